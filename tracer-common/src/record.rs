@@ -1,0 +1,237 @@
+//! Payloads, one per `KIND_*`. Addresses are 16 bytes, IPv4 as `::ffff:a.b.c.d`; ports are in host
+//! order; times called `*_j` are jiffies, truncated to `u32` where the kernel truncates them.
+
+/// One direction of a connection. For a socket, `src` is the local side.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Flow {
+    pub src_addr: [u8; 16],
+    pub dst_addr: [u8; 16],
+    pub src_port: u16,
+    pub dst_port: u16,
+    pub pad: u32,
+}
+
+/// The task on whose CPU time this ran. Only the closer's own when the stack says so.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Task {
+    pub tgid: u32,
+    pub tid: u32,
+    pub comm: [u8; 16],
+    /// `task_struct.flags`; `PF_EXITING` is 0x4 (include/linux/sched.h).
+    pub flags: u32,
+    /// `task_struct.exit_code`: the signal in the low 7 bits, the exit status above 8.
+    pub exit_code: u32,
+}
+
+/// Kernel return addresses, innermost first, 0 after the last.
+pub const STACK_DEPTH: usize = 24;
+
+/// See [`STACK_DEPTH`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Stack {
+    pub frames: [u64; STACK_DEPTH],
+}
+
+/// A `struct sock`, as far as its state allows it to be read.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Sock {
+    /// Kernel address; 0 when there was no socket.
+    pub id: u64,
+    /// Inode of the `socket:[…]` a process holds; 0 for a socket without an owner.
+    pub inode: u64,
+    /// `skc_flags`: SOCK_DEAD is bit 0, SOCK_KEEPOPEN 3, SOCK_LINGER 4.
+    pub flags: u64,
+    pub bytes_received: u64,
+    pub bytes_acked: u64,
+    pub bytes_sent: u64,
+    /// `sk_lingertime`, jiffies.
+    pub lingertime_j: u64,
+    pub flow: Flow,
+    pub uid: u32,
+    /// `sk_err` and `sk_err_soft`, positive errno.
+    pub err: u32,
+    pub err_soft: u32,
+    /// Last ACK received, last data received, last data sent.
+    pub rcv_tstamp_j: u32,
+    pub lrcvtime_j: u32,
+    pub lsndtime_j: u32,
+    /// `icsk_user_timeout`, milliseconds.
+    pub user_timeout_ms: u32,
+    /// The socket's own keepalive times; 0 means the namespace's sysctl.
+    pub keepalive_time_j: u32,
+    pub keepalive_intvl_j: u32,
+    /// The namespace's sysctls.
+    pub sysctl_keepalive_time_j: u32,
+    pub sysctl_keepalive_intvl_j: u32,
+    pub packets_out: u32,
+    pub snd_una: u32,
+    pub snd_nxt: u32,
+    pub rcv_nxt: u32,
+    pub copied_seq: u32,
+    pub snd_wnd: u32,
+    pub total_retrans: u32,
+    pub ack_backlog: u32,
+    pub max_ack_backlog: u32,
+    pub linger2: i32,
+    /// `include/net/tcp_states.h`: ESTABLISHED 1 … NEW_SYN_RECV 12.
+    pub state: u8,
+    pub shutdown: u8,
+    pub retransmits: u8,
+    pub probes_out: u8,
+    pub keepalive_probes: u8,
+    pub sysctl_keepalive_probes: u8,
+    pub sysctl_retries2: u8,
+    /// The state a TIME_WAIT mini-socket stands for (FIN_WAIT2 5 or TIME_WAIT 6).
+    pub tw_substate: u8,
+    pub pad: u32,
+}
+
+/// A TCP packet, read from its headers.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Packet {
+    pub flow: Flow,
+    pub seq: u32,
+    pub ack: u32,
+    /// Payload bytes.
+    pub payload: u32,
+    /// TCP flags byte: FIN 1, SYN 2, RST 4, PSH 8, ACK 16.
+    pub flags: u8,
+    pub ttl: u8,
+    /// 1 when the headers could be read.
+    pub present: u8,
+    pub pad: u8,
+}
+
+/// How the last socket with this tuple in this namespace left ESTABLISHED, from an LRU map in the
+/// kernel; orderly ends stay there and never reach the ring on their own.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SocketEnd {
+    /// 0 when no end is on record.
+    pub ts_ns: u64,
+    pub task: Task,
+    /// The transition seen: ESTABLISHED -> FIN_WAIT1, for example.
+    pub old_state: u8,
+    pub new_state: u8,
+    pub pad: [u8; 6],
+}
+
+/// `via` of a [`ResetSent`]: the `tcp_send_reset` tracepoint.
+pub const VIA_TRACEPOINT: u32 = 0;
+/// `via`: `tcp_v4_send_reset` or `tcp_v6_send_reset`, where the tracepoint is blind.
+pub const VIA_FUNCTION: u32 = 1;
+/// `via`: `nf_send_reset` or `nf_send_reset6`, a firewall rule.
+pub const VIA_NETFILTER: u32 = 2;
+
+/// `KIND_RESET_SENT`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ResetSent {
+    pub sock: Sock,
+    /// The packet that is answered; absent when the reset is an active one.
+    pub trigger: Packet,
+    pub end: SocketEnd,
+    pub task: Task,
+    pub stack: Stack,
+    /// `enum sk_rst_reason` of the running kernel, or ABSENT.
+    pub reason: u32,
+    pub via: u32,
+}
+
+/// `KIND_RESET_RECEIVED`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ResetReceived {
+    pub sock: Sock,
+    /// The reset itself; absent where `tcp_reset` has no packet or cannot be hooked.
+    pub packet: Packet,
+}
+
+/// `KIND_SOCKET_ERROR`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SocketError {
+    pub sock: Sock,
+    pub task: Task,
+    pub stack: Stack,
+}
+
+/// `KIND_IPVS_END`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct IpvsEnd {
+    /// Client to virtual service.
+    pub virtual_flow: Flow,
+    /// Client to real server (the source is the client's: IPVS keeps it).
+    pub real_flow: Flow,
+    /// `ip_vs_conn.timeout`, a duration.
+    pub timeout_j: u64,
+    /// `ip_vs_conn.timer.expires`, the moment it was due.
+    pub expires_j: u64,
+    pub task: Task,
+    pub stack: Stack,
+    /// `IP_VS_CONN_F_*` (include/uapi/linux/ip_vs.h).
+    pub flags: u32,
+    /// `IP_VS_TCP_S_*`: ESTABLISHED 1 … SYNACK 10.
+    pub state: u32,
+    /// 1 when `ip_vs_conn_expire_now` had asked for it.
+    pub forced: u32,
+    pub pad: u32,
+}
+
+/// `KIND_CONNTRACK_END`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ConntrackEnd {
+    pub original: Flow,
+    pub reply: Flow,
+    /// `IPS_*` bits.
+    pub status: u64,
+    pub task: Task,
+    pub stack: Stack,
+    /// Deadline, jiffies truncated to 32 bits.
+    pub timeout_j: u32,
+    /// Netlink port of the deleter; 0 for the kernel itself.
+    pub portid: u32,
+    /// `TCP_CONNTRACK_*`: ESTABLISHED 3.
+    pub state: u32,
+    /// Conntrack zone.
+    pub zone: u32,
+}
+
+/// `via` of a [`NetfilterDrop`]: right after a failed `early_drop` on the same CPU.
+pub const VIA_EARLY_DROP: u32 = 0;
+/// `via`: any TCP packet dropped by netfilter, where there are no kprobes.
+pub const VIA_KFREE_SKB: u32 = 1;
+
+/// `KIND_NETFILTER_DROP`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct NetfilterDrop {
+    pub packet: Packet,
+    pub task: Task,
+    pub via: u32,
+    /// 1 when the packet had a conntrack entry.
+    pub tracked: u32,
+}
+
+/// The reader and the writer must agree on these; a change is a new field at the end.
+const _: () = {
+    assert!(size_of::<Flow>() == 40);
+    assert!(size_of::<Task>() == 32);
+    assert!(size_of::<Stack>() == 192);
+    assert!(size_of::<Sock>() == 192);
+    assert!(size_of::<Packet>() == 56);
+    assert!(size_of::<SocketEnd>() == 48);
+    assert!(size_of::<ResetSent>() == 192 + 56 + 48 + 32 + 192 + 8);
+    assert!(size_of::<ResetReceived>() == 192 + 56);
+    assert!(size_of::<SocketError>() == 192 + 32 + 192);
+    assert!(size_of::<IpvsEnd>() == 40 * 2 + 16 + 32 + 192 + 16);
+    assert!(size_of::<ConntrackEnd>() == 40 * 2 + 8 + 32 + 192 + 16);
+    assert!(size_of::<NetfilterDrop>() == 56 + 32 + 8);
+};

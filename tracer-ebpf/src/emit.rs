@@ -1,0 +1,69 @@
+//! The ring buffer and the counters.
+
+use aya_ebpf::{
+    helpers::{
+        bpf_get_smp_processor_id,
+        generated::{bpf_jiffies64, bpf_ktime_get_ns},
+    },
+    macros::map,
+    maps::{PerCpuArray, RingBuf},
+};
+use tracer_common::wire::{COUNTER_LOST, COUNTERS as SLOTS, Header, WIRE_VERSION};
+
+/// 2 MiB hold about 3000 of the largest records; user space may resize it.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(2 << 20, 0);
+
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SLOTS, 0);
+
+/// Adds one to a counter that user space reads and shows.
+#[inline(always)]
+pub fn count(slot: u32) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(slot) {
+        // SAFETY: a per-CPU slot; a lost increment under nesting is acceptable for a counter.
+        unsafe { *counter += 1 };
+    }
+}
+
+#[repr(C)]
+struct Record<T> {
+    header: Header,
+    payload: T,
+}
+
+/// Reserves a record, zeroes it (ring memory holds old bytes), lets `fill` write the payload and
+/// submits it. A full ring is counted per kind.
+#[inline(always)]
+pub fn emit<T: 'static>(kind: u16, netns: u32, fill: impl FnOnce(*mut T)) {
+    let Some(mut entry) = EVENTS.reserve::<Record<T>>(0) else {
+        count(COUNTER_LOST + u32::from(kind));
+        return;
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: the reservation is writable, 8-aligned and as large as `Record<T>`.
+    unsafe {
+        zero(record.cast::<u64>(), size_of::<Record<T>>() / 8);
+        (*record).header = Header {
+            version: WIRE_VERSION,
+            header_len: size_of::<Header>() as u8,
+            kind,
+            len: size_of::<T>() as u32,
+            ts_ns: bpf_ktime_get_ns(),
+            jiffies: bpf_jiffies64(),
+            netns,
+            cpu: bpf_get_smp_processor_id(),
+        };
+        fill(&raw mut (*record).payload);
+    }
+    entry.submit(0);
+}
+
+/// Word-wise, as the verifier walks every turn of the loop.
+#[inline(always)]
+unsafe fn zero(start: *mut u64, words: usize) {
+    for word in 0..words {
+        // SAFETY: within the reservation, per the caller.
+        unsafe { start.add(word).write_volatile(0) };
+    }
+}

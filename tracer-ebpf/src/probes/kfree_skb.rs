@@ -1,0 +1,96 @@
+//! `skb:kfree_skb`: a packet is dropped. Never used alone where kprobes exist: the program tests a
+//! per-CPU flag set by `early_drop.rs` first and returns.
+//!
+//! TP_PROTO 5.10: (struct sk_buff *skb, void *location)
+//! 6.1: + enum skb_drop_reason reason; 6.12 on: + struct sock *rx_sk
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_ns},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use tracer_common::{
+    record::{NetfilterDrop, VIA_EARLY_DROP, VIA_KFREE_SKB},
+    wire::{ABSENT, KIND_NETFILTER_DROP},
+};
+
+use crate::{
+    emit::emit,
+    kread::{facts, read_or_zero},
+    packet,
+    probes::early_drop,
+    task,
+};
+
+facts! {
+    ARG_OF_btf_trace_kfree_skb_DOT_skb_drop_reason,
+    VALUE_OF_skb_drop_reason_DOT_SKB_DROP_REASON_NETFILTER_DROP,
+    OFFSET_OF_sk_buff_DOT__nfct,
+}
+
+/// From `early_drop` to `kfree_skb` is a few microseconds, plus a log line to a slow console.
+const PENDING_NS: u64 = 50_000_000;
+
+/// The packet for which the conntrack table had no room.
+#[raw_tracepoint(tracepoint = "kfree_skb")]
+pub fn kfree_skb__rawtp(ctx: RawTracePointContext) -> i32 {
+    let Some(pending) = early_drop::pending() else {
+        return 0;
+    };
+    // SAFETY: this CPU's own slot.
+    unsafe {
+        if (*pending).pid_tgid != bpf_get_current_pid_tgid() {
+            return 0;
+        }
+        if bpf_ktime_get_ns() - (*pending).ts_ns > PENDING_NS {
+            (*pending).ts_ns = 0;
+            return 0;
+        }
+        if !by_netfilter(&ctx) {
+            return 0;
+        }
+        (*pending).ts_ns = 0;
+    }
+    report(ctx.arg(0), VIA_EARLY_DROP);
+    0
+}
+
+/// Any TCP packet that netfilter drops: a rule, or a full table. Only attached where there are no
+/// kprobes; it looks at every dropped packet of the host.
+#[raw_tracepoint(tracepoint = "kfree_skb")]
+pub fn kfree_skb_netfilter__rawtp(ctx: RawTracePointContext) -> i32 {
+    if ARG_OF_btf_trace_kfree_skb_DOT_skb_drop_reason.load() != ABSENT && by_netfilter(&ctx) {
+        report(ctx.arg(0), VIA_KFREE_SKB);
+    }
+    0
+}
+
+/// Before 6.1 there is no reason; the flag alone has to do.
+#[inline(always)]
+fn by_netfilter(ctx: &RawTracePointContext) -> bool {
+    if ARG_OF_btf_trace_kfree_skb_DOT_skb_drop_reason.load() == ABSENT {
+        return true;
+    }
+    let reason: u64 = ctx.arg(2);
+    reason as u32 == VALUE_OF_skb_drop_reason_DOT_SKB_DROP_REASON_NETFILTER_DROP.load()
+}
+
+#[inline(always)]
+fn report(skb: u64, via: u32) {
+    let mut netns = packet::netns(skb);
+    if netns == 0 {
+        let sk: u64 = read_or_zero(skb, packet::OFFSET_OF_sk_buff_DOT_sk.load());
+        netns = crate::sock::netns(sk);
+    }
+    emit::<NetfilterDrop>(KIND_NETFILTER_DROP, netns, |out| {
+        // SAFETY: `out` is the record's payload.
+        unsafe {
+            (*out).via = via;
+            // The low three bits are the ctinfo, which an untracked packet may have too.
+            let ct: u64 = read_or_zero(skb, OFFSET_OF_sk_buff_DOT__nfct.load());
+            (*out).tracked = u32::from(ct & !7 != 0);
+            packet::fill(&raw mut (*out).packet, skb);
+            task::fill(&raw mut (*out).task);
+        }
+    });
+}

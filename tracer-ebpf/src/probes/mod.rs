@@ -1,0 +1,16 @@
+//! One hook, one file. A hook's file says why it is hooked, the prototypes it relies on, and what
+//! it cannot tell. Programs are named `<hook>__<way>`; that name is all the loader needs.
+
+mod early_drop;
+mod inet_sk_error_report;
+mod inet_sock_set_state;
+mod ip_vs_conn_expire;
+mod ip_vs_conn_expire_now;
+mod kfree_skb;
+mod nf_ct_delete;
+mod nf_send_reset;
+mod tcp_receive_reset;
+mod tcp_reset;
+mod tcp_send_reset;
+mod tcp_v4_send_reset;
+mod timer_expire_entry;

@@ -1,0 +1,229 @@
+//! A `struct sock`: the one place that knows socket fields.
+
+use tracer_common::record::{Flow, Sock};
+
+use crate::{
+    kread::{copy, facts, read, read_or_zero},
+    packet,
+};
+
+facts! {
+    OFFSET_OF_sock_common_DOT_skc_daddr,
+    OFFSET_OF_sock_common_DOT_skc_rcv_saddr,
+    OFFSET_OF_sock_common_DOT_skc_v6_daddr,
+    OFFSET_OF_sock_common_DOT_skc_v6_rcv_saddr,
+    OFFSET_OF_sock_common_DOT_skc_dport,
+    OFFSET_OF_sock_common_DOT_skc_num,
+    OFFSET_OF_sock_common_DOT_skc_family,
+    OFFSET_OF_sock_common_DOT_skc_state,
+    OFFSET_OF_sock_common_DOT_skc_flags,
+    OFFSET_OF_sock_common_DOT_skc_net_DOT_net,
+    OFFSET_OF_sock_DOT_sk_err,
+    OFFSET_OF_sock_DOT_sk_err_soft,
+    OFFSET_OF_sock_DOT_sk_lingertime,
+    OFFSET_OF_sock_DOT_sk_shutdown,
+    OFFSET_OF_sock_DOT_sk_protocol,
+    OFFSET_OF_sock_DOT_sk_uid,
+    OFFSET_OF_sock_DOT_sk_ack_backlog,
+    OFFSET_OF_sock_DOT_sk_max_ack_backlog,
+    OFFSET_OF_sock_DOT_sk_socket,
+    OFFSET_OF_socket_alloc_DOT_vfs_inode,
+    OFFSET_OF_inode_DOT_i_ino,
+    OFFSET_OF_inet_sock_DOT_inet_saddr,
+    OFFSET_OF_inet_sock_DOT_inet_sport,
+    OFFSET_OF_inet_timewait_sock_DOT_tw_substate,
+    OFFSET_OF_inet_connection_sock_DOT_icsk_retransmits,
+    OFFSET_OF_inet_connection_sock_DOT_icsk_probes_out,
+    OFFSET_OF_inet_connection_sock_DOT_icsk_user_timeout,
+    OFFSET_OF_inet_connection_sock_DOT_icsk_ack_DOT_lrcvtime,
+    OFFSET_OF_tcp_sock_DOT_rcv_tstamp,
+    OFFSET_OF_tcp_sock_DOT_lsndtime,
+    OFFSET_OF_tcp_sock_DOT_keepalive_time,
+    OFFSET_OF_tcp_sock_DOT_keepalive_intvl,
+    OFFSET_OF_tcp_sock_DOT_keepalive_probes,
+    OFFSET_OF_tcp_sock_DOT_linger2,
+    OFFSET_OF_tcp_sock_DOT_total_retrans,
+    OFFSET_OF_tcp_sock_DOT_packets_out,
+    OFFSET_OF_tcp_sock_DOT_snd_una,
+    OFFSET_OF_tcp_sock_DOT_snd_nxt,
+    OFFSET_OF_tcp_sock_DOT_snd_wnd,
+    OFFSET_OF_tcp_sock_DOT_rcv_nxt,
+    OFFSET_OF_tcp_sock_DOT_copied_seq,
+    OFFSET_OF_tcp_sock_DOT_bytes_received,
+    OFFSET_OF_tcp_sock_DOT_bytes_acked,
+    OFFSET_OF_tcp_sock_DOT_bytes_sent,
+    OFFSET_OF_net_DOT_ipv4_DOT_sysctl_tcp_keepalive_time,
+    OFFSET_OF_net_DOT_ipv4_DOT_sysctl_tcp_keepalive_intvl,
+    OFFSET_OF_net_DOT_ipv4_DOT_sysctl_tcp_keepalive_probes,
+    OFFSET_OF_net_DOT_ipv4_DOT_sysctl_tcp_retries2,
+}
+
+const AF_INET6: u16 = 10;
+const IPPROTO_TCP: u16 = 6;
+
+/// include/net/tcp_states.h
+pub const TCP_SYN_SENT: u8 = 2;
+pub const TCP_SYN_RECV: u8 = 3;
+pub const TCP_FIN_WAIT1: u8 = 4;
+pub const TCP_TIME_WAIT: u8 = 6;
+pub const TCP_CLOSE: u8 = 7;
+pub const TCP_LAST_ACK: u8 = 9;
+pub const TCP_NEW_SYN_RECV: u8 = 12;
+
+/// `skc_state`; 0 for "no socket".
+#[inline(always)]
+pub fn state(sk: u64) -> u8 {
+    if sk == 0 {
+        return 0;
+    }
+    read_or_zero(sk, OFFSET_OF_sock_common_DOT_skc_state.load())
+}
+
+/// TIME_WAIT and request sockets are smaller than a `struct sock`: reading further finds garbage.
+#[inline(always)]
+pub fn is_full(state: u8) -> bool {
+    state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV && state != 0
+}
+
+/// Whether a full socket speaks TCP.
+#[inline(always)]
+pub fn is_tcp(sk: u64) -> bool {
+    // u16 since 5.6, u8 behind a bitfield before (not resolvable, so "no").
+    read::<u16>(sk, OFFSET_OF_sock_DOT_sk_protocol.load()) == Some(IPPROTO_TCP)
+}
+
+/// `sk_err`, positive errno.
+#[inline(always)]
+pub fn error(sk: u64) -> u32 {
+    read_or_zero(sk, OFFSET_OF_sock_DOT_sk_err.load())
+}
+
+#[inline(always)]
+fn net(sk: u64) -> u64 {
+    read_or_zero(sk, OFFSET_OF_sock_common_DOT_skc_net_DOT_net.load())
+}
+
+/// Inode number of the socket's namespace; 0 without a socket.
+#[inline(always)]
+pub fn netns(sk: u64) -> u32 {
+    if sk == 0 {
+        return 0;
+    }
+    packet::netns_of_net(net(sk))
+}
+
+/// Local and remote side. `skc_num` and `skc_rcv_saddr` are cleared by the time a closed socket
+/// sends its reset; `inet_sport` and `inet_saddr` survive (net/ipv4/inet_hashtables.c, unhash).
+///
+/// # Safety
+/// `flow` must be writable.
+#[inline(always)]
+pub unsafe fn fill_flow(flow: *mut Flow, sk: u64, full: bool) {
+    // SAFETY: per contract; kernel reads are checked by the helper.
+    unsafe {
+        if read::<u16>(sk, OFFSET_OF_sock_common_DOT_skc_family.load()) == Some(AF_INET6) {
+            copy!(flow.dst_addr, sk, OFFSET_OF_sock_common_DOT_skc_v6_daddr);
+            copy!(flow.src_addr, sk, OFFSET_OF_sock_common_DOT_skc_v6_rcv_saddr);
+        } else {
+            let dst: [u8; 4] = read_or_zero(sk, OFFSET_OF_sock_common_DOT_skc_daddr.load());
+            let mut src: [u8; 4] = read_or_zero(sk, OFFSET_OF_sock_common_DOT_skc_rcv_saddr.load());
+            if full && u32::from_ne_bytes(src) == 0 {
+                src = read_or_zero(sk, OFFSET_OF_inet_sock_DOT_inet_saddr.load());
+            }
+            (*flow).dst_addr = packet::mapped(dst);
+            (*flow).src_addr = packet::mapped(src);
+        }
+        (*flow).dst_port =
+            u16::from_be(read_or_zero(sk, OFFSET_OF_sock_common_DOT_skc_dport.load()));
+        let mut port: u16 = read_or_zero(sk, OFFSET_OF_sock_common_DOT_skc_num.load());
+        if full && port == 0 {
+            port = u16::from_be(read_or_zero(sk, OFFSET_OF_inet_sock_DOT_inet_sport.load()));
+        }
+        (*flow).src_port = port;
+    }
+}
+
+/// Fills in what the socket's state allows to be read.
+///
+/// # Safety
+/// `out` must be writable.
+#[inline(always)]
+pub unsafe fn fill(out: *mut Sock, sk: u64) {
+    if sk == 0 {
+        return;
+    }
+    let state = state(sk);
+    let full = is_full(state);
+    // SAFETY: per contract; kernel reads are checked by the helper.
+    unsafe {
+        (*out).id = sk;
+        (*out).state = state;
+        fill_flow(&raw mut (*out).flow, sk, full);
+        if state == TCP_TIME_WAIT {
+            copy!(out.tw_substate, sk, OFFSET_OF_inet_timewait_sock_DOT_tw_substate);
+        }
+        if full {
+            fill_full(out, sk);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn fill_full(out: *mut Sock, sk: u64) {
+    // SAFETY: as `fill`.
+    unsafe {
+        copy!(out.flags, sk, OFFSET_OF_sock_common_DOT_skc_flags);
+        copy!(out.err, sk, OFFSET_OF_sock_DOT_sk_err);
+        copy!(out.err_soft, sk, OFFSET_OF_sock_DOT_sk_err_soft);
+        copy!(out.lingertime_j, sk, OFFSET_OF_sock_DOT_sk_lingertime);
+        copy!(out.shutdown, sk, OFFSET_OF_sock_DOT_sk_shutdown);
+        copy!(out.uid, sk, OFFSET_OF_sock_DOT_sk_uid);
+        copy!(out.ack_backlog, sk, OFFSET_OF_sock_DOT_sk_ack_backlog);
+        copy!(out.max_ack_backlog, sk, OFFSET_OF_sock_DOT_sk_max_ack_backlog);
+        copy!(out.retransmits, sk, OFFSET_OF_inet_connection_sock_DOT_icsk_retransmits);
+        copy!(out.probes_out, sk, OFFSET_OF_inet_connection_sock_DOT_icsk_probes_out);
+        copy!(out.user_timeout_ms, sk, OFFSET_OF_inet_connection_sock_DOT_icsk_user_timeout);
+        copy!(out.lrcvtime_j, sk, OFFSET_OF_inet_connection_sock_DOT_icsk_ack_DOT_lrcvtime);
+        copy!(out.rcv_tstamp_j, sk, OFFSET_OF_tcp_sock_DOT_rcv_tstamp);
+        copy!(out.lsndtime_j, sk, OFFSET_OF_tcp_sock_DOT_lsndtime);
+        copy!(out.keepalive_time_j, sk, OFFSET_OF_tcp_sock_DOT_keepalive_time);
+        copy!(out.keepalive_intvl_j, sk, OFFSET_OF_tcp_sock_DOT_keepalive_intvl);
+        copy!(out.keepalive_probes, sk, OFFSET_OF_tcp_sock_DOT_keepalive_probes);
+        copy!(out.linger2, sk, OFFSET_OF_tcp_sock_DOT_linger2);
+        copy!(out.total_retrans, sk, OFFSET_OF_tcp_sock_DOT_total_retrans);
+        copy!(out.packets_out, sk, OFFSET_OF_tcp_sock_DOT_packets_out);
+        copy!(out.snd_una, sk, OFFSET_OF_tcp_sock_DOT_snd_una);
+        copy!(out.snd_nxt, sk, OFFSET_OF_tcp_sock_DOT_snd_nxt);
+        copy!(out.snd_wnd, sk, OFFSET_OF_tcp_sock_DOT_snd_wnd);
+        copy!(out.rcv_nxt, sk, OFFSET_OF_tcp_sock_DOT_rcv_nxt);
+        copy!(out.copied_seq, sk, OFFSET_OF_tcp_sock_DOT_copied_seq);
+        copy!(out.bytes_received, sk, OFFSET_OF_tcp_sock_DOT_bytes_received);
+        copy!(out.bytes_acked, sk, OFFSET_OF_tcp_sock_DOT_bytes_acked);
+        copy!(out.bytes_sent, sk, OFFSET_OF_tcp_sock_DOT_bytes_sent);
+
+        let socket: u64 = read_or_zero(sk, OFFSET_OF_sock_DOT_sk_socket.load());
+        let inode = OFFSET_OF_socket_alloc_DOT_vfs_inode.load();
+        if socket != 0 && inode != tracer_common::wire::ABSENT {
+            copy!(out.inode, socket + u64::from(inode), OFFSET_OF_inode_DOT_i_ino);
+        }
+        let net = net(sk);
+        if net != 0 {
+            copy!(
+                out.sysctl_keepalive_time_j,
+                net,
+                OFFSET_OF_net_DOT_ipv4_DOT_sysctl_tcp_keepalive_time
+            );
+            copy!(
+                out.sysctl_keepalive_intvl_j,
+                net,
+                OFFSET_OF_net_DOT_ipv4_DOT_sysctl_tcp_keepalive_intvl
+            );
+            copy!(
+                out.sysctl_keepalive_probes,
+                net,
+                OFFSET_OF_net_DOT_ipv4_DOT_sysctl_tcp_keepalive_probes
+            );
+            copy!(out.sysctl_retries2, net, OFFSET_OF_net_DOT_ipv4_DOT_sysctl_tcp_retries2);
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! The current task and the kernel stack.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_comm, bpf_get_current_task, bpf_get_stack},
+    },
+};
+use tracer_common::record::{Stack, Task};
+
+use crate::kread::{copy, facts};
+
+facts! {
+    OFFSET_OF_task_struct_DOT_flags,
+    OFFSET_OF_task_struct_DOT_exit_code,
+}
+
+/// Fills in who is running. In softirq this is an innocent bystander; the stack tells.
+///
+/// # Safety
+/// `task` must be writable.
+#[inline(always)]
+pub unsafe fn fill(task: *mut Task) {
+    let id = bpf_get_current_pid_tgid();
+    // SAFETY: per contract; the helpers check the kernel pointers.
+    unsafe {
+        (*task).tgid = (id >> 32) as u32;
+        (*task).tid = id as u32;
+        bpf_get_current_comm((&raw mut (*task).comm).cast(), 16);
+        let current = bpf_get_current_task();
+        copy!(task.flags, current, OFFSET_OF_task_struct_DOT_flags);
+        copy!(task.exit_code, current, OFFSET_OF_task_struct_DOT_exit_code);
+    }
+}
+
+/// Fills in the kernel stack, innermost first.
+///
+/// # Safety
+/// `stack` must be writable.
+#[inline(always)]
+pub unsafe fn fill_stack(ctx: &impl EbpfContext, stack: *mut Stack) {
+    // SAFETY: per contract; a failure leaves the zeroes, which mean "no stack".
+    unsafe {
+        bpf_get_stack(ctx.as_ptr(), stack.cast(), size_of::<Stack>() as u32, 0);
+    }
+}

@@ -1,0 +1,274 @@
+//! A case: the records of one broken connection, while they come in.
+//!
+//! Records of one connection arrive from both ends, from several namespaces and from both sides of
+//! NAT. They belong together when they name the same socket, when a reset sent and a reset received
+//! carry the same sequence number (NAT leaves it alone), or when their tuples are equal and their
+//! sequence numbers do not say otherwise.
+
+use crate::event::{
+    Event, Flow, Nanos, NetfilterDrop, ResetReceived, ResetSent, Socket, SocketError,
+};
+
+/// A record's content with its time and namespace.
+#[derive(Clone, Debug)]
+pub struct At<T> {
+    pub ts: Nanos,
+    pub netns: u32,
+    pub it: T,
+}
+
+/// A record that opens or joins a case.
+#[derive(Clone, Debug)]
+pub enum Record {
+    Sent(At<ResetSent>),
+    Received(At<ResetReceived>),
+    Error(At<SocketError>),
+    Drop(At<NetfilterDrop>),
+}
+
+/// Sequence numbers of a connection, one per direction, in no particular order; `None` where a record
+/// shows only one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Anchor(Option<u32>, Option<u32>);
+
+/// Two records of one connection lie within a window of each other; 16 MiB covers every window TCP
+/// allows without far more than the default buffers, and leaves a chance of 2^-14 for strangers.
+const ANCHOR_DISTANCE: u32 = 1 << 24;
+
+/// A reset is received within the softirq that sent it, or after one trip through a slow guest.
+const SAME_RESET_NS: Nanos = 1_000_000_000;
+
+/// Enough for every namespace a reset passes; a storm of retries adds nothing.
+const MAX_RECORDS: usize = 16;
+
+impl Anchor {
+    fn near(a: Option<u32>, b: Option<u32>) -> bool {
+        match (a, b) {
+            (Some(a), Some(b)) => {
+                a.wrapping_sub(b).min(b.wrapping_sub(a)) < ANCHOR_DISTANCE
+            }
+            _ => true,
+        }
+    }
+
+    fn fits(self, other: Self) -> bool {
+        (Self::near(self.0, other.0) && Self::near(self.1, other.1))
+            || (Self::near(self.0, other.1) && Self::near(self.1, other.0))
+    }
+
+    fn of_socket(socket: &Socket) -> Option<Self> {
+        let known = |seq: u32| (seq != 0).then_some(seq);
+        socket
+            .is_connection()
+            .then(|| Self(known(socket.snd_nxt), known(socket.rcv_nxt)))
+    }
+
+    fn of_packet(packet: &crate::event::Packet) -> Self {
+        let ack = packet.has(crate::event::tcp_flag::ACK).then_some(packet.ack);
+        Self(Some(packet.seq), ack)
+    }
+}
+
+impl Record {
+    /// The record in an event, if it is one that belongs in a case.
+    pub fn from_event(event: Event) -> Option<Self> {
+        use crate::event::Body;
+        let Event { ts, netns, body } = event;
+        Some(match body {
+            Body::ResetSent(it) => Self::Sent(At { ts, netns, it: *it }),
+            Body::ResetReceived(it) => Self::Received(At { ts, netns, it: *it }),
+            Body::SocketError(it) => Self::Error(At { ts, netns, it: *it }),
+            Body::NetfilterDrop(it) => Self::Drop(At { ts, netns, it: *it }),
+            _ => return None,
+        })
+    }
+
+    pub fn ts(&self) -> Nanos {
+        match self {
+            Self::Sent(at) => at.ts,
+            Self::Received(at) => at.ts,
+            Self::Error(at) => at.ts,
+            Self::Drop(at) => at.ts,
+        }
+    }
+
+    pub fn netns(&self) -> u32 {
+        match self {
+            Self::Sent(at) => at.netns,
+            Self::Received(at) => at.netns,
+            Self::Error(at) => at.netns,
+            Self::Drop(at) => at.netns,
+        }
+    }
+
+    fn flow(&self) -> Option<Flow> {
+        match self {
+            Self::Sent(at) => at.it.flow(),
+            Self::Received(at) => Some(at.it.socket.flow),
+            // A disconnected socket has lost its addresses; only its identity joins it.
+            Self::Error(at) => {
+                Some(at.it.socket.flow).filter(|flow| flow.dst.port() != 0)
+            }
+            Self::Drop(at) => Some(at.it.packet.flow),
+        }
+    }
+
+    fn socket(&self) -> Option<&Socket> {
+        match self {
+            Self::Sent(at) => at.it.socket.as_ref().filter(|socket| socket.is_connection()),
+            Self::Received(at) => Some(&at.it.socket),
+            Self::Error(at) => Some(&at.it.socket),
+            Self::Drop(_) => None,
+        }
+    }
+
+    fn anchor(&self) -> Option<Anchor> {
+        match self {
+            Self::Sent(at) => match &at.it.trigger {
+                Some(trigger) => Some(Anchor::of_packet(trigger)),
+                None => at.it.socket.as_ref().and_then(Anchor::of_socket),
+            },
+            Self::Received(at) => Anchor::of_socket(&at.it.socket),
+            Self::Error(at) => Anchor::of_socket(&at.it.socket),
+            Self::Drop(at) => Some(Anchor::of_packet(&at.it.packet)),
+        }
+    }
+
+    /// Sequence number and time of the reset this record is about.
+    fn reset(&self) -> Option<(u32, Nanos)> {
+        match self {
+            Self::Sent(at) => at.it.seq().map(|seq| (seq, at.ts)),
+            Self::Received(at) => Some((at.it.seq(), at.ts)),
+            Self::Error(_) | Self::Drop(_) => None,
+        }
+        .filter(|(seq, _)| *seq != 0)
+    }
+}
+
+/// What identifies a connection: enough to recognise a later record of it.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    flows: Vec<Flow>,
+    anchors: Vec<Anchor>,
+    /// Namespace and socket.
+    sockets: Vec<(u32, u64)>,
+    resets: Vec<(u32, Nanos)>,
+}
+
+impl Identity {
+    fn add(&mut self, record: &Record) {
+        if let Some(flow) = record.flow() {
+            self.add_flow(flow);
+        }
+        if let Some(anchor) = record.anchor()
+            && self.anchors.len() < MAX_RECORDS
+        {
+            self.anchors.push(anchor);
+        }
+        if let Some(socket) = record.socket()
+            && !self.sockets.contains(&(record.netns(), socket.id))
+        {
+            self.sockets.push((record.netns(), socket.id));
+        }
+        if let Some(reset) = record.reset()
+            && self.resets.len() < MAX_RECORDS
+        {
+            self.resets.push(reset);
+        }
+    }
+
+    /// Another tuple of the same connection, as NAT or IPVS shows it.
+    pub fn add_flow(&mut self, flow: Flow) {
+        if !self.flows.contains(&flow.key()) {
+            self.flows.push(flow.key());
+        }
+    }
+
+    /// Every tuple seen, each as its [`Flow::key`].
+    pub fn flows(&self) -> &[Flow] {
+        &self.flows
+    }
+
+    /// Whether this record's socket already took part.
+    pub fn knows_socket_of(&self, record: &Record) -> bool {
+        record
+            .socket()
+            .is_some_and(|socket| self.sockets.contains(&(record.netns(), socket.id)))
+    }
+
+    /// Whether `record` is about the same connection.
+    pub fn matches(&self, record: &Record) -> bool {
+        let anchors_fit = record
+            .anchor()
+            .is_none_or(|anchor| self.anchors.iter().all(|known| known.fits(anchor)));
+        if self.knows_socket_of(record) {
+            // Addresses of sockets are reused; a cleared tuple (disconnect) cannot object.
+            return anchors_fit || record.flow().is_none();
+        }
+        if let Some((seq, ts)) = record.reset()
+            && self.resets.iter().any(|(s, t)| *s == seq && t.abs_diff(ts) < SAME_RESET_NS)
+        {
+            return true;
+        }
+        anchors_fit && record.flow().is_some_and(|flow| self.flows.contains(&flow.key()))
+    }
+}
+
+/// The records of one broken connection.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub opened: Nanos,
+    /// Namespace of the first record.
+    pub netns: u32,
+    pub sent: Vec<At<ResetSent>>,
+    pub received: Vec<At<ResetReceived>>,
+    pub errors: Vec<At<SocketError>>,
+    pub drops: Vec<At<NetfilterDrop>>,
+    pub identity: Identity,
+}
+
+impl Case {
+    pub fn open(record: Record) -> Self {
+        let mut case = Self {
+            opened: record.ts(),
+            netns: record.netns(),
+            sent: Vec::new(),
+            received: Vec::new(),
+            errors: Vec::new(),
+            drops: Vec::new(),
+            identity: Identity::default(),
+        };
+        case.add(record);
+        case
+    }
+
+    pub fn add(&mut self, record: Record) {
+        fn push<T>(list: &mut Vec<T>, item: T) {
+            if list.len() < MAX_RECORDS {
+                list.push(item);
+            }
+        }
+        self.identity.add(&record);
+        match record {
+            Record::Sent(at) => push(&mut self.sent, at),
+            Record::Received(at) => push(&mut self.received, at),
+            Record::Error(at) => push(&mut self.errors, at),
+            Record::Drop(at) => push(&mut self.drops, at),
+        }
+    }
+
+    /// Joins another case that turned out to be the same connection.
+    pub fn merge(&mut self, other: Self) {
+        self.opened = self.opened.min(other.opened);
+        let records = other
+            .sent
+            .into_iter()
+            .map(Record::Sent)
+            .chain(other.received.into_iter().map(Record::Received))
+            .chain(other.errors.into_iter().map(Record::Error))
+            .chain(other.drops.into_iter().map(Record::Drop));
+        for record in records {
+            self.add(record);
+        }
+    }
+}

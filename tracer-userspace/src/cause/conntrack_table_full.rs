@@ -1,0 +1,154 @@
+//! A packet was dropped because the conntrack table was full.
+
+use super::{Cause, Family, NotFix, Verdict, human_s};
+use crate::{
+    evidence::Evidence,
+    fix::{Change, Fix, FixOwner, Place, Risk},
+    host::{ConntrackState, NetnsReach},
+    incident::{Confidence, Finding},
+};
+
+pub const CAUSE: Cause = Cause {
+    id: "conntrack_table_full",
+    family: Family::Capacity,
+    title: "a packet was dropped because the conntrack table was full",
+    judge,
+    rule_out,
+    fixes,
+    not_fixes,
+};
+
+/// Worst case for one entry, bytes: 256 for the slab object and 128 for its extensions on 6.1 and
+/// later; 5.10 needs 470 (measured, see the sizing notes in the shared kernel model).
+const ENTRY_BYTES: u64 = 384;
+/// New tables grow in steps of this many entries.
+const STEP: u64 = 65536;
+
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let (loss, drop) = evidence.drops().iter().find(|(loss, drop)| {
+        drop.table_full || (!drop.tracked && is_full(evidence, loss.netns))
+    })?;
+    // A living socket's abort has its own reason, whatever was dropped before.
+    if evidence.active().is_some() && evidence.timed_out().is_none() {
+        return None;
+    }
+    let confidence = if drop.table_full { Confidence::Observed } else { Confidence::Correlated };
+    let fill = table(evidence, loss.netns).and_then(|table| {
+        Some(format!(" ({} of {} entries)", table.count?, table.max?))
+    });
+    let fill = fill.unwrap_or_default();
+    let place = evidence.place(loss.netns).describe();
+    let verdict = Verdict::new(
+        confidence,
+        format!("the conntrack table was full{fill} {place}"),
+    )
+    .finding(Finding {
+        kind: "conntrack_full_drop",
+        ts: loss.ts,
+        summary: format!(
+            "packet {} dropped {place}: no room for its conntrack entry{fill}, {} before",
+            drop.packet.flow,
+            human_s(evidence.age_s(loss.ts).abs()),
+        ),
+    });
+    Some(match confidence {
+        Confidence::Observed => verdict,
+        _ => verdict.prove("watch `drop` in /proc/net/stat/nf_conntrack of that namespace grow"),
+    })
+}
+
+fn table<'a>(evidence: &Evidence<'a>, netns: u32) -> Option<&'a ConntrackState> {
+    evidence.host(netns)?.conntrack.as_ref()
+}
+
+/// Entries at or over the maximum when the packet was dropped.
+fn is_full(evidence: &Evidence<'_>, netns: u32) -> bool {
+    table(evidence, netns).is_some_and(|table| match (table.count, table.max) {
+        (Some(count), Some(max)) => max != 0 && count >= max,
+        _ => false,
+    })
+}
+
+fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
+    if !evidence.session.covers("conntrack_full") {
+        return None;
+    }
+    let fill = evidence
+        .case
+        .sent
+        .iter()
+        .map(|at| at.netns)
+        .find_map(|netns| {
+            let table = table(evidence, netns)?;
+            Some(format!("; the table holds {} of {} entries", table.count?, table.max?))
+        })
+        .unwrap_or_default();
+    Some(format!("no packet of it was dropped for want of an entry{fill}"))
+}
+
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    let netns = evidence.drops().first().map_or(evidence.case.netns, |(loss, _)| loss.netns);
+    let found = table(evidence, netns);
+    let max = found.and_then(|table| table.max).map(u64::from);
+    let count = found.and_then(|table| table.count).map(u64::from);
+    let peak = count.max(max).unwrap_or(STEP);
+    let wanted = (2 * peak).div_ceil(STEP) * STEP;
+    // The one limit is checked against each namespace's own count and is writable only on the host.
+    let host = Place { netns: evidence.session.initial_netns, reach: NetnsReach::Initial };
+    let memory_mb = wanted * ENTRY_BYTES / 1_000_000;
+    vec![
+        Fix {
+            id: "raise_conntrack_max",
+            owner: FixOwner::Node,
+            risk: Risk::Low,
+            summary: format!("raise nf_conntrack_max to {wanted} on the host"),
+            reason: format!(
+                "twice the peak, rounded up; costs at most {memory_mb} MB when full, in kube-proxy \
+                 set conntrack.min or it will be overwritten"
+            ),
+            current: max.map(|max| max.to_string()),
+            wanted: Some(wanted.to_string()),
+            changes: vec![
+                Change::Sysctl {
+                    place: host.clone(),
+                    key: "net.netfilter.nf_conntrack_max",
+                    from: max,
+                    to: wanted,
+                },
+                Change::Sysctl {
+                    place: host,
+                    key: "net.netfilter.nf_conntrack_buckets",
+                    from: found.and_then(|table| table.buckets).map(u64::from),
+                    to: wanted,
+                },
+            ],
+        },
+        Fix {
+            id: "find_who_fills_it",
+            owner: FixOwner::Node,
+            risk: Risk::Low,
+            summary: "find out who fills the table before it fills again".into(),
+            reason: "short flows are cured by timeouts or NOTRACK, not by room".into(),
+            current: None,
+            wanted: None,
+            changes: vec![Change::Advice {
+                text: "conntrack -L | sort by source and destination; lower \
+                       nf_conntrack_tcp_timeout_time_wait or exempt the flows with NOTRACK"
+                    .into(),
+            }],
+        },
+    ]
+}
+
+fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
+    vec![
+        (
+            "nf_conntrack_max inside a container's namespace".into(),
+            "the file is read-only there, even for root".into(),
+        ),
+        (
+            "net.netfilter.nf_conntrack_udp_timeout=300".into(),
+            "ten times the default keeps ten times as many UDP entries".into(),
+        ),
+    ]
+}

@@ -1,0 +1,88 @@
+//! Data arrived for a connection the application had already closed.
+
+use super::{Cause, Family, NotFix, Verdict, human_s, nothing_ruled_out};
+use crate::{
+    case::At,
+    event::{ResetSent, tcp_state},
+    evidence::Evidence,
+    fix::{Change, Fix, FixOwner, Risk},
+    incident::{Confidence, Finding},
+};
+
+pub const CAUSE: Cause = Cause {
+    id: "data_after_close",
+    family: Family::Application,
+    title: "data arrived for a connection the application had already closed",
+    judge,
+    rule_out: nothing_ruled_out,
+    fixes,
+    not_fixes,
+};
+
+/// The answer of a socket that is only waiting for its own end.
+fn answer<'a>(evidence: &Evidence<'a>) -> Option<(&'a At<ResetSent>, &'static str)> {
+    evidence.case.sent.iter().find_map(|at| {
+        at.it.trigger?;
+        let socket = at.it.socket.as_ref()?;
+        let where_ = if socket.state == tcp_state::TIME_WAIT {
+            "in TIME_WAIT"
+        } else if socket.is_connection() && socket.dead {
+            "closed and orphaned"
+        } else {
+            return None;
+        };
+        Some((at, where_))
+    })
+}
+
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let (at, where_) = answer(evidence)?;
+    let closer = at.it.end.as_ref().map(|end| {
+        let who = format!("{} (pid {})", end.task.comm, end.task.pid);
+        let how = if end.task.exiting { "had exited" } else { "had closed it" };
+        (format!("{who} {how}"), end.ts)
+    });
+    let payload = at.it.trigger.map_or(0, |trigger| trigger.payload);
+    let (who, ts) = closer.unwrap_or(("the application had closed it".into(), at.ts));
+    let before = evidence.age_s(ts);
+    let when = if before > 0.0 { format!(" {} before", human_s(before)) } else { String::new() };
+    Some(
+        Verdict::new(Confidence::Observed, format!("{who}{when}, then {payload} B more arrived"))
+            .finding(Finding {
+                kind: "closed_before",
+                ts,
+                summary: format!("{who}{when}"),
+            })
+            .finding(Finding {
+                kind: "data_after_close",
+                ts: at.ts,
+                summary: format!("{payload} B arrived for a socket that was {where_}"),
+            }),
+    )
+}
+
+fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
+    vec![Fix {
+        id: "reuser_gives_up_first",
+        owner: FixOwner::Application,
+        risk: Risk::Low,
+        summary: "let the side that reuses the connection give it up first".into(),
+        reason: "with the client's idle timeout 10 to 15 s below the server's, no request meets a closed \
+                 connection"
+            .into(),
+        current: None,
+        wanted: None,
+        changes: vec![Change::Advice {
+            text: "client idle timeout < server keep-alive timeout; retry only requests that are safe to \
+                   repeat"
+                .into(),
+        }],
+    }]
+}
+
+fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
+    vec![(
+        "net.ipv4.tcp_tw_reuse, net.ipv4.tcp_fin_timeout".into(),
+        "the socket is closed either way; these only decide how long the kernel remembers it".into(),
+    )]
+}

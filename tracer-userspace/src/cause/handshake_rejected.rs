@@ -1,0 +1,65 @@
+//! Scans, invalid or stale handshakes, and health checks that close with a reset and no payload.
+
+use super::{Cause, Family, Verdict, no_fixes, no_not_fixes, nothing_ruled_out};
+use crate::{
+    event::{tcp_flag, tcp_state},
+    evidence::Evidence,
+    incident::{Confidence, Finding},
+};
+
+pub const CAUSE: Cause = Cause {
+    id: "handshake_rejected",
+    family: Family::Benign,
+    title: "a scan, a stale handshake, or a health check that closes with a reset",
+    judge,
+    rule_out: nothing_ruled_out,
+    fixes: no_fixes,
+    not_fixes: no_not_fixes,
+};
+
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let (ts, why) = unused_abort(evidence).or_else(|| handshake(evidence))?;
+    Some(Verdict::new(Confidence::Observed, why).finding(Finding {
+        kind: "handshake",
+        ts,
+        summary: why.into(),
+    }))
+}
+
+/// A connection that never carried payload was aborted by the socket that made it.
+fn unused_abort(evidence: &Evidence<'_>) -> Option<(u64, &'static str)> {
+    if evidence.was_used() || evidence.timed_out().is_some() {
+        return None;
+    }
+    let why = "it was opened and aborted without payload";
+    if let Some(at) = evidence.active() {
+        let socket = at.it.socket.as_ref()?;
+        let on_purpose = socket.linger_zero && socket.never_used();
+        return on_purpose.then_some((at.ts, why));
+    }
+    let at = evidence.received()?;
+    let abort = at.it.packet?.has(tcp_flag::ACK);
+    let opened = at.it.socket.state != tcp_state::SYN_SENT;
+    (evidence.sent().is_none() && abort && opened).then_some((at.ts, why))
+}
+
+/// The packet that was answered belongs to no finished handshake.
+fn handshake(evidence: &Evidence<'_>) -> Option<(u64, &'static str)> {
+    let at = evidence.sent()?;
+    let trigger = at.it.trigger?;
+    if trigger.has(tcp_flag::SYN) && trigger.has(tcp_flag::ACK) {
+        return Some((at.ts, "a SYN-ACK came for a connection nobody here was opening"));
+    }
+    if !trigger.has(tcp_flag::ACK) {
+        return Some((at.ts, "a packet without ACK that belongs to no connection (a scan)"));
+    }
+    let socket = at.it.socket.as_ref()?;
+    if evidence.listen_overflowed() {
+        return None;
+    }
+    matches!(
+        socket.state,
+        tcp_state::SYN_SENT | tcp_state::SYN_RECV | tcp_state::NEW_SYN_RECV
+    )
+    .then_some((at.ts, "an acknowledgement that does not fit the handshake in progress"))
+}

@@ -1,0 +1,181 @@
+//! The IPVS entry of an idle, established connection expired; the next packet met no state.
+
+use super::{Cause, Family, NotFix, Verdict, human_s, remedy};
+use crate::{
+    event::IpvsEnd,
+    evidence::{Evidence, has},
+    fix::Fix,
+    incident::{Confidence, Finding},
+};
+
+pub const CAUSE: Cause = Cause {
+    id: "ipvs_idle_expired",
+    family: Family::TimeoutMismatch,
+    title: "the IPVS entry of an idle, established connection expired",
+    judge,
+    rule_out,
+    fixes,
+    not_fixes,
+};
+
+/// `IP_VS_TCP_S_ESTABLISHED` (include/net/ip_vs.h).
+pub const ESTABLISHED: u32 = 1;
+
+/// The stamps of segments and of our own start are this coarse, seconds.
+const SLACK_S: f64 = 1.0;
+
+/// Ended by its own timer, not because somebody asked.
+pub fn is_natural(end: &IpvsEnd) -> bool {
+    let asked = [
+        "ip_vs_expire_nodest_conn_flush",
+        "expire_nodest_conn_handler",
+        "ip_vs_random_dropentry",
+        "ip_vs_conn_flush",
+        "ip_vs_conn_net_cleanup",
+        "__ip_vs_cleanup_batch",
+    ];
+    !end.forced && !asked.iter().any(|function| has(&end.stack, function))
+}
+
+/// The entry's name for its state (net/netfilter/ipvs/ip_vs_proto_tcp.c).
+pub fn state_name(state: u32) -> &'static str {
+    const NAMES: [&str; 11] = [
+        "NONE", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT", "TIME_WAIT", "CLOSE",
+        "CLOSE_WAIT", "LAST_ACK", "LISTEN", "SYNACK",
+    ];
+    usize::try_from(state).ok().and_then(|i| NAMES.get(i)).copied().unwrap_or("UNKNOWN")
+}
+
+/// The finding that an IPVS entry ended.
+pub fn finding(evidence: &Evidence<'_>, ts: u64, end: &IpvsEnd) -> Finding {
+    Finding {
+        kind: "ipvs_expired",
+        ts,
+        summary: format!(
+            "IPVS entry {} (to {}) ended in {}, limit {}, {} before",
+            end.virtual_flow,
+            end.real_flow.dst,
+            state_name(end.state),
+            human_s(end.timeout_s),
+            human_s(evidence.age_s(ts)),
+        ),
+    }
+}
+
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    if !evidence.looks_like_lost_state() {
+        return None;
+    }
+    seen(evidence).or_else(|| inferred(evidence))
+}
+
+fn seen(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let (loss, end) = evidence.ipvs()?;
+    if end.state != ESTABLISHED || !is_natural(end) {
+        return None;
+    }
+    let confidence = match evidence.stateless() {
+        Some(_) => Confidence::Observed,
+        // The entry's end was seen, the reset's sender was not.
+        None => Confidence::Correlated,
+    };
+    let verdict = Verdict::new(
+        confidence,
+        format!("its IPVS entry had expired (limit {})", human_s(end.timeout_s)),
+    )
+    .finding(finding(evidence, loss.ts, end));
+    Some(match confidence {
+        Confidence::Observed => verdict,
+        _ => verdict.prove("run rsttrace on the node that owns the virtual address as well"),
+    })
+}
+
+/// The entry ended before tracing began: only arithmetic is left.
+fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
+    if evidence.ipvs().is_some() {
+        return None;
+    }
+    let at = evidence.stateless()?;
+    let trigger = at.it.trigger?;
+    evidence.ipvs_service(at.netns, trigger.flow.dst)?;
+    let limit_s = f64::from(evidence.host(at.netns)?.ipvs.as_ref()?.timeout_tcp_s?);
+    if let Some(idle_s) = evidence.idle_s() {
+        let expired_for_s = idle_s - limit_s;
+        let watched_s = evidence.age_s(evidence.started);
+        // Still within its limit; or it ended while we watched, and we would have seen it.
+        let would_be_seen =
+            evidence.session.covers("ipvs_end") && expired_for_s < watched_s - SLACK_S;
+        if expired_for_s < 0.0 || would_be_seen {
+            return None;
+        }
+    }
+    let idle = evidence
+        .idle_s()
+        .map_or("an unknown time (the client is not on this host)".into(), human_s);
+    Some(
+        Verdict::new(
+            Confidence::Inferred,
+            format!(
+                "no IPVS entry was left for it (limit {}), and tracing began after it ended",
+                human_s(limit_s)
+            ),
+        )
+        .finding(Finding {
+            kind: "ipvs_no_entry",
+            ts: at.ts,
+            summary: format!(
+                "{} is an IPVS service here, yet its packet was answered by the local stack; idle \
+                 for {idle}, limit {}",
+                trigger.flow.dst,
+                human_s(limit_s)
+            ),
+        })
+        .prove("keep rsttrace running: the next expiry is then seen, not computed"),
+    )
+}
+
+fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
+    if !evidence.session.covers("ipvs_end") {
+        return None;
+    }
+    match evidence.ipvs() {
+        None => Some("no IPVS entry of this connection ended while tracing".into()),
+        Some((_, end)) if end.state != ESTABLISHED => {
+            Some(format!("its IPVS entry ended in {}", state_name(end.state)))
+        }
+        Some(_) => Some("its IPVS entry did not end by its timer".into()),
+    }
+}
+
+fn limit_s(evidence: &Evidence<'_>) -> Option<f64> {
+    if let Some((_, end)) = evidence.ipvs() {
+        return Some(end.timeout_s);
+    }
+    let at = evidence.stateless()?;
+    evidence.host(at.netns)?.ipvs.as_ref()?.timeout_tcp_s.map(f64::from)
+}
+
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    let Some(limit_s) = limit_s(evidence) else {
+        return Vec::new();
+    };
+    let mut fixes = vec![remedy::keepalive_below(evidence, limit_s, "the IPVS timer")];
+    let netns = evidence
+        .ipvs()
+        .map(|(loss, _)| loss.netns)
+        .or_else(|| evidence.stateless().map(|at| at.netns));
+    if let Some(netns) = netns {
+        fixes.push(remedy::ipvs_timeout(evidence.place(netns), limit_s, evidence.idle_s()));
+    }
+    fixes.push(remedy::pool_below(limit_s));
+    fixes
+}
+
+fn not_fixes(evidence: &Evidence<'_>) -> Vec<NotFix> {
+    let mut list = remedy::article(evidence, limit_s(evidence).unwrap_or(900.0));
+    list.push((
+        "net.netfilter.nf_conntrack_tcp_timeout_established".into(),
+        "IPVS deletes the conntrack entry together with its own".into(),
+    ));
+    list
+}

@@ -1,0 +1,69 @@
+//! SO_LINGER with timeout 0, and its kin that abort on purpose.
+
+use super::{Cause, Family, NotFix, Verdict, nothing_ruled_out};
+use crate::{
+    event::ResetSent,
+    evidence::{Evidence, has},
+    fix::{Change, Fix, FixOwner, Risk},
+    incident::{Confidence, Finding},
+};
+
+pub const CAUSE: Cause = Cause {
+    id: "linger_zero",
+    family: Family::Application,
+    title: "the application aborted on purpose (SO_LINGER 0 and its kin)",
+    judge,
+    rule_out: nothing_ruled_out,
+    fixes,
+    not_fixes,
+};
+
+/// Which of the deliberate aborts it was.
+fn kind(sent: &ResetSent) -> Option<&'static str> {
+    let socket = sent.socket.as_ref()?;
+    let disconnected = has(&sent.stack, "tcp_disconnect");
+    let closing = has(&sent.stack, "__tcp_close");
+    if disconnected && closing && socket.linger_zero {
+        return Some("closed the socket with SO_LINGER 0");
+    }
+    if disconnected && !closing {
+        return Some("disconnected the socket with connect(AF_UNSPEC)");
+    }
+    let linger2 = socket.linger2_negative
+        && (sent.reason.as_deref() == Some("TCP_ABORT_ON_LINGER")
+            || closing
+            || has(&sent.stack, "tcp_keepalive_timer"));
+    linger2.then_some("closed the socket with TCP_LINGER2 below 0")
+}
+
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let at = evidence.active()?;
+    let how = kind(&at.it)?;
+    let task = &at.it.task;
+    let who = format!("{} (pid {})", task.comm, task.pid);
+    Some(Verdict::new(Confidence::Observed, format!("{who} {how}")).finding(Finding {
+        kind: "linger_zero",
+        ts: at.ts,
+        summary: format!("{who} {how}"),
+    }))
+}
+
+fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
+    vec![Fix {
+        id: "drop_linger_zero",
+        owner: FixOwner::Application,
+        risk: Risk::Low,
+        summary: "do not set SO_LINGER to 0".into(),
+        reason: "it throws away what is in flight and resets the peer, by design".into(),
+        current: None,
+        wanted: None,
+        changes: vec![Change::Advice {
+            text: "Go SetLinger(0), nginx reset_timedout_connection, HAProxy option nolinger do this"
+                .into(),
+        }],
+    }]
+}
+
+fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
+    vec![("net.ipv4.tcp_fin_timeout".into(), "there is no FIN in this close".into())]
+}

@@ -1,0 +1,220 @@
+//! The causes: one file each, a value and a predicate.
+//!
+//! [`ALL`] is one ordered list and the order is the precedence: the first cause whose `judge` says
+//! yes is the verdict. There are no scores. A cause later in the list may therefore assume that the
+//! earlier ones said no.
+
+use crate::{
+    evidence::Evidence,
+    fix::Fix,
+    incident::{Confidence, Finding},
+};
+
+mod close_unread_data;
+mod conntrack_deleted;
+mod conntrack_idle_expired;
+mod conntrack_table_full;
+mod connection_refused;
+mod data_after_close;
+mod firewall_reject;
+mod handshake_rejected;
+mod ipvs_halfclose_expired;
+mod ipvs_idle_expired;
+mod ipvs_server_removed;
+mod keepalive_exhausted;
+mod linger_zero;
+mod listen_overflow;
+mod listener_closed;
+mod peer_aborted;
+mod peer_state_lost;
+mod process_killed;
+mod remedy;
+mod retransmission_timeout;
+mod socket_destroyed;
+mod socket_gone;
+mod unknown;
+mod user_timeout;
+mod wrong_backend;
+
+/// What dashboards group by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    TimeoutMismatch,
+    Capacity,
+    Keepalive,
+    StateLost,
+    Policy,
+    Application,
+    Remote,
+    Benign,
+    Unknown,
+}
+
+impl Family {
+    /// The contract's word for it.
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::TimeoutMismatch => "timeout_mismatch",
+            Self::Capacity => "capacity",
+            Self::Keepalive => "keepalive",
+            Self::StateLost => "state_lost",
+            Self::Policy => "policy",
+            Self::Application => "application",
+            Self::Remote => "remote",
+            Self::Benign => "benign",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Every family, for help and for checking `--family`.
+    pub const ALL: [Self; 9] = [
+        Self::TimeoutMismatch,
+        Self::Capacity,
+        Self::Keepalive,
+        Self::StateLost,
+        Self::Policy,
+        Self::Application,
+        Self::Remote,
+        Self::Benign,
+        Self::Unknown,
+    ];
+}
+
+/// A verdict of one cause on one case.
+#[derive(Debug)]
+pub struct Verdict {
+    /// `None` for `unknown` only.
+    pub confidence: Option<Confidence>,
+    /// Why, in a clause: "its IPVS entry had expired (limit 900 s)".
+    pub why: String,
+    /// What convinced it, most convincing first.
+    pub findings: Vec<Finding>,
+    /// The cheapest test that would settle it. Required below `observed` where it can be had.
+    pub prove: Option<String>,
+}
+
+impl Verdict {
+    fn new(confidence: Confidence, why: impl Into<String>) -> Self {
+        Self { confidence: Some(confidence), why: why.into(), findings: Vec::new(), prove: None }
+    }
+
+    fn finding(mut self, finding: Finding) -> Self {
+        self.findings.push(finding);
+        self
+    }
+
+    fn prove(mut self, test: impl Into<String>) -> Self {
+        self.prove = Some(test.into());
+        self
+    }
+}
+
+/// Something people try that does not help here: what, and why not.
+pub type NotFix = (String, String);
+
+/// A root cause.
+pub struct Cause {
+    /// Stable id of the contract.
+    pub id: &'static str,
+    pub family: Family,
+    /// One line.
+    pub title: &'static str,
+    /// Decides whether the evidence shows this cause.
+    pub judge: fn(&Evidence<'_>) -> Option<Verdict>,
+    /// Why it is *not* this cause, when that can be said honestly. Called only after `judge` of
+    /// another cause won.
+    pub rule_out: fn(&Evidence<'_>) -> Option<String>,
+    /// What to change, best first.
+    pub fixes: fn(&Evidence<'_>) -> Vec<Fix>,
+    pub not_fixes: fn(&Evidence<'_>) -> Vec<NotFix>,
+}
+
+impl std::fmt::Debug for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.id)
+    }
+}
+
+/// Every cause, in order of precedence.
+pub const ALL: &[Cause] = &[
+    // A packet of this tuple dropped by a full table.
+    conntrack_table_full::CAUSE,
+    // Its IPVS or conntrack entry lost.
+    ipvs_idle_expired::CAUSE,
+    ipvs_halfclose_expired::CAUSE,
+    ipvs_server_removed::CAUSE,
+    conntrack_deleted::CAUSE,
+    conntrack_idle_expired::CAUSE,
+    // Timers that gave up.
+    keepalive_exhausted::CAUSE,
+    user_timeout::CAUSE,
+    retransmission_timeout::CAUSE,
+    // What this host's policy, limits and applications did. A rule's reset is told first: it may
+    // answer a SYN, which would otherwise look like a closed port.
+    firewall_reject::CAUSE,
+    connection_refused::CAUSE,
+    handshake_rejected::CAUSE,
+    socket_destroyed::CAUSE,
+    listen_overflow::CAUSE,
+    listener_closed::CAUSE,
+    process_killed::CAUSE,
+    close_unread_data::CAUSE,
+    linger_zero::CAUSE,
+    data_after_close::CAUSE,
+    // A packet met a stack that had no connection for it.
+    socket_gone::CAUSE,
+    wrong_backend::CAUSE,
+    // Somebody else.
+    peer_aborted::CAUSE,
+    peer_state_lost::CAUSE,
+    unknown::CAUSE,
+];
+
+pub use conntrack_idle_expired::{limit as conntrack_limit, state_name as conntrack_state_name};
+pub use ipvs_idle_expired::state_name as ipvs_state_name;
+
+/// The cause with this id.
+pub fn by_id(id: &str) -> Option<&'static Cause> {
+    ALL.iter().find(|cause| cause.id == id)
+}
+
+/// For causes that have nothing to say.
+fn nothing_ruled_out(_: &Evidence<'_>) -> Option<String> {
+    None
+}
+
+/// For causes that need no fix.
+fn no_fixes(_: &Evidence<'_>) -> Vec<Fix> {
+    Vec::new()
+}
+
+/// For causes nobody fixes wrongly.
+fn no_not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
+    Vec::new()
+}
+
+/// "973 s", "3.2 s", "250 ms".
+fn human_s(seconds: f64) -> String {
+    if seconds >= 100.0 {
+        format!("{seconds:.0} s")
+    } else if seconds >= 1.0 {
+        format!("{seconds:.1} s")
+    } else {
+        format!("{:.0} ms", seconds * 1000.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_and_unknown_comes_last() {
+        let mut ids: Vec<&str> = ALL.iter().map(|cause| cause.id).collect();
+        assert_eq!(ids.last(), Some(&"unknown"));
+        ids.sort_unstable();
+        let all = ids.len();
+        ids.dedup();
+        assert_eq!(ids.len(), all);
+    }
+}

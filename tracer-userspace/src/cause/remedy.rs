@@ -1,0 +1,164 @@
+//! Fixes that several causes share, with values computed from what was measured.
+
+use crate::{
+    cause::NotFix,
+    event::Keepalive,
+    evidence::Evidence,
+    fix::{Change, Fix, FixOwner, Place, Risk},
+};
+
+/// Keepalive that stays below a limit.
+pub struct Period {
+    pub time_s: u64,
+    pub intvl_s: u64,
+    pub probes: u64,
+}
+
+impl Period {
+    /// A third of the limit: it survives one lost probe and the timer wheel, whose timers fire up to
+    /// 1/8 late and never early (kernel/time/timer.c).
+    pub fn below(limit_s: f64) -> Self {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole seconds")]
+        let time_s = (limit_s / 3.0).floor().max(1.0) as u64;
+        Self { time_s, intvl_s: (time_s / 10).clamp(1, 75), probes: 3 }
+    }
+}
+
+/// "off", or "7200/75/9".
+pub fn describe(keepalive: Keepalive) -> String {
+    if keepalive.enabled {
+        format!("{:.0}/{:.0}/{}", keepalive.time_s, keepalive.intvl_s, keepalive.probes)
+    } else {
+        "off".into()
+    }
+}
+
+fn whole(seconds: f64) -> u64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole seconds")]
+    {
+        seconds.max(0.0) as u64
+    }
+}
+
+/// Keepalives often enough that an idle limit never runs out: the fix that works whoever owns the
+/// limit. Sysctls only reach sockets that have SO_KEEPALIVE on and no time of their own.
+pub fn keepalive_below(evidence: &Evidence<'_>, limit_s: f64, limit_is: &str) -> Fix {
+    let period = Period::below(limit_s);
+    let victim = evidence.victim();
+    let keepalive = victim.map(|(_, _, socket)| socket.keepalive);
+    let place = victim.map(|(netns, _, _)| evidence.place(netns));
+    let by_sysctl = keepalive.is_some_and(|k| k.enabled && !k.time_is_own);
+    let mut changes = Vec::new();
+    if !by_sysctl {
+        changes.push(Change::SocketOption {
+            code: format!(
+                "setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, 1); setsockopt(fd, IPPROTO_TCP, \
+                 TCP_KEEPIDLE, {}); setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, {}); \
+                 setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, {})",
+                period.time_s, period.intvl_s, period.probes
+            ),
+        });
+    }
+    if let Some(place) = place {
+        let from = |value: Option<u32>| value.map(u64::from);
+        let tcp = evidence.host(place.netns).map(|host| &host.tcp);
+        let mut sysctl = |key, from, to| {
+            changes.push(Change::Sysctl { place: place.clone(), key, from, to });
+        };
+        sysctl(
+            "net.ipv4.tcp_keepalive_time",
+            tcp.and_then(|t| from(t.keepalive_time_s)),
+            period.time_s,
+        );
+        sysctl(
+            "net.ipv4.tcp_keepalive_intvl",
+            tcp.and_then(|t| from(t.keepalive_intvl_s)),
+            period.intvl_s,
+        );
+        sysctl(
+            "net.ipv4.tcp_keepalive_probes",
+            tcp.and_then(|t| from(t.keepalive_probes)),
+            period.probes,
+        );
+    }
+    Fix {
+        id: "keepalive_below_limit",
+        owner: if by_sysctl { FixOwner::Pod } else { FixOwner::Application },
+        risk: Risk::Low,
+        summary: format!("send keepalives at least every {} s", period.time_s),
+        reason: format!(
+            "each probe re-arms {limit_is} ({limit_s:.0} s); a third of it survives a lost probe and \
+             a late timer"
+        ),
+        current: keepalive.map(describe),
+        wanted: Some(format!("{}/{}/{}", period.time_s, period.intvl_s, period.probes)),
+        changes,
+    }
+}
+
+/// Close pooled connections before the limit does.
+pub fn pool_below(limit_s: f64) -> Fix {
+    Fix {
+        id: "pool_idle_below_limit",
+        owner: FixOwner::Application,
+        risk: Risk::Low,
+        summary: format!(
+            "let the pool close connections idle for more than {} s",
+            whole(limit_s * 0.8).max(1)
+        ),
+        reason: "a connection the pool has closed is never reused".into(),
+        current: None,
+        wanted: Some(format!("{} s", whole(limit_s * 0.8).max(1))),
+        changes: vec![Change::Advice {
+            text: "set the pool's idle timeout and maximum lifetime below the limit, or validate on \
+                   borrow"
+                .into(),
+        }],
+    }
+}
+
+/// Raise a limit above the idle time that was seen, with 15 % to spare.
+pub fn limit_above(idle_s: f64) -> u64 {
+    let wanted = whole((idle_s * 1.15).ceil());
+    if wanted > 60 { wanted.div_ceil(60) * 60 } else { wanted + 1 }
+}
+
+/// A longer IPVS timeout, where the clients cannot be changed.
+pub fn ipvs_timeout(place: Place, now_s: f64, idle_s: Option<f64>) -> Fix {
+    let to = limit_above(idle_s.unwrap_or(now_s * 2.0).max(now_s));
+    let to_s = u32::try_from(to).unwrap_or(u32::MAX);
+    let now = u32::try_from(whole(now_s)).ok();
+    Fix {
+        id: "raise_ipvs_timeout",
+        owner: FixOwner::Node,
+        risk: Risk::Medium,
+        summary: format!("raise the IPVS TCP timeout to {to_s} s {}", place.describe()),
+        reason: "for clients that cannot send keepalives; entries already idle keep the old timer, \
+                 a reboot forgets the value, and kube-proxy needs ipvs.tcpTimeout instead"
+            .into(),
+        current: now.map(|s| format!("{s} s")),
+        wanted: Some(format!("{to_s} s")),
+        changes: vec![Change::IpvsTimeout { place, from_s: now, to_s }],
+    }
+}
+
+/// What the article that started this project gets wrong about an idle limit, where it applies.
+pub fn article(evidence: &Evidence<'_>, limit_s: f64) -> Vec<NotFix> {
+    let mut list = Vec::new();
+    let keepalive = evidence.victim().map(|(_, _, socket)| socket.keepalive);
+    if keepalive.is_some_and(|k| !k.enabled) {
+        list.push((
+            "net.ipv4.tcp_keepalive_*".into(),
+            "this socket has SO_KEEPALIVE off, so the sysctls do not reach it".into(),
+        ));
+    }
+    list.push((
+        format!("net.ipv4.tcp_keepalive_time={limit_s:.0} (equal timeouts)"),
+        "timers fire up to 1/8 late, so a keepalive as long as the limit loses the race".into(),
+    ));
+    list.push((
+        "net.netfilter.nf_conntrack_max".into(),
+        "a full table drops new connections; it does not reset idle ones".into(),
+    ));
+    list
+}

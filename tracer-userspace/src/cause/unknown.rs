@@ -1,0 +1,49 @@
+//! Evidence listed, no verdict: never a guess.
+
+use super::{Cause, Family, Verdict, no_fixes, no_not_fixes, nothing_ruled_out};
+use crate::evidence::Evidence;
+
+pub const CAUSE: Cause = Cause {
+    id: "unknown",
+    family: Family::Unknown,
+    title: "evidence listed, no verdict",
+    judge,
+    rule_out: nothing_ruled_out,
+    fixes: no_fixes,
+    not_fixes: no_not_fixes,
+};
+
+#[expect(clippy::unnecessary_wraps, reason = "the signature of every cause's judge")]
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let (why, prove) = if let Some(at) = evidence.sent() {
+        let reason = at.it.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
+        (
+            format!("this host sent the reset{reason}, and nothing on record explains it"),
+            "keep rsttrace running before the next one: what died earlier is then on record",
+        )
+    } else if let Some(at) = evidence.received() {
+        match at.it.packet {
+            None => (
+                "RST received, sender not on this host".to_owned(),
+                "capture the reset (tcpdump 'tcp[tcpflags] & tcp-rst != 0'): with ACK a live peer \
+                 aborted, without ACK somebody had no state",
+            ),
+            Some(_) => (
+                "RST received while connecting, sender not on this host".to_owned(),
+                "run rsttrace on the peer's host",
+            ),
+        }
+    } else if let Some(at) = evidence.error() {
+        (
+            format!(
+                "the socket failed with {}",
+                crate::incident::errno_name(at.it.socket.err)
+                    .map_or(format!("errno {}", at.it.socket.err), str::to_owned)
+            ),
+            "capture ICMP on this host: an error that arrives from the network names its router",
+        )
+    } else {
+        ("a packet was dropped by netfilter".to_owned(), "nft monitor trace")
+    };
+    Some(Verdict { confidence: None, why, findings: Vec::new(), prove: Some(prove.into()) })
+}

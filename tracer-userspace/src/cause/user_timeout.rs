@@ -1,0 +1,63 @@
+//! TCP_USER_TIMEOUT elapsed.
+
+use super::{Cause, Family, Verdict, human_s, no_not_fixes, nothing_ruled_out};
+use crate::{
+    evidence::Evidence,
+    event::Socket,
+    fix::{Change, Fix, FixOwner, Risk},
+    incident::{Confidence, Finding},
+};
+
+pub const CAUSE: Cause = Cause {
+    id: "user_timeout",
+    family: Family::Keepalive,
+    title: "TCP_USER_TIMEOUT elapsed",
+    judge,
+    rule_out: nothing_ruled_out,
+    fixes,
+    not_fixes: no_not_fixes,
+};
+
+fn timeout_s(socket: &Socket) -> f64 {
+    f64::from(socket.user_timeout_ms) / 1000.0
+}
+
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let at = evidence.timed_out()?;
+    let socket = &at.it.socket;
+    // With the option set it replaces both limits: the retries of data and the count of probes
+    // (net/ipv4/tcp_timer.c, tcp_write_timeout and tcp_keepalive_timer).
+    if socket.user_timeout_ms == 0 {
+        return None;
+    }
+    Some(
+        Verdict::new(
+            Confidence::Observed,
+            format!("TCP_USER_TIMEOUT of {} elapsed without an answer", human_s(timeout_s(socket))),
+        )
+        .finding(Finding {
+            kind: "user_timeout",
+            ts: at.ts,
+            summary: format!(
+                "gave up with TCP_USER_TIMEOUT {} ms after {} retransmissions and {} probes",
+                socket.user_timeout_ms, socket.retransmits, socket.probes_out
+            ),
+        }),
+    )
+}
+
+fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
+    vec![Fix {
+        id: "restore_the_path",
+        owner: FixOwner::Node,
+        risk: Risk::Low,
+        summary: "find out why the peer did not answer; raise TCP_USER_TIMEOUT only if it answers later"
+            .into(),
+        reason: "the application asked to be told after this time".into(),
+        current: None,
+        wanted: None,
+        changes: vec![Change::Advice {
+            text: "look for drops on the way (ipvs, conntrack, firewall, MTU) in the seconds before".into(),
+        }],
+    }]
+}

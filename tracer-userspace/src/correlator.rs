@@ -1,0 +1,286 @@
+//! Events in, incidents out. Pure: no clock, no I/O; time is what events and ticks say.
+//!
+//! A record opens a case or joins one. A case settles for [`SETTLE`], because on one host the effect
+//! is often recorded before its cause (an active reset is traced after it was delivered), then it
+//! becomes an incident. Finished incidents are remembered, so that a later error at the connection's
+//! other end repeats the verdict instead of making a second one.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::{
+    case::{At, Case, Identity, Record},
+    cause::{self, Cause, Family, Verdict},
+    event::{Body, Event, Nanos, Session, Via},
+    evidence::{Evidence, Hosts},
+    host::Owner,
+    incident::{
+        Action, ConntrackFacts, Finding, Incident, IpvsFacts, RuledOut, Rst, Victim, errno_name,
+    },
+    memory::{Loss, Memory, Remembered},
+};
+
+mod describe;
+mod event_id;
+
+/// How long a case waits for its other records. Effects precede causes by microseconds, and state
+/// that RCU frees follows within 100 ms; an incident must be printed within 1 s.
+pub const SETTLE: Nanos = 250_000_000;
+
+/// Losses remembered: about 64 MiB at worst.
+const MEMORY: usize = 65_536;
+
+/// Incidents whose other end may still fail.
+const FINISHED: usize = 4096;
+
+/// Cases that may settle at once; beyond it the oldest is judged early.
+const OPEN: usize = 4096;
+
+/// Socket owners kept until their incident is told.
+const OWNERS: usize = 4096;
+
+/// Namespaces whose state is kept.
+const HOSTS: usize = 4096;
+
+/// An incident that was told.
+struct Finished {
+    event_id: String,
+    cause: &'static Cause,
+    confidence: Option<crate::incident::Confidence>,
+    action: Action,
+    identity: Identity,
+}
+
+/// Counts that the closing summary shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Resets and repeats that belong to an incident already told.
+    pub absorbed: u64,
+    /// Losses forgotten for want of room.
+    pub evicted: u64,
+    /// Records lost in the kernel.
+    pub lost: u64,
+    /// Records of a kind this build does not know.
+    pub unknown_records: u64,
+}
+
+/// The correlator.
+pub struct Correlator {
+    session: Session,
+    started: Nanos,
+    memory: Memory,
+    hosts: Hosts,
+    owners: VecDeque<(u64, Owner)>,
+    open: Vec<(Case, Option<usize>)>,
+    finished: VecDeque<Finished>,
+    /// Index of `finished[0]`, so that a case's reference survives evictions.
+    forgotten: usize,
+    sequence: u64,
+    counters: Counters,
+}
+
+impl Default for Correlator {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Correlator {
+    pub fn new() -> Self {
+        Self {
+            session: Session::default(),
+            started: 0,
+            memory: Memory::new(MEMORY),
+            hosts: BTreeMap::new(),
+            owners: VecDeque::new(),
+            open: Vec::new(),
+            finished: VecDeque::new(),
+            forgotten: 0,
+            sequence: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    pub fn counters(&self) -> Counters {
+        Counters { evicted: self.memory.evicted(), ..self.counters }
+    }
+
+    /// Takes one event in. Events come in time order, give or take the merge window of their source.
+    pub fn push(&mut self, event: Event) {
+        let Event { ts, netns, body } = event;
+        let loss = match body {
+            Body::Session(session) => {
+                self.session = *session;
+                self.started = ts;
+                return;
+            }
+            Body::Netns(state) => {
+                if self.hosts.len() >= HOSTS && !self.hosts.contains_key(&state.inum) {
+                    self.hosts.pop_first();
+                }
+                self.hosts.insert(state.inum, *state);
+                return;
+            }
+            Body::Owner { inode, owner } => {
+                if self.owners.len() >= OWNERS {
+                    self.owners.pop_front();
+                }
+                self.owners.push_back((inode, *owner));
+                return;
+            }
+            Body::Lost(lost) => {
+                self.counters.lost = lost;
+                return;
+            }
+            Body::Unknown { .. } => {
+                self.counters.unknown_records += 1;
+                return;
+            }
+            Body::IpvsEnd(end) => Loss::Ipvs(end),
+            Body::ConntrackEnd(end) => Loss::Conntrack(end),
+            Body::NetfilterDrop(drop) => {
+                self.memory.remember(Remembered { ts, netns, loss: Loss::Drop(drop.clone()) });
+                self.take(Record::Drop(At { ts, netns, it: *drop }));
+                return;
+            }
+            body => {
+                if let Some(record) = Record::from_event(Event { ts, netns, body }) {
+                    self.take(record);
+                }
+                return;
+            }
+        };
+        self.memory.remember(Remembered { ts, netns, loss });
+    }
+
+    /// Finds the case or the finished incident that a record belongs to, or opens a case.
+    fn take(&mut self, record: Record) {
+        let mut joined = self
+            .open
+            .iter()
+            .enumerate()
+            .filter(|(_, (case, _))| case.identity.matches(&record))
+            .map(|(index, _)| index);
+        if let Some(first) = joined.next() {
+            let others: Vec<usize> = joined.collect();
+            // The record ties cases together that looked apart: two ends, one connection.
+            for other in others.into_iter().rev() {
+                let (case, follows) = self.open.remove(other);
+                let (into, known) = &mut self.open[first];
+                into.merge(case);
+                *known = known.or(follows);
+            }
+            self.open[first].0.add(record);
+            return;
+        }
+        let follows = self
+            .finished
+            .iter()
+            .rposition(|finished| finished.follows_from(&record))
+            .map(|index| index + self.forgotten);
+        if let Some(index) = follows
+            && self.finished[index - self.forgotten].identity.knows_socket_of(&record)
+        {
+            self.counters.absorbed += 1;
+            return;
+        }
+        self.open.push((Case::open(record), follows));
+    }
+
+    /// Judges the cases that have settled by `now`.
+    pub fn tick(&mut self, now: Nanos) -> Vec<Incident> {
+        let mut done = Vec::new();
+        let excess = self.open.len().saturating_sub(OPEN);
+        let mut index = 0;
+        let mut kept = Vec::with_capacity(self.open.len());
+        for entry in std::mem::take(&mut self.open) {
+            if index < excess || entry.0.opened.saturating_add(SETTLE) <= now {
+                done.push(entry);
+            } else {
+                kept.push(entry);
+            }
+            index += 1;
+        }
+        self.open = kept;
+        done.into_iter().filter_map(|(case, follows)| self.conclude(&case, follows)).collect()
+    }
+
+    /// Judges everything that is still open.
+    pub fn finish(&mut self) -> Vec<Incident> {
+        self.tick(Nanos::MAX)
+    }
+
+    fn conclude(&mut self, case: &Case, follows: Option<usize>) -> Option<Incident> {
+        let first = follows
+            .and_then(|index| index.checked_sub(self.forgotten))
+            .and_then(|index| self.finished.get(index));
+        let evidence =
+            Evidence::new(case, &self.memory, &self.hosts, &self.session, self.started);
+        if first.is_some() && evidence.victim().is_none() {
+            // Only an answer to a retry: nobody new was hurt.
+            self.counters.absorbed += 1;
+            return None;
+        }
+        let (cause, verdict) = judge(&evidence);
+        let unconfirmed = case.sent.is_empty() && case.received.is_empty() && case.errors.is_empty();
+        if unconfirmed && cause.id != "conntrack_table_full" {
+            return None;
+        }
+        let first = first.map(|finished| {
+            (finished.event_id.clone(), finished.cause, finished.confidence)
+        });
+        let mut incident = describe::incident(&evidence, cause, verdict, &self.owners);
+        if let Some((event_id, cause, confidence)) = first {
+            incident.repeat(event_id, cause, confidence);
+        }
+        self.sequence += 1;
+        incident.sequence = self.sequence;
+        incident.lost_events = self.counters.lost;
+        let mut identity = case.identity.clone();
+        for view in [evidence.client_view(), evidence.server_view()].into_iter().flatten() {
+            identity.add_flow(view);
+        }
+        self.remember(Finished {
+            event_id: incident.follows.clone().unwrap_or_else(|| incident.event_id.clone()),
+            cause: incident.cause,
+            confidence: incident.confidence,
+            action: incident.action,
+            identity,
+        });
+        Some(incident)
+    }
+
+    fn remember(&mut self, finished: Finished) {
+        if self.finished.len() >= FINISHED {
+            self.finished.pop_front();
+            self.forgotten += 1;
+        }
+        self.finished.push_back(finished);
+    }
+}
+
+impl Finished {
+    /// Whether a later record is this incident's other end. A packet that a full table dropped is no
+    /// end yet: its sender may get through, live on, and break for another reason.
+    fn follows_from(&self, record: &Record) -> bool {
+        if self.cause.family == Family::Benign || !self.identity.matches(record) {
+            return false;
+        }
+        if self.action != Action::Drop {
+            return true;
+        }
+        match record {
+            Record::Sent(at) => at.it.trigger.is_some(),
+            Record::Drop(_) => true,
+            Record::Received(_) => false,
+            Record::Error(at) => errno_name(at.it.socket.err) != Some("ECONNRESET"),
+        }
+    }
+}
+
+/// The first cause that says yes; `unknown` always does.
+fn judge(evidence: &Evidence<'_>) -> (&'static Cause, Verdict) {
+    cause::ALL
+        .iter()
+        .find_map(|cause| Some((cause, (cause.judge)(evidence)?)))
+        .unwrap_or_else(|| unreachable!("the last cause accepts everything"))
+}

@@ -1,0 +1,330 @@
+//! From a verdict and its evidence to the incident that outputs show.
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
+
+use super::event_id::event_id;
+use super::*;
+use crate::{
+    cause::Cause,
+    event::{Flow, tcp_state},
+    evidence::{ETIMEDOUT, has},
+    incident::Confidence,
+};
+
+/// Where no address is known at all.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+pub fn incident(
+    evidence: &Evidence<'_>,
+    cause: &'static Cause,
+    verdict: Verdict,
+    owners: &VecDeque<(u64, Owner)>,
+) -> Incident {
+    let case = evidence.case;
+    let nowhere = Flow { src: NOWHERE, dst: NOWHERE };
+    let client = evidence.client_view().unwrap_or(nowhere);
+    let server = evidence.server_view().unwrap_or(client);
+    let wall_ns = i64::try_from(case.opened)
+        .unwrap_or(i64::MAX)
+        .saturating_add(evidence.session.wall_offset_ns);
+    let victim = evidence.victim();
+    let idle_s = evidence.idle_s();
+    let action = action(evidence, cause);
+    let mut findings = verdict.findings;
+    findings.extend(record_findings(evidence));
+    findings.truncate(MAX_FINDINGS);
+    Incident {
+        event_id: event_id(
+            &evidence.session.boot_id,
+            case.netns,
+            client,
+            case.opened,
+            wall_ns,
+        ),
+        sequence: 0,
+        opened: case.opened,
+        wall_ns,
+        cause,
+        confidence: verdict.confidence,
+        follows: None,
+        source: client.src,
+        destination: client.dst,
+        source_nat: (server.src != client.src).then_some(server.src),
+        destination_nat: (server.dst != client.dst).then_some(server.dst),
+        victim: victim_side(evidence, client, server),
+        netns: victim.map_or(case.netns, |(netns, _, _)| netns),
+        action,
+        errno: evidence.error().map(|at| at.it.socket.err),
+        rst: rst(evidence),
+        idle_s,
+        keepalive: victim
+            .map(|(_, _, socket)| socket)
+            .filter(|socket| socket.is_connection())
+            .map(|socket| socket.keepalive),
+        ipvs: ipvs(evidence, cause),
+        conntrack: conntrack(evidence, cause),
+        owner: owner(evidence, cause, owners),
+        hostname: evidence.session.hostname.clone(),
+        what: what(action, cause, idle_s),
+        why: verdict.why,
+        evidence: findings,
+        ruled_out: cause::ALL
+            .iter()
+            .filter(|other| other.id != cause.id && cause.family != Family::Benign)
+            .filter_map(|other| {
+                let because = (other.rule_out)(evidence)?;
+                Some(RuledOut { cause: other.id, because })
+            })
+            .collect(),
+        fixes: (cause.fixes)(evidence),
+        not_fixes: (cause.not_fixes)(evidence),
+        blind_spots: evidence
+            .session
+            .coverage
+            .iter()
+            .filter_map(|signal| signal.blind.clone())
+            .collect(),
+        prove: verdict.prove,
+        lost_events: 0,
+    }
+}
+
+/// More than this tells a reader nothing new; it keeps a line below the contract's 12 KiB.
+const MAX_FINDINGS: usize = 12;
+
+impl Incident {
+    /// Makes this the other end of an incident already told: its verdict stands.
+    pub(super) fn repeat(
+        &mut self,
+        event_id: String,
+        cause: &'static Cause,
+        confidence: Option<Confidence>,
+    ) {
+        if self.cause.id != cause.id {
+            self.why = format!("the other end of an incident already told ({})", cause.id);
+            self.fixes.clear();
+            self.not_fixes.clear();
+            self.ruled_out.clear();
+            self.ipvs = None;
+            self.conntrack = None;
+        }
+        self.cause = cause;
+        self.confidence = confidence;
+        self.follows = Some(event_id);
+    }
+}
+
+fn what(action: Action, cause: &Cause, idle_s: Option<f64>) -> String {
+    let idle_matters = !matches!(cause.family, Family::Benign | Family::Application);
+    let idle = match idle_s {
+        Some(s) if s >= 1.0 && idle_matters => format!(" after {s:.0} s idle"),
+        _ => String::new(),
+    };
+    match action {
+        Action::Reset => format!("reset{idle}"),
+        Action::Timeout => "timed out".into(),
+        Action::Drop => "lost a packet".into(),
+        Action::Error => "failed".into(),
+    }
+}
+
+fn action(evidence: &Evidence<'_>, cause: &Cause) -> Action {
+    let case = evidence.case;
+    if cause.id == "conntrack_table_full" && case.sent.is_empty() && case.received.is_empty() {
+        return if case.drops.is_empty() { Action::Timeout } else { Action::Drop };
+    }
+    if evidence.timed_out().is_some() {
+        return Action::Timeout;
+    }
+    if !case.sent.is_empty() || !case.received.is_empty() {
+        return Action::Reset;
+    }
+    match evidence.error().map(|at| at.it.socket.err) {
+        Some(ETIMEDOUT) => Action::Timeout,
+        _ => Action::Error,
+    }
+}
+
+fn rst(evidence: &Evidence<'_>) -> Rst {
+    let origin = match evidence.sent() {
+        Some(at) if at.it.via == Via::Netfilter => "netfilter",
+        Some(at) if at.it.trigger.is_none() => "local_socket",
+        Some(at) => match &at.it.socket {
+            Some(socket) if socket.state != tcp_state::LISTEN => "local_socket",
+            _ => "local_stack",
+        },
+        None if evidence.received().is_some() => "remote",
+        None => "none",
+    };
+    let direction = match (evidence.received(), evidence.sent()) {
+        (Some(_), _) => "received",
+        (None, Some(_)) => "sent",
+        (None, None) => "none",
+    };
+    let reason = evidence.sent().and_then(|at| at.it.reason.as_deref()).map(str::to_owned);
+    Rst { direction, origin, reason }
+}
+
+fn victim_side(evidence: &Evidence<'_>, client: Flow, server: Flow) -> Victim {
+    let is_source = |address| address == client.src || address == server.src;
+    let is_destination = |address| address == client.dst || address == server.dst;
+    let mut source = false;
+    let mut destination = false;
+    for (_, _, socket) in evidence.victims() {
+        source |= is_source(socket.flow.src);
+        destination |= is_destination(socket.flow.src);
+    }
+    if !source && !destination {
+        // Nobody here was hurt: it is whoever the reset or the drop was meant for.
+        let hurt = evidence
+            .sent()
+            .and_then(|at| at.it.flow())
+            .map(|flow| flow.dst)
+            .or_else(|| evidence.case.drops.first().map(|at| at.it.packet.flow.src));
+        source = hurt.is_some_and(is_source);
+        destination = hurt.is_some_and(is_destination);
+    }
+    match (source, destination) {
+        (true, true) => Victim::Both,
+        (true, false) => Victim::Source,
+        (false, true) => Victim::Destination,
+        (false, false) => Victim::Unknown,
+    }
+}
+
+fn ipvs(evidence: &Evidence<'_>, cause: &Cause) -> Option<IpvsFacts> {
+    if !cause.id.starts_with("ipvs_") {
+        return None;
+    }
+    if let Some((_, end)) = evidence.ipvs() {
+        return Some(IpvsFacts {
+            state: Some(cause::ipvs_state_name(end.state)),
+            timeout_s: Some(end.timeout_s),
+        });
+    }
+    let netns = evidence.sent()?.netns;
+    let timeout_s = evidence.host(netns)?.ipvs.as_ref()?.timeout_tcp_s.map(f64::from);
+    Some(IpvsFacts { state: None, timeout_s })
+}
+
+fn conntrack(evidence: &Evidence<'_>, cause: &Cause) -> Option<ConntrackFacts> {
+    if !cause.id.starts_with("conntrack_") {
+        return None;
+    }
+    let lost = evidence.conntrack();
+    let netns = lost
+        .map(|(loss, _)| loss.netns)
+        .or_else(|| evidence.drops().first().map(|(loss, _)| loss.netns))?;
+    let table = evidence.host(netns).and_then(|host| host.conntrack.as_ref());
+    let limit = (cause.id == "conntrack_idle_expired")
+        .then(|| cause::conntrack_limit(evidence))
+        .flatten();
+    Some(ConntrackFacts {
+        state: lost.map(|(_, end)| cause::conntrack_state_name(end.state)),
+        limit: limit.map(|(name, _)| name),
+        limit_s: limit.map(|(_, value)| f64::from(value)),
+        deleted_by: lost
+            .filter(|(_, end)| end.portid != 0)
+            .map(|(_, end)| end.task.comm.clone()),
+        count: table.and_then(|table| table.count),
+        max: table.and_then(|table| table.max),
+    })
+}
+
+/// Who has to act: for what an application did, the application that did it; otherwise the process
+/// that lost its connection.
+fn owner(
+    evidence: &Evidence<'_>,
+    cause: &Cause,
+    owners: &VecDeque<(u64, Owner)>,
+) -> Option<Owner> {
+    let known = |inode: u64| {
+        (inode != 0)
+            .then(|| owners.iter().rev().find(|(known, _)| *known == inode))
+            .flatten()
+            .map(|(_, owner)| owner.clone())
+    };
+    let closer = || {
+        let at = evidence.sent()?;
+        let task = match &at.it.end {
+            Some(end) if at.it.trigger.is_some() => &end.task,
+            _ if at.it.trigger.is_none() && !in_softirq(&at.it.stack) => &at.it.task,
+            _ => return None,
+        };
+        Some(Owner { pid: task.pid, comm: task.comm.clone(), ..Owner::default() })
+    };
+    let victim = || evidence.victims().find_map(|(_, _, socket)| known(socket.inode));
+    if cause.family == Family::Application {
+        let by_socket = evidence
+            .active()
+            .and_then(|at| at.it.socket.as_ref())
+            .and_then(|socket| known(socket.inode));
+        return by_socket.or_else(closer).or_else(victim);
+    }
+    victim()
+}
+
+/// `current` is a bystander there.
+fn in_softirq(stack: &[Box<str>]) -> bool {
+    ["__do_softirq", "handle_softirqs", "run_timer_softirq", "tcp_keepalive_timer"]
+        .iter()
+        .any(|name| has(stack, name))
+}
+
+/// The records themselves, oldest first.
+fn record_findings(evidence: &Evidence<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for at in &evidence.case.sent {
+        let place = evidence.place(at.netns).describe();
+        let reason = at.it.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
+        let by = match (&at.it.socket, &at.it.trigger, at.it.via) {
+            (_, _, Via::Netfilter) => "a firewall rule".to_owned(),
+            (None, _, _) => "the stack, which had no socket for it".to_owned(),
+            (Some(socket), Some(_), _) => {
+                format!("the stack, for a socket in {}", tcp_state::name(socket.state))
+            }
+            (Some(_), None, _) => "the socket itself".to_owned(),
+        };
+        let flow = at.it.flow().map_or(String::new(), |flow| format!(" {flow}"));
+        let trigger = at.it.trigger.map_or(String::new(), |trigger| {
+            format!(", in answer to {} B of payload", trigger.payload)
+        });
+        findings.push(Finding {
+            kind: "reset_sent",
+            ts: at.ts,
+            summary: format!("RST{flow} made {place} by {by}{reason}{trigger}"),
+        });
+    }
+    for at in &evidence.case.received {
+        let socket = &at.it.socket;
+        findings.push(Finding {
+            kind: "reset_received",
+            ts: at.ts,
+            summary: format!(
+                "RST received by {} {} in {}",
+                socket.flow.src,
+                evidence.place(at.netns).describe(),
+                tcp_state::name(socket.state)
+            ),
+        });
+    }
+    for at in &evidence.case.errors {
+        let socket = &at.it.socket;
+        let name = errno_name(socket.err)
+            .map_or_else(|| format!("errno {}", socket.err), str::to_owned);
+        findings.push(Finding {
+            kind: "socket_error",
+            ts: at.ts,
+            summary: format!(
+                "socket {} {} failed with {name}",
+                socket.flow.src,
+                evidence.place(at.netns).describe()
+            ),
+        });
+    }
+    findings.sort_by_key(|finding| finding.ts);
+    findings
+}

@@ -1,0 +1,359 @@
+//! Events: what the correlator eats.
+//!
+//! An event is a decoded kernel record, or a piece of host state that the live loop read when a
+//! record arrived. Verdicts are made from this stream and nothing else, so a recorded stream
+//! replays to the same verdicts.
+
+use std::net::SocketAddr;
+
+use crate::host::{NetnsState, Owner};
+
+/// CLOCK_MONOTONIC nanoseconds.
+pub type Nanos = u64;
+
+/// One direction of a connection; for a socket `src` is the local side. IPv4-mapped IPv6 addresses
+/// are IPv4 here, so that a mapped socket and the packets of its connection have the same key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Flow {
+    pub src: SocketAddr,
+    pub dst: SocketAddr,
+}
+
+impl Flow {
+    pub fn reversed(self) -> Self {
+        Self { src: self.dst, dst: self.src }
+    }
+
+    /// The same value for both directions.
+    pub fn key(self) -> Self {
+        if self.src <= self.dst { self } else { self.reversed() }
+    }
+}
+
+impl std::fmt::Display for Flow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} -> {}", self.src, self.dst)
+    }
+}
+
+/// TCP states as `include/net/tcp_states.h` numbers them.
+pub mod tcp_state {
+    pub const ESTABLISHED: u8 = 1;
+    pub const SYN_SENT: u8 = 2;
+    pub const SYN_RECV: u8 = 3;
+    pub const TIME_WAIT: u8 = 6;
+    pub const CLOSE: u8 = 7;
+    pub const LISTEN: u8 = 10;
+    pub const NEW_SYN_RECV: u8 = 12;
+
+    /// The kernel's name.
+    pub fn name(state: u8) -> &'static str {
+        const NAMES: [&str; 13] = [
+            "NONE", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT",
+            "CLOSE", "CLOSE_WAIT", "LAST_ACK", "LISTEN", "CLOSING", "NEW_SYN_RECV",
+        ];
+        NAMES.get(usize::from(state)).copied().unwrap_or("UNKNOWN")
+    }
+}
+
+/// TCP header flags.
+pub mod tcp_flag {
+    pub const FIN: u8 = 1;
+    pub const SYN: u8 = 2;
+    pub const ACK: u8 = 16;
+}
+
+/// Keepalive as it is in force for one socket.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Keepalive {
+    /// SO_KEEPALIVE.
+    pub enabled: bool,
+    pub time_s: f64,
+    pub intvl_s: f64,
+    pub probes: u8,
+    /// The time was set on the socket (TCP_KEEPIDLE), not taken from the namespace's sysctl.
+    pub time_is_own: bool,
+}
+
+/// A socket at the moment of a record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Socket {
+    /// Identity within one run; the kernel address.
+    pub id: u64,
+    /// Inode that its owner's `/proc/PID/fd` shows; 0 without an owner.
+    pub inode: u64,
+    pub flow: Flow,
+    pub state: u8,
+    /// For TIME_WAIT: the state it stands for.
+    pub tw_substate: u8,
+    /// Closed by its application.
+    pub dead: bool,
+    /// SO_LINGER with a timeout of 0.
+    pub linger_zero: bool,
+    /// TCP_LINGER2 below 0.
+    pub linger2_negative: bool,
+    pub err: u32,
+    pub err_soft: u32,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    /// Received but not read by the application.
+    pub unread: u32,
+    /// Newest segment received (data or ACK).
+    pub last_received: Option<Nanos>,
+    pub last_sent: Option<Nanos>,
+    pub keepalive: Keepalive,
+    pub user_timeout_ms: u32,
+    pub packets_out: u32,
+    pub snd_una: u32,
+    pub snd_nxt: u32,
+    pub snd_wnd: u32,
+    pub rcv_nxt: u32,
+    pub retransmits: u8,
+    pub probes_out: u8,
+    pub retries2: u8,
+    pub ack_backlog: u32,
+    pub max_ack_backlog: u32,
+}
+
+impl Socket {
+    /// Carries per-connection numbers: neither a listener nor a mini-socket.
+    pub fn is_connection(&self) -> bool {
+        use tcp_state::{LISTEN, NEW_SYN_RECV, TIME_WAIT};
+        !matches!(self.state, LISTEN | NEW_SYN_RECV | TIME_WAIT)
+    }
+
+    /// Neither side ever sent payload.
+    pub fn never_used(&self) -> bool {
+        self.bytes_received == 0 && self.bytes_sent == 0
+    }
+}
+
+/// A TCP packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    pub flow: Flow,
+    pub seq: u32,
+    pub ack: u32,
+    pub payload: u32,
+    pub flags: u8,
+    pub ttl: u8,
+}
+
+impl Packet {
+    pub fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// The task that was running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    pub pid: u32,
+    pub comm: String,
+    /// PF_EXITING.
+    pub exiting: bool,
+    /// `exit_code`: signal in the low 7 bits, status from bit 8.
+    pub exit_code: u32,
+}
+
+impl Task {
+    /// The signal that killed it, if one did.
+    pub fn killed_by(&self) -> Option<u32> {
+        let signal = self.exit_code & 0x7f;
+        (self.exiting && signal != 0).then_some(signal)
+    }
+
+    /// It died by a signal or ended with a failure status.
+    pub fn died(&self) -> bool {
+        self.exiting && self.exit_code != 0
+    }
+}
+
+/// How the last socket with this tuple left ESTABLISHED.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketEnd {
+    pub ts: Nanos,
+    pub task: Task,
+    pub old_state: u8,
+    pub new_state: u8,
+}
+
+/// Kernel function names, innermost first.
+pub type Stack = Vec<Box<str>>;
+
+/// Which hook saw a reset leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    Tracepoint,
+    Function,
+    Netfilter,
+}
+
+/// This host sends a reset.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResetSent {
+    pub socket: Option<Socket>,
+    /// The packet it answers; `None` for an active reset.
+    pub trigger: Option<Packet>,
+    pub end: Option<SocketEnd>,
+    pub task: Task,
+    pub stack: Stack,
+    /// The kernel's own name, `NO_SOCKET` for `SK_RST_REASON_NO_SOCKET`.
+    pub reason: Option<Box<str>>,
+    pub via: Via,
+}
+
+impl ResetSent {
+    /// From the resetting side to the one that is reset.
+    pub fn flow(&self) -> Option<Flow> {
+        match (&self.trigger, &self.socket) {
+            (Some(trigger), _) => Some(trigger.flow.reversed()),
+            (None, Some(socket)) => Some(socket.flow),
+            (None, None) => None,
+        }
+    }
+
+    /// Sequence number of the reset, which NAT leaves alone. `None` where it is 0 by rule (an answer
+    /// to a segment without ACK, RFC 9293 3.10.7.1).
+    pub fn seq(&self) -> Option<u32> {
+        match (&self.trigger, &self.socket) {
+            (Some(trigger), _) => trigger.has(tcp_flag::ACK).then_some(trigger.ack),
+            (None, Some(socket)) => Some(socket.snd_nxt),
+            (None, None) => None,
+        }
+    }
+}
+
+/// A socket of this host accepts a reset.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResetReceived {
+    pub socket: Socket,
+    pub packet: Option<Packet>,
+}
+
+impl ResetReceived {
+    /// A reset is only accepted at `rcv_nxt` (RFC 5961 3.2), so that is its number where the packet
+    /// itself was not readable.
+    pub fn seq(&self) -> u32 {
+        self.packet.map_or(self.socket.rcv_nxt, |packet| packet.seq)
+    }
+}
+
+/// A socket is given an error.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SocketError {
+    pub socket: Socket,
+    pub task: Task,
+    pub stack: Stack,
+}
+
+/// An IPVS entry ended without having been closed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IpvsEnd {
+    /// Client to virtual service.
+    pub virtual_flow: Flow,
+    /// Client to real server.
+    pub real_flow: Flow,
+    /// `IP_VS_TCP_S_*`.
+    pub state: u32,
+    pub flags: u32,
+    pub timeout_s: f64,
+    /// The last packet that re-armed the timer.
+    pub last_packet: Option<Nanos>,
+    pub forced: bool,
+    pub task: Task,
+    pub stack: Stack,
+}
+
+/// A conntrack entry of a living connection ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConntrackEnd {
+    pub original: Flow,
+    pub reply: Flow,
+    pub status: u64,
+    /// `TCP_CONNTRACK_*`.
+    pub state: u32,
+    /// When its timeout ran out, or would have.
+    pub deadline: Nanos,
+    /// Netlink port of the deleter.
+    pub portid: u32,
+    pub zone: u32,
+    pub task: Task,
+    pub stack: Stack,
+}
+
+impl ConntrackEnd {
+    /// `IPS_SRC_NAT | IPS_DST_NAT`: without NAT a lost entry is picked up again and breaks nothing.
+    pub fn is_nat(&self) -> bool {
+        self.status & (1 << 4 | 1 << 5) != 0
+    }
+}
+
+/// netfilter dropped a TCP packet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NetfilterDrop {
+    pub packet: Packet,
+    /// Seen right after `early_drop` found nothing to evict; otherwise any netfilter drop.
+    pub table_full: bool,
+    /// The packet had a conntrack entry.
+    pub tracked: bool,
+}
+
+/// One signal's coverage, as `doctor` and `blind_spots` tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignalCoverage {
+    pub id: String,
+    /// How it is seen; `None` when it is not.
+    pub way: Option<String>,
+    /// What stays invisible, in a sentence.
+    pub blind: Option<String>,
+}
+
+/// What is true for the whole run; the first event of every stream.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Session {
+    pub boot_id: String,
+    pub hostname: String,
+    pub kernel: String,
+    /// Inode of the initial network namespace.
+    pub initial_netns: u32,
+    /// CLOCK_REALTIME minus CLOCK_MONOTONIC, nanoseconds.
+    pub wall_offset_ns: i64,
+    pub coverage: Vec<SignalCoverage>,
+}
+
+impl Session {
+    /// Whether a signal is covered at all.
+    pub fn covers(&self, signal: &str) -> bool {
+        self.coverage.iter().any(|s| s.id == signal && s.way.is_some())
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    Session(Box<Session>),
+    ResetSent(Box<ResetSent>),
+    ResetReceived(Box<ResetReceived>),
+    SocketError(Box<SocketError>),
+    IpvsEnd(Box<IpvsEnd>),
+    ConntrackEnd(Box<ConntrackEnd>),
+    NetfilterDrop(Box<NetfilterDrop>),
+    /// State of a namespace, read because of a record.
+    Netns(Box<NetnsState>),
+    /// Who holds the socket with this inode.
+    Owner { inode: u64, owner: Box<Owner> },
+    /// Records lost since the start, all kinds.
+    Lost(u64),
+    /// A record of a newer writer.
+    Unknown { kind: u16, len: u32 },
+}
+
+/// Something that happened at a time, in a namespace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    pub ts: Nanos,
+    /// `net.ns.inum`; 0 when unknown.
+    pub netns: u32,
+    pub body: Body,
+}

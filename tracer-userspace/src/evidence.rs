@@ -1,0 +1,432 @@
+//! What a cause may look at: the records of a case, the losses that could explain it, and the state
+//! of the namespaces. Every look-back is here, once.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use crate::{
+    case::{At, Case},
+    event::{
+        ConntrackEnd, Flow, IpvsEnd, Nanos, NetfilterDrop, ResetReceived, ResetSent, Session, Socket,
+        SocketError, Via, tcp_flag, tcp_state,
+    },
+    fix::Place,
+    host::{IpvsService, NetnsReach, NetnsState},
+    memory::{Loss, Memory, Remembered},
+};
+
+/// ECONNRESET, ETIMEDOUT, ECONNREFUSED (asm-generic/errno.h).
+pub const ECONNRESET: u32 = 104;
+pub const ETIMEDOUT: u32 = 110;
+pub const ECONNREFUSED: u32 = 111;
+pub const ECONNABORTED: u32 = 103;
+
+/// A loss and the packet it dooms can be one softirq apart, and stamps of segments are a jiffy
+/// coarse (10 ms at HZ=100).
+const TOLERANCE: Nanos = 12_000_000;
+
+/// `net.ipv4.ip_local_port_range` where it could not be read (net/ipv4/af_inet.c).
+const DEFAULT_PORT_RANGE: (u16, u16) = (32768, 60999);
+
+/// Latest known state of each namespace.
+pub type Hosts = BTreeMap<u32, NetnsState>;
+
+/// The evidence for one case.
+pub struct Evidence<'a> {
+    pub case: &'a Case,
+    pub session: &'a Session,
+    /// When tracing began: older state may have died unseen.
+    pub started: Nanos,
+    hosts: &'a Hosts,
+    ipvs: Option<(&'a Remembered, &'a IpvsEnd)>,
+    conntrack: Option<(&'a Remembered, &'a ConntrackEnd)>,
+    drops: Vec<(&'a Remembered, &'a NetfilterDrop)>,
+}
+
+impl<'a> Evidence<'a> {
+    pub fn new(
+        case: &'a Case,
+        memory: &'a Memory,
+        hosts: &'a Hosts,
+        session: &'a Session,
+        started: Nanos,
+    ) -> Self {
+        let mut evidence = Self {
+            case,
+            session,
+            started,
+            hosts,
+            ipvs: None,
+            conntrack: None,
+            drops: Vec::new(),
+        };
+        evidence.look_back(memory);
+        evidence
+    }
+
+    /// Finds the losses that may explain this case: earlier than it, later than the victim's last
+    /// received segment, in a namespace of the case before any other, the newest first.
+    fn look_back(&mut self, memory: &'a Memory) {
+        let alive = self.last_received().unwrap_or(0);
+        let namespaces = self.namespaces();
+        let mut losses: Vec<&Remembered> = memory
+            .of(self.case.identity.flows())
+            .into_iter()
+            .filter(|loss| {
+                loss.ts <= self.case.opened.saturating_add(TOLERANCE)
+                    && loss.ts.saturating_add(TOLERANCE) >= alive
+            })
+            .collect();
+        losses.sort_by_key(|loss| (namespaces.contains(&loss.netns), loss.ts));
+        for loss in losses.into_iter().rev() {
+            match &loss.loss {
+                Loss::Ipvs(end) if self.ipvs.is_none() => self.ipvs = Some((loss, end)),
+                Loss::Conntrack(end) if self.conntrack.is_none() => {
+                    self.conntrack = Some((loss, end));
+                }
+                Loss::Drop(drop) => self.drops.push((loss, drop)),
+                _ => {}
+            }
+        }
+    }
+
+    fn namespaces(&self) -> Vec<u32> {
+        let case = self.case;
+        (case.sent.iter().map(|at| at.netns))
+            .chain(case.received.iter().map(|at| at.netns))
+            .chain(case.errors.iter().map(|at| at.netns))
+            .chain(case.drops.iter().map(|at| at.netns))
+            .collect()
+    }
+
+    // ---- the reset ----
+
+    /// The first reset this host sent in this case.
+    pub fn sent(&self) -> Option<&'a At<ResetSent>> {
+        self.case.sent.first()
+    }
+
+    /// The first reset a socket of this host received.
+    pub fn received(&self) -> Option<&'a At<ResetReceived>> {
+        self.case.received.first()
+    }
+
+    /// A reset that a local socket sent of its own accord.
+    pub fn active(&self) -> Option<&'a At<ResetSent>> {
+        self.case.sent.iter().find(|at| at.it.trigger.is_none() && at.it.socket.is_some())
+    }
+
+    /// A firewall rule's reset.
+    pub fn rejected(&self) -> Option<&'a At<ResetSent>> {
+        self.case.sent.iter().find(|at| at.it.via == Via::Netfilter)
+    }
+
+    /// A reset sent for a mid-stream packet by a stack that has no connection for it: no socket, or
+    /// a listener that never had it.
+    pub fn stateless(&self) -> Option<&'a At<ResetSent>> {
+        self.case.sent.iter().find(|at| {
+            let sent = &at.it;
+            let Some(trigger) = &sent.trigger else { return false };
+            let nobody = match &sent.socket {
+                None => true,
+                Some(socket) => socket.state == tcp_state::LISTEN,
+            };
+            nobody
+                && sent.via != Via::Netfilter
+                && trigger.has(tcp_flag::ACK)
+                && !trigger.has(tcp_flag::SYN)
+        })
+    }
+
+    /// Whether the connection was still being made: such a reset never tells of lost state.
+    pub fn is_handshake(&self) -> bool {
+        let answers_syn = self
+            .case
+            .sent
+            .iter()
+            .any(|at| at.it.trigger.is_some_and(|trigger| trigger.has(tcp_flag::SYN)));
+        let connecting = self.case.received.iter().any(|at| {
+            matches!(
+                at.it.socket.state,
+                tcp_state::SYN_SENT | tcp_state::SYN_RECV | tcp_state::NEW_SYN_RECV
+            )
+        });
+        answers_syn || connecting
+    }
+
+    /// A lost entry can explain this: the reset came from somebody without state, or nobody answered
+    /// at all. A living socket's abort is never explained by a lost entry.
+    pub fn looks_like_lost_state(&self) -> bool {
+        if self.is_handshake() || self.active_abort() || self.rejected().is_some() {
+            return false;
+        }
+        if self.sent().is_some() {
+            return self.stateless().is_some() && !self.listen_overflowed();
+        }
+        match self.received() {
+            // Without the packet the sender is not known: the loss itself has to convince.
+            Some(at) => at.it.packet.is_none_or(|packet| !packet.has(tcp_flag::ACK)),
+            None => self.timed_out().is_some(),
+        }
+    }
+
+    /// A local socket aborted on purpose (as opposed to a keepalive timer giving up).
+    fn active_abort(&self) -> bool {
+        self.active().is_some() && self.timed_out().is_none()
+    }
+
+    /// A finished handshake found the accept queue full: `tcp_check_req` resets it when
+    /// `tcp_abort_on_overflow` is set. A bad SYN takes the same path, so the packet must be a bare ACK.
+    pub fn listen_overflowed(&self) -> bool {
+        self.case.sent.iter().any(|at| {
+            let sent = &at.it;
+            let ack_only = sent
+                .trigger
+                .is_some_and(|t| t.has(tcp_flag::ACK) && !t.has(tcp_flag::SYN));
+            let no_room = sent.socket.as_ref().is_some_and(|socket| {
+                socket.state == tcp_state::LISTEN && socket.ack_backlog > socket.max_ack_backlog
+            });
+            ack_only && (no_room || sent.reason.as_deref() == Some("INVALID_SYN"))
+        })
+    }
+
+    // ---- the victim ----
+
+    /// The error that woke an application. The closer's own ECONNRESET after SO_LINGER 0 or
+    /// connect(AF_UNSPEC) is no victim's.
+    pub fn error(&self) -> Option<&'a At<SocketError>> {
+        let closer = self.active().and_then(|at| at.it.socket.as_ref()).map(|socket| socket.id);
+        self.case.errors.iter().find(|at| {
+            let socket = &at.it.socket;
+            !(Some(socket.id) == closer && socket.err == ECONNRESET)
+        })
+    }
+
+    /// ETIMEDOUT, or the ICMP error that takes its place when the retries end.
+    pub fn timed_out(&self) -> Option<&'a At<SocketError>> {
+        let gave_up = ["tcp_retransmit_timer", "tcp_keepalive_timer", "tcp_write_timer"];
+        self.case.errors.iter().find(|at| {
+            at.it.socket.err == ETIMEDOUT
+                || (at.it.socket.err_soft != 0 && gave_up.iter().any(|name| has(&at.it.stack, name)))
+        })
+    }
+
+    /// Sockets of this host whose application lost its connection.
+    pub fn victims(&self) -> impl Iterator<Item = (u32, Nanos, &'a Socket)> + '_ {
+        let closer = self.active().and_then(|at| at.it.socket.as_ref()).map(|socket| socket.id);
+        let errors = self
+            .case
+            .errors
+            .iter()
+            .map(|at| (at.netns, at.ts, &at.it.socket))
+            .filter(move |(_, _, socket)| {
+                !(Some(socket.id) == closer && socket.err == ECONNRESET)
+            });
+        let received = self.case.received.iter().map(|at| (at.netns, at.ts, &at.it.socket));
+        received.chain(errors)
+    }
+
+    /// The first of [`Self::victims`].
+    pub fn victim(&self) -> Option<(u32, Nanos, &'a Socket)> {
+        self.victims().next()
+    }
+
+    /// When the victim last heard from its peer; `None` when it is not on this host.
+    pub fn last_received(&self) -> Option<Nanos> {
+        self.victims().filter_map(|(_, _, socket)| socket.last_received).min()
+    }
+
+    /// How long nothing had come in when it broke, seconds.
+    pub fn idle_s(&self) -> Option<f64> {
+        let last = match (self.last_received(), self.ipvs) {
+            (Some(last), _) => last,
+            (None, Some((_, end))) => end.last_packet?,
+            (None, None) => self.active()?.it.socket.as_ref()?.last_received?,
+        };
+        Some(seconds(self.case.opened.saturating_sub(last)))
+    }
+
+    /// Some payload went over this connection, as far as anybody here can tell.
+    pub fn was_used(&self) -> bool {
+        let sockets = self
+            .victims()
+            .map(|(_, _, socket)| socket)
+            .chain(self.case.sent.iter().filter_map(|at| at.it.socket.as_ref()));
+        let by_socket = sockets.filter(|s| s.is_connection()).any(|socket| !socket.never_used());
+        by_socket || self.trigger_payload() > 0
+    }
+
+    /// Payload of the packet that was answered with a reset, bytes.
+    pub fn trigger_payload(&self) -> u32 {
+        self.case.sent.iter().filter_map(|at| at.it.trigger).map(|t| t.payload).max().unwrap_or(0)
+    }
+
+    // ---- what was lost before ----
+
+    /// The IPVS entry of this connection, if its end is on record and fits.
+    pub fn ipvs(&self) -> Option<(&'a Remembered, &'a IpvsEnd)> {
+        self.ipvs
+    }
+
+    /// The conntrack entry of this connection, if its end is on record and fits, and IPVS did not
+    /// take it along.
+    pub fn conntrack(&self) -> Option<(&'a Remembered, &'a ConntrackEnd)> {
+        self.conntrack
+            .filter(|(_, end)| end.is_nat() && !has(&end.stack, "ip_vs_conn_drop_conntrack"))
+    }
+
+    /// Packets of this connection that netfilter dropped, newest first.
+    pub fn drops(&self) -> &[(&'a Remembered, &'a NetfilterDrop)] {
+        &self.drops
+    }
+
+    /// How long before the incident something happened, seconds; negative when after.
+    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+    pub fn age_s(&self, ts: Nanos) -> f64 {
+        (self.case.opened as f64 - ts as f64) / 1e9
+    }
+
+    // ---- namespaces ----
+
+    pub fn host(&self, netns: u32) -> Option<&'a NetnsState> {
+        self.hosts.get(&netns)
+    }
+
+    /// Where a person goes to change something in a namespace.
+    pub fn place(&self, netns: u32) -> Place {
+        let reach = match self.hosts.get(&netns) {
+            Some(host) => host.reach.clone(),
+            None if netns == self.session.initial_netns && netns != 0 => NetnsReach::Initial,
+            None => NetnsReach::Unknown,
+        };
+        Place { netns, reach }
+    }
+
+    /// The IPVS service behind an address, in a given namespace.
+    pub fn ipvs_service(&self, netns: u32, address: SocketAddr) -> Option<&'a IpvsService> {
+        self.hosts
+            .get(&netns)?
+            .ipvs
+            .as_ref()?
+            .services
+            .as_ref()?
+            .iter()
+            .find(|service| service.ip == address.ip() && service.port == address.port())
+    }
+
+    // ---- who called whom ----
+
+    /// Initiator to responder, as the initiator addressed it.
+    pub fn client_view(&self) -> Option<Flow> {
+        if let Some((_, end)) = self.ipvs {
+            return Some(end.virtual_flow);
+        }
+        if let Some((_, end)) = self.conntrack {
+            return Some(end.original);
+        }
+        let sides = self.sides();
+        sides.iter().find(|side| side.at_initiator).or(sides.first()).map(|side| side.flow)
+    }
+
+    /// Initiator to responder, as the responder sees it: behind NAT.
+    pub fn server_view(&self) -> Option<Flow> {
+        if let Some((_, end)) = self.ipvs {
+            return Some(end.real_flow);
+        }
+        if let Some((_, end)) = self.conntrack {
+            return Some(end.reply.reversed());
+        }
+        let sides = self.sides();
+        sides.iter().find(|side| !side.at_initiator).or(sides.first()).map(|side| side.flow)
+    }
+
+    fn sides(&self) -> Vec<Side> {
+        let mut sides = Vec::new();
+        for (netns, _, socket) in self.victims() {
+            if socket.flow.dst.port() != 0 {
+                sides.push(self.side(netns, socket.flow));
+            }
+        }
+        for at in &self.case.sent {
+            if let Some(flow) = at.it.flow() {
+                sides.push(self.side(at.netns, flow));
+            }
+        }
+        for at in &self.case.drops {
+            sides.push(self.side(at.netns, at.it.packet.flow));
+        }
+        sides
+    }
+
+    /// Orients a flow that starts at a local end.
+    fn side(&self, netns: u32, local_first: Flow) -> Side {
+        let at_initiator = self.initiates(netns, local_first);
+        let flow = if at_initiator { local_first } else { local_first.reversed() };
+        Side { flow, at_initiator }
+    }
+
+    /// Whether `flow.src` made the connection: not a listener, not an IPVS service, and if nothing
+    /// else is known the one whose port is ephemeral.
+    fn initiates(&self, netns: u32, flow: Flow) -> bool {
+        for at in &self.case.sent {
+            let Some(trigger) = at.it.trigger.filter(|t| t.flow.key() == flow.key()) else {
+                continue;
+            };
+            let listener =
+                at.it.socket.as_ref().is_some_and(|socket| socket.state == tcp_state::LISTEN);
+            let plain_syn = trigger.has(tcp_flag::SYN) && !trigger.has(tcp_flag::ACK);
+            if listener || plain_syn {
+                return trigger.flow.src == flow.src;
+            }
+        }
+        if let Some((_, _, socket)) =
+            self.victims().find(|(_, _, s)| s.state == tcp_state::SYN_SENT)
+            && socket.flow.key() == flow.key()
+        {
+            return socket.flow.src == flow.src;
+        }
+        for drop in &self.case.drops {
+            let packet = &drop.it.packet;
+            if packet.has(tcp_flag::SYN) && packet.flow.key() == flow.key() {
+                return (packet.flow.src == flow.src) != packet.has(tcp_flag::ACK);
+            }
+        }
+        let is_service =
+            |address| self.hosts.keys().any(|netns| self.ipvs_service(*netns, address).is_some());
+        match (is_service(flow.src), is_service(flow.dst)) {
+            (true, false) => return false,
+            (false, true) => return true,
+            _ => {}
+        }
+        let (low, high) = self
+            .hosts
+            .get(&netns)
+            .and_then(|host| host.tcp.local_port_range)
+            .unwrap_or(DEFAULT_PORT_RANGE);
+        let ephemeral = |port: u16| (low..=high).contains(&port);
+        match (ephemeral(flow.src.port()), ephemeral(flow.dst.port())) {
+            (true, false) => true,
+            (false, true) => false,
+            _ => flow.src.port() > flow.dst.port(),
+        }
+    }
+}
+
+/// One end's view of the connection.
+struct Side {
+    /// Initiator to responder.
+    flow: Flow,
+    /// This view is the initiator's own.
+    at_initiator: bool,
+}
+
+/// Whether a stack passes through a function (or the part of it that gcc split off).
+pub fn has(stack: &[Box<str>], function: &str) -> bool {
+    stack.iter().any(|name| {
+        name.strip_prefix(function).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+pub fn seconds(ns: Nanos) -> f64 {
+    ns as f64 / 1e9
+}

@@ -1,0 +1,209 @@
+//! Fixes as typed changes. Commands, persistent files, checks and undo lines are rendered from them,
+//! so they cannot disagree.
+
+use std::fmt::Write as _;
+
+use crate::host::NetnsReach;
+
+/// Who can make the change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FixOwner {
+    Application,
+    Pod,
+    Node,
+    KubeProxy,
+    Cloud,
+    Firewall,
+}
+
+impl FixOwner {
+    /// The contract's word for it.
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Application => "application",
+            Self::Pod => "pod",
+            Self::Node => "node",
+            Self::KubeProxy => "kube-proxy",
+            Self::Cloud => "cloud",
+            Self::Firewall => "firewall",
+        }
+    }
+}
+
+/// What may go wrong when it is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Risk {
+    Low,
+    Medium,
+}
+
+impl Risk {
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+        }
+    }
+}
+
+/// A network namespace, and how a person gets into it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Place {
+    /// `net.ns.inum`
+    pub netns: u32,
+    pub reach: NetnsReach,
+}
+
+impl Place {
+    /// Shell words to put before a command; `None` when nobody can be told how to get there, or when
+    /// the name has characters that do not belong in a command.
+    fn prefix(&self) -> Option<String> {
+        match &self.reach {
+            NetnsReach::Initial => Some(String::new()),
+            NetnsReach::Named(path) => {
+                let name = path.rsplit('/').next().filter(|name| is_plain(name))?;
+                Some(format!("ip netns exec {name} "))
+            }
+            NetnsReach::Docker(path) => {
+                is_plain(path).then(|| format!("nsenter --net={path} "))
+            }
+            NetnsReach::Process(pid) => Some(format!("nsenter --net=/proc/{pid}/ns/net ")),
+            NetnsReach::Unknown => None,
+        }
+    }
+
+    /// For a sentence: "on the host", "in netns web".
+    pub fn describe(&self) -> String {
+        match &self.reach {
+            NetnsReach::Initial => "on the host".into(),
+            NetnsReach::Named(path) | NetnsReach::Docker(path) => {
+                format!("in netns {}", path.rsplit('/').next().unwrap_or(path))
+            }
+            NetnsReach::Process(pid) => format!("in the netns of pid {pid}"),
+            NetnsReach::Unknown => format!("in netns {}", self.netns),
+        }
+    }
+}
+
+/// Text that may stand in a command: `[A-Za-z0-9._:/-]+`.
+pub fn is_plain(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/-".contains(&b))
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    Sysctl { place: Place, key: &'static str, from: Option<u64>, to: u64 },
+    /// The IPVS TCP timeout in seconds; the other two stay.
+    IpvsTimeout { place: Place, from_s: Option<u32>, to_s: u32 },
+    /// A socket option, set by the application.
+    SocketOption { code: String },
+    /// Something only a person can do.
+    Advice { text: String },
+}
+
+/// A set of changes that belong together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fix {
+    pub id: &'static str,
+    pub owner: FixOwner,
+    pub risk: Risk,
+    /// One sentence: what to do.
+    pub summary: String,
+    /// One sentence: why it ends the resets.
+    pub reason: String,
+    pub current: Option<String>,
+    pub wanted: Option<String>,
+    pub changes: Vec<Change>,
+}
+
+/// A file that keeps the change over a reboot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Persist {
+    pub path: String,
+    pub text: String,
+}
+
+impl Fix {
+    /// Lines to run or to write into the application, in order.
+    pub fn commands(&self) -> Vec<String> {
+        self.changes.iter().filter_map(Change::command).collect()
+    }
+
+    /// Lines that show whether it is in force.
+    pub fn verify(&self) -> Vec<String> {
+        self.changes.iter().filter_map(Change::verify).collect()
+    }
+
+    /// Lines that bring back the value found.
+    pub fn undo(&self) -> Vec<String> {
+        self.changes.iter().filter_map(Change::undo).collect()
+    }
+
+    /// The file for the initial namespace's values. Other namespaces are configured by whoever
+    /// creates them, so there is no file to name.
+    pub fn persist(&self) -> Option<Persist> {
+        let mut sysctls = String::new();
+        for change in &self.changes {
+            match change {
+                Change::Sysctl { place, key, to, .. } if place.reach == NetnsReach::Initial => {
+                    // Writing to a String cannot fail.
+                    let _ = writeln!(sysctls, "{key} = {to}");
+                }
+                Change::IpvsTimeout { place, to_s, .. } if place.reach == NetnsReach::Initial => {
+                    return Some(Persist {
+                        path: "/etc/systemd/system/ipvs-timeouts.service".into(),
+                        text: format!(
+                            "[Unit]\nDescription=IPVS timeouts (no sysctl holds them)\n\
+                             After=network-pre.target\n[Service]\nType=oneshot\n\
+                             ExecStart=/sbin/ipvsadm --set {to_s} 0 0\n\
+                             [Install]\nWantedBy=multi-user.target\n"
+                        ),
+                    });
+                }
+                _ => {}
+            }
+        }
+        (!sysctls.is_empty())
+            .then(|| Persist { path: "/etc/sysctl.d/90-rsttrace.conf".into(), text: sysctls })
+    }
+}
+
+impl Change {
+    fn command(&self) -> Option<String> {
+        match self {
+            Self::Sysctl { place, key, to, .. } => {
+                Some(format!("{}sysctl -w {key}={to}", place.prefix()?))
+            }
+            Self::IpvsTimeout { place, to_s, .. } => {
+                Some(format!("{}ipvsadm --set {to_s} 0 0", place.prefix()?))
+            }
+            Self::SocketOption { code } => Some(code.clone()),
+            Self::Advice { .. } => None,
+        }
+    }
+
+    fn verify(&self) -> Option<String> {
+        match self {
+            Self::Sysctl { place, key, .. } => Some(format!("{}sysctl {key}", place.prefix()?)),
+            Self::IpvsTimeout { place, .. } => {
+                Some(format!("{}ipvsadm -Ln --timeout", place.prefix()?))
+            }
+            Self::SocketOption { .. } => Some("ss -tno state established".into()),
+            Self::Advice { .. } => None,
+        }
+    }
+
+    fn undo(&self) -> Option<String> {
+        match self {
+            Self::Sysctl { place, key, from: Some(from), .. } => {
+                Some(format!("{}sysctl -w {key}={from}", place.prefix()?))
+            }
+            Self::IpvsTimeout { place, from_s: Some(from), .. } => {
+                Some(format!("{}ipvsadm --set {from} 0 0", place.prefix()?))
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! IPVS timeouts, switches and tables: generic netlink family "IPVS" (`linux/ip_vs.h`,
+//! `net/netfilter/ipvs/ip_vs_ctl.c`) and `/proc/sys/net/ipv4/vs`.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::netlink::Family;
+use super::nlmsg::{Attributes, attributes, leading, malformed, u16_of, u32_of};
+use super::state::{IpvsDestination, IpvsService, IpvsState};
+use super::sysctl::{flag, value};
+
+const IPVS_GENL_VERSION: u8 = 1;
+
+const IPVS_CMD_GET_SERVICE: u8 = 4;
+const IPVS_CMD_GET_DEST: u8 = 8;
+const IPVS_CMD_GET_CONFIG: u8 = 13;
+
+const IPVS_CMD_ATTR_SERVICE: u16 = 1;
+const IPVS_CMD_ATTR_DEST: u16 = 2;
+const IPVS_CMD_ATTR_TIMEOUT_TCP: u16 = 4;
+const IPVS_CMD_ATTR_TIMEOUT_TCP_FIN: u16 = 5;
+const IPVS_CMD_ATTR_TIMEOUT_UDP: u16 = 6;
+
+const IPVS_SVC_ATTR_AF: u16 = 1;
+const IPVS_SVC_ATTR_PROTOCOL: u16 = 2;
+const IPVS_SVC_ATTR_ADDR: u16 = 3;
+const IPVS_SVC_ATTR_PORT: u16 = 4;
+const IPVS_SVC_ATTR_FWMARK: u16 = 5;
+const IPVS_SVC_ATTR_SCHED_NAME: u16 = 6;
+
+const IPVS_DEST_ATTR_ADDR: u16 = 1;
+const IPVS_DEST_ATTR_PORT: u16 = 2;
+const IPVS_DEST_ATTR_WEIGHT: u16 = 4;
+const IPVS_DEST_ATTR_ADDR_FAMILY: u16 = 11;
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+/// A node has thousands of services and each costs one dump; beyond this the table is unknown.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Reads the calling thread's network namespace; `None` while ip_vs is not loaded.
+pub(super) fn read() -> Option<IpvsState> {
+    // Asking netlink for an unknown family would make the kernel load ip_vs. Its proc file tells
+    // whether it is there.
+    if !Path::new("/proc/thread-self/net/ip_vs").exists() {
+        return None;
+    }
+    let mut state = IpvsState {
+        expire_nodest_conn: flag("ipv4/vs/expire_nodest_conn"),
+        conntrack: flag("ipv4/vs/conntrack"),
+        sloppy_tcp: flag("ipv4/vs/sloppy_tcp"),
+        conn_reuse_mode: value("ipv4/vs/conn_reuse_mode"),
+        drop_entry: value("ipv4/vs/drop_entry"),
+        secure_tcp: value("ipv4/vs/secure_tcp"),
+        ..IpvsState::default()
+    };
+    if let Ok(mut ipvs) = Family::connect("IPVS", IPVS_GENL_VERSION, Instant::now() + PATIENCE) {
+        // Neither answer depends on the other: keep what we get.
+        let _ = read_timeouts(&mut ipvs, &mut state);
+        state.services = read_services(&mut ipvs).ok();
+    }
+    Some(state)
+}
+
+fn read_timeouts(ipvs: &mut Family, state: &mut IpvsState) -> io::Result<()> {
+    ipvs.request(IPVS_CMD_GET_CONFIG, &Attributes::default(), &mut |reply| {
+        timeouts(reply, state)
+    })
+}
+
+fn timeouts(reply: &[u8], state: &mut IpvsState) -> io::Result<()> {
+    for attribute in attributes(reply) {
+        let (kind, payload) = attribute?;
+        let timeout = match kind {
+            IPVS_CMD_ATTR_TIMEOUT_TCP => &mut state.timeout_tcp_s,
+            IPVS_CMD_ATTR_TIMEOUT_TCP_FIN => &mut state.timeout_tcpfin_s,
+            IPVS_CMD_ATTR_TIMEOUT_UDP => &mut state.timeout_udp_s,
+            _ => continue,
+        };
+        *timeout = Some(u32_of(payload)?);
+    }
+    Ok(())
+}
+
+fn read_services(ipvs: &mut Family) -> io::Result<Vec<IpvsService>> {
+    let mut services = Vec::new();
+    ipvs.dump(IPVS_CMD_GET_SERVICE, &Attributes::default(), &mut |reply| {
+        services.push(service(nested(reply, IPVS_CMD_ATTR_SERVICE)?)?);
+        Ok(())
+    })?;
+    for service in &mut services {
+        let mut which = Attributes::default();
+        which.put_nested(IPVS_CMD_ATTR_SERVICE, &service_key(service));
+        let family = family_of(service.ip);
+        let destinations = &mut service.destinations;
+        ipvs.dump(IPVS_CMD_GET_DEST, &which, &mut |reply| {
+            destinations.push(destination(nested(reply, IPVS_CMD_ATTR_DEST)?, family)?);
+            Ok(())
+        })?;
+        destinations.sort_unstable_by_key(|d| (d.ip, d.port));
+    }
+    // The kernel's order is that of its hash table, which differs from boot to boot.
+    services.sort_unstable_by_key(|s| (s.ip, s.port, s.protocol, s.fwmark));
+    Ok(services)
+}
+
+/// How the kernel finds a service again (`ip_vs_genl_parse_service`).
+fn service_key(service: &IpvsService) -> Attributes {
+    let mut key = Attributes::default();
+    key.put(IPVS_SVC_ATTR_AF, &family_of(service.ip).to_ne_bytes());
+    if service.fwmark != 0 {
+        key.put(IPVS_SVC_ATTR_FWMARK, &service.fwmark.to_ne_bytes());
+    } else {
+        key.put(
+            IPVS_SVC_ATTR_PROTOCOL,
+            &u16::from(service.protocol).to_ne_bytes(),
+        );
+        key.put(IPVS_SVC_ATTR_ADDR, &union_of(service.ip));
+        key.put(IPVS_SVC_ATTR_PORT, &service.port.to_be_bytes());
+    }
+    key
+}
+
+fn service(bytes: &[u8]) -> io::Result<IpvsService> {
+    let (mut family, mut address) = (None, None);
+    let (mut port, mut fwmark, mut protocol, mut scheduler) = (0, 0, 0, String::new());
+    for attribute in attributes(bytes) {
+        let (kind, payload) = attribute?;
+        match kind {
+            IPVS_SVC_ATTR_AF => family = Some(u16_of(payload)?),
+            IPVS_SVC_ATTR_PROTOCOL => protocol = protocol_of(u16_of(payload)?)?,
+            IPVS_SVC_ATTR_ADDR => address = Some(payload),
+            IPVS_SVC_ATTR_PORT => port = u16::from_be_bytes(leading(payload)?),
+            IPVS_SVC_ATTR_FWMARK => fwmark = u32_of(payload)?,
+            IPVS_SVC_ATTR_SCHED_NAME => scheduler = name(payload),
+            _ => {}
+        }
+    }
+    let family = family.ok_or_else(|| malformed("service without family"))?;
+    // A firewall mark has no address of its own, only a family.
+    let ip = ip_of(family, address.unwrap_or(&[0; 16]))?;
+    Ok(IpvsService {
+        ip,
+        port,
+        fwmark,
+        protocol,
+        scheduler,
+        destinations: Vec::new(),
+    })
+}
+
+/// A tunnelled destination may be of another family than its service, and says so.
+fn destination(bytes: &[u8], mut family: u16) -> io::Result<IpvsDestination> {
+    let (mut address, mut port, mut weight) = (None, 0, 0);
+    for attribute in attributes(bytes) {
+        let (kind, payload) = attribute?;
+        match kind {
+            IPVS_DEST_ATTR_ADDR => address = Some(payload),
+            IPVS_DEST_ATTR_PORT => port = u16::from_be_bytes(leading(payload)?),
+            IPVS_DEST_ATTR_WEIGHT => weight = u32_of(payload)?,
+            IPVS_DEST_ATTR_ADDR_FAMILY => family = u16_of(payload)?,
+            _ => {}
+        }
+    }
+    let address = address.ok_or_else(|| malformed("destination without address"))?;
+    Ok(IpvsDestination {
+        ip: ip_of(family, address)?,
+        port,
+        weight,
+    })
+}
+
+fn nested(reply: &[u8], wanted: u16) -> io::Result<&[u8]> {
+    for attribute in attributes(reply) {
+        let (kind, payload) = attribute?;
+        if kind == wanted {
+            return Ok(payload);
+        }
+    }
+    Err(malformed("no table entry"))
+}
+
+/// `union nf_inet_addr`: 16 bytes, of which IPv4 uses the first four.
+fn ip_of(family: u16, address: &[u8]) -> io::Result<IpAddr> {
+    match family {
+        AF_INET => Ok(Ipv4Addr::from(leading::<4>(address)?).into()),
+        AF_INET6 => Ok(Ipv6Addr::from(leading::<16>(address)?).into()),
+        _ => Err(malformed("address family")),
+    }
+}
+
+fn union_of(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        }
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
+fn family_of(ip: IpAddr) -> u16 {
+    if ip.is_ipv4() { AF_INET } else { AF_INET6 }
+}
+
+fn protocol_of(number: u16) -> io::Result<u8> {
+    u8::try_from(number).map_err(|_| malformed("protocol"))
+}
+
+/// A name with the terminating zero that netlink strings have.
+fn name(payload: &[u8]) -> String {
+    let end = payload
+        .iter()
+        .position(|&b| b == 0)
+        .unwrap_or(payload.len());
+    String::from_utf8_lossy(&payload[..end]).into_owned()
+}
+
+#[cfg(test)]
+#[path = "ipvs_tests.rs"]
+mod tests;

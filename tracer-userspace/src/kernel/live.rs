@@ -1,0 +1,362 @@
+//! The live source: ring buffer and host state to events, in time order.
+//!
+//! Records of several CPUs are put in order within a short window, here and not in the correlator, so
+//! that a recorded stream has the order in which it was judged. Host state is read when a record asks
+//! for it and follows that record in the stream.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use tokio::io::{Interest, unix::AsyncFd};
+use tracer_common::wire::{COUNTER_LOST, COUNTER_UNREADABLE, KIND_LAST};
+
+use super::{
+    attach::{AttachOptions, Attached, Refused, attach},
+    facts,
+    manifest::Manifest,
+    permission,
+    plan::{self, load_kernel_btf},
+    signal,
+    symbols::KernelSymbols,
+};
+use crate::{
+    decode::{Kernel, decode},
+    event::{Body, Event, Nanos, Session, SignalCoverage},
+    host::Host,
+};
+
+/// The eBPF object of this build; empty when it was built without `cargo xtask build`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer"));
+
+/// Modules whose types the object's facts name.
+const MODULES: [&str; 2] = ["ip_vs", "nf_conntrack"];
+
+/// Records of other CPUs are at most this late: a record is stamped, filled and committed in one go.
+const MERGE_WINDOW: Nanos = 20_000_000;
+
+/// State of a namespace in which something broke is read anew after this long.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// For a mere loss, which may never matter, older state will do.
+const STALE: Duration = Duration::from_secs(30);
+
+/// Host look-ups may take this share of a second, so that a storm of resets cannot hold up the ring.
+const LOOKUP_BUDGET: Duration = Duration::from_millis(300);
+
+/// Why tracing could not start, by exit code.
+#[derive(Debug)]
+pub enum StartError {
+    /// Exit code 3.
+    NotPermitted(anyhow::Error),
+    /// Exit code 4.
+    Unsupported(anyhow::Error),
+    /// Exit code 1.
+    Internal(anyhow::Error),
+}
+
+/// What decoding needs to know of this kernel.
+struct RunningKernel {
+    hz: u64,
+    /// Loaded in the background: it takes a while and is not needed for attaching.
+    symbols: SymbolTable,
+    reasons: BTreeMap<u32, String>,
+}
+
+enum SymbolTable {
+    Loading(std::thread::JoinHandle<std::io::Result<KernelSymbols>>),
+    Loaded(KernelSymbols),
+    Unavailable,
+}
+
+impl SymbolTable {
+    fn start() -> Self {
+        Self::Loading(std::thread::spawn(|| KernelSymbols::load(Path::new("/"))))
+    }
+
+    fn wait(self) -> Self {
+        match self {
+            Self::Loading(thread) => match thread.join() {
+                Ok(Ok(symbols)) => Self::Loaded(symbols),
+                _ => Self::Unavailable,
+            },
+            done => done,
+        }
+    }
+}
+
+impl Kernel for RunningKernel {
+    fn hz(&self) -> u64 {
+        self.hz
+    }
+    fn symbol(&self, address: u64) -> Option<&str> {
+        match &self.symbols {
+            SymbolTable::Loaded(symbols) => symbols.lookup(address),
+            _ => None,
+        }
+    }
+    fn reset_reason(&self, value: u32) -> Option<&str> {
+        let name = self.reasons.get(&value)?;
+        Some(name.strip_prefix("SK_RST_REASON_").unwrap_or(name))
+    }
+}
+
+/// The running tracer.
+pub struct Live {
+    ring: AsyncFd<RingBuf<MapData>>,
+    counters: PerCpuArray<MapData, u64>,
+    /// Keeps programs attached.
+    _ebpf: aya::Ebpf,
+    kernel: RunningKernel,
+    host: Host,
+    pending: Vec<Event>,
+    owners: HashMap<u64, ()>,
+    budget: Budget,
+    undecodable: u64,
+    pub session: Session,
+    pub refused: Vec<Refused>,
+}
+
+/// How much of the current second went into look-ups.
+struct Budget {
+    second: Nanos,
+    spent: Duration,
+}
+
+/// CLOCK_MONOTONIC, nanoseconds: the clock of `bpf_ktime_get_ns`.
+pub fn now() -> Nanos {
+    nanos(rustix::time::ClockId::Monotonic)
+}
+
+fn nanos(clock: rustix::time::ClockId) -> Nanos {
+    let time = rustix::time::clock_gettime(clock);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+impl Live {
+    /// Attaches everything this kernel can give.
+    ///
+    /// # Errors
+    /// [`StartError`] when tracing cannot start at all.
+    pub fn start(options: AttachOptions) -> Result<Self, StartError> {
+        use StartError::{Internal, NotPermitted, Unsupported};
+        let root = Path::new("/");
+        permission::check(root).map_err(|refusal| match refusal {
+            permission::Refusal::Missing { .. } => NotPermitted(refusal.into()),
+            permission::Refusal::Lockdown => Unsupported(refusal.into()),
+        })?;
+        if OBJECT.is_empty() {
+            return Err(Internal(anyhow::anyhow!(
+                "this build holds no eBPF object; build it with `cargo xtask build`"
+            )));
+        }
+        let symbols = SymbolTable::start();
+        let manifest = Manifest::from_elf(OBJECT)
+            .context("the embedded eBPF object is damaged")
+            .map_err(Internal)?;
+        let (vmlinux, modules) = load_kernel_btf(root, &MODULES)
+            .context("this kernel does not describe its types (no /sys/kernel/btf/vmlinux)")
+            .map_err(Unsupported)?;
+        let built_in = facts::apply(root, &vmlinux);
+        // Addresses are only needed for the way without kprobes; waiting for them costs time.
+        let symbols = if options.no_kprobes || !kprobes_exist() { symbols.wait() } else { symbols };
+        let known = match &symbols {
+            SymbolTable::Loaded(symbols) => Some(symbols),
+            _ => None,
+        };
+        let facts = plan::resolve(&manifest, &vmlinux, &modules, built_in, known);
+        let reasons = facts.reason_names("sk_rst_reason").cloned().unwrap_or_default();
+        let attached = attach(OBJECT, &manifest, &facts, options).map_err(Internal)?;
+        if !can_see_a_reset(&attached.coverage) {
+            return Err(Unsupported(anyhow::anyhow!(
+                "no hook that sees a reset could be attached to this kernel: {}",
+                attached
+                    .refused
+                    .iter()
+                    .map(|refused| format!("{}: {}", refused.program, refused.why))
+                    .collect::<Vec<_>>()
+                    .join("; ")
+            )));
+        }
+        let host = Host::new().context("cannot read network namespaces").map_err(Internal)?;
+        let session = session(&host, &attached.coverage);
+        let Attached { ebpf, events, counters, refused, .. } = attached;
+        let ring = AsyncFd::with_interest(events, Interest::READABLE)
+            .context("cannot wait for the ring buffer")
+            .map_err(Internal)?;
+        Ok(Self {
+            ring,
+            counters,
+            _ebpf: ebpf,
+            kernel: RunningKernel { hz: u64::from(host.hz().unwrap_or(250)), symbols, reasons },
+            host,
+            pending: Vec::new(),
+            owners: HashMap::new(),
+            budget: Budget { second: 0, spent: Duration::ZERO },
+            undecodable: 0,
+            session,
+            refused,
+        })
+    }
+
+    /// The first event of the stream.
+    pub fn opening(&self) -> Event {
+        Event {
+            ts: now(),
+            netns: self.session.initial_netns,
+            body: Body::Session(Box::new(self.session.clone())),
+        }
+    }
+
+    /// Waits until the ring has records.
+    ///
+    /// # Errors
+    /// When the ring buffer cannot be polled.
+    pub async fn readable(&mut self) -> Result<()> {
+        self.ring.readable_mut().await?.clear_ready();
+        Ok(())
+    }
+
+    /// Takes everything out of the ring and returns, in order, the events older than the merge window.
+    pub fn drain(&mut self) -> Vec<Event> {
+        let mut fresh = Vec::new();
+        // Records are copied out at once: the kernel's space is free again when the item drops.
+        while let Some(item) = self.ring.get_mut().next() {
+            fresh.push(item.to_vec());
+        }
+        if !fresh.is_empty() {
+            let loading = std::mem::replace(&mut self.kernel.symbols, SymbolTable::Unavailable);
+            self.kernel.symbols = loading.wait();
+        }
+        for bytes in fresh {
+            match decode(&bytes, &self.kernel) {
+                Ok(event) => self.accept(event),
+                Err(_) => self.undecodable += 1,
+            }
+        }
+        self.release(now().saturating_sub(MERGE_WINDOW))
+    }
+
+    /// Everything that is left, at the end.
+    pub fn rest(&mut self) -> Vec<Event> {
+        let mut events = self.drain();
+        events.extend(self.release(Nanos::MAX));
+        events
+    }
+
+    fn release(&mut self, until: Nanos) -> Vec<Event> {
+        // Stable: host state has its record's time and stays behind it.
+        self.pending.sort_by_key(|event| event.ts);
+        let ready = self.pending.partition_point(|event| event.ts <= until);
+        self.pending.drain(..ready).collect()
+    }
+
+    /// Queues a record's event and the host state that belongs to it.
+    fn accept(&mut self, event: Event) {
+        let (ts, netns) = (event.ts, event.netns);
+        let (socket, max_age) = match &event.body {
+            Body::ResetSent(it) => {
+                let socket = it.socket.as_ref().filter(|_| it.trigger.is_none());
+                (socket.map(|socket| socket.inode), FRESH)
+            }
+            Body::ResetReceived(it) => (Some(it.socket.inode), FRESH),
+            Body::SocketError(it) => (Some(it.socket.inode), FRESH),
+            Body::NetfilterDrop(_) => (None, FRESH),
+            _ => (None, STALE),
+        };
+        self.pending.push(event);
+        if let Some(inode) = socket.filter(|inode| *inode != 0) {
+            self.look_up_owner(ts, netns, inode);
+        }
+        if netns != 0 {
+            self.look_up_netns(ts, netns, max_age);
+        }
+    }
+
+    fn look_up_owner(&mut self, ts: Nanos, netns: u32, inode: u64) {
+        const REMEMBERED: usize = 4096;
+        if self.owners.contains_key(&inode) || self.budget.is_spent() {
+            return;
+        }
+        let start = std::time::Instant::now();
+        let owner = self.host.owner(inode, netns);
+        self.budget.spent += start.elapsed();
+        if let Some(owner) = owner {
+            if self.owners.len() >= REMEMBERED {
+                self.owners.clear();
+            }
+            self.owners.insert(inode, ());
+            let body = Body::Owner { inode, owner: Box::new(owner) };
+            self.pending.push(Event { ts, netns, body });
+        }
+    }
+
+    fn look_up_netns(&mut self, ts: Nanos, netns: u32, max_age: Duration) {
+        if self.budget.is_spent() {
+            return;
+        }
+        let start = std::time::Instant::now();
+        let state = self.host.netns(netns, max_age);
+        self.budget.spent += start.elapsed();
+        if let Some(state) = state {
+            self.pending.push(Event { ts, netns, body: Body::Netns(Box::new(state)) });
+        }
+    }
+
+    /// Records lost because the ring was full, all kinds.
+    pub fn lost(&self) -> u64 {
+        (0..=u32::from(KIND_LAST)).map(|kind| self.counter(COUNTER_LOST + kind)).sum()
+    }
+
+    /// Kernel reads that failed, and records that could not be decoded.
+    pub fn unreadable(&self) -> u64 {
+        self.counter(COUNTER_UNREADABLE) + self.undecodable
+    }
+
+    fn counter(&self, slot: u32) -> u64 {
+        self.counters.get(&slot, 0).map_or(0, |per_cpu| per_cpu.iter().sum())
+    }
+}
+
+impl Budget {
+    fn is_spent(&mut self) -> bool {
+        let second = now() / 1_000_000_000;
+        if second != self.second {
+            *self = Self { second, spent: Duration::ZERO };
+        }
+        self.spent >= LOOKUP_BUDGET
+    }
+}
+
+fn can_see_a_reset(coverage: &[SignalCoverage]) -> bool {
+    coverage
+        .iter()
+        .any(|signal| signal::ESSENTIAL.contains(&signal.id.as_str()) && signal.way.is_some())
+}
+
+/// Whether the kernel offers kprobes through perf; without, every such attach would fail.
+fn kprobes_exist() -> bool {
+    Path::new("/sys/bus/event_source/devices/kprobe").exists()
+}
+
+fn session(host: &Host, coverage: &[SignalCoverage]) -> Session {
+    use std::os::linux::fs::MetadataExt as _;
+    let wall = nanos(rustix::time::ClockId::Realtime);
+    let initial_netns = std::fs::metadata("/proc/1/ns/net")
+        .ok()
+        .and_then(|meta| u32::try_from(meta.st_ino()).ok())
+        .unwrap_or(0);
+    Session {
+        boot_id: host.boot_id().unwrap_or_default(),
+        hostname: host.hostname(),
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        initial_netns,
+        wall_offset_ns: i64::try_from(wall.saturating_sub(now())).unwrap_or(0),
+        coverage: coverage.to_vec(),
+    }
+}

@@ -1,0 +1,13 @@
+//! The running kernel: what it has ([`btf`], [`symbols`]), what our object wants ([`manifest`]), how the
+//! two meet ([`plan`], [`facts`]), what we attach for which purpose ([`signal`], [`attach`]), and the
+//! stream of events ([`live`]).
+
+pub mod attach;
+pub mod btf;
+pub mod facts;
+pub mod live;
+pub mod manifest;
+pub mod permission;
+pub mod plan;
+pub mod signal;
+pub mod symbols;

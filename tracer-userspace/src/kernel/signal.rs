@@ -1,0 +1,137 @@
+//! The signals: what we want to know of the kernel, and the ways to know it, best first.
+//!
+//! The ELF says which programs exist and what they need; this list says which of them together make
+//! up a signal, and what stays invisible otherwise. `live` attaches from it, `doctor` explains it.
+
+/// One thing worth knowing.
+pub struct Signal {
+    pub id: &'static str,
+    pub title: &'static str,
+    /// Tried in order; the first whose hooks all attach is used.
+    pub ways: &'static [Way],
+    /// What nobody can see when no way works.
+    pub blind: &'static str,
+}
+
+/// A set of hooks that together give a signal.
+pub struct Way {
+    /// Hook names of the ELF; each is attached by the first of its programs that this kernel takes.
+    pub hooks: &'static [&'static str],
+    /// A fact (see `manifest.rs`) that this kernel must have.
+    pub needs: Option<&'static str>,
+    /// What this way does not show, in a sentence.
+    pub blind: Option<&'static str>,
+}
+
+const fn way(hooks: &'static [&'static str]) -> Way {
+    Way { hooks, needs: None, blind: None }
+}
+
+impl Way {
+    const fn needs(self, fact: &'static str) -> Self {
+        Self { needs: Some(fact), ..self }
+    }
+    const fn blind(self, sentence: &'static str) -> Self {
+        Self { blind: Some(sentence), ..self }
+    }
+}
+
+/// Without one of these no reset can be seen at all.
+pub const ESSENTIAL: [&str; 2] = ["reset_sent", "reset_received"];
+
+/// Every signal, in the order in which `doctor` tells them.
+pub const ALL: &[Signal] = &[
+    Signal {
+        id: "reset_sent",
+        title: "a reset leaves this host, and why",
+        ways: &[
+            way(&["tcp_send_reset"]).needs("ARG_OF_btf_trace_tcp_send_reset_DOT_sk_rst_reason"),
+            way(&["tcp_send_reset", "tcp_v4_send_reset", "tcp_v6_send_reset"]),
+            way(&["tcp_send_reset", "tcp_v4_send_reset"])
+                .blind("IPv6 resets for packets without a socket are not seen"),
+            way(&["tcp_send_reset"]).blind(
+                "resets for packets without a socket are not seen (this kernel's tracepoint leaves \
+                 them out, and it has no kprobes): lost IPVS and conntrack state looks like a remote \
+                 reset",
+            ),
+        ],
+        blind: "resets that this host sends are not seen",
+    },
+    Signal {
+        id: "reset_received",
+        title: "a socket of this host accepts a reset",
+        ways: &[
+            way(&["tcp_reset"]).needs("ARG_OF_tcp_reset_DOT_sk_buff"),
+            way(&["tcp_receive_reset"]).blind(
+                "the ACK bit and TTL of a received reset are not readable: peer_aborted and \
+                 peer_state_lost cannot be told apart",
+            ),
+        ],
+        blind: "resets that sockets of this host receive are not seen",
+    },
+    Signal {
+        id: "socket_error",
+        title: "a socket is given an error",
+        ways: &[way(&["inet_sk_error_report"]), way(&["inet_sock_set_state"])],
+        blind: "timeouts are not seen: keepalive_exhausted, retransmission_timeout, user_timeout",
+    },
+    Signal {
+        id: "socket_end",
+        title: "who closed a connection",
+        ways: &[way(&["inet_sock_set_state"])],
+        blind: "who closed a connection before a later packet met nothing is not known",
+    },
+    Signal {
+        id: "ipvs_end",
+        title: "an IPVS entry ends",
+        ways: &[
+            way(&["ip_vs_conn_expire", "ip_vs_conn_expire_now"])
+                .needs("OFFSET_OF_ip_vs_conn_DOT_timer"),
+            way(&["timer_expire_entry"]).needs("ADDRESS_OF_ip_vs_conn_expire").blind(
+                "IPVS entries that end by a server's removal or the drop_entry defence are not seen, \
+                 only those that run out",
+            ),
+        ],
+        blind: "IPVS entries ending are not seen (ip_vs is not loaded, or cannot be hooked): \
+                ipvs_idle_expired can only be inferred",
+    },
+    Signal {
+        id: "conntrack_end",
+        title: "a conntrack entry ends, and by whom",
+        ways: &[way(&["nf_ct_delete"])],
+        blind: "conntrack entries ending are not seen: conntrack_idle_expired and conntrack_deleted \
+                cannot be told",
+    },
+    Signal {
+        id: "conntrack_full",
+        title: "a full conntrack table drops a packet",
+        ways: &[
+            way(&["early_drop", "kfree_skb"]),
+            way(&["kfree_skb_netfilter"])
+                .needs("VALUE_OF_skb_drop_reason_DOT_SKB_DROP_REASON_NETFILTER_DROP")
+                .blind(
+                    "a full conntrack table is told from a DROP rule by the table's count only, at the \
+                     price of looking at every dropped packet",
+                ),
+        ],
+        blind: "packets dropped by a full conntrack table are not seen",
+    },
+    Signal {
+        id: "firewall_reset",
+        title: "a firewall rule answers with a reset",
+        ways: &[
+            way(&["nf_send_reset", "nf_send_reset6"]),
+            way(&["nf_send_reset"])
+                .blind("IPv6 reject rules are not seen (nf_reject_ipv6 is not loaded)"),
+            way(&["nf_send_reset6"])
+                .blind("IPv4 reject rules are not seen (nf_reject_ipv4 is not loaded)"),
+            way(&["kfree_skb_netfilter"])
+                .needs("VALUE_OF_skb_drop_reason_DOT_SKB_DROP_REASON_NETFILTER_DROP")
+                .blind(
+                    "a firewall's reset is inferred from the drop of the packet it answers, and only \
+                     when its receiver is on this host",
+                ),
+        ],
+        blind: "resets by firewall rules are not seen (no reject rule has loaded nf_reject_ipv4)",
+    },
+];

@@ -1,0 +1,31 @@
+//! `rsttrace`: why was this connection reset, and what do I change so it stops?
+//!
+//! Reading order, which is the way of the data:
+//!
+//! * [`kernel`] asks the running kernel what it can show (BTF, symbols), attaches the hooks and reads
+//!   their records; [`host`] reads what only user space sees (namespaces, sysctls, IPVS, owners).
+//! * [`decode`] turns bytes into [`event`]s.
+//! * [`case`] gathers the events of one connection, [`memory`] keeps what died before, [`evidence`]
+//!   puts both side by side, [`cause`] judges, [`correlator`] drives it and makes [`incident`]s with
+//!   [`fix`]es.
+//! * [`out`] shows them; [`cli`], [`filter`] and [`cmd`] are the command line.
+//!
+//! The layer rule: only `kernel/attach.rs` and `kernel/live.rs` name aya, and everything from
+//! `decode` to `fix` is pure — no clock, no I/O, no environment — so that a recorded stream gives the
+//! same verdicts anywhere. `cargo xtask check` enforces it.
+
+pub mod case;
+pub mod cause;
+//pub mod cli;
+//pub mod cmd;
+pub mod correlator;
+pub mod decode;
+pub mod event;
+pub mod evidence;
+//pub mod filter;
+pub mod fix;
+pub mod host;
+pub mod incident;
+pub mod kernel;
+pub mod memory;
+//pub mod out;
