@@ -118,7 +118,11 @@ pub struct SocketEnd {
     /// The transition seen: ESTABLISHED -> FIN_WAIT1, for example.
     pub old_state: u8,
     pub new_state: u8,
-    pub pad: [u8; 6],
+    /// 1 when the application had let go of the socket (SOCK_DEAD).
+    pub dead: u8,
+    pub pad: u8,
+    /// `sk_err`: the error it ended with, 0 for a close.
+    pub err: u32,
 }
 
 /// `via` of a [`ResetSent`]: the `tcp_send_reset` tracepoint.

@@ -134,14 +134,31 @@ impl Record {
         }
     }
 
-    /// Sequence number and time of the reset this record is about.
-    fn reset(&self) -> Option<(u32, Nanos)> {
-        match self {
-            Self::Sent(at) => at.it.seq().map(|seq| (seq, at.ts)),
-            Self::Received(at) => Some((at.it.seq(), at.ts)),
-            Self::Error(_) | Self::Drop(_) => None,
-        }
-        .filter(|(seq, _)| *seq != 0)
+    /// The reset this record is about.
+    fn reset(&self) -> Option<Reset> {
+        let (sent, seq, ts) = match self {
+            Self::Sent(at) => (true, at.it.seq()?, at.ts),
+            Self::Received(at) => (false, at.it.seq(), at.ts),
+            Self::Error(_) | Self::Drop(_) => return None,
+        };
+        (seq != 0).then_some(Reset { sent, seq, ts })
+    }
+}
+
+/// A reset, as one of its ends saw it.
+#[derive(Clone, Copy, Debug)]
+struct Reset {
+    sent: bool,
+    seq: u32,
+    ts: Nanos,
+}
+
+impl Reset {
+    /// One was sent, the other received, and they are the same segment.
+    fn pairs_with(self, other: Self) -> bool {
+        self.sent != other.sent
+            && self.seq == other.seq
+            && self.ts.abs_diff(other.ts) < SAME_RESET_NS
     }
 }
 
@@ -152,7 +169,7 @@ pub struct Identity {
     anchors: Vec<Anchor>,
     /// Namespace and socket.
     sockets: Vec<(u32, u64)>,
-    resets: Vec<(u32, Nanos)>,
+    resets: Vec<Reset>,
 }
 
 impl Identity {
@@ -205,12 +222,15 @@ impl Identity {
             // Addresses of sockets are reused; a cleared tuple (disconnect) cannot object.
             return anchors_fit || record.flow().is_none();
         }
-        if let Some((seq, ts)) = record.reset()
-            && self.resets.iter().any(|(s, t)| *s == seq && t.abs_diff(ts) < SAME_RESET_NS)
+        if !anchors_fit {
+            return false;
+        }
+        if let Some(reset) = record.reset()
+            && self.resets.iter().any(|known| known.pairs_with(reset))
         {
             return true;
         }
-        anchors_fit && record.flow().is_some_and(|flow| self.flows.contains(&flow.key()))
+        record.flow().is_some_and(|flow| self.flows.contains(&flow.key()))
     }
 }
 

@@ -21,6 +21,8 @@ use crate::{
 
 mod describe;
 mod event_id;
+#[cfg(test)]
+mod tests;
 
 /// How long a case waits for its other records. Effects precede causes by microseconds, and state
 /// that RCU frees follows within 100 ms; an incident must be printed within 1 s.
@@ -169,7 +171,9 @@ impl Correlator {
                 into.merge(case);
                 *known = known.or(follows);
             }
-            self.open[first].0.add(record);
+            let case = &mut self.open[first].0;
+            case.add(record);
+            add_aliases(&self.memory, case);
             return;
         }
         let follows = self
@@ -183,25 +187,26 @@ impl Correlator {
             self.counters.absorbed += 1;
             return;
         }
-        self.open.push((Case::open(record), follows));
+        let mut case = Case::open(record);
+        add_aliases(&self.memory, &mut case);
+        let place = self.open.partition_point(|(open, _)| open.opened <= case.opened);
+        self.open.insert(place, (case, follows));
     }
 
     /// Judges the cases that have settled by `now`.
     pub fn tick(&mut self, now: Nanos) -> Vec<Incident> {
-        let mut done = Vec::new();
+        // They are in the order of their opening, so those that have settled come first.
         let excess = self.open.len().saturating_sub(OPEN);
-        let mut index = 0;
-        let mut kept = Vec::with_capacity(self.open.len());
-        for entry in std::mem::take(&mut self.open) {
-            if index < excess || entry.0.opened.saturating_add(SETTLE) <= now {
-                done.push(entry);
-            } else {
-                kept.push(entry);
-            }
-            index += 1;
-        }
-        self.open = kept;
+        let settled = self.open.partition_point(|(case, _)| {
+            case.opened.saturating_add(SETTLE) <= now
+        });
+        let done: Vec<_> = self.open.drain(..settled.max(excess)).collect();
         done.into_iter().filter_map(|(case, follows)| self.conclude(&case, follows)).collect()
+    }
+
+    /// No case is settling.
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty()
     }
 
     /// Judges everything that is still open.
@@ -215,8 +220,8 @@ impl Correlator {
             .and_then(|index| self.finished.get(index));
         let evidence =
             Evidence::new(case, &self.memory, &self.hosts, &self.session, self.started);
-        if first.is_some() && evidence.victim().is_none() {
-            // Only an answer to a retry: nobody new was hurt.
+        if first.is_some() && !evidence.victims().any(|(_, _, socket)| !socket.dead) {
+            // An answer to a retry, or to a socket nobody holds any more: nobody new was hurt.
             self.counters.absorbed += 1;
             return None;
         }
@@ -273,6 +278,16 @@ impl Finished {
             Record::Drop(_) => true,
             Record::Received(_) => false,
             Record::Error(at) => errno_name(at.it.socket.err) != Some("ECONNRESET"),
+        }
+    }
+}
+
+/// A lost entry knows the connection's tuples on both sides of NAT, by which its other end reports.
+fn add_aliases(memory: &Memory, case: &mut Case) {
+    let known = case.identity.flows().to_vec();
+    for loss in memory.of(&known) {
+        for key in loss.loss.keys() {
+            case.identity.add_flow(key);
         }
     }
 }

@@ -299,6 +299,7 @@ impl Decoder<'_> {
                 ts => Some(SocketEnd {
                     ts,
                     task: task(end.within(offset_of!(E, task)))?,
+                    err: end.u32(offset_of!(E, err))?,
                     old_state: end.u8(offset_of!(E, old_state))?,
                     new_state: end.u8(offset_of!(E, new_state))?,
                 }),
@@ -384,3 +385,6 @@ impl Decoder<'_> {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -173,7 +173,10 @@ impl Task {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketEnd {
     pub ts: Nanos,
+    /// Who closed it; a bystander when `err` is set, because errors come in softirq.
     pub task: Task,
+    /// The positive errno it ended with, 0 for a close.
+    pub err: u32,
     pub old_state: u8,
     pub new_state: u8,
 }

@@ -18,6 +18,7 @@ use crate::{
 pub const ECONNRESET: u32 = 104;
 pub const ETIMEDOUT: u32 = 110;
 pub const ECONNREFUSED: u32 = 111;
+/// See [`ECONNRESET`].
 pub const ECONNABORTED: u32 = 103;
 
 /// A loss and the packet it dooms can be one softirq apart, and stamps of segments are a jiffy

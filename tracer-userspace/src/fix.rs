@@ -131,6 +131,17 @@ impl Fix {
         self.changes.iter().filter_map(Change::command).collect()
     }
 
+    /// What only a person can do, in sentences.
+    pub fn advice(&self) -> Vec<String> {
+        self.changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Advice { text } => Some(text.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// Lines that show whether it is in force.
     pub fn verify(&self) -> Vec<String> {
         self.changes.iter().filter_map(Change::verify).collect()

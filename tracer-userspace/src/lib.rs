@@ -16,16 +16,18 @@
 
 pub mod case;
 pub mod cause;
-//pub mod cli;
-//pub mod cmd;
+pub mod cli;
+pub mod cmd;
 pub mod correlator;
 pub mod decode;
 pub mod event;
 pub mod evidence;
-//pub mod filter;
+pub mod filter;
 pub mod fix;
 pub mod host;
 pub mod incident;
 pub mod kernel;
 pub mod memory;
-//pub mod out;
+#[cfg(test)]
+mod testing;
+pub mod out;

@@ -16,8 +16,8 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// Every tuple by which a later packet can meet this loss.
-    fn keys(&self) -> Vec<Flow> {
+    /// Every tuple by which a later packet can meet this loss: both sides of NAT.
+    pub fn keys(&self) -> Vec<Flow> {
         let mut keys = match self {
             Self::Ipvs(end) => vec![end.virtual_flow.key(), end.real_flow.key()],
             Self::Conntrack(end) => vec![end.original.key(), end.reply.key()],

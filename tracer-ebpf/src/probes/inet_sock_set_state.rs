@@ -67,7 +67,13 @@ pub fn inet_sock_set_state__rawtp(ctx: RawTracePointContext) -> i32 {
 fn remember(sk: u64, old: u8, new: u8) {
     const ESTABLISHED: u8 = 1;
     const CLOSE_WAIT: u8 = 8;
-    let mut key = Flow { src_addr: [0; 16], dst_addr: [0; 16], src_port: 0, dst_port: 0, pad: 0 };
+    let mut key = Flow {
+        src_addr: [0; 16],
+        dst_addr: [0; 16],
+        src_port: 0,
+        dst_port: 0,
+        pad: 0,
+    };
     // SAFETY: `key` and `end` are ours.
     unsafe { sock::fill_flow(&raw mut key, sk, true) };
     key.pad = sock::netns(sk);
@@ -80,6 +86,8 @@ fn remember(sk: u64, old: u8, new: u8) {
         (*end).ts_ns = bpf_ktime_get_ns();
         (*end).old_state = old;
         (*end).new_state = new;
+        (*end).dead = u8::from(sock::is_dead(sk));
+        (*end).err = sock::error(sk);
         task::fill(&raw mut (*end).task);
     }
     // A full map evicts its oldest: only ENOMEM can fail, and then there is nothing to recall.

@@ -63,7 +63,11 @@ pub fn ip_vs_conn_expire__kprobe(ctx: ProbeContext) -> u32 {
 /// An address of the entry, as 16 bytes.
 #[inline(always)]
 fn address(cp: u64, offset: u32, v6: bool) -> [u8; 16] {
-    if v6 { read_or_zero(cp, offset) } else { packet::mapped(read_or_zero(cp, offset)) }
+    if v6 {
+        read_or_zero(cp, offset)
+    } else {
+        packet::mapped(read_or_zero(cp, offset))
+    }
 }
 
 /// Emits an [`IpvsEnd`] for the entry whose timer this is, unless it is an orderly end or none.
@@ -101,8 +105,7 @@ pub fn report(ctx: &impl EbpfContext, timer: u64) -> Option<()> {
     let net: u64 = read_or_zero(ipvs, OFFSET_OF_netns_ipvs_DOT_net.load());
     emit::<IpvsEnd>(KIND_IPVS_END, packet::netns_of_net(net), |out| {
         let client = address(cp, OFFSET_OF_ip_vs_conn_DOT_caddr.load(), v6);
-        let client_port =
-            u16::from_be(read_or_zero(cp, OFFSET_OF_ip_vs_conn_DOT_cport.load()));
+        let client_port = u16::from_be(read_or_zero(cp, OFFSET_OF_ip_vs_conn_DOT_cport.load()));
         // SAFETY: `out` is the record's payload.
         unsafe {
             let virt = &raw mut (*out).virtual_flow;

@@ -8,9 +8,7 @@
 //! left: over veth or loopback the victim's events come first. Otherwise it is the packet that is
 //! answered, traced before the answer leaves.
 
-use aya_ebpf::{
-    EbpfContext, Global, macros::raw_tracepoint, programs::RawTracePointContext,
-};
+use aya_ebpf::{EbpfContext, Global, macros::raw_tracepoint, programs::RawTracePointContext};
 use tracer_common::{
     record::{ResetSent, VIA_TRACEPOINT},
     wire::{ABSENT, KIND_RESET_SENT},

@@ -37,7 +37,7 @@ fn answer<'a>(evidence: &Evidence<'a>) -> Option<(&'a At<ResetSent>, &'static st
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (at, where_) = answer(evidence)?;
-    let closer = at.it.end.as_ref().map(|end| {
+    let closer = at.it.end.as_ref().filter(|end| end.err == 0).map(|end| {
         let who = format!("{} (pid {})", end.task.comm, end.task.pid);
         let how = if end.task.exiting { "had exited" } else { "had closed it" };
         (format!("{who} {how}"), end.ts)

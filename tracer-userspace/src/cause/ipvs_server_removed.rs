@@ -34,7 +34,8 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let by_flush = removed(end);
     // Asked for by a packet that found its server gone; port reuse asks the same way, but only for
     // entries that are closing.
-    if !by_flush && !(end.forced && is_gone(evidence, loss.netns, end)) {
+    let by_packet = end.forced && is_gone(evidence, loss.netns, end);
+    if !by_flush && !by_packet {
         return None;
     }
     Some(

@@ -5,7 +5,7 @@ use crate::{
     event::SocketEnd,
     evidence::Evidence,
     fix::{Change, Fix, FixOwner, Risk},
-    incident::{Confidence, Finding},
+    incident::{Confidence, Finding, errno_name},
 };
 
 pub const CAUSE: Cause = Cause {
@@ -26,6 +26,16 @@ fn end<'a>(evidence: &Evidence<'a>) -> Option<&'a SocketEnd> {
     (end.ts.saturating_add(1_000_000_000) >= alive).then_some(end)
 }
 
+/// "nginx (pid 7) had closed its socket", "its socket had failed with ETIMEDOUT".
+fn ended(end: &SocketEnd) -> String {
+    if end.err != 0 {
+        let name = errno_name(end.err).map_or(format!("errno {}", end.err), str::to_owned);
+        return format!("its socket had failed with {name}");
+    }
+    let how = if end.task.exiting { "had exited" } else { "had closed its socket" };
+    format!("{} (pid {}) {how}", end.task.comm, end.task.pid)
+}
+
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if evidence.is_handshake() {
         return None;
@@ -33,17 +43,13 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let at = evidence.stateless()?;
     let here = at.it.trigger?.flow.dst;
     if let Some(end) = end(evidence) {
-        let who = format!("{} (pid {})", end.task.comm, end.task.pid);
         let before = human_s(evidence.age_s(end.ts));
+        let how = ended(end);
         return Some(
-            Verdict::new(
-                Confidence::Correlated,
-                format!("{who} had closed its socket {before} before"),
-            )
-            .finding(Finding {
-                kind: "socket_closed",
+            Verdict::new(Confidence::Correlated, format!("{how} {before} before")).finding(Finding {
+                kind: "socket_ended",
                 ts: end.ts,
-                summary: format!("the socket of this connection at {here} was closed by {who}"),
+                summary: format!("the socket of this connection at {here}: {how}"),
             }),
         );
     }

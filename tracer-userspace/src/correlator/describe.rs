@@ -250,7 +250,7 @@ fn owner(
     let closer = || {
         let at = evidence.sent()?;
         let task = match &at.it.end {
-            Some(end) if at.it.trigger.is_some() => &end.task,
+            Some(end) if at.it.trigger.is_some() && end.err == 0 => &end.task,
             _ if at.it.trigger.is_none() && !in_softirq(&at.it.stack) => &at.it.task,
             _ => return None,
         };

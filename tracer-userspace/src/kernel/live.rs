@@ -5,7 +5,8 @@
 //! for it and follows that record in the stream.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    cell::Cell,
+    collections::BTreeMap,
     path::Path,
     time::Duration,
 };
@@ -21,6 +22,7 @@ use super::{
     manifest::Manifest,
     permission,
     plan::{self, load_kernel_btf},
+    questions::Questions,
     signal,
     symbols::KernelSymbols,
 };
@@ -45,8 +47,12 @@ const FRESH: Duration = Duration::from_millis(500);
 /// For a mere loss, which may never matter, older state will do.
 const STALE: Duration = Duration::from_secs(30);
 
-/// Host look-ups may take this share of a second, so that a storm of resets cannot hold up the ring.
-const LOOKUP_BUDGET: Duration = Duration::from_millis(300);
+/// A verdict waits this much longer for host state that was asked for and has not come; together with
+/// the correlator's own wait it stays below the second in which an incident must be told.
+const PATIENCE: Nanos = 600_000_000;
+
+/// `CONFIG_HZ` of most distributions, where the clock's resolution does not tell.
+const DEFAULT_HZ: u32 = 250;
 
 /// Why tracing could not start, by exit code.
 #[derive(Debug)]
@@ -64,6 +70,10 @@ struct RunningKernel {
     hz: u64,
     /// Loaded in the background: it takes a while and is not needed for attaching.
     symbols: SymbolTable,
+    /// A stack passed an address of no known function: a module has been loaded since.
+    stale: Cell<bool>,
+    /// `/proc/modules` when the symbols were read.
+    modules: String,
     reasons: BTreeMap<u32, String>,
 }
 
@@ -78,6 +88,11 @@ impl SymbolTable {
         Self::Loading(std::thread::spawn(|| KernelSymbols::load(Path::new("/"))))
     }
 
+    /// What is loaded now; a longer list than at the last look means new functions.
+    fn modules() -> String {
+        std::fs::read_to_string("/proc/modules").unwrap_or_default()
+    }
+
     fn wait(self) -> Self {
         match self {
             Self::Loading(thread) => match thread.join() {
@@ -89,15 +104,40 @@ impl SymbolTable {
     }
 }
 
+impl RunningKernel {
+    fn wait_for_symbols(&mut self) {
+        let loading = std::mem::replace(&mut self.symbols, SymbolTable::Unavailable);
+        self.symbols = loading.wait();
+    }
+
+    /// Reads the symbols anew when a stack led into a module that was loaded since; whether it did.
+    fn take_new_modules(&mut self) -> bool {
+        if !self.stale.take() {
+            return false;
+        }
+        let modules = SymbolTable::modules();
+        if modules == self.modules {
+            return false;
+        }
+        self.modules = modules;
+        self.symbols = SymbolTable::start().wait();
+        true
+    }
+}
+
 impl Kernel for RunningKernel {
     fn hz(&self) -> u64 {
         self.hz
     }
     fn symbol(&self, address: u64) -> Option<&str> {
-        match &self.symbols {
-            SymbolTable::Loaded(symbols) => symbols.lookup(address),
-            _ => None,
+        let SymbolTable::Loaded(symbols) = &self.symbols else {
+            return None;
+        };
+        let name = symbols.lookup(address);
+        if name.is_none() {
+            self.stale.set(true);
         }
+        name
     }
     fn reset_reason(&self, value: u32) -> Option<&str> {
         let name = self.reasons.get(&value)?;
@@ -112,24 +152,21 @@ pub struct Live {
     /// Keeps programs attached.
     _ebpf: aya::Ebpf,
     kernel: RunningKernel,
-    host: Host,
+    questions: Questions,
     pending: Vec<Event>,
-    owners: HashMap<u64, ()>,
-    budget: Budget,
     undecodable: u64,
     pub session: Session,
     pub refused: Vec<Refused>,
 }
 
-/// How much of the current second went into look-ups.
-struct Budget {
-    second: Nanos,
-    spent: Duration,
-}
-
 /// CLOCK_MONOTONIC, nanoseconds: the clock of `bpf_ktime_get_ns`.
 pub fn now() -> Nanos {
     nanos(rustix::time::ClockId::Monotonic)
+}
+
+/// CLOCK_REALTIME, nanoseconds.
+pub fn wall() -> i64 {
+    i64::try_from(nanos(rustix::time::ClockId::Realtime)).unwrap_or(i64::MAX)
 }
 
 fn nanos(clock: rustix::time::ClockId) -> Nanos {
@@ -185,19 +222,20 @@ impl Live {
         }
         let host = Host::new().context("cannot read network namespaces").map_err(Internal)?;
         let session = session(&host, &attached.coverage);
+        let hz = u64::from(host.hz().unwrap_or(DEFAULT_HZ));
         let Attached { ebpf, events, counters, refused, .. } = attached;
-        let ring = AsyncFd::with_interest(events, Interest::READABLE)
+        // SAFETY: the ring buffer owns its descriptor and keeps it open until it is dropped.
+        let ring = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
+            .map_err(std::io::Error::from)
             .context("cannot wait for the ring buffer")
             .map_err(Internal)?;
         Ok(Self {
             ring,
             counters,
             _ebpf: ebpf,
-            kernel: RunningKernel { hz: u64::from(host.hz().unwrap_or(250)), symbols, reasons },
-            host,
+            kernel: RunningKernel { hz, symbols, stale: Cell::new(false), modules: SymbolTable::modules(), reasons },
+            questions: Questions::ask(host).map_err(Internal)?,
             pending: Vec::new(),
-            owners: HashMap::new(),
-            budget: Budget { second: 0, spent: Duration::ZERO },
             undecodable: 0,
             session,
             refused,
@@ -213,13 +251,25 @@ impl Live {
         }
     }
 
-    /// Waits until the ring has records.
+    /// Waits until the ring has records or the host has answered.
     ///
     /// # Errors
     /// When the ring buffer cannot be polled.
     pub async fn readable(&mut self) -> Result<()> {
-        self.ring.readable_mut().await?.clear_ready();
+        tokio::select! {
+            guard = self.ring.readable_mut() => guard?.clear_ready(),
+            event = self.questions.answered() => self.pending.push(event),
+        }
         Ok(())
+    }
+
+    /// The time up to which cases may be judged: now, unless the host still owes answers.
+    pub fn judging_time(&self) -> Nanos {
+        let now = now();
+        match self.questions.oldest() {
+            Some(asked) => asked.max(now.saturating_sub(PATIENCE)).min(now),
+            None => now,
+        }
     }
 
     /// Takes everything out of the ring and returns, in order, the events older than the merge window.
@@ -229,14 +279,18 @@ impl Live {
         while let Some(item) = self.ring.get_mut().next() {
             fresh.push(item.to_vec());
         }
+        self.pending.extend(self.questions.answers());
         if !fresh.is_empty() {
-            let loading = std::mem::replace(&mut self.kernel.symbols, SymbolTable::Unavailable);
-            self.kernel.symbols = loading.wait();
-        }
-        for bytes in fresh {
-            match decode(&bytes, &self.kernel) {
-                Ok(event) => self.accept(event),
-                Err(_) => self.undecodable += 1,
+            self.kernel.wait_for_symbols();
+            let mut decoded: Vec<_> = fresh.iter().map(|bytes| decode(bytes, &self.kernel)).collect();
+            if self.kernel.take_new_modules() {
+                decoded = fresh.iter().map(|bytes| decode(bytes, &self.kernel)).collect();
+            }
+            for event in decoded {
+                match event {
+                    Ok(event) => self.accept(event),
+                    Err(_) => self.undecodable += 1,
+                }
             }
         }
         self.release(now().saturating_sub(MERGE_WINDOW))
@@ -271,41 +325,16 @@ impl Live {
         };
         self.pending.push(event);
         if let Some(inode) = socket.filter(|inode| *inode != 0) {
-            self.look_up_owner(ts, netns, inode);
+            self.questions.owner(ts, netns, inode);
         }
         if netns != 0 {
-            self.look_up_netns(ts, netns, max_age);
+            self.questions.netns(ts, netns, max_age);
         }
     }
 
-    fn look_up_owner(&mut self, ts: Nanos, netns: u32, inode: u64) {
-        const REMEMBERED: usize = 4096;
-        if self.owners.contains_key(&inode) || self.budget.is_spent() {
-            return;
-        }
-        let start = std::time::Instant::now();
-        let owner = self.host.owner(inode, netns);
-        self.budget.spent += start.elapsed();
-        if let Some(owner) = owner {
-            if self.owners.len() >= REMEMBERED {
-                self.owners.clear();
-            }
-            self.owners.insert(inode, ());
-            let body = Body::Owner { inode, owner: Box::new(owner) };
-            self.pending.push(Event { ts, netns, body });
-        }
-    }
-
-    fn look_up_netns(&mut self, ts: Nanos, netns: u32, max_age: Duration) {
-        if self.budget.is_spent() {
-            return;
-        }
-        let start = std::time::Instant::now();
-        let state = self.host.netns(netns, max_age);
-        self.budget.spent += start.elapsed();
-        if let Some(state) = state {
-            self.pending.push(Event { ts, netns, body: Body::Netns(Box::new(state)) });
-        }
+    /// Nothing waits for the merge window or the host.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty() && self.questions.oldest().is_none()
     }
 
     /// Records lost because the ring was full, all kinds.
@@ -320,16 +349,6 @@ impl Live {
 
     fn counter(&self, slot: u32) -> u64 {
         self.counters.get(&slot, 0).map_or(0, |per_cpu| per_cpu.iter().sum())
-    }
-}
-
-impl Budget {
-    fn is_spent(&mut self) -> bool {
-        let second = now() / 1_000_000_000;
-        if second != self.second {
-            *self = Self { second, spent: Duration::ZERO };
-        }
-        self.spent >= LOOKUP_BUDGET
     }
 }
 

@@ -9,5 +9,6 @@ pub mod live;
 pub mod manifest;
 pub mod permission;
 pub mod plan;
+mod questions;
 pub mod signal;
 pub mod symbols;

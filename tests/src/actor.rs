@@ -1,0 +1,255 @@
+//! What the programs of a scenario do with their sockets. Every wait has a deadline.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+use crate::netns::{Namespace, proc_net};
+
+/// How long anything may take that is bound to happen. Guests are emulated, and many scenarios share two processors.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+const POLL_EVERY: Duration = Duration::from_millis(50);
+
+fn tcp_socket(address: SocketAddr) -> Result<OwnedFd> {
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .context("make a TCP socket")?;
+    sockopt::set_socket_reuseaddr(&socket, true).context("set SO_REUSEADDR")?;
+    for timeout in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
+        sockopt::set_socket_timeout(&socket, timeout, Some(PATIENCE))
+            .context("set a socket timeout")?;
+    }
+    Ok(socket)
+}
+
+pub fn listen(at: &Namespace, on: SocketAddr) -> Result<TcpListener> {
+    at.enter(|| {
+        let socket = tcp_socket(on)?;
+        rustix::net::bind(&socket, &on).with_context(|| format!("bind {on}"))?;
+        rustix::net::listen(&socket, 128).with_context(|| format!("listen on {on}"))?;
+        Ok(TcpListener::from(socket))
+    })
+}
+
+pub fn accept(listener: &TcpListener) -> Result<TcpStream> {
+    let (stream, _) = listener.accept().context("accept a connection")?;
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .context("set a socket timeout")?;
+    Ok(stream)
+}
+
+/// Accepts from whichever of two listeners is asked; also its index.
+pub fn accept_either(listeners: [&TcpListener; 2]) -> Result<(TcpStream, usize)> {
+    let mut fds = listeners.map(|listener| PollFd::new(listener, PollFlags::IN));
+    poll(&mut fds, Some(&timespec(PATIENCE)?)).context("poll two listeners")?;
+    let index = fds
+        .iter()
+        .position(|fd| fd.revents().contains(PollFlags::IN));
+    let index = index.context("neither server was connected to")?;
+    Ok((accept(listeners[index])?, index))
+}
+
+pub fn connect(at: &Namespace, from: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
+    try_connect(at, from, to)?.with_context(|| format!("connect {from} to {to}"))
+}
+
+/// Connects where the connection attempt itself may be what fails.
+pub fn try_connect(
+    at: &Namespace,
+    from: SocketAddr,
+    to: SocketAddr,
+) -> Result<Result<TcpStream, Errno>> {
+    at.enter(|| {
+        let socket = tcp_socket(to)?;
+        rustix::net::bind(&socket, &from).with_context(|| format!("bind {from}"))?;
+        Ok(rustix::net::connect(&socket, &to).map(|()| TcpStream::from(socket)))
+    })
+}
+
+pub fn send(mut stream: &TcpStream, text: &str) -> Result<()> {
+    stream
+        .write_all(text.as_bytes())
+        .with_context(|| format!("send {text:?}"))
+}
+
+pub fn receive(mut stream: &TcpStream, text: &str) -> Result<()> {
+    let mut got = vec![0; text.len()];
+    stream
+        .read_exact(&mut got)
+        .with_context(|| format!("receive {text:?}"))?;
+    ensure!(
+        got == text.as_bytes(),
+        "received something else than {text:?}"
+    );
+    Ok(())
+}
+
+/// Reads up to the peer's orderly close.
+pub fn receive_end(mut stream: &TcpStream) -> Result<()> {
+    let mut rest = Vec::new();
+    stream
+        .read_to_end(&mut rest)
+        .context("read up to the peer's close")?;
+    ensure!(
+        rest.is_empty(),
+        "{} unexpected bytes before the peer's close",
+        rest.len()
+    );
+    Ok(())
+}
+
+/// As MySQL does: the server greets, the client asks, the server answers. The moment at which the connection went idle.
+pub fn talk(client: &TcpStream, server: &TcpStream) -> Result<Instant> {
+    let say = |from, to, text| -> Result<()> {
+        send(from, text)?;
+        receive(to, text)
+    };
+    say(server, client, "8.0.36 greeting\n").context("the server's greeting")?;
+    say(client, server, "SELECT 1;\n").context("the client's query")?;
+    say(server, client, "1 row\n").context("the server's answer")?;
+    // Sends the delayed acknowledgement now, so that the connection is idle from now on.
+    sockopt::set_tcp_quickack(client, true).context("set TCP_QUICKACK")?;
+    Ok(Instant::now())
+}
+
+/// Waits until the socket reports an error, and takes it. Works where `read` would say "end of file" first.
+pub fn wait_error(stream: &TcpStream) -> Result<Errno> {
+    let ready = wait(stream, PollFlags::empty()).context("wait for the socket's error")?;
+    ensure!(
+        !ready.is_empty(),
+        "no socket error within {} s",
+        PATIENCE.as_secs()
+    );
+    match sockopt::socket_error(stream).context("read SO_ERROR")? {
+        Err(errno) => Ok(errno),
+        Ok(()) => bail!("the connection ended without an error"),
+    }
+}
+
+/// Waits until data lies unread in the socket's queue.
+pub fn wait_unread(socket: impl AsFd) -> Result<()> {
+    let ready = wait(socket, PollFlags::IN).context("wait for unread data")?;
+    ensure!(
+        ready.contains(PollFlags::IN),
+        "no data came within {} s",
+        PATIENCE.as_secs()
+    );
+    Ok(())
+}
+
+fn wait(socket: impl AsFd, events: PollFlags) -> Result<PollFlags> {
+    let mut fds = [PollFd::new(&socket, events)];
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match poll(&mut fds, Some(&timespec(left)?)) {
+            Ok(_) => return Ok(fds[0].revents()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+fn timespec(duration: Duration) -> Result<Timespec> {
+    Timespec::try_from(duration).context("a duration too long for poll")
+}
+
+/// Waits until `gone` holds of a file of `/proc/net` in a namespace.
+pub fn wait_proc(
+    at: &Namespace,
+    file: &str,
+    what: &str,
+    gone: impl Fn(&str) -> bool + Sync,
+) -> Result<()> {
+    at.enter(|| {
+        let deadline = Instant::now() + PATIENCE;
+        while !gone(&proc_net(file)?) {
+            ensure!(
+                Instant::now() < deadline,
+                "{what}: not within {} s",
+                PATIENCE.as_secs()
+            );
+            thread::sleep(POLL_EVERY);
+        }
+        Ok(())
+    })
+}
+
+/// Waits until the peer has acknowledged everything that a connection of this namespace has sent.
+pub fn wait_acknowledged(at: &Namespace, peer_port: u16) -> Result<()> {
+    // The fifth column is `tx_queue:rx_queue`.
+    wait_proc(at, "tcp", "the last acknowledgement", |table| {
+        let queues =
+            connection_line(table, peer_port).and_then(|line| line.split_whitespace().nth(4));
+        queues.is_some_and(|queues| queues.starts_with("00000000:"))
+    })
+}
+
+/// Waits until nothing is left of a connection, not even TIME_WAIT.
+pub fn wait_forgotten(at: &Namespace, peer_port: u16) -> Result<()> {
+    wait_proc(
+        at,
+        "tcp",
+        "the end of the connection's last state",
+        |table| connection_line(table, peer_port).is_none(),
+    )
+}
+
+/// Lines are `0: 02020C0A:0CEA 02010C0A:9C41 05 …`: the third column is the peer.
+fn connection_line(table: &str, peer_port: u16) -> Option<&str> {
+    let peer = format!(":{peer_port:04X}");
+    let has_peer = |line: &&str| {
+        line.split_whitespace()
+            .nth(2)
+            .is_some_and(|it| it.ends_with(&peer))
+    };
+    table.lines().find(has_peer)
+}
+
+/// Makes `close` send RST instead of FIN.
+pub fn abort_on_close(stream: &TcpStream) -> Result<()> {
+    sockopt::set_socket_linger(stream, Some(Duration::ZERO)).context("set SO_LINGER to 0")
+}
+
+pub fn keepalive(
+    stream: &TcpStream,
+    idle: Duration,
+    interval: Duration,
+    probes: u32,
+) -> Result<()> {
+    sockopt::set_tcp_keepidle(stream, idle).context("set TCP_KEEPIDLE")?;
+    sockopt::set_tcp_keepintvl(stream, interval).context("set TCP_KEEPINTVL")?;
+    sockopt::set_tcp_keepcnt(stream, probes).context("set TCP_KEEPCNT")?;
+    sockopt::set_socket_keepalive(stream, true).context("set SO_KEEPALIVE")
+}
+
+pub fn user_timeout(stream: &TcpStream, timeout: Duration) -> Result<()> {
+    let milliseconds = u32::try_from(timeout.as_millis()).context("a timeout too long")?;
+    sockopt::set_tcp_user_timeout(stream, milliseconds).context("set TCP_USER_TIMEOUT")
+}
+
+/// The name under which `error.code` holds an errno.
+pub fn errno_name(errno: Errno) -> String {
+    match errno {
+        Errno::CONNRESET => "ECONNRESET".into(),
+        Errno::CONNREFUSED => "ECONNREFUSED".into(),
+        Errno::CONNABORTED => "ECONNABORTED".into(),
+        Errno::TIMEDOUT => "ETIMEDOUT".into(),
+        Errno::PIPE => "EPIPE".into(),
+        Errno::HOSTUNREACH => "EHOSTUNREACH".into(),
+        other => format!("errno {}: {}", other.raw_os_error(), io::Error::from(other)),
+    }
+}

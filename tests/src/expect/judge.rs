@@ -1,0 +1,236 @@
+//! Compares what was printed with what was expected. Every failure is one readable line.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::shape::{self, dotted, list, same, text};
+use super::{Expect, Incident};
+use crate::lab::{Net, Role};
+use crate::scenarios::Witness;
+use crate::tracer::Record;
+
+/// What is known of a run besides the tracer's output.
+pub struct Facts<'a> {
+    /// The kernel's series, such as `6.1`.
+    pub series: &'a str,
+    pub witness: &'a Witness,
+    /// The inode of each namespace.
+    pub namespaces: &'a [(Role, u64)],
+}
+
+/// What was said of a scenario that passed. Both are `none` if rightly nothing was said; a verdict of `unknown` has
+/// no confidence either.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub cause: String,
+    pub confidence: String,
+    /// The kernel facts because of which less than the full verdict was expected.
+    pub facts: Vec<&'static str>,
+}
+
+/// Whether an incident is about the addresses of one scenario.
+pub fn belongs(record: &Record, net: &Net) -> bool {
+    record.is("rsttrace.incident")
+        && [
+            "/source/ip",
+            "/destination/ip",
+            "/source/nat/ip",
+            "/destination/nat/ip",
+        ]
+        .iter()
+        .filter_map(|path| text(&record.value, path).ok()?.parse::<IpAddr>().ok())
+        .any(|ip| net.owns(ip))
+}
+
+/// `records` are all incidents that belong to the scenario, in the order of their arrival.
+pub fn judge(expect: &Expect, records: &[Record], facts: &Facts<'_>) -> Result<Verdict> {
+    for record in records {
+        shape::check(record).with_context(|| describe(&record.value))?;
+    }
+    let (follows, firsts): (Vec<_>, Vec<_>) = records
+        .iter()
+        .map(|record| &record.value)
+        .partition(|value| value.pointer("/rsttrace/follows").is_some());
+
+    if firsts.len() != expect.incidents.len() {
+        let found = match firsts.as_slice() {
+            [] => "nothing was printed".to_owned(),
+            some => some
+                .iter()
+                .map(|it| describe(it))
+                .collect::<Vec<_>>()
+                .join("; "),
+        };
+        bail!(
+            "{} incidents, not {}: {found}",
+            firsts.len(),
+            expect.incidents.len()
+        );
+    }
+    let mut kernel_facts = Vec::new();
+    for (wanted, found) in expect.incidents.iter().zip(&firsts) {
+        let (wanted, fact) = wanted.for_series(facts.series);
+        kernel_facts.extend(fact);
+        check_incident(wanted, found, facts).with_context(|| describe(found))?;
+    }
+    for follow in follows {
+        check_follow(follow, &firsts).with_context(|| format!("follow-up {}", describe(follow)))?;
+    }
+    let said = |path: &str| {
+        let first = firsts.first().and_then(|first| text(first, path).ok());
+        first.unwrap_or("none").to_owned()
+    };
+    Ok(Verdict {
+        cause: said("/rsttrace/cause"),
+        confidence: said("/rsttrace/confidence"),
+        facts: kernel_facts,
+    })
+}
+
+fn check_incident(wanted: &Incident, found: &Value, facts: &Facts<'_>) -> Result<()> {
+    one_of(found, "/rsttrace/cause", &wanted.causes)?;
+    endpoint(found, "/source", Some(wanted.source))?;
+    endpoint(found, "/destination", Some(wanted.destination))?;
+    // Which back end a scheduler chose is known only afterwards.
+    let nat = facts
+        .witness
+        .nat
+        .filter(|_| wanted.nat.is_some())
+        .or(wanted.nat);
+    if nat.is_some() {
+        endpoint(found, "/destination/nat", nat)?;
+    }
+    one_of(found, "/rsttrace/confidence", &wanted.confidences)?;
+    one_of(found, "/error/code", &wanted.errnos)?;
+    one_of(found, "/rsttrace/victim", &wanted.victims)?;
+    for (path, claim) in [
+        ("/event/action", wanted.action),
+        ("/rsttrace/rst/origin", wanted.origin),
+    ] {
+        if let Some(claim) = claim {
+            same(found, path, claim)?;
+        }
+    }
+    if wanted.idle {
+        check_idle(found, facts.witness.idle)?;
+    }
+    if let Some(enabled) = wanted.keepalive {
+        equal(found, "/rsttrace/keepalive/enabled", Value::from(enabled))?;
+    }
+    if let Some(seconds) = wanted.ipvs_timeout {
+        equal(found, "/rsttrace/ipvs/timeout_s", Value::from(seconds))?;
+    }
+    check_netns(found, &wanted.netns, facts.namespaces)?;
+    if let Some((id, owner)) = wanted.first_fix {
+        let first = list(found, "fixes").first().context("no fixes")?;
+        same(first, "/id", id).context("the first fix")?;
+        same(first, "/owner", owner).with_context(|| format!("the fix {id}"))?;
+    }
+    if let Some(word) = wanted.evidence {
+        let mentioned = list(found, "evidence")
+            .iter()
+            .any(|it| text(it, "/summary").is_ok_and(|it| it.contains(word)));
+        ensure!(mentioned, "no evidence mentions {word:?}");
+    }
+    Ok(())
+}
+
+fn one_of(found: &Value, path: &str, allowed: &[&str]) -> Result<()> {
+    if allowed.is_empty() {
+        return Ok(());
+    }
+    let value = text(found, path)?;
+    ensure!(
+        allowed.contains(&value),
+        "{} is {value}, not {}",
+        dotted(path),
+        allowed.join(" or ")
+    );
+    Ok(())
+}
+
+/// Numbers compare by value, so that 4 equals 4.0.
+fn equal(found: &Value, path: &str, wanted: Value) -> Result<()> {
+    let value = found
+        .pointer(path)
+        .with_context(|| format!("no {}", dotted(path)))?;
+    let equal = *value == wanted
+        || value
+            .as_f64()
+            .is_some_and(|number| Some(number) == wanted.as_f64());
+    ensure!(equal, "{} is {value}, not {wanted}", dotted(path));
+    Ok(())
+}
+
+fn endpoint(found: &Value, path: &str, wanted: Option<SocketAddr>) -> Result<()> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let ip = text(found, &format!("{path}/ip"))?;
+    let port = found
+        .pointer(&format!("{path}/port"))
+        .with_context(|| format!("no {}.port", dotted(path)))?;
+    let same_ip = ip.parse() == Ok(wanted.ip());
+    ensure!(
+        same_ip && *port == wanted.port(),
+        "{} is {ip} port {port}, not {wanted}",
+        dotted(path)
+    );
+    Ok(())
+}
+
+/// Within 5 % or 1 s of what the scenario measured.
+fn check_idle(found: &Value, measured: Option<Duration>) -> Result<()> {
+    let measured = measured
+        .context("the scenario did not measure the idle time")?
+        .as_secs_f64();
+    let idle = found
+        .pointer("/rsttrace/idle_s")
+        .and_then(Value::as_f64)
+        .context("no rsttrace.idle_s")?;
+    let tolerance = f64::max(measured * 0.05, 1.0);
+    ensure!(
+        (idle - measured).abs() <= tolerance,
+        "rsttrace.idle_s is {idle:.2}, not {measured:.2}"
+    );
+    Ok(())
+}
+
+fn check_netns(found: &Value, allowed: &[Role], namespaces: &[(Role, u64)]) -> Result<()> {
+    if allowed.is_empty() {
+        return Ok(());
+    }
+    let inode = found
+        .pointer("/rsttrace/netns")
+        .and_then(Value::as_u64)
+        .context("no rsttrace.netns")?;
+    let role = namespaces
+        .iter()
+        .find_map(|(role, number)| (*number == inode).then_some(role));
+    let role =
+        role.with_context(|| format!("rsttrace.netns {inode} is no namespace of the scenario"))?;
+    ensure!(
+        allowed.contains(role),
+        "rsttrace.netns is that of the {role:?}, not of {allowed:?}"
+    );
+    Ok(())
+}
+
+/// A later error of the same connection repeats the first verdict.
+fn check_follow(follow: &Value, firsts: &[&Value]) -> Result<()> {
+    let id = text(follow, "/rsttrace/follows")?;
+    let first = firsts.iter().find(|first| first["event_id"] == id);
+    let first = first.with_context(|| format!("follows {id}, which was not printed"))?;
+    same(follow, "/rsttrace/cause", text(first, "/rsttrace/cause")?)
+}
+
+/// `ipvs_idle_expired 10.1.1.2:40001 -> 10.1.100.1:3306`.
+fn describe(incident: &Value) -> String {
+    let end = |side: &str| {
+        let ip = incident[side]["ip"].as_str().unwrap_or("?");
+        format!("{ip}:{}", incident[side]["port"])
+    };
+    let cause = incident["rsttrace"]["cause"].as_str().unwrap_or("no cause");
+    format!("{cause} {} -> {}", end("source"), end("destination"))
+}

@@ -1,0 +1,282 @@
+//! What a scenario must be told about: written down before anything has run.
+
+mod judge;
+mod shape;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+
+pub use judge::{Facts, Verdict, belongs, judge};
+
+use crate::lab::Role;
+
+/// The connections that a scenario breaks, in the order in which it breaks them.
+#[derive(Clone, Debug, Default)]
+pub struct Expect {
+    pub incidents: Vec<Incident>,
+    /// What the scenario's own sockets see: one of these. Empty: nothing ends in an error.
+    pub actor_errnos: Vec<&'static str>,
+}
+
+impl Expect {
+    /// Nothing breaks, so nothing may be reported.
+    pub fn nothing() -> Self {
+        Self::default()
+    }
+
+    pub fn one(incident: Incident) -> Self {
+        Self {
+            actor_errnos: incident.errnos.clone(),
+            incidents: vec![incident],
+        }
+    }
+
+    pub fn then(mut self, incident: Incident) -> Self {
+        self.incidents.push(incident);
+        self
+    }
+
+    /// The sockets of the scenario see an error that the incident need not know (or none).
+    pub fn actors_see(mut self, errnos: &[&'static str]) -> Self {
+        self.actor_errnos = errnos.to_vec();
+        self
+    }
+}
+
+/// One incident. What is empty or `None` is not claimed.
+#[derive(Clone, Debug)]
+pub struct Incident {
+    /// Acceptable causes, the one that we would give first.
+    pub causes: Vec<&'static str>,
+    pub confidences: Vec<&'static str>,
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
+    pub nat: Option<SocketAddr>,
+    pub victims: Vec<&'static str>,
+    pub errnos: Vec<&'static str>,
+    pub action: Option<&'static str>,
+    pub origin: Option<&'static str>,
+    /// `idle_s` must be what the scenario measured.
+    pub idle: bool,
+    pub keepalive: Option<bool>,
+    pub ipvs_timeout: Option<u64>,
+    pub netns: Vec<Role>,
+    /// Id and owner of the first fix.
+    pub first_fix: Option<(&'static str, &'static str)>,
+    /// A word that some line of the evidence contains.
+    pub evidence: Option<&'static str>,
+    variations: Vec<Variation>,
+}
+
+/// What a kernel series cannot show, and what the incident is there.
+#[derive(Clone, Debug)]
+struct Variation {
+    series: &'static [&'static str],
+    fact: &'static str,
+    incident: Box<Incident>,
+}
+
+impl Incident {
+    pub fn new(cause: &'static str, source: SocketAddr, destination: SocketAddr) -> Self {
+        Self {
+            causes: vec![cause],
+            confidences: Vec::new(),
+            source,
+            destination,
+            nat: None,
+            victims: Vec::new(),
+            errnos: Vec::new(),
+            action: None,
+            origin: None,
+            idle: false,
+            keepalive: None,
+            ipvs_timeout: None,
+            netns: Vec::new(),
+            first_fix: None,
+            evidence: None,
+            variations: Vec::new(),
+        }
+    }
+
+    pub fn observed(self) -> Self {
+        self.confidence(&["observed"])
+    }
+
+    pub fn inferred(self) -> Self {
+        self.confidence(&["inferred"])
+    }
+
+    pub fn confidence(mut self, one_of: &[&'static str]) -> Self {
+        self.confidences = one_of.to_vec();
+        self
+    }
+
+    pub fn or_cause(mut self, cause: &'static str) -> Self {
+        self.causes.push(cause);
+        self
+    }
+
+    pub fn nat(mut self, backend: SocketAddr) -> Self {
+        self.nat = Some(backend);
+        self
+    }
+
+    pub fn victim(mut self, side: &'static str, errno: &'static str) -> Self {
+        self.victims = vec![side];
+        self.errno(&[errno])
+    }
+
+    /// The other side's error comes so soon that it may be told in the same incident.
+    pub fn or_both_victims(mut self) -> Self {
+        self.victims.push("both");
+        self
+    }
+
+    pub fn errno(mut self, one_of: &[&'static str]) -> Self {
+        self.errnos = one_of.to_vec();
+        self
+    }
+
+    pub fn action(mut self, action: &'static str) -> Self {
+        self.action = Some(action);
+        self
+    }
+
+    pub fn origin(mut self, origin: &'static str) -> Self {
+        self.origin = Some(origin);
+        self
+    }
+
+    pub fn idle(mut self) -> Self {
+        self.idle = true;
+        self
+    }
+
+    pub fn keepalive(mut self, enabled: bool) -> Self {
+        self.keepalive = Some(enabled);
+        self
+    }
+
+    pub fn ipvs_timeout(mut self, seconds: u64) -> Self {
+        self.ipvs_timeout = Some(seconds);
+        self
+    }
+
+    pub fn netns(mut self, one_of: &[Role]) -> Self {
+        self.netns = one_of.to_vec();
+        self
+    }
+
+    pub fn first_fix(mut self, id: &'static str, owner: &'static str) -> Self {
+        self.first_fix = Some((id, owner));
+        self
+    }
+
+    pub fn evidence(mut self, word: &'static str) -> Self {
+        self.evidence = Some(word);
+        self
+    }
+
+    /// On these kernel series the incident is another one, because of a fact about them.
+    pub fn on(
+        mut self,
+        series: &'static [&'static str],
+        fact: &'static str,
+        change: impl FnOnce(Self) -> Self,
+    ) -> Self {
+        let incident = Box::new(change(Self {
+            variations: Vec::new(),
+            ..self.clone()
+        }));
+        self.variations.push(Variation {
+            series,
+            fact,
+            incident,
+        });
+        self
+    }
+
+    /// The incident as a kernel can show it, and the fact that makes the difference.
+    fn for_series(&self, series: &str) -> (&Self, Option<&'static str>) {
+        self.variations
+            .iter()
+            .find(|variation| variation.series.contains(&series))
+            .map_or((self, None), |variation| {
+                (&*variation.incident, Some(variation.fact))
+            })
+    }
+
+    /// The same incident without a verdict.
+    pub fn unknown(mut self) -> Self {
+        self.causes = vec!["unknown"];
+        self.confidences = Vec::new();
+        self
+    }
+}
+
+/// Families and ceilings of the contract.
+const CAUSES: &[(&str, &[&str])] = &[
+    (
+        "timeout_mismatch",
+        &[
+            "ipvs_idle_expired",
+            "ipvs_halfclose_expired",
+            "conntrack_idle_expired",
+            "middlebox_idle_timeout",
+            "idle_close_race",
+        ],
+    ),
+    (
+        "capacity",
+        &[
+            "conntrack_table_full",
+            "conntrack_early_drop",
+            "listen_overflow",
+            "syncookie_failed",
+            "tcp_resource_limit",
+            "nat_port_exhausted",
+        ],
+    ),
+    (
+        "keepalive",
+        &[
+            "keepalive_exhausted",
+            "retransmission_timeout",
+            "user_timeout",
+        ],
+    ),
+    (
+        "state_lost",
+        &[
+            "ipvs_server_removed",
+            "no_backend",
+            "ipvs_entry_dropped",
+            "conntrack_deleted",
+            "conntrack_invalid",
+            "masquerade_flushed",
+            "wrong_backend",
+            "socket_gone",
+        ],
+    ),
+    ("policy", &["firewall_reject", "socket_destroyed"]),
+    (
+        "application",
+        &[
+            "close_unread_data",
+            "linger_zero",
+            "process_killed",
+            "listener_closed",
+            "data_after_close",
+        ],
+    ),
+    ("remote", &["peer_aborted", "peer_state_lost"]),
+    ("benign", &["connection_refused", "handshake_rejected"]),
+    ("unknown", &["unknown"]),
+];
+
+pub fn family_of(cause: &str) -> Option<&'static str> {
+    CAUSES
+        .iter()
+        .find_map(|(family, causes)| causes.contains(&cause).then_some(*family))
+}

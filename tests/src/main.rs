@@ -1,0 +1,171 @@
+//! `rsttrace-guest`: provokes every cause for real and checks what `rsttrace live` says about it.
+
+#![forbid(unsafe_code)]
+
+mod actor;
+mod demo;
+mod expect;
+mod guest;
+mod lab;
+mod netns;
+mod rawtcp;
+mod run;
+mod scenarios;
+mod tracer;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use scenarios::{Scenario, TracerUse};
+
+/// Provokes every cause for real, in namespaces of its own, and checks what rsttrace says about it.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// The tracer under test
+    #[arg(
+        long,
+        global = true,
+        default_value = "rsttrace",
+        value_name = "PROGRAM"
+    )]
+    tracer: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Plays scenarios and prints PLAN, one RESULT line each, and DONE
+    Run {
+        /// Names, or beginnings of names such as `ipvs`; all if none is given
+        scenarios: Vec<String>,
+        /// One scenario after the other
+        #[arg(long)]
+        serial: bool,
+        /// No tracer: checks only that each scenario provokes what it says
+        #[arg(long)]
+        provoke_only: bool,
+        /// Incidents, the tracer's stderr and timings of everything, not only of failures
+        #[arg(short, long)]
+        verbose: bool,
+    },
+    /// Names the scenarios
+    List,
+    /// The idle connection through IPVS, at a pace that a person can follow
+    Demo,
+    /// What `process_killed` kills
+    #[command(hide = true)]
+    Actor,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Run {
+            scenarios,
+            serial,
+            provoke_only,
+            verbose,
+        } => match choose(&scenarios) {
+            Err(word) => {
+                eprintln!(
+                    "rsttrace-guest: no scenario begins with {word:?}; see `rsttrace-guest list`"
+                );
+                return ExitCode::from(2);
+            }
+            Ok(chosen) => run::run(
+                &chosen,
+                run::Settings {
+                    tracer: cli.tracer,
+                    serial,
+                    provoke_only,
+                    verbose,
+                },
+            ),
+        },
+        Command::List => {
+            list();
+            Ok(true)
+        }
+        Command::Demo => demo::demo(&cli.tracer).map(|()| true),
+        Command::Actor => scenarios::own_socket().map(|()| true),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("rsttrace-guest: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The scenarios that are called so, else those that begin so. An unknown word comes back.
+fn choose(words: &[String]) -> Result<Vec<&'static Scenario>, String> {
+    let all = scenarios::all();
+    if words.is_empty() {
+        return Ok(all);
+    }
+    let mut chosen = Vec::new();
+    for word in words {
+        let exact = all.iter().any(|scenario| scenario.name == word);
+        let fits = |name: &str| {
+            if exact {
+                name == word
+            } else {
+                name.starts_with(word.as_str())
+            }
+        };
+        if !all.iter().any(|scenario| fits(scenario.name)) {
+            return Err(word.clone());
+        }
+        chosen.extend(
+            all.iter()
+                .filter(|scenario| fits(scenario.name))
+                .map(|scenario| scenario.name),
+        );
+    }
+    Ok(all
+        .into_iter()
+        .filter(|scenario| chosen.contains(&scenario.name))
+        .collect())
+}
+
+fn list() {
+    for scenario in scenarios::all() {
+        let how = match scenario.tracer {
+            TracerUse::Shared => "beside the others",
+            TracerUse::Own => "alone",
+            TracerUse::Late => "alone, starts the tracer late",
+        };
+        println!("{:36} {how}", scenario.name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(words: &[&str]) -> Result<Vec<&'static str>, String> {
+        let words: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
+        Ok(choose(&words)?
+            .iter()
+            .map(|scenario| scenario.name)
+            .collect())
+    }
+
+    #[test]
+    fn an_exact_name_is_not_the_beginning_of_others() {
+        assert_eq!(names(&["ipvs_idle_expired"]), Ok(vec!["ipvs_idle_expired"]));
+        assert!(names(&["ipvs_idle"]).is_ok_and(|names| names.len() > 3));
+    }
+
+    #[test]
+    fn an_unknown_word_is_named() {
+        assert_eq!(names(&["ipvs", "nonsense"]), Err("nonsense".to_owned()));
+    }
+}

@@ -1,0 +1,126 @@
+//! A named network namespace, and work done inside it.
+//!
+//! Sockets stay in the namespace in which they were made, so a scenario enters only to make them (or to run a tool,
+//! write a sysctl, read `/proc`) and uses them from its own thread afterwards.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+pub struct Namespace {
+    name: String,
+    fd: OwnedFd,
+    inode: u64,
+}
+
+impl Namespace {
+    /// Opens what `ip netns add NAME` left under `/run/netns`.
+    pub fn open(name: &str) -> Result<Self> {
+        let path = format!("/run/netns/{name}");
+        let file = File::open(&path).with_context(|| format!("open {path}"))?;
+        let inode = file
+            .metadata()
+            .with_context(|| format!("stat {path}"))?
+            .ino();
+        Ok(Self {
+            name: name.to_owned(),
+            fd: file.into(),
+            inode,
+        })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What `rsttrace.netns` holds for this namespace.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// Runs `work` on a thread of its own that has moved into this namespace.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))
+                        .with_context(|| format!("enter the namespace {}", self.name))?;
+                    work()
+                })
+                .join()
+                .map_err(|_| anyhow!("a thread panicked in the namespace {}", self.name))?
+        })
+    }
+
+    /// Runs a tool with arguments separated by blanks; its standard output.
+    pub fn run(&self, line: &str) -> Result<String> {
+        self.enter(|| run(line, ""))
+    }
+
+    /// Loads an nftables script.
+    pub fn nft(&self, script: &str) -> Result<()> {
+        self.enter(|| run("nft -f -", script)).map(drop)
+    }
+
+    /// Writes a sysctl of this namespace, named as in `/proc/sys`.
+    pub fn sysctl(&self, key: &str, value: impl ToString) -> Result<()> {
+        let (path, value) = (format!("/proc/sys/{key}"), value.to_string());
+        self.enter(|| {
+            fs::write(&path, &value)
+                .with_context(|| format!("write {value} to {path} in {}", self.name))
+        })
+    }
+
+    /// Reads a number from a sysctl of this namespace.
+    pub fn sysctl_value(&self, key: &str) -> Result<u64> {
+        let path = format!("/proc/sys/{key}");
+        self.enter(|| {
+            let text = fs::read_to_string(&path)
+                .with_context(|| format!("read {path} in {}", self.name))?;
+            text.trim()
+                .parse()
+                .with_context(|| format!("{path} holds {text:?}, not a number"))
+        })
+    }
+}
+
+/// Runs a tool in the namespace of the calling thread.
+pub fn run(line: &str, input: &str) -> Result<String> {
+    let mut words = line.split_whitespace();
+    let program = words.next().context("an empty command line")?;
+    let mut child = Command::new(program)
+        .args(words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start `{line}`"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A tool that ends without reading its input says why on stderr, which is reported below.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child
+        .wait_with_output()
+        .with_context(|| format!("wait for `{line}`"))?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "`{line}`: {} ({})",
+            stderr.trim().replace('\n', "; "),
+            output.status
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A file of `/proc/net` of the calling thread's namespace (`/proc/net` itself is the main thread's).
+pub fn proc_net(file: &str) -> Result<String> {
+    let path = format!("/proc/thread-self/net/{file}");
+    fs::read_to_string(&path).with_context(|| format!("read {path}"))
+}

@@ -1,0 +1,389 @@
+//! Plays scenarios under a tracer and reports, one line each.
+//!
+//! The scenarios that disturb nobody run at the same time under one tracer, and their incidents are told apart by
+//! their addresses. The others follow one by one, each under a tracer of its own.
+
+use std::cell::OnceCell;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use crate::actor::errno_name;
+use crate::expect::{self, Expect, Facts, Verdict};
+use crate::guest::Guest;
+use crate::lab::{Lab, Net, Role};
+use crate::scenarios::{self, Scenario, Stage, TracerUse, Witness};
+use crate::tracer::{Record, Tracer};
+
+pub struct Settings {
+    pub tracer: PathBuf,
+    pub serial: bool,
+    pub provoke_only: bool,
+    pub verbose: bool,
+}
+
+/// Expected incidents are given up when nothing at all has been printed for so long.
+const QUIET: Duration = Duration::from_secs(10);
+/// Time for what should not come: a second incident for the same connection.
+const GRACE: Duration = Duration::from_millis(1_500);
+/// Scenario numbers, and with them the subnets, start here.
+const FIRST_NUMBER: usize = 11;
+/// The line about the tracer itself: that it started, ended well and printed nothing but JSON.
+const SESSION: &str = "tracer_session";
+
+/// Whether everything passed.
+pub fn run(chosen: &[&'static Scenario], settings: Settings) -> Result<bool> {
+    let mut runner = Runner {
+        guest: Guest::probe()?,
+        settings,
+        failed: 0,
+        session_problems: Vec::new(),
+    };
+    let results = chosen.len() + usize::from(!runner.settings.provoke_only);
+    println!("PLAN {results}");
+
+    let mut playable = Vec::new();
+    for &scenario in chosen {
+        match runner.guest.lack(scenario.needs) {
+            Some(fact) => println!("RESULT {} skip {fact}", scenario.name),
+            None => playable.push(scenario),
+        }
+    }
+    let (shared, alone): (Vec<_>, Vec<_>) = playable
+        .into_iter()
+        .partition(|scenario| scenario.tracer == TracerUse::Shared);
+    runner.play_shared(&shared);
+    for scenario in alone {
+        runner.play_alone(scenario);
+    }
+    if !runner.settings.provoke_only {
+        match runner.session_problems.as_slice() {
+            [] => println!("RESULT {SESSION} pass none none"),
+            [first, ..] => runner.fail(SESSION, &first.clone()),
+        }
+    }
+    println!("DONE {results}");
+    Ok(runner.failed == 0)
+}
+
+struct Runner {
+    guest: Guest,
+    settings: Settings,
+    failed: usize,
+    session_problems: Vec<String>,
+}
+
+/// A scenario that has been played and waits for its verdict.
+struct Play {
+    scenario: &'static Scenario,
+    net: Net,
+    expect: Expect,
+    witness: Result<Witness>,
+    namespaces: Vec<(Role, u64)>,
+    took: Duration,
+    /// Closed only after the tracer has ended. Sockets first, then their namespaces.
+    _sockets: Vec<OwnedFd>,
+    _lab: Option<Lab>,
+}
+
+impl Runner {
+    fn play_shared(&mut self, scenarios: &[&'static Scenario]) {
+        if scenarios.is_empty() {
+            return;
+        }
+        let tracer = match self.start_tracer() {
+            Ok(tracer) => tracer,
+            Err(error) => {
+                self.session_problems.push(one_line(&error));
+                scenarios
+                    .iter()
+                    .for_each(|scenario| self.fail(scenario.name, "the tracer did not start"));
+                return;
+            }
+        };
+        let batch = if self.settings.serial {
+            1
+        } else {
+            scenarios.len()
+        };
+        let mut played = Vec::new();
+        for batch in scenarios.chunks(batch) {
+            let plays = play_together(batch);
+            self.judge(&plays, tracer.as_ref());
+            played.extend(plays);
+        }
+        if let Some(tracer) = tracer {
+            self.end_session(tracer);
+        }
+    }
+
+    fn play_alone(&mut self, scenario: &'static Scenario) {
+        let tracer = OnceCell::new();
+        let start = || {
+            let started = self.start_tracer()?;
+            tracer
+                .set(started)
+                .map_err(|_| anyhow!("the scenario started a second tracer"))
+        };
+        if scenario.tracer == TracerUse::Own
+            && let Err(error) = start()
+        {
+            return self.fail(scenario.name, &one_line(&error));
+        }
+        let play = play(scenario, &start);
+        let tracer = tracer.into_inner().flatten();
+        self.judge(&[play], tracer.as_ref());
+        if let Some(tracer) = tracer {
+            self.end_session(tracer);
+        }
+    }
+
+    fn start_tracer(&self) -> Result<Option<Tracer>> {
+        if self.settings.provoke_only {
+            return Ok(None);
+        }
+        let tracer = Tracer::start(&self.settings.tracer)?;
+        if self.settings.verbose {
+            eprintln!("# the tracer was ready after {:.2?}", tracer.ready_after);
+        }
+        Ok(Some(tracer))
+    }
+
+    fn judge(&mut self, plays: &[Play], tracer: Option<&Tracer>) {
+        let mut records = Vec::new();
+        if let Some(tracer) = tracer {
+            tracer.wait_for(QUIET, |records| {
+                plays.iter().all(|play| play.is_answered(records))
+            });
+            thread::sleep(GRACE);
+            records = tracer.records();
+        }
+        let mut failed = false;
+        for play in plays {
+            let name = play.scenario.name;
+            let of_play: Vec<Record> = records
+                .iter()
+                .filter(|record| expect::belongs(record, &play.net))
+                .cloned()
+                .collect();
+            let verdict = play.verdict(&of_play, self.guest.series(), tracer.is_some());
+            match &verdict {
+                Ok(Verdict {
+                    cause, confidence, ..
+                }) => println!("RESULT {name} pass {cause} {confidence}"),
+                Err(error) => self.fail(name, &one_line(error)),
+            }
+            if verdict.is_err() || self.settings.verbose {
+                eprintln!("# {name}: provoked in {:.1?}", play.took);
+                of_play
+                    .iter()
+                    .for_each(|record| eprintln!("#   {}", record.line));
+            }
+            for fact in verdict.iter().flat_map(|verdict| &verdict.facts) {
+                eprintln!("# {name}: {fact}");
+            }
+            failed |= verdict.is_err();
+        }
+        if let Some(tracer) = tracer.filter(|_| failed || self.settings.verbose) {
+            tracer
+                .stderr()
+                .iter()
+                .for_each(|line| eprintln!("# stderr: {line}"));
+        }
+    }
+
+    fn end_session(&mut self, tracer: Tracer) {
+        if let Err(error) = check_farewell(tracer) {
+            self.session_problems.push(one_line(&error));
+        }
+    }
+
+    fn fail(&mut self, name: &str, reason: &str) {
+        println!("RESULT {name} fail {reason}");
+        self.failed += 1;
+    }
+}
+
+impl Play {
+    /// Whether as many incidents as expected have been printed.
+    fn is_answered(&self, records: &[Record]) -> bool {
+        let firsts = records
+            .iter()
+            .filter(|record| expect::belongs(record, &self.net))
+            .filter(|record| record.value.pointer("/rsttrace/follows").is_none());
+        self.witness.is_err() || firsts.count() >= self.expect.incidents.len()
+    }
+
+    fn verdict(&self, records: &[Record], series: &str, traced: bool) -> Result<Verdict> {
+        let witness = self
+            .witness
+            .as_ref()
+            .map_err(|error| anyhow!("not provoked: {error:#}"))?;
+        let allowed = &self.expect.actor_errnos;
+        match witness.errno.map(errno_name) {
+            Some(errno) if !allowed.contains(&errno.as_str()) => {
+                bail!(
+                    "not provoked: the socket's error is {errno}, not {}",
+                    allowed.join(" or ")
+                )
+            }
+            None if !allowed.is_empty() && !self.expect.incidents.is_empty() => {
+                ensure!(
+                    witness.errno.is_some(),
+                    "not provoked: no socket saw an error"
+                );
+            }
+            _ => {}
+        }
+        if !traced {
+            let errno = witness.errno.map_or_else(|| "none".to_owned(), errno_name);
+            return Ok(Verdict {
+                cause: "provoked".to_owned(),
+                confidence: errno,
+                facts: Vec::new(),
+            });
+        }
+        let facts = Facts {
+            series,
+            witness,
+            namespaces: &self.namespaces,
+        };
+        expect::judge(&self.expect, records, &facts)
+    }
+}
+
+fn play_together(scenarios: &[&'static Scenario]) -> Vec<Play> {
+    let nothing_to_start = || bail!("a shared scenario does not start the tracer");
+    thread::scope(|scope| {
+        let threads: Vec<_> = scenarios
+            .iter()
+            .map(|scenario| scope.spawn(move || play(scenario, &nothing_to_start)))
+            .collect();
+        // A panic of a scenario is caught in `play`.
+        threads
+            .into_iter()
+            .filter_map(|thread| thread.join().ok())
+            .collect()
+    })
+}
+
+fn play(scenario: &'static Scenario, start_tracer: &dyn Fn() -> Result<()>) -> Play {
+    let started = Instant::now();
+    let net = Net::new(number_of(scenario));
+    let mut play = Play {
+        scenario,
+        net,
+        expect: (scenario.expect)(net),
+        witness: Err(anyhow!("not played")),
+        namespaces: Vec::new(),
+        took: Duration::ZERO,
+        _sockets: Vec::new(),
+        _lab: None,
+    };
+    match build_lab(net, scenario) {
+        Err(error) => play.witness = Err(error),
+        Ok(lab) => {
+            play.namespaces = lab.inodes();
+            let stage = Stage::new(net, &lab, start_tracer);
+            // A scenario that panics has failed; the others have not.
+            let provoked = catch_unwind(AssertUnwindSafe(|| (scenario.provoke)(&stage)));
+            play.witness = provoked.unwrap_or_else(|_| Err(anyhow!("the scenario panicked")));
+            play._sockets = stage.into_kept();
+            play._lab = Some(lab);
+        }
+    }
+    play.took = started.elapsed();
+    play
+}
+
+/// One at a time: the kernel makes namespaces under a single lock, and two processors have other work.
+fn build_lab(net: Net, scenario: &Scenario) -> Result<Lab> {
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
+    Lab::build(net, scenario.topology)
+}
+
+fn number_of(scenario: &Scenario) -> u8 {
+    let index = scenarios::all()
+        .iter()
+        .position(|it| it.name == scenario.name)
+        .unwrap_or(0);
+    u8::try_from(FIRST_NUMBER + index).unwrap_or(u8::MAX)
+}
+
+fn check_farewell(tracer: Tracer) -> Result<()> {
+    let farewell = tracer.stop()?;
+    let code = farewell
+        .status
+        .code()
+        .context("the tracer was killed by a signal")?;
+    ensure!(
+        code == 0,
+        "SIGINT ended the tracer with exit code {code}: {}",
+        farewell.stderr.join("; ")
+    );
+    if let Some(line) = farewell.garbage.first() {
+        bail!("stdout is not NDJSON: {line:?}");
+    }
+    let summaries = farewell
+        .records
+        .iter()
+        .filter(|record| record.is("rsttrace.summary"));
+    ensure!(summaries.count() > 0, "no rsttrace.summary at the end");
+    Ok(())
+}
+
+fn one_line(error: &anyhow::Error) -> String {
+    format!("{error:#}")
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_scenario_has_a_name_and_subnets_of_its_own() {
+        let all = scenarios::all();
+        assert_eq!(
+            all.iter().map(|it| it.name).collect::<BTreeSet<_>>().len(),
+            all.len()
+        );
+        assert_eq!(
+            all.iter()
+                .map(|it| number_of(it))
+                .collect::<BTreeSet<_>>()
+                .len(),
+            all.len()
+        );
+    }
+
+    #[test]
+    fn every_expected_cause_is_one_of_the_contract() {
+        for scenario in scenarios::all() {
+            for incident in (scenario.expect)(Net::new(number_of(scenario))).incidents {
+                for cause in incident.causes {
+                    assert!(
+                        expect::family_of(cause).is_some(),
+                        "{}: {cause}",
+                        scenario.name
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn reasons_are_single_lines() {
+        assert_eq!(one_line(&anyhow!("a\n  b").context("c")), "c: a b");
+    }
+}

@@ -1,0 +1,108 @@
+//! Resets that break nothing, and one that cannot be explained.
+
+use std::net::{SocketAddr, SocketAddrV4};
+
+use anyhow::{Context, Result, bail};
+
+use super::{CLIENT, PORT, Pair, Scenario, Stage, Witness};
+use crate::actor::{abort_on_close, listen, try_connect, wait_error};
+use crate::expect::{Expect, Incident};
+use crate::lab::{Net, Topology};
+use crate::rawtcp::{ACK, RST, RawEnd, SYN};
+
+pub const SCENARIOS: &[Scenario] = &[
+    direct(
+        "connection_refused",
+        |net| Expect::one(refused(net)),
+        |stage| refuse(stage, stage.net),
+    ),
+    direct(
+        "connection_refused_v6",
+        |net| Expect::one(refused(net.v6())),
+        |stage| refuse(stage, stage.net.v6()),
+    ),
+    direct(
+        "handshake_rejected_syn_scan",
+        |net| Expect::one(handshake(net)),
+        scan_with_syn,
+    ),
+    direct(
+        "handshake_rejected_health_check",
+        |net| Expect::one(handshake(net)).actors_see(&["ECONNRESET"]),
+        check_health,
+    ),
+    direct(
+        "unknown_ack_scan",
+        |net| Expect::one(stray(net)),
+        scan_with_ack,
+    ),
+];
+
+const fn direct(
+    name: &'static str,
+    expect: fn(Net) -> Expect,
+    provoke: fn(&Stage<'_>) -> Result<Witness>,
+) -> Scenario {
+    Scenario::new(name, Topology::Direct, expect, provoke)
+}
+
+fn refused(net: Net) -> Incident {
+    Incident::new("connection_refused", net.client(CLIENT), net.server(PORT))
+        .victim("source", "ECONNREFUSED")
+        .origin("local_stack")
+}
+
+fn handshake(net: Net) -> Incident {
+    Incident::new("handshake_rejected", net.client(CLIENT), net.server(PORT))
+}
+
+/// One segment without payload says nothing of what was there before.
+fn stray(net: Net) -> Incident {
+    Incident::new("unknown", net.client(CLIENT), net.server(PORT))
+        .or_cause("handshake_rejected")
+        .origin("local_stack")
+}
+
+fn refuse(stage: &Stage<'_>, net: Net) -> Result<Witness> {
+    let refused = try_connect(stage.lab.client()?, net.client(CLIENT), net.server(PORT))?.err();
+    Ok(Witness::errno(
+        refused.context("somebody listens on the port")?,
+    ))
+}
+
+/// The scanner's kernel knows nothing of the SYN and answers the SYN|ACK with RST.
+fn scan_with_syn(stage: &Stage<'_>) -> Result<Witness> {
+    let net = stage.net;
+    stage.keep(listen(stage.lab.server()?, net.server(PORT))?);
+    let server = RawEnd::new(stage.lab.server()?, net.server(PORT))?;
+    let scanner = RawEnd::new(stage.lab.client()?, net.client(CLIENT))?;
+    scanner.send(v4(net.server(PORT))?, 1, 0, SYN)?;
+    scanner.await_segment("the SYN|ACK", |it| it.has(SYN | ACK))?;
+    server.await_segment("the scanner's RST", |it| it.has(RST))?;
+    Ok(Witness::default())
+}
+
+/// Connects to see that somebody listens, and hangs up.
+fn check_health(stage: &Stage<'_>) -> Result<Witness> {
+    let Pair { client, server } = stage.open(stage.net)?;
+    abort_on_close(&client)?;
+    drop(client);
+    let errno = wait_error(&server)?;
+    stage.keep(server);
+    Ok(Witness::errno(errno))
+}
+
+fn scan_with_ack(stage: &Stage<'_>) -> Result<Witness> {
+    let net = stage.net;
+    let scanner = RawEnd::new(stage.lab.client()?, net.client(CLIENT))?;
+    scanner.send(v4(net.server(PORT))?, 1, 1, ACK)?;
+    scanner.await_segment("the RST", |it| it.has(RST))?;
+    Ok(Witness::default())
+}
+
+fn v4(address: SocketAddr) -> Result<SocketAddrV4> {
+    match address {
+        SocketAddr::V4(address) => Ok(address),
+        SocketAddr::V6(_) => bail!("{address} is not IPv4"),
+    }
+}

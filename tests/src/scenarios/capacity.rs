@@ -1,0 +1,143 @@
+//! A full connection tracking table. Its limit is one number for all namespaces, so these run alone.
+
+use std::fs;
+use std::net::TcpStream;
+
+use anyhow::{Context, Result, bail};
+use rustix::io::Errno;
+
+use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
+use crate::actor::{
+    accept, connect, listen, send, talk, try_connect, wait_acknowledged, wait_error,
+};
+use crate::expect::{Expect, Incident};
+use crate::guest::Need;
+use crate::lab::{Net, Topology};
+use crate::netns::Namespace;
+
+/// The first of the ports from which the table is filled.
+const FILLERS: u16 = 50_001;
+const LIMIT: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+const COUNT: &str = "net/netfilter/nf_conntrack_count";
+/// How many more entries the table may have than it has.
+const ROOM: u64 = 8;
+
+pub const SCENARIOS: &[Scenario] = &[
+    full_table(
+        "conntrack_table_full",
+        |net| Expect::one(dropped(net)).actors_see(TIMED_OUT),
+        new_connection,
+    ),
+    full_table(
+        "conntrack_table_full_midstream",
+        |net| Expect::one(dropped(net)).actors_see(TIMED_OUT),
+        midstream,
+    ),
+];
+
+/// The sockets learn of it long after the incident was printed.
+const TIMED_OUT: &[&str] = &["ETIMEDOUT"];
+
+const fn full_table(
+    name: &'static str,
+    expect: fn(Net) -> Expect,
+    provoke: fn(&Stage<'_>) -> Result<Witness>,
+) -> Scenario {
+    Scenario::new(name, Topology::Routed, expect, provoke)
+        .needs(&[Need::Conntrack])
+        .tracer(TracerUse::Own)
+}
+
+fn dropped(net: Net) -> Incident {
+    Incident::new("conntrack_table_full", net.client(CLIENT), net.server(PORT))
+        .observed()
+        .action("drop")
+        .origin("none")
+}
+
+/// Puts the limit back.
+struct Limit {
+    before: String,
+}
+
+impl Limit {
+    fn lower(to: u64) -> Result<Self> {
+        let before = fs::read_to_string(LIMIT).with_context(|| format!("read {LIMIT}"))?;
+        fs::write(LIMIT, to.to_string()).with_context(|| format!("write {to} to {LIMIT}"))?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(LIMIT, self.before.trim()) {
+            eprintln!("# cannot restore {LIMIT}: {error}");
+        }
+    }
+}
+
+fn track(node: &Namespace) -> Result<()> {
+    node.nft(
+        "table inet tracked {
+            chain forward { type filter hook forward priority 0; ct state established accept; }
+        }",
+    )
+}
+
+/// Opens connections until the table is full. All of them are established, so none makes room for another.
+fn fill(stage: &Stage<'_>, limit: u64, ports: impl Iterator<Item = u16>) -> Result<Vec<TcpStream>> {
+    let (net, client, node) = (stage.net, stage.lab.client()?, stage.lab.node()?);
+    let mut fillers = Vec::new();
+    for port in ports {
+        if node.sysctl_value(COUNT)? >= limit {
+            return Ok(fillers);
+        }
+        fillers.push(connect(client, net.client(port), net.server(PORT))?);
+    }
+    bail!("the table did not fill")
+}
+
+fn new_connection(stage: &Stage<'_>) -> Result<Witness> {
+    let (net, client, node) = (stage.net, stage.lab.client()?, stage.lab.node()?);
+    client.sysctl("net/ipv4/tcp_syn_retries", 1)?;
+    track(node)?;
+    let listener = listen(stage.lab.server()?, net.server(PORT))?;
+    let limit = node.sysctl_value(COUNT)? + ROOM;
+    let _limit = Limit::lower(limit)?;
+    let fillers = fill(stage, limit, FILLERS..)?;
+
+    let errno = try_connect(client, net.client(CLIENT), net.server(PORT))?.err();
+    let errno = errno.context("the connection was made in spite of the full table")?;
+    stage.keep(listener);
+    fillers.into_iter().for_each(|filler| stage.keep(filler));
+    Ok(Witness::errno(errno))
+}
+
+/// The connection loses its entry, and the full table has no room to pick it up again.
+fn midstream(stage: &Stage<'_>) -> Result<Witness> {
+    let (net, client, node) = (stage.net, stage.lab.client()?, stage.lab.node()?);
+    client.sysctl("net/ipv4/tcp_retries2", 3)?;
+    track(node)?;
+    let listener = listen(stage.lab.server()?, net.server(PORT))?;
+    let stream = connect(client, net.client(CLIENT), net.server(PORT))?;
+    let server = accept(&listener)?;
+    talk(&stream, &server)?;
+    wait_acknowledged(stage.lab.server()?, CLIENT)?;
+    let limit = node.sysctl_value(COUNT)? + ROOM;
+    let _limit = Limit::lower(limit)?;
+    let mut ports = FILLERS..;
+    let mut fillers = fill(stage, limit, ports.by_ref())?;
+    let (ip, port) = (net.client(CLIENT).ip(), CLIENT);
+    node.run(&format!(
+        "conntrack -D -p tcp --orig-src {ip} --sport {port}"
+    ))?;
+    fillers.extend(fill(stage, limit, ports)?);
+
+    send(&stream, "SELECT 2;\n")?;
+    let errno: Errno = wait_error(&stream)?;
+    stage.keep(listener);
+    stage.keep(stream);
+    stage.keep(server);
+    fillers.into_iter().for_each(|filler| stage.keep(filler));
+    Ok(Witness::errno(errno))
+}

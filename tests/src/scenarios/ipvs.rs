@@ -1,0 +1,326 @@
+//! IPVS entries that end before their connection does.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+
+use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
+use crate::actor::{accept, accept_either, connect, listen, send, talk, wait_error, wait_proc};
+use crate::expect::{Expect, Incident};
+use crate::guest::Need;
+use crate::lab::{Net, Role, Topology, mapped};
+
+/// Instead of 900 s.
+pub(super) const TIMEOUT: u64 = 4;
+/// Longer than any scenario.
+pub(super) const NEVER: u64 = 600;
+
+pub const SCENARIOS: &[Scenario] = &[
+    ipvs(
+        "ipvs_idle_expired",
+        |net| Expect::one(idle_expired(net)),
+        |stage| client_first(stage, stage.net, stage.net.client(CLIENT)),
+    ),
+    ipvs(
+        "ipvs_idle_expired_v6",
+        |net| Expect::one(idle_expired(net.v6())),
+        |stage| client_first(stage, stage.net.v6(), stage.net.v6().client(CLIENT)),
+    ),
+    // The addresses of the incident are the IPv4 ones.
+    ipvs(
+        "ipvs_idle_expired_mapped",
+        |net| Expect::one(idle_expired(net)),
+        |stage| client_first(stage, stage.net, mapped(stage.net.client(CLIENT))),
+    ),
+    ipvs(
+        "ipvs_idle_expired_no_conntrack",
+        |net| Expect::one(idle_expired(net)),
+        without_conntrack,
+    ),
+    Scenario::new(
+        "ipvs_idle_expired_two_backends",
+        Topology::RoutedTwo,
+        |net| Expect::one(idle_expired(net)),
+        two_backends,
+    )
+    .needs(NEEDS),
+    ipvs(
+        "ipvs_idle_expired_server_first",
+        |net| Expect::one(seen_by_server(net)),
+        server_first,
+    ),
+    // The server's error is the other end of the same broken connection.
+    ipvs(
+        "ipvs_idle_expired_both_ends",
+        |net| Expect::one(idle_expired(net).or_both_victims()),
+        both_ends,
+    ),
+    ipvs(
+        "ipvs_idle_expired_started_late",
+        |net| Expect::one(seen_late(net)),
+        started_late,
+    )
+    .tracer(TracerUse::Late),
+    ipvs(
+        "ipvs_server_removed",
+        |net| Expect::one(server_removed(net)),
+        remove_server,
+    ),
+];
+
+const NEEDS: &[Need] = &[Need::Ipvs, Need::Conntrack];
+
+pub(super) const fn ipvs(
+    name: &'static str,
+    expect: fn(Net) -> Expect,
+    provoke: fn(&Stage<'_>) -> Result<Witness>,
+) -> Scenario {
+    Scenario::new(name, Topology::Routed, expect, provoke).needs(NEEDS)
+}
+
+pub(super) fn idle_expired(net: Net) -> Incident {
+    Incident::new("ipvs_idle_expired", net.client(CLIENT), net.vip(PORT))
+        .observed()
+        .nat(net.server(PORT))
+        .victim("source", "ECONNRESET")
+        .origin("local_stack")
+        .idle()
+        .keepalive(false)
+        .ipvs_timeout(TIMEOUT)
+        .netns(&[Role::Node, Role::Client])
+        .first_fix("keepalive_below_limit", "application")
+}
+
+fn seen_by_server(net: Net) -> Incident {
+    idle_expired(net)
+        .victim("destination", "ECONNRESET")
+        .netns(&[Role::Client, Role::Node, Role::Server])
+}
+
+/// Only arithmetic is left: the idle time, and the limit that the node still has.
+fn seen_late(net: Net) -> Incident {
+    Incident::new("ipvs_idle_expired", net.client(CLIENT), net.vip(PORT))
+        .inferred()
+        .victim("source", "ECONNRESET")
+        .idle()
+        .keepalive(false)
+        .first_fix("keepalive_below_limit", "application")
+}
+
+fn server_removed(net: Net) -> Incident {
+    Incident::new("ipvs_server_removed", net.client(CLIENT), net.vip(PORT))
+        .observed()
+        .nat(net.server(PORT))
+        .victim("source", "ECONNRESET")
+        .netns(&[Role::Node, Role::Client])
+}
+
+/// An IPVS service on a VIP of a dummy device, as kube-proxy makes it.
+pub fn serve(
+    stage: &Stage<'_>,
+    vip: SocketAddr,
+    backends: &[SocketAddr],
+    timeout: u64,
+) -> Result<()> {
+    let node = stage.lab.node()?;
+    let (bits, flag) = if vip.is_ipv4() {
+        (32, "")
+    } else {
+        (128, "nodad")
+    };
+    node.run("ip link add vip0 type dummy")?;
+    node.run("ip link set vip0 up")?;
+    node.run(&format!("ip addr add {}/{bits} dev vip0 {flag}", vip.ip()))?;
+    node.run(&format!("ipvsadm --set {timeout} 0 0"))?;
+    node.run(&format!("ipvsadm -A -t {vip} -s rr"))?;
+    for backend in backends {
+        node.run(&format!("ipvsadm -a -t {vip} -r {backend} -m"))?;
+    }
+    Ok(())
+}
+
+/// Connection tracking of IPVS connections; it needs a rule that asks for connection tracking at all.
+pub fn track(stage: &Stage<'_>) -> Result<()> {
+    let node = stage.lab.node()?;
+    node.sysctl("net/ipv4/vs/conntrack", 1)?;
+    node.nft(
+        "table inet tracked {
+            chain input { type filter hook input priority 0; ct state established accept; }
+            chain forward { type filter hook forward priority 0; ct state established accept; }
+        }",
+    )
+}
+
+/// A connection through the service on which both sides have spoken.
+pub(super) struct Connection {
+    pub(super) listener: TcpListener,
+    pub(super) client: TcpStream,
+    pub(super) server: TcpStream,
+    pub(super) idle_since: Instant,
+}
+
+impl Connection {
+    fn open(stage: &Stage<'_>, net: Net, from: SocketAddr, timeout: u64) -> Result<Self> {
+        serve(stage, net.vip(PORT), &[net.server(PORT)], timeout)?;
+        let listener = listen(stage.lab.server()?, net.server(PORT))?;
+        let to = if from.is_ipv4() {
+            net.vip(PORT)
+        } else {
+            mapped(net.vip(PORT))
+        };
+        let client = connect(stage.lab.client()?, from, to)?;
+        let server = accept(&listener)?;
+        let idle_since = talk(&client, &server)?;
+        Ok(Self {
+            listener,
+            client,
+            server,
+            idle_since,
+        })
+    }
+
+    pub(super) fn tracked(stage: &Stage<'_>, timeout: u64) -> Result<Self> {
+        track(stage)?;
+        Self::open(stage, stage.net, stage.net.client(CLIENT), timeout)
+    }
+
+    /// The client speaks first; what comes of it.
+    fn client_writes(self, stage: &Stage<'_>) -> Result<Witness> {
+        let idle = self.idle_since.elapsed();
+        send(&self.client, "SELECT 2;\n")?;
+        let errno = wait_error(&self.client)?;
+        self.keep(stage);
+        Ok(Witness {
+            idle: Some(idle),
+            ..Witness::errno(errno)
+        })
+    }
+
+    pub(super) fn keep(self, stage: &Stage<'_>) {
+        stage.keep(self.listener);
+        stage.keep(self.client);
+        stage.keep(self.server);
+    }
+}
+
+/// Waits until the node's IPVS table no longer has the client's connection.
+pub fn wait_expired(stage: &Stage<'_>, client_port: u16) -> Result<()> {
+    let what = "the end of the IPVS entry";
+    wait_proc(stage.lab.node()?, "ip_vs_conn", what, |table| {
+        !has_entry(table, client_port)
+    })
+}
+
+/// Lines are `TCP 0A0C0102 9C41 0A0C6401 0CEA …`: the third column is the client's port.
+pub(super) fn has_entry(table: &str, client_port: u16) -> bool {
+    let port = format!("{client_port:04X}");
+    table
+        .lines()
+        .any(|line| line.split_whitespace().nth(2) == Some(&port))
+}
+
+fn client_first(stage: &Stage<'_>, net: Net, from: SocketAddr) -> Result<Witness> {
+    track(stage)?;
+    let connection = Connection::open(stage, net, from, TIMEOUT)?;
+    wait_expired(stage, CLIENT)?;
+    connection.client_writes(stage)
+}
+
+fn without_conntrack(stage: &Stage<'_>) -> Result<Witness> {
+    stage.lab.node()?.sysctl("net/ipv4/vs/conntrack", 0)?;
+    let connection = Connection::open(stage, stage.net, stage.net.client(CLIENT), TIMEOUT)?;
+    wait_expired(stage, CLIENT)?;
+    connection.client_writes(stage)
+}
+
+fn two_backends(stage: &Stage<'_>) -> Result<Witness> {
+    let net = stage.net;
+    track(stage)?;
+    let backends = [net.server(PORT), net.spare(PORT)];
+    serve(stage, net.vip(PORT), &backends, TIMEOUT)?;
+    let listener = listen(stage.lab.server()?, backends[0])?;
+    let other = listen(stage.lab.spare()?, backends[1])?;
+    let client = connect(stage.lab.client()?, net.client(CLIENT), net.vip(PORT))?;
+    let (server, chosen) = accept_either([&listener, &other])?;
+    let idle_since = talk(&client, &server)?;
+    wait_expired(stage, CLIENT)?;
+    stage.keep(other);
+    let witness = Connection {
+        listener,
+        client,
+        server,
+        idle_since,
+    }
+    .client_writes(stage)?;
+    Ok(Witness {
+        nat: Some(backends[chosen]),
+        ..witness
+    })
+}
+
+/// The segment leaves the node with the server's own address, and the client's host knows no such connection.
+fn server_first(stage: &Stage<'_>) -> Result<Witness> {
+    let connection = Connection::tracked(stage, TIMEOUT)?;
+    wait_expired(stage, CLIENT)?;
+    let idle = connection.idle_since.elapsed();
+    send(&connection.server, "you have been idle\n")?;
+    let errno = wait_error(&connection.server)?;
+    connection.keep(stage);
+    Ok(Witness {
+        idle: Some(idle),
+        ..Witness::errno(errno)
+    })
+}
+
+fn both_ends(stage: &Stage<'_>) -> Result<Witness> {
+    let connection = Connection::tracked(stage, TIMEOUT)?;
+    wait_expired(stage, CLIENT)?;
+    let idle = connection.idle_since.elapsed();
+    send(&connection.client, "SELECT 2;\n")?;
+    let errno = wait_error(&connection.client)?;
+    send(&connection.server, "you have been idle\n")?;
+    let other = wait_error(&connection.server)?;
+    ensure!(other == errno, "the server saw {other}, the client {errno}");
+    connection.keep(stage);
+    Ok(Witness {
+        idle: Some(idle),
+        ..Witness::errno(errno)
+    })
+}
+
+fn started_late(stage: &Stage<'_>) -> Result<Witness> {
+    let connection = Connection::tracked(stage, TIMEOUT)?;
+    wait_expired(stage, CLIENT)?;
+    (stage.start_tracer)()?;
+    connection.client_writes(stage)
+}
+
+fn remove_server(stage: &Stage<'_>) -> Result<Witness> {
+    let (net, node) = (stage.net, stage.lab.node()?);
+    // The entry must not end for being idle, too.
+    let connection = Connection::tracked(stage, NEVER)?;
+    node.sysctl("net/ipv4/vs/expire_nodest_conn", 1)?;
+    node.run(&format!(
+        "ipvsadm -d -t {} -r {}",
+        net.vip(PORT),
+        net.server(PORT)
+    ))?;
+    wait_expired(stage, CLIENT)?;
+    connection.client_writes(stage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_found_by_the_client_port_in_both_families() {
+        let table = "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData\n\
+            TCP 0A0C0102 9C41 0A0C6401 0CEA 0A0C0202 0CEA ESTABLISHED       3\n\
+            TCP fd00:000c:0001:0000:0000:0000:0000:0002 9C42 fd00:000c:0064:0000:0000:0000:0000:0001 0CEA \
+            fd00:000c:0002:0000:0000:0000:0000:0002 0CEA ESTABLISHED       3\n";
+        assert!(has_entry(table, 0x9c41) && has_entry(table, 0x9c42));
+        assert!(!has_entry(table, 0x0cea));
+    }
+}

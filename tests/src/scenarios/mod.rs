@@ -1,0 +1,187 @@
+//! Every cause, provoked for real, and the cases that look like it and are not.
+
+mod application;
+mod benign;
+mod capacity;
+mod conntrack;
+pub mod ipvs;
+mod ipvs_near_miss;
+mod policy;
+mod remote;
+mod timeout;
+
+use std::cell::RefCell;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use anyhow::Result;
+use rustix::io::Errno;
+
+use crate::actor::{accept, connect, listen, talk, wait_error};
+use crate::expect::Expect;
+use crate::guest::Need;
+use crate::lab::{Lab, Net, Topology};
+
+/// The service's port, unless it matters.
+pub const PORT: u16 = 3306;
+/// The client's port, so that the tuple is known beforehand.
+pub const CLIENT: u16 = 40_001;
+
+pub use application::own_socket;
+
+pub struct Scenario {
+    /// A cause of the contract, or one with a variant behind it.
+    pub name: &'static str,
+    pub topology: Topology,
+    pub tracer: TracerUse,
+    pub needs: &'static [Need],
+    /// What must be printed. Written without knowledge of any output.
+    pub expect: fn(Net) -> Expect,
+    pub provoke: fn(&Stage<'_>) -> Result<Witness>,
+}
+
+impl Scenario {
+    const fn new(
+        name: &'static str,
+        topology: Topology,
+        expect: fn(Net) -> Expect,
+        provoke: fn(&Stage<'_>) -> Result<Witness>,
+    ) -> Self {
+        Self {
+            name,
+            topology,
+            tracer: TracerUse::Shared,
+            needs: &[],
+            expect,
+            provoke,
+        }
+    }
+
+    const fn needs(self, needs: &'static [Need]) -> Self {
+        Self { needs, ..self }
+    }
+
+    const fn tracer(self, tracer: TracerUse) -> Self {
+        Self { tracer, ..self }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TracerUse {
+    /// Runs beside the other scenarios, under one tracer.
+    Shared,
+    /// Changes what all namespaces share; runs alone.
+    Own,
+    /// Starts the tracer itself, in the middle; runs alone.
+    Late,
+}
+
+/// Where a scenario plays.
+pub struct Stage<'a> {
+    pub net: Net,
+    pub lab: &'a Lab,
+    pub start_tracer: &'a dyn Fn() -> Result<()>,
+    kept: RefCell<Vec<OwnedFd>>,
+}
+
+impl<'a> Stage<'a> {
+    pub fn new(net: Net, lab: &'a Lab, start_tracer: &'a dyn Fn() -> Result<()>) -> Self {
+        Self {
+            net,
+            lab,
+            start_tracer,
+            kept: RefCell::default(),
+        }
+    }
+
+    /// Keeps a socket open until the verdict has fallen: closing it would be one more event.
+    pub fn keep(&self, socket: impl Into<OwnedFd>) {
+        self.kept.borrow_mut().push(socket.into());
+    }
+
+    /// From here on the server receives nothing, and nobody is told.
+    pub fn cut_path(&self) -> Result<()> {
+        self.lab.server()?.nft(
+            "table inet cut {
+                chain input { type filter hook input priority 0; meta l4proto tcp drop; }
+            }",
+        )
+    }
+
+    pub fn mend_path(&self) -> Result<()> {
+        self.lab.server()?.nft("delete table inet cut")
+    }
+
+    /// A connection straight to the server, on which nothing has been said.
+    pub fn open(&self, net: Net) -> Result<Pair> {
+        let listener = listen(self.lab.server()?, net.server(PORT))?;
+        let client = connect(self.lab.client()?, net.client(CLIENT), net.server(PORT))?;
+        let server = accept(&listener)?;
+        self.keep(listener);
+        Ok(Pair { client, server })
+    }
+
+    /// The same after a question and its answer.
+    pub fn open_and_talk(&self, net: Net) -> Result<Pair> {
+        let pair = self.open(net)?;
+        talk(&pair.client, &pair.server)?;
+        Ok(pair)
+    }
+
+    pub fn into_kept(self) -> Vec<OwnedFd> {
+        self.kept.into_inner()
+    }
+}
+
+/// The two sockets of a connection.
+pub struct Pair {
+    pub client: TcpStream,
+    pub server: TcpStream,
+}
+
+impl Pair {
+    /// The client's socket ends in an error; neither is closed.
+    fn client_fails(self, stage: &Stage<'_>) -> Result<Witness> {
+        let errno = wait_error(&self.client)?;
+        stage.keep(self.client);
+        stage.keep(self.server);
+        Ok(Witness::errno(errno))
+    }
+}
+
+/// What the actors saw.
+#[derive(Clone, Debug, Default)]
+pub struct Witness {
+    pub errno: Option<Errno>,
+    /// How long the connection was idle when its next packet was sent.
+    pub idle: Option<Duration>,
+    /// The back end that a scheduler chose.
+    pub nat: Option<SocketAddr>,
+}
+
+impl Witness {
+    pub fn errno(errno: Errno) -> Self {
+        Self {
+            errno: Some(errno),
+            ..Self::default()
+        }
+    }
+}
+
+pub fn all() -> Vec<&'static Scenario> {
+    [
+        ipvs::SCENARIOS,
+        ipvs_near_miss::SCENARIOS,
+        conntrack::SCENARIOS,
+        capacity::SCENARIOS,
+        timeout::SCENARIOS,
+        policy::SCENARIOS,
+        application::SCENARIOS,
+        remote::SCENARIOS,
+        benign::SCENARIOS,
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

@@ -1,0 +1,112 @@
+//! The path or the peer is gone, and a timer of the kernel says so.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::io::Errno;
+
+use super::{CLIENT, PORT, Scenario, Stage, Witness};
+use crate::actor::{keepalive, listen, send, try_connect, user_timeout, wait_error};
+use crate::expect::{Expect, Incident};
+use crate::lab::{Net, Topology};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+pub const SCENARIOS: &[Scenario] = &[
+    direct(
+        "keepalive_exhausted",
+        |net| Expect::one(keepalive_exhausted(net)),
+        exhaust_keepalive,
+    ),
+    // The RST that answers the server is an effect of the first end of the connection.
+    direct(
+        "keepalive_exhausted_other_end",
+        |net| Expect::one(keepalive_exhausted(net).or_both_victims()),
+        exhaust_keepalive_then_server_speaks,
+    ),
+    direct(
+        "retransmission_timeout",
+        |net| Expect::one(timed_out("retransmission_timeout", net).keepalive(false)),
+        exhaust_retransmissions,
+    ),
+    direct(
+        "retransmission_timeout_syn",
+        |net| Expect::one(timed_out("retransmission_timeout", net)),
+        exhaust_syns,
+    ),
+    direct(
+        "user_timeout",
+        |net| Expect::one(timed_out("user_timeout", net)),
+        exceed_user_timeout,
+    ),
+];
+
+const fn direct(
+    name: &'static str,
+    expect: fn(Net) -> Expect,
+    provoke: fn(&Stage<'_>) -> Result<Witness>,
+) -> Scenario {
+    Scenario::new(name, Topology::Direct, expect, provoke)
+}
+
+fn timed_out(cause: &'static str, net: Net) -> Incident {
+    Incident::new(cause, net.client(CLIENT), net.server(PORT))
+        .observed()
+        .victim("source", "ETIMEDOUT")
+        .origin("none")
+}
+
+/// The kernel says goodbye with an RST that nobody receives.
+fn keepalive_exhausted(net: Net) -> Incident {
+    timed_out("keepalive_exhausted", net)
+        .origin("local_socket")
+        .keepalive(true)
+}
+
+fn exhaust_keepalive(stage: &Stage<'_>) -> Result<Witness> {
+    let pair = stage.open_and_talk(stage.net)?;
+    keepalive(&pair.client, SECOND, SECOND, 2)?;
+    stage.cut_path()?;
+    pair.client_fails(stage)
+}
+
+fn exhaust_keepalive_then_server_speaks(stage: &Stage<'_>) -> Result<Witness> {
+    let pair = stage.open_and_talk(stage.net)?;
+    keepalive(&pair.client, SECOND, SECOND, 2)?;
+    stage.cut_path()?;
+    let errno = wait_error(&pair.client)?;
+    stage.mend_path()?;
+    send(&pair.server, "you have been idle\n")?;
+    let other = wait_error(&pair.server)?;
+    ensure!(other == Errno::CONNRESET, "the server's error is {other}");
+    stage.keep(pair.client);
+    stage.keep(pair.server);
+    Ok(Witness::errno(errno))
+}
+
+fn exhaust_retransmissions(stage: &Stage<'_>) -> Result<Witness> {
+    stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", 3)?;
+    let pair = stage.open_and_talk(stage.net)?;
+    stage.cut_path()?;
+    send(&pair.client, "SELECT 2;\n")?;
+    pair.client_fails(stage)
+}
+
+fn exhaust_syns(stage: &Stage<'_>) -> Result<Witness> {
+    let (net, client) = (stage.net, stage.lab.client()?);
+    client.sysctl("net/ipv4/tcp_syn_retries", 1)?;
+    stage.keep(listen(stage.lab.server()?, net.server(PORT))?);
+    stage.cut_path()?;
+    let errno = try_connect(client, net.client(CLIENT), net.server(PORT))?.err();
+    Ok(Witness::errno(
+        errno.context("the connection was made in spite of the cut")?,
+    ))
+}
+
+fn exceed_user_timeout(stage: &Stage<'_>) -> Result<Witness> {
+    let pair = stage.open_and_talk(stage.net)?;
+    user_timeout(&pair.client, Duration::from_millis(1_500))?;
+    stage.cut_path()?;
+    send(&pair.client, "SELECT 2;\n")?;
+    pair.client_fails(stage)
+}

@@ -1,0 +1,225 @@
+//! The command line, as a man page would tell it.
+
+use std::{io::IsTerminal as _, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    cause::Family,
+    filter::{FailOn, Filter, Side, parse_cause, parse_family, parse_netns},
+};
+
+/// Why was this connection reset, and what do I change so it stops?
+#[derive(Debug, Parser)]
+#[command(name = "rsttrace", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Trace: print one incident per broken connection, as it happens
+    Live(LiveArgs),
+}
+
+/// Trace: print one incident per broken connection, as it happens
+///
+/// Attaches to the reset, conntrack and IPVS paths of the running kernel, remembers what died, and
+/// when a connection breaks names the root cause with its evidence and the fix with its owner.
+/// A verdict is `observed` (the cause itself was seen), `correlated` (joined by tuple and time),
+/// `inferred` (arithmetic only) or `unknown`; it is never a guess. Nothing on the host is changed.
+///
+/// Incidents go to standard output; the `rsttrace: ready` line, what this kernel cannot show and the
+/// closing summary go to standard error.
+#[derive(Args, Debug)]
+#[command(after_long_help = LIVE_NOTES)]
+pub struct LiveArgs {
+    /// How incidents are printed; `json` is one line each (NDJSON)
+    #[arg(short, long, value_enum, default_value = "table", help_heading = "Output")]
+    pub output: OutputFormat,
+
+    /// Also print benign resets: refused connects, scans, health checks
+    #[arg(long, help_heading = "Output")]
+    pub all: bool,
+
+    /// Use colours; `auto` uses them on a terminal unless NO_COLOR is set
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", help_heading = "Output")]
+    pub color: ColorWhen,
+
+    /// Also say why a better hook could not be attached
+    #[arg(short, long, help_heading = "Output")]
+    pub verbose: bool,
+
+    #[command(flatten)]
+    filters: FilterArgs,
+
+    /// Stop after this long: 500ms, 30s, 5m, 1h
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "When to stop")]
+    pub duration: Option<Duration>,
+
+    /// Stop after this many incidents
+    #[arg(long, value_name = "N", help_heading = "When to stop")]
+    pub count: Option<u64>,
+
+    /// Exit with 5 if this was seen: a cause, a family, or `any`
+    #[arg(long, value_name = "WHAT", help_heading = "When to stop")]
+    pub fail_on: Option<FailOn>,
+
+    /// Attach to tracepoints only, as on a kernel without kprobes
+    #[arg(long, help_heading = "Kernel")]
+    pub no_kprobes: bool,
+}
+
+/// Criteria on what is shown and counted; every one given must hold.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Filters (all given ones must hold)")]
+struct FilterArgs {
+    /// Only connections of this process
+    #[arg(long, value_name = "PID")]
+    pid: Vec<u32>,
+    /// Only connections of processes with this name
+    #[arg(long, value_name = "NAME")]
+    comm: Vec<String>,
+    /// Only this port, on either side, before or behind NAT
+    #[arg(long, value_name = "PORT")]
+    port: Vec<u16>,
+    /// Only this initiator: an address, a network, or address:port
+    #[arg(long, value_name = "ADDR")]
+    src: Vec<Side>,
+    /// Only this responder: an address, a network, or address:port; before or behind NAT
+    #[arg(long, value_name = "ADDR")]
+    dst: Vec<Side>,
+    /// Only this network namespace: inode number, name, or path
+    #[arg(long, value_name = "NETNS", value_parser = parse_netns)]
+    netns: Vec<u32>,
+    /// Only these causes
+    #[arg(long, value_name = "CAUSE", value_delimiter = ',', value_parser = parse_cause)]
+    cause: Vec<String>,
+    /// Only these families of causes
+    #[arg(long, value_name = "FAMILY", value_delimiter = ',', value_parser = parse_family)]
+    family: Vec<Family>,
+}
+
+const LIVE_NOTES: &str = "\
+Examples:
+  rsttrace live
+          Explain every reset on this host until Ctrl-C.
+  rsttrace live --port 3306 --count 1
+          Wait for the next broken database connection and explain it.
+  rsttrace live -o json | tee -a resets.ndjson
+          One JSON event a line, with ECS field names, for Loki or OpenSearch.
+  rsttrace live --duration 10m --fail-on timeout_mismatch
+          For a script: exit code 5 if an idle timeout broke a connection.
+
+Signals:
+  SIGINT and SIGTERM end it in good order, with the summary and exit code 0. When standard output is
+  closed it ends quietly.
+
+Exit status:
+  0  fine                         3  not permitted; the missing capability is named
+  1  internal failure             4  this kernel cannot; what is missing is named
+  2  usage                        5  what --fail-on asked for was seen";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// A story for people
+    Table,
+    /// The same, with everything ruled out and everything invisible
+    Wide,
+    /// One JSON event a line
+    Json,
+    /// JSON for reading
+    #[value(name = "jsonpretty")]
+    JsonPretty,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ColorWhen {
+    Auto,
+    Always,
+    Never,
+}
+
+impl LiveArgs {
+    pub fn filter(&self) -> Filter {
+        let args = &self.filters;
+        Filter {
+            pid: args.pid.clone(),
+            comm: args.comm.clone(),
+            port: args.port.clone(),
+            src: args.src.clone(),
+            dst: args.dst.clone(),
+            netns: args.netns.clone(),
+            cause: args.cause.clone(),
+            family: args.family.clone(),
+        }
+    }
+
+    /// Whether to colour standard output (NO_COLOR: https://no-color.org).
+    pub fn use_color(&self) -> bool {
+        match self.color {
+            ColorWhen::Always => true,
+            ColorWhen::Never => false,
+            ColorWhen::Auto => {
+                let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+                !refused && std::io::stdout().is_terminal()
+            }
+        }
+    }
+
+    /// Columns of the terminal, within what reads well; a fixed width for files and pipes.
+    pub fn width(&self) -> usize {
+        rustix::termios::tcgetwinsize(std::io::stdout())
+            .map_or(100, |size| usize::from(size.ws_col))
+            .clamp(60, 160)
+    }
+}
+
+/// `500ms`, `30s`, `5m`, `1h`; a bare number is seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let millis = match unit {
+        "ms" => 1,
+        "s" | "" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(format!("`{unit}` is no unit; use ms, s, m or h")),
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(millis))
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("`{text}` is no duration such as 30s or 5m"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units_and_anything_else_is_named() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(parse_duration("7"), Ok(Duration::from_secs(7)));
+        assert!(parse_duration("5d").is_err_and(|error| error.contains("`d`")));
+        assert!(parse_duration("99999999999999999999h").is_err());
+    }
+
+    #[test]
+    fn an_unknown_cause_is_a_usage_error_that_names_it() {
+        let error = Cli::try_parse_from(["rsttrace", "live", "--cause", "gremlins"])
+            .expect_err("no such cause");
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("gremlins"));
+    }
+}

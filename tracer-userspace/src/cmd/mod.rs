@@ -1,0 +1,43 @@
+//! The commands, one file each, and what they end with.
+
+pub mod live;
+
+/// How a command ended, as the exit code tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Fine,
+    /// Something that cannot happen did.
+    Internal,
+    /// A capability is missing.
+    NotPermitted,
+    /// This kernel cannot do it.
+    Unsupported,
+    /// What `--fail-on` was asked to find was found.
+    Found,
+}
+
+impl Exit {
+    /// The contract's number. 2 is a usage error, which the parser reports itself.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Fine => 0,
+            Self::Internal => 1,
+            Self::NotPermitted => 3,
+            Self::Unsupported => 4,
+            Self::Found => 5,
+        }
+    }
+}
+
+/// A command that could not do its work.
+#[derive(Debug)]
+pub struct Failure {
+    pub exit: Exit,
+    pub error: anyhow::Error,
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self { exit: Exit::Internal, error }
+    }
+}

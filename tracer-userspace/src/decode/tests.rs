@@ -1,0 +1,153 @@
+use std::mem::size_of;
+
+use proptest::prelude::*;
+use tracer_common::wire::KIND_LAST;
+
+use super::*;
+
+/// HZ 250, two known symbols, one known reason.
+struct Canned;
+
+impl Kernel for Canned {
+    fn hz(&self) -> u64 {
+        250
+    }
+    fn symbol(&self, address: u64) -> Option<&str> {
+        match address {
+            0x1000 => Some("tcp_send_active_reset"),
+            0x2000 => Some("__tcp_close"),
+            _ => None,
+        }
+    }
+    fn reset_reason(&self, value: u32) -> Option<&str> {
+        (value == 11).then_some("TCP_ABORT_ON_CLOSE")
+    }
+}
+
+const TS: u64 = 500_000_000_000;
+const JIFFIES: u64 = 0x1_0000_2000;
+
+/// Bytes of a plain-integer struct, as the kernel side writes them.
+fn bytes_of<T>(value: &T) -> Vec<u8> {
+    // SAFETY: the wire structs hold integers only, without padding (asserted in tracer-common).
+    unsafe { std::slice::from_raw_parts((value as *const T).cast::<u8>(), size_of::<T>()) }.to_vec()
+}
+
+fn record<T>(kind: u16, payload: &T) -> Vec<u8> {
+    let header = Header {
+        version: WIRE_VERSION,
+        header_len: u8::try_from(size_of::<Header>()).expect("a small header"),
+        kind,
+        len: u32::try_from(size_of::<T>()).expect("a small payload"),
+        ts_ns: TS,
+        jiffies: JIFFIES,
+        netns: 42,
+        cpu: 1,
+    };
+    [bytes_of(&header), bytes_of(payload)].concat()
+}
+
+/// All-zero is a valid value of every wire struct.
+fn zeroed<T>() -> T {
+    // SAFETY: integers only.
+    unsafe { std::mem::zeroed() }
+}
+
+fn mapped(last: u8) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, last]
+}
+
+fn a_reset() -> Vec<u8> {
+    let mut reset: record::ResetSent = zeroed();
+    reset.sock.id = 0xffff_8880_0000_1000;
+    reset.sock.flow.src_addr = mapped(1);
+    reset.sock.flow.dst_addr = mapped(2);
+    reset.sock.flow.src_port = 3306;
+    reset.sock.flow.dst_port = 41822;
+    reset.sock.state = 7;
+    reset.sock.rcv_nxt = 105;
+    reset.sock.copied_seq = 100;
+    // Two seconds ago, across the wrap of the truncated jiffies.
+    reset.sock.lrcvtime_j = (JIFFIES as u32).wrapping_sub(500);
+    reset.sock.sysctl_keepalive_time_j = 7200 * 250;
+    reset.task.comm[..5].copy_from_slice(b"mysql");
+    reset.stack.frames[..2].copy_from_slice(&[0x1000, 0x2000]);
+    reset.reason = 11;
+    record(KIND_RESET_SENT, &reset)
+}
+
+#[test]
+fn a_reset_decodes_to_what_was_written() {
+    let event = decode(&a_reset(), &Canned).expect("a whole record");
+    assert_eq!((event.ts, event.netns), (TS, 42));
+    let Body::ResetSent(reset) = event.body else { panic!("another kind") };
+    let socket = reset.socket.as_ref().expect("a socket");
+    assert_eq!(socket.flow.to_string(), "10.0.0.1:3306 -> 10.0.0.2:41822");
+    assert_eq!(socket.unread, 5);
+    assert_eq!(socket.last_received, Some(TS - 2_000_000_000));
+    assert_eq!(socket.keepalive.time_s, 7200.0);
+    assert_eq!(reset.reason.as_deref(), Some("TCP_ABORT_ON_CLOSE"));
+    assert_eq!(reset.stack, ["tcp_send_active_reset".into(), "__tcp_close".into()]);
+    assert_eq!((reset.task.comm.as_str(), &reset.trigger), ("mysql", &None));
+}
+
+#[test]
+fn a_longer_payload_of_a_newer_writer_is_accepted() {
+    let mut bytes = a_reset();
+    let whole = decode(&bytes, &Canned);
+    bytes.extend([0xaa; 64]);
+    assert_eq!(decode(&bytes, &Canned), whole);
+}
+
+#[test]
+fn another_wire_version_is_refused_by_number() {
+    let mut bytes = a_reset();
+    bytes[0] = WIRE_VERSION + 1;
+    assert_eq!(decode(&bytes, &Canned), Err(DecodeError::Version { found: WIRE_VERSION + 1 }));
+}
+
+#[test]
+fn an_unknown_kind_is_an_event_that_says_so() {
+    let bytes = record(KIND_LAST + 1, &0_u64);
+    let event = decode(&bytes, &Canned).expect("an event");
+    assert_eq!(event.body, Body::Unknown { kind: KIND_LAST + 1, len: 8 });
+}
+
+#[test]
+fn every_truncation_of_every_kind_is_an_error_and_never_a_panic() {
+    let kinds = [
+        record(KIND_RESET_SENT, &zeroed::<record::ResetSent>()),
+        record(KIND_IPVS_END, &zeroed::<record::IpvsEnd>()),
+        record(KIND_CONNTRACK_END, &zeroed::<record::ConntrackEnd>()),
+        a_reset(),
+    ];
+    for whole in kinds {
+        assert!(decode(&whole, &Canned).is_ok());
+        // Trailing padding carries nothing, so the last few bytes may be missing.
+        for len in 0..whole.len() - 16 {
+            let cut = decode(&whole[..len], &Canned);
+            assert!(cut.is_err() || whole[len..].iter().all(|byte| *byte == 0), "{len}: {cut:?}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..900)) {
+        let _ = decode(&bytes, &Canned);
+    }
+
+    #[test]
+    fn arbitrary_payloads_of_known_kinds_never_panic(
+        kind in 0..=KIND_LAST + 1,
+        payload in proptest::collection::vec(any::<u8>(), 0..700),
+    ) {
+        let mut bytes = record(kind, &0_u64);
+        bytes.truncate(size_of::<Header>());
+        bytes.extend(payload);
+        if let Ok(event) = decode(&bytes, &Canned) {
+            // What decodes must also be judged without a panic.
+            crate::testing::replay([event]);
+        }
+    }
+}

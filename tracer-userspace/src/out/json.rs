@@ -1,0 +1,384 @@
+//! The event as NDJSON: ECS names, schema 1.x, one line below 12 KiB.
+
+use std::net::SocketAddr;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::Summary;
+use crate::{
+    cause::Family,
+    event::Nanos,
+    fix::Fix,
+    incident::{Finding, Incident, errno_name},
+};
+
+/// Container runtimes cut lines at 16 KiB; the contract stays well below.
+const MAX_LINE: usize = 12 * 1024;
+
+/// RFC 3339 in UTC with nine digits.
+pub fn timestamp(wall_ns: i64) -> String {
+    Timestamp::from_nanosecond(i128::from(wall_ns))
+        .map_or_else(|_| "1970-01-01T00:00:00.000000000Z".into(), |ts| format!("{ts:.9}"))
+}
+
+/// A whole number where it is one, otherwise milliseconds.
+fn seconds(value: f64) -> Value {
+    let rounded = (value * 1000.0).round() / 1000.0;
+    if rounded.fract() == 0.0 && rounded.abs() < 1e15 {
+        #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and small")]
+        Value::from(rounded as i64)
+    } else {
+        Value::from(rounded)
+    }
+}
+
+/// An object without the absent values.
+fn object<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
+    fields
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+        .collect::<Map<_, _>>()
+        .into()
+}
+
+fn list(values: Vec<Value>) -> Option<Value> {
+    (!values.is_empty()).then_some(Value::Array(values))
+}
+
+fn endpoint(address: SocketAddr, nat: Option<SocketAddr>) -> Value {
+    object([
+        ("ip", Some(address.ip().to_string().into())),
+        ("port", Some(address.port().into())),
+        ("nat", nat.map(|nat| json!({"ip": nat.ip().to_string(), "port": nat.port()}))),
+    ])
+}
+
+/// Protocol number of TCP, for the Community ID.
+const IPPROTO_TCP: u8 = 6;
+
+/// The flow hash that other tools use too; `None` for a mixed pair of address families.
+fn community_id(source: SocketAddr, destination: SocketAddr) -> Option<String> {
+    if source.is_ipv4() != destination.is_ipv4() {
+        return None;
+    }
+    community_id::calculate_community_id(
+        0,
+        source.ip(),
+        destination.ip(),
+        Some(source.port()),
+        Some(destination.port()),
+        IPPROTO_TCP,
+        Default::default(),
+    )
+    .ok()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+fn age_s(opened: Nanos, ts: Nanos) -> Value {
+    seconds((opened as f64 - ts as f64) / 1e9)
+}
+
+fn finding(opened: Nanos, finding: &Finding) -> Value {
+    json!({"kind": finding.kind, "age_s": age_s(opened, finding.ts), "summary": finding.summary})
+}
+
+fn strings(values: Vec<String>) -> Option<Value> {
+    list(values.into_iter().map(Value::from).collect())
+}
+
+fn fix(fix: &Fix) -> Value {
+    object([
+        ("id", Some(fix.id.into())),
+        ("owner", Some(fix.owner.id().into())),
+        ("risk", Some(fix.risk.id().into())),
+        ("summary", Some(fix.summary.clone().into())),
+        ("reason", Some(fix.reason.clone().into())),
+        ("current", fix.current.clone().map(Value::from)),
+        ("wanted", fix.wanted.clone().map(Value::from)),
+        ("commands", strings(fix.commands())),
+        ("advice", strings(fix.advice())),
+        ("persist", fix.persist().map(|file| json!({"path": file.path, "text": file.text}))),
+        ("verify", strings(fix.verify())),
+        ("undo", strings(fix.undo())),
+    ])
+}
+
+fn verdict(incident: &Incident) -> Value {
+    let nat_source = incident.source_nat.unwrap_or(incident.source);
+    let nat_destination = incident.destination_nat.unwrap_or(incident.destination);
+    let behind_nat = incident.source_nat.is_some() || incident.destination_nat.is_some();
+    object([
+        ("schema", Some("1.0".into())),
+        ("cause", Some(incident.cause.id.into())),
+        ("family", Some(incident.cause.family.id().into())),
+        ("confidence", incident.confidence.map(|confidence| confidence.id().into())),
+        ("follows", incident.follows.clone().map(Value::from)),
+        ("victim", Some(incident.victim.id().into())),
+        ("netns", (incident.netns != 0).then(|| incident.netns.into())),
+        (
+            "community_id_nat",
+            behind_nat
+                .then(|| community_id(nat_source, nat_destination))
+                .flatten()
+                .map(Value::from),
+        ),
+        (
+            "rst",
+            Some(object([
+                ("direction", Some(incident.rst.direction.into())),
+                ("origin", Some(incident.rst.origin.into())),
+                ("reason", incident.rst.reason.clone().map(Value::from)),
+            ])),
+        ),
+        ("idle_s", incident.idle_s.map(seconds)),
+        (
+            "keepalive",
+            incident.keepalive.map(|keepalive| {
+                json!({
+                    "enabled": keepalive.enabled,
+                    "time_s": seconds(keepalive.time_s),
+                    "intvl_s": seconds(keepalive.intvl_s),
+                    "probes": keepalive.probes,
+                })
+            }),
+        ),
+        (
+            "ipvs",
+            incident.ipvs.as_ref().map(|ipvs| {
+                object([
+                    ("state", ipvs.state.map(Value::from)),
+                    ("timeout_s", ipvs.timeout_s.map(seconds)),
+                ])
+            }),
+        ),
+        (
+            "conntrack",
+            incident.conntrack.as_ref().map(|entry| {
+                object([
+                    ("state", entry.state.map(Value::from)),
+                    ("limit", entry.limit.map(Value::from)),
+                    ("limit_s", entry.limit_s.map(seconds)),
+                    ("deleted_by", entry.deleted_by.clone().map(Value::from)),
+                    ("count", entry.count.map(Value::from)),
+                    ("max", entry.max.map(Value::from)),
+                ])
+            }),
+        ),
+        (
+            "evidence",
+            Some(incident.evidence.iter().map(|it| finding(incident.opened, it)).collect()),
+        ),
+        (
+            "ruled_out",
+            list(
+                incident
+                    .ruled_out
+                    .iter()
+                    .map(|it| json!({"cause": it.cause, "because": it.because}))
+                    .collect(),
+            ),
+        ),
+        ("fixes", Some(incident.fixes.iter().map(fix).collect())),
+        (
+            "not_fixes",
+            list(
+                incident
+                    .not_fixes
+                    .iter()
+                    .map(|(what, because)| json!({"what": what, "because": because}))
+                    .collect(),
+            ),
+        ),
+        ("blind_spots", strings(incident.blind_spots.clone())),
+        ("prove", incident.prove.clone().map(Value::from)),
+        ("lost_events", Some(incident.lost_events.into())),
+    ])
+}
+
+fn tree(incident: &Incident) -> Value {
+    let owner = incident.owner.as_ref();
+    let family = if incident.source.is_ipv4() { "ipv4" } else { "ipv6" };
+    let outcome = match incident.cause.family {
+        Family::Benign => "unknown",
+        _ => "failure",
+    };
+    object([
+        ("@timestamp", Some(timestamp(incident.wall_ns).into())),
+        ("level", Some(incident.level().into())),
+        ("message", Some(incident.message().into())),
+        ("event_id", Some(incident.event_id.clone().into())),
+        ("ecs", Some(json!({"version": "8.11.0"}))),
+        (
+            "event",
+            Some(json!({
+                "id": incident.event_id,
+                "kind": "event",
+                "category": ["network"],
+                "type": ["connection", "end"],
+                "module": "rsttrace",
+                "dataset": "rsttrace.incident",
+                "action": incident.action.id(),
+                "outcome": outcome,
+                "reason": incident.cause.id,
+                "sequence": incident.sequence,
+            })),
+        ),
+        (
+            "error",
+            incident
+                .errno
+                .and_then(errno_name)
+                .map(|code| json!({ "code": code })),
+        ),
+        ("source", Some(endpoint(incident.source, incident.source_nat))),
+        ("destination", Some(endpoint(incident.destination, incident.destination_nat))),
+        (
+            "network",
+            Some(object([
+                ("transport", Some("tcp".into())),
+                ("type", Some(family.into())),
+                (
+                    "community_id",
+                    community_id(incident.source, incident.destination).map(Value::from),
+                ),
+            ])),
+        ),
+        ("process", owner.map(|owner| json!({"pid": owner.pid, "name": owner.comm}))),
+        (
+            "container",
+            owner
+                .and_then(|owner| owner.container_id.as_ref())
+                .map(|id| json!({ "id": id })),
+        ),
+        ("host", Some(json!({"name": incident.hostname}))),
+        ("rsttrace", Some(verdict(incident))),
+    ])
+}
+
+/// One line for one incident, without the line end.
+pub fn incident(incident: &Incident) -> String {
+    let mut tree = tree(incident);
+    let mut line = tree.to_string();
+    // What a reader misses least goes first.
+    for key in ["blind_spots", "not_fixes", "ruled_out", "evidence", "fixes", "prove"] {
+        if line.len() < MAX_LINE {
+            break;
+        }
+        if let Some(verdict) = tree.get_mut("rsttrace").and_then(Value::as_object_mut) {
+            match verdict.get_mut(key) {
+                // The best fix and the first piece of evidence stay as long as anything does.
+                Some(Value::Array(items)) if matches!(key, "evidence" | "fixes") => {
+                    items.truncate(1);
+                }
+                _ => {
+                    verdict.shift_remove(key);
+                }
+            }
+            verdict.insert("truncated".into(), true.into());
+        }
+        line = tree.to_string();
+    }
+    line
+}
+
+/// The same, indented for reading.
+pub fn pretty(line: &str) -> String {
+    serde_json::from_str::<Value>(line)
+        .and_then(|value| serde_json::to_string_pretty(&value))
+        .unwrap_or_else(|_| line.to_owned())
+}
+
+/// One line with what was counted so far.
+pub fn summary(summary: &Summary, wall_ns: i64) -> String {
+    let counts = |list: &std::collections::BTreeMap<&'static str, u64>| {
+        list.iter()
+            .map(|(cause, count)| json!({"cause": cause, "count": count}))
+            .collect::<Vec<_>>()
+    };
+    json!({
+        "@timestamp": timestamp(wall_ns),
+        "level": "info",
+        "message": super::summary_text(summary),
+        "ecs": {"version": "8.11.0"},
+        "event": {
+            "kind": "metric", "category": ["network"], "type": ["info"],
+            "module": "rsttrace", "dataset": "rsttrace.summary",
+        },
+        "rsttrace": {
+            "schema": "1.0",
+            "summary": {
+                "incidents": counts(&summary.incidents),
+                "benign": counts(&summary.benign),
+                "absorbed": summary.counters.absorbed,
+                "forgotten": summary.counters.evicted,
+                "unreadable": summary.unreadable,
+            },
+            "lost_events": summary.counters.lost,
+        },
+    })
+    .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{article, replay};
+
+    fn line() -> Value {
+        let incidents = replay(article());
+        serde_json::from_str(&incident(&incidents[0])).expect("JSON")
+    }
+
+    #[test]
+    fn the_first_keys_are_those_that_log_agents_need() {
+        let incidents = replay(article());
+        let text = incident(&incidents[0]);
+        let keys = ["{\"@timestamp\":", "\"level\":", "\"message\":", "\"event_id\":", "\"ecs\":"];
+        let places: Vec<_> = keys.map(|key| text.find(key)).to_vec();
+        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{text}");
+    }
+
+    #[test]
+    fn the_articles_incident_has_the_contracts_fields() {
+        let line = line();
+        assert_eq!(line["event"]["dataset"], "rsttrace.incident");
+        assert_eq!(line["event"]["reason"], "ipvs_idle_expired");
+        assert_eq!(line["error"]["code"], "ECONNRESET");
+        assert_eq!(line["destination"]["nat"]["ip"], "10.0.1.2");
+        assert_eq!(line["rsttrace"]["ipvs"]["timeout_s"], 900);
+        assert_eq!(line["rsttrace"]["keepalive"]["enabled"], false);
+        assert_eq!(line["rsttrace"]["fixes"][0]["wanted"], "300/30/3");
+        assert_eq!(line["event_id"], line["event"]["id"]);
+    }
+
+    #[test]
+    fn nothing_is_null() {
+        fn has_null(value: &Value) -> bool {
+            match value {
+                Value::Null => true,
+                Value::Array(items) => items.iter().any(has_null),
+                Value::Object(fields) => fields.values().any(has_null),
+                _ => false,
+            }
+        }
+        assert!(!has_null(&line()));
+    }
+
+    #[test]
+    fn a_line_stays_below_12_kib_and_says_that_it_was_cut() {
+        let mut long = replay(article()).remove(0);
+        let finding = Finding { kind: "test", ts: 0, summary: "x".repeat(500) };
+        long.evidence = vec![finding; 1000];
+        let text = incident(&long);
+        assert!(text.len() < MAX_LINE);
+        let value: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(value["rsttrace"]["truncated"], true);
+    }
+
+    #[test]
+    fn timestamps_have_nine_digits_and_z() {
+        assert_eq!(timestamp(1_763_695_304_102_345_678), "2025-11-21T03:21:44.102345678Z");
+        assert_eq!(timestamp(1_763_695_304_000_000_000), "2025-11-21T03:21:44.000000000Z");
+    }
+}

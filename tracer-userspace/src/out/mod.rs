@@ -1,0 +1,61 @@
+//! How incidents are shown: [`json`] for machines, [`table`] for people. Text from the host (process
+//! names, cgroups) is hostile; [`escape`] makes it harmless for a terminal.
+
+use std::collections::BTreeMap;
+
+use crate::{cause::Family, correlator::Counters, incident::Incident};
+
+pub mod escape;
+pub mod json;
+pub mod table;
+
+/// What a run has seen, for the summary events and the closing line.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Cause id to incidents; benign ones apart. Repeats at a connection's other end do not count.
+    incidents: BTreeMap<&'static str, u64>,
+    benign: BTreeMap<&'static str, u64>,
+    counters: Counters,
+    /// Kernel reads that failed, and records that could not be decoded.
+    unreadable: u64,
+}
+
+impl Summary {
+    pub fn count(&mut self, incident: &Incident) {
+        if incident.follows.is_some() {
+            return;
+        }
+        let list = match incident.cause.family {
+            Family::Benign => &mut self.benign,
+            _ => &mut self.incidents,
+        };
+        *list.entry(incident.cause.id).or_default() += 1;
+    }
+
+    pub fn update(&mut self, counters: &Counters, unreadable: u64) {
+        self.counters = *counters;
+        self.unreadable = unreadable;
+    }
+}
+
+/// The closing lines for standard error.
+pub fn summary_text(summary: &Summary) -> String {
+    let total: u64 = summary.incidents.values().sum();
+    let benign: u64 = summary.benign.values().sum();
+    let list = |counts: &BTreeMap<&str, u64>| {
+        counts.iter().map(|(cause, n)| format!("{cause} {n}")).collect::<Vec<_>>().join(", ")
+    };
+    let details = |counts: &BTreeMap<&str, u64>| match counts.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", list(counts)),
+    };
+    format!(
+        "rsttrace: {total} incident{}{}, {benign} benign{}; lost events {}, unreadable {}, forgotten {}",
+        if total == 1 { "" } else { "s" },
+        details(&summary.incidents),
+        details(&summary.benign),
+        summary.counters.lost,
+        summary.unreadable,
+        summary.counters.evicted,
+    )
+}

@@ -1,0 +1,53 @@
+#!/bin/sh
+# PID 1 of a test guest. Four serial ports, one use each:
+#   ttyS0  kernel messages and this script's own complaints
+#   ttyS1  stdin and stdout of the command, and nothing else
+#   ttyS2  what the host waits for: "ready RELEASE", then "exit CODE"
+# Modules are loaded only when something asks for them (modprobe, or the kernel itself);
+# the exception is veth, which every scenario needs.
+
+export PATH=/usr/bin:/usr/sbin HOME=/root
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /tmp
+mount -t tracefs tracefs /sys/kernel/tracing
+mount -t debugfs debugfs /sys/kernel/debug
+mount -t bpf bpf /sys/fs/bpf
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mkdir -p /run/netns
+
+echo /sbin/modprobe >/proc/sys/kernel/modprobe
+modprobe veth
+ip link set lo up
+hostname guest
+
+. /etc/guest/env
+exec 3>/dev/ttyS2 4<>/dev/ttyS1
+stty -F /dev/ttyS2 raw -echo 115200
+if [ "$INTERACTIVE" = 1 ]; then
+	stty -F /dev/ttyS1 sane 115200 rows "$ROWS" cols "$COLUMNS"
+else
+	stty -F /dev/ttyS1 raw -echo 115200
+fi
+unset ROWS COLUMNS
+echo "ready $(uname -r)" >&3
+
+cd /root
+if [ "$INTERACTIVE" = 1 ]; then
+	# A session of its own makes the port its terminal, so that Ctrl-C reaches the command.
+	setsid -c sh /etc/guest/command <&4 >&4 2>&4 3>&- 4>&-
+else
+	sh /etc/guest/command </dev/null >&4 2>&4 3>&- 4>&-
+fi
+code=$?
+
+# Setting a port's mode waits until all was sent.
+stty -F /dev/ttyS1 -echo
+echo "exit $code" >&3
+stty -F /dev/ttyS2 -echo
+poweroff -f

@@ -1,0 +1,163 @@
+//! `cargo xtask test`: cargo's tests, then every scenario on every kernel.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{ExitCode, Stdio},
+};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use crate::{
+    build, cmd,
+    kernels::{self, Kernel},
+    results::{Results, Tally, Verdict, matrix},
+    vm::{self, Lab, Options},
+};
+
+/// The oldest we support, Debian's stable releases, and the newest.
+const KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "7.2"];
+
+#[derive(Args)]
+pub struct Test {
+    /// Only these scenarios [default: all]
+    #[arg(value_name = "SCENARIO")]
+    scenarios: Vec<String>,
+
+    /// Kernel series to test on; may be given more than once [default: 5.10 6.1 6.12 6.18 7.2]
+    #[arg(long = "kernel", value_name = "SERIES")]
+    kernels: Vec<String>,
+
+    /// Only cargo's tests, no virtual machines
+    #[arg(long)]
+    no_vm: bool,
+
+    /// Only the virtual machines, not cargo's tests
+    #[arg(long, conflicts_with = "no_vm")]
+    only_vm: bool,
+
+    /// Guests that run side by side (scenarios mostly wait)
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
+    jobs: u8,
+
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What became of one kernel: its results, and what was wrong beyond single scenarios.
+struct Outcome {
+    results: Results,
+    complaint: Option<String>,
+    ran: String,
+}
+
+impl Test {
+    pub fn run(&self) -> Result<ExitCode> {
+        // A word that is no series is told before half an hour of work, not after.
+        let series = if self.kernels.is_empty() {
+            vm::parse_series(&KERNELS.map(str::to_owned))?
+        } else {
+            vm::parse_series(&self.kernels)?
+        };
+        let mut tally = Tally::default();
+        if !self.only_vm {
+            cargo_test(&mut tally)?;
+        }
+        if !self.no_vm {
+            let programs = vm::guest_programs()?;
+            let kernels = kernels::fetch(&series)?;
+            let lab = Lab::new(&self.options, &kernels, programs)?;
+            let outcomes = vm::each(&kernels, self.jobs.into(), |kernel| {
+                Ok(self.run_on(&lab, kernel))
+            });
+            let outcomes: Vec<_> = outcomes.into_iter().collect::<Result<_>>()?;
+            report(&kernels, &outcomes, &mut tally);
+        }
+        println!("{tally}");
+        Ok(ExitCode::from(u8::from(tally.failed > 0)))
+    }
+
+    /// Never an error: a guest that did not make it is a result like any other.
+    fn run_on(&self, lab: &Lab, kernel: &Kernel) -> Outcome {
+        let words = ["rsttrace-guest", "run"].into_iter();
+        let words = words.chain(self.scenarios.iter().map(String::as_str));
+        let command = words.map(cmd::quote).collect::<Vec<_>>().join(" ");
+        let mut results = Results::default();
+        let guest = lab.run(kernel, &command, &mut |line| {
+            results.line(line);
+            vm::print_line(&format!("[{}] {line}", kernel.wanted));
+        });
+        let failures = results
+            .verdicts
+            .iter()
+            .any(|(_, v)| matches!(v, Verdict::Fail(_)));
+        let (complaint, ran) = match guest {
+            Err(error) => (Some(format!("{error:#}")), "did not finish".to_owned()),
+            Ok(guest) => {
+                let ran = format!("ran {} in {:.0} s", guest.kernel_release, guest.seconds);
+                let complaint = match results.incomplete() {
+                    // Failed scenarios make the guest exit with an error, and are counted already.
+                    None if guest.exit_code != 0 && !failures => Some(format!(
+                        "rsttrace-guest ended with exit code {}",
+                        guest.exit_code
+                    )),
+                    incomplete => incomplete,
+                };
+                let warned = guest.kernel_warnings.first();
+                let warned = warned.map(|w| format!("the kernel warned: {w}"));
+                (complaint.or(warned), ran)
+            }
+        };
+        Outcome {
+            results,
+            complaint,
+            ran,
+        }
+    }
+}
+
+/// Passes cargo's output on and counts.
+fn cargo_test(tally: &mut Tally) -> Result<()> {
+    let mut cargo = build::host_cargo("test", &build::object()?);
+    eprintln!("running cargo test");
+    cargo.arg("--no-fail-fast").stdout(Stdio::piped());
+    let mut child = cargo
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", cmd::show(&cargo)))?;
+    let stdout = child.stdout.take().context("cargo test has no stdout")?;
+    for line in BufReader::new(stdout).lines() {
+        let line = line.context("cannot read what cargo test prints")?;
+        tally.cargo_line(&line);
+        vm::print_line(&line);
+    }
+    let status = child.wait().context("cannot wait for cargo test")?;
+    if !status.success() && tally.failed == 0 {
+        // It did not compile, or a test brought the whole run down.
+        eprintln!("cargo test ended with {status}");
+        tally.failed += 1;
+    }
+    Ok(())
+}
+
+fn report(kernels: &[Kernel], outcomes: &[Outcome], tally: &mut Tally) {
+    println!();
+    for (kernel, outcome) in kernels.iter().zip(outcomes) {
+        println!("{:5} {}: {}", kernel.wanted, kernel.package, outcome.ran);
+    }
+    println!();
+    let columns: Vec<_> = kernels
+        .iter()
+        .zip(outcomes)
+        .map(|(kernel, outcome)| (kernel.wanted.to_string(), &outcome.results))
+        .collect();
+    println!("{}", matrix(&columns));
+    for (kernel, outcome) in kernels.iter().zip(outcomes) {
+        let verdicts = outcome.results.verdicts.iter();
+        verdicts.for_each(|(_, verdict)| tally.count(verdict));
+        if let Some(complaint) = &outcome.complaint {
+            tally.failed += 1;
+            println!("  {}: FAIL: {complaint}", kernel.wanted);
+        }
+    }
+    println!();
+}
