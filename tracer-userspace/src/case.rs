@@ -6,7 +6,8 @@
 //! sequence numbers do not say otherwise.
 
 use crate::event::{
-    Event, Flow, Nanos, NetfilterDrop, ResetReceived, ResetSent, Socket, SocketError,
+    Event, Flow, Nanos, NetfilterDrop, Packet, ResetReceived, ResetSent, Socket, SocketError,
+    tcp_flag,
 };
 
 /// A record's content with its time and namespace.
@@ -26,14 +27,22 @@ pub enum Record {
     Drop(At<NetfilterDrop>),
 }
 
-/// Sequence numbers of a connection, one per direction, in no particular order; `None` where a record
-/// shows only one.
+/// Sequence numbers that one side has sent and not seen acknowledged: a range for a socket, one
+/// number for a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Anchor(Option<u32>, Option<u32>);
+struct Span {
+    from: u32,
+    to: u32,
+}
 
-/// Two records of one connection lie within a window of each other; 16 MiB covers every window TCP
-/// allows without far more than the default buffers, and leaves a chance of 2^-14 for strangers.
-const ANCHOR_DISTANCE: u32 = 1 << 24;
+/// The two directions of a connection, in no particular order; `None` where a record shows only one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Anchor(Option<Span>, Option<Span>);
+
+/// Records of one connection overlap, or lie this close together (data sent meanwhile). It must stay
+/// small: initial sequence numbers of one tuple advance by one every 64 ns (net/core/secure_seq.c), so
+/// a tuple used again is 256 KiB away after 17 ms.
+const ANCHOR_DISTANCE: u32 = 1 << 18;
 
 /// A reset is received within the softirq that sent it, or after one trip through a slow guest.
 const SAME_RESET_NS: Nanos = 1_000_000_000;
@@ -41,31 +50,47 @@ const SAME_RESET_NS: Nanos = 1_000_000_000;
 /// Enough for every namespace a reset passes; a storm of retries adds nothing.
 const MAX_RECORDS: usize = 16;
 
-impl Anchor {
-    fn near(a: Option<u32>, b: Option<u32>) -> bool {
-        match (a, b) {
-            (Some(a), Some(b)) => {
-                a.wrapping_sub(b).min(b.wrapping_sub(a)) < ANCHOR_DISTANCE
-            }
-            _ => true,
-        }
+impl Span {
+    fn at(seq: u32) -> Self {
+        Self { from: seq, to: seq }
     }
 
+    fn near(self, other: Self) -> bool {
+        let starts_in = |a: Self, b: Self| {
+            let reach =
+                b.to.wrapping_sub(b.from)
+                    .saturating_add(2 * ANCHOR_DISTANCE);
+            a.from.wrapping_sub(b.from.wrapping_sub(ANCHOR_DISTANCE)) <= reach
+        };
+        starts_in(self, other) || starts_in(other, self)
+    }
+}
+
+impl Anchor {
     fn fits(self, other: Self) -> bool {
-        (Self::near(self.0, other.0) && Self::near(self.1, other.1))
-            || (Self::near(self.0, other.1) && Self::near(self.1, other.0))
+        let near = |a: Option<Span>, b: Option<Span>| match (a, b) {
+            (Some(a), Some(b)) => a.near(b),
+            _ => true,
+        };
+        (near(self.0, other.0) && near(self.1, other.1))
+            || (near(self.0, other.1) && near(self.1, other.0))
     }
 
     fn of_socket(socket: &Socket) -> Option<Self> {
-        let known = |seq: u32| (seq != 0).then_some(seq);
-        socket
-            .is_connection()
-            .then(|| Self(known(socket.snd_nxt), known(socket.rcv_nxt)))
+        if !socket.is_connection() || socket.snd_nxt == 0 {
+            return None;
+        }
+        let sent = Span {
+            from: socket.snd_una,
+            to: socket.snd_nxt,
+        };
+        let received = (socket.rcv_nxt != 0).then(|| Span::at(socket.rcv_nxt));
+        Some(Self(Some(sent), received))
     }
 
-    fn of_packet(packet: &crate::event::Packet) -> Self {
-        let ack = packet.has(crate::event::tcp_flag::ACK).then_some(packet.ack);
-        Self(Some(packet.seq), ack)
+    fn of_packet(packet: &Packet) -> Self {
+        let ack = packet.has(tcp_flag::ACK).then(|| Span::at(packet.ack));
+        Self(Some(Span::at(packet.seq)), ack)
     }
 }
 
@@ -106,16 +131,18 @@ impl Record {
             Self::Sent(at) => at.it.flow(),
             Self::Received(at) => Some(at.it.socket.flow),
             // A disconnected socket has lost its addresses; only its identity joins it.
-            Self::Error(at) => {
-                Some(at.it.socket.flow).filter(|flow| flow.dst.port() != 0)
-            }
+            Self::Error(at) => Some(at.it.socket.flow).filter(|flow| flow.dst.port() != 0),
             Self::Drop(at) => Some(at.it.packet.flow),
         }
     }
 
     fn socket(&self) -> Option<&Socket> {
         match self {
-            Self::Sent(at) => at.it.socket.as_ref().filter(|socket| socket.is_connection()),
+            Self::Sent(at) => at
+                .it
+                .socket
+                .as_ref()
+                .filter(|socket| socket.is_connection()),
             Self::Received(at) => Some(&at.it.socket),
             Self::Error(at) => Some(&at.it.socket),
             Self::Drop(_) => None,
@@ -222,15 +249,24 @@ impl Identity {
             // Addresses of sockets are reused; a cleared tuple (disconnect) cannot object.
             return anchors_fit || record.flow().is_none();
         }
-        if !anchors_fit {
-            return false;
-        }
+        // A segment in flight may be larger than any distance allowed above, so for the two ends of one
+        // reset a common address will do.
+        let touches = |flow: Flow| {
+            let ends = [flow.src, flow.dst];
+            self.flows
+                .iter()
+                .any(|known| ends.contains(&known.src) || ends.contains(&known.dst))
+        };
         if let Some(reset) = record.reset()
             && self.resets.iter().any(|known| known.pairs_with(reset))
+            && (anchors_fit || record.flow().is_some_and(touches))
         {
             return true;
         }
-        record.flow().is_some_and(|flow| self.flows.contains(&flow.key()))
+        anchors_fit
+            && record
+                .flow()
+                .is_some_and(|flow| self.flows.contains(&flow.key()))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     evidence::{Evidence, Hosts},
     host::Owner,
     incident::{
-        Action, ConntrackFacts, Finding, Incident, IpvsFacts, RuledOut, Rst, Victim, errno_name,
+        Action, ConntrackFacts, Finding, Incident, IpvsFacts, Rst, RuledOut, Victim, errno_name,
     },
     memory::{Loss, Memory, Remembered},
 };
@@ -103,7 +103,10 @@ impl Correlator {
     }
 
     pub fn counters(&self) -> Counters {
-        Counters { evicted: self.memory.evicted(), ..self.counters }
+        Counters {
+            evicted: self.memory.evicted(),
+            ..self.counters
+        }
     }
 
     /// Takes one event in. Events come in time order, give or take the merge window of their source.
@@ -140,8 +143,16 @@ impl Correlator {
             Body::IpvsEnd(end) => Loss::Ipvs(end),
             Body::ConntrackEnd(end) => Loss::Conntrack(end),
             Body::NetfilterDrop(drop) => {
-                self.memory.remember(Remembered { ts, netns, loss: Loss::Drop(drop.clone()) });
-                self.take(Record::Drop(At { ts, netns, it: *drop }));
+                self.memory.remember(Remembered {
+                    ts,
+                    netns,
+                    loss: Loss::Drop(drop.clone()),
+                });
+                self.take(Record::Drop(At {
+                    ts,
+                    netns,
+                    it: *drop,
+                }));
                 return;
             }
             body => {
@@ -182,14 +193,18 @@ impl Correlator {
             .rposition(|finished| finished.follows_from(&record))
             .map(|index| index + self.forgotten);
         if let Some(index) = follows
-            && self.finished[index - self.forgotten].identity.knows_socket_of(&record)
+            && self.finished[index - self.forgotten]
+                .identity
+                .knows_socket_of(&record)
         {
             self.counters.absorbed += 1;
             return;
         }
         let mut case = Case::open(record);
         add_aliases(&self.memory, &mut case);
-        let place = self.open.partition_point(|(open, _)| open.opened <= case.opened);
+        let place = self
+            .open
+            .partition_point(|(open, _)| open.opened <= case.opened);
         self.open.insert(place, (case, follows));
     }
 
@@ -197,11 +212,13 @@ impl Correlator {
     pub fn tick(&mut self, now: Nanos) -> Vec<Incident> {
         // They are in the order of their opening, so those that have settled come first.
         let excess = self.open.len().saturating_sub(OPEN);
-        let settled = self.open.partition_point(|(case, _)| {
-            case.opened.saturating_add(SETTLE) <= now
-        });
+        let settled = self
+            .open
+            .partition_point(|(case, _)| case.opened.saturating_add(SETTLE) <= now);
         let done: Vec<_> = self.open.drain(..settled.max(excess)).collect();
-        done.into_iter().filter_map(|(case, follows)| self.conclude(&case, follows)).collect()
+        done.into_iter()
+            .filter_map(|(case, follows)| self.conclude(&case, follows))
+            .collect()
     }
 
     /// No case is settling.
@@ -218,20 +235,24 @@ impl Correlator {
         let first = follows
             .and_then(|index| index.checked_sub(self.forgotten))
             .and_then(|index| self.finished.get(index));
-        let evidence =
-            Evidence::new(case, &self.memory, &self.hosts, &self.session, self.started);
+        let evidence = Evidence::new(case, &self.memory, &self.hosts, &self.session, self.started);
         if first.is_some() && !evidence.victims().any(|(_, _, socket)| !socket.dead) {
             // An answer to a retry, or to a socket nobody holds any more: nobody new was hurt.
             self.counters.absorbed += 1;
             return None;
         }
         let (cause, verdict) = judge(&evidence);
-        let unconfirmed = case.sent.is_empty() && case.received.is_empty() && case.errors.is_empty();
+        let unconfirmed =
+            case.sent.is_empty() && case.received.is_empty() && case.errors.is_empty();
         if unconfirmed && cause.id != "conntrack_table_full" {
             return None;
         }
         let first = first.map(|finished| {
-            (finished.event_id.clone(), finished.cause, finished.confidence)
+            (
+                finished.event_id.clone(),
+                finished.cause,
+                finished.confidence,
+            )
         });
         let mut incident = describe::incident(&evidence, cause, verdict, &self.owners);
         if let Some((event_id, cause, confidence)) = first {
@@ -241,11 +262,17 @@ impl Correlator {
         incident.sequence = self.sequence;
         incident.lost_events = self.counters.lost;
         let mut identity = case.identity.clone();
-        for view in [evidence.client_view(), evidence.server_view()].into_iter().flatten() {
+        for view in [evidence.client_view(), evidence.server_view()]
+            .into_iter()
+            .flatten()
+        {
             identity.add_flow(view);
         }
         self.remember(Finished {
-            event_id: incident.follows.clone().unwrap_or_else(|| incident.event_id.clone()),
+            event_id: incident
+                .follows
+                .clone()
+                .unwrap_or_else(|| incident.event_id.clone()),
             cause: incident.cause,
             confidence: incident.confidence,
             action: incident.action,

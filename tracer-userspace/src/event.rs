@@ -21,12 +21,19 @@ pub struct Flow {
 
 impl Flow {
     pub fn reversed(self) -> Self {
-        Self { src: self.dst, dst: self.src }
+        Self {
+            src: self.dst,
+            dst: self.src,
+        }
     }
 
     /// The same value for both directions.
     pub fn key(self) -> Self {
-        if self.src <= self.dst { self } else { self.reversed() }
+        if self.src <= self.dst {
+            self
+        } else {
+            self.reversed()
+        }
     }
 }
 
@@ -49,8 +56,19 @@ pub mod tcp_state {
     /// The kernel's name.
     pub fn name(state: u8) -> &'static str {
         const NAMES: [&str; 13] = [
-            "NONE", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT",
-            "CLOSE", "CLOSE_WAIT", "LAST_ACK", "LISTEN", "CLOSING", "NEW_SYN_RECV",
+            "NONE",
+            "ESTABLISHED",
+            "SYN_SENT",
+            "SYN_RECV",
+            "FIN_WAIT1",
+            "FIN_WAIT2",
+            "TIME_WAIT",
+            "CLOSE",
+            "CLOSE_WAIT",
+            "LAST_ACK",
+            "LISTEN",
+            "CLOSING",
+            "NEW_SYN_RECV",
         ];
         NAMES.get(usize::from(state)).copied().unwrap_or("UNKNOWN")
     }
@@ -328,7 +346,9 @@ pub struct Session {
 impl Session {
     /// Whether a signal is covered at all.
     pub fn covers(&self, signal: &str) -> bool {
-        self.coverage.iter().any(|s| s.id == signal && s.way.is_some())
+        self.coverage
+            .iter()
+            .any(|s| s.id == signal && s.way.is_some())
     }
 }
 
@@ -345,11 +365,17 @@ pub enum Body {
     /// State of a namespace, read because of a record.
     Netns(Box<NetnsState>),
     /// Who holds the socket with this inode.
-    Owner { inode: u64, owner: Box<Owner> },
+    Owner {
+        inode: u64,
+        owner: Box<Owner>,
+    },
     /// Records lost since the start, all kinds.
     Lost(u64),
     /// A record of a newer writer.
-    Unknown { kind: u16, len: u32 },
+    Unknown {
+        kind: u16,
+        len: u32,
+    },
 }
 
 /// Something that happened at a time, in a namespace.

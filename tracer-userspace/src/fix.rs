@@ -64,9 +64,7 @@ impl Place {
                 let name = path.rsplit('/').next().filter(|name| is_plain(name))?;
                 Some(format!("ip netns exec {name} "))
             }
-            NetnsReach::Docker(path) => {
-                is_plain(path).then(|| format!("nsenter --net={path} "))
-            }
+            NetnsReach::Docker(path) => is_plain(path).then(|| format!("nsenter --net={path} ")),
             NetnsReach::Process(pid) => Some(format!("nsenter --net=/proc/{pid}/ns/net ")),
             NetnsReach::Unknown => None,
         }
@@ -88,15 +86,26 @@ impl Place {
 /// Text that may stand in a command: `[A-Za-z0-9._:/-]+`.
 pub fn is_plain(text: &str) -> bool {
     !text.is_empty()
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/-".contains(&b))
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._:/-".contains(&b))
 }
 
 /// One change.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    Sysctl { place: Place, key: &'static str, from: Option<u64>, to: u64 },
+    Sysctl {
+        place: Place,
+        key: &'static str,
+        from: Option<u64>,
+        to: u64,
+    },
     /// The IPVS TCP timeout in seconds; the other two stay.
-    IpvsTimeout { place: Place, from_s: Option<u32>, to_s: u32 },
+    IpvsTimeout {
+        place: Place,
+        from_s: Option<u32>,
+        to_s: u32,
+    },
     /// A socket option, set by the application.
     SocketOption { code: String },
     /// Something only a person can do.
@@ -176,8 +185,10 @@ impl Fix {
                 _ => {}
             }
         }
-        (!sysctls.is_empty())
-            .then(|| Persist { path: "/etc/sysctl.d/90-rsttrace.conf".into(), text: sysctls })
+        (!sysctls.is_empty()).then(|| Persist {
+            path: "/etc/sysctl.d/90-rsttrace.conf".into(),
+            text: sysctls,
+        })
     }
 }
 
@@ -208,12 +219,17 @@ impl Change {
 
     fn undo(&self) -> Option<String> {
         match self {
-            Self::Sysctl { place, key, from: Some(from), .. } => {
-                Some(format!("{}sysctl -w {key}={from}", place.prefix()?))
-            }
-            Self::IpvsTimeout { place, from_s: Some(from), .. } => {
-                Some(format!("{}ipvsadm --set {from} 0 0", place.prefix()?))
-            }
+            Self::Sysctl {
+                place,
+                key,
+                from: Some(from),
+                ..
+            } => Some(format!("{}sysctl -w {key}={from}", place.prefix()?)),
+            Self::IpvsTimeout {
+                place,
+                from_s: Some(from),
+                ..
+            } => Some(format!("{}ipvsadm --set {from} 0 0", place.prefix()?)),
             _ => None,
         }
     }

@@ -28,6 +28,6 @@ pub mod host;
 pub mod incident;
 pub mod kernel;
 pub mod memory;
+pub mod out;
 #[cfg(test)]
 mod testing;
-pub mod out;

@@ -25,17 +25,21 @@ const ENTRY_BYTES: u64 = 384;
 const STEP: u64 = 65536;
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
-    let (loss, drop) = evidence.drops().iter().find(|(loss, drop)| {
-        drop.table_full || (!drop.tracked && is_full(evidence, loss.netns))
-    })?;
+    let (loss, drop) = evidence
+        .drops()
+        .iter()
+        .find(|(loss, drop)| drop.table_full || (!drop.tracked && is_full(evidence, loss.netns)))?;
     // A living socket's abort has its own reason, whatever was dropped before.
     if evidence.active().is_some() && evidence.timed_out().is_none() {
         return None;
     }
-    let confidence = if drop.table_full { Confidence::Observed } else { Confidence::Correlated };
-    let fill = table(evidence, loss.netns).and_then(|table| {
-        Some(format!(" ({} of {} entries)", table.count?, table.max?))
-    });
+    let confidence = if drop.table_full {
+        Confidence::Observed
+    } else {
+        Confidence::Correlated
+    };
+    let fill = table(evidence, loss.netns)
+        .and_then(|table| Some(format!(" ({} of {} entries)", table.count?, table.max?)));
     let fill = fill.unwrap_or_default();
     let place = evidence.place(loss.netns).describe();
     let verdict = Verdict::new(
@@ -80,21 +84,32 @@ fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
         .map(|at| at.netns)
         .find_map(|netns| {
             let table = table(evidence, netns)?;
-            Some(format!("; the table holds {} of {} entries", table.count?, table.max?))
+            Some(format!(
+                "; the table holds {} of {} entries",
+                table.count?, table.max?
+            ))
         })
         .unwrap_or_default();
-    Some(format!("no packet of it was dropped for want of an entry{fill}"))
+    Some(format!(
+        "no packet of it was dropped for want of an entry{fill}"
+    ))
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let netns = evidence.drops().first().map_or(evidence.case.netns, |(loss, _)| loss.netns);
+    let netns = evidence
+        .drops()
+        .first()
+        .map_or(evidence.case.netns, |(loss, _)| loss.netns);
     let found = table(evidence, netns);
     let max = found.and_then(|table| table.max).map(u64::from);
     let count = found.and_then(|table| table.count).map(u64::from);
     let peak = count.max(max).unwrap_or(STEP);
     let wanted = (2 * peak).div_ceil(STEP) * STEP;
     // The one limit is checked against each namespace's own count and is writable only on the host.
-    let host = Place { netns: evidence.session.initial_netns, reach: NetnsReach::Initial };
+    let host = Place {
+        netns: evidence.session.initial_netns,
+        reach: NetnsReach::Initial,
+    };
     let memory_mb = wanted * ENTRY_BYTES / 1_000_000;
     vec![
         Fix {

@@ -1,9 +1,7 @@
 //! The real server was taken out of IPVS under a live connection.
 
 use super::{
-    Cause, Family, NotFix, Verdict, human_s,
-    ipvs_idle_expired::state_name,
-    nothing_ruled_out,
+    Cause, Family, NotFix, Verdict, human_s, ipvs_idle_expired::state_name, nothing_ruled_out,
 };
 use crate::{
     event::IpvsEnd,
@@ -23,7 +21,8 @@ pub const CAUSE: Cause = Cause {
 };
 
 fn removed(end: &IpvsEnd) -> bool {
-    has(&end.stack, "ip_vs_expire_nodest_conn_flush") || has(&end.stack, "expire_nodest_conn_handler")
+    has(&end.stack, "ip_vs_expire_nodest_conn_flush")
+        || has(&end.stack, "expire_nodest_conn_handler")
 }
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
@@ -40,8 +39,15 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     }
     Some(
         Verdict::new(
-            if by_flush { Confidence::Observed } else { Confidence::Correlated },
-            format!("its real server {} had been taken out of IPVS", end.real_flow.dst),
+            if by_flush {
+                Confidence::Observed
+            } else {
+                Confidence::Correlated
+            },
+            format!(
+                "its real server {} had been taken out of IPVS",
+                end.real_flow.dst
+            ),
         )
         .finding(Finding {
             kind: "ipvs_server_removed",
@@ -60,15 +66,20 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 /// The service is known here and no longer lists this server.
 fn is_gone(evidence: &Evidence<'_>, netns: u32, end: &IpvsEnd) -> bool {
     let server = end.real_flow.dst;
-    evidence.ipvs_service(netns, end.virtual_flow.dst).is_some_and(|service| {
-        !service.destinations.iter().any(|d| d.ip == server.ip() && d.port == server.port())
-    })
+    evidence
+        .ipvs_service(netns, end.virtual_flow.dst)
+        .is_some_and(|service| {
+            !service
+                .destinations
+                .iter()
+                .any(|d| d.ip == server.ip() && d.port == server.port())
+        })
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let server = evidence
-        .ipvs()
-        .map_or("the server".into(), |(_, end)| end.real_flow.dst.to_string());
+    let server = evidence.ipvs().map_or("the server".into(), |(_, end)| {
+        end.real_flow.dst.to_string()
+    });
     vec![Fix {
         id: "drain_before_removal",
         owner: FixOwner::KubeProxy,
@@ -78,9 +89,10 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
         current: None,
         wanted: None,
         changes: vec![Change::Advice {
-            text: "ipvsadm -e … -w 0, wait until ActiveConn is 0, then ipvsadm -d; in Kubernetes a \
+            text:
+                "ipvsadm -e … -w 0, wait until ActiveConn is 0, then ipvsadm -d; in Kubernetes a \
                    preStop hook longer than the longest request"
-                .into(),
+                    .into(),
         }],
     }]
 }
@@ -89,7 +101,8 @@ fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
     vec![
         (
             "net.ipv4.vs.expire_nodest_conn=0".into(),
-            "the connection then hangs until its retransmissions run out instead of being reset".into(),
+            "the connection then hangs until its retransmissions run out instead of being reset"
+                .into(),
         ),
         (
             "net.ipv4.vs.conn_reuse_mode".into(),

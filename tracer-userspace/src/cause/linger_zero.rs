@@ -41,11 +41,13 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let how = kind(&at.it)?;
     let task = &at.it.task;
     let who = format!("{} (pid {})", task.comm, task.pid);
-    Some(Verdict::new(Confidence::Observed, format!("{who} {how}")).finding(Finding {
-        kind: "linger_zero",
-        ts: at.ts,
-        summary: format!("{who} {how}"),
-    }))
+    Some(
+        Verdict::new(Confidence::Observed, format!("{who} {how}")).finding(Finding {
+            kind: "linger_zero",
+            ts: at.ts,
+            summary: format!("{who} {how}"),
+        }),
+    )
 }
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
@@ -58,12 +60,16 @@ fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
         current: None,
         wanted: None,
         changes: vec![Change::Advice {
-            text: "Go SetLinger(0), nginx reset_timedout_connection, HAProxy option nolinger do this"
-                .into(),
+            text:
+                "Go SetLinger(0), nginx reset_timedout_connection, HAProxy option nolinger do this"
+                    .into(),
         }],
     }]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![("net.ipv4.tcp_fin_timeout".into(), "there is no FIN in this close".into())]
+    vec![(
+        "net.ipv4.tcp_fin_timeout".into(),
+        "there is no FIN in this close".into(),
+    )]
 }

@@ -42,18 +42,23 @@ fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
         id: "drain_before_close",
         owner: FixOwner::Application,
         risk: Risk::Low,
-        summary: "stop new connections first, accept what is queued, then close the listener".into(),
+        summary: "stop new connections first, accept what is queued, then close the listener"
+            .into(),
         reason: "the peers of queued connections believe they are connected".into(),
         current: None,
         wanted: None,
         changes: vec![Change::Advice {
-            text: "take the server out of the load balancer before stopping it; with SO_REUSEPORT, \
+            text:
+                "take the server out of the load balancer before stopping it; with SO_REUSEPORT, \
                    net.ipv4.tcp_migrate_req=1 hands the queue to another listener"
-                .into(),
+                    .into(),
         }],
     }]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![("a larger backlog".into(), "more connections would wait in the queue that is closed".into())]
+    vec![(
+        "a larger backlog".into(),
+        "more connections would wait in the queue that is closed".into(),
+    )]
 }

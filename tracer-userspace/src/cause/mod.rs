@@ -11,10 +11,10 @@ use crate::{
 };
 
 mod close_unread_data;
+mod connection_refused;
 mod conntrack_deleted;
 mod conntrack_idle_expired;
 mod conntrack_table_full;
-mod connection_refused;
 mod data_after_close;
 mod firewall_reject;
 mod handshake_rejected;
@@ -95,7 +95,12 @@ pub struct Verdict {
 
 impl Verdict {
     fn new(confidence: Confidence, why: impl Into<String>) -> Self {
-        Self { confidence: Some(confidence), why: why.into(), findings: Vec::new(), prove: None }
+        Self {
+            confidence: Some(confidence),
+            why: why.into(),
+            findings: Vec::new(),
+            prove: None,
+        }
     }
 
     fn finding(mut self, finding: Finding) -> Self {

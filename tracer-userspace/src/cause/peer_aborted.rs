@@ -50,9 +50,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let peer = evidence
-        .received()
-        .map_or("the peer".into(), |at| at.it.socket.flow.dst.ip().to_string());
+    let peer = evidence.received().map_or("the peer".into(), |at| {
+        at.it.socket.flow.dst.ip().to_string()
+    });
     vec![Fix {
         id: "look_at_the_peer",
         owner: FixOwner::Application,
@@ -69,5 +69,8 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 
 /// Shared with `peer_state_lost`.
 pub fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![("sysctls on this host".into(), "the reset was made elsewhere".into())]
+    vec![(
+        "sysctls on this host".into(),
+        "the reset was made elsewhere".into(),
+    )]
 }

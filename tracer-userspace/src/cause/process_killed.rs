@@ -35,13 +35,15 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let who = format!("{} (pid {})", task.comm, task.pid);
     let how = death(task);
     Some(
-        Verdict::new(Confidence::Observed, format!("{who} {how} with data unread")).finding(
-            Finding {
-                kind: "process_died",
-                ts: at.ts,
-                summary: format!("{who} {how}; its socket still held {unread}"),
-            },
-        ),
+        Verdict::new(
+            Confidence::Observed,
+            format!("{who} {how} with data unread"),
+        )
+        .finding(Finding {
+            kind: "process_died",
+            ts: at.ts,
+            summary: format!("{who} {how}; its socket still held {unread}"),
+        }),
     )
 }
 
@@ -63,5 +65,8 @@ fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![("net.ipv4.tcp_keepalive_*".into(), "the connection was not idle, its owner died".into())]
+    vec![(
+        "net.ipv4.tcp_keepalive_*".into(),
+        "the connection was not idle, its owner died".into(),
+    )]
 }

@@ -20,24 +20,31 @@ pub const CAUSE: Cause = Cause {
 /// Time and destroyer. Destroying runs in the destroyer's own context.
 fn destroyed(evidence: &Evidence<'_>) -> Option<(u64, String)> {
     let who = |task: &crate::event::Task| format!("{} (pid {})", task.comm, task.pid);
-    if let Some(at) = evidence.active().filter(|at| has(&at.it.stack, "tcp_abort")) {
+    if let Some(at) = evidence
+        .active()
+        .filter(|at| has(&at.it.stack, "tcp_abort"))
+    {
         return Some((at.ts, who(&at.it.task)));
     }
-    let at = evidence.case.errors.iter().find(|at| {
-        at.it.socket.err == ECONNABORTED && has(&at.it.stack, "tcp_abort")
-    })?;
+    let at = evidence
+        .case
+        .errors
+        .iter()
+        .find(|at| at.it.socket.err == ECONNABORTED && has(&at.it.stack, "tcp_abort"))?;
     Some((at.ts, who(&at.it.task)))
 }
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (ts, who) = destroyed(evidence)?;
-    Some(Verdict::new(Confidence::Observed, format!("{who} destroyed its socket")).finding(
-        Finding {
-            kind: "socket_destroyed",
-            ts,
-            summary: format!("{who} called tcp_abort on the socket"),
-        },
-    ))
+    Some(
+        Verdict::new(Confidence::Observed, format!("{who} destroyed its socket")).finding(
+            Finding {
+                kind: "socket_destroyed",
+                ts,
+                summary: format!("{who} called tcp_abort on the socket"),
+            },
+        ),
+    )
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
@@ -51,11 +58,15 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
         current: None,
         wanted: None,
         changes: vec![Change::Advice {
-            text: "`ss -K`, CNI agents after an endpoint's removal, and BPF programs do this".into(),
+            text: "`ss -K`, CNI agents after an endpoint's removal, and BPF programs do this"
+                .into(),
         }],
     }]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![("any timeout or keepalive sysctl".into(), "the socket was not idle, it was killed".into())]
+    vec![(
+        "any timeout or keepalive sysctl".into(),
+        "the socket was not idle, it was killed".into(),
+    )]
 }

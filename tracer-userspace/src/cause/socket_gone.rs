@@ -32,7 +32,11 @@ fn ended(end: &SocketEnd) -> String {
         let name = errno_name(end.err).map_or(format!("errno {}", end.err), str::to_owned);
         return format!("its socket had failed with {name}");
     }
-    let how = if end.task.exiting { "had exited" } else { "had closed its socket" };
+    let how = if end.task.exiting {
+        "had exited"
+    } else {
+        "had closed its socket"
+    };
     format!("{} (pid {}) {how}", end.task.comm, end.task.pid)
 }
 
@@ -46,11 +50,13 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         let before = human_s(evidence.age_s(end.ts));
         let how = ended(end);
         return Some(
-            Verdict::new(Confidence::Correlated, format!("{how} {before} before")).finding(Finding {
-                kind: "socket_ended",
-                ts: end.ts,
-                summary: format!("the socket of this connection at {here}: {how}"),
-            }),
+            Verdict::new(Confidence::Correlated, format!("{how} {before} before")).finding(
+                Finding {
+                    kind: "socket_ended",
+                    ts: end.ts,
+                    summary: format!("the socket of this connection at {here}: {how}"),
+                },
+            ),
         );
     }
     if at.it.socket.is_some() || !evidence.was_used() {
@@ -78,12 +84,14 @@ fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
         id: "detect_restarts",
         owner: FixOwner::Application,
         risk: Risk::Low,
-        summary: "reconnect when the server restarts, and close connections before stopping it".into(),
+        summary: "reconnect when the server restarts, and close connections before stopping it"
+            .into(),
         reason: "a restarted server knows nothing of its old connections".into(),
         current: None,
         wanted: None,
         changes: vec![Change::Advice {
-            text: "validate pooled connections on borrow, or keep keepalive short enough to notice".into(),
+            text: "validate pooled connections on borrow, or keep keepalive short enough to notice"
+                .into(),
         }],
     }]
 }

@@ -13,10 +13,17 @@ pub const CAUSE: Cause = Cause {
     not_fixes: no_not_fixes,
 };
 
-#[expect(clippy::unnecessary_wraps, reason = "the signature of every cause's judge")]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the signature of every cause's judge"
+)]
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (why, prove) = if let Some(at) = evidence.sent() {
-        let reason = at.it.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
+        let reason = at
+            .it
+            .reason
+            .as_deref()
+            .map_or(String::new(), |r| format!(" ({r})"));
         (
             format!("this host sent the reset{reason}, and nothing on record explains it"),
             "keep rsttrace running before the next one: what died earlier is then on record",
@@ -43,7 +50,15 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             "capture ICMP on this host: an error that arrives from the network names its router",
         )
     } else {
-        ("a packet was dropped by netfilter".to_owned(), "nft monitor trace")
+        (
+            "a packet was dropped by netfilter".to_owned(),
+            "nft monitor trace",
+        )
     };
-    Some(Verdict { confidence: None, why, findings: Vec::new(), prove: Some(prove.into()) })
+    Some(Verdict {
+        confidence: None,
+        why,
+        findings: Vec::new(),
+        prove: Some(prove.into()),
+    })
 }

@@ -2,8 +2,8 @@
 
 use super::{Cause, Family, Verdict, human_s, no_not_fixes, nothing_ruled_out};
 use crate::{
-    evidence::Evidence,
     event::Socket,
+    evidence::Evidence,
     fix::{Change, Fix, FixOwner, Risk},
     incident::{Confidence, Finding},
 };
@@ -33,7 +33,10 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     Some(
         Verdict::new(
             Confidence::Observed,
-            format!("TCP_USER_TIMEOUT of {} elapsed without an answer", human_s(timeout_s(socket))),
+            format!(
+                "TCP_USER_TIMEOUT of {} elapsed without an answer",
+                human_s(timeout_s(socket))
+            ),
         )
         .finding(Finding {
             kind: "user_timeout",
@@ -51,13 +54,16 @@ fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
         id: "restore_the_path",
         owner: FixOwner::Node,
         risk: Risk::Low,
-        summary: "find out why the peer did not answer; raise TCP_USER_TIMEOUT only if it answers later"
-            .into(),
+        summary:
+            "find out why the peer did not answer; raise TCP_USER_TIMEOUT only if it answers later"
+                .into(),
         reason: "the application asked to be told after this time".into(),
         current: None,
         wanted: None,
         changes: vec![Change::Advice {
-            text: "look for drops on the way (ipvs, conntrack, firewall, MTU) in the seconds before".into(),
+            text:
+                "look for drops on the way (ipvs, conntrack, firewall, MTU) in the seconds before"
+                    .into(),
         }],
     }]
 }

@@ -24,7 +24,10 @@ pub fn incident(
     owners: &VecDeque<(u64, Owner)>,
 ) -> Incident {
     let case = evidence.case;
-    let nowhere = Flow { src: NOWHERE, dst: NOWHERE };
+    let nowhere = Flow {
+        src: NOWHERE,
+        dst: NOWHERE,
+    };
     let client = evidence.client_view().unwrap_or(nowhere);
     let server = evidence.server_view().unwrap_or(client);
     let wall_ns = i64::try_from(case.opened)
@@ -76,7 +79,10 @@ pub fn incident(
             .filter(|other| other.id != cause.id && cause.family != Family::Benign)
             .filter_map(|other| {
                 let because = (other.rule_out)(evidence)?;
-                Some(RuledOut { cause: other.id, because })
+                Some(RuledOut {
+                    cause: other.id,
+                    because,
+                })
             })
             .collect(),
         fixes: (cause.fixes)(evidence),
@@ -134,7 +140,11 @@ fn what(action: Action, cause: &Cause, idle_s: Option<f64>) -> String {
 fn action(evidence: &Evidence<'_>, cause: &Cause) -> Action {
     let case = evidence.case;
     if cause.id == "conntrack_table_full" && case.sent.is_empty() && case.received.is_empty() {
-        return if case.drops.is_empty() { Action::Timeout } else { Action::Drop };
+        return if case.drops.is_empty() {
+            Action::Timeout
+        } else {
+            Action::Drop
+        };
     }
     if evidence.timed_out().is_some() {
         return Action::Timeout;
@@ -164,8 +174,15 @@ fn rst(evidence: &Evidence<'_>) -> Rst {
         (None, Some(_)) => "sent",
         (None, None) => "none",
     };
-    let reason = evidence.sent().and_then(|at| at.it.reason.as_deref()).map(str::to_owned);
-    Rst { direction, origin, reason }
+    let reason = evidence
+        .sent()
+        .and_then(|at| at.it.reason.as_deref())
+        .map(str::to_owned);
+    Rst {
+        direction,
+        origin,
+        reason,
+    }
 }
 
 fn victim_side(evidence: &Evidence<'_>, client: Flow, server: Flow) -> Victim {
@@ -206,8 +223,16 @@ fn ipvs(evidence: &Evidence<'_>, cause: &Cause) -> Option<IpvsFacts> {
         });
     }
     let netns = evidence.sent()?.netns;
-    let timeout_s = evidence.host(netns)?.ipvs.as_ref()?.timeout_tcp_s.map(f64::from);
-    Some(IpvsFacts { state: None, timeout_s })
+    let timeout_s = evidence
+        .host(netns)?
+        .ipvs
+        .as_ref()?
+        .timeout_tcp_s
+        .map(f64::from);
+    Some(IpvsFacts {
+        state: None,
+        timeout_s,
+    })
 }
 
 fn conntrack(evidence: &Evidence<'_>, cause: &Cause) -> Option<ConntrackFacts> {
@@ -218,7 +243,9 @@ fn conntrack(evidence: &Evidence<'_>, cause: &Cause) -> Option<ConntrackFacts> {
     let netns = lost
         .map(|(loss, _)| loss.netns)
         .or_else(|| evidence.drops().first().map(|(loss, _)| loss.netns))?;
-    let table = evidence.host(netns).and_then(|host| host.conntrack.as_ref());
+    let table = evidence
+        .host(netns)
+        .and_then(|host| host.conntrack.as_ref());
     let limit = (cause.id == "conntrack_idle_expired")
         .then(|| cause::conntrack_limit(evidence))
         .flatten();
@@ -236,11 +263,7 @@ fn conntrack(evidence: &Evidence<'_>, cause: &Cause) -> Option<ConntrackFacts> {
 
 /// Who has to act: for what an application did, the application that did it; otherwise the process
 /// that lost its connection.
-fn owner(
-    evidence: &Evidence<'_>,
-    cause: &Cause,
-    owners: &VecDeque<(u64, Owner)>,
-) -> Option<Owner> {
+fn owner(evidence: &Evidence<'_>, cause: &Cause, owners: &VecDeque<(u64, Owner)>) -> Option<Owner> {
     let known = |inode: u64| {
         (inode != 0)
             .then(|| owners.iter().rev().find(|(known, _)| *known == inode))
@@ -254,9 +277,17 @@ fn owner(
             _ if at.it.trigger.is_none() && !in_softirq(&at.it.stack) => &at.it.task,
             _ => return None,
         };
-        Some(Owner { pid: task.pid, comm: task.comm.clone(), ..Owner::default() })
+        Some(Owner {
+            pid: task.pid,
+            comm: task.comm.clone(),
+            ..Owner::default()
+        })
     };
-    let victim = || evidence.victims().find_map(|(_, _, socket)| known(socket.inode));
+    let victim = || {
+        evidence
+            .victims()
+            .find_map(|(_, _, socket)| known(socket.inode))
+    };
     if cause.family == Family::Application {
         let by_socket = evidence
             .active()
@@ -269,9 +300,14 @@ fn owner(
 
 /// `current` is a bystander there.
 fn in_softirq(stack: &[Box<str>]) -> bool {
-    ["__do_softirq", "handle_softirqs", "run_timer_softirq", "tcp_keepalive_timer"]
-        .iter()
-        .any(|name| has(stack, name))
+    [
+        "__do_softirq",
+        "handle_softirqs",
+        "run_timer_softirq",
+        "tcp_keepalive_timer",
+    ]
+    .iter()
+    .any(|name| has(stack, name))
 }
 
 /// The records themselves, oldest first.
@@ -279,16 +315,26 @@ fn record_findings(evidence: &Evidence<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for at in &evidence.case.sent {
         let place = evidence.place(at.netns).describe();
-        let reason = at.it.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
+        let reason = at
+            .it
+            .reason
+            .as_deref()
+            .map_or(String::new(), |r| format!(" ({r})"));
         let by = match (&at.it.socket, &at.it.trigger, at.it.via) {
             (_, _, Via::Netfilter) => "a firewall rule".to_owned(),
             (None, _, _) => "the stack, which had no socket for it".to_owned(),
             (Some(socket), Some(_), _) => {
-                format!("the stack, for a socket in {}", tcp_state::name(socket.state))
+                format!(
+                    "the stack, for a socket in {}",
+                    tcp_state::name(socket.state)
+                )
             }
             (Some(_), None, _) => "the socket itself".to_owned(),
         };
-        let flow = at.it.flow().map_or(String::new(), |flow| format!(" {flow}"));
+        let flow = at
+            .it
+            .flow()
+            .map_or(String::new(), |flow| format!(" {flow}"));
         let trigger = at.it.trigger.map_or(String::new(), |trigger| {
             format!(", in answer to {} B of payload", trigger.payload)
         });
@@ -313,8 +359,8 @@ fn record_findings(evidence: &Evidence<'_>) -> Vec<Finding> {
     }
     for at in &evidence.case.errors {
         let socket = &at.it.socket;
-        let name = errno_name(socket.err)
-            .map_or_else(|| format!("errno {}", socket.err), str::to_owned);
+        let name =
+            errno_name(socket.err).map_or_else(|| format!("errno {}", socket.err), str::to_owned);
         findings.push(Finding {
             kind: "socket_error",
             ts: at.ts,

@@ -17,6 +17,9 @@ use super::{
 };
 use crate::event::SignalCoverage;
 
+/// The ring of hooks that were attached after the start.
+const LATER_RING_BYTES: u32 = 256 << 10;
+
 /// A hook that could not be attached by one of its programs.
 #[derive(Clone, Debug)]
 pub struct Refused {
@@ -34,13 +37,16 @@ pub struct Attached {
     pub refused: Vec<Refused>,
 }
 
-/// What the user wants to do without.
-#[derive(Clone, Copy, Debug, Default)]
+/// What to attach.
+#[derive(Clone, Debug, Default)]
 pub struct AttachOptions {
+    /// Do without kprobes, as the user asked or because the kernel has none.
     pub no_kprobes: bool,
+    /// Only these signals, because the others are attached already; `None` for all.
+    pub only: Option<Vec<&'static str>>,
 }
 
-/// Loads `object` and attaches every signal that this kernel can give.
+/// Loads `object` and attaches every signal asked for that this kernel can give.
 ///
 /// # Errors
 /// When the kernel refuses the object or its maps. A refused program is no error: its signal falls
@@ -49,18 +55,32 @@ pub fn attach(
     object: &[u8],
     manifest: &Manifest,
     facts: &Facts,
-    options: AttachOptions,
+    options: &AttachOptions,
 ) -> Result<Attached> {
     raise_memlock();
-    let values: Vec<(&str, Vec<u8>)> =
-        facts.iter().map(|(symbol, value)| (symbol, value.to_bytes())).collect();
+    let values: Vec<(&str, Vec<u8>)> = facts
+        .iter()
+        .map(|(symbol, value)| (symbol, value.to_bytes()))
+        .collect();
     let mut loader = EbpfLoader::new();
     for (symbol, bytes) in &values {
         loader.override_global(symbol, bytes.as_slice(), true);
     }
-    let mut ebpf = loader.load(object).context("the kernel refused the tracer's maps or BTF")?;
-    let events = ebpf.take_map("EVENTS").context("the object has no EVENTS map")?;
-    let counters = ebpf.take_map("COUNTERS").context("the object has no COUNTERS map")?;
+    if options.only.is_some() {
+        // A later part sees few records and no connection ends of its own.
+        loader
+            .map_max_entries("EVENTS", LATER_RING_BYTES)
+            .map_max_entries("SOCKET_ENDS", 1);
+    }
+    let mut ebpf = loader
+        .load(object)
+        .context("the kernel refused the tracer's maps or BTF")?;
+    let events = ebpf
+        .take_map("EVENTS")
+        .context("the object has no EVENTS map")?;
+    let counters = ebpf
+        .take_map("COUNTERS")
+        .context("the object has no COUNTERS map")?;
     let mut attacher = Attacher {
         ebpf,
         manifest,
@@ -70,7 +90,16 @@ pub fn attach(
         refused: Vec::new(),
         btf: None,
     };
-    let coverage = signal::ALL.iter().map(|signal| attacher.signal(signal)).collect();
+    let coverage = signal::ALL
+        .iter()
+        .filter(|signal| {
+            options
+                .only
+                .as_ref()
+                .is_none_or(|only| only.contains(&signal.id))
+        })
+        .map(|signal| attacher.signal(signal))
+        .collect();
     Ok(Attached {
         events: RingBuf::try_from(events)?,
         counters: PerCpuArray::try_from(counters)?,
@@ -84,14 +113,20 @@ pub fn attach(
 fn raise_memlock() {
     use rustix::process::{Resource, Rlimit, setrlimit};
     // Not being allowed is fine: the map creation that needs it will say so.
-    let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
+    let _ = setrlimit(
+        Resource::Memlock,
+        Rlimit {
+            current: None,
+            maximum: None,
+        },
+    );
 }
 
 struct Attacher<'a> {
     ebpf: Ebpf,
     manifest: &'a Manifest,
     facts: &'a Facts,
-    options: AttachOptions,
+    options: &'a AttachOptions,
     /// Hook to the program that serves it, or `None` when none could.
     attached: BTreeMap<&'static str, Option<String>>,
     refused: Vec<Refused>,
@@ -101,7 +136,10 @@ struct Attacher<'a> {
 
 impl Attacher<'_> {
     fn signal(&mut self, signal: &Signal) -> SignalCoverage {
-        let found = signal.ways.iter().find_map(|way| Some((way, self.way(way)?)));
+        let found = signal
+            .ways
+            .iter()
+            .find_map(|way| Some((way, self.way(way)?)));
         match found {
             Some((way, programs)) => SignalCoverage {
                 id: signal.id.into(),
@@ -123,6 +161,9 @@ impl Attacher<'_> {
         {
             return None;
         }
+        if way.without_kprobes && !self.options.no_kprobes {
+            return None;
+        }
         let mut programs = String::new();
         for hook in way.hooks {
             let program = self.hook(hook)?;
@@ -137,8 +178,12 @@ impl Attacher<'_> {
         if let Some(known) = self.attached.get(hook) {
             return known.clone();
         }
-        let mut candidates: Vec<&Program> =
-            self.manifest.programs.iter().filter(|program| program.hook == hook).collect();
+        let mut candidates: Vec<&Program> = self
+            .manifest
+            .programs
+            .iter()
+            .filter(|program| program.hook == hook)
+            .collect();
         candidates.sort_by_key(|program| program.way);
         let mut served = None;
         for program in candidates {
@@ -162,7 +207,10 @@ impl Attacher<'_> {
             program.way,
             ProgramWay::Kprobe | ProgramWay::KprobePart0 | ProgramWay::Kretprobe
         );
-        anyhow::ensure!(!(is_kprobe && self.options.no_kprobes), "kprobes are switched off");
+        anyhow::ensure!(
+            !(is_kprobe && self.options.no_kprobes),
+            "kprobes are switched off"
+        );
         let loaded = self
             .ebpf
             .program_mut(&program.name)

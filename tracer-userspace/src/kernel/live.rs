@@ -4,27 +4,26 @@
 //! that a recorded stream has the order in which it was judged. Host state is read when a record asks
 //! for it and follows that record in the stream.
 
-use std::{
-    cell::Cell,
-    collections::BTreeMap,
-    path::Path,
-    time::Duration,
-};
+use std::{cell::Cell, collections::BTreeMap, path::Path, task::Poll, time::Duration};
 
 use anyhow::{Context as _, Result};
-use aya::maps::{MapData, PerCpuArray, RingBuf};
-use tokio::io::{Interest, unix::AsyncFd};
+use aya::{
+    Ebpf,
+    maps::{MapData, PerCpuArray, RingBuf},
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::mpsc::UnboundedReceiver,
+};
 use tracer_common::wire::{COUNTER_LOST, COUNTER_UNREADABLE, KIND_LAST};
 
 use super::{
     attach::{AttachOptions, Attached, Refused, attach},
-    facts,
-    manifest::Manifest,
-    permission,
-    plan::{self, load_kernel_btf},
+    prepare::{Prepared, StartError, check_permission, prepare},
     questions::Questions,
     signal,
     symbols::KernelSymbols,
+    watch::{Change, watch},
 };
 use crate::{
     decode::{Kernel, decode},
@@ -34,9 +33,6 @@ use crate::{
 
 /// The eBPF object of this build; empty when it was built without `cargo xtask build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer"));
-
-/// Modules whose types the object's facts name.
-const MODULES: [&str; 2] = ["ip_vs", "nf_conntrack"];
 
 /// Records of other CPUs are at most this late: a record is stamped, filled and committed in one go.
 const MERGE_WINDOW: Nanos = 20_000_000;
@@ -53,17 +49,6 @@ const PATIENCE: Nanos = 600_000_000;
 
 /// `CONFIG_HZ` of most distributions, where the clock's resolution does not tell.
 const DEFAULT_HZ: u32 = 250;
-
-/// Why tracing could not start, by exit code.
-#[derive(Debug)]
-pub enum StartError {
-    /// Exit code 3.
-    NotPermitted(anyhow::Error),
-    /// Exit code 4.
-    Unsupported(anyhow::Error),
-    /// Exit code 1.
-    Internal(anyhow::Error),
-}
 
 /// What decoding needs to know of this kernel.
 struct RunningKernel {
@@ -145,12 +130,42 @@ impl Kernel for RunningKernel {
     }
 }
 
-/// The running tracer.
-pub struct Live {
+/// One load of the object: its programs stay attached as long as this lives.
+struct Part {
     ring: AsyncFd<RingBuf<MapData>>,
     counters: PerCpuArray<MapData, u64>,
-    /// Keeps programs attached.
-    _ebpf: aya::Ebpf,
+    _ebpf: Ebpf,
+}
+
+impl Part {
+    fn new(attached: Attached) -> Result<(Self, Vec<Refused>)> {
+        let Attached {
+            ebpf,
+            events,
+            counters,
+            refused,
+            ..
+        } = attached;
+        // SAFETY: the ring buffer owns its descriptor and keeps it open until it is dropped.
+        let ring = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
+            .map_err(std::io::Error::from)
+            .context("cannot wait for the ring buffer")?;
+        Ok((
+            Self {
+                ring,
+                counters,
+                _ebpf: ebpf,
+            },
+            refused,
+        ))
+    }
+}
+
+/// The running tracer.
+pub struct Live {
+    /// What was attached at the start, then what modules brought later.
+    parts: Vec<Part>,
+    changes: UnboundedReceiver<Change>,
     kernel: RunningKernel,
     questions: Questions,
     pending: Vec<Event>,
@@ -180,35 +195,27 @@ impl Live {
     ///
     /// # Errors
     /// [`StartError`] when tracing cannot start at all.
-    pub fn start(options: AttachOptions) -> Result<Self, StartError> {
-        use StartError::{Internal, NotPermitted, Unsupported};
-        let root = Path::new("/");
-        permission::check(root).map_err(|refusal| match refusal {
-            permission::Refusal::Missing { .. } => NotPermitted(refusal.into()),
-            permission::Refusal::Lockdown => Unsupported(refusal.into()),
-        })?;
-        if OBJECT.is_empty() {
-            return Err(Internal(anyhow::anyhow!(
-                "this build holds no eBPF object; build it with `cargo xtask build`"
-            )));
-        }
+    pub fn start(no_kprobes: bool) -> Result<Self, StartError> {
+        use StartError::{Internal, Unsupported};
+        check_permission()?;
+        let no_kprobes = no_kprobes || !kprobes_exist();
         let symbols = SymbolTable::start();
-        let manifest = Manifest::from_elf(OBJECT)
-            .context("the embedded eBPF object is damaged")
-            .map_err(Internal)?;
-        let (vmlinux, modules) = load_kernel_btf(root, &MODULES)
-            .context("this kernel does not describe its types (no /sys/kernel/btf/vmlinux)")
-            .map_err(Unsupported)?;
-        let built_in = facts::apply(root, &vmlinux);
         // Addresses are only needed for the way without kprobes; waiting for them costs time.
-        let symbols = if options.no_kprobes || !kprobes_exist() { symbols.wait() } else { symbols };
+        let symbols = if no_kprobes { symbols.wait() } else { symbols };
         let known = match &symbols {
             SymbolTable::Loaded(symbols) => Some(symbols),
             _ => None,
         };
-        let facts = plan::resolve(&manifest, &vmlinux, &modules, built_in, known);
-        let reasons = facts.reason_names("sk_rst_reason").cloned().unwrap_or_default();
-        let attached = attach(OBJECT, &manifest, &facts, options).map_err(Internal)?;
+        let Prepared { manifest, facts } = prepare(OBJECT, known)?;
+        let reasons = facts
+            .reason_names("sk_rst_reason")
+            .cloned()
+            .unwrap_or_default();
+        let options = AttachOptions {
+            no_kprobes,
+            only: None,
+        };
+        let attached = attach(OBJECT, &manifest, &facts, &options).map_err(Internal)?;
         if !can_see_a_reset(&attached.coverage) {
             return Err(Unsupported(anyhow::anyhow!(
                 "no hook that sees a reset could be attached to this kernel: {}",
@@ -220,20 +227,23 @@ impl Live {
                     .join("; ")
             )));
         }
-        let host = Host::new().context("cannot read network namespaces").map_err(Internal)?;
+        let changes = watch(OBJECT, no_kprobes, &attached.coverage).map_err(Internal)?;
+        let host = Host::new()
+            .context("cannot read network namespaces")
+            .map_err(Internal)?;
         let session = session(&host, &attached.coverage);
         let hz = u64::from(host.hz().unwrap_or(DEFAULT_HZ));
-        let Attached { ebpf, events, counters, refused, .. } = attached;
-        // SAFETY: the ring buffer owns its descriptor and keeps it open until it is dropped.
-        let ring = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
-            .map_err(std::io::Error::from)
-            .context("cannot wait for the ring buffer")
-            .map_err(Internal)?;
+        let (part, refused) = Part::new(attached).map_err(Internal)?;
         Ok(Self {
-            ring,
-            counters,
-            _ebpf: ebpf,
-            kernel: RunningKernel { hz, symbols, stale: Cell::new(false), modules: SymbolTable::modules(), reasons },
+            parts: vec![part],
+            changes,
+            kernel: RunningKernel {
+                hz,
+                symbols,
+                stale: Cell::new(false),
+                modules: SymbolTable::modules(),
+                reasons,
+            },
             questions: Questions::ask(host).map_err(Internal)?,
             pending: Vec::new(),
             undecodable: 0,
@@ -242,7 +252,7 @@ impl Live {
         })
     }
 
-    /// The first event of the stream.
+    /// The first event of the stream, and again when the coverage has changed.
     pub fn opening(&self) -> Event {
         Event {
             ts: now(),
@@ -256,11 +266,66 @@ impl Live {
     /// # Errors
     /// When the ring buffer cannot be polled.
     pub async fn readable(&mut self) -> Result<()> {
+        let Self {
+            parts,
+            questions,
+            pending,
+            ..
+        } = self;
+        let records = std::future::poll_fn(|context| {
+            for part in parts.iter() {
+                if let Poll::Ready(guard) = part.ring.poll_read_ready(context) {
+                    guard?.clear_ready();
+                    return Poll::Ready(std::io::Result::Ok(()));
+                }
+            }
+            Poll::Pending
+        });
         tokio::select! {
-            guard = self.ring.readable_mut() => guard?.clear_ready(),
-            event = self.questions.answered() => self.pending.push(event),
+            result = records => result?,
+            event = questions.answered() => pending.push(event),
         }
         Ok(())
+    }
+
+    /// Takes in what modules brought or took away; the signals that changed.
+    ///
+    /// # Errors
+    /// When a new ring buffer cannot be polled.
+    pub fn take_changes(&mut self) -> Result<Vec<SignalCoverage>> {
+        let mut changed = Vec::new();
+        while let Ok(change) = self.changes.try_recv() {
+            match change {
+                Change::Gone(id) => {
+                    let blind = signal::ALL
+                        .iter()
+                        .find(|signal| signal.id == id)
+                        .map(|signal| signal.blind.to_owned());
+                    changed.push(SignalCoverage {
+                        id: id.into(),
+                        way: None,
+                        blind,
+                    });
+                }
+                Change::Attached(attached) => {
+                    changed.extend(attached.coverage.iter().cloned());
+                    let (part, refused) = Part::new(*attached)?;
+                    self.parts.push(part);
+                    self.refused.extend(refused);
+                }
+            }
+        }
+        for new in &changed {
+            for known in self
+                .session
+                .coverage
+                .iter_mut()
+                .filter(|known| known.id == new.id)
+            {
+                known.clone_from(new);
+            }
+        }
+        Ok(changed)
     }
 
     /// The time up to which cases may be judged: now, unless the host still owes answers.
@@ -276,15 +341,23 @@ impl Live {
     pub fn drain(&mut self) -> Vec<Event> {
         let mut fresh = Vec::new();
         // Records are copied out at once: the kernel's space is free again when the item drops.
-        while let Some(item) = self.ring.get_mut().next() {
-            fresh.push(item.to_vec());
+        for part in &mut self.parts {
+            while let Some(item) = part.ring.get_mut().next() {
+                fresh.push(item.to_vec());
+            }
         }
         self.pending.extend(self.questions.answers());
         if !fresh.is_empty() {
             self.kernel.wait_for_symbols();
-            let mut decoded: Vec<_> = fresh.iter().map(|bytes| decode(bytes, &self.kernel)).collect();
+            let mut decoded: Vec<_> = fresh
+                .iter()
+                .map(|bytes| decode(bytes, &self.kernel))
+                .collect();
             if self.kernel.take_new_modules() {
-                decoded = fresh.iter().map(|bytes| decode(bytes, &self.kernel)).collect();
+                decoded = fresh
+                    .iter()
+                    .map(|bytes| decode(bytes, &self.kernel))
+                    .collect();
             }
             for event in decoded {
                 match event {
@@ -339,7 +412,9 @@ impl Live {
 
     /// Records lost because the ring was full, all kinds.
     pub fn lost(&self) -> u64 {
-        (0..=u32::from(KIND_LAST)).map(|kind| self.counter(COUNTER_LOST + kind)).sum()
+        (0..=u32::from(KIND_LAST))
+            .map(|kind| self.counter(COUNTER_LOST + kind))
+            .sum()
     }
 
     /// Kernel reads that failed, and records that could not be decoded.
@@ -348,7 +423,11 @@ impl Live {
     }
 
     fn counter(&self, slot: u32) -> u64 {
-        self.counters.get(&slot, 0).map_or(0, |per_cpu| per_cpu.iter().sum())
+        self.parts
+            .iter()
+            .filter_map(|part| part.counters.get(&slot, 0).ok())
+            .flat_map(|per_cpu| per_cpu.iter().copied().collect::<Vec<_>>())
+            .sum()
     }
 }
 
@@ -373,7 +452,10 @@ fn session(host: &Host, coverage: &[SignalCoverage]) -> Session {
     Session {
         boot_id: host.boot_id().unwrap_or_default(),
         hostname: host.hostname(),
-        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        kernel: rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned(),
         initial_netns,
         wall_offset_ns: i64::try_from(wall.saturating_sub(now())).unwrap_or(0),
         coverage: coverage.to_vec(),

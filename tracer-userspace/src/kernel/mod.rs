@@ -9,6 +9,8 @@ pub mod live;
 pub mod manifest;
 pub mod permission;
 pub mod plan;
+pub mod prepare;
 mod questions;
 pub mod signal;
 pub mod symbols;
+mod watch;

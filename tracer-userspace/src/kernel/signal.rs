@@ -9,6 +9,8 @@ pub struct Signal {
     pub title: &'static str,
     /// Tried in order; the first whose hooks all attach is used.
     pub ways: &'static [Way],
+    /// The module its functions live in: it may be loaded later, and unloaded.
+    pub module: Option<&'static str>,
     /// What nobody can see when no way works.
     pub blind: &'static str,
 }
@@ -19,20 +21,39 @@ pub struct Way {
     pub hooks: &'static [&'static str],
     /// A fact (see `manifest.rs`) that this kernel must have.
     pub needs: Option<&'static str>,
+    /// It costs too much where a kprobe could be used as soon as its module is loaded.
+    pub without_kprobes: bool,
     /// What this way does not show, in a sentence.
     pub blind: Option<&'static str>,
 }
 
 const fn way(hooks: &'static [&'static str]) -> Way {
-    Way { hooks, needs: None, blind: None }
+    Way {
+        hooks,
+        needs: None,
+        without_kprobes: false,
+        blind: None,
+    }
 }
 
 impl Way {
     const fn needs(self, fact: &'static str) -> Self {
-        Self { needs: Some(fact), ..self }
+        Self {
+            needs: Some(fact),
+            ..self
+        }
+    }
+    const fn only_without_kprobes(self) -> Self {
+        Self {
+            without_kprobes: true,
+            ..self
+        }
     }
     const fn blind(self, sentence: &'static str) -> Self {
-        Self { blind: Some(sentence), ..self }
+        Self {
+            blind: Some(sentence),
+            ..self
+        }
     }
 }
 
@@ -44,6 +65,7 @@ pub const ALL: &[Signal] = &[
     Signal {
         id: "reset_sent",
         title: "a reset leaves this host, and why",
+        module: None,
         ways: &[
             way(&["tcp_send_reset"]).needs("ARG_OF_btf_trace_tcp_send_reset_DOT_sk_rst_reason"),
             way(&["tcp_send_reset", "tcp_v4_send_reset", "tcp_v6_send_reset"]),
@@ -60,6 +82,7 @@ pub const ALL: &[Signal] = &[
     Signal {
         id: "reset_received",
         title: "a socket of this host accepts a reset",
+        module: None,
         ways: &[
             way(&["tcp_reset"]).needs("ARG_OF_tcp_reset_DOT_sk_buff"),
             way(&["tcp_receive_reset"]).blind(
@@ -72,22 +95,28 @@ pub const ALL: &[Signal] = &[
     Signal {
         id: "socket_error",
         title: "a socket is given an error",
+        module: None,
         ways: &[way(&["inet_sk_error_report"]), way(&["inet_sock_set_state"])],
         blind: "timeouts are not seen: keepalive_exhausted, retransmission_timeout, user_timeout",
     },
     Signal {
         id: "socket_end",
         title: "who closed a connection",
+        module: None,
         ways: &[way(&["inet_sock_set_state"])],
         blind: "who closed a connection before a later packet met nothing is not known",
     },
     Signal {
         id: "ipvs_end",
         title: "an IPVS entry ends",
+        module: Some("ip_vs"),
         ways: &[
             way(&["ip_vs_conn_expire", "ip_vs_conn_expire_now"])
                 .needs("OFFSET_OF_ip_vs_conn_DOT_timer"),
-            way(&["timer_expire_entry"]).needs("ADDRESS_OF_ip_vs_conn_expire").blind(
+            way(&["timer_expire_entry"])
+                .needs("ADDRESS_OF_ip_vs_conn_expire")
+                .only_without_kprobes()
+                .blind(
                 "IPVS entries that end by a server's removal or the drop_entry defence are not seen, \
                  only those that run out",
             ),
@@ -98,6 +127,7 @@ pub const ALL: &[Signal] = &[
     Signal {
         id: "conntrack_end",
         title: "a conntrack entry ends, and by whom",
+        module: Some("nf_conntrack"),
         ways: &[way(&["nf_ct_delete"])],
         blind: "conntrack entries ending are not seen: conntrack_idle_expired and conntrack_deleted \
                 cannot be told",
@@ -105,10 +135,12 @@ pub const ALL: &[Signal] = &[
     Signal {
         id: "conntrack_full",
         title: "a full conntrack table drops a packet",
+        module: Some("nf_conntrack"),
         ways: &[
             way(&["early_drop", "kfree_skb"]),
             way(&["kfree_skb_netfilter"])
                 .needs("VALUE_OF_skb_drop_reason_DOT_SKB_DROP_REASON_NETFILTER_DROP")
+                .only_without_kprobes()
                 .blind(
                     "a full conntrack table is told from a DROP rule by the table's count only, at the \
                      price of looking at every dropped packet",
@@ -118,20 +150,25 @@ pub const ALL: &[Signal] = &[
     },
     Signal {
         id: "firewall_reset",
-        title: "a firewall rule answers with a reset",
-        ways: &[
-            way(&["nf_send_reset", "nf_send_reset6"]),
-            way(&["nf_send_reset"])
-                .blind("IPv6 reject rules are not seen (nf_reject_ipv6 is not loaded)"),
-            way(&["nf_send_reset6"])
-                .blind("IPv4 reject rules are not seen (nf_reject_ipv4 is not loaded)"),
-            way(&["kfree_skb_netfilter"])
-                .needs("VALUE_OF_skb_drop_reason_DOT_SKB_DROP_REASON_NETFILTER_DROP")
-                .blind(
-                    "a firewall's reset is inferred from the drop of the packet it answers, and only \
-                     when its receiver is on this host",
-                ),
-        ],
-        blind: "resets by firewall rules are not seen (no reject rule has loaded nf_reject_ipv4)",
+        title: "an IPv4 firewall rule answers with a reset",
+        module: Some("nf_reject_ipv4"),
+        ways: &[way(&["nf_send_reset"]), FIREWALL_BY_DROP],
+        blind: "resets by IPv4 firewall rules are not seen (no reject rule has loaded nf_reject_ipv4)",
+    },
+    Signal {
+        id: "firewall_reset6",
+        title: "an IPv6 firewall rule answers with a reset",
+        module: Some("nf_reject_ipv6"),
+        ways: &[way(&["nf_send_reset6"]), FIREWALL_BY_DROP],
+        blind: "resets by IPv6 firewall rules are not seen (no reject rule has loaded nf_reject_ipv6)",
     },
 ];
+
+/// The one way to a firewall's reset without kprobes.
+const FIREWALL_BY_DROP: Way = way(&["kfree_skb_netfilter"])
+    .needs("VALUE_OF_skb_drop_reason_DOT_SKB_DROP_REASON_NETFILTER_DROP")
+    .only_without_kprobes()
+    .blind(
+        "a firewall's reset is inferred from the drop of the packet it answers, and only when its \
+         receiver is on this host",
+    );

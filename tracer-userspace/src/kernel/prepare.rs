@@ -1,0 +1,66 @@
+//! From the running kernel to the values that our object needs.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use super::{
+    facts,
+    manifest::Manifest,
+    permission,
+    plan::{self, Facts, load_kernel_btf},
+    symbols::KernelSymbols,
+};
+
+/// Modules whose types the object's facts name.
+const MODULES: [&str; 2] = ["ip_vs", "nf_conntrack"];
+
+/// Why tracing could not start, by exit code.
+#[derive(Debug)]
+pub enum StartError {
+    /// Exit code 3.
+    NotPermitted(anyhow::Error),
+    /// Exit code 4.
+    Unsupported(anyhow::Error),
+    /// Exit code 1.
+    Internal(anyhow::Error),
+}
+
+/// What to attach, and with which values.
+pub struct Prepared {
+    pub manifest: Manifest,
+    pub facts: Facts,
+}
+
+/// Whether this host lets us trace at all.
+///
+/// # Errors
+/// [`StartError`] naming the capability, or what the kernel forbids.
+pub fn check_permission() -> Result<(), StartError> {
+    permission::check(Path::new("/")).map_err(|refusal| match refusal {
+        permission::Refusal::Missing { .. } => StartError::NotPermitted(refusal.into()),
+        permission::Refusal::Lockdown => StartError::Unsupported(refusal.into()),
+    })
+}
+
+/// Resolves every fact of `object` on the running kernel.
+///
+/// # Errors
+/// [`StartError`] when the object is damaged or the kernel does not describe its types.
+pub fn prepare(object: &[u8], symbols: Option<&KernelSymbols>) -> Result<Prepared, StartError> {
+    if object.is_empty() {
+        return Err(StartError::Internal(anyhow::anyhow!(
+            "this build holds no eBPF object; build it with `cargo xtask build`"
+        )));
+    }
+    let root = Path::new("/");
+    let manifest = Manifest::from_elf(object)
+        .context("the embedded eBPF object is damaged")
+        .map_err(StartError::Internal)?;
+    let (vmlinux, modules) = load_kernel_btf(root, &MODULES)
+        .context("this kernel does not describe its types (/sys/kernel/btf/vmlinux)")
+        .map_err(StartError::Unsupported)?;
+    let built_in = facts::apply(root, &vmlinux);
+    let facts = plan::resolve(&manifest, &vmlinux, &modules, built_in, symbols);
+    Ok(Prepared { manifest, facts })
+}

@@ -1,0 +1,140 @@
+//! Modules come and go: ip_vs, nf_conntrack and the reject modules are often loaded long after us. A
+//! thread looks at `/proc/modules` and attaches what has become possible.
+
+use std::{collections::BTreeSet, fs, path::Path, thread, time::Duration};
+
+use anyhow::{Context as _, Result};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::{
+    attach::{AttachOptions, Attached, attach},
+    prepare::prepare,
+    signal,
+    symbols::KernelSymbols,
+};
+use crate::event::SignalCoverage;
+
+/// A new module is hooked within a second: this, and the time to load the programs.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// What changed.
+pub enum Change {
+    /// Signals that are covered from now on.
+    Attached(Box<Attached>),
+    /// A module went, and with it the hooks of this signal.
+    Gone(&'static str),
+}
+
+/// Starts watching. `coverage` is what is attached already; the thread ends when the receiver is
+/// dropped.
+///
+/// # Errors
+/// When no thread can be started.
+pub fn watch(
+    object: &'static [u8],
+    no_kprobes: bool,
+    coverage: &[SignalCoverage],
+) -> Result<UnboundedReceiver<Change>> {
+    let (tell, changes) = unbounded_channel();
+    let covered = coverage
+        .iter()
+        .filter(|s| s.way.is_some())
+        .map(|s| s.id.clone())
+        .collect();
+    let watcher = Watcher {
+        object,
+        no_kprobes,
+        covered,
+        loaded: loaded(),
+        tell,
+    };
+    thread::Builder::new()
+        .name("rsttrace-modules".into())
+        .spawn(move || watcher.run())
+        .context("cannot start a helper thread")?;
+    Ok(changes)
+}
+
+/// Names of the modules that are loaded.
+fn loaded() -> BTreeSet<String> {
+    fs::read_to_string("/proc/modules")
+        .unwrap_or_default()
+        .lines()
+        // "name size users by state address": a module still coming has no symbols to hook.
+        .filter(|line| line.contains(" Live "))
+        .filter_map(|line| line.split(' ').next().map(str::to_owned))
+        .collect()
+}
+
+struct Watcher {
+    object: &'static [u8],
+    no_kprobes: bool,
+    covered: BTreeSet<String>,
+    loaded: BTreeSet<String>,
+    tell: UnboundedSender<Change>,
+}
+
+impl Watcher {
+    fn run(mut self) {
+        while !self.tell.is_closed() {
+            thread::sleep(LOOK_EVERY);
+            let now = loaded();
+            let came: Vec<String> = now.difference(&self.loaded).cloned().collect();
+            let went: Vec<String> = self.loaded.difference(&now).cloned().collect();
+            self.loaded = now;
+            for signal in signals_in(&went) {
+                if self.covered.remove(signal) {
+                    self.say(Change::Gone(signal));
+                }
+            }
+            let new: Vec<&'static str> = signals_in(&came)
+                .filter(|id| !self.covered.contains(*id))
+                .collect();
+            if !new.is_empty() {
+                self.attach(new);
+            }
+        }
+    }
+
+    /// A failure leaves the signal uncovered, which was said at the start.
+    fn attach(&mut self, only: Vec<&'static str>) {
+        let symbols = KernelSymbols::load(Path::new("/"))
+            .ok()
+            .filter(|_| self.no_kprobes);
+        let Ok(prepared) = prepare(self.object, symbols.as_ref()) else {
+            return;
+        };
+        let options = AttachOptions {
+            no_kprobes: self.no_kprobes,
+            only: Some(only),
+        };
+        let Ok(attached) = attach(self.object, &prepared.manifest, &prepared.facts, &options)
+        else {
+            return;
+        };
+        self.covered.extend(
+            attached
+                .coverage
+                .iter()
+                .filter(|s| s.way.is_some())
+                .map(|s| s.id.clone()),
+        );
+        self.say(Change::Attached(Box::new(attached)));
+    }
+
+    fn say(&self, change: Change) {
+        // Nobody listens any more: the loop above ends at its next turn.
+        let _ = self.tell.send(change);
+    }
+}
+
+fn signals_in(modules: &[String]) -> impl Iterator<Item = &'static str> {
+    signal::ALL
+        .iter()
+        .filter(|signal| {
+            signal
+                .module
+                .is_some_and(|module| modules.iter().any(|name| name == module))
+        })
+        .map(|signal| signal.id)
+}
