@@ -19,11 +19,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 const POLL_EVERY: Duration = Duration::from_millis(50);
 
 fn tcp_socket(address: SocketAddr) -> Result<OwnedFd> {
-    let family = if address.is_ipv4() {
-        AddressFamily::INET
-    } else {
-        AddressFamily::INET6
-    };
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .context("make a TCP socket")?;
     sockopt::set_socket_reuseaddr(&socket, true).context("set SO_REUSEADDR")?;
@@ -45,9 +41,7 @@ pub fn listen(at: &Namespace, on: SocketAddr) -> Result<TcpListener> {
 
 pub fn accept(listener: &TcpListener) -> Result<TcpStream> {
     let (stream, _) = listener.accept().context("accept a connection")?;
-    stream
-        .set_read_timeout(Some(PATIENCE))
-        .context("set a socket timeout")?;
+    stream.set_read_timeout(Some(PATIENCE)).context("set a socket timeout")?;
     Ok(stream)
 }
 
@@ -55,9 +49,7 @@ pub fn accept(listener: &TcpListener) -> Result<TcpStream> {
 pub fn accept_either(listeners: [&TcpListener; 2]) -> Result<(TcpStream, usize)> {
     let mut fds = listeners.map(|listener| PollFd::new(listener, PollFlags::IN));
     poll(&mut fds, Some(&timespec(PATIENCE)?)).context("poll two listeners")?;
-    let index = fds
-        .iter()
-        .position(|fd| fd.revents().contains(PollFlags::IN));
+    let index = fds.iter().position(|fd| fd.revents().contains(PollFlags::IN));
     let index = index.context("neither server was connected to")?;
     Ok((accept(listeners[index])?, index))
 }
@@ -80,34 +72,21 @@ pub fn try_connect(
 }
 
 pub fn send(mut stream: &TcpStream, text: &str) -> Result<()> {
-    stream
-        .write_all(text.as_bytes())
-        .with_context(|| format!("send {text:?}"))
+    stream.write_all(text.as_bytes()).with_context(|| format!("send {text:?}"))
 }
 
 pub fn receive(mut stream: &TcpStream, text: &str) -> Result<()> {
     let mut got = vec![0; text.len()];
-    stream
-        .read_exact(&mut got)
-        .with_context(|| format!("receive {text:?}"))?;
-    ensure!(
-        got == text.as_bytes(),
-        "received something else than {text:?}"
-    );
+    stream.read_exact(&mut got).with_context(|| format!("receive {text:?}"))?;
+    ensure!(got == text.as_bytes(), "received something else than {text:?}");
     Ok(())
 }
 
 /// Reads up to the peer's orderly close.
 pub fn receive_end(mut stream: &TcpStream) -> Result<()> {
     let mut rest = Vec::new();
-    stream
-        .read_to_end(&mut rest)
-        .context("read up to the peer's close")?;
-    ensure!(
-        rest.is_empty(),
-        "{} unexpected bytes before the peer's close",
-        rest.len()
-    );
+    stream.read_to_end(&mut rest).context("read up to the peer's close")?;
+    ensure!(rest.is_empty(), "{} unexpected bytes before the peer's close", rest.len());
     Ok(())
 }
 
@@ -128,11 +107,7 @@ pub fn talk(client: &TcpStream, server: &TcpStream) -> Result<Instant> {
 /// Waits until the socket reports an error, and takes it. Works where `read` would say "end of file" first.
 pub fn wait_error(stream: &TcpStream) -> Result<Errno> {
     let ready = wait(stream, PollFlags::empty()).context("wait for the socket's error")?;
-    ensure!(
-        !ready.is_empty(),
-        "no socket error within {} s",
-        PATIENCE.as_secs()
-    );
+    ensure!(!ready.is_empty(), "no socket error within {} s", PATIENCE.as_secs());
     match sockopt::socket_error(stream).context("read SO_ERROR")? {
         Err(errno) => Ok(errno),
         Ok(()) => bail!("the connection ended without an error"),
@@ -142,11 +117,7 @@ pub fn wait_error(stream: &TcpStream) -> Result<Errno> {
 /// Waits until data lies unread in the socket's queue.
 pub fn wait_unread(socket: impl AsFd) -> Result<()> {
     let ready = wait(socket, PollFlags::IN).context("wait for unread data")?;
-    ensure!(
-        ready.contains(PollFlags::IN),
-        "no data came within {} s",
-        PATIENCE.as_secs()
-    );
+    ensure!(ready.contains(PollFlags::IN), "no data came within {} s", PATIENCE.as_secs());
     Ok(())
 }
 
@@ -177,11 +148,7 @@ pub fn wait_proc(
     at.enter(|| {
         let deadline = Instant::now() + PATIENCE;
         while !gone(&proc_net(file)?) {
-            ensure!(
-                Instant::now() < deadline,
-                "{what}: not within {} s",
-                PATIENCE.as_secs()
-            );
+            ensure!(Instant::now() < deadline, "{what}: not within {} s", PATIENCE.as_secs());
             thread::sleep(POLL_EVERY);
         }
         Ok(())
@@ -200,22 +167,16 @@ pub fn wait_acknowledged(at: &Namespace, peer_port: u16) -> Result<()> {
 
 /// Waits until nothing is left of a connection, not even TIME_WAIT.
 pub fn wait_forgotten(at: &Namespace, peer_port: u16) -> Result<()> {
-    wait_proc(
-        at,
-        "tcp",
-        "the end of the connection's last state",
-        |table| connection_line(table, peer_port).is_none(),
-    )
+    wait_proc(at, "tcp", "the end of the connection's last state", |table| {
+        connection_line(table, peer_port).is_none()
+    })
 }
 
 /// Lines are `0: 02020C0A:0CEA 02010C0A:9C41 05 …`: the third column is the peer.
 fn connection_line(table: &str, peer_port: u16) -> Option<&str> {
     let peer = format!(":{peer_port:04X}");
-    let has_peer = |line: &&str| {
-        line.split_whitespace()
-            .nth(2)
-            .is_some_and(|it| it.ends_with(&peer))
-    };
+    let has_peer =
+        |line: &&str| line.split_whitespace().nth(2).is_some_and(|it| it.ends_with(&peer));
     table.lines().find(has_peer)
 }
 

@@ -47,24 +47,16 @@ pub fn demo(tracer: &Path) -> Result<()> {
             }
         }
     });
-    is_ready
-        .recv_timeout(Duration::from_secs(60))
-        .context("the tracer did not become ready")?;
+    is_ready.recv_timeout(Duration::from_secs(60)).context("the tracer did not become ready")?;
 
     let played = play(&stage, TIMEOUT);
     thread::sleep(LOOK);
-    let pid = i32::try_from(child.id())
-        .ok()
-        .and_then(Pid::from_raw)
-        .context("the tracer's pid")?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("the tracer's pid")?;
     kill_process(pid, Signal::INT).context("interrupt the tracer")?;
     let status = child.wait().context("wait for the tracer")?;
     let _ = forward.join();
     played.with_context(|| {
-        format!(
-            "the connection from {} to {vip} at {server_at}",
-            net.client(CLIENT)
-        )
+        format!("the connection from {} to {vip} at {server_at}", net.client(CLIENT))
     })?;
     ensure!(status.success(), "the tracer ended with {status}");
     Ok(())

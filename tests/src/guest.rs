@@ -40,11 +40,8 @@ impl Guest {
     /// Loads what scenarios need and finds out what is missing.
     pub fn probe() -> Result<Self> {
         let uname = rustix::system::uname();
-        let release = uname
-            .release()
-            .to_str()
-            .context("the kernel's release is not text")?
-            .to_owned();
+        let release =
+            uname.release().to_str().context("the kernel's release is not text")?.to_owned();
         let mut lacks = Vec::new();
         for need in Need::ALL {
             // Built in, or not there at all, is as good as loaded: the sign decides.
@@ -61,6 +58,21 @@ impl Guest {
         Ok(Self { release, lacks })
     }
 
+    /// Loads a module; whether that was news to this kernel.
+    pub fn load(&self, module: &str) -> Result<bool> {
+        let sign = Path::new("/sys/module").join(module);
+        if sign.exists() {
+            return Ok(false);
+        }
+        let status = Command::new("modprobe")
+            .arg(module)
+            .stdin(Stdio::null())
+            .status()
+            .context("run modprobe")?;
+        anyhow::ensure!(status.success(), "modprobe {module}: {status}");
+        Ok(sign.exists())
+    }
+
     /// `6.1` of `6.1.0-32-cloud-amd64`.
     pub fn series(&self) -> &str {
         series(&self.release)
@@ -69,18 +81,12 @@ impl Guest {
     /// Why this kernel cannot play a scenario with these needs.
     pub fn lack(&self, needs: &[Need]) -> Option<String> {
         let lacking = needs.iter().find(|need| self.lacks.contains(need))?;
-        Some(format!(
-            "kernel {} has no {}",
-            self.release,
-            lacking.module()
-        ))
+        Some(format!("kernel {} has no {}", self.release, lacking.module()))
     }
 }
 
 fn series(release: &str) -> &str {
-    let end = release
-        .match_indices(|it: char| !it.is_ascii_digit())
-        .nth(1);
+    let end = release.match_indices(|it: char| !it.is_ascii_digit()).nth(1);
     end.map_or(release, |(at, _)| &release[..at])
 }
 

@@ -147,9 +147,7 @@ impl Lab {
             )?;
         }
         netns::run("ip -batch -", &batch).context("make the namespaces")?;
-        let mut lab = Self {
-            namespaces: Vec::new(),
-        };
+        let mut lab = Self { namespaces: Vec::new() };
         for &role in topology.roles() {
             let namespace = Namespace::open(&name(role))?;
             namespace
@@ -165,10 +163,7 @@ impl Lab {
     }
 
     pub fn inodes(&self) -> Vec<(Role, u64)> {
-        self.namespaces
-            .iter()
-            .map(|(role, namespace)| (*role, namespace.inode()))
-            .collect()
+        self.namespaces.iter().map(|(role, namespace)| (*role, namespace.inode())).collect()
     }
 
     fn namespace(&self, role: Role) -> Result<&Namespace> {
@@ -229,18 +224,11 @@ fn interior(net: Net, topology: Topology, role: Role) -> String {
     let mut lines = String::from("link set lo up\n");
     let mut interface = |name: &str, subnet: u8, host: u8, gateway: Option<(u8, u8)>| {
         // Direct has a single wire, on which every subnet of the scenario lies.
-        let (bits, bits6) = if topology == Topology::Direct {
-            (16, 32)
-        } else {
-            (24, 48)
-        };
+        let (bits, bits6) = if topology == Topology::Direct { (16, 32) } else { (24, 48) };
         let v6 = net.v6();
         lines += &format!("link set {name} up\n");
         lines += &format!("addr add {}/{bits} dev {name}\n", net.ip(subnet, host));
-        lines += &format!(
-            "addr add {}/{bits6} dev {name} nodad\n",
-            v6.ip(subnet, host)
-        );
+        lines += &format!("addr add {}/{bits6} dev {name} nodad\n", v6.ip(subnet, host));
         if let Some((subnet, host)) = gateway {
             lines += &format!("route add default via {}\n", net.ip(subnet, host));
             lines += &format!("route add default via {}\n", v6.ip(subnet, host));
@@ -273,12 +261,7 @@ mod tests {
     #[test]
     fn addresses_belong_to_one_scenario_only() {
         let (mine, other) = (Net::new(12), Net::new(13));
-        for address in [
-            mine.client(1),
-            mine.vip(1),
-            mine.v6().server(1),
-            mapped(mine.spare(1)),
-        ] {
+        for address in [mine.client(1), mine.vip(1), mine.v6().server(1), mapped(mine.spare(1))] {
             assert!(mine.owns(address.ip()), "{address}");
             assert!(!other.owns(address.ip()), "{address}");
         }

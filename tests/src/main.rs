@@ -26,12 +26,7 @@ use scenarios::{Scenario, TracerUse};
 #[command(version)]
 struct Cli {
     /// The tracer under test
-    #[arg(
-        long,
-        global = true,
-        default_value = "rsttrace",
-        value_name = "PROGRAM"
-    )]
+    #[arg(long, global = true, default_value = "rsttrace", value_name = "PROGRAM")]
     tracer: PathBuf,
     #[command(subcommand)]
     command: Command,
@@ -65,12 +60,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
-        Command::Run {
-            scenarios,
-            serial,
-            provoke_only,
-            verbose,
-        } => match choose(&scenarios) {
+        Command::Run { scenarios, serial, provoke_only, verbose } => match choose(&scenarios) {
             Err(word) => {
                 eprintln!(
                     "rsttrace-guest: no scenario begins with {word:?}; see `rsttrace-guest list`"
@@ -79,12 +69,7 @@ fn main() -> ExitCode {
             }
             Ok(chosen) => run::run(
                 &chosen,
-                run::Settings {
-                    tracer: cli.tracer,
-                    serial,
-                    provoke_only,
-                    verbose,
-                },
+                run::Settings { tracer: cli.tracer, serial, provoke_only, verbose },
             ),
         },
         Command::List => {
@@ -114,25 +99,16 @@ fn choose(words: &[String]) -> Result<Vec<&'static Scenario>, String> {
     for word in words {
         let exact = all.iter().any(|scenario| scenario.name == word);
         let fits = |name: &str| {
-            if exact {
-                name == word
-            } else {
-                name.starts_with(word.as_str())
-            }
+            if exact { name == word } else { name.starts_with(word.as_str()) }
         };
         if !all.iter().any(|scenario| fits(scenario.name)) {
             return Err(word.clone());
         }
         chosen.extend(
-            all.iter()
-                .filter(|scenario| fits(scenario.name))
-                .map(|scenario| scenario.name),
+            all.iter().filter(|scenario| fits(scenario.name)).map(|scenario| scenario.name),
         );
     }
-    Ok(all
-        .into_iter()
-        .filter(|scenario| chosen.contains(&scenario.name))
-        .collect())
+    Ok(all.into_iter().filter(|scenario| chosen.contains(&scenario.name)).collect())
 }
 
 fn list() {
@@ -152,10 +128,7 @@ mod tests {
 
     fn names(words: &[&str]) -> Result<Vec<&'static str>, String> {
         let words: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
-        Ok(choose(&words)?
-            .iter()
-            .map(|scenario| scenario.name)
-            .collect())
+        Ok(choose(&words)?.iter().map(|scenario| scenario.name).collect())
     }
 
     #[test]

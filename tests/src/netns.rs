@@ -24,15 +24,8 @@ impl Namespace {
     pub fn open(name: &str) -> Result<Self> {
         let path = format!("/run/netns/{name}");
         let file = File::open(&path).with_context(|| format!("open {path}"))?;
-        let inode = file
-            .metadata()
-            .with_context(|| format!("stat {path}"))?
-            .ino();
-        Ok(Self {
-            name: name.to_owned(),
-            fd: file.into(),
-            inode,
-        })
+        let inode = file.metadata().with_context(|| format!("stat {path}"))?.ino();
+        Ok(Self { name: name.to_owned(), fd: file.into(), inode })
     }
 
     pub fn name(&self) -> &str {
@@ -83,9 +76,7 @@ impl Namespace {
         self.enter(|| {
             let text = fs::read_to_string(&path)
                 .with_context(|| format!("read {path} in {}", self.name))?;
-            text.trim()
-                .parse()
-                .with_context(|| format!("{path} holds {text:?}, not a number"))
+            text.trim().parse().with_context(|| format!("{path} holds {text:?}, not a number"))
         })
     }
 }
@@ -105,16 +96,10 @@ pub fn run(line: &str, input: &str) -> Result<String> {
         // A tool that ends without reading its input says why on stderr, which is reported below.
         let _ = stdin.write_all(input.as_bytes());
     }
-    let output = child
-        .wait_with_output()
-        .with_context(|| format!("wait for `{line}`"))?;
+    let output = child.wait_with_output().with_context(|| format!("wait for `{line}`"))?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "`{line}`: {} ({})",
-            stderr.trim().replace('\n', "; "),
-            output.status
-        );
+        bail!("`{line}`: {} ({})", stderr.trim().replace('\n', "; "), output.status);
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

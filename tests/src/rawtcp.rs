@@ -104,9 +104,7 @@ impl Segment {
     /// The sequence number after this segment.
     fn end(&self) -> u32 {
         let length = self.payload.len() as u32;
-        self.seq
-            .wrapping_add(length)
-            .wrapping_add((self.flags & (SYN | FIN)).count_ones())
+        self.seq.wrapping_add(length).wrapping_add((self.flags & (SYN | FIN)).count_ones())
     }
 }
 
@@ -114,10 +112,7 @@ impl Segment {
 fn checksum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0u32;
     for pair in parts.iter().flat_map(|part| part.chunks(2)) {
-        sum += u32::from(u16::from_be_bytes([
-            pair[0],
-            pair.get(1).copied().unwrap_or(0),
-        ]));
+        sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
     }
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -134,46 +129,25 @@ pub struct RawEnd {
 
 impl RawEnd {
     pub fn new(at: &Namespace, address: SocketAddr) -> Result<Self> {
-        let SocketAddr::V4(address) = address else {
-            bail!("{address} is not IPv4")
-        };
+        let SocketAddr::V4(address) = address else { bail!("{address} is not IPv4") };
         at.enter(|| {
             // A packet socket sees what arrives before the stack looks at it, and needs no address to be configured.
             let ip = NonZeroU32::new(u32::from(ETH_P_IP.to_be())).map(Protocol::from_raw);
-            let tap = socket_with(
-                AddressFamily::PACKET,
-                SocketType::DGRAM,
-                SocketFlags::CLOEXEC,
-                ip,
-            )
-            .context("make a packet socket")?;
+            let tap =
+                socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, ip)
+                    .context("make a packet socket")?;
             set_socket_timeout(&tap, Timeout::Recv, Some(PATIENCE))
                 .context("set a socket timeout")?;
             let raw = Some(ipproto::RAW);
-            let injector = socket_with(
-                AddressFamily::INET,
-                SocketType::RAW,
-                SocketFlags::CLOEXEC,
-                raw,
-            )
-            .context("make a raw socket")?;
-            Ok(Self {
-                tap,
-                injector,
-                address,
-            })
+            let injector =
+                socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC, raw)
+                    .context("make a raw socket")?;
+            Ok(Self { tap, injector, address })
         })
     }
 
     pub fn send(&self, to: SocketAddrV4, seq: u32, ack: u32, flags: u8) -> Result<()> {
-        let segment = Segment {
-            from: self.address,
-            to,
-            seq,
-            ack,
-            flags,
-            payload: Vec::new(),
-        };
+        let segment = Segment { from: self.address, to, seq, ack, flags, payload: Vec::new() };
         let packet = segment.to_packet()?;
         sendto(&self.injector, &packet, SendFlags::empty(), &to)
             .with_context(|| format!("send a segment from {} to {to}", self.address))?;
@@ -201,20 +175,11 @@ impl RawEnd {
         const ISN: u32 = 0x5eed_0000;
         let syn = self.await_segment("a SYN", |it| it.to == self.address && it.has(SYN))?;
         self.send(syn.from, ISN, syn.end(), SYN | ACK)?;
-        let data = self.await_segment("the first data", |it| {
-            it.to == self.address && it.has(ACK | PSH)
-        })?;
-        ensure!(
-            data.ack == ISN + 1,
-            "the client acknowledged {:#x}",
-            data.ack
-        );
+        let data =
+            self.await_segment("the first data", |it| it.to == self.address && it.has(ACK | PSH))?;
+        ensure!(data.ack == ISN + 1, "the client acknowledged {:#x}", data.ack);
         self.send(data.from, data.ack, data.end(), ACK)?;
-        Ok(Conversation {
-            peer: data.from,
-            seq: data.ack,
-            ack: data.end(),
-        })
+        Ok(Conversation { peer: data.from, seq: data.ack, ack: data.end() })
     }
 }
 
@@ -255,10 +220,7 @@ mod tests {
         let packet = segment.to_packet()?;
         let (ip, tcp) = packet.split_at(IP_HEADER);
         assert_eq!(checksum(&[ip]), 0);
-        assert_eq!(
-            checksum(&[&segment.pseudo_header(packet.len() as u16), tcp]),
-            0
-        );
+        assert_eq!(checksum(&[&segment.pseudo_header(packet.len() as u16), tcp]), 0);
         Ok(())
     }
 
@@ -274,14 +236,6 @@ mod tests {
     #[test]
     fn the_end_counts_syn_fin_and_payload_and_wraps() {
         assert_eq!(segment(b"abc").end(), 2);
-        assert_eq!(
-            Segment {
-                flags: SYN,
-                seq: 1,
-                ..segment(b"")
-            }
-            .end(),
-            2
-        );
+        assert_eq!(Segment { flags: SYN, seq: 1, ..segment(b"") }.end(), 2);
     }
 }

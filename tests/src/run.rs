@@ -31,6 +31,11 @@ pub struct Settings {
 const QUIET: Duration = Duration::from_secs(10);
 /// Time for what should not come: a second incident for the same connection.
 const GRACE: Duration = Duration::from_millis(1_500);
+/// Modules that the tracer meets after its start, and the signal that each brings.
+const LATE_MODULES: [(&str, &str); 2] =
+    [("nf_reject_ipv4", "firewall_reset"), ("nf_reject_ipv6", "firewall_reset6")];
+/// A second, and what the emulation adds to loading programs.
+const HOOKED_WITHIN: Duration = Duration::from_secs(10);
 /// Scenario numbers, and with them the subnets, start here.
 const FIRST_NUMBER: usize = 11;
 /// The line about the tracer itself: that it started, ended well and printed nothing but JSON.
@@ -38,12 +43,8 @@ const SESSION: &str = "tracer_session";
 
 /// Whether everything passed.
 pub fn run(chosen: &[&'static Scenario], settings: Settings) -> Result<bool> {
-    let mut runner = Runner {
-        guest: Guest::probe()?,
-        settings,
-        failed: 0,
-        session_problems: Vec::new(),
-    };
+    let mut runner =
+        Runner { guest: Guest::probe()?, settings, failed: 0, session_problems: Vec::new() };
     let results = chosen.len() + usize::from(!runner.settings.provoke_only);
     println!("PLAN {results}");
 
@@ -54,9 +55,8 @@ pub fn run(chosen: &[&'static Scenario], settings: Settings) -> Result<bool> {
             None => playable.push(scenario),
         }
     }
-    let (shared, alone): (Vec<_>, Vec<_>) = playable
-        .into_iter()
-        .partition(|scenario| scenario.tracer == TracerUse::Shared);
+    let (shared, alone): (Vec<_>, Vec<_>) =
+        playable.into_iter().partition(|scenario| scenario.tracer == TracerUse::Shared);
     runner.play_shared(&shared);
     for scenario in alone {
         runner.play_alone(scenario);
@@ -106,11 +106,10 @@ impl Runner {
                 return;
             }
         };
-        let batch = if self.settings.serial {
-            1
-        } else {
-            scenarios.len()
-        };
+        if let Some(tracer) = &tracer {
+            self.load_late(tracer);
+        }
+        let batch = if self.settings.serial { 1 } else { scenarios.len() };
         let mut played = Vec::new();
         for batch in scenarios.chunks(batch) {
             let plays = play_together(batch);
@@ -122,13 +121,31 @@ impl Runner {
         }
     }
 
+    /// The reject modules come with the first rule that wants them, long after the tracer: their hooks
+    /// must follow. Loaded here, so that the scenarios do not race with that.
+    fn load_late(&mut self, tracer: &Tracer) {
+        for (module, signal) in LATE_MODULES {
+            match self.guest.load(module) {
+                Ok(false) => {}
+                Ok(true) => {
+                    let covered = format!("rsttrace: {signal} is covered now");
+                    if !tracer.says(&covered, HOOKED_WITHIN) {
+                        self.session_problems.push(format!(
+                            "{module} was loaded, but the tracer did not say `{covered}` within \
+                             {HOOKED_WITHIN:?}"
+                        ));
+                    }
+                }
+                Err(error) => self.session_problems.push(one_line(&error)),
+            }
+        }
+    }
+
     fn play_alone(&mut self, scenario: &'static Scenario) {
         let tracer = OnceCell::new();
         let start = || {
             let started = self.start_tracer()?;
-            tracer
-                .set(started)
-                .map_err(|_| anyhow!("the scenario started a second tracer"))
+            tracer.set(started).map_err(|_| anyhow!("the scenario started a second tracer"))
         };
         if scenario.tracer == TracerUse::Own
             && let Err(error) = start()
@@ -157,9 +174,7 @@ impl Runner {
     fn judge(&mut self, plays: &[Play], tracer: Option<&Tracer>) {
         let mut records = Vec::new();
         if let Some(tracer) = tracer {
-            tracer.wait_for(QUIET, |records| {
-                plays.iter().all(|play| play.is_answered(records))
-            });
+            tracer.wait_for(QUIET, |records| plays.iter().all(|play| play.is_answered(records)));
             thread::sleep(GRACE);
             records = tracer.records();
         }
@@ -173,16 +188,14 @@ impl Runner {
                 .collect();
             let verdict = play.verdict(&of_play, self.guest.series(), tracer.is_some());
             match &verdict {
-                Ok(Verdict {
-                    cause, confidence, ..
-                }) => println!("RESULT {name} pass {cause} {confidence}"),
+                Ok(Verdict { cause, confidence, .. }) => {
+                    println!("RESULT {name} pass {cause} {confidence}")
+                }
                 Err(error) => self.fail(name, &one_line(error)),
             }
             if verdict.is_err() || self.settings.verbose {
                 eprintln!("# {name}: provoked in {:.1?}", play.took);
-                of_play
-                    .iter()
-                    .for_each(|record| eprintln!("#   {}", record.line));
+                of_play.iter().for_each(|record| eprintln!("#   {}", record.line));
             }
             for fact in verdict.iter().flat_map(|verdict| &verdict.facts) {
                 eprintln!("# {name}: {fact}");
@@ -190,10 +203,7 @@ impl Runner {
             failed |= verdict.is_err();
         }
         if let Some(tracer) = tracer.filter(|_| failed || self.settings.verbose) {
-            tracer
-                .stderr()
-                .iter()
-                .for_each(|line| eprintln!("# stderr: {line}"));
+            tracer.stderr().iter().for_each(|line| eprintln!("# stderr: {line}"));
         }
     }
 
@@ -220,23 +230,14 @@ impl Play {
     }
 
     fn verdict(&self, records: &[Record], series: &str, traced: bool) -> Result<Verdict> {
-        let witness = self
-            .witness
-            .as_ref()
-            .map_err(|error| anyhow!("not provoked: {error:#}"))?;
+        let witness = self.witness.as_ref().map_err(|error| anyhow!("not provoked: {error:#}"))?;
         let allowed = &self.expect.actor_errnos;
         match witness.errno.map(errno_name) {
             Some(errno) if !allowed.contains(&errno.as_str()) => {
-                bail!(
-                    "not provoked: the socket's error is {errno}, not {}",
-                    allowed.join(" or ")
-                )
+                bail!("not provoked: the socket's error is {errno}, not {}", allowed.join(" or "))
             }
             None if !allowed.is_empty() && !self.expect.incidents.is_empty() => {
-                ensure!(
-                    witness.errno.is_some(),
-                    "not provoked: no socket saw an error"
-                );
+                ensure!(witness.errno.is_some(), "not provoked: no socket saw an error");
             }
             _ => {}
         }
@@ -248,11 +249,7 @@ impl Play {
                 facts: Vec::new(),
             });
         }
-        let facts = Facts {
-            series,
-            witness,
-            namespaces: &self.namespaces,
-        };
+        let facts = Facts { series, witness, namespaces: &self.namespaces };
         expect::judge(&self.expect, records, &facts)
     }
 }
@@ -265,10 +262,7 @@ fn play_together(scenarios: &[&'static Scenario]) -> Vec<Play> {
             .map(|scenario| scope.spawn(move || play(scenario, &nothing_to_start)))
             .collect();
         // A panic of a scenario is caught in `play`.
-        threads
-            .into_iter()
-            .filter_map(|thread| thread.join().ok())
-            .collect()
+        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
     })
 }
 
@@ -309,19 +303,13 @@ fn build_lab(net: Net, scenario: &Scenario) -> Result<Lab> {
 }
 
 fn number_of(scenario: &Scenario) -> u8 {
-    let index = scenarios::all()
-        .iter()
-        .position(|it| it.name == scenario.name)
-        .unwrap_or(0);
+    let index = scenarios::all().iter().position(|it| it.name == scenario.name).unwrap_or(0);
     u8::try_from(FIRST_NUMBER + index).unwrap_or(u8::MAX)
 }
 
 fn check_farewell(tracer: Tracer) -> Result<()> {
     let farewell = tracer.stop()?;
-    let code = farewell
-        .status
-        .code()
-        .context("the tracer was killed by a signal")?;
+    let code = farewell.status.code().context("the tracer was killed by a signal")?;
     ensure!(
         code == 0,
         "SIGINT ended the tracer with exit code {code}: {}",
@@ -330,19 +318,13 @@ fn check_farewell(tracer: Tracer) -> Result<()> {
     if let Some(line) = farewell.garbage.first() {
         bail!("stdout is not NDJSON: {line:?}");
     }
-    let summaries = farewell
-        .records
-        .iter()
-        .filter(|record| record.is("rsttrace.summary"));
+    let summaries = farewell.records.iter().filter(|record| record.is("rsttrace.summary"));
     ensure!(summaries.count() > 0, "no rsttrace.summary at the end");
     Ok(())
 }
 
 fn one_line(error: &anyhow::Error) -> String {
-    format!("{error:#}")
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -354,17 +336,8 @@ mod tests {
     #[test]
     fn every_scenario_has_a_name_and_subnets_of_its_own() {
         let all = scenarios::all();
-        assert_eq!(
-            all.iter().map(|it| it.name).collect::<BTreeSet<_>>().len(),
-            all.len()
-        );
-        assert_eq!(
-            all.iter()
-                .map(|it| number_of(it))
-                .collect::<BTreeSet<_>>()
-                .len(),
-            all.len()
-        );
+        assert_eq!(all.iter().map(|it| it.name).collect::<BTreeSet<_>>().len(), all.len());
+        assert_eq!(all.iter().map(|it| number_of(it)).collect::<BTreeSet<_>>().len(), all.len());
     }
 
     #[test]
@@ -372,11 +345,7 @@ mod tests {
         for scenario in scenarios::all() {
             for incident in (scenario.expect)(Net::new(number_of(scenario))).incidents {
                 for cause in incident.causes {
-                    assert!(
-                        expect::family_of(cause).is_some(),
-                        "{}: {cause}",
-                        scenario.name
-                    );
+                    assert!(expect::family_of(cause).is_some(), "{}: {cause}", scenario.name);
                 }
             }
         }

@@ -104,33 +104,18 @@ impl Tracer {
         let feed = Arc::new(Feed::default());
         let stdout = child.stdout.take().context("the tracer's stdout")?;
         let stderr = child.stderr.take().context("the tracer's stderr")?;
-        let readers = vec![
-            read_stdout(stdout, Arc::clone(&feed)),
-            read_stderr(stderr, Arc::clone(&feed)),
-        ];
-        let mut tracer = Self {
-            child,
-            feed,
-            readers,
-            ready_after: Duration::ZERO,
-        };
+        let readers =
+            vec![read_stdout(stdout, Arc::clone(&feed)), read_stderr(stderr, Arc::clone(&feed))];
+        let mut tracer = Self { child, feed, readers, ready_after: Duration::ZERO };
 
         let is_ready =
             |printed: &Printed| printed.stderr.iter().any(|line| line.starts_with(READY));
-        tracer.feed.wait(started + READY_WITHIN, |it| {
-            is_ready(it) || it.stderr_closed
-        });
+        tracer.feed.wait(started + READY_WITHIN, |it| is_ready(it) || it.stderr_closed);
         if !is_ready(&tracer.feed.lock()) {
-            let end = tracer
-                .child
-                .try_wait()
-                .context("ask for the tracer's status")?;
+            let end = tracer.child.try_wait().context("ask for the tracer's status")?;
             let end = end.map_or_else(|| "still running".to_owned(), |status| status.to_string());
             let said = tracer.feed.lock().stderr.join("; ");
-            bail!(
-                "the tracer is not ready after {:.0?} ({end}): {said}",
-                started.elapsed()
-            );
+            bail!("the tracer is not ready after {:.0?} ({end}): {said}", started.elapsed());
         }
         tracer.ready_after = started.elapsed();
         Ok(tracer)
@@ -145,16 +130,20 @@ impl Tracer {
         let since = Instant::now();
         let last = |printed: &Printed| printed.last.map_or(since, |last| last.max(since));
         let mut seen = since;
-        while !self
-            .feed
-            .wait(seen + quiet, |printed| done(&printed.records))
-        {
+        while !self.feed.wait(seen + quiet, |printed| done(&printed.records)) {
             let now_last = last(&self.feed.lock());
             if now_last == seen || since.elapsed() > SETTLED_WITHIN {
                 return;
             }
             seen = now_last;
         }
+    }
+
+    /// Waits until a line that starts like this came on standard error; whether it did.
+    pub fn says(&self, start: &str, within: Duration) -> bool {
+        let said = |printed: &Printed| printed.stderr.iter().any(|line| line.starts_with(start));
+        self.feed.wait(Instant::now() + within, |it| said(it) || it.stderr_closed);
+        said(&self.feed.lock())
     }
 
     /// SIGINT; everything printed up to the end.
@@ -176,22 +165,10 @@ impl Tracer {
             thread::sleep(Duration::from_millis(20));
         };
         for reader in self.readers.drain(..) {
-            reader
-                .join()
-                .map_err(|_| anyhow!("a reader of the tracer's output panicked"))?;
+            reader.join().map_err(|_| anyhow!("a reader of the tracer's output panicked"))?;
         }
-        let Printed {
-            records,
-            garbage,
-            stderr,
-            ..
-        } = mem::take(&mut *self.feed.lock());
-        Ok(Farewell {
-            status,
-            records,
-            garbage,
-            stderr,
-        })
+        let Printed { records, garbage, stderr, .. } = mem::take(&mut *self.feed.lock());
+        Ok(Farewell { status, records, garbage, stderr })
     }
 
     pub fn stderr(&self) -> Vec<String> {
@@ -213,11 +190,7 @@ fn read_stdout(stdout: impl Read + Send + 'static, feed: Arc<Feed>) -> JoinHandl
             feed.update(|printed| {
                 printed.last = Some(Instant::now());
                 match value {
-                    Ok(value) => printed.records.push(Record {
-                        arrived,
-                        line,
-                        value,
-                    }),
+                    Ok(value) => printed.records.push(Record { arrived, line, value }),
                     Err(_) => printed.garbage.push(line),
                 }
             });

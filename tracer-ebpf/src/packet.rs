@@ -44,10 +44,7 @@ pub fn netns(skb: u64) -> u32 {
             return 0;
         }
     }
-    netns_of_net(read_or_zero(
-        dev,
-        OFFSET_OF_net_device_DOT_nd_net_DOT_net.load(),
-    ))
+    netns_of_net(read_or_zero(dev, OFFSET_OF_net_device_DOT_nd_net_DOT_net.load()))
 }
 
 /// Address of the route attached to a packet; 0 without one.
@@ -77,10 +74,7 @@ unsafe fn ipv4(out: *mut Packet, ip: u64, version_ihl: u8) -> Option<Transport> 
         (*flow).src_addr = mapped(addresses[0]);
         (*flow).dst_addr = mapped(addresses[1]);
     }
-    Some(Transport {
-        at: ip + u64::from(ihl),
-        len: total.saturating_sub(ihl),
-    })
+    Some(Transport { at: ip + u64::from(ihl), len: total.saturating_sub(ihl) })
 }
 
 #[inline(always)]
@@ -96,10 +90,7 @@ unsafe fn ipv6(out: *mut Packet, skb: u64, head: u64, ip: u64) -> Option<Transpo
         (*flow).dst_addr = read(ip, 24)?;
     }
     if next == IPPROTO_TCP {
-        return Some(Transport {
-            at: ip + u64::from(HEADER),
-            len,
-        });
+        return Some(Transport { at: ip + u64::from(HEADER), len });
     }
     // Extension headers: trust the stack's own idea of where TCP begins.
     let transport: u16 = read(skb, OFFSET_OF_sk_buff_DOT_transport_header.load())?;
@@ -108,18 +99,13 @@ unsafe fn ipv6(out: *mut Packet, skb: u64, head: u64, ip: u64) -> Option<Transpo
         return None;
     }
     let options = (at - ip) as u32 - HEADER;
-    Some(Transport {
-        at,
-        len: len.saturating_sub(options),
-    })
+    Some(Transport { at, len: len.saturating_sub(options) })
 }
 
 /// `::ffff:a.b.c.d`.
 #[inline(always)]
 pub fn mapped(v4: [u8; 4]) -> [u8; 16] {
-    [
-        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3],
-    ]
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
 }
 
 /// Fills `out` from the packet; `out.present` stays 0 when it is not readable TCP.

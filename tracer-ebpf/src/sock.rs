@@ -129,11 +129,7 @@ pub unsafe fn fill_flow(flow: *mut Flow, sk: u64, full: bool) {
     unsafe {
         if read::<u16>(sk, OFFSET_OF_sock_common_DOT_skc_family.load()) == Some(AF_INET6) {
             copy!(flow.dst_addr, sk, OFFSET_OF_sock_common_DOT_skc_v6_daddr);
-            copy!(
-                flow.src_addr,
-                sk,
-                OFFSET_OF_sock_common_DOT_skc_v6_rcv_saddr
-            );
+            copy!(flow.src_addr, sk, OFFSET_OF_sock_common_DOT_skc_v6_rcv_saddr);
         } else {
             let dst: [u8; 4] = read_or_zero(sk, OFFSET_OF_sock_common_DOT_skc_daddr.load());
             let mut src: [u8; 4] = read_or_zero(sk, OFFSET_OF_sock_common_DOT_skc_rcv_saddr.load());
@@ -170,11 +166,7 @@ pub unsafe fn fill(out: *mut Sock, sk: u64) {
         (*out).state = state;
         fill_flow(&raw mut (*out).flow, sk, full);
         if state == TCP_TIME_WAIT {
-            copy!(
-                out.tw_substate,
-                sk,
-                OFFSET_OF_inet_timewait_sock_DOT_tw_substate
-            );
+            copy!(out.tw_substate, sk, OFFSET_OF_inet_timewait_sock_DOT_tw_substate);
         }
         if full {
             fill_full(out, sk);
@@ -193,48 +185,16 @@ unsafe fn fill_full(out: *mut Sock, sk: u64) {
         copy!(out.shutdown, sk, OFFSET_OF_sock_DOT_sk_shutdown);
         copy!(out.uid, sk, OFFSET_OF_sock_DOT_sk_uid);
         copy!(out.ack_backlog, sk, OFFSET_OF_sock_DOT_sk_ack_backlog);
-        copy!(
-            out.max_ack_backlog,
-            sk,
-            OFFSET_OF_sock_DOT_sk_max_ack_backlog
-        );
-        copy!(
-            out.retransmits,
-            sk,
-            OFFSET_OF_inet_connection_sock_DOT_icsk_retransmits
-        );
-        copy!(
-            out.probes_out,
-            sk,
-            OFFSET_OF_inet_connection_sock_DOT_icsk_probes_out
-        );
-        copy!(
-            out.user_timeout_ms,
-            sk,
-            OFFSET_OF_inet_connection_sock_DOT_icsk_user_timeout
-        );
-        copy!(
-            out.lrcvtime_j,
-            sk,
-            OFFSET_OF_inet_connection_sock_DOT_icsk_ack_DOT_lrcvtime
-        );
+        copy!(out.max_ack_backlog, sk, OFFSET_OF_sock_DOT_sk_max_ack_backlog);
+        copy!(out.retransmits, sk, OFFSET_OF_inet_connection_sock_DOT_icsk_retransmits);
+        copy!(out.probes_out, sk, OFFSET_OF_inet_connection_sock_DOT_icsk_probes_out);
+        copy!(out.user_timeout_ms, sk, OFFSET_OF_inet_connection_sock_DOT_icsk_user_timeout);
+        copy!(out.lrcvtime_j, sk, OFFSET_OF_inet_connection_sock_DOT_icsk_ack_DOT_lrcvtime);
         copy!(out.rcv_tstamp_j, sk, OFFSET_OF_tcp_sock_DOT_rcv_tstamp);
         copy!(out.lsndtime_j, sk, OFFSET_OF_tcp_sock_DOT_lsndtime);
-        copy!(
-            out.keepalive_time_j,
-            sk,
-            OFFSET_OF_tcp_sock_DOT_keepalive_time
-        );
-        copy!(
-            out.keepalive_intvl_j,
-            sk,
-            OFFSET_OF_tcp_sock_DOT_keepalive_intvl
-        );
-        copy!(
-            out.keepalive_probes,
-            sk,
-            OFFSET_OF_tcp_sock_DOT_keepalive_probes
-        );
+        copy!(out.keepalive_time_j, sk, OFFSET_OF_tcp_sock_DOT_keepalive_time);
+        copy!(out.keepalive_intvl_j, sk, OFFSET_OF_tcp_sock_DOT_keepalive_intvl);
+        copy!(out.keepalive_probes, sk, OFFSET_OF_tcp_sock_DOT_keepalive_probes);
         copy!(out.linger2, sk, OFFSET_OF_tcp_sock_DOT_linger2);
         copy!(out.total_retrans, sk, OFFSET_OF_tcp_sock_DOT_total_retrans);
         copy!(out.packets_out, sk, OFFSET_OF_tcp_sock_DOT_packets_out);
@@ -243,22 +203,14 @@ unsafe fn fill_full(out: *mut Sock, sk: u64) {
         copy!(out.snd_wnd, sk, OFFSET_OF_tcp_sock_DOT_snd_wnd);
         copy!(out.rcv_nxt, sk, OFFSET_OF_tcp_sock_DOT_rcv_nxt);
         copy!(out.copied_seq, sk, OFFSET_OF_tcp_sock_DOT_copied_seq);
-        copy!(
-            out.bytes_received,
-            sk,
-            OFFSET_OF_tcp_sock_DOT_bytes_received
-        );
+        copy!(out.bytes_received, sk, OFFSET_OF_tcp_sock_DOT_bytes_received);
         copy!(out.bytes_acked, sk, OFFSET_OF_tcp_sock_DOT_bytes_acked);
         copy!(out.bytes_sent, sk, OFFSET_OF_tcp_sock_DOT_bytes_sent);
 
         let socket: u64 = read_or_zero(sk, OFFSET_OF_sock_DOT_sk_socket.load());
         let inode = OFFSET_OF_socket_alloc_DOT_vfs_inode.load();
         if socket != 0 && inode != tracer_common::wire::ABSENT {
-            copy!(
-                out.inode,
-                socket + u64::from(inode),
-                OFFSET_OF_inode_DOT_i_ino
-            );
+            copy!(out.inode, socket + u64::from(inode), OFFSET_OF_inode_DOT_i_ino);
         }
         let net = net(sk);
         if net != 0 {
@@ -277,11 +229,7 @@ unsafe fn fill_full(out: *mut Sock, sk: u64) {
                 net,
                 OFFSET_OF_net_DOT_ipv4_DOT_sysctl_tcp_keepalive_probes
             );
-            copy!(
-                out.sysctl_retries2,
-                net,
-                OFFSET_OF_net_DOT_ipv4_DOT_sysctl_tcp_retries2
-            );
+            copy!(out.sysctl_retries2, net, OFFSET_OF_net_DOT_ipv4_DOT_sysctl_tcp_retries2);
         }
     }
 }

@@ -57,9 +57,7 @@ impl Span {
 
     fn near(self, other: Self) -> bool {
         let starts_in = |a: Self, b: Self| {
-            let reach =
-                b.to.wrapping_sub(b.from)
-                    .saturating_add(2 * ANCHOR_DISTANCE);
+            let reach = b.to.wrapping_sub(b.from).saturating_add(2 * ANCHOR_DISTANCE);
             a.from.wrapping_sub(b.from.wrapping_sub(ANCHOR_DISTANCE)) <= reach
         };
         starts_in(self, other) || starts_in(other, self)
@@ -80,10 +78,7 @@ impl Anchor {
         if !socket.is_connection() || socket.snd_nxt == 0 {
             return None;
         }
-        let sent = Span {
-            from: socket.snd_una,
-            to: socket.snd_nxt,
-        };
+        let sent = Span { from: socket.snd_una, to: socket.snd_nxt };
         let received = (socket.rcv_nxt != 0).then(|| Span::at(socket.rcv_nxt));
         Some(Self(Some(sent), received))
     }
@@ -138,11 +133,7 @@ impl Record {
 
     fn socket(&self) -> Option<&Socket> {
         match self {
-            Self::Sent(at) => at
-                .it
-                .socket
-                .as_ref()
-                .filter(|socket| socket.is_connection()),
+            Self::Sent(at) => at.it.socket.as_ref().filter(|socket| socket.is_connection()),
             Self::Received(at) => Some(&at.it.socket),
             Self::Error(at) => Some(&at.it.socket),
             Self::Drop(_) => None,
@@ -235,9 +226,7 @@ impl Identity {
 
     /// Whether this record's socket already took part.
     pub fn knows_socket_of(&self, record: &Record) -> bool {
-        record
-            .socket()
-            .is_some_and(|socket| self.sockets.contains(&(record.netns(), socket.id)))
+        record.socket().is_some_and(|socket| self.sockets.contains(&(record.netns(), socket.id)))
     }
 
     /// Whether `record` is about the same connection.
@@ -253,9 +242,7 @@ impl Identity {
         // reset a common address will do.
         let touches = |flow: Flow| {
             let ends = [flow.src, flow.dst];
-            self.flows
-                .iter()
-                .any(|known| ends.contains(&known.src) || ends.contains(&known.dst))
+            self.flows.iter().any(|known| ends.contains(&known.src) || ends.contains(&known.dst))
         };
         if let Some(reset) = record.reset()
             && self.resets.iter().any(|known| known.pairs_with(reset))
@@ -263,10 +250,7 @@ impl Identity {
         {
             return true;
         }
-        anchors_fit
-            && record
-                .flow()
-                .is_some_and(|flow| self.flows.contains(&flow.key()))
+        anchors_fit && record.flow().is_some_and(|flow| self.flows.contains(&flow.key()))
     }
 }
 

@@ -36,13 +36,7 @@ pub enum Command {
 #[command(after_long_help = LIVE_NOTES)]
 pub struct LiveArgs {
     /// How incidents are printed; `json` is one line each (NDJSON)
-    #[arg(
-        short,
-        long,
-        value_enum,
-        default_value = "table",
-        help_heading = "Output"
-    )]
+    #[arg(short, long, value_enum, default_value = "table", help_heading = "Output")]
     pub output: OutputFormat,
 
     /// Also print benign resets: refused connects, scans, health checks
@@ -50,13 +44,7 @@ pub struct LiveArgs {
     pub all: bool,
 
     /// Use colours; `auto` uses them on a terminal unless NO_COLOR is set
-    #[arg(
-        long,
-        value_enum,
-        default_value = "auto",
-        value_name = "WHEN",
-        help_heading = "Output"
-    )]
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", help_heading = "Output")]
     pub color: ColorWhen,
 
     /// Also say why a better hook could not be attached
@@ -190,9 +178,7 @@ impl LiveArgs {
 
 /// `500ms`, `30s`, `5m`, `1h`; a bare number is seconds.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let millis = match unit {
         "ms" => 1,

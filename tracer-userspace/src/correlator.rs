@@ -9,12 +9,14 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
     case::{At, Case, Identity, Record},
-    cause::{self, Cause, Family, Verdict},
+    cause::{self, Cause, Family, NotFix, Verdict},
     event::{Body, Event, Nanos, Session, Via},
     evidence::{Evidence, Hosts},
+    fix::Fix,
     host::Owner,
     incident::{
-        Action, ConntrackFacts, Finding, Incident, IpvsFacts, Rst, RuledOut, Victim, errno_name,
+        Action, Confidence, ConntrackFacts, Finding, Incident, IpvsFacts, Rst, RuledOut, Victim,
+        errno_name,
     },
     memory::{Loss, Memory, Remembered},
 };
@@ -46,10 +48,21 @@ const HOSTS: usize = 4096;
 /// An incident that was told.
 struct Finished {
     event_id: String,
-    cause: &'static Cause,
-    confidence: Option<crate::incident::Confidence>,
     action: Action,
+    verdict: Told,
     identity: Identity,
+}
+
+/// The part of a verdict that the connection's other end repeats.
+#[derive(Clone)]
+struct Told {
+    cause: &'static Cause,
+    confidence: Option<Confidence>,
+    why: String,
+    fixes: Vec<Fix>,
+    not_fixes: Vec<NotFix>,
+    ipvs: Option<IpvsFacts>,
+    conntrack: Option<ConntrackFacts>,
 }
 
 /// Counts that the closing summary shows.
@@ -103,10 +116,7 @@ impl Correlator {
     }
 
     pub fn counters(&self) -> Counters {
-        Counters {
-            evicted: self.memory.evicted(),
-            ..self.counters
-        }
+        Counters { evicted: self.memory.evicted(), ..self.counters }
     }
 
     /// Takes one event in. Events come in time order, give or take the merge window of their source.
@@ -143,16 +153,8 @@ impl Correlator {
             Body::IpvsEnd(end) => Loss::Ipvs(end),
             Body::ConntrackEnd(end) => Loss::Conntrack(end),
             Body::NetfilterDrop(drop) => {
-                self.memory.remember(Remembered {
-                    ts,
-                    netns,
-                    loss: Loss::Drop(drop.clone()),
-                });
-                self.take(Record::Drop(At {
-                    ts,
-                    netns,
-                    it: *drop,
-                }));
+                self.memory.remember(Remembered { ts, netns, loss: Loss::Drop(drop.clone()) });
+                self.take(Record::Drop(At { ts, netns, it: *drop }));
                 return;
             }
             body => {
@@ -193,18 +195,14 @@ impl Correlator {
             .rposition(|finished| finished.follows_from(&record))
             .map(|index| index + self.forgotten);
         if let Some(index) = follows
-            && self.finished[index - self.forgotten]
-                .identity
-                .knows_socket_of(&record)
+            && self.finished[index - self.forgotten].identity.knows_socket_of(&record)
         {
             self.counters.absorbed += 1;
             return;
         }
         let mut case = Case::open(record);
         add_aliases(&self.memory, &mut case);
-        let place = self
-            .open
-            .partition_point(|(open, _)| open.opened <= case.opened);
+        let place = self.open.partition_point(|(open, _)| open.opened <= case.opened);
         self.open.insert(place, (case, follows));
     }
 
@@ -212,13 +210,10 @@ impl Correlator {
     pub fn tick(&mut self, now: Nanos) -> Vec<Incident> {
         // They are in the order of their opening, so those that have settled come first.
         let excess = self.open.len().saturating_sub(OPEN);
-        let settled = self
-            .open
-            .partition_point(|(case, _)| case.opened.saturating_add(SETTLE) <= now);
+        let settled =
+            self.open.partition_point(|(case, _)| case.opened.saturating_add(SETTLE) <= now);
         let done: Vec<_> = self.open.drain(..settled.max(excess)).collect();
-        done.into_iter()
-            .filter_map(|(case, follows)| self.conclude(&case, follows))
-            .collect()
+        done.into_iter().filter_map(|(case, follows)| self.conclude(&case, follows)).collect()
     }
 
     /// No case is settling.
@@ -247,35 +242,22 @@ impl Correlator {
         if unconfirmed && cause.id != "conntrack_table_full" {
             return None;
         }
-        let first = first.map(|finished| {
-            (
-                finished.event_id.clone(),
-                finished.cause,
-                finished.confidence,
-            )
-        });
+        let first = first.map(|finished| (finished.event_id.clone(), finished.verdict.clone()));
         let mut incident = describe::incident(&evidence, cause, verdict, &self.owners);
-        if let Some((event_id, cause, confidence)) = first {
-            incident.repeat(event_id, cause, confidence);
+        if let Some((event_id, told)) = first {
+            incident.repeat(event_id, told);
         }
         self.sequence += 1;
         incident.sequence = self.sequence;
         incident.lost_events = self.counters.lost;
         let mut identity = case.identity.clone();
-        for view in [evidence.client_view(), evidence.server_view()]
-            .into_iter()
-            .flatten()
-        {
+        for view in [evidence.client_view(), evidence.server_view()].into_iter().flatten() {
             identity.add_flow(view);
         }
         self.remember(Finished {
-            event_id: incident
-                .follows
-                .clone()
-                .unwrap_or_else(|| incident.event_id.clone()),
-            cause: incident.cause,
-            confidence: incident.confidence,
+            event_id: incident.follows.clone().unwrap_or_else(|| incident.event_id.clone()),
             action: incident.action,
+            verdict: Told::of(&incident),
             identity,
         });
         Some(incident)
@@ -294,7 +276,7 @@ impl Finished {
     /// Whether a later record is this incident's other end. A packet that a full table dropped is no
     /// end yet: its sender may get through, live on, and break for another reason.
     fn follows_from(&self, record: &Record) -> bool {
-        if self.cause.family == Family::Benign || !self.identity.matches(record) {
+        if self.verdict.cause.family == Family::Benign || !self.identity.matches(record) {
             return false;
         }
         if self.action != Action::Drop {

@@ -33,10 +33,7 @@ impl std::fmt::Display for DecodeError {
         match self {
             Self::Truncated { at } => write!(f, "the record ends before the field at byte {at}"),
             Self::Version { found } => {
-                write!(
-                    f,
-                    "the record has wire version {found}; this build reads {WIRE_VERSION}"
-                )
+                write!(f, "the record has wire version {found}; this build reads {WIRE_VERSION}")
             }
         }
     }
@@ -73,10 +70,7 @@ impl<'a> Bytes<'a> {
     }
 
     fn within(self, offset: usize) -> Self {
-        Bytes {
-            all: self.all,
-            base: self.base + offset,
-        }
+        Bytes { all: self.all, base: self.base + offset }
     }
 
     fn u8(self, offset: usize) -> Result<u8> {
@@ -112,10 +106,7 @@ impl Clock {
 
     /// A `tcp_jiffies32` stamp; 0 means "never".
     fn stamp32(&self, stamp: u32) -> Option<Nanos> {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "jiffies32 is jiffies truncated"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "jiffies32 is jiffies truncated")]
         let ahead = stamp.wrapping_sub(self.jiffies as u32).cast_signed();
         (stamp != 0).then(|| self.relative(i64::from(ahead)))
     }
@@ -131,10 +122,7 @@ impl Clock {
 /// # Errors
 /// [`DecodeError`] when the bytes are too short for their kind or of another wire version.
 pub fn decode(bytes: &[u8], kernel: &dyn Kernel) -> Result<Event> {
-    let header = Bytes {
-        all: bytes,
-        base: 0,
-    };
+    let header = Bytes { all: bytes, base: 0 };
     let version = header.u8(offset_of!(Header, version))?;
     if version != WIRE_VERSION {
         return Err(DecodeError::Version { found: version });
@@ -161,11 +149,7 @@ pub fn decode(bytes: &[u8], kernel: &dyn Kernel) -> Result<Event> {
         },
         _ => Body::Unknown { kind, len },
     };
-    Ok(Event {
-        ts: decoder.clock.ts,
-        netns,
-        body,
-    })
+    Ok(Event { ts: decoder.clock.ts, netns, body })
 }
 
 fn address(bytes: [u8; 16], port: u16) -> SocketAddr {
@@ -189,10 +173,7 @@ fn flow(bytes: Bytes<'_>) -> Result<Flow> {
 fn task(bytes: Bytes<'_>) -> Result<Task> {
     const PF_EXITING: u32 = 4;
     let comm: [u8; 16] = bytes.get(offset_of!(record::Task, comm))?;
-    let end = comm
-        .iter()
-        .position(|&byte| byte == 0)
-        .unwrap_or(comm.len());
+    let end = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
     Ok(Task {
         pid: bytes.u32(offset_of!(record::Task, tgid))?,
         comm: String::from_utf8_lossy(&comm[..end]).into_owned(),
@@ -291,10 +272,9 @@ impl Decoder<'_> {
         let own_probes = bytes.u8(offset_of!(Sock, keepalive_probes))?;
         Ok(Keepalive {
             enabled,
-            time_s: self.clock.seconds(or(
-                own_time,
-                bytes.u32(offset_of!(Sock, sysctl_keepalive_time_j))?,
-            )),
+            time_s: self
+                .clock
+                .seconds(or(own_time, bytes.u32(offset_of!(Sock, sysctl_keepalive_time_j))?)),
             intvl_s: self.clock.seconds(or(
                 bytes.u32(offset_of!(Sock, keepalive_intvl_j))?,
                 bytes.u32(offset_of!(Sock, sysctl_keepalive_intvl_j))?,
@@ -344,9 +324,7 @@ impl Decoder<'_> {
         Ok(ResetReceived {
             socket: self
                 .socket(bytes.within(at))?
-                .ok_or(DecodeError::Truncated {
-                    at: bytes.base + at,
-                })?,
+                .ok_or(DecodeError::Truncated { at: bytes.base + at })?,
             packet: packet(bytes.within(offset_of!(R, packet)))?,
         })
     }
@@ -357,9 +335,7 @@ impl Decoder<'_> {
         Ok(SocketError {
             socket: self
                 .socket(bytes.within(at))?
-                .ok_or(DecodeError::Truncated {
-                    at: bytes.base + at,
-                })?,
+                .ok_or(DecodeError::Truncated { at: bytes.base + at })?,
             task: task(bytes.within(offset_of!(R, task)))?,
             stack: self.stack(bytes.within(offset_of!(R, stack)))?,
         })
@@ -403,13 +379,11 @@ impl Decoder<'_> {
         use record::NetfilterDrop as R;
         let via = bytes.u32(offset_of!(R, via))?;
         let tracked = bytes.u32(offset_of!(R, tracked))? != 0;
-        Ok(
-            packet(bytes.within(offset_of!(R, packet)))?.map(|packet| NetfilterDrop {
-                packet,
-                table_full: via == record::VIA_EARLY_DROP,
-                tracked,
-            }),
-        )
+        Ok(packet(bytes.within(offset_of!(R, packet)))?.map(|packet| NetfilterDrop {
+            packet,
+            table_full: via == record::VIA_EARLY_DROP,
+            tracked,
+        }))
     }
 }
 

@@ -21,19 +21,12 @@ pub struct Flow {
 
 impl Flow {
     pub fn reversed(self) -> Self {
-        Self {
-            src: self.dst,
-            dst: self.src,
-        }
+        Self { src: self.dst, dst: self.src }
     }
 
     /// The same value for both directions.
     pub fn key(self) -> Self {
-        if self.src <= self.dst {
-            self
-        } else {
-            self.reversed()
-        }
+        if self.src <= self.dst { self } else { self.reversed() }
     }
 }
 
@@ -328,6 +321,8 @@ pub struct SignalCoverage {
     pub way: Option<String>,
     /// What stays invisible, in a sentence.
     pub blind: Option<String>,
+    /// Its module was loaded a moment ago and its hooks are on their way.
+    pub attaching: bool,
 }
 
 /// What is true for the whole run; the first event of every stream.
@@ -344,11 +339,14 @@ pub struct Session {
 }
 
 impl Session {
+    /// Whether a signal's module is there and its hooks are not yet.
+    pub fn is_attaching(&self, signal: &str) -> bool {
+        self.coverage.iter().any(|s| s.id == signal && s.way.is_none() && s.attaching)
+    }
+
     /// Whether a signal is covered at all.
     pub fn covers(&self, signal: &str) -> bool {
-        self.coverage
-            .iter()
-            .any(|s| s.id == signal && s.way.is_some())
+        self.coverage.iter().any(|s| s.id == signal && s.way.is_some())
     }
 }
 

@@ -51,15 +51,8 @@ impl<'a> Evidence<'a> {
         session: &'a Session,
         started: Nanos,
     ) -> Self {
-        let mut evidence = Self {
-            case,
-            session,
-            started,
-            hosts,
-            ipvs: None,
-            conntrack: None,
-            drops: Vec::new(),
-        };
+        let mut evidence =
+            Self { case, session, started, hosts, ipvs: None, conntrack: None, drops: Vec::new() };
         evidence.look_back(memory);
         evidence
     }
@@ -113,10 +106,7 @@ impl<'a> Evidence<'a> {
 
     /// A reset that a local socket sent of its own accord.
     pub fn active(&self) -> Option<&'a At<ResetSent>> {
-        self.case
-            .sent
-            .iter()
-            .find(|at| at.it.trigger.is_none() && at.it.socket.is_some())
+        self.case.sent.iter().find(|at| at.it.trigger.is_none() && at.it.socket.is_some())
     }
 
     /// A firewall rule's reset.
@@ -145,11 +135,11 @@ impl<'a> Evidence<'a> {
 
     /// Whether the connection was still being made: such a reset never tells of lost state.
     pub fn is_handshake(&self) -> bool {
-        let answers_syn = self.case.sent.iter().any(|at| {
-            at.it
-                .trigger
-                .is_some_and(|trigger| trigger.has(tcp_flag::SYN))
-        });
+        let answers_syn = self
+            .case
+            .sent
+            .iter()
+            .any(|at| at.it.trigger.is_some_and(|trigger| trigger.has(tcp_flag::SYN)));
         let connecting = self.case.received.iter().any(|at| {
             matches!(
                 at.it.socket.state,
@@ -185,9 +175,8 @@ impl<'a> Evidence<'a> {
     pub fn listen_overflowed(&self) -> bool {
         self.case.sent.iter().any(|at| {
             let sent = &at.it;
-            let ack_only = sent
-                .trigger
-                .is_some_and(|t| t.has(tcp_flag::ACK) && !t.has(tcp_flag::SYN));
+            let ack_only =
+                sent.trigger.is_some_and(|t| t.has(tcp_flag::ACK) && !t.has(tcp_flag::SYN));
             let no_room = sent.socket.as_ref().is_some_and(|socket| {
                 socket.state == tcp_state::LISTEN && socket.ack_backlog > socket.max_ack_backlog
             });
@@ -200,10 +189,7 @@ impl<'a> Evidence<'a> {
     /// The error that woke an application. The closer's own ECONNRESET after SO_LINGER 0 or
     /// connect(AF_UNSPEC) is no victim's.
     pub fn error(&self) -> Option<&'a At<SocketError>> {
-        let closer = self
-            .active()
-            .and_then(|at| at.it.socket.as_ref())
-            .map(|socket| socket.id);
+        let closer = self.active().and_then(|at| at.it.socket.as_ref()).map(|socket| socket.id);
         self.case.errors.iter().find(|at| {
             let socket = &at.it.socket;
             !(Some(socket.id) == closer && socket.err == ECONNRESET)
@@ -212,11 +198,7 @@ impl<'a> Evidence<'a> {
 
     /// ETIMEDOUT, or the ICMP error that takes its place when the retries end.
     pub fn timed_out(&self) -> Option<&'a At<SocketError>> {
-        let gave_up = [
-            "tcp_retransmit_timer",
-            "tcp_keepalive_timer",
-            "tcp_write_timer",
-        ];
+        let gave_up = ["tcp_retransmit_timer", "tcp_keepalive_timer", "tcp_write_timer"];
         self.case.errors.iter().find(|at| {
             at.it.socket.err == ETIMEDOUT
                 || (at.it.socket.err_soft != 0
@@ -226,21 +208,14 @@ impl<'a> Evidence<'a> {
 
     /// Sockets of this host that lost their connection, the first to do so first.
     pub fn victims(&self) -> impl Iterator<Item = (u32, Nanos, &'a Socket)> + '_ {
-        let closer = self
-            .active()
-            .and_then(|at| at.it.socket.as_ref())
-            .map(|socket| socket.id);
+        let closer = self.active().and_then(|at| at.it.socket.as_ref()).map(|socket| socket.id);
         let errors = self
             .case
             .errors
             .iter()
             .map(|at| (at.netns, at.ts, &at.it.socket))
             .filter(|(_, _, socket)| !(Some(socket.id) == closer && socket.err == ECONNRESET));
-        let received = self
-            .case
-            .received
-            .iter()
-            .map(|at| (at.netns, at.ts, &at.it.socket));
+        let received = self.case.received.iter().map(|at| (at.netns, at.ts, &at.it.socket));
         let mut victims: Vec<_> = received.chain(errors).collect();
         victims.sort_by_key(|(_, ts, _)| *ts);
         victims.into_iter()
@@ -253,9 +228,7 @@ impl<'a> Evidence<'a> {
 
     /// When the victim last heard from its peer; `None` when it is not on this host.
     pub fn last_received(&self) -> Option<Nanos> {
-        self.victims()
-            .filter_map(|(_, _, socket)| socket.last_received)
-            .min()
+        self.victims().filter_map(|(_, _, socket)| socket.last_received).min()
     }
 
     /// How long nothing had come in when it broke, seconds.
@@ -274,21 +247,13 @@ impl<'a> Evidence<'a> {
             .victims()
             .map(|(_, _, socket)| socket)
             .chain(self.case.sent.iter().filter_map(|at| at.it.socket.as_ref()));
-        let by_socket = sockets
-            .filter(|s| s.is_connection())
-            .any(|socket| !socket.never_used());
+        let by_socket = sockets.filter(|s| s.is_connection()).any(|socket| !socket.never_used());
         by_socket || self.trigger_payload() > 0
     }
 
     /// Payload of the packet that was answered with a reset, bytes.
     pub fn trigger_payload(&self) -> u32 {
-        self.case
-            .sent
-            .iter()
-            .filter_map(|at| at.it.trigger)
-            .map(|t| t.payload)
-            .max()
-            .unwrap_or(0)
+        self.case.sent.iter().filter_map(|at| at.it.trigger).map(|t| t.payload).max().unwrap_or(0)
     }
 
     // ---- what was lost before ----
@@ -355,11 +320,7 @@ impl<'a> Evidence<'a> {
             return Some(end.original);
         }
         let sides = self.sides();
-        sides
-            .iter()
-            .find(|side| side.at_initiator)
-            .or(sides.first())
-            .map(|side| side.flow)
+        sides.iter().find(|side| side.at_initiator).or(sides.first()).map(|side| side.flow)
     }
 
     /// Initiator to responder, as the responder sees it: behind NAT.
@@ -371,11 +332,7 @@ impl<'a> Evidence<'a> {
             return Some(end.reply.reversed());
         }
         let sides = self.sides();
-        sides
-            .iter()
-            .find(|side| !side.at_initiator)
-            .or(sides.first())
-            .map(|side| side.flow)
+        sides.iter().find(|side| !side.at_initiator).or(sides.first()).map(|side| side.flow)
     }
 
     fn sides(&self) -> Vec<Side> {
@@ -399,11 +356,7 @@ impl<'a> Evidence<'a> {
     /// Orients a flow that starts at a local end.
     fn side(&self, netns: u32, local_first: Flow) -> Side {
         let at_initiator = self.initiates(netns, local_first);
-        let flow = if at_initiator {
-            local_first
-        } else {
-            local_first.reversed()
-        };
+        let flow = if at_initiator { local_first } else { local_first.reversed() };
         Side { flow, at_initiator }
     }
 
@@ -414,19 +367,15 @@ impl<'a> Evidence<'a> {
             let Some(trigger) = at.it.trigger.filter(|t| t.flow.key() == flow.key()) else {
                 continue;
             };
-            let listener = at
-                .it
-                .socket
-                .as_ref()
-                .is_some_and(|socket| socket.state == tcp_state::LISTEN);
+            let listener =
+                at.it.socket.as_ref().is_some_and(|socket| socket.state == tcp_state::LISTEN);
             let plain_syn = trigger.has(tcp_flag::SYN) && !trigger.has(tcp_flag::ACK);
             if listener || plain_syn {
                 return trigger.flow.src == flow.src;
             }
         }
-        if let Some((_, _, socket)) = self
-            .victims()
-            .find(|(_, _, s)| s.state == tcp_state::SYN_SENT)
+        if let Some((_, _, socket)) =
+            self.victims().find(|(_, _, s)| s.state == tcp_state::SYN_SENT)
             && socket.flow.key() == flow.key()
         {
             return socket.flow.src == flow.src;
@@ -437,11 +386,8 @@ impl<'a> Evidence<'a> {
                 return (packet.flow.src == flow.src) != packet.has(tcp_flag::ACK);
             }
         }
-        let is_service = |address| {
-            self.hosts
-                .keys()
-                .any(|netns| self.ipvs_service(*netns, address).is_some())
-        };
+        let is_service =
+            |address| self.hosts.keys().any(|netns| self.ipvs_service(*netns, address).is_some());
         match (is_service(flow.src), is_service(flow.dst)) {
             (true, false) => return false,
             (false, true) => return true,
@@ -472,8 +418,7 @@ struct Side {
 /// Whether a stack passes through a function (or the part of it that gcc split off).
 pub fn has(stack: &[Box<str>], function: &str) -> bool {
     stack.iter().any(|name| {
-        name.strip_prefix(function)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        name.strip_prefix(function).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     })
 }
 

@@ -46,12 +46,9 @@ impl FromStr for Side {
                 port: Some(address.port()),
             });
         }
-        let (ip, prefix) = text
-            .split_once('/')
-            .map_or((text, None), |(ip, p)| (ip, Some(p)));
-        let ip: IpAddr = ip
-            .parse()
-            .map_err(|_| format!("`{text}` is no address, network or address:port"))?;
+        let (ip, prefix) = text.split_once('/').map_or((text, None), |(ip, p)| (ip, Some(p)));
+        let ip: IpAddr =
+            ip.parse().map_err(|_| format!("`{text}` is no address, network or address:port"))?;
         let longest = if ip.is_ipv4() { 32 } else { 128 };
         let prefix = match prefix {
             None => longest,
@@ -61,11 +58,7 @@ impl FromStr for Side {
                 .filter(|prefix| *prefix <= longest)
                 .ok_or_else(|| format!("`/{prefix}` is no prefix length of {ip}"))?,
         };
-        Ok(Self {
-            ip,
-            prefix,
-            port: None,
-        })
+        Ok(Self { ip, prefix, port: None })
     }
 }
 
@@ -103,13 +96,10 @@ pub fn parse_cause(text: &str) -> Result<String, String> {
 /// # Errors
 /// A sentence that lists the families.
 pub fn parse_family(text: &str) -> Result<Family, String> {
-    Family::ALL
-        .into_iter()
-        .find(|family| family.id() == text)
-        .ok_or_else(|| {
-            let known: Vec<_> = Family::ALL.iter().map(|family| family.id()).collect();
-            format!("`{text}` is no family; there are {}", known.join(", "))
-        })
+    Family::ALL.into_iter().find(|family| family.id() == text).ok_or_else(|| {
+        let known: Vec<_> = Family::ALL.iter().map(|family| family.id()).collect();
+        format!("`{text}` is no family; there are {}", known.join(", "))
+    })
 }
 
 /// What `--fail-on` waits for.
@@ -163,26 +153,17 @@ impl Filter {
         fn any<T>(wanted: &[T], holds: impl Fn(&T) -> bool) -> bool {
             wanted.is_empty() || wanted.iter().any(holds)
         }
-        let source: Vec<SocketAddr> = [Some(incident.source), incident.source_nat]
-            .into_iter()
-            .flatten()
-            .collect();
-        let destination: Vec<SocketAddr> = [Some(incident.destination), incident.destination_nat]
-            .into_iter()
-            .flatten()
-            .collect();
+        let source: Vec<SocketAddr> =
+            [Some(incident.source), incident.source_nat].into_iter().flatten().collect();
+        let destination: Vec<SocketAddr> =
+            [Some(incident.destination), incident.destination_nat].into_iter().flatten().collect();
         let owner = incident.owner.as_ref();
-        any(&self.pid, |pid| {
-            owner.is_some_and(|owner| owner.pid == *pid)
-        }) && any(&self.comm, |comm| {
-            owner.is_some_and(|owner| owner.comm == *comm)
-        }) && any(&self.port, |port| {
-            source.iter().chain(&destination).any(|a| a.port() == *port)
-        }) && any(&self.src, |side| {
-            source.iter().any(|address| side.matches(*address))
-        }) && any(&self.dst, |side| {
-            destination.iter().any(|address| side.matches(*address))
-        }) && any(&self.netns, |netns| incident.netns == *netns)
+        any(&self.pid, |pid| owner.is_some_and(|owner| owner.pid == *pid))
+            && any(&self.comm, |comm| owner.is_some_and(|owner| owner.comm == *comm))
+            && any(&self.port, |port| source.iter().chain(&destination).any(|a| a.port() == *port))
+            && any(&self.src, |side| source.iter().any(|address| side.matches(*address)))
+            && any(&self.dst, |side| destination.iter().any(|address| side.matches(*address)))
+            && any(&self.netns, |netns| incident.netns == *netns)
             && any(&self.cause, |cause| incident.cause.id == cause)
             && any(&self.family, |family| incident.cause.family == *family)
     }
@@ -201,47 +182,30 @@ mod tests {
     fn a_destination_matches_on_either_side_of_nat() {
         let incident = replay(article()).remove(0);
         for dst in ["10.96.0.10", "10.0.1.2:3306", "10.96.0.0/16"] {
-            let filter = Filter {
-                dst: vec![side(dst)],
-                ..Filter::default()
-            };
+            let filter = Filter { dst: vec![side(dst)], ..Filter::default() };
             assert!(filter.matches(&incident), "{dst}");
         }
-        let other = Filter {
-            dst: vec![side("10.97.0.0/16")],
-            ..Filter::default()
-        };
+        let other = Filter { dst: vec![side("10.97.0.0/16")], ..Filter::default() };
         assert!(!other.matches(&incident));
     }
 
     #[test]
     fn all_criteria_must_hold() {
         let incident = replay(article()).remove(0);
-        let filter = Filter {
-            port: vec![3306],
-            cause: vec!["linger_zero".into()],
-            ..Filter::default()
-        };
+        let filter =
+            Filter { port: vec![3306], cause: vec!["linger_zero".into()], ..Filter::default() };
         assert!(!filter.matches(&incident));
     }
 
     #[test]
     fn a_prefix_that_is_too_long_is_refused_by_name() {
-        assert!(
-            "10.0.0.0/33"
-                .parse::<Side>()
-                .is_err_and(|error| error.contains("/33"))
-        );
+        assert!("10.0.0.0/33".parse::<Side>().is_err_and(|error| error.contains("/33")));
         assert!(side("0.0.0.0/0").matches("1.2.3.4:5".parse().expect("address")));
     }
 
     #[test]
     fn an_unknown_word_is_named() {
         assert!(parse_cause("gremlins").is_err_and(|error| error.contains("gremlins")));
-        assert!(
-            "gremlins"
-                .parse::<FailOn>()
-                .is_err_and(|error| error.contains("gremlins"))
-        );
+        assert!("gremlins".parse::<FailOn>().is_err_and(|error| error.contains("gremlins")));
     }
 }

@@ -85,10 +85,7 @@ impl Place {
 
 /// Text that may stand in a command: `[A-Za-z0-9._:/-]+`.
 pub fn is_plain(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"._:/-".contains(&b))
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/-".contains(&b))
 }
 
 /// One change.
@@ -107,9 +104,13 @@ pub enum Change {
         to_s: u32,
     },
     /// A socket option, set by the application.
-    SocketOption { code: String },
+    SocketOption {
+        code: String,
+    },
     /// Something only a person can do.
-    Advice { text: String },
+    Advice {
+        text: String,
+    },
 }
 
 /// A set of changes that belong together.
@@ -185,10 +186,8 @@ impl Fix {
                 _ => {}
             }
         }
-        (!sysctls.is_empty()).then(|| Persist {
-            path: "/etc/sysctl.d/90-rsttrace.conf".into(),
-            text: sysctls,
-        })
+        (!sysctls.is_empty())
+            .then(|| Persist { path: "/etc/sysctl.d/90-rsttrace.conf".into(), text: sysctls })
     }
 }
 
@@ -219,17 +218,12 @@ impl Change {
 
     fn undo(&self) -> Option<String> {
         match self {
-            Self::Sysctl {
-                place,
-                key,
-                from: Some(from),
-                ..
-            } => Some(format!("{}sysctl -w {key}={from}", place.prefix()?)),
-            Self::IpvsTimeout {
-                place,
-                from_s: Some(from),
-                ..
-            } => Some(format!("{}ipvsadm --set {from} 0 0", place.prefix()?)),
+            Self::Sysctl { place, key, from: Some(from), .. } => {
+                Some(format!("{}sysctl -w {key}={from}", place.prefix()?))
+            }
+            Self::IpvsTimeout { place, from_s: Some(from), .. } => {
+                Some(format!("{}ipvsadm --set {from} 0 0", place.prefix()?))
+            }
             _ => None,
         }
     }

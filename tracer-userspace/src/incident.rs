@@ -164,10 +164,8 @@ pub struct Incident {
 impl Incident {
     /// One sentence: who, what, why, first fix.
     pub fn message(&self) -> String {
-        let mut text = format!(
-            "{} -> {} {}: {}",
-            self.source, self.destination, self.what, self.why
-        );
+        let mut text =
+            format!("{} -> {} {}: {}", self.source, self.destination, self.what, self.why);
         if let Some(fix) = self.fixes.first() {
             text.push_str("; ");
             text.push_str(&fix.summary);

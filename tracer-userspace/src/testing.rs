@@ -28,10 +28,7 @@ pub fn address(text: &str) -> SocketAddr {
 }
 
 pub fn flow(src: &str, dst: &str) -> Flow {
-    Flow {
-        src: address(src),
-        dst: address(dst),
-    }
+    Flow { src: address(src), dst: address(dst) }
 }
 
 pub fn stack(names: &[&str]) -> Stack {
@@ -39,12 +36,7 @@ pub fn stack(names: &[&str]) -> Stack {
 }
 
 pub fn task(comm: &str, pid: u32) -> Task {
-    Task {
-        pid,
-        comm: comm.into(),
-        exiting: false,
-        exit_code: 0,
-    }
+    Task { pid, comm: comm.into(), exiting: false, exit_code: 0 }
 }
 
 pub fn at(ts: Nanos, netns: u32, body: Body) -> Event {
@@ -56,6 +48,7 @@ pub fn session(ts: Nanos) -> Event {
         id: id.into(),
         way: Some("test".into()),
         blind: None,
+        attaching: false,
     };
     let session = Session {
         boot_id: "boot".into(),
@@ -63,15 +56,9 @@ pub fn session(ts: Nanos) -> Event {
         kernel: "test".into(),
         initial_netns: 1,
         wall_offset_ns: 1_763_695_304_000_000_000,
-        coverage: [
-            "reset_sent",
-            "reset_received",
-            "ipvs_end",
-            "conntrack_end",
-            "conntrack_full",
-        ]
-        .map(covered)
-        .to_vec(),
+        coverage: ["reset_sent", "reset_received", "ipvs_end", "conntrack_end", "conntrack_full"]
+            .map(covered)
+            .to_vec(),
     };
     at(ts, 1, Body::Session(Box::new(session)))
 }
@@ -144,11 +131,7 @@ pub fn no_socket(trigger: Packet) -> ResetSent {
 pub fn at_listener(trigger: Packet) -> ResetSent {
     let mut listener = socket(900, "0.0.0.0:3306", "0.0.0.0:0", 0);
     listener.state = tcp_state::LISTEN;
-    ResetSent {
-        socket: Some(listener),
-        reason: Some("TCP_FLAGS".into()),
-        ..no_socket(trigger)
-    }
+    ResetSent { socket: Some(listener), reason: Some("TCP_FLAGS".into()), ..no_socket(trigger) }
 }
 
 /// A socket aborts of its own accord, below these functions.
@@ -178,24 +161,13 @@ pub fn received(ts: Nanos, netns: u32, socket: Socket) -> Event {
         flags: 4,
         ttl: 64,
     };
-    at(
-        ts,
-        netns,
-        Body::ResetReceived(Box::new(ResetReceived {
-            socket,
-            packet: Some(packet),
-        })),
-    )
+    at(ts, netns, Body::ResetReceived(Box::new(ResetReceived { socket, packet: Some(packet) })))
 }
 
 /// `socket` fails with `err` below these functions.
 pub fn failed(ts: Nanos, netns: u32, mut socket: Socket, err: u32, functions: &[&str]) -> Event {
     socket.err = err;
-    let it = SocketError {
-        socket,
-        task: task("swapper", 0),
-        stack: stack(functions),
-    };
+    let it = SocketError { socket, task: task("swapper", 0), stack: stack(functions) };
     at(ts, netns, Body::SocketError(Box::new(it)))
 }
 
@@ -239,11 +211,7 @@ pub fn conntrack_ended(ts: Nanos, end: ConntrackEnd) -> Event {
 
 /// A full table drops `packet`.
 pub fn full_drop(ts: Nanos, packet: Packet) -> Event {
-    let it = NetfilterDrop {
-        packet,
-        table_full: true,
-        tracked: false,
-    };
+    let it = NetfilterDrop { packet, table_full: true, tracked: false };
     at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
 }
 

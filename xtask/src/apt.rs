@@ -17,14 +17,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::cmd;
 
 /// Releases that carry kernels worth testing on. Between them they offer 5.10 to the newest.
-const SUITES: [&str; 6] = [
-    "bullseye",
-    "bookworm",
-    "bookworm-backports",
-    "trixie",
-    "trixie-backports",
-    "experimental",
-];
+const SUITES: [&str; 6] =
+    ["bullseye", "bookworm", "bookworm-backports", "trixie", "trixie-backports", "experimental"];
 /// An old release keeps its newest kernels only here.
 const SECURITY_SUITES: [&str; 3] = ["bullseye-security", "bookworm-security", "trixie-security"];
 
@@ -47,9 +41,7 @@ pub struct Package {
 impl Archive {
     /// Opens the private directory at `dir`, with package lists at most a day old.
     pub fn open(dir: &Path) -> Result<Self> {
-        let archive = Self {
-            dir: dir.to_owned(),
-        };
+        let archive = Self { dir: dir.to_owned() };
         let sources = sources(&Mirror::of_this_machine()?);
         let list = dir.join("sources.list");
         let stamp = dir.join("updated");
@@ -75,10 +67,7 @@ impl Archive {
             if self.names("linux-image-")?.is_empty() {
                 return Err(error);
             }
-            for line in format!("{error:#}")
-                .lines()
-                .filter(|l| l.starts_with("E: "))
-            {
+            for line in format!("{error:#}").lines().filter(|l| l.starts_with("E: ")) {
                 eprintln!("  not available: {}", line.trim_start_matches("E: "));
             }
         }
@@ -107,9 +96,7 @@ impl Archive {
     pub fn download(&self, package: &Package, dir: &Path) -> Result<()> {
         let Package { name, version, .. } = package;
         let mut cmd = self.get();
-        cmd.current_dir(dir)
-            .args(["-q", "download"])
-            .arg(format!("{name}={version}"));
+        cmd.current_dir(dir).args(["-q", "download"]).arg(format!("{name}={version}"));
         cmd::output(&mut cmd, &format!("downloading {name}"))?;
         Ok(())
     }
@@ -164,12 +151,7 @@ impl Mirror {
     /// signed Release files which sources are Debian's own.
     fn of_this_machine() -> Result<Self> {
         let mut cmd = Command::new("apt-get");
-        cmd.args([
-            "indextargets",
-            "--format",
-            "$(REPO_URI) $(LABEL)",
-            "Created-By: Packages",
-        ]);
+        cmd.args(["indextargets", "--format", "$(REPO_URI) $(LABEL)", "Created-By: Packages"]);
         let targets = cmd::output(&mut cmd, "reading this machine's apt sources")
             .context("test kernels are Debian packages, fetched with apt-get: is this Debian?")?;
         match Self::parse(&targets) {
@@ -186,10 +168,7 @@ impl Mirror {
             let mut lines = targets.lines().filter_map(|l| l.split_once(' '));
             lines.find_map(|(uri, l)| (l == label).then(|| uri.to_owned()))
         };
-        Some(Self {
-            main: uri("Debian")?,
-            security: uri("Debian-Security"),
-        })
+        Some(Self { main: uri("Debian")?, security: uri("Debian-Security") })
     }
 }
 
@@ -225,15 +204,11 @@ fn parse_show(text: &str) -> Vec<Package> {
             depends: parse_depends(field("Depends").unwrap_or_default()),
         })
     });
-    records
-        .filter(|p| seen.insert((p.name.clone(), p.version.clone())))
-        .collect()
+    records.filter(|p| seen.insert((p.name.clone(), p.version.clone()))).collect()
 }
 
 fn parse_depends(field: &str) -> Vec<String> {
-    let words = field
-        .split([',', '|'])
-        .filter_map(|d| d.split_whitespace().next());
+    let words = field.split([',', '|']).filter_map(|d| d.split_whitespace().next());
     words.map(str::to_owned).collect()
 }
 
@@ -258,17 +233,12 @@ mod tests {
 
     #[test]
     fn changes_only_the_suite() {
-        let sources = sources(&Mirror {
-            main: "http://mirror.example/debian/".to_owned(),
-            security: None,
-        });
+        let sources =
+            sources(&Mirror { main: "http://mirror.example/debian/".to_owned(), security: None });
         assert_eq!(sources.lines().count(), SUITES.len());
         let line = sources.lines().next().expect("a line");
         assert!(line.starts_with("deb [arch=amd64 "), "{line}");
-        assert!(
-            line.ends_with("] http://mirror.example/debian/ bullseye main"),
-            "{line}"
-        );
+        assert!(line.ends_with("] http://mirror.example/debian/ bullseye main"), "{line}");
     }
 
     #[test]

@@ -23,14 +23,8 @@ pub struct Program {
     name: &'static str,
 }
 
-pub const RSTTRACE: Program = Program {
-    package: "tracer-userspace",
-    name: "rsttrace",
-};
-pub const GUEST: Program = Program {
-    package: "rsttrace-tests",
-    name: "rsttrace-guest",
-};
+pub const RSTTRACE: Program = Program { package: "tracer-userspace", name: "rsttrace" };
+pub const GUEST: Program = Program { package: "rsttrace-tests", name: "rsttrace-guest" };
 
 #[derive(Args)]
 pub struct Build {}
@@ -49,15 +43,7 @@ pub fn object() -> Result<PathBuf> {
     let target = repo::target("ebpf");
     let mut cargo = toolchain.cargo_ebpf("build");
     cargo.current_dir(repo::root());
-    cargo.args([
-        "--quiet",
-        "--locked",
-        "--release",
-        "--package",
-        "tracer-ebpf",
-        "--bin",
-        "tracer",
-    ]);
+    cargo.args(["--quiet", "--locked", "--release", "--package", "tracer-ebpf", "--bin", "tracer"]);
     cargo.arg("--target-dir").arg(&target);
     // The kernel wants BTF, which bpf-linker makes from the debug information.
     cargo.env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf");
@@ -94,13 +80,7 @@ pub fn host_cargo(command: &str, object: &Path) -> Command {
 pub fn host() -> Result<PathBuf> {
     let mut cargo = host_cargo("build", &object()?);
     eprintln!("building rsttrace");
-    cargo.args([
-        "--release",
-        "--package",
-        RSTTRACE.package,
-        "--bin",
-        RSTTRACE.name,
-    ]);
+    cargo.args(["--release", "--package", RSTTRACE.package, "--bin", RSTTRACE.name]);
     cargo.env_remove("CARGO_TARGET_DIR");
     cargo.arg("--target-dir").arg(repo::target(""));
     cmd::run(&mut cargo, "building rsttrace")?;
@@ -119,10 +99,7 @@ pub fn host_static(programs: &[Program]) -> Result<Vec<(String, PathBuf)>> {
         let mut cargo = host_cargo("build", &object);
         eprintln!("building {name}, static");
         cargo.args(["--quiet", "--release", "--package", package, "--bin", name]);
-        cargo
-            .args(["--target", HOST])
-            .arg("--target-dir")
-            .arg(&target);
+        cargo.args(["--target", HOST]).arg("--target-dir").arg(&target);
         cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
         cmd::run(&mut cargo, &format!("building {name}"))?;
         let file = target.join(HOST).join("release").join(name);

@@ -82,23 +82,14 @@ impl Check {
                 ok = false;
             }
         }
-        Ok(if ok {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        })
+        Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
 fn formatting() -> Result<()> {
     let mut cargo = cargo::host();
-    cargo
-        .current_dir(repo::root())
-        .args(["fmt", "--all", "--check"]);
-    cmd::run(
-        &mut cargo,
-        "the formatting is not rustfmt's (`cargo fmt --all` changes it)",
-    )
+    cargo.current_dir(repo::root()).args(["fmt", "--all", "--check"]);
+    cmd::run(&mut cargo, "the formatting is not rustfmt's (`cargo fmt --all` changes it)")
 }
 
 fn host_lints() -> Result<()> {
@@ -116,19 +107,10 @@ fn ebpf_lints() -> Result<()> {
         Toolchain::Nightly => "clippy",
     });
     cargo.current_dir(repo::root());
-    cargo.args([
-        "--quiet",
-        "--locked",
-        "--release",
-        "--package",
-        "tracer-ebpf",
-    ]);
+    cargo.args(["--quiet", "--locked", "--release", "--package", "tracer-ebpf"]);
     cargo.arg("--target-dir").arg(repo::target("ebpf/check"));
     cargo.env("RUSTFLAGS", "-D warnings");
-    cmd::run(
-        &mut cargo,
-        "the eBPF crate has warnings or does not compile",
-    )
+    cmd::run(&mut cargo, "the eBPF crate has warnings or does not compile")
 }
 
 /// A use of something that the layer of its file must not use.
@@ -142,12 +124,7 @@ struct Breach {
 
 impl fmt::Display for Breach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            file,
-            line,
-            word,
-            because,
-        } = self;
+        let Self { file, line, word, because } = self;
         write!(f, "{}:{line}: `{word}`: {because}", file.display())
     }
 }
@@ -236,10 +213,7 @@ mod tests {
 
     #[test]
     fn the_core_is_pure() {
-        assert_eq!(
-            words("cause/mod.rs", "let x = std::fs::read(y);"),
-            ["std::fs"]
-        );
+        assert_eq!(words("cause/mod.rs", "let x = std::fs::read(y);"), ["std::fs"]);
         assert_eq!(words("cause/mod.rs", "use std::{fmt, fs};"), ["std::fs"]);
         assert_eq!(words("event.rs", "let t = Instant::now();"), ["Instant"]);
         assert_eq!(words("event.rs", "use std::net::IpAddr;"), [""; 0]);
@@ -250,9 +224,6 @@ mod tests {
     fn tells_where_and_why() {
         let breach = &breaches_in("fix.rs", Path::new("src/fix.rs"), "\n\nuse tokio::io;")[0];
         let text = breach.to_string();
-        assert!(
-            text.starts_with("src/fix.rs:3: `tokio`: the core is pure"),
-            "{text}"
-        );
+        assert!(text.starts_with("src/fix.rs:3: `tokio`: the core is pure"), "{text}");
     }
 }

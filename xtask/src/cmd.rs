@@ -36,21 +36,14 @@ pub fn output(cmd: &mut Command, what: &str) -> Result<String> {
         .with_context(|| format!("{what}: cannot start `{}`", show(cmd)))?;
     if !out.status.success() {
         let stderr = String::from_utf8_lossy(&out.stderr);
-        bail!(
-            "{what}: `{}` ended with {}\n{}",
-            show(cmd),
-            out.status,
-            stderr.trim_end()
-        );
+        bail!("{what}: `{}` ended with {}\n{}", show(cmd), out.status, stderr.trim_end());
     }
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
 /// The command as one would type it, with the variables it sets.
 pub fn show(cmd: &Command) -> String {
-    let vars = cmd
-        .get_envs()
-        .filter_map(|(name, value)| Some(assignment(name, value?)));
+    let vars = cmd.get_envs().filter_map(|(name, value)| Some(assignment(name, value?)));
     let words = [cmd.get_program()].into_iter().chain(cmd.get_args());
     vars.chain(words.map(quote)).collect::<Vec<_>>().join(" ")
 }
@@ -88,8 +81,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
 
 fn is_executable(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
-    file.metadata()
-        .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    file.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]

@@ -19,10 +19,7 @@ pub struct Archive<W> {
 
 impl<W: Write> Archive<W> {
     pub fn new(out: W) -> Self {
-        Self {
-            out,
-            seen: BTreeSet::new(),
-        }
+        Self { out, seen: BTreeSet::new() }
     }
 
     pub fn dir(&mut self, path: &str) -> io::Result<()> {
@@ -113,14 +110,10 @@ mod tests {
     #[test]
     fn round_trip() {
         let mut archive = Archive::new(Vec::new());
-        archive
-            .file("/etc/a/motd", 0o644, b"hello")
-            .expect("memory");
+        archive.file("/etc/a/motd", 0o644, b"hello").expect("memory");
         archive.symlink("bin", "usr/bin").expect("memory");
         archive.dir("/etc/a").expect("memory");
-        archive
-            .file("/etc/a/motd", 0o644, b"twice")
-            .expect("memory");
+        archive.file("/etc/a/motd", 0o644, b"twice").expect("memory");
         let bytes = archive.finish().expect("memory");
         let want = [
             ("etc", DIRECTORY | 0o755, ""),

@@ -55,12 +55,7 @@ const ALIASES: [(&str, &[&str]); 4] = [
     ),
     (
         "xtables-legacy-multi",
-        &[
-            "iptables-legacy",
-            "iptables-legacy-save",
-            "iptables-legacy-restore",
-            "ip6tables-legacy",
-        ],
+        &["iptables-legacy", "iptables-legacy-save", "iptables-legacy-restore", "ip6tables-legacy"],
     ),
 ];
 
@@ -116,11 +111,7 @@ impl<W: Write> Root<W> {
         self.0.symlink("var/lock", "../run")?;
         self.text("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\n")?;
         self.text("etc/group", 0o644, "root:x:0:\n")?;
-        self.text(
-            "etc/hosts",
-            0o644,
-            "127.0.0.1 localhost guest\n::1 localhost\n",
-        )?;
+        self.text("etc/hosts", 0o644, "127.0.0.1 localhost guest\n::1 localhost\n")?;
         Ok(())
     }
 
@@ -136,10 +127,8 @@ impl<W: Write> Root<W> {
     fn busybox(&mut self) -> Result<()> {
         let busybox = tool("busybox")?;
         self.copy(&busybox, "usr/bin/busybox")?;
-        let applets = cmd::output(
-            Command::new(&busybox).arg("--list"),
-            "listing busybox's applets",
-        )?;
+        let applets =
+            cmd::output(Command::new(&busybox).arg("--list"), "listing busybox's applets")?;
         for applet in applets.lines() {
             self.0.symlink(&format!("usr/bin/{applet}"), "busybox")?;
         }
@@ -197,11 +186,7 @@ fn tool(name: &str) -> Result<PathBuf> {
 
 fn xtables_plugins() -> Result<Vec<PathBuf>> {
     let mut plugins = Vec::new();
-    for dir in [
-        "/usr/lib/x86_64-linux-gnu/xtables",
-        "/usr/lib64/xtables",
-        "/usr/lib/xtables",
-    ] {
+    for dir in ["/usr/lib/x86_64-linux-gnu/xtables", "/usr/lib64/xtables", "/usr/lib/xtables"] {
         let Ok(entries) = fs::read_dir(dir) else {
             continue;
         };
@@ -223,9 +208,7 @@ fn libraries(files: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
 }
 
 fn parse_ldd(text: &str) -> BTreeSet<PathBuf> {
-    let lines = text
-        .lines()
-        .filter(|line| line.starts_with(char::is_whitespace));
+    let lines = text.lines().filter(|line| line.starts_with(char::is_whitespace));
     let paths = lines.filter_map(|line| line.split_whitespace().find(|w| w.starts_with('/')));
     paths.map(PathBuf::from).collect()
 }
@@ -247,10 +230,7 @@ mod tests {
                     \tlibmnl.so.0 => /lib/x86_64-linux-gnu/libmnl.so.0 (0x00007ff7)\n\
                     \t/lib64/ld-linux-x86-64.so.2 (0x00007ff7)\n\
                     /usr/bin/static:\n\tstatically linked\n";
-        let want = [
-            "/lib/x86_64-linux-gnu/libmnl.so.0",
-            "/lib64/ld-linux-x86-64.so.2",
-        ];
+        let want = ["/lib/x86_64-linux-gnu/libmnl.so.0", "/lib64/ld-linux-x86-64.so.2"];
         assert_eq!(parse_ldd(text), want.map(PathBuf::from).into());
     }
 

@@ -53,10 +53,7 @@ pub fn fetch(wanted: &[Series]) -> Result<Vec<Kernel>> {
         }
         let home = dir.join(format!("{}_{}", package.name, package.version));
         if !home.exists() {
-            eprintln!(
-                "kernel {wanted}: downloading {} {}",
-                package.name, package.version
-            );
+            eprintln!("kernel {wanted}: downloading {} {}", package.name, package.version);
             download(&archive, package, &home)
                 .with_context(|| format!("cannot fetch the kernel of series {wanted}"))?;
         }
@@ -69,8 +66,7 @@ pub fn fetch(wanted: &[Series]) -> Result<Vec<Kernel>> {
 
 /// The ABI part of a bootable package's name: `6.1.0-56-cloud-amd64`.
 fn abi(name: &str) -> Option<&str> {
-    name.strip_prefix("linux-image-")
-        .filter(|abi| abi.ends_with("-cloud-amd64"))
+    name.strip_prefix("linux-image-").filter(|abi| abi.ends_with("-cloud-amd64"))
 }
 
 /// The series a kernel package belongs to. A metapackage has one too, and is as good:
@@ -147,12 +143,7 @@ fn parts(archive: &Archive, package: &Package) -> Result<Vec<Package>> {
     while let Some(part) = parts.get(next).cloned() {
         next += 1;
         let wanted = |name: &&String| {
-            let kinds = [
-                "linux-base-",
-                "linux-binary-",
-                "linux-image-",
-                "linux-modules-",
-            ];
+            let kinds = ["linux-base-", "linux-binary-", "linux-image-", "linux-modules-"];
             kinds.iter().any(|kind| name.starts_with(kind))
                 && parts.iter().all(|known| known.name != **name)
         };
@@ -189,11 +180,7 @@ fn release(root: &Path) -> Result<String> {
     let names: Vec<_> = entries.flatten().map(|e| e.file_name()).collect();
     match names.as_slice() {
         [name] => Ok(name.to_string_lossy().into_owned()),
-        _ => bail!(
-            "expected one kernel in {}, found {}",
-            modules.display(),
-            names.len()
-        ),
+        _ => bail!("expected one kernel in {}, found {}", modules.display(), names.len()),
     }
 }
 
@@ -226,28 +213,15 @@ mod tests {
     use super::*;
 
     fn package(name: &str, version: &str) -> Package {
-        Package {
-            name: name.to_owned(),
-            version: version.to_owned(),
-            depends: Vec::new(),
-        }
+        Package { name: name.to_owned(), version: version.to_owned(), depends: Vec::new() }
     }
 
     #[test]
     fn reads_the_series_from_the_package_name() {
         let series = |name| series_of(name).map(|s| s.to_string());
-        assert_eq!(
-            series("linux-image-5.10.0-46-cloud-amd64").as_deref(),
-            Some("5.10")
-        );
-        assert_eq!(
-            series("linux-image-6.12.117+deb13-cloud-amd64").as_deref(),
-            Some("6.12")
-        );
-        assert_eq!(
-            series("linux-image-7.3-cloud-amd64").as_deref(),
-            Some("7.3")
-        );
+        assert_eq!(series("linux-image-5.10.0-46-cloud-amd64").as_deref(), Some("5.10"));
+        assert_eq!(series("linux-image-6.12.117+deb13-cloud-amd64").as_deref(), Some("6.12"));
+        assert_eq!(series("linux-image-7.3-cloud-amd64").as_deref(), Some("7.3"));
         assert_eq!(series("linux-image-6.12.117+deb13-cloud-amd64-dbg"), None);
         assert_eq!(series("linux-image-6.1.0-56-cloud-amd64-unsigned"), None);
         assert_eq!(series("linux-image-cloud-amd64"), None);
@@ -257,18 +231,13 @@ mod tests {
     #[test]
     fn chooses_the_newest_of_the_nearest_series() {
         let offered = Catalogue::new(vec![
-            package(
-                "linux-image-6.1.0-0.deb11.52-cloud-amd64",
-                "6.1.180-1~deb11u1",
-            ),
+            package("linux-image-6.1.0-0.deb11.52-cloud-amd64", "6.1.180-1~deb11u1"),
             package("linux-image-6.1.0-56-cloud-amd64", "6.1.192-2"),
             package("linux-image-6.1.0-55-cloud-amd64", "6.1.192-1"),
             package("linux-image-6.12.117+deb13-cloud-amd64", "6.12.117-1"),
         ]);
         let choose = |word: &str| {
-            let (series, package) = offered
-                .choose(word.parse().expect("series"))
-                .expect("offered");
+            let (series, package) = offered.choose(word.parse().expect("series")).expect("offered");
             (series.to_string(), package.version.clone())
         };
         assert_eq!(choose("6.1"), ("6.1".to_owned(), "6.1.192-2".to_owned()));

@@ -13,25 +13,11 @@ use anyhow::{Context as _, Result, bail};
 use crate::{cmd, kernels::Kernel, repo};
 
 /// Everything below these folders of `kernel/`…
-const FOLDERS: [&str; 6] = [
-    "net/netfilter/",
-    "net/ipv4/",
-    "net/ipv6/",
-    "net/bridge/",
-    "net/sched/",
-    "net/mptcp/",
-];
+const FOLDERS: [&str; 6] =
+    ["net/netfilter/", "net/ipv4/", "net/ipv6/", "net/bridge/", "net/sched/", "net/mptcp/"];
 /// …and these by name.
-const NAMES: [&str; 8] = [
-    "veth",
-    "dummy",
-    "ifb",
-    "tun",
-    "nlmon",
-    "af_packet_diag",
-    "unix_diag",
-    "netlink_diag",
-];
+const NAMES: [&str; 8] =
+    ["veth", "dummy", "ifb", "tun", "nlmon", "af_packet_diag", "unix_diag", "netlink_diag"];
 /// Without these a guest is of no use; any other may be missing on some kernel.
 /// (A kernel may have them built in, too.)
 const ESSENTIAL: [&str; 5] = ["veth", "nf_conntrack", "nf_nat", "ip_vs", "tcp_diag"];
@@ -62,17 +48,10 @@ pub fn tree(kernel: &Kernel) -> Result<PathBuf> {
     for name in ESSENTIAL {
         let mut present = chosen.iter().copied().chain(builtin.lines());
         if !present.any(|file| module(file) == name) {
-            bail!(
-                "{} has no module {name}, which the tests need",
-                kernel.package
-            );
+            bail!("{} has no module {name}, which the tests need", kernel.package);
         }
     }
-    for file in [
-        "modules.builtin",
-        "modules.builtin.modinfo",
-        "modules.order",
-    ] {
+    for file in ["modules.builtin", "modules.builtin.modinfo", "modules.order"] {
         if from.join(file).exists() {
             copy(&from.join(file), &to.join(file))?;
         }
@@ -100,12 +79,7 @@ fn choose(dep: &str) -> BTreeSet<&str> {
     let mut chosen = BTreeSet::new();
     for file in depends.keys().copied().filter(wanted) {
         chosen.insert(file);
-        chosen.extend(
-            depends
-                .get(file)
-                .into_iter()
-                .flat_map(|d| d.split_whitespace()),
-        );
+        chosen.extend(depends.get(file).into_iter().flat_map(|d| d.split_whitespace()));
     }
     chosen
 }

@@ -60,10 +60,7 @@ impl Guest<'_> {
             let mut line = Vec::new();
             while stdout.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
                 let text = String::from_utf8_lossy(&line);
-                if send
-                    .send(text.trim_end_matches(['\r', '\n']).to_owned())
-                    .is_err()
-                {
+                if send.send(text.trim_end_matches(['\r', '\n']).to_owned()).is_err() {
                     return;
                 }
                 line.clear();
@@ -125,15 +122,7 @@ impl Guest<'_> {
 
     fn command(&self, attached: bool) -> Command {
         let mut cmd = Command::new("qemu-system-x86_64");
-        cmd.args([
-            "-machine",
-            "q35",
-            "-cpu",
-            "max",
-            "-nodefaults",
-            "-display",
-            "none",
-        ]);
+        cmd.args(["-machine", "q35", "-cpu", "max", "-nodefaults", "-display", "none"]);
         cmd.args([
             "-accel",
             match self.accel {
@@ -204,21 +193,13 @@ struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     fn new(guest: &'a Guest<'a>, started: Instant) -> Self {
-        Self {
-            guest,
-            started,
-            trouble_since: None,
-        }
+        Self { guest, started, trouble_since: None }
     }
 
     /// Fails when there is no point in waiting any longer.
     fn check(&mut self) -> Result<()> {
         let elapsed = self.started.elapsed();
-        let Guest {
-            boot_limit,
-            timeout,
-            ..
-        } = self.guest;
+        let Guest { boot_limit, timeout, .. } = self.guest;
         let log = self.log()?;
         if let Some(line) = trouble(&log) {
             // Lets the kernel finish its report.
@@ -229,10 +210,7 @@ impl<'a> Watch<'a> {
         }
         if elapsed > *boot_limit && Status::parse(&self.status()?).release.is_none() {
             let seconds = boot_limit.as_secs();
-            bail!(
-                "the guest did not reach user space in {seconds} s\n{}",
-                tail(&log)
-            );
+            bail!("the guest did not reach user space in {seconds} s\n{}", tail(&log));
         }
         if elapsed > *timeout {
             let seconds = timeout.as_secs();
@@ -327,11 +305,7 @@ fn warnings(log: &str) -> Vec<String> {
 
 /// The last lines of the kernel log, for an error message.
 fn tail(log: &str) -> String {
-    let lines: Vec<_> = log
-        .lines()
-        .map(str::trim_end)
-        .filter(|l| !l.is_empty())
-        .collect();
+    let lines: Vec<_> = log.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
     if lines.is_empty() {
         return "  (the kernel logged nothing)".to_owned();
     }
@@ -351,22 +325,10 @@ mod tests {
         };
         assert_eq!(Status::parse(""), status(None, None));
         assert_eq!(Status::parse("ready 6.1.0-5"), status(None, None));
-        assert_eq!(
-            Status::parse("ready 6.1.0-56\n"),
-            status(Some("6.1.0-56"), None)
-        );
-        assert_eq!(
-            Status::parse("ready 6.1\r\nexit 1"),
-            status(Some("6.1"), None)
-        );
-        assert_eq!(
-            Status::parse("ready 6.1\r\nexit 13\r\n"),
-            status(Some("6.1"), Some(13))
-        );
-        assert_eq!(
-            Status::parse("ready 6.1\nexit x\n"),
-            status(Some("6.1"), None)
-        );
+        assert_eq!(Status::parse("ready 6.1.0-56\n"), status(Some("6.1.0-56"), None));
+        assert_eq!(Status::parse("ready 6.1\r\nexit 1"), status(Some("6.1"), None));
+        assert_eq!(Status::parse("ready 6.1\r\nexit 13\r\n"), status(Some("6.1"), Some(13)));
+        assert_eq!(Status::parse("ready 6.1\nexit x\n"), status(Some("6.1"), None));
     }
 
     #[test]
@@ -374,10 +336,7 @@ mod tests {
         let log = "[    1.0] fine\n[   2.0] watchdog: BUG: soft lockup - CPU#0 stuck\n";
         assert!(trouble(log).is_some_and(|l| l.contains("soft lockup")));
         assert!(trouble("---[ end Kernel panic - not syncing: VFS ]---").is_some());
-        assert_eq!(
-            trouble("[ 1.0] nf_conntrack: table full, dropping packet\n"),
-            None
-        );
+        assert_eq!(trouble("[ 1.0] nf_conntrack: table full, dropping packet\n"), None);
     }
 
     #[test]

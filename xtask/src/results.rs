@@ -127,11 +127,7 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            passed,
-            failed,
-            skipped,
-        } = self;
+        let Self { passed, failed, skipped } = self;
         write!(f, "{passed} passed, {failed} failed")?;
         if *skipped > 0 {
             write!(f, ", {skipped} skipped")?;
@@ -156,12 +152,7 @@ pub fn matrix(columns: &[(String, &Results)]) -> String {
         Some(verdict) => verdict.to_string(),
         None => "-".to_owned(),
     };
-    let head = scenarios
-        .iter()
-        .map(|s| s.len())
-        .max()
-        .unwrap_or(0)
-        .max("scenario".len());
+    let head = scenarios.iter().map(|s| s.len()).max().unwrap_or(0).max("scenario".len());
     let width = |column: usize| {
         let longest = scenarios.iter().map(|s| cell(s, column).len()).max();
         longest.unwrap_or(0).max(columns[column].0.len())
@@ -169,21 +160,13 @@ pub fn matrix(columns: &[(String, &Results)]) -> String {
     let widths: Vec<_> = (0..columns.len()).map(width).collect();
     let mut rows = Vec::new();
     let mut row = |first: &str, cells: &mut dyn Iterator<Item = String>| {
-        let cells = cells
-            .zip(&widths)
-            .map(|(cell, width)| format!("  {cell:width$}"));
+        let cells = cells.zip(&widths).map(|(cell, width)| format!("  {cell:width$}"));
         let line = format!("{first:head$}{}", cells.collect::<String>());
         rows.push(line.trim_end().to_owned());
     };
-    row(
-        "scenario",
-        &mut columns.iter().map(|(name, _)| name.clone()),
-    );
+    row("scenario", &mut columns.iter().map(|(name, _)| name.clone()));
     for scenario in &scenarios {
-        row(
-            scenario,
-            &mut (0..columns.len()).map(|column| cell(scenario, column)),
-        );
+        row(scenario, &mut (0..columns.len()).map(|column| cell(scenario, column)));
     }
     for scenario in &scenarios {
         rows.extend(reasons(scenario, columns, &cells));

@@ -24,13 +24,8 @@ use crate::{cargo, cmd, repo};
 const LLVM: &str = "/usr/lib/llvm-22";
 const BPF_LINKER: &str = "0.13.0";
 const BPF_LINKER_FEATURES: &str = "llvm-22";
-const EBPF_PACKAGES: [&str; 5] = [
-    "rustc-web",
-    "cargo-web",
-    "rust-web-src",
-    "libstd-rust-web-dev-bpf",
-    "llvm-22-dev",
-];
+const EBPF_PACKAGES: [&str; 5] =
+    ["rustc-web", "cargo-web", "rust-web-src", "libstd-rust-web-dev-bpf", "llvm-22-dev"];
 /// For linking static programs for this machine.
 const HOST_PACKAGES: [&str; 2] = ["gcc", "libc6-dev"];
 const VM_PACKAGES: [&str; 12] = [
@@ -154,10 +149,7 @@ fn try_debian() -> Result<()> {
         "asking rustc for its libraries",
     )?;
     let core = fs::read_dir(libdir.trim()).into_iter().flatten().flatten();
-    if !core
-        .into_iter()
-        .any(|e| e.file_name().to_string_lossy().starts_with("libcore"))
-    {
+    if !core.into_iter().any(|e| e.file_name().to_string_lossy().starts_with("libcore")) {
         bail!("/usr/bin/rustc has no core for {TARGET}");
     }
     linker()?;
@@ -165,13 +157,7 @@ fn try_debian() -> Result<()> {
     let dir = repo::target("setup");
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let mut child = Command::new(rustc)
-        .args([
-            "-",
-            "--crate-type=bin",
-            "--edition=2024",
-            "-O",
-            "-Clinker=bpf-linker",
-        ])
+        .args(["-", "--crate-type=bin", "--edition=2024", "-O", "-Clinker=bpf-linker"])
         .args(["--target", TARGET, "-o"])
         .arg(dir.join("probe"))
         .env("PATH", path_with_cargo_bin())
@@ -184,9 +170,7 @@ fn try_debian() -> Result<()> {
                  #[panic_handler] fn panic(_: &core::panic::PanicInfo<'_>) -> ! { loop {} }\n\
                  #[unsafe(no_mangle)] #[unsafe(link_section = \"socket\")] fn probe() -> i32 { 0 }\n";
     if let Some(mut stdin) = child.stdin.take() {
-        stdin
-            .write_all(probe.as_bytes())
-            .context("cannot write to rustc")?;
+        stdin.write_all(probe.as_bytes()).context("cannot write to rustc")?;
     }
     let out = child.wait_with_output().context("cannot wait for rustc")?;
     if !out.status.success() {
@@ -253,34 +237,21 @@ fn packages(wanted: &[&str]) -> Result<()> {
             "packages are missing; run as root:\n  apt-get update\n  apt-get install -y --no-install-recommends {list}"
         );
     }
-    cmd::run_loudly(
-        Command::new("apt-get").arg("update"),
-        "reading the package lists",
-    )?;
+    cmd::run_loudly(Command::new("apt-get").arg("update"), "reading the package lists")?;
     let mut install = Command::new("apt-get");
     install.env("DEBIAN_FRONTEND", "noninteractive");
-    install
-        .args(["install", "-y", "--no-install-recommends"])
-        .args(&missing);
+    install.args(["install", "-y", "--no-install-recommends"]).args(&missing);
     cmd::run_loudly(&mut install, "installing packages")
 }
 
 fn missing<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
     let mut query = Command::new("dpkg-query");
-    query
-        .args(["-W", "-f", "${Package} ${db:Status-Status}\n"])
-        .args(wanted);
+    query.args(["-W", "-f", "${Package} ${db:Status-Status}\n"]).args(wanted);
     // It fails when it does not know one of them, and tells about the others all the same.
-    let out = query
-        .output()
-        .context("cannot start dpkg-query, which tells what is installed")?;
+    let out = query.output().context("cannot start dpkg-query, which tells what is installed")?;
     let text = String::from_utf8_lossy(&out.stdout);
     let installed = |name: &&&str| text.lines().any(|l| l == format!("{name} installed"));
-    Ok(wanted
-        .iter()
-        .filter(|name| !installed(name))
-        .copied()
-        .collect())
+    Ok(wanted.iter().filter(|name| !installed(name)).copied().collect())
 }
 
 fn can_install() -> bool {
@@ -293,9 +264,7 @@ fn is_debian() -> bool {
 }
 
 fn os_is_debian(os_release: &str) -> bool {
-    os_release
-        .lines()
-        .any(|l| l == "ID=debian" || l == "ID=\"debian\"")
+    os_release.lines().any(|l| l == "ID=debian" || l == "ID=\"debian\"")
 }
 
 fn is_root() -> bool {

@@ -67,9 +67,8 @@ impl Test {
             let programs = vm::guest_programs()?;
             let kernels = kernels::fetch(&series)?;
             let lab = Lab::new(&self.options, &kernels, programs)?;
-            let outcomes = vm::each(&kernels, self.jobs.into(), |kernel| {
-                Ok(self.run_on(&lab, kernel))
-            });
+            let outcomes =
+                vm::each(&kernels, self.jobs.into(), |kernel| Ok(self.run_on(&lab, kernel)));
             let outcomes: Vec<_> = outcomes.into_iter().collect::<Result<_>>()?;
             report(&kernels, &outcomes, &mut tally);
         }
@@ -87,20 +86,16 @@ impl Test {
             results.line(line);
             vm::print_line(&format!("[{}] {line}", kernel.wanted));
         });
-        let failures = results
-            .verdicts
-            .iter()
-            .any(|(_, v)| matches!(v, Verdict::Fail(_)));
+        let failures = results.verdicts.iter().any(|(_, v)| matches!(v, Verdict::Fail(_)));
         let (complaint, ran) = match guest {
             Err(error) => (Some(format!("{error:#}")), "did not finish".to_owned()),
             Ok(guest) => {
                 let ran = format!("ran {} in {:.0} s", guest.kernel_release, guest.seconds);
                 let complaint = match results.incomplete() {
                     // Failed scenarios make the guest exit with an error, and are counted already.
-                    None if guest.exit_code != 0 && !failures => Some(format!(
-                        "rsttrace-guest ended with exit code {}",
-                        guest.exit_code
-                    )),
+                    None if guest.exit_code != 0 && !failures => {
+                        Some(format!("rsttrace-guest ended with exit code {}", guest.exit_code))
+                    }
                     incomplete => incomplete,
                 };
                 let warned = guest.kernel_warnings.first();
@@ -108,11 +103,7 @@ impl Test {
                 (complaint.or(warned), ran)
             }
         };
-        Outcome {
-            results,
-            complaint,
-            ran,
-        }
+        Outcome { results, complaint, ran }
     }
 }
 
@@ -121,9 +112,8 @@ fn cargo_test(tally: &mut Tally) -> Result<()> {
     let mut cargo = build::host_cargo("test", &build::object()?);
     eprintln!("running cargo test");
     cargo.arg("--no-fail-fast").stdout(Stdio::piped());
-    let mut child = cargo
-        .spawn()
-        .with_context(|| format!("cannot start `{}`", cmd::show(&cargo)))?;
+    let mut child =
+        cargo.spawn().with_context(|| format!("cannot start `{}`", cmd::show(&cargo)))?;
     let stdout = child.stdout.take().context("cargo test has no stdout")?;
     for line in BufReader::new(stdout).lines() {
         let line = line.context("cannot read what cargo test prints")?;

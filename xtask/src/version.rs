@@ -135,13 +135,7 @@ mod tests {
 
     #[test]
     fn reads_series() {
-        assert_eq!(
-            series("6.12"),
-            Series {
-                major: 6,
-                minor: 12
-            }
-        );
+        assert_eq!(series("6.12"), Series { major: 6, minor: 12 });
         for word in ["6", "bookworm", "6.12.1", "6.x", "", ".", "./vmlinuz", "6."] {
             let error = word.parse::<Series>().expect_err(word).to_string();
             assert!(error.contains(&format!("`{word}`")), "{error}");

@@ -101,17 +101,11 @@ impl Vm {
         let script = script(&self.command);
         let prefixed = self.jobs > 1 && kernels.len() > 1;
         let results = each(&kernels, self.jobs.into(), |kernel| {
-            let prefix = if prefixed {
-                format!("[{}] ", kernel.wanted)
-            } else {
-                String::new()
-            };
+            let prefix = if prefixed { format!("[{}] ", kernel.wanted) } else { String::new() };
             if !prefixed && kernels.len() > 1 {
                 eprintln!("--- {} ---", kernel.wanted);
             }
-            lab.run(kernel, &script, &mut |line| {
-                print_line(&format!("{prefix}{line}"))
-            })
+            lab.run(kernel, &script, &mut |line| print_line(&format!("{prefix}{line}")))
         });
         Ok(ExitCode::from(summarise(&kernels, &results)))
     }
@@ -130,10 +124,8 @@ impl Vm {
 }
 
 pub fn parse_series(words: &[String]) -> Result<Vec<Series>> {
-    let parse = |word: &String| {
-        word.parse()
-            .map_err(|e: anyhow::Error| Usage(e.to_string()).into())
-    };
+    let parse =
+        |word: &String| word.parse().map_err(|e: anyhow::Error| Usage(e.to_string()).into());
     words.iter().map(parse).collect()
 }
 
@@ -195,9 +187,7 @@ pub fn each<T: Send>(
                         return;
                     };
                     let result = f(kernel);
-                    done.lock()
-                        .unwrap_or_else(|e| e.into_inner())
-                        .push((index, result));
+                    done.lock().unwrap_or_else(|e| e.into_inner()).push((index, result));
                 }
             });
         }
@@ -220,11 +210,7 @@ impl Lab {
         kernels: &[Kernel],
         programs: Vec<(String, PathBuf)>,
     ) -> Result<Self> {
-        let mut lab = Self {
-            options: options.clone(),
-            accel: Accel::Tcg,
-            programs,
-        };
+        let mut lab = Self { options: options.clone(), accel: Accel::Tcg, programs };
         let first = kernels.first().context("no kernel to run")?;
         lab.accel = match options.accel {
             Some(accel) => accel,
@@ -242,10 +228,7 @@ impl Lab {
             return Accel::Tcg;
         }
         let probe = Self {
-            options: Options {
-                timeout: 8,
-                ..self.options.clone()
-            },
+            options: Options { timeout: 8, ..self.options.clone() },
             accel: Accel::Kvm,
             programs: Vec::new(),
         };
@@ -362,10 +345,7 @@ mod tests {
     #[test]
     fn one_word_is_a_script_and_several_are_a_command() {
         assert_eq!(script(&words(&["uname -r; id"])), "uname -r; id");
-        assert_eq!(
-            script(&words(&["echo", "a b", "$HOME"])),
-            "echo 'a b' '$HOME'"
-        );
+        assert_eq!(script(&words(&["echo", "a b", "$HOME"])), "echo 'a b' '$HOME'");
     }
 
     #[test]

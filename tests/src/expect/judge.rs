@@ -34,15 +34,10 @@ pub struct Verdict {
 /// Whether an incident is about the addresses of one scenario.
 pub fn belongs(record: &Record, net: &Net) -> bool {
     record.is("rsttrace.incident")
-        && [
-            "/source/ip",
-            "/destination/ip",
-            "/source/nat/ip",
-            "/destination/nat/ip",
-        ]
-        .iter()
-        .filter_map(|path| text(&record.value, path).ok()?.parse::<IpAddr>().ok())
-        .any(|ip| net.owns(ip))
+        && ["/source/ip", "/destination/ip", "/source/nat/ip", "/destination/nat/ip"]
+            .iter()
+            .filter_map(|path| text(&record.value, path).ok()?.parse::<IpAddr>().ok())
+            .any(|ip| net.owns(ip))
 }
 
 /// `records` are all incidents that belong to the scenario, in the order of their arrival.
@@ -58,17 +53,9 @@ pub fn judge(expect: &Expect, records: &[Record], facts: &Facts<'_>) -> Result<V
     if firsts.len() != expect.incidents.len() {
         let found = match firsts.as_slice() {
             [] => "nothing was printed".to_owned(),
-            some => some
-                .iter()
-                .map(|it| describe(it))
-                .collect::<Vec<_>>()
-                .join("; "),
+            some => some.iter().map(|it| describe(it)).collect::<Vec<_>>().join("; "),
         };
-        bail!(
-            "{} incidents, not {}: {found}",
-            firsts.len(),
-            expect.incidents.len()
-        );
+        bail!("{} incidents, not {}: {found}", firsts.len(), expect.incidents.len());
     }
     let mut kernel_facts = Vec::new();
     for (wanted, found) in expect.incidents.iter().zip(&firsts) {
@@ -95,21 +82,15 @@ fn check_incident(wanted: &Incident, found: &Value, facts: &Facts<'_>) -> Result
     endpoint(found, "/source", Some(wanted.source))?;
     endpoint(found, "/destination", Some(wanted.destination))?;
     // Which back end a scheduler chose is known only afterwards.
-    let nat = facts
-        .witness
-        .nat
-        .filter(|_| wanted.nat.is_some())
-        .or(wanted.nat);
+    let nat = facts.witness.nat.filter(|_| wanted.nat.is_some()).or(wanted.nat);
     if nat.is_some() {
         endpoint(found, "/destination/nat", nat)?;
     }
     one_of(found, "/rsttrace/confidence", &wanted.confidences)?;
     one_of(found, "/error/code", &wanted.errnos)?;
     one_of(found, "/rsttrace/victim", &wanted.victims)?;
-    for (path, claim) in [
-        ("/event/action", wanted.action),
-        ("/rsttrace/rst/origin", wanted.origin),
-    ] {
+    for (path, claim) in [("/event/action", wanted.action), ("/rsttrace/rst/origin", wanted.origin)]
+    {
         if let Some(claim) = claim {
             same(found, path, claim)?;
         }
@@ -143,24 +124,15 @@ fn one_of(found: &Value, path: &str, allowed: &[&str]) -> Result<()> {
         return Ok(());
     }
     let value = text(found, path)?;
-    ensure!(
-        allowed.contains(&value),
-        "{} is {value}, not {}",
-        dotted(path),
-        allowed.join(" or ")
-    );
+    ensure!(allowed.contains(&value), "{} is {value}, not {}", dotted(path), allowed.join(" or "));
     Ok(())
 }
 
 /// Numbers compare by value, so that 4 equals 4.0.
 fn equal(found: &Value, path: &str, wanted: Value) -> Result<()> {
-    let value = found
-        .pointer(path)
-        .with_context(|| format!("no {}", dotted(path)))?;
-    let equal = *value == wanted
-        || value
-            .as_f64()
-            .is_some_and(|number| Some(number) == wanted.as_f64());
+    let value = found.pointer(path).with_context(|| format!("no {}", dotted(path)))?;
+    let equal =
+        *value == wanted || value.as_f64().is_some_and(|number| Some(number) == wanted.as_f64());
     ensure!(equal, "{} is {value}, not {wanted}", dotted(path));
     Ok(())
 }
@@ -182,13 +154,9 @@ fn endpoint(found: &Value, path: &str, wanted: Option<SocketAddr>) -> Result<()>
 
 /// Within 5 % or 1 s of what the scenario measured.
 fn check_idle(found: &Value, measured: Option<Duration>) -> Result<()> {
-    let measured = measured
-        .context("the scenario did not measure the idle time")?
-        .as_secs_f64();
-    let idle = found
-        .pointer("/rsttrace/idle_s")
-        .and_then(Value::as_f64)
-        .context("no rsttrace.idle_s")?;
+    let measured = measured.context("the scenario did not measure the idle time")?.as_secs_f64();
+    let idle =
+        found.pointer("/rsttrace/idle_s").and_then(Value::as_f64).context("no rsttrace.idle_s")?;
     let tolerance = f64::max(measured * 0.05, 1.0);
     ensure!(
         (idle - measured).abs() <= tolerance,
@@ -201,19 +169,12 @@ fn check_netns(found: &Value, allowed: &[Role], namespaces: &[(Role, u64)]) -> R
     if allowed.is_empty() {
         return Ok(());
     }
-    let inode = found
-        .pointer("/rsttrace/netns")
-        .and_then(Value::as_u64)
-        .context("no rsttrace.netns")?;
-    let role = namespaces
-        .iter()
-        .find_map(|(role, number)| (*number == inode).then_some(role));
+    let inode =
+        found.pointer("/rsttrace/netns").and_then(Value::as_u64).context("no rsttrace.netns")?;
+    let role = namespaces.iter().find_map(|(role, number)| (*number == inode).then_some(role));
     let role =
         role.with_context(|| format!("rsttrace.netns {inode} is no namespace of the scenario"))?;
-    ensure!(
-        allowed.contains(role),
-        "rsttrace.netns is that of the {role:?}, not of {allowed:?}"
-    );
+    ensure!(allowed.contains(role), "rsttrace.netns is that of the {role:?}, not of {allowed:?}");
     Ok(())
 }
 

@@ -26,10 +26,7 @@ impl Expect {
     }
 
     pub fn one(incident: Incident) -> Self {
-        Self {
-            actor_errnos: incident.errnos.clone(),
-            incidents: vec![incident],
-        }
+        Self { actor_errnos: incident.errnos.clone(), incidents: vec![incident] }
     }
 
     pub fn then(mut self, incident: Incident) -> Self {
@@ -185,15 +182,8 @@ impl Incident {
         fact: &'static str,
         change: impl FnOnce(Self) -> Self,
     ) -> Self {
-        let incident = Box::new(change(Self {
-            variations: Vec::new(),
-            ..self.clone()
-        }));
-        self.variations.push(Variation {
-            series,
-            fact,
-            incident,
-        });
+        let incident = Box::new(change(Self { variations: Vec::new(), ..self.clone() }));
+        self.variations.push(Variation { series, fact, incident });
         self
     }
 
@@ -202,9 +192,7 @@ impl Incident {
         self.variations
             .iter()
             .find(|variation| variation.series.contains(&series))
-            .map_or((self, None), |variation| {
-                (&*variation.incident, Some(variation.fact))
-            })
+            .map_or((self, None), |variation| (&*variation.incident, Some(variation.fact)))
     }
 
     /// The same incident without a verdict.
@@ -238,14 +226,7 @@ const CAUSES: &[(&str, &[&str])] = &[
             "nat_port_exhausted",
         ],
     ),
-    (
-        "keepalive",
-        &[
-            "keepalive_exhausted",
-            "retransmission_timeout",
-            "user_timeout",
-        ],
-    ),
+    ("keepalive", &["keepalive_exhausted", "retransmission_timeout", "user_timeout"]),
     (
         "state_lost",
         &[
@@ -276,7 +257,5 @@ const CAUSES: &[(&str, &[&str])] = &[
 ];
 
 pub fn family_of(cause: &str) -> Option<&'static str> {
-    CAUSES
-        .iter()
-        .find_map(|(family, causes)| causes.contains(&cause).then_some(*family))
+    CAUSES.iter().find_map(|(family, causes)| causes.contains(&cause).then_some(*family))
 }

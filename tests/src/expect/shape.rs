@@ -15,12 +15,8 @@ const PRINTED_WITHIN: Duration = Duration::from_secs(1);
 const EMULATION: Duration = Duration::from_secs(2);
 
 pub fn text<'a>(value: &'a Value, path: &str) -> Result<&'a str> {
-    let found = value
-        .pointer(path)
-        .with_context(|| format!("no {}", dotted(path)))?;
-    found
-        .as_str()
-        .with_context(|| format!("{} is {found}, not text", dotted(path)))
+    let found = value.pointer(path).with_context(|| format!("no {}", dotted(path)))?;
+    found.as_str().with_context(|| format!("{} is {found}, not text", dotted(path)))
 }
 
 /// `/rsttrace/cause` as people write it: `rsttrace.cause`.
@@ -30,16 +26,9 @@ pub fn dotted(path: &str) -> String {
 
 pub fn check(record: &Record) -> Result<()> {
     let incident = &record.value;
-    ensure!(
-        record.line.len() < LINE_LIMIT,
-        "a line of {} bytes",
-        record.line.len()
-    );
+    ensure!(record.line.len() < LINE_LIMIT, "a line of {} bytes", record.line.len());
     let first_key = incident.as_object().and_then(|object| object.keys().next());
-    ensure!(
-        first_key.is_some_and(|key| key == "@timestamp"),
-        "@timestamp is not the first key"
-    );
+    ensure!(first_key.is_some_and(|key| key == "@timestamp"), "@timestamp is not the first key");
     if let Some(path) = null_in(incident) {
         bail!("{path} is null, not absent");
     }
@@ -47,10 +36,7 @@ pub fn check(record: &Record) -> Result<()> {
     let opened = text(incident, "/@timestamp")?;
     let opened = parse_timestamp(opened).with_context(|| format!("@timestamp is {opened:?}"))?;
     if let Ok(delay) = record.arrived.duration_since(opened) {
-        ensure!(
-            delay <= PRINTED_WITHIN + EMULATION,
-            "printed {delay:.1?} after it opened"
-        );
+        ensure!(delay <= PRINTED_WITHIN + EMULATION, "printed {delay:.1?} after it opened");
     }
 
     let cause = text(incident, "/rsttrace/cause")?;
@@ -64,10 +50,7 @@ pub fn check(record: &Record) -> Result<()> {
     same(incident, "/network/transport", "tcp")?;
     let v6 = text(incident, "/source/ip")?.contains(':');
     same(incident, "/network/type", if v6 { "ipv6" } else { "ipv4" })?;
-    ensure!(
-        text(incident, "/rsttrace/schema")?.starts_with("1."),
-        "the schema is not 1.x"
-    );
+    ensure!(text(incident, "/rsttrace/schema")?.starts_with("1."), "the schema is not 1.x");
     ensure!(!text(incident, "/message")?.is_empty(), "an empty message");
 
     check_confidence(incident, cause, family)?;
@@ -75,9 +58,7 @@ pub fn check(record: &Record) -> Result<()> {
     if !matches!(family, "benign" | "unknown" | "remote") {
         ensure!(!list(incident, "fixes").is_empty(), "no fixes");
     }
-    let lost = incident
-        .pointer("/rsttrace/lost_events")
-        .and_then(Value::as_u64);
+    let lost = incident.pointer("/rsttrace/lost_events").and_then(Value::as_u64);
     ensure!(
         lost == Some(0),
         "lost_events is {}",
@@ -87,18 +68,13 @@ pub fn check(record: &Record) -> Result<()> {
 }
 
 fn check_confidence(incident: &Value, cause: &str, family: &str) -> Result<()> {
-    let confidence = incident
-        .pointer("/rsttrace/confidence")
-        .and_then(Value::as_str);
+    let confidence = incident.pointer("/rsttrace/confidence").and_then(Value::as_str);
     match (cause, confidence) {
         ("unknown", None) => {}
         ("unknown", Some(confidence)) => bail!("unknown with the confidence {confidence}"),
         (_, None) => bail!("{cause} without a confidence"),
         ("middlebox_idle_timeout" | "peer_state_lost", Some(confidence)) => {
-            ensure!(
-                confidence == "inferred",
-                "{cause} can only be inferred, not {confidence}"
-            );
+            ensure!(confidence == "inferred", "{cause} can only be inferred, not {confidence}");
         }
         ("nat_port_exhausted" | "syncookie_failed", Some("observed")) => {
             bail!("{cause} can at most be correlated");
@@ -120,9 +96,7 @@ pub fn same(incident: &Value, path: &str, wanted: &str) -> Result<()> {
 }
 
 pub fn list<'a>(incident: &'a Value, key: &str) -> &'a [Value] {
-    incident["rsttrace"][key]
-        .as_array()
-        .map_or(&[], Vec::as_slice)
+    incident["rsttrace"][key].as_array().map_or(&[], Vec::as_slice)
 }
 
 fn level_of(family: &str) -> &'static str {
@@ -136,23 +110,18 @@ fn level_of(family: &str) -> &'static str {
 
 fn null_in(value: &Value) -> Option<String> {
     let below = |key: String, inner: &Value| {
-        null_in(inner).map(|path| {
-            if path.is_empty() {
-                key.clone()
-            } else {
-                format!("{key}.{path}")
-            }
-        })
+        null_in(inner).map(
+            |path| {
+                if path.is_empty() { key.clone() } else { format!("{key}.{path}") }
+            },
+        )
     };
     match value {
         Value::Null => Some(String::new()),
-        Value::Object(object) => object
-            .iter()
-            .find_map(|(key, inner)| below(key.clone(), inner)),
-        Value::Array(array) => array
-            .iter()
-            .enumerate()
-            .find_map(|(index, inner)| below(index.to_string(), inner)),
+        Value::Object(object) => object.iter().find_map(|(key, inner)| below(key.clone(), inner)),
+        Value::Array(array) => {
+            array.iter().enumerate().find_map(|(index, inner)| below(index.to_string(), inner))
+        }
         _ => None,
     }
 }
@@ -160,15 +129,8 @@ fn null_in(value: &Value) -> Option<String> {
 /// RFC 3339 in UTC with nine digits: `2026-11-21T03:21:44.102345678Z`.
 fn parse_timestamp(text: &str) -> Option<SystemTime> {
     let bytes = text.as_bytes();
-    let punctuation = [
-        (4, b'-'),
-        (7, b'-'),
-        (10, b'T'),
-        (13, b':'),
-        (16, b':'),
-        (19, b'.'),
-        (29, b'Z'),
-    ];
+    let punctuation =
+        [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'.'), (29, b'Z')];
     if bytes.len() != 30 || punctuation.iter().any(|&(at, wanted)| bytes[at] != wanted) {
         return None;
     }
@@ -180,11 +142,7 @@ fn parse_timestamp(text: &str) -> Option<SystemTime> {
         return None;
     }
     // Days since 1970, counting years from March so that the leap day comes last.
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days =
         365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
     let seconds = days * 86_400 + hour * 3_600 + minute * 60 + second;

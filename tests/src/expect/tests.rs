@@ -73,11 +73,7 @@ fn spoiled(path: &str, value: Value) -> Value {
 
 fn record(value: Value) -> Record {
     let opened = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_231_304);
-    Record {
-        arrived: opened + Duration::from_millis(500),
-        line: value.to_string(),
-        value,
-    }
+    Record { arrived: opened + Duration::from_millis(500), line: value.to_string(), value }
 }
 
 fn judged(expect: &Expect, printed: impl IntoIterator<Item = Value>) -> Result<Verdict> {
@@ -89,10 +85,7 @@ fn judged_on(
     expect: &Expect,
     printed: impl IntoIterator<Item = Value>,
 ) -> Result<Verdict> {
-    let witness = Witness {
-        idle: Some(Duration::from_secs(7)),
-        ..Witness::default()
-    };
+    let witness = Witness { idle: Some(Duration::from_secs(7)), ..Witness::default() };
     let facts = Facts {
         series,
         witness: &witness,
@@ -104,10 +97,8 @@ fn judged_on(
 
 /// The reason why it failed, or that it passed.
 fn reason(expect: &Expect, printed: impl IntoIterator<Item = Value>) -> String {
-    judged(expect, printed).map_or_else(
-        |error| format!("{error:#}"),
-        |verdict| format!("passed: {verdict:?}"),
-    )
+    judged(expect, printed)
+        .map_or_else(|error| format!("{error:#}"), |verdict| format!("passed: {verdict:?}"))
 }
 
 #[test]
@@ -126,100 +117,40 @@ fn every_spoiled_field_fails_and_is_named() {
         ("/level", json!("warn"), "level is warn, not error"),
         ("/message", json!(""), "an empty message"),
         ("/@timestamp", json!("yesterday"), "@timestamp"),
-        (
-            "/@timestamp",
-            json!("2026-11-21T03:21:34.102345678Z"),
-            "printed 10.4s after",
-        ),
+        ("/@timestamp", json!("2026-11-21T03:21:34.102345678Z"), "printed 10.4s after"),
         ("/event/id", json!("0002"), "event.id is 0002"),
         ("/event/reason", json!("unknown"), "event.reason is unknown"),
         ("/event/action", json!("drop"), "event.action is drop"),
-        (
-            "/error/code",
-            json!("ETIMEDOUT"),
-            "error.code is ETIMEDOUT, not ECONNRESET",
-        ),
+        ("/error/code", json!("ETIMEDOUT"), "error.code is ETIMEDOUT, not ECONNRESET"),
         ("/error", Value::Null, "no error.code"),
         ("/source/ip", json!("10.12.1.3"), "source is 10.12.1.3"),
-        (
-            "/source/port",
-            json!(40_002),
-            "source is 10.12.1.2 port 40002",
-        ),
-        (
-            "/destination/ip",
-            json!("10.12.2.2"),
-            "destination is 10.12.2.2",
-        ),
+        ("/source/port", json!(40_002), "source is 10.12.1.2 port 40002"),
+        ("/destination/ip", json!("10.12.2.2"), "destination is 10.12.2.2"),
         ("/destination/nat", Value::Null, "no destination.nat.ip"),
-        (
-            "/destination/nat/ip",
-            json!("10.12.3.2"),
-            "destination.nat is 10.12.3.2",
-        ),
+        ("/destination/nat/ip", json!("10.12.3.2"), "destination.nat is 10.12.3.2"),
         ("/network/type", json!("ipv6"), "network.type is ipv6"),
         ("/rsttrace/schema", json!("2.0"), "schema"),
-        (
-            "/rsttrace/cause",
-            json!("middle_age"),
-            "not a cause of the contract",
-        ),
-        (
-            "/rsttrace/family",
-            json!("capacity"),
-            "rsttrace.family is capacity",
-        ),
+        ("/rsttrace/cause", json!("middle_age"), "not a cause of the contract"),
+        ("/rsttrace/family", json!("capacity"), "rsttrace.family is capacity"),
         ("/rsttrace/confidence", json!("correlated"), "not observed"),
         ("/rsttrace/confidence", json!("certain"), "does not exist"),
         ("/rsttrace/confidence", Value::Null, "without a confidence"),
         ("/rsttrace/victim", json!("both"), "rsttrace.victim is both"),
         ("/rsttrace/netns", json!(43), "that of the Server"),
         ("/rsttrace/netns", json!(44), "no namespace of the scenario"),
-        (
-            "/rsttrace/rst/origin",
-            json!("remote"),
-            "rsttrace.rst.origin is remote",
-        ),
-        (
-            "/rsttrace/idle_s",
-            json!(8.1),
-            "rsttrace.idle_s is 8.10, not 7.00",
-        ),
+        ("/rsttrace/rst/origin", json!("remote"), "rsttrace.rst.origin is remote"),
+        ("/rsttrace/idle_s", json!(8.1), "rsttrace.idle_s is 8.10, not 7.00"),
         ("/rsttrace/idle_s", Value::Null, "no rsttrace.idle_s"),
-        (
-            "/rsttrace/keepalive/enabled",
-            json!(true),
-            "keepalive.enabled is true",
-        ),
-        (
-            "/rsttrace/ipvs/timeout_s",
-            json!(900),
-            "ipvs.timeout_s is 900, not 4",
-        ),
+        ("/rsttrace/keepalive/enabled", json!(true), "keepalive.enabled is true"),
+        ("/rsttrace/ipvs/timeout_s", json!(900), "ipvs.timeout_s is 900, not 4"),
         ("/rsttrace/evidence", json!([]), "no evidence"),
-        (
-            "/rsttrace/evidence/0/summary",
-            json!("gone"),
-            "no evidence mentions",
-        ),
+        ("/rsttrace/evidence/0/summary", json!("gone"), "no evidence mentions"),
         ("/rsttrace/fixes", json!([]), "no fixes"),
-        (
-            "/rsttrace/fixes/0/id",
-            json!("ipvs_timeout"),
-            "the first fix: id is ipvs_timeout",
-        ),
+        ("/rsttrace/fixes/0/id", json!("ipvs_timeout"), "the first fix: id is ipvs_timeout"),
         ("/rsttrace/fixes/0/owner", json!("node"), "owner is node"),
         ("/rsttrace/lost_events", json!(3), "lost_events is 3"),
-        (
-            "/rsttrace/lost_events",
-            Value::Null,
-            "lost_events is absent",
-        ),
-        (
-            "/rsttrace/ipvs/state",
-            json!({"was": Value::Null}),
-            "rsttrace.ipvs.state.was is null",
-        ),
+        ("/rsttrace/lost_events", Value::Null, "lost_events is absent"),
+        ("/rsttrace/ipvs/state", json!({"was": Value::Null}), "rsttrace.ipvs.state.was is null"),
     ] {
         let reason = reason(&Expect::one(wanted()), [spoiled(path, value)]);
         assert!(reason.contains(named), "{path}: {reason}");
@@ -258,10 +189,9 @@ fn a_follow_up_repeats_the_verdict_and_names_the_first_incident() {
     assert!(reason(&expect, [printed(), follow("0009")]).contains("which was not printed"));
 
     let mut other_cause = follow("0001");
-    for (path, value) in [
-        ("/rsttrace/cause", "conntrack_idle_expired"),
-        ("/event/reason", "conntrack_idle_expired"),
-    ] {
+    for (path, value) in
+        [("/rsttrace/cause", "conntrack_idle_expired"), ("/event/reason", "conntrack_idle_expired")]
+    {
         if let Some(place) = other_cause.pointer_mut(path) {
             *place = json!(value);
         }
@@ -298,10 +228,7 @@ fn a_kernel_that_cannot_see_it_is_held_to_less_and_says_why() -> Result<()> {
     }
     let expect = Expect::one(wanted().on(&["5.10"], "blind", Incident::unknown));
     let verdict = judged_on("5.10", &expect, [unknown.clone()])?;
-    assert_eq!(
-        (verdict.cause.as_str(), verdict.confidence.as_str()),
-        ("unknown", "none")
-    );
+    assert_eq!((verdict.cause.as_str(), verdict.confidence.as_str()), ("unknown", "none"));
     assert_eq!(verdict.facts, ["blind"]);
     assert!(reason(&expect, [unknown]).contains("rsttrace.cause is unknown"));
     Ok(())

@@ -28,21 +28,9 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(aborted("close_unread_data", net.v6())),
         |stage| close_unread(stage, stage.net.v6()),
     ),
-    direct(
-        "linger_zero",
-        |net| Expect::one(aborted("linger_zero", net)),
-        linger_zero,
-    ),
-    direct(
-        "process_killed",
-        |net| Expect::one(aborted("process_killed", net)),
-        kill_owner,
-    ),
-    direct(
-        "data_after_close",
-        |net| Expect::one(after_close(net)),
-        write_after_close,
-    ),
+    direct("linger_zero", |net| Expect::one(aborted("linger_zero", net)), linger_zero),
+    direct("process_killed", |net| Expect::one(aborted("process_killed", net)), kill_owner),
+    direct("data_after_close", |net| Expect::one(after_close(net)), write_after_close),
     direct(
         "socket_gone_recorded",
         |net| Expect::one(long_after_close(net)),
@@ -66,11 +54,7 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(moved("socket_gone", net)),
         |stage| move_address(stage, false),
     ),
-    direct(
-        "near_miss_orderly_close",
-        |_| Expect::nothing(),
-        close_orderly,
-    ),
+    direct("near_miss_orderly_close", |_| Expect::nothing(), close_orderly),
 ];
 
 const fn direct(
@@ -144,9 +128,7 @@ fn kill_owner(stage: &Stage<'_>) -> Result<Witness> {
     send(&client, "SELECT 2;\n")?;
     let stdout = owner.stdout.take().context("the owner's stdout")?;
     let mut line = String::new();
-    BufReader::new(stdout)
-        .read_line(&mut line)
-        .context("wait for the owner")?;
+    BufReader::new(stdout).read_line(&mut line).context("wait for the owner")?;
     owner.kill().context("kill the owner")?;
     owner.wait().context("wait for the owner's end")?;
     ensure!(line.trim() == OWNER_HAS_DATA, "the owner said {line:?}");
@@ -201,11 +183,7 @@ fn move_address(stage: &Stage<'_>, other_listens: bool) -> Result<Witness> {
         host.run(&format!("ip addr add {}/32 dev lo", vip.ip()))?;
     }
     let node = lab.node()?;
-    node.run(&format!(
-        "ip route add {} via {}",
-        vip.ip(),
-        net.server(0).ip()
-    ))?;
+    node.run(&format!("ip route add {} via {}", vip.ip(), net.server(0).ip()))?;
     let listener = listen(lab.server()?, vip)?;
     if other_listens {
         stage.keep(listen(lab.spare()?, vip)?);
@@ -215,11 +193,7 @@ fn move_address(stage: &Stage<'_>, other_listens: bool) -> Result<Witness> {
     talk(&client, &server)?;
     stage.keep(listener);
     stage.keep(server);
-    node.run(&format!(
-        "ip route replace {} via {}",
-        vip.ip(),
-        net.spare(0).ip()
-    ))?;
+    node.run(&format!("ip route replace {} via {}", vip.ip(), net.spare(0).ip()))?;
     send(&client, "SELECT 2;\n")?;
     fails(stage, client)
 }

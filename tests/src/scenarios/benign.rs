@@ -11,31 +11,19 @@ use crate::lab::{Net, Topology};
 use crate::rawtcp::{ACK, RST, RawEnd, SYN};
 
 pub const SCENARIOS: &[Scenario] = &[
-    direct(
-        "connection_refused",
-        |net| Expect::one(refused(net)),
-        |stage| refuse(stage, stage.net),
-    ),
+    direct("connection_refused", |net| Expect::one(refused(net)), |stage| refuse(stage, stage.net)),
     direct(
         "connection_refused_v6",
         |net| Expect::one(refused(net.v6())),
         |stage| refuse(stage, stage.net.v6()),
     ),
-    direct(
-        "handshake_rejected_syn_scan",
-        |net| Expect::one(handshake(net)),
-        scan_with_syn,
-    ),
+    direct("handshake_rejected_syn_scan", |net| Expect::one(handshake(net)), scan_with_syn),
     direct(
         "handshake_rejected_health_check",
         |net| Expect::one(handshake(net)).actors_see(&["ECONNRESET"]),
         check_health,
     ),
-    direct(
-        "unknown_ack_scan",
-        |net| Expect::one(stray(net)),
-        scan_with_ack,
-    ),
+    direct("unknown_ack_scan", |net| Expect::one(stray(net)), scan_with_ack),
 ];
 
 const fn direct(
@@ -65,9 +53,7 @@ fn stray(net: Net) -> Incident {
 
 fn refuse(stage: &Stage<'_>, net: Net) -> Result<Witness> {
     let refused = try_connect(stage.lab.client()?, net.client(CLIENT), net.server(PORT))?.err();
-    Ok(Witness::errno(
-        refused.context("somebody listens on the port")?,
-    ))
+    Ok(Witness::errno(refused.context("somebody listens on the port")?))
 }
 
 /// The scanner's kernel knows nothing of the SYN and answers the SYN|ACK with RST.

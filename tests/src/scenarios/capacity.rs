@@ -128,9 +128,7 @@ fn midstream(stage: &Stage<'_>) -> Result<Witness> {
     let mut ports = FILLERS..;
     let mut fillers = fill(stage, limit, ports.by_ref())?;
     let (ip, port) = (net.client(CLIENT).ip(), CLIENT);
-    node.run(&format!(
-        "conntrack -D -p tcp --orig-src {ip} --sport {port}"
-    ))?;
+    node.run(&format!("conntrack -D -p tcp --orig-src {ip} --sport {port}"))?;
     fillers.extend(fill(stage, limit, ports)?);
 
     send(&stream, "SELECT 2;\n")?;

@@ -27,11 +27,7 @@ const SLACK: Duration = Duration::from_millis(1_500);
 const DELETER: &str = "ct-evictor";
 
 pub const SCENARIOS: &[Scenario] = &[
-    conntrack(
-        "conntrack_idle_expired",
-        |net| Expect::one(idle_expired(net)),
-        server_first,
-    ),
+    conntrack("conntrack_idle_expired", |net| Expect::one(idle_expired(net)), server_first),
     Scenario::new(
         "conntrack_idle_expired_client_first",
         Topology::RoutedTwo,
@@ -45,11 +41,7 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(deleted(net).or_both_victims()).then(aborted(net)),
         tuple_reused,
     ),
-    conntrack(
-        "near_miss_conntrack_one_backend",
-        |_| Expect::nothing(),
-        picked_up_again,
-    ),
+    conntrack("near_miss_conntrack_one_backend", |_| Expect::nothing(), picked_up_again),
 ];
 
 const NEEDS: &[Need] = &[Need::Conntrack];
@@ -122,14 +114,7 @@ impl Connection {
         let client = connect(stage.lab.client()?, net.client(CLIENT), net.vip(PORT))?;
         let server = accept(&listener)?;
         let idle_since = talk(&client, &server)?;
-        Ok((
-            Self {
-                client,
-                server,
-                idle_since,
-            },
-            listener,
-        ))
+        Ok((Self { client, server, idle_since }, listener))
     }
 
     /// An expired entry stays in the table until a packet meets it, so there is nothing to watch but the clock.
@@ -158,10 +143,7 @@ fn server_first(stage: &Stage<'_>) -> Result<Witness> {
     shorten_timeout(stage)?;
     let connection = Connection::open(stage)?;
     let idle = connection.outwait_timeout();
-    Ok(Witness {
-        idle: Some(idle),
-        ..connection.server_writes(stage)?
-    })
+    Ok(Witness { idle: Some(idle), ..connection.server_writes(stage)? })
 }
 
 /// The second packet to be scheduled goes to the other server, which never had the connection.
@@ -170,35 +152,20 @@ fn client_first(stage: &Stage<'_>) -> Result<Witness> {
     shorten_timeout(stage)?;
     let backends = [net.server(PORT), net.spare(PORT)];
     let [one, other] = backends.map(|backend| backend.ip());
-    translate(
-        stage,
-        &format!("numgen inc mod 2 map {{ 0 : {one}, 1 : {other} }}"),
-    )?;
-    let listeners: [TcpListener; 2] = [
-        listen(stage.lab.server()?, backends[0])?,
-        listen(stage.lab.spare()?, backends[1])?,
-    ];
+    translate(stage, &format!("numgen inc mod 2 map {{ 0 : {one}, 1 : {other} }}"))?;
+    let listeners: [TcpListener; 2] =
+        [listen(stage.lab.server()?, backends[0])?, listen(stage.lab.spare()?, backends[1])?];
     let client = connect(stage.lab.client()?, net.client(CLIENT), net.vip(PORT))?;
     let (server, chosen) = accept_either([&listeners[0], &listeners[1]])?;
     let idle_since = talk(&client, &server)?;
-    let connection = Connection {
-        client,
-        server,
-        idle_since,
-    };
+    let connection = Connection { client, server, idle_since };
     let idle = connection.outwait_timeout();
     send(&connection.client, "SELECT 2;\n")?;
     let errno = wait_error(&connection.client)?;
     stage.keep(connection.client);
     stage.keep(connection.server);
-    listeners
-        .into_iter()
-        .for_each(|listener| stage.keep(listener));
-    Ok(Witness {
-        idle: Some(idle),
-        nat: Some(backends[chosen]),
-        ..Witness::errno(errno)
-    })
+    listeners.into_iter().for_each(|listener| stage.keep(listener));
+    Ok(Witness { idle: Some(idle), nat: Some(backends[chosen]), ..Witness::errno(errno) })
 }
 
 /// With one back end the rule translates the client's next packet as before, and nothing breaks.
@@ -237,10 +204,7 @@ fn tuple_reused(stage: &Stage<'_>) -> Result<Witness> {
     abort_on_close(&server)?;
     drop(server);
     let second_errno = wait_error(&client)?;
-    ensure!(
-        second_errno == errno,
-        "the second connection ended in {second_errno}"
-    );
+    ensure!(second_errno == errno, "the second connection ended in {second_errno}");
     stage.keep(listener);
     stage.keep(client);
     Ok(Witness::errno(errno))
@@ -271,10 +235,7 @@ impl Deleter {
 
     fn delete(&self, stage: &Stage<'_>, client: SocketAddr) -> Result<()> {
         let (ip, port) = (client.ip(), client.port());
-        let line = format!(
-            "{} -D -p tcp --orig-src {ip} --sport {port}",
-            self.path.display()
-        );
+        let line = format!("{} -D -p tcp --orig-src {ip} --sport {port}", self.path.display());
         stage.lab.node()?.run(&line).map(drop)
     }
 }

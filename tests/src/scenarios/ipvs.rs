@@ -33,11 +33,7 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(idle_expired(net)),
         |stage| client_first(stage, stage.net, mapped(stage.net.client(CLIENT))),
     ),
-    ipvs(
-        "ipvs_idle_expired_no_conntrack",
-        |net| Expect::one(idle_expired(net)),
-        without_conntrack,
-    ),
+    ipvs("ipvs_idle_expired_no_conntrack", |net| Expect::one(idle_expired(net)), without_conntrack),
     Scenario::new(
         "ipvs_idle_expired_two_backends",
         Topology::RoutedTwo,
@@ -45,28 +41,16 @@ pub const SCENARIOS: &[Scenario] = &[
         two_backends,
     )
     .needs(NEEDS),
-    ipvs(
-        "ipvs_idle_expired_server_first",
-        |net| Expect::one(seen_by_server(net)),
-        server_first,
-    ),
+    ipvs("ipvs_idle_expired_server_first", |net| Expect::one(seen_by_server(net)), server_first),
     // The server's error is the other end of the same broken connection.
     ipvs(
         "ipvs_idle_expired_both_ends",
         |net| Expect::one(idle_expired(net).or_both_victims()),
         both_ends,
     ),
-    ipvs(
-        "ipvs_idle_expired_started_late",
-        |net| Expect::one(seen_late(net)),
-        started_late,
-    )
-    .tracer(TracerUse::Late),
-    ipvs(
-        "ipvs_server_removed",
-        |net| Expect::one(server_removed(net)),
-        remove_server,
-    ),
+    ipvs("ipvs_idle_expired_started_late", |net| Expect::one(seen_late(net)), started_late)
+        .tracer(TracerUse::Late),
+    ipvs("ipvs_server_removed", |net| Expect::one(server_removed(net)), remove_server),
 ];
 
 const NEEDS: &[Need] = &[Need::Ipvs, Need::Conntrack];
@@ -93,9 +77,11 @@ pub(super) fn idle_expired(net: Net) -> Incident {
 }
 
 fn seen_by_server(net: Net) -> Incident {
-    idle_expired(net)
-        .victim("destination", "ECONNRESET")
-        .netns(&[Role::Client, Role::Node, Role::Server])
+    idle_expired(net).victim("destination", "ECONNRESET").netns(&[
+        Role::Client,
+        Role::Node,
+        Role::Server,
+    ])
 }
 
 /// Only arithmetic is left: the idle time, and the limit that the node still has.
@@ -124,11 +110,7 @@ pub fn serve(
     timeout: u64,
 ) -> Result<()> {
     let node = stage.lab.node()?;
-    let (bits, flag) = if vip.is_ipv4() {
-        (32, "")
-    } else {
-        (128, "nodad")
-    };
+    let (bits, flag) = if vip.is_ipv4() { (32, "") } else { (128, "nodad") };
     node.run("ip link add vip0 type dummy")?;
     node.run("ip link set vip0 up")?;
     node.run(&format!("ip addr add {}/{bits} dev vip0 {flag}", vip.ip()))?;
@@ -164,20 +146,11 @@ impl Connection {
     fn open(stage: &Stage<'_>, net: Net, from: SocketAddr, timeout: u64) -> Result<Self> {
         serve(stage, net.vip(PORT), &[net.server(PORT)], timeout)?;
         let listener = listen(stage.lab.server()?, net.server(PORT))?;
-        let to = if from.is_ipv4() {
-            net.vip(PORT)
-        } else {
-            mapped(net.vip(PORT))
-        };
+        let to = if from.is_ipv4() { net.vip(PORT) } else { mapped(net.vip(PORT)) };
         let client = connect(stage.lab.client()?, from, to)?;
         let server = accept(&listener)?;
         let idle_since = talk(&client, &server)?;
-        Ok(Self {
-            listener,
-            client,
-            server,
-            idle_since,
-        })
+        Ok(Self { listener, client, server, idle_since })
     }
 
     pub(super) fn tracked(stage: &Stage<'_>, timeout: u64) -> Result<Self> {
@@ -191,10 +164,7 @@ impl Connection {
         send(&self.client, "SELECT 2;\n")?;
         let errno = wait_error(&self.client)?;
         self.keep(stage);
-        Ok(Witness {
-            idle: Some(idle),
-            ..Witness::errno(errno)
-        })
+        Ok(Witness { idle: Some(idle), ..Witness::errno(errno) })
     }
 
     pub(super) fn keep(self, stage: &Stage<'_>) {
@@ -207,17 +177,13 @@ impl Connection {
 /// Waits until the node's IPVS table no longer has the client's connection.
 pub fn wait_expired(stage: &Stage<'_>, client_port: u16) -> Result<()> {
     let what = "the end of the IPVS entry";
-    wait_proc(stage.lab.node()?, "ip_vs_conn", what, |table| {
-        !has_entry(table, client_port)
-    })
+    wait_proc(stage.lab.node()?, "ip_vs_conn", what, |table| !has_entry(table, client_port))
 }
 
 /// Lines are `TCP 0A0C0102 9C41 0A0C6401 0CEA …`: the third column is the client's port.
 pub(super) fn has_entry(table: &str, client_port: u16) -> bool {
     let port = format!("{client_port:04X}");
-    table
-        .lines()
-        .any(|line| line.split_whitespace().nth(2) == Some(&port))
+    table.lines().any(|line| line.split_whitespace().nth(2) == Some(&port))
 }
 
 fn client_first(stage: &Stage<'_>, net: Net, from: SocketAddr) -> Result<Witness> {
@@ -246,17 +212,8 @@ fn two_backends(stage: &Stage<'_>) -> Result<Witness> {
     let idle_since = talk(&client, &server)?;
     wait_expired(stage, CLIENT)?;
     stage.keep(other);
-    let witness = Connection {
-        listener,
-        client,
-        server,
-        idle_since,
-    }
-    .client_writes(stage)?;
-    Ok(Witness {
-        nat: Some(backends[chosen]),
-        ..witness
-    })
+    let witness = Connection { listener, client, server, idle_since }.client_writes(stage)?;
+    Ok(Witness { nat: Some(backends[chosen]), ..witness })
 }
 
 /// The segment leaves the node with the server's own address, and the client's host knows no such connection.
@@ -267,10 +224,7 @@ fn server_first(stage: &Stage<'_>) -> Result<Witness> {
     send(&connection.server, "you have been idle\n")?;
     let errno = wait_error(&connection.server)?;
     connection.keep(stage);
-    Ok(Witness {
-        idle: Some(idle),
-        ..Witness::errno(errno)
-    })
+    Ok(Witness { idle: Some(idle), ..Witness::errno(errno) })
 }
 
 fn both_ends(stage: &Stage<'_>) -> Result<Witness> {
@@ -283,10 +237,7 @@ fn both_ends(stage: &Stage<'_>) -> Result<Witness> {
     let other = wait_error(&connection.server)?;
     ensure!(other == errno, "the server saw {other}, the client {errno}");
     connection.keep(stage);
-    Ok(Witness {
-        idle: Some(idle),
-        ..Witness::errno(errno)
-    })
+    Ok(Witness { idle: Some(idle), ..Witness::errno(errno) })
 }
 
 fn started_late(stage: &Stage<'_>) -> Result<Witness> {
@@ -301,11 +252,7 @@ fn remove_server(stage: &Stage<'_>) -> Result<Witness> {
     // The entry must not end for being idle, too.
     let connection = Connection::tracked(stage, NEVER)?;
     node.sysctl("net/ipv4/vs/expire_nodest_conn", 1)?;
-    node.run(&format!(
-        "ipvsadm -d -t {} -r {}",
-        net.vip(PORT),
-        net.server(PORT)
-    ))?;
+    node.run(&format!("ipvsadm -d -t {} -r {}", net.vip(PORT), net.server(PORT)))?;
     wait_expired(stage, CLIENT)?;
     connection.client_writes(stage)
 }

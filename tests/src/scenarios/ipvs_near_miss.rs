@@ -19,16 +19,8 @@ use crate::lab::Net;
 use crate::netns::proc_net;
 
 pub const SCENARIOS: &[Scenario] = &[
-    ipvs(
-        "close_unread_data_ipvs",
-        |net| Expect::one(closed_by_server(net)),
-        close_unread,
-    ),
-    ipvs(
-        "near_miss_ipvs_keepalive",
-        |_| Expect::nothing(),
-        keepalive_protects,
-    ),
+    ipvs("close_unread_data_ipvs", |net| Expect::one(closed_by_server(net)), close_unread),
+    ipvs("near_miss_ipvs_keepalive", |_| Expect::nothing(), keepalive_protects),
     ipvs(
         "near_miss_ipvs_tuple_reused",
         |net| Expect::one(idle_expired(net).or_both_victims()).then(closed_by_server(net)),
@@ -73,10 +65,7 @@ fn keepalive_protects(stage: &Stage<'_>) -> Result<Witness> {
     stage.lab.node()?.enter(|| {
         while Instant::now() < deadline {
             let table = proc_net("ip_vs_conn")?;
-            ensure!(
-                has_entry(&table, CLIENT),
-                "the entry ended in spite of keepalive"
-            );
+            ensure!(has_entry(&table, CLIENT), "the entry ended in spite of keepalive");
             thread::sleep(Duration::from_millis(200));
         }
         Ok(())
@@ -98,12 +87,7 @@ fn tuple_reused(stage: &Stage<'_>) -> Result<Witness> {
     // Without the other end the server would answer the new SYN for the old connection.
     send(&first.server, "you have been idle\n")?;
     wait_error(&first.server)?;
-    let Connection {
-        listener,
-        client,
-        server,
-        ..
-    } = first;
+    let Connection { listener, client, server, .. } = first;
     drop((client, server));
 
     let client =
@@ -114,16 +98,10 @@ fn tuple_reused(stage: &Stage<'_>) -> Result<Witness> {
     wait_unread(&server)?;
     drop(server);
     let second_errno = wait_error(&client)?;
-    ensure!(
-        second_errno == errno,
-        "the second connection ended in {second_errno}"
-    );
+    ensure!(second_errno == errno, "the second connection ended in {second_errno}");
     stage.keep(listener);
     stage.keep(client);
-    Ok(Witness {
-        idle: Some(idle),
-        ..Witness::errno(errno)
-    })
+    Ok(Witness { idle: Some(idle), ..Witness::errno(errno) })
 }
 
 /// After the first connection, the service is taken away and the same ports are refused.
@@ -134,37 +112,18 @@ fn refused_later(stage: &Stage<'_>) -> Result<Witness> {
     let idle = first.idle_since.elapsed();
     send(&first.client, "SELECT 2;\n")?;
     let errno = wait_error(&first.client)?;
-    let Connection {
-        listener,
-        client,
-        server,
-        ..
-    } = first;
+    let Connection { listener, client, server, .. } = first;
     drop(client);
-    stage
-        .lab
-        .node()?
-        .run(&format!("ipvsadm -D -t {}", net.vip(PORT)))?;
+    stage.lab.node()?.run(&format!("ipvsadm -D -t {}", net.vip(PORT)))?;
     let refused = try_connect(stage.lab.client()?, net.client(CLIENT), net.vip(PORT))?.err();
-    ensure!(
-        refused == Some(Errno::CONNREFUSED),
-        "the second connect ended in {refused:?}"
-    );
+    ensure!(refused == Some(Errno::CONNREFUSED), "the second connect ended in {refused:?}");
     stage.keep(listener);
     stage.keep(server);
-    Ok(Witness {
-        idle: Some(idle),
-        ..Witness::errno(errno)
-    })
+    Ok(Witness { idle: Some(idle), ..Witness::errno(errno) })
 }
 
 fn close_unread(stage: &Stage<'_>) -> Result<Witness> {
-    let Connection {
-        listener,
-        client,
-        server,
-        ..
-    } = Connection::tracked(stage, NEVER)?;
+    let Connection { listener, client, server, .. } = Connection::tracked(stage, NEVER)?;
     send(&client, "SELECT 2;\n")?;
     wait_unread(&server)?;
     drop(server);

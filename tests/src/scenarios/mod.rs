@@ -48,14 +48,7 @@ impl Scenario {
         expect: fn(Net) -> Expect,
         provoke: fn(&Stage<'_>) -> Result<Witness>,
     ) -> Self {
-        Self {
-            name,
-            topology,
-            tracer: TracerUse::Shared,
-            needs: &[],
-            expect,
-            provoke,
-        }
+        Self { name, topology, tracer: TracerUse::Shared, needs: &[], expect, provoke }
     }
 
     const fn needs(self, needs: &'static [Need]) -> Self {
@@ -87,12 +80,7 @@ pub struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     pub fn new(net: Net, lab: &'a Lab, start_tracer: &'a dyn Fn() -> Result<()>) -> Self {
-        Self {
-            net,
-            lab,
-            start_tracer,
-            kept: RefCell::default(),
-        }
+        Self { net, lab, start_tracer, kept: RefCell::default() }
     }
 
     /// Keeps a socket open until the verdict has fallen: closing it would be one more event.
@@ -162,10 +150,7 @@ pub struct Witness {
 
 impl Witness {
     pub fn errno(errno: Errno) -> Self {
-        Self {
-            errno: Some(errno),
-            ..Self::default()
-        }
+        Self { errno: Some(errno), ..Self::default() }
     }
 }
 

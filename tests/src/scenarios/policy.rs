@@ -26,12 +26,7 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(rejected(net)),
         reject_by_iptables,
     ),
-    Scenario::new(
-        "socket_destroyed",
-        Topology::Direct,
-        |net| Expect::one(destroyed(net)),
-        destroy,
-    ),
+    Scenario::new("socket_destroyed", Topology::Direct, |net| Expect::one(destroyed(net)), destroy),
 ];
 
 fn rejected(net: Net) -> Incident {
@@ -66,20 +61,13 @@ fn reject_by_nft(stage: &Stage<'_>, net: Net) -> Result<Witness> {
 fn reject_by_iptables(stage: &Stage<'_>) -> Result<Witness> {
     let pair = stage.open_and_talk(stage.net)?;
     let rule = format!("-p tcp --dport {PORT} -j REJECT --reject-with tcp-reset");
-    stage
-        .lab
-        .node()?
-        .run(&format!("iptables -I FORWARD {rule}"))?;
+    stage.lab.node()?.run(&format!("iptables -I FORWARD {rule}"))?;
     send(&pair.client, "SELECT 2;\n")?;
     pair.client_fails(stage)
 }
 
 fn destroy(stage: &Stage<'_>) -> Result<Witness> {
     let (pair, client) = (stage.open_and_talk(stage.net)?, stage.net.client(CLIENT));
-    stage.lab.server()?.run(&format!(
-        "ss -K dst {} dport = {}",
-        client.ip(),
-        client.port()
-    ))?;
+    stage.lab.server()?.run(&format!("ss -K dst {} dport = {}", client.ip(), client.port()))?;
     pair.client_fails(stage)
 }

@@ -48,17 +48,11 @@ fn reset_by_remote(stage: &Stage<'_>, flags: u8) -> Result<Witness> {
             Ok::<_, anyhow::Error>(client)
         });
         let conversation = remote.serve_first_request();
-        let client = client
-            .join()
-            .map_err(|_| anyhow!("the client's thread panicked"))?;
+        let client = client.join().map_err(|_| anyhow!("the client's thread panicked"))?;
         Ok::<_, anyhow::Error>((client?, conversation?))
     })?;
     // A bare RST has no acknowledgement number.
-    let ack = if flags & ACK == 0 {
-        0
-    } else {
-        conversation.ack
-    };
+    let ack = if flags & ACK == 0 { 0 } else { conversation.ack };
     remote.send(conversation.peer, conversation.seq, ack, flags)?;
     let errno = wait_error(&client)?;
     stage.keep(client);

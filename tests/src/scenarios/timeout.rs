@@ -13,11 +13,7 @@ use crate::lab::{Net, Topology};
 const SECOND: Duration = Duration::from_secs(1);
 
 pub const SCENARIOS: &[Scenario] = &[
-    direct(
-        "keepalive_exhausted",
-        |net| Expect::one(keepalive_exhausted(net)),
-        exhaust_keepalive,
-    ),
+    direct("keepalive_exhausted", |net| Expect::one(keepalive_exhausted(net)), exhaust_keepalive),
     // The RST that answers the server is an effect of the first end of the connection.
     direct(
         "keepalive_exhausted_other_end",
@@ -34,11 +30,7 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(timed_out("retransmission_timeout", net)),
         exhaust_syns,
     ),
-    direct(
-        "user_timeout",
-        |net| Expect::one(timed_out("user_timeout", net)),
-        exceed_user_timeout,
-    ),
+    direct("user_timeout", |net| Expect::one(timed_out("user_timeout", net)), exceed_user_timeout),
 ];
 
 const fn direct(
@@ -58,9 +50,7 @@ fn timed_out(cause: &'static str, net: Net) -> Incident {
 
 /// The kernel says goodbye with an RST that nobody receives.
 fn keepalive_exhausted(net: Net) -> Incident {
-    timed_out("keepalive_exhausted", net)
-        .origin("local_socket")
-        .keepalive(true)
+    timed_out("keepalive_exhausted", net).origin("local_socket").keepalive(true)
 }
 
 fn exhaust_keepalive(stage: &Stage<'_>) -> Result<Witness> {
@@ -98,9 +88,7 @@ fn exhaust_syns(stage: &Stage<'_>) -> Result<Witness> {
     stage.keep(listen(stage.lab.server()?, net.server(PORT))?);
     stage.cut_path()?;
     let errno = try_connect(client, net.client(CLIENT), net.server(PORT))?.err();
-    Ok(Witness::errno(
-        errno.context("the connection was made in spite of the cut")?,
-    ))
+    Ok(Witness::errno(errno.context("the connection was made in spite of the cut")?))
 }
 
 fn exceed_user_timeout(stage: &Stage<'_>) -> Result<Witness> {

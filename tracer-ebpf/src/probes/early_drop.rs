@@ -42,9 +42,5 @@ pub fn early_drop__kretprobe(ctx: RetProbeContext) -> u32 {
 pub fn pending() -> Option<*mut Pending> {
     let pending = TABLE_FULL.get_ptr_mut(0)?;
     // SAFETY: this CPU's own slot.
-    if unsafe { (*pending).ts_ns } == 0 {
-        None
-    } else {
-        Some(pending)
-    }
+    if unsafe { (*pending).ts_ns } == 0 { None } else { Some(pending) }
 }

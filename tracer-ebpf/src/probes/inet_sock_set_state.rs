@@ -67,13 +67,7 @@ pub fn inet_sock_set_state__rawtp(ctx: RawTracePointContext) -> i32 {
 fn remember(sk: u64, old: u8, new: u8) {
     const ESTABLISHED: u8 = 1;
     const CLOSE_WAIT: u8 = 8;
-    let mut key = Flow {
-        src_addr: [0; 16],
-        dst_addr: [0; 16],
-        src_port: 0,
-        dst_port: 0,
-        pad: 0,
-    };
+    let mut key = Flow { src_addr: [0; 16], dst_addr: [0; 16], src_port: 0, dst_port: 0, pad: 0 };
     // SAFETY: `key` and `end` are ours.
     unsafe { sock::fill_flow(&raw mut key, sk, true) };
     key.pad = sock::netns(sk);

@@ -63,11 +63,7 @@ pub fn ip_vs_conn_expire__kprobe(ctx: ProbeContext) -> u32 {
 /// An address of the entry, as 16 bytes.
 #[inline(always)]
 fn address(cp: u64, offset: u32, v6: bool) -> [u8; 16] {
-    if v6 {
-        read_or_zero(cp, offset)
-    } else {
-        packet::mapped(read_or_zero(cp, offset))
-    }
+    if v6 { read_or_zero(cp, offset) } else { packet::mapped(read_or_zero(cp, offset)) }
 }
 
 /// Emits an [`IpvsEnd`] for the entry whose timer this is, unless it is an orderly end or none.

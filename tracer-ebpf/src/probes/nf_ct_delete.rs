@@ -65,16 +65,8 @@ unsafe fn tuple(flow: *mut Flow, tuple: u64) {
     // SAFETY: `flow` is writable, per the caller.
     unsafe {
         if v6 {
-            copy!(
-                flow.src_addr,
-                tuple,
-                OFFSET_OF_nf_conntrack_tuple_DOT_src_DOT_u3
-            );
-            copy!(
-                flow.dst_addr,
-                tuple,
-                OFFSET_OF_nf_conntrack_tuple_DOT_dst_DOT_u3
-            );
+            copy!(flow.src_addr, tuple, OFFSET_OF_nf_conntrack_tuple_DOT_src_DOT_u3);
+            copy!(flow.dst_addr, tuple, OFFSET_OF_nf_conntrack_tuple_DOT_dst_DOT_u3);
         } else {
             (*flow).src_addr = packet::mapped(read_or_zero(
                 tuple,
@@ -85,14 +77,10 @@ unsafe fn tuple(flow: *mut Flow, tuple: u64) {
                 OFFSET_OF_nf_conntrack_tuple_DOT_dst_DOT_u3.load(),
             ));
         }
-        (*flow).src_port = u16::from_be(read_or_zero(
-            tuple,
-            OFFSET_OF_nf_conntrack_tuple_DOT_src_DOT_u.load(),
-        ));
-        (*flow).dst_port = u16::from_be(read_or_zero(
-            tuple,
-            OFFSET_OF_nf_conntrack_tuple_DOT_dst_DOT_u.load(),
-        ));
+        (*flow).src_port =
+            u16::from_be(read_or_zero(tuple, OFFSET_OF_nf_conntrack_tuple_DOT_src_DOT_u.load()));
+        (*flow).dst_port =
+            u16::from_be(read_or_zero(tuple, OFFSET_OF_nf_conntrack_tuple_DOT_dst_DOT_u.load()));
     }
 }
 
@@ -105,10 +93,8 @@ fn report(ctx: &ProbeContext, refused_status: u64) -> Option<()> {
         return None;
     }
     let original = ct + u64::from(offset);
-    if read::<u8>(
-        original,
-        OFFSET_OF_nf_conntrack_tuple_DOT_dst_DOT_protonum.load(),
-    )? != IPPROTO_TCP
+    if read::<u8>(original, OFFSET_OF_nf_conntrack_tuple_DOT_dst_DOT_protonum.load())?
+        != IPPROTO_TCP
     {
         return None;
     }
@@ -134,10 +120,8 @@ fn report(ctx: &ProbeContext, refused_status: u64) -> Option<()> {
             (*out).portid = portid;
             (*out).state = u32::from(state);
             copy!(out.timeout_j, ct, OFFSET_OF_nf_conn_DOT_timeout);
-            (*out).zone = u32::from(read_or_zero::<u16>(
-                ct,
-                OFFSET_OF_nf_conn_DOT_zone_DOT_id.load(),
-            ));
+            (*out).zone =
+                u32::from(read_or_zero::<u16>(ct, OFFSET_OF_nf_conn_DOT_zone_DOT_id.load()));
             task::fill(&raw mut (*out).task);
             task::fill_stack(ctx, &raw mut (*out).stack);
         }

@@ -24,13 +24,6 @@ pub fn nf_send_reset6__kprobe(ctx: ProbeContext) -> u32 {
 fn reject(ctx: &ProbeContext) -> Option<()> {
     let net: u64 = ctx.arg(0)?;
     let skb: u64 = ctx.arg(2)?;
-    report(
-        ctx,
-        0,
-        skb,
-        packet::netns_of_net(net),
-        ABSENT,
-        VIA_NETFILTER,
-    );
+    report(ctx, 0, skb, packet::netns_of_net(net), ABSENT, VIA_NETFILTER);
     Some(())
 }

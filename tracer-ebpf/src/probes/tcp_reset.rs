@@ -14,11 +14,7 @@ facts! { ARG_OF_tcp_reset_DOT_sk_buff }
 #[kprobe(function = "tcp_reset")]
 pub fn tcp_reset__kprobe(ctx: ProbeContext) -> u32 {
     if let Some(sk) = ctx.arg(0) {
-        let skb = if ARG_OF_tcp_reset_DOT_sk_buff.load() == ABSENT {
-            None
-        } else {
-            ctx.arg(1)
-        };
+        let skb = if ARG_OF_tcp_reset_DOT_sk_buff.load() == ABSENT { None } else { ctx.arg(1) };
         report(sk, skb.unwrap_or(0));
     }
     0

@@ -33,11 +33,7 @@ pub fn abort<'a>(evidence: &Evidence<'a>) -> Option<(&'a At<ResetSent>, String)>
         // Kernels before 6.10 do not say; of __tcp_close's resets only this one has unread data.
         None => closing && unread > 0,
     };
-    let amount = if unread > 0 {
-        format!("{unread} B unread")
-    } else {
-        "unread data".into()
-    };
+    let amount = if unread > 0 { format!("{unread} B unread") } else { "unread data".into() };
     by_kernel.then_some((at, amount))
 }
 
@@ -45,18 +41,10 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (at, unread) = abort(evidence)?;
     let task = &at.it.task;
     let who = format!("{} (pid {})", task.comm, task.pid);
-    let how = if task.exiting {
-        "exited"
-    } else {
-        "closed the socket"
-    };
-    Some(
-        Verdict::new(Confidence::Observed, format!("{who} {how} with {unread}")).finding(Finding {
-            kind: "closed_unread",
-            ts: at.ts,
-            summary: format!("{who} {how} with {unread}"),
-        }),
-    )
+    let how = if task.exiting { "exited" } else { "closed the socket" };
+    Some(Verdict::new(Confidence::Observed, format!("{who} {how} with {unread}")).finding(
+        Finding { kind: "closed_unread", ts: at.ts, summary: format!("{who} {how} with {unread}") },
+    ))
 }
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
@@ -79,13 +67,7 @@ fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
     vec![
-        (
-            "any sysctl".into(),
-            "the kernel only reports what the application did".into(),
-        ),
-        (
-            "SO_LINGER".into(),
-            "it decides about unsent data, not about unread data".into(),
-        ),
+        ("any sysctl".into(), "the kernel only reports what the application did".into()),
+        ("SO_LINGER".into(), "it decides about unsent data, not about unread data".into()),
     ]
 }

@@ -20,42 +20,33 @@ pub const CAUSE: Cause = Cause {
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let refused = evidence.case.sent.iter().find(|at| {
         at.it.socket.is_none()
-            && at
-                .it
-                .trigger
-                .is_some_and(|t| t.has(tcp_flag::SYN) && !t.has(tcp_flag::ACK))
+            && at.it.trigger.is_some_and(|t| t.has(tcp_flag::SYN) && !t.has(tcp_flag::ACK))
     });
     if let Some(at) = refused {
         let port = at.it.trigger.map_or(0, |trigger| trigger.flow.dst.port());
         return Some(
-            Verdict::new(
-                Confidence::Observed,
-                format!("nobody listens on port {port}"),
-            )
-            .finding(Finding {
-                kind: "no_listener",
-                ts: at.ts,
-                summary: format!("a SYN to port {port} found no listener"),
-            }),
+            Verdict::new(Confidence::Observed, format!("nobody listens on port {port}")).finding(
+                Finding {
+                    kind: "no_listener",
+                    ts: at.ts,
+                    summary: format!("a SYN to port {port} found no listener"),
+                },
+            ),
         );
     }
     if evidence.sent().is_some() {
         return None;
     }
     // The peer is elsewhere; a reset to a SYN, or an ICMP error in its place, is all there is.
-    let by_reset = evidence
-        .received()
-        .filter(|at| at.it.socket.state == tcp_state::SYN_SENT);
+    let by_reset = evidence.received().filter(|at| at.it.socket.state == tcp_state::SYN_SENT);
     let ts = match (by_reset, evidence.error()) {
         (Some(at), _) => at.ts,
         (None, Some(at)) if at.it.socket.err == ECONNREFUSED => at.ts,
         _ => return None,
     };
-    Some(
-        Verdict::new(Confidence::Correlated, "the peer refused the connection").finding(Finding {
-            kind: "refused",
-            ts,
-            summary: "the connect was answered with a refusal".into(),
-        }),
-    )
+    Some(Verdict::new(Confidence::Correlated, "the peer refused the connection").finding(Finding {
+        kind: "refused",
+        ts,
+        summary: "the connect was answered with a refusal".into(),
+    }))
 }

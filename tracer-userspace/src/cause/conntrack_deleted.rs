@@ -32,28 +32,24 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     // Netlink requests run in the sender's own context, so `current` is the deleter.
     let who = format!("{} (pid {})", end.task.comm, end.task.pid);
     Some(
-        Verdict::new(
-            confidence,
-            format!("its conntrack entry had been deleted by {who}"),
-        )
-        .finding(Finding {
-            kind: "conntrack_deleted",
-            ts: loss.ts,
-            summary: format!(
-                "{who} deleted the entry {} (reply {}) {}, {} before",
-                end.original,
-                end.reply,
-                evidence.place(loss.netns).describe(),
-                human_s(evidence.age_s(loss.ts)),
-            ),
-        }),
+        Verdict::new(confidence, format!("its conntrack entry had been deleted by {who}")).finding(
+            Finding {
+                kind: "conntrack_deleted",
+                ts: loss.ts,
+                summary: format!(
+                    "{who} deleted the entry {} (reply {}) {}, {} before",
+                    end.original,
+                    end.reply,
+                    evidence.place(loss.netns).describe(),
+                    human_s(evidence.age_s(loss.ts)),
+                ),
+            },
+        ),
     )
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let who = evidence
-        .conntrack()
-        .map_or("the tool".into(), |(_, end)| end.task.comm.clone());
+    let who = evidence.conntrack().map_or("the tool".into(), |(_, end)| end.task.comm.clone());
     vec![Fix {
         id: "stop_deleting_tcp_entries",
         owner: FixOwner::Node,

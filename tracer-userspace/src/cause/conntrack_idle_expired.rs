@@ -32,20 +32,12 @@ pub fn state_name(state: u32) -> &'static str {
         "CLOSE",
         "SYN_SENT2",
     ];
-    usize::try_from(state)
-        .ok()
-        .and_then(|i| NAMES.get(i))
-        .copied()
-        .unwrap_or("UNKNOWN")
+    usize::try_from(state).ok().and_then(|i| NAMES.get(i)).copied().unwrap_or("UNKNOWN")
 }
 
 /// The kernel took it because its time was up: not a user's deletion, not an eviction, not a flush.
 fn expired(ts: u64, end: &ConntrackEnd) -> bool {
-    let other = [
-        "early_drop",
-        "nf_ct_iterate_cleanup",
-        "nf_ct_iterate_cleanup_net",
-    ];
+    let other = ["early_drop", "nf_ct_iterate_cleanup", "nf_ct_iterate_cleanup_net"];
     end.portid == 0
         && end.deadline <= ts.saturating_add(5_000_000)
         && !other.iter().any(|function| has(&end.stack, function))
@@ -60,29 +52,18 @@ pub fn limit(evidence: &Evidence<'_>) -> Option<(&'static str, u32)> {
         2 => ("nf_conntrack_tcp_timeout_syn_recv", timeouts.syn_recv_s),
         4 => ("nf_conntrack_tcp_timeout_fin_wait", timeouts.fin_wait_s),
         5 => ("nf_conntrack_tcp_timeout_close_wait", timeouts.close_wait_s),
-        _ => (
-            "nf_conntrack_tcp_timeout_established",
-            timeouts.established_s,
-        ),
+        _ => ("nf_conntrack_tcp_timeout_established", timeouts.established_s),
     };
     let hidden = [
-        (
-            "nf_conntrack_tcp_timeout_unacknowledged",
-            timeouts.unacknowledged_s,
-        ),
-        (
-            "nf_conntrack_tcp_timeout_max_retrans",
-            timeouts.max_retrans_s,
-        ),
+        ("nf_conntrack_tcp_timeout_unacknowledged", timeouts.unacknowledged_s),
+        ("nf_conntrack_tcp_timeout_max_retrans", timeouts.max_retrans_s),
     ];
     let mut candidates = vec![by_state];
     candidates.extend(hidden);
     let ran_s = evidence
         .last_received()
         .map(|last| crate::evidence::seconds(end.deadline.saturating_sub(last)));
-    let known = candidates
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value?)));
+    let known = candidates.into_iter().filter_map(|(name, value)| Some((name, value?)));
     match ran_s {
         // The entry may have been re-armed after the victim heard last, never before.
         Some(ran_s) => known.min_by(|a, b| {
@@ -105,15 +86,10 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         Some(_) => Confidence::Observed,
         None => Confidence::Correlated,
     };
-    let limit = limit(evidence)
-        .map(|(name, value)| format!(" ({name} = {value} s)"))
-        .unwrap_or_default();
-    Some(
-        Verdict::new(
-            confidence,
-            format!("its conntrack entry had expired{limit}"),
-        )
-        .finding(Finding {
+    let limit =
+        limit(evidence).map(|(name, value)| format!(" ({name} = {value} s)")).unwrap_or_default();
+    Some(Verdict::new(confidence, format!("its conntrack entry had expired{limit}")).finding(
+        Finding {
             kind: "conntrack_expired",
             ts: loss.ts,
             summary: format!(
@@ -124,8 +100,8 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
                 human_s(evidence.age_s(end.deadline)),
                 evidence.place(loss.netns).describe(),
             ),
-        }),
-    )
+        },
+    ))
 }
 
 fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
@@ -143,11 +119,8 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let Some((key, limit_s)) = limit(evidence) else {
         return Vec::new();
     };
-    let mut fixes = vec![remedy::keepalive_below(
-        evidence,
-        f64::from(limit_s),
-        "the conntrack timer",
-    )];
+    let mut fixes =
+        vec![remedy::keepalive_below(evidence, f64::from(limit_s), "the conntrack timer")];
     if let Some((loss, _)) = evidence.conntrack() {
         let to = remedy::limit_above(evidence.idle_s().unwrap_or(0.0).max(f64::from(limit_s)));
         let place = evidence.place(loss.netns);

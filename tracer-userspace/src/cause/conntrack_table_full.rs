@@ -33,28 +33,21 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if evidence.active().is_some() && evidence.timed_out().is_none() {
         return None;
     }
-    let confidence = if drop.table_full {
-        Confidence::Observed
-    } else {
-        Confidence::Correlated
-    };
+    let confidence = if drop.table_full { Confidence::Observed } else { Confidence::Correlated };
     let fill = table(evidence, loss.netns)
         .and_then(|table| Some(format!(" ({} of {} entries)", table.count?, table.max?)));
     let fill = fill.unwrap_or_default();
     let place = evidence.place(loss.netns).describe();
-    let verdict = Verdict::new(
-        confidence,
-        format!("the conntrack table was full{fill} {place}"),
-    )
-    .finding(Finding {
-        kind: "conntrack_full_drop",
-        ts: loss.ts,
-        summary: format!(
-            "packet {} dropped {place}: no room for its conntrack entry{fill}, {} before",
-            drop.packet.flow,
-            human_s(evidence.age_s(loss.ts).abs()),
-        ),
-    });
+    let verdict = Verdict::new(confidence, format!("the conntrack table was full{fill} {place}"))
+        .finding(Finding {
+            kind: "conntrack_full_drop",
+            ts: loss.ts,
+            summary: format!(
+                "packet {} dropped {place}: no room for its conntrack entry{fill}, {} before",
+                drop.packet.flow,
+                human_s(evidence.age_s(loss.ts).abs()),
+            ),
+        });
     Some(match confidence {
         Confidence::Observed => verdict,
         _ => verdict.prove("watch `drop` in /proc/net/stat/nf_conntrack of that namespace grow"),
@@ -84,32 +77,21 @@ fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
         .map(|at| at.netns)
         .find_map(|netns| {
             let table = table(evidence, netns)?;
-            Some(format!(
-                "; the table holds {} of {} entries",
-                table.count?, table.max?
-            ))
+            Some(format!("; the table holds {} of {} entries", table.count?, table.max?))
         })
         .unwrap_or_default();
-    Some(format!(
-        "no packet of it was dropped for want of an entry{fill}"
-    ))
+    Some(format!("no packet of it was dropped for want of an entry{fill}"))
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let netns = evidence
-        .drops()
-        .first()
-        .map_or(evidence.case.netns, |(loss, _)| loss.netns);
+    let netns = evidence.drops().first().map_or(evidence.case.netns, |(loss, _)| loss.netns);
     let found = table(evidence, netns);
     let max = found.and_then(|table| table.max).map(u64::from);
     let count = found.and_then(|table| table.count).map(u64::from);
     let peak = count.max(max).unwrap_or(STEP);
     let wanted = (2 * peak).div_ceil(STEP) * STEP;
     // The one limit is checked against each namespace's own count and is writable only on the host.
-    let host = Place {
-        netns: evidence.session.initial_netns,
-        reach: NetnsReach::Initial,
-    };
+    let host = Place { netns: evidence.session.initial_netns, reach: NetnsReach::Initial };
     let memory_mb = wanted * ENTRY_BYTES / 1_000_000;
     vec![
         Fix {

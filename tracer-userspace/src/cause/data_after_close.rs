@@ -39,36 +39,21 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (at, where_) = answer(evidence)?;
     let closer = at.it.end.as_ref().filter(|end| end.err == 0).map(|end| {
         let who = format!("{} (pid {})", end.task.comm, end.task.pid);
-        let how = if end.task.exiting {
-            "had exited"
-        } else {
-            "had closed it"
-        };
+        let how = if end.task.exiting { "had exited" } else { "had closed it" };
         (format!("{who} {how}"), end.ts)
     });
     let payload = at.it.trigger.map_or(0, |trigger| trigger.payload);
     let (who, ts) = closer.unwrap_or(("the application had closed it".into(), at.ts));
     let before = evidence.age_s(ts);
-    let when = if before > 0.0 {
-        format!(" {} before", human_s(before))
-    } else {
-        String::new()
-    };
+    let when = if before > 0.0 { format!(" {} before", human_s(before)) } else { String::new() };
     Some(
-        Verdict::new(
-            Confidence::Observed,
-            format!("{who}{when}, then {payload} B more arrived"),
-        )
-        .finding(Finding {
-            kind: "closed_before",
-            ts,
-            summary: format!("{who}{when}"),
-        })
-        .finding(Finding {
-            kind: "data_after_close",
-            ts: at.ts,
-            summary: format!("{payload} B arrived for a socket that was {where_}"),
-        }),
+        Verdict::new(Confidence::Observed, format!("{who}{when}, then {payload} B more arrived"))
+            .finding(Finding { kind: "closed_before", ts, summary: format!("{who}{when}") })
+            .finding(Finding {
+                kind: "data_after_close",
+                ts: at.ts,
+                summary: format!("{payload} B arrived for a socket that was {where_}"),
+            }),
     )
 }
 

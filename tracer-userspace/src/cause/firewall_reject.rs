@@ -25,31 +25,21 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         let place = evidence.place(at.netns).describe();
         let tool = if has(&at.it.stack, "reject_tg") || has(&at.it.stack, "reject_tg6") {
             "an iptables REJECT rule"
-        } else if at
-            .it
-            .stack
-            .iter()
-            .any(|name| name.starts_with("nft_reject"))
-        {
+        } else if at.it.stack.iter().any(|name| name.starts_with("nft_reject")) {
             "an nftables reject rule"
         } else {
             "a firewall rule"
         };
         return Some(
-            Verdict::new(
-                Confidence::Observed,
-                format!("{tool} {place} answered it with a reset"),
-            )
-            .finding(Finding {
-                kind: "firewall_reset",
-                ts: at.ts,
-                summary: format!(
-                    "{tool} {place} reset {}",
-                    at.it
-                        .trigger
-                        .map_or("a packet".into(), |t| t.flow.to_string())
-                ),
-            }),
+            Verdict::new(Confidence::Observed, format!("{tool} {place} answered it with a reset"))
+                .finding(Finding {
+                    kind: "firewall_reset",
+                    ts: at.ts,
+                    summary: format!(
+                        "{tool} {place} reset {}",
+                        at.it.trigger.map_or("a packet".into(), |t| t.flow.to_string())
+                    ),
+                }),
         );
     }
     // Without kprobes: the packet was dropped by netfilter, its sender received a reset at once, and
@@ -83,9 +73,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let netns = evidence
-        .rejected()
-        .map_or(evidence.case.netns, |at| at.netns);
+    let netns = evidence.rejected().map_or(evidence.case.netns, |at| at.netns);
     vec![Fix {
         id: "change_the_rule",
         owner: FixOwner::Firewall,
@@ -103,8 +91,5 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![(
-        "any timeout or keepalive sysctl".into(),
-        "a rule does not look at them".into(),
-    )]
+    vec![("any timeout or keepalive sysctl".into(), "a rule does not look at them".into())]
 }

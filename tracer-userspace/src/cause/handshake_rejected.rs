@@ -48,27 +48,15 @@ fn handshake(evidence: &Evidence<'_>) -> Option<(u64, &'static str)> {
     let at = evidence.sent()?;
     let trigger = at.it.trigger?;
     if trigger.has(tcp_flag::SYN) && trigger.has(tcp_flag::ACK) {
-        return Some((
-            at.ts,
-            "a SYN-ACK came for a connection nobody here was opening",
-        ));
+        return Some((at.ts, "a SYN-ACK came for a connection nobody here was opening"));
     }
     if !trigger.has(tcp_flag::ACK) {
-        return Some((
-            at.ts,
-            "a packet without ACK that belongs to no connection (a scan)",
-        ));
+        return Some((at.ts, "a packet without ACK that belongs to no connection (a scan)"));
     }
     let socket = at.it.socket.as_ref()?;
     if evidence.listen_overflowed() {
         return None;
     }
-    matches!(
-        socket.state,
-        tcp_state::SYN_SENT | tcp_state::SYN_RECV | tcp_state::NEW_SYN_RECV
-    )
-    .then_some((
-        at.ts,
-        "an acknowledgement that does not fit the handshake in progress",
-    ))
+    matches!(socket.state, tcp_state::SYN_SENT | tcp_state::SYN_RECV | tcp_state::NEW_SYN_RECV)
+        .then_some((at.ts, "an acknowledgement that does not fit the handshake in progress"))
 }

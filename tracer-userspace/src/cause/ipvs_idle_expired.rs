@@ -52,11 +52,7 @@ pub fn state_name(state: u32) -> &'static str {
         "LISTEN",
         "SYNACK",
     ];
-    usize::try_from(state)
-        .ok()
-        .and_then(|i| NAMES.get(i))
-        .copied()
-        .unwrap_or("UNKNOWN")
+    usize::try_from(state).ok().and_then(|i| NAMES.get(i)).copied().unwrap_or("UNKNOWN")
 }
 
 /// The finding that an IPVS entry ended.
@@ -94,10 +90,7 @@ fn seen(evidence: &Evidence<'_>) -> Option<Verdict> {
     };
     let verdict = Verdict::new(
         confidence,
-        format!(
-            "its IPVS entry had expired (limit {})",
-            human_s(end.timeout_s)
-        ),
+        format!("its IPVS entry had expired (limit {})", human_s(end.timeout_s)),
     )
     .finding(finding(evidence, loss.ts, end));
     Some(match confidence {
@@ -125,10 +118,9 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
             return None;
         }
     }
-    let idle = evidence.idle_s().map_or(
-        "an unknown time (the client is not on this host)".into(),
-        human_s,
-    );
+    let idle = evidence
+        .idle_s()
+        .map_or("an unknown time (the client is not on this host)".into(), human_s);
     Some(
         Verdict::new(
             Confidence::Inferred,
@@ -169,12 +161,7 @@ fn limit_s(evidence: &Evidence<'_>) -> Option<f64> {
         return Some(end.timeout_s);
     }
     let at = evidence.stateless()?;
-    evidence
-        .host(at.netns)?
-        .ipvs
-        .as_ref()?
-        .timeout_tcp_s
-        .map(f64::from)
+    evidence.host(at.netns)?.ipvs.as_ref()?.timeout_tcp_s.map(f64::from)
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
@@ -187,11 +174,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
         .map(|(loss, _)| loss.netns)
         .or_else(|| evidence.stateless().map(|at| at.netns));
     if let Some(netns) = netns {
-        fixes.push(remedy::ipvs_timeout(
-            evidence.place(netns),
-            limit_s,
-            evidence.idle_s(),
-        ));
+        fixes.push(remedy::ipvs_timeout(evidence.place(netns), limit_s, evidence.idle_s()));
     }
     fixes.push(remedy::pool_below(limit_s));
     fixes

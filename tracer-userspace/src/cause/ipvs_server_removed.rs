@@ -39,15 +39,8 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     }
     Some(
         Verdict::new(
-            if by_flush {
-                Confidence::Observed
-            } else {
-                Confidence::Correlated
-            },
-            format!(
-                "its real server {} had been taken out of IPVS",
-                end.real_flow.dst
-            ),
+            if by_flush { Confidence::Observed } else { Confidence::Correlated },
+            format!("its real server {} had been taken out of IPVS", end.real_flow.dst),
         )
         .finding(Finding {
             kind: "ipvs_server_removed",
@@ -66,20 +59,14 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 /// The service is known here and no longer lists this server.
 fn is_gone(evidence: &Evidence<'_>, netns: u32, end: &IpvsEnd) -> bool {
     let server = end.real_flow.dst;
-    evidence
-        .ipvs_service(netns, end.virtual_flow.dst)
-        .is_some_and(|service| {
-            !service
-                .destinations
-                .iter()
-                .any(|d| d.ip == server.ip() && d.port == server.port())
-        })
+    evidence.ipvs_service(netns, end.virtual_flow.dst).is_some_and(|service| {
+        !service.destinations.iter().any(|d| d.ip == server.ip() && d.port == server.port())
+    })
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let server = evidence.ipvs().map_or("the server".into(), |(_, end)| {
-        end.real_flow.dst.to_string()
-    });
+    let server =
+        evidence.ipvs().map_or("the server".into(), |(_, end)| end.real_flow.dst.to_string());
     vec![Fix {
         id: "drain_before_removal",
         owner: FixOwner::KubeProxy,

@@ -24,9 +24,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         return None;
     }
     let keepalive = socket.keepalive;
-    let idle = evidence
-        .idle_s()
-        .map_or(String::new(), |s| format!(", silent for {}", human_s(s)));
+    let idle = evidence.idle_s().map_or(String::new(), |s| format!(", silent for {}", human_s(s)));
     Some(
         Verdict::new(
             Confidence::Observed,

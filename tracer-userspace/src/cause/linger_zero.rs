@@ -41,13 +41,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let how = kind(&at.it)?;
     let task = &at.it.task;
     let who = format!("{} (pid {})", task.comm, task.pid);
-    Some(
-        Verdict::new(Confidence::Observed, format!("{who} {how}")).finding(Finding {
-            kind: "linger_zero",
-            ts: at.ts,
-            summary: format!("{who} {how}"),
-        }),
-    )
+    Some(Verdict::new(Confidence::Observed, format!("{who} {how}")).finding(Finding {
+        kind: "linger_zero",
+        ts: at.ts,
+        summary: format!("{who} {how}"),
+    }))
 }
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
@@ -68,8 +66,5 @@ fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![(
-        "net.ipv4.tcp_fin_timeout".into(),
-        "there is no FIN in this close".into(),
-    )]
+    vec![("net.ipv4.tcp_fin_timeout".into(), "there is no FIN in this close".into())]
 }

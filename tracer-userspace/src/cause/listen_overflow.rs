@@ -27,12 +27,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         .socket
         .as_ref()
         .filter(|socket| socket.max_ack_backlog > 0)
-        .map(|s| {
-            format!(
-                " ({} waiting, {} allowed)",
-                s.ack_backlog, s.max_ack_backlog
-            )
-        })
+        .map(|s| format!(" ({} waiting, {} allowed)", s.ack_backlog, s.max_ack_backlog))
         .unwrap_or_default();
     Some(
         Verdict::new(
@@ -50,10 +45,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let netns = evidence.sent().map_or(evidence.case.netns, |at| at.netns);
     let place = evidence.place(netns);
-    let now = evidence
-        .host(netns)
-        .and_then(|host| host.tcp.somaxconn)
-        .map(u64::from);
+    let now = evidence.host(netns).and_then(|host| host.tcp.somaxconn).map(u64::from);
     let backlog = evidence
         .sent()
         .and_then(|at| at.it.socket.as_ref())
@@ -71,15 +63,8 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
         current: now.map(|value| value.to_string()),
         wanted: Some(wanted.to_string()),
         changes: vec![
-            Change::SocketOption {
-                code: format!("listen(fd, {wanted})"),
-            },
-            Change::Sysctl {
-                place,
-                key: "net.core.somaxconn",
-                from: now,
-                to: wanted,
-            },
+            Change::SocketOption { code: format!("listen(fd, {wanted})") },
+            Change::Sysctl { place, key: "net.core.somaxconn", from: now, to: wanted },
         ],
     }]
 }

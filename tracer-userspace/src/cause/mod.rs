@@ -95,12 +95,7 @@ pub struct Verdict {
 
 impl Verdict {
     fn new(confidence: Confidence, why: impl Into<String>) -> Self {
-        Self {
-            confidence: Some(confidence),
-            why: why.into(),
-            findings: Vec::new(),
-            prove: None,
-        }
+        Self { confidence: Some(confidence), why: why.into(), findings: Vec::new(), prove: None }
     }
 
     fn finding(mut self, finding: Finding) -> Self {

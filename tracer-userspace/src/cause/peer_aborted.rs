@@ -20,7 +20,10 @@ pub const CAUSE: Cause = Cause {
 
 /// The reset, when nobody on this host sent it and its header was readable.
 pub fn from_elsewhere(evidence: &Evidence<'_>) -> Option<(u64, Packet)> {
-    if evidence.sent().is_some() || evidence.is_handshake() {
+    // A firewall rule of this host could have sent it, before its hook was attached.
+    let firewalls = ["firewall_reset", "firewall_reset6"];
+    let blind = firewalls.iter().any(|signal| evidence.session.is_attaching(signal));
+    if evidence.sent().is_some() || evidence.is_handshake() || blind {
         return None;
     }
     let at = evidence.received()?;
@@ -50,9 +53,8 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let peer = evidence.received().map_or("the peer".into(), |at| {
-        at.it.socket.flow.dst.ip().to_string()
-    });
+    let peer =
+        evidence.received().map_or("the peer".into(), |at| at.it.socket.flow.dst.ip().to_string());
     vec![Fix {
         id: "look_at_the_peer",
         owner: FixOwner::Application,
@@ -69,8 +71,5 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 
 /// Shared with `peer_state_lost`.
 pub fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![(
-        "sysctls on this host".into(),
-        "the reset was made elsewhere".into(),
-    )]
+    vec![("sysctls on this host".into(), "the reset was made elsewhere".into())]
 }

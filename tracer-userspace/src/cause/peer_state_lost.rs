@@ -27,9 +27,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if packet.has(tcp_flag::ACK) {
         return None;
     }
-    let idle = evidence.idle_s().map_or(String::new(), |idle| {
-        format!(" after {} of silence", human_s(idle))
-    });
+    let idle = evidence
+        .idle_s()
+        .map_or(String::new(), |idle| format!(" after {} of silence", human_s(idle)));
     Some(
         Verdict::new(
             Confidence::Inferred,
@@ -55,11 +55,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     // Half the silence that broke it is the most that this one sample supports.
     match evidence.idle_s() {
         Some(idle_s) if idle_s >= 30.0 => {
-            vec![remedy::keepalive_below(
-                evidence,
-                idle_s,
-                "whatever forgot the connection",
-            )]
+            vec![remedy::keepalive_below(evidence, idle_s, "whatever forgot the connection")]
         }
         _ => Vec::new(),
     }

@@ -34,17 +34,13 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     }
     let who = format!("{} (pid {})", task.comm, task.pid);
     let how = death(task);
-    Some(
-        Verdict::new(
-            Confidence::Observed,
-            format!("{who} {how} with data unread"),
-        )
-        .finding(Finding {
+    Some(Verdict::new(Confidence::Observed, format!("{who} {how} with data unread")).finding(
+        Finding {
             kind: "process_died",
             ts: at.ts,
             summary: format!("{who} {how}; its socket still held {unread}"),
-        }),
-    )
+        },
+    ))
 }
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
@@ -65,8 +61,5 @@ fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![(
-        "net.ipv4.tcp_keepalive_*".into(),
-        "the connection was not idle, its owner died".into(),
-    )]
+    vec![("net.ipv4.tcp_keepalive_*".into(), "the connection was not idle, its owner died".into())]
 }

@@ -24,32 +24,21 @@ impl Period {
             reason = "whole seconds"
         )]
         let time_s = (limit_s / 3.0).floor().max(1.0) as u64;
-        Self {
-            time_s,
-            intvl_s: (time_s / 10).clamp(1, 75),
-            probes: 3,
-        }
+        Self { time_s, intvl_s: (time_s / 10).clamp(1, 75), probes: 3 }
     }
 }
 
 /// "off", or "7200/75/9".
 pub fn describe(keepalive: Keepalive) -> String {
     if keepalive.enabled {
-        format!(
-            "{:.0}/{:.0}/{}",
-            keepalive.time_s, keepalive.intvl_s, keepalive.probes
-        )
+        format!("{:.0}/{:.0}/{}", keepalive.time_s, keepalive.intvl_s, keepalive.probes)
     } else {
         "off".into()
     }
 }
 
 fn whole(seconds: f64) -> u64 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "whole seconds"
-    )]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole seconds")]
     {
         seconds.max(0.0) as u64
     }
@@ -78,12 +67,7 @@ pub fn keepalive_below(evidence: &Evidence<'_>, limit_s: f64, limit_is: &str) ->
         let from = |value: Option<u32>| value.map(u64::from);
         let tcp = evidence.host(place.netns).map(|host| &host.tcp);
         let mut sysctl = |key, from, to| {
-            changes.push(Change::Sysctl {
-                place: place.clone(),
-                key,
-                from,
-                to,
-            });
+            changes.push(Change::Sysctl { place: place.clone(), key, from, to });
         };
         sysctl(
             "net.ipv4.tcp_keepalive_time",
@@ -103,11 +87,7 @@ pub fn keepalive_below(evidence: &Evidence<'_>, limit_s: f64, limit_is: &str) ->
     }
     Fix {
         id: "keepalive_below_limit",
-        owner: if by_sysctl {
-            FixOwner::Pod
-        } else {
-            FixOwner::Application
-        },
+        owner: if by_sysctl { FixOwner::Pod } else { FixOwner::Application },
         risk: Risk::Low,
         summary: format!("send keepalives at least every {} s", period.time_s),
         reason: format!(
@@ -115,10 +95,7 @@ pub fn keepalive_below(evidence: &Evidence<'_>, limit_s: f64, limit_is: &str) ->
              a late timer"
         ),
         current: keepalive.map(describe),
-        wanted: Some(format!(
-            "{}/{}/{}",
-            period.time_s, period.intvl_s, period.probes
-        )),
+        wanted: Some(format!("{}/{}/{}", period.time_s, period.intvl_s, period.probes)),
         changes,
     }
 }
@@ -148,11 +125,7 @@ pub fn pool_below(limit_s: f64) -> Fix {
 /// Raise a limit above the idle time that was seen, with 15 % to spare.
 pub fn limit_above(idle_s: f64) -> u64 {
     let wanted = whole((idle_s * 1.15).ceil());
-    if wanted > 60 {
-        wanted.div_ceil(60) * 60
-    } else {
-        wanted + 1
-    }
+    if wanted > 60 { wanted.div_ceil(60) * 60 } else { wanted + 1 }
 }
 
 /// A longer IPVS timeout, where the clients cannot be changed.
@@ -164,21 +137,14 @@ pub fn ipvs_timeout(place: Place, now_s: f64, idle_s: Option<f64>) -> Fix {
         id: "raise_ipvs_timeout",
         owner: FixOwner::Node,
         risk: Risk::Medium,
-        summary: format!(
-            "raise the IPVS TCP timeout to {to_s} s {}",
-            place.describe()
-        ),
+        summary: format!("raise the IPVS TCP timeout to {to_s} s {}", place.describe()),
         reason:
             "for clients that cannot send keepalives; entries already idle keep the old timer, \
                  a reboot forgets the value, and kube-proxy needs ipvs.tcpTimeout instead"
                 .into(),
         current: now.map(|s| format!("{s} s")),
         wanted: Some(format!("{to_s} s")),
-        changes: vec![Change::IpvsTimeout {
-            place,
-            from_s: now,
-            to_s,
-        }],
+        changes: vec![Change::IpvsTimeout { place, from_s: now, to_s }],
     }
 }
 

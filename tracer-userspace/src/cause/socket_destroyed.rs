@@ -20,10 +20,7 @@ pub const CAUSE: Cause = Cause {
 /// Time and destroyer. Destroying runs in the destroyer's own context.
 fn destroyed(evidence: &Evidence<'_>) -> Option<(u64, String)> {
     let who = |task: &crate::event::Task| format!("{} (pid {})", task.comm, task.pid);
-    if let Some(at) = evidence
-        .active()
-        .filter(|at| has(&at.it.stack, "tcp_abort"))
-    {
+    if let Some(at) = evidence.active().filter(|at| has(&at.it.stack, "tcp_abort")) {
         return Some((at.ts, who(&at.it.task)));
     }
     let at = evidence
@@ -36,15 +33,13 @@ fn destroyed(evidence: &Evidence<'_>) -> Option<(u64, String)> {
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (ts, who) = destroyed(evidence)?;
-    Some(
-        Verdict::new(Confidence::Observed, format!("{who} destroyed its socket")).finding(
-            Finding {
-                kind: "socket_destroyed",
-                ts,
-                summary: format!("{who} called tcp_abort on the socket"),
-            },
-        ),
-    )
+    Some(Verdict::new(Confidence::Observed, format!("{who} destroyed its socket")).finding(
+        Finding {
+            kind: "socket_destroyed",
+            ts,
+            summary: format!("{who} called tcp_abort on the socket"),
+        },
+    ))
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {

@@ -32,11 +32,7 @@ fn ended(end: &SocketEnd) -> String {
         let name = errno_name(end.err).map_or(format!("errno {}", end.err), str::to_owned);
         return format!("its socket had failed with {name}");
     }
-    let how = if end.task.exiting {
-        "had exited"
-    } else {
-        "had closed its socket"
-    };
+    let how = if end.task.exiting { "had exited" } else { "had closed its socket" };
     format!("{} (pid {}) {how}", end.task.comm, end.task.pid)
 }
 

@@ -13,17 +13,10 @@ pub const CAUSE: Cause = Cause {
     not_fixes: no_not_fixes,
 };
 
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "the signature of every cause's judge"
-)]
+#[expect(clippy::unnecessary_wraps, reason = "the signature of every cause's judge")]
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (why, prove) = if let Some(at) = evidence.sent() {
-        let reason = at
-            .it
-            .reason
-            .as_deref()
-            .map_or(String::new(), |r| format!(" ({r})"));
+        let reason = at.it.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
         (
             format!("this host sent the reset{reason}, and nothing on record explains it"),
             "keep rsttrace running before the next one: what died earlier is then on record",
@@ -36,8 +29,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
                  aborted, without ACK somebody had no state",
             ),
             Some(_) => (
-                "RST received while connecting, sender not on this host".to_owned(),
-                "run rsttrace on the peer's host",
+                "RST received, and a firewall module was loaded too recently to know its part"
+                    .to_owned(),
+                "wait for the next one: the firewall's resets are seen from now on",
             ),
         }
     } else if let Some(at) = evidence.error() {
@@ -50,15 +44,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             "capture ICMP on this host: an error that arrives from the network names its router",
         )
     } else {
-        (
-            "a packet was dropped by netfilter".to_owned(),
-            "nft monitor trace",
-        )
+        ("a packet was dropped by netfilter".to_owned(), "nft monitor trace")
     };
-    Some(Verdict {
-        confidence: None,
-        why,
-        findings: Vec::new(),
-        prove: Some(prove.into()),
-    })
+    Some(Verdict { confidence: None, why, findings: Vec::new(), prove: Some(prove.into()) })
 }

@@ -33,10 +33,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     Some(
         Verdict::new(
             Confidence::Observed,
-            format!(
-                "TCP_USER_TIMEOUT of {} elapsed without an answer",
-                human_s(timeout_s(socket))
-            ),
+            format!("TCP_USER_TIMEOUT of {} elapsed without an answer", human_s(timeout_s(socket))),
         )
         .finding(Finding {
             kind: "user_timeout",

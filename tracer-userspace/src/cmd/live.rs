@@ -52,18 +52,9 @@ pub fn run(args: &LiveArgs) -> Result<Exit, Failure> {
 
 fn start(args: &LiveArgs) -> Result<Live, Failure> {
     Live::start(args.no_kprobes).map_err(|error| match error {
-        StartError::NotPermitted(error) => Failure {
-            exit: Exit::NotPermitted,
-            error,
-        },
-        StartError::Unsupported(error) => Failure {
-            exit: Exit::Unsupported,
-            error,
-        },
-        StartError::Internal(error) => Failure {
-            exit: Exit::Internal,
-            error,
-        },
+        StartError::NotPermitted(error) => Failure { exit: Exit::NotPermitted, error },
+        StartError::Unsupported(error) => Failure { exit: Exit::Unsupported, error },
+        StartError::Internal(error) => Failure { exit: Exit::Internal, error },
     })
 }
 
@@ -81,11 +72,7 @@ async fn trace(args: &LiveArgs) -> Result<Exit, Failure> {
     let mut next_summary = Instant::now() + SUMMARY_EVERY;
     let mut lost = 0;
     loop {
-        let tick = if live.is_idle() && correlator.is_idle() {
-            IDLE_TICK
-        } else {
-            TICK
-        };
+        let tick = if live.is_idle() && correlator.is_idle() { IDLE_TICK } else { TICK };
         let wake = Instant::now() + tick;
         let until = deadline.map_or(wake, |deadline| wake.min(deadline));
         let stop = tokio::select! {
@@ -94,8 +81,7 @@ async fn trace(args: &LiveArgs) -> Result<Exit, Failure> {
             _ = interrupt.recv() => true,
             _ = terminate.recv() => true,
         };
-        let changed = live.take_changes()?;
-        if !changed.is_empty() {
+        if let Some(changed) = live.take_changes()? {
             correlator.push(live.opening());
             say_changed(&changed);
         }
@@ -105,19 +91,11 @@ async fn trace(args: &LiveArgs) -> Result<Exit, Failure> {
         }
         if live.lost() != lost {
             lost = live.lost();
-            correlator.push(Event {
-                ts: now(),
-                netns: 0,
-                body: Body::Lost(lost),
-            });
+            correlator.push(Event { ts: now(), netns: 0, body: Body::Lost(lost) });
         }
-        let incidents = if stop {
-            correlator.finish()
-        } else {
-            correlator.tick(live.judging_time())
-        };
-        sink.summary
-            .update(&correlator.counters(), live.unreadable());
+        let incidents =
+            if stop { correlator.finish() } else { correlator.tick(live.judging_time()) };
+        sink.summary.update(&correlator.counters(), live.unreadable());
         let mut open = sink.incidents(&incidents).is_ok();
         if Instant::now() >= next_summary {
             next_summary += SUMMARY_EVERY;
@@ -132,14 +110,8 @@ async fn trace(args: &LiveArgs) -> Result<Exit, Failure> {
 /// Says that everything is attached, and what stays invisible.
 fn announce(live: &Live, verbose: bool) {
     let coverage = &live.session.coverage;
-    let covered = coverage
-        .iter()
-        .filter(|signal| signal.way.is_some())
-        .count();
-    eprintln!(
-        "rsttrace: ready, {covered} of {} signals covered",
-        coverage.len()
-    );
+    let covered = coverage.iter().filter(|signal| signal.way.is_some()).count();
+    eprintln!("rsttrace: ready, {covered} of {} signals covered", coverage.len());
     for signal in coverage {
         if let Some(blind) = &signal.blind {
             eprintln!("rsttrace: {}: {blind}", signal.id);
@@ -147,10 +119,7 @@ fn announce(live: &Live, verbose: bool) {
     }
     if verbose {
         for refused in &live.refused {
-            eprintln!(
-                "rsttrace: not attached: {}: {}",
-                refused.program, refused.why
-            );
+            eprintln!("rsttrace: not attached: {}: {}", refused.program, refused.why);
         }
     }
 }
@@ -212,11 +181,7 @@ impl<'a> Sink<'a> {
                 continue;
             }
             self.summary.count(incident);
-            self.found |= self
-                .args
-                .fail_on
-                .as_ref()
-                .is_some_and(|wanted| wanted.matches(incident));
+            self.found |= self.args.fail_on.as_ref().is_some_and(|wanted| wanted.matches(incident));
             let benign = incident.cause.family == Family::Benign;
             if (benign && !self.args.all) || self.is_full() {
                 continue;
@@ -240,11 +205,7 @@ impl<'a> Sink<'a> {
     }
 
     fn periodic_summary(&mut self) -> io::Result<()> {
-        if self.is_text() {
-            Ok(())
-        } else {
-            print(&json::summary(&self.summary, wall()))
-        }
+        if self.is_text() { Ok(()) } else { print(&json::summary(&self.summary, wall())) }
     }
 
     /// Folded counts, the closing summary, and the exit code.

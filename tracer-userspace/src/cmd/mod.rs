@@ -38,9 +38,6 @@ pub struct Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Self {
-            exit: Exit::Internal,
-            error,
-        }
+        Self { exit: Exit::Internal, error }
     }
 }

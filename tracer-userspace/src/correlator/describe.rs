@@ -11,7 +11,6 @@ use crate::{
     cause::Cause,
     event::{Flow, tcp_state},
     evidence::{ETIMEDOUT, has},
-    incident::Confidence,
 };
 
 /// Where no address is known at all.
@@ -24,10 +23,7 @@ pub fn incident(
     owners: &VecDeque<(u64, Owner)>,
 ) -> Incident {
     let case = evidence.case;
-    let nowhere = Flow {
-        src: NOWHERE,
-        dst: NOWHERE,
-    };
+    let nowhere = Flow { src: NOWHERE, dst: NOWHERE };
     let client = evidence.client_view().unwrap_or(nowhere);
     let server = evidence.server_view().unwrap_or(client);
     let wall_ns = i64::try_from(case.opened)
@@ -40,13 +36,7 @@ pub fn incident(
     findings.extend(record_findings(evidence));
     findings.truncate(MAX_FINDINGS);
     Incident {
-        event_id: event_id(
-            &evidence.session.boot_id,
-            case.netns,
-            client,
-            case.opened,
-            wall_ns,
-        ),
+        event_id: event_id(&evidence.session.boot_id, case.netns, client, case.opened, wall_ns),
         sequence: 0,
         opened: case.opened,
         wall_ns,
@@ -79,10 +69,7 @@ pub fn incident(
             .filter(|other| other.id != cause.id && cause.family != Family::Benign)
             .filter_map(|other| {
                 let because = (other.rule_out)(evidence)?;
-                Some(RuledOut {
-                    cause: other.id,
-                    because,
-                })
+                Some(RuledOut { cause: other.id, because })
             })
             .collect(),
         fixes: (cause.fixes)(evidence),
@@ -101,25 +88,32 @@ pub fn incident(
 /// More than this tells a reader nothing new; it keeps a line below the contract's 12 KiB.
 const MAX_FINDINGS: usize = 12;
 
+impl Told {
+    pub(super) fn of(incident: &Incident) -> Self {
+        Self {
+            cause: incident.cause,
+            confidence: incident.confidence,
+            why: incident.why.clone(),
+            fixes: incident.fixes.clone(),
+            not_fixes: incident.not_fixes.clone(),
+            ipvs: incident.ipvs.clone(),
+            conntrack: incident.conntrack.clone(),
+        }
+    }
+}
+
 impl Incident {
     /// Makes this the other end of an incident already told: its verdict stands.
-    pub(super) fn repeat(
-        &mut self,
-        event_id: String,
-        cause: &'static Cause,
-        confidence: Option<Confidence>,
-    ) {
-        if self.cause.id != cause.id {
-            self.why = format!("the other end of an incident already told ({})", cause.id);
-            self.fixes.clear();
-            self.not_fixes.clear();
-            self.ruled_out.clear();
-            self.ipvs = None;
-            self.conntrack = None;
-        }
-        self.cause = cause;
-        self.confidence = confidence;
+    pub(super) fn repeat(&mut self, event_id: String, told: Told) {
         self.follows = Some(event_id);
+        self.cause = told.cause;
+        self.confidence = told.confidence;
+        self.why = told.why;
+        self.fixes = told.fixes;
+        self.not_fixes = told.not_fixes;
+        self.ipvs = told.ipvs;
+        self.conntrack = told.conntrack;
+        self.ruled_out.clear();
     }
 }
 
@@ -140,11 +134,7 @@ fn what(action: Action, cause: &Cause, idle_s: Option<f64>) -> String {
 fn action(evidence: &Evidence<'_>, cause: &Cause) -> Action {
     let case = evidence.case;
     if cause.id == "conntrack_table_full" && case.sent.is_empty() && case.received.is_empty() {
-        return if case.drops.is_empty() {
-            Action::Timeout
-        } else {
-            Action::Drop
-        };
+        return if case.drops.is_empty() { Action::Timeout } else { Action::Drop };
     }
     if evidence.timed_out().is_some() {
         return Action::Timeout;
@@ -174,15 +164,8 @@ fn rst(evidence: &Evidence<'_>) -> Rst {
         (None, Some(_)) => "sent",
         (None, None) => "none",
     };
-    let reason = evidence
-        .sent()
-        .and_then(|at| at.it.reason.as_deref())
-        .map(str::to_owned);
-    Rst {
-        direction,
-        origin,
-        reason,
-    }
+    let reason = evidence.sent().and_then(|at| at.it.reason.as_deref()).map(str::to_owned);
+    Rst { direction, origin, reason }
 }
 
 fn victim_side(evidence: &Evidence<'_>, client: Flow, server: Flow) -> Victim {
@@ -223,16 +206,8 @@ fn ipvs(evidence: &Evidence<'_>, cause: &Cause) -> Option<IpvsFacts> {
         });
     }
     let netns = evidence.sent()?.netns;
-    let timeout_s = evidence
-        .host(netns)?
-        .ipvs
-        .as_ref()?
-        .timeout_tcp_s
-        .map(f64::from);
-    Some(IpvsFacts {
-        state: None,
-        timeout_s,
-    })
+    let timeout_s = evidence.host(netns)?.ipvs.as_ref()?.timeout_tcp_s.map(f64::from);
+    Some(IpvsFacts { state: None, timeout_s })
 }
 
 fn conntrack(evidence: &Evidence<'_>, cause: &Cause) -> Option<ConntrackFacts> {
@@ -243,19 +218,14 @@ fn conntrack(evidence: &Evidence<'_>, cause: &Cause) -> Option<ConntrackFacts> {
     let netns = lost
         .map(|(loss, _)| loss.netns)
         .or_else(|| evidence.drops().first().map(|(loss, _)| loss.netns))?;
-    let table = evidence
-        .host(netns)
-        .and_then(|host| host.conntrack.as_ref());
-    let limit = (cause.id == "conntrack_idle_expired")
-        .then(|| cause::conntrack_limit(evidence))
-        .flatten();
+    let table = evidence.host(netns).and_then(|host| host.conntrack.as_ref());
+    let limit =
+        (cause.id == "conntrack_idle_expired").then(|| cause::conntrack_limit(evidence)).flatten();
     Some(ConntrackFacts {
         state: lost.map(|(_, end)| cause::conntrack_state_name(end.state)),
         limit: limit.map(|(name, _)| name),
         limit_s: limit.map(|(_, value)| f64::from(value)),
-        deleted_by: lost
-            .filter(|(_, end)| end.portid != 0)
-            .map(|(_, end)| end.task.comm.clone()),
+        deleted_by: lost.filter(|(_, end)| end.portid != 0).map(|(_, end)| end.task.comm.clone()),
         count: table.and_then(|table| table.count),
         max: table.and_then(|table| table.max),
     })
@@ -277,17 +247,9 @@ fn owner(evidence: &Evidence<'_>, cause: &Cause, owners: &VecDeque<(u64, Owner)>
             _ if at.it.trigger.is_none() && !in_softirq(&at.it.stack) => &at.it.task,
             _ => return None,
         };
-        Some(Owner {
-            pid: task.pid,
-            comm: task.comm.clone(),
-            ..Owner::default()
-        })
+        Some(Owner { pid: task.pid, comm: task.comm.clone(), ..Owner::default() })
     };
-    let victim = || {
-        evidence
-            .victims()
-            .find_map(|(_, _, socket)| known(socket.inode))
-    };
+    let victim = || evidence.victims().find_map(|(_, _, socket)| known(socket.inode));
     if cause.family == Family::Application {
         let by_socket = evidence
             .active()
@@ -300,14 +262,9 @@ fn owner(evidence: &Evidence<'_>, cause: &Cause, owners: &VecDeque<(u64, Owner)>
 
 /// `current` is a bystander there.
 fn in_softirq(stack: &[Box<str>]) -> bool {
-    [
-        "__do_softirq",
-        "handle_softirqs",
-        "run_timer_softirq",
-        "tcp_keepalive_timer",
-    ]
-    .iter()
-    .any(|name| has(stack, name))
+    ["__do_softirq", "handle_softirqs", "run_timer_softirq", "tcp_keepalive_timer"]
+        .iter()
+        .any(|name| has(stack, name))
 }
 
 /// The records themselves, oldest first.
@@ -315,26 +272,16 @@ fn record_findings(evidence: &Evidence<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for at in &evidence.case.sent {
         let place = evidence.place(at.netns).describe();
-        let reason = at
-            .it
-            .reason
-            .as_deref()
-            .map_or(String::new(), |r| format!(" ({r})"));
+        let reason = at.it.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
         let by = match (&at.it.socket, &at.it.trigger, at.it.via) {
             (_, _, Via::Netfilter) => "a firewall rule".to_owned(),
             (None, _, _) => "the stack, which had no socket for it".to_owned(),
             (Some(socket), Some(_), _) => {
-                format!(
-                    "the stack, for a socket in {}",
-                    tcp_state::name(socket.state)
-                )
+                format!("the stack, for a socket in {}", tcp_state::name(socket.state))
             }
             (Some(_), None, _) => "the socket itself".to_owned(),
         };
-        let flow = at
-            .it
-            .flow()
-            .map_or(String::new(), |flow| format!(" {flow}"));
+        let flow = at.it.flow().map_or(String::new(), |flow| format!(" {flow}"));
         let trigger = at.it.trigger.map_or(String::new(), |trigger| {
             format!(", in answer to {} B of payload", trigger.payload)
         });

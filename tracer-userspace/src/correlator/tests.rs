@@ -16,19 +16,13 @@ fn an_idle_connection_through_ipvs_is_one_observed_incident_with_its_nat_side() 
     assert_eq!(causes(&incidents), ["ipvs_idle_expired"]);
     let incident = &incidents[0];
     assert_eq!(incident.confidence, Some(Confidence::Observed));
-    assert_eq!(
-        (incident.source, incident.destination),
-        (address(CLIENT), address(VIP))
-    );
+    assert_eq!((incident.source, incident.destination), (address(CLIENT), address(VIP)));
     assert_eq!(incident.destination_nat, Some(address(SERVER)));
     assert_eq!(incident.errno, Some(104));
     assert_eq!(incident.victim, Victim::Source);
     assert_eq!(incident.idle_s.map(f64::round), Some(973.0));
     let fix = incident.fixes.first().expect("a fix");
-    assert_eq!(
-        (fix.id, fix.wanted.as_deref()),
-        ("keepalive_below_limit", Some("300/30/3"))
-    );
+    assert_eq!((fix.id, fix.wanted.as_deref()), ("keepalive_below_limit", Some("300/30/3")));
 }
 
 #[test]
@@ -56,11 +50,7 @@ fn a_living_sockets_abort_is_not_explained_by_a_remembered_expiry() {
     let mut server = socket(5, SERVER, CLIENT, 990 * SECOND);
     server.unread = 5;
     let victim = socket(1, CLIENT, VIP, 27 * SECOND);
-    let mut abort = active(
-        server,
-        &["tcp_send_active_reset", "__tcp_close"],
-        "TCP_ABORT_ON_CLOSE",
-    );
+    let mut abort = active(server, &["tcp_send_active_reset", "__tcp_close"], "TCP_ABORT_ON_CLOSE");
     if let Some(server) = &mut abort.socket {
         (server.snd_nxt, server.rcv_nxt) = (9000, 5000);
     }
@@ -108,14 +98,8 @@ fn the_other_end_of_a_deleted_nat_entry_follows_minutes_later() {
         sent(late, SERVER_NS, at_listener(data(CLIENT, SERVER))),
         received(late + 1, CLIENT_NS, socket(1, CLIENT, VIP, 10 * SECOND)),
     ]);
-    assert_eq!(
-        causes(&incidents),
-        ["conntrack_deleted", "+conntrack_deleted"]
-    );
-    assert_eq!(
-        incidents[1].follows.as_deref(),
-        Some(incidents[0].event_id.as_str())
-    );
+    assert_eq!(causes(&incidents), ["conntrack_deleted", "+conntrack_deleted"]);
+    assert_eq!(incidents[1].follows.as_deref(), Some(incidents[0].event_id.as_str()));
     assert_eq!(incidents[0].victim, Victim::Destination);
 }
 
@@ -165,11 +149,7 @@ fn a_tuple_used_again_at_once_is_another_connection() {
     let stack = ["tcp_send_active_reset", "tcp_disconnect", "__tcp_close"];
     let mut events = article();
     events.push(received(later, CLIENT_NS, again));
-    events.push(sent(
-        later + 1,
-        SERVER_NS,
-        active(closer, &stack, "TCP_STATE"),
-    ));
+    events.push(sent(later + 1, SERVER_NS, active(closer, &stack, "TCP_STATE")));
     let incidents = replay(events);
     assert_eq!(causes(&incidents), ["ipvs_idle_expired", "linger_zero"]);
 }
@@ -178,11 +158,7 @@ fn a_tuple_used_again_at_once_is_another_connection() {
 fn two_victims_with_equal_sequence_numbers_are_two_connections() {
     let other = socket(2, "10.9.0.2:41000", "10.9.9.9:443", 999 * SECOND);
     let incidents = replay([
-        received(
-            1000 * SECOND,
-            CLIENT_NS,
-            socket(1, CLIENT, SERVER, 999 * SECOND),
-        ),
+        received(1000 * SECOND, CLIENT_NS, socket(1, CLIENT, SERVER, 999 * SECOND)),
         received(1000 * SECOND + 1, 77, other),
     ]);
     assert_eq!(causes(&incidents), ["peer_state_lost", "peer_state_lost"]);
@@ -198,29 +174,16 @@ fn a_packet_dropped_by_a_full_table_opens_and_its_timeout_follows() {
     let incidents = replay([
         full_drop(10 * SECOND, syn),
         full_drop(11 * SECOND, syn),
-        failed(
-            13 * SECOND,
-            CLIENT_NS,
-            connecting,
-            110,
-            &["tcp_retransmit_timer"],
-        ),
+        failed(13 * SECOND, CLIENT_NS, connecting, 110, &["tcp_retransmit_timer"]),
     ]);
-    assert_eq!(
-        causes(&incidents),
-        ["conntrack_table_full", "+conntrack_table_full"]
-    );
+    assert_eq!(causes(&incidents), ["conntrack_table_full", "+conntrack_table_full"]);
     assert_eq!(incidents[0].action, Action::Drop);
     assert_eq!(incidents[0].source, address(CLIENT));
 }
 
 /// The node's state: VIP is an IPVS service with this timeout.
 fn service(timeout_s: u32) -> Event {
-    let destinations = vec![IpvsDestination {
-        ip: address(SERVER).ip(),
-        port: 3306,
-        weight: 1,
-    }];
+    let destinations = vec![IpvsDestination { ip: address(SERVER).ip(), port: 3306, weight: 1 }];
     let service = IpvsService {
         ip: address(VIP).ip(),
         port: 3306,
@@ -234,11 +197,7 @@ fn service(timeout_s: u32) -> Event {
         services: Some(vec![service]),
         ..IpvsState::default()
     };
-    let state = NetnsState {
-        inum: NODE_NS,
-        ipvs: Some(ipvs),
-        ..NetnsState::default()
-    };
+    let state = NetnsState { inum: NODE_NS, ipvs: Some(ipvs), ..NetnsState::default() };
     at(1000 * SECOND, NODE_NS, Body::Netns(Box::new(state)))
 }
 
@@ -264,17 +223,9 @@ fn an_expiry_before_tracing_began_is_inferred_with_a_test_that_proves_it() {
 #[test]
 fn an_expiry_that_would_have_been_seen_is_not_inferred() {
     let incidents = unseen_expiry(100 * SECOND, 880);
-    assert_ne!(
-        causes(&incidents),
-        ["ipvs_idle_expired"],
-        "idle for less than the limit"
-    );
+    assert_ne!(causes(&incidents), ["ipvs_idle_expired"], "idle for less than the limit");
     let incidents = unseen_expiry(20 * SECOND, 950);
-    assert_ne!(
-        causes(&incidents),
-        ["ipvs_idle_expired"],
-        "the expiry fell into the watched time"
-    );
+    assert_ne!(causes(&incidents), ["ipvs_idle_expired"], "the expiry fell into the watched time");
 }
 
 #[test]
@@ -297,18 +248,8 @@ fn the_closers_own_error_after_linger_zero_makes_no_second_victim() {
     let incidents = replay([
         received(1000 * SECOND, CLIENT_NS, victim.clone()),
         failed(1000 * SECOND + 1, CLIENT_NS, victim, 104, &["tcp_reset"]),
-        sent(
-            1000 * SECOND + 2,
-            SERVER_NS,
-            active(closer, &stack, "TCP_STATE"),
-        ),
-        failed(
-            1000 * SECOND + 3,
-            SERVER_NS,
-            own_error,
-            104,
-            &["tcp_disconnect"],
-        ),
+        sent(1000 * SECOND + 2, SERVER_NS, active(closer, &stack, "TCP_STATE")),
+        failed(1000 * SECOND + 3, SERVER_NS, own_error, 104, &["tcp_disconnect"]),
     ]);
     assert_eq!(causes(&incidents), ["linger_zero"]);
     assert_eq!(incidents[0].victim, Victim::Source);
@@ -319,11 +260,7 @@ fn a_killed_owner_is_told_from_one_that_closed() {
     let mut server = socket(5, SERVER, CLIENT, 990 * SECOND);
     (server.snd_nxt, server.rcv_nxt, server.unread) = (9000, 5000, 12);
     let mut abort = active(server, &["__tcp_close"], "TCP_ABORT_ON_CLOSE");
-    abort.task = crate::event::Task {
-        exiting: true,
-        exit_code: 9,
-        ..task("mysqld", 3)
-    };
+    abort.task = crate::event::Task { exiting: true, exit_code: 9, ..task("mysqld", 3) };
     let incidents = replay([sent(SECOND, SERVER_NS, abort)]);
     assert_eq!(causes(&incidents), ["process_killed"]);
 }

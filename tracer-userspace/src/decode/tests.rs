@@ -80,19 +80,14 @@ fn a_reset() -> Vec<u8> {
 fn a_reset_decodes_to_what_was_written() {
     let event = decode(&a_reset(), &Canned).expect("a whole record");
     assert_eq!((event.ts, event.netns), (TS, 42));
-    let Body::ResetSent(reset) = event.body else {
-        unreachable!("another kind")
-    };
+    let Body::ResetSent(reset) = event.body else { unreachable!("another kind") };
     let socket = reset.socket.as_ref().expect("a socket");
     assert_eq!(socket.flow.to_string(), "10.0.0.1:3306 -> 10.0.0.2:41822");
     assert_eq!(socket.unread, 5);
     assert_eq!(socket.last_received, Some(TS - 2_000_000_000));
     assert_eq!(socket.keepalive.time_s, 7200.0);
     assert_eq!(reset.reason.as_deref(), Some("TCP_ABORT_ON_CLOSE"));
-    assert_eq!(
-        reset.stack,
-        ["tcp_send_active_reset".into(), "__tcp_close".into()]
-    );
+    assert_eq!(reset.stack, ["tcp_send_active_reset".into(), "__tcp_close".into()]);
     assert_eq!((reset.task.comm.as_str(), &reset.trigger), ("mysql", &None));
 }
 
@@ -108,25 +103,14 @@ fn a_longer_payload_of_a_newer_writer_is_accepted() {
 fn another_wire_version_is_refused_by_number() {
     let mut bytes = a_reset();
     bytes[0] = WIRE_VERSION + 1;
-    assert_eq!(
-        decode(&bytes, &Canned),
-        Err(DecodeError::Version {
-            found: WIRE_VERSION + 1
-        })
-    );
+    assert_eq!(decode(&bytes, &Canned), Err(DecodeError::Version { found: WIRE_VERSION + 1 }));
 }
 
 #[test]
 fn an_unknown_kind_is_an_event_that_says_so() {
     let bytes = record(KIND_LAST + 1, &0_u64);
     let event = decode(&bytes, &Canned).expect("an event");
-    assert_eq!(
-        event.body,
-        Body::Unknown {
-            kind: KIND_LAST + 1,
-            len: 8
-        }
-    );
+    assert_eq!(event.body, Body::Unknown { kind: KIND_LAST + 1, len: 8 });
 }
 
 #[test]
@@ -142,10 +126,7 @@ fn every_truncation_of_every_kind_is_an_error_and_never_a_panic() {
         // Trailing padding carries nothing, so the last few bytes may be missing.
         for len in 0..whole.len() - 16 {
             let cut = decode(&whole[..len], &Canned);
-            assert!(
-                cut.is_err() || whole[len..].iter().all(|byte| *byte == 0),
-                "{len}: {cut:?}"
-            );
+            assert!(cut.is_err() || whole[len..].iter().all(|byte| *byte == 0), "{len}: {cut:?}");
         }
     }
 }

@@ -4,9 +4,7 @@ use super::state::TcpCounters;
 
 /// Reads a `/proc/net/netstat` text. Columns are found by name: every release adds some.
 pub(super) fn parse(netstat: &str) -> TcpCounters {
-    let mut lines = netstat
-        .lines()
-        .filter_map(|line| line.strip_prefix("TcpExt:"));
+    let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
     let names = lines.next().unwrap_or_default();
     let values = lines.next().unwrap_or_default();
     let counter = |name| {

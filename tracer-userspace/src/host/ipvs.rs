@@ -66,9 +66,7 @@ pub(super) fn read() -> Option<IpvsState> {
 }
 
 fn read_timeouts(ipvs: &mut Family, state: &mut IpvsState) -> io::Result<()> {
-    ipvs.request(IPVS_CMD_GET_CONFIG, &Attributes::default(), &mut |reply| {
-        timeouts(reply, state)
-    })
+    ipvs.request(IPVS_CMD_GET_CONFIG, &Attributes::default(), &mut |reply| timeouts(reply, state))
 }
 
 fn timeouts(reply: &[u8], state: &mut IpvsState) -> io::Result<()> {
@@ -114,10 +112,7 @@ fn service_key(service: &IpvsService) -> Attributes {
     if service.fwmark != 0 {
         key.put(IPVS_SVC_ATTR_FWMARK, &service.fwmark.to_ne_bytes());
     } else {
-        key.put(
-            IPVS_SVC_ATTR_PROTOCOL,
-            &u16::from(service.protocol).to_ne_bytes(),
-        );
+        key.put(IPVS_SVC_ATTR_PROTOCOL, &u16::from(service.protocol).to_ne_bytes());
         key.put(IPVS_SVC_ATTR_ADDR, &union_of(service.ip));
         key.put(IPVS_SVC_ATTR_PORT, &service.port.to_be_bytes());
     }
@@ -142,14 +137,7 @@ fn service(bytes: &[u8]) -> io::Result<IpvsService> {
     let family = family.ok_or_else(|| malformed("service without family"))?;
     // A firewall mark has no address of its own, only a family.
     let ip = ip_of(family, address.unwrap_or(&[0; 16]))?;
-    Ok(IpvsService {
-        ip,
-        port,
-        fwmark,
-        protocol,
-        scheduler,
-        destinations: Vec::new(),
-    })
+    Ok(IpvsService { ip, port, fwmark, protocol, scheduler, destinations: Vec::new() })
 }
 
 /// A tunnelled destination may be of another family than its service, and says so.
@@ -166,11 +154,7 @@ fn destination(bytes: &[u8], mut family: u16) -> io::Result<IpvsDestination> {
         }
     }
     let address = address.ok_or_else(|| malformed("destination without address"))?;
-    Ok(IpvsDestination {
-        ip: ip_of(family, address)?,
-        port,
-        weight,
-    })
+    Ok(IpvsDestination { ip: ip_of(family, address)?, port, weight })
 }
 
 fn nested(reply: &[u8], wanted: u16) -> io::Result<&[u8]> {
@@ -212,10 +196,7 @@ fn protocol_of(number: u16) -> io::Result<u8> {
 
 /// A name with the terminating zero that netlink strings have.
 fn name(payload: &[u8]) -> String {
-    let end = payload
-        .iter()
-        .position(|&b| b == 0)
-        .unwrap_or(payload.len());
+    let end = payload.iter().position(|&b| b == 0).unwrap_or(payload.len());
     String::from_utf8_lossy(&payload[..end]).into_owned()
 }
 

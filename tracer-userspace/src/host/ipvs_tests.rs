@@ -55,10 +55,7 @@ fn a_firewall_mark_service_has_a_family_but_no_address() {
         (IPVS_SVC_ATTR_FWMARK, &42_u32.to_ne_bytes()),
     ]);
     let service = service(&entry).expect("valid");
-    assert_eq!(
-        (service.ip, service.fwmark),
-        (Ipv6Addr::UNSPECIFIED.into(), 42)
-    );
+    assert_eq!((service.ip, service.fwmark), (Ipv6Addr::UNSPECIFIED.into(), 42));
 }
 
 #[test]
@@ -70,11 +67,7 @@ fn a_destination_takes_the_service_family_unless_it_names_its_own() {
         (IPVS_DEST_ATTR_PORT, &[0x1f, 0x90]),
         (IPVS_DEST_ATTR_WEIGHT, &[0; 4]),
     ];
-    let expected = IpvsDestination {
-        ip: v6.into(),
-        port: 8080,
-        weight: 0,
-    };
+    let expected = IpvsDestination { ip: v6.into(), port: 8080, weight: 0 };
     assert_eq!(destination(&bytes(&of), AF_INET6).expect("valid"), expected);
     let own = AF_INET6.to_ne_bytes();
     of.push((IPVS_DEST_ATTR_ADDR_FAMILY, &own));
@@ -84,21 +77,12 @@ fn a_destination_takes_the_service_family_unless_it_names_its_own() {
 #[test]
 fn a_service_is_found_again_by_the_attributes_it_was_listed_with() {
     let v6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
-    for (ip, fwmark) in [
-        (IpAddr::from([10, 0, 0, 1]), 0),
-        (v6.into(), 0),
-        (Ipv4Addr::UNSPECIFIED.into(), 42),
-    ] {
+    for (ip, fwmark) in
+        [(IpAddr::from([10, 0, 0, 1]), 0), (v6.into(), 0), (Ipv4Addr::UNSPECIFIED.into(), 42)]
+    {
         let (port, protocol) = if fwmark == 0 { (443, 6) } else { (0, 0) };
         let scheduler = String::new();
-        let known = IpvsService {
-            ip,
-            port,
-            fwmark,
-            protocol,
-            scheduler,
-            destinations: vec![],
-        };
+        let known = IpvsService { ip, port, fwmark, protocol, scheduler, destinations: vec![] };
         assert_eq!(service(service_key(&known).bytes()).expect("valid"), known);
     }
 }
@@ -110,18 +94,9 @@ fn entries_that_lie_are_errors() {
         bytes(&[]),
         bytes(&[(IPVS_SVC_ATTR_AF, &1_u16.to_ne_bytes())]),
         bytes(&[(IPVS_SVC_ATTR_AF, &[2])]),
-        bytes(&[
-            (IPVS_SVC_ATTR_AF, &AF_INET.to_ne_bytes()),
-            (IPVS_SVC_ATTR_ADDR, &[10]),
-        ]),
-        bytes(&[
-            (IPVS_SVC_ATTR_AF, &AF_INET.to_ne_bytes()),
-            (IPVS_SVC_ATTR_PORT, &[1]),
-        ]),
-        bytes(&[
-            (IPVS_SVC_ATTR_AF, &AF_INET.to_ne_bytes()),
-            (IPVS_SVC_ATTR_PROTOCOL, &[0, 1, 0]),
-        ]),
+        bytes(&[(IPVS_SVC_ATTR_AF, &AF_INET.to_ne_bytes()), (IPVS_SVC_ATTR_ADDR, &[10])]),
+        bytes(&[(IPVS_SVC_ATTR_AF, &AF_INET.to_ne_bytes()), (IPVS_SVC_ATTR_PORT, &[1])]),
+        bytes(&[(IPVS_SVC_ATTR_AF, &AF_INET.to_ne_bytes()), (IPVS_SVC_ATTR_PROTOCOL, &[0, 1, 0])]),
     ] {
         assert!(service(&entry).is_err(), "{entry:?}");
     }

@@ -40,22 +40,11 @@ impl Family {
     /// does not know, so the caller has to know that it is there.
     pub(super) fn connect(name: &str, version: u8, deadline: Instant) -> io::Result<Family> {
         let flags = SocketFlags::CLOEXEC;
-        let socket = socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            flags,
-            Some(GENERIC),
-        )?;
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(GENERIC))?;
         // Connected to the kernel, the socket takes no message from anybody else.
         connect(&socket, &SocketAddrNetlink::new(0, 0))?;
         set_socket_timeout(&socket, Timeout::Recv, Some(RECEIVE_TIMEOUT))?;
-        let mut family = Family {
-            socket,
-            id: GENL_ID_CTRL,
-            version: 1,
-            sequence: 0,
-            deadline,
-        };
+        let mut family = Family { socket, id: GENL_ID_CTRL, version: 1, sequence: 0, deadline };
 
         let mut wanted = Attributes::default();
         wanted.put(CTRL_ATTR_FAMILY_NAME, &[name.as_bytes(), b"\0"].concat());
@@ -94,16 +83,8 @@ impl Family {
     ) -> io::Result<()> {
         self.sequence += 1;
         let genl = [command, self.version, 0, 0];
-        let header = Header {
-            kind: self.id,
-            flags,
-            sequence: self.sequence,
-        };
-        send(
-            &self.socket,
-            &header.message(&[&genl, with.bytes()]),
-            SendFlags::empty(),
-        )?;
+        let header = Header { kind: self.id, flags, sequence: self.sequence };
+        send(&self.socket, &header.message(&[&genl, with.bytes()]), SendFlags::empty())?;
 
         let mut buffer = vec![0; LARGEST_REPLY];
         loop {

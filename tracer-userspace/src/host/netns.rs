@@ -74,11 +74,8 @@ impl Namespaces {
         }
         self.refresh(inum, now);
         let held = self.held.get_mut(&inum)?;
-        let mut state = if inum == self.own {
-            read_here()
-        } else {
-            inside(held.ns.as_fd(), read_here).ok()?
-        };
+        let mut state =
+            if inum == self.own { read_here() } else { inside(held.ns.as_fd(), read_here).ok()? };
         state.inum = inum;
         state.reach = held.place.reach.clone();
         held.state = Some((now, state.clone()));
@@ -91,24 +88,15 @@ impl Namespaces {
         for inum in inums {
             self.refresh(inum, now);
         }
-        self.held
-            .retain(|_, held| now.duration_since(held.found) < KEEP_LOST);
+        self.held.retain(|_, held| now.duration_since(held.found) < KEEP_LOST);
     }
 
     fn open(&mut self, inum: u32, now: Instant) -> Option<Held> {
         let place = self.find(inum, now)?;
         let ns = File::open(&place.path).ok()?;
         // The path may have come to lead elsewhere since.
-        let is_it = ns
-            .metadata()
-            .is_ok_and(|m| m.dev() == self.nsfs && m.ino() == u64::from(inum));
-        is_it.then_some(Held {
-            ns,
-            place,
-            found: now,
-            asked: now,
-            state: None,
-        })
+        let is_it = ns.metadata().is_ok_and(|m| m.dev() == self.nsfs && m.ino() == u64::from(inum));
+        is_it.then_some(Held { ns, place, found: now, asked: now, state: None })
     }
 
     /// Notes whether, and how, the held namespace `inum` can still be found.
@@ -133,17 +121,11 @@ impl Namespaces {
 
     /// A place that leads to `inum` at this moment. Walks all processes unless it just did.
     fn find(&mut self, inum: u32, now: Instant) -> Option<Place> {
-        let remembered = self
-            .places
-            .get(&inum)
-            .filter(|place| self.leads_to(&place.path, inum));
+        let remembered = self.places.get(&inum).filter(|place| self.leads_to(&place.path, inum));
         if let Some(place) = remembered {
             return Some(place.clone());
         }
-        if self
-            .scanned
-            .is_some_and(|at| now.duration_since(at) < RESCAN_AFTER)
-        {
+        if self.scanned.is_some_and(|at| now.duration_since(at) < RESCAN_AFTER) {
             return None;
         }
         self.scanned = Some(now);
@@ -159,11 +141,7 @@ impl Namespaces {
         if self.held.len() < MOST_HELD {
             return;
         }
-        let oldest = self
-            .held
-            .iter()
-            .min_by_key(|(_, held)| held.asked)
-            .map(|(&inum, _)| inum);
+        let oldest = self.held.iter().min_by_key(|(_, held)| held.asked).map(|(&inum, _)| inum);
         if let Some(inum) = oldest {
             self.held.remove(&inum);
         }
@@ -183,9 +161,7 @@ mod tests {
     #[test]
     fn our_own_namespace_is_read_without_privilege() {
         let (mut namespaces, own) = own();
-        let state = namespaces
-            .state(own, Duration::ZERO, Instant::now())
-            .expect("readable");
+        let state = namespaces.state(own, Duration::ZERO, Instant::now()).expect("readable");
         assert_eq!(state.inum, own);
         assert_ne!(state.reach, NetnsReach::Unknown);
         assert!(state.tcp.keepalive_time_s.is_some());
@@ -204,11 +180,7 @@ mod tests {
         let start = Instant::now();
         let mut ask = |after_ms| {
             namespaces.state(1, Duration::ZERO, start + Duration::from_millis(after_ms));
-            namespaces
-                .scanned
-                .expect("scanned")
-                .duration_since(start)
-                .as_millis()
+            namespaces.scanned.expect("scanned").duration_since(start).as_millis()
         };
         assert_eq!([ask(0), ask(249), ask(250), ask(300)], [0, 0, 250, 250]);
     }
@@ -218,22 +190,11 @@ mod tests {
         let (mut namespaces, own) = own();
         let start = Instant::now();
         let ns = File::open("/proc/self/ns/net").expect("ours");
-        let place = Place {
-            path: "/nowhere".into(),
-            reach: NetnsReach::Named("/nowhere".into()),
-        };
-        let held = Held {
-            ns,
-            place,
-            found: start,
-            asked: start,
-            state: None,
-        };
+        let place = Place { path: "/nowhere".into(), reach: NetnsReach::Named("/nowhere".into()) };
+        let held = Held { ns, place, found: start, asked: start, state: None };
         // No process leads to number 1, whatever file we hold for it.
         namespaces.held.insert(1, held);
-        namespaces
-            .state(own, Duration::ZERO, start)
-            .expect("readable");
+        namespaces.state(own, Duration::ZERO, start).expect("readable");
         namespaces.tidy(start + KEEP_LOST - Duration::from_secs(1));
         assert_eq!(namespaces.held[&1].place.reach, NetnsReach::Unknown);
         namespaces.tidy(start + KEEP_LOST);

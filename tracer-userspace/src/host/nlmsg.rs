@@ -38,10 +38,7 @@ pub(super) fn answer(mut datagram: &[u8], sequence: u32, each: Each) -> io::Resu
                     _ => Err(io::Error::from_raw_os_error(code.saturating_neg())),
                 };
             }
-            _ => each(
-                body.get(GENL_HDRLEN..)
-                    .ok_or_else(|| malformed("no genl header"))?,
-            )?,
+            _ => each(body.get(GENL_HDRLEN..).ok_or_else(|| malformed("no genl header"))?)?,
         }
     }
     Ok(Answer::More)
@@ -72,12 +69,8 @@ impl Header {
     /// Splits the first message off: its header, its body, what follows.
     fn split(bytes: &[u8]) -> io::Result<(Header, &[u8], &[u8])> {
         let length = u32::from_ne_bytes(leading(bytes)?) as usize;
-        let message = bytes
-            .get(..length)
-            .ok_or_else(|| malformed("message length"))?;
-        let body = message
-            .get(NLMSG_HDRLEN..)
-            .ok_or_else(|| malformed("message header"))?;
+        let message = bytes.get(..length).ok_or_else(|| malformed("message length"))?;
+        let body = message.get(NLMSG_HDRLEN..).ok_or_else(|| malformed("message header"))?;
         let header = Header {
             kind: u16::from_ne_bytes(leading(&message[4..])?),
             flags: u16::from_ne_bytes(leading(&message[6..])?),
@@ -125,12 +118,8 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = io::Result<(u
 
 fn split_attribute(bytes: &[u8]) -> io::Result<(u16, &[u8], &[u8])> {
     let length = usize::from(u16::from_ne_bytes(leading(bytes)?));
-    let attribute = bytes
-        .get(..length)
-        .ok_or_else(|| malformed("attribute length"))?;
-    let payload = attribute
-        .get(NLA_HDRLEN..)
-        .ok_or_else(|| malformed("attribute header"))?;
+    let attribute = bytes.get(..length).ok_or_else(|| malformed("attribute length"))?;
+    let payload = attribute.get(NLA_HDRLEN..).ok_or_else(|| malformed("attribute header"))?;
     let kind = u16::from_ne_bytes(leading(&attribute[2..])?) & NLA_TYPE_MASK;
     Ok((kind, payload, after(bytes, length)))
 }
@@ -142,33 +131,21 @@ fn after(bytes: &[u8], length: usize) -> &[u8] {
 
 /// A payload that is one number in host byte order.
 pub(super) fn u16_of(payload: &[u8]) -> io::Result<u16> {
-    payload
-        .try_into()
-        .map(u16::from_ne_bytes)
-        .map_err(|_| malformed("size of a number"))
+    payload.try_into().map(u16::from_ne_bytes).map_err(|_| malformed("size of a number"))
 }
 
 /// A payload that is one number in host byte order.
 pub(super) fn u32_of(payload: &[u8]) -> io::Result<u32> {
-    payload
-        .try_into()
-        .map(u32::from_ne_bytes)
-        .map_err(|_| malformed("size of a number"))
+    payload.try_into().map(u32::from_ne_bytes).map_err(|_| malformed("size of a number"))
 }
 
 /// The first `N` bytes.
 pub(super) fn leading<const N: usize>(bytes: &[u8]) -> io::Result<[u8; N]> {
-    bytes
-        .first_chunk()
-        .copied()
-        .ok_or_else(|| malformed("too short"))
+    bytes.first_chunk().copied().ok_or_else(|| malformed("too short"))
 }
 
 pub(super) fn malformed(what: &str) -> io::Error {
-    io::Error::new(
-        ErrorKind::InvalidData,
-        format!("malformed netlink reply: {what}"),
-    )
+    io::Error::new(ErrorKind::InvalidData, format!("malformed netlink reply: {what}"))
 }
 
 #[cfg(test)]
@@ -176,12 +153,7 @@ mod tests {
     use super::*;
 
     fn message(kind: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
-        Header {
-            kind,
-            flags: 0,
-            sequence,
-        }
-        .message(&[body])
+        Header { kind, flags: 0, sequence }.message(&[body])
     }
 
     /// The answer's end and the attribute bytes of its messages.
@@ -196,12 +168,7 @@ mod tests {
 
     #[test]
     fn a_message_is_length_type_flags_sequence_port_body() {
-        let bytes = Header {
-            kind: 0x10,
-            flags: 0x305,
-            sequence: 9,
-        }
-        .message(&[b"abcd", b"ef"]);
+        let bytes = Header { kind: 0x10, flags: 0x305, sequence: 9 }.message(&[b"abcd", b"ef"]);
         let mut expected = 22_u32.to_ne_bytes().to_vec();
         expected.extend(0x10_u16.to_ne_bytes());
         expected.extend(0x305_u16.to_ne_bytes());
@@ -215,15 +182,9 @@ mod tests {
     fn a_dump_ends_with_done_and_a_request_with_error_zero() {
         for kind in [NLMSG_DONE, NLMSG_ERROR] {
             let mut datagram = message(0x1b, 7, b"genlPAYL");
-            assert_eq!(
-                read(&datagram).expect("valid"),
-                (Answer::More, vec![b"PAYL".to_vec()])
-            );
+            assert_eq!(read(&datagram).expect("valid"), (Answer::More, vec![b"PAYL".to_vec()]));
             datagram.extend(message(kind, 7, &[0; 4]));
-            assert_eq!(
-                read(&datagram).expect("valid"),
-                (Answer::Complete, vec![b"PAYL".to_vec()])
-            );
+            assert_eq!(read(&datagram).expect("valid"), (Answer::Complete, vec![b"PAYL".to_vec()]));
         }
     }
 

@@ -21,10 +21,7 @@ pub(super) fn find(socket: u64, netns: u32) -> Option<Owner> {
     let link = format!("socket:[{socket}]");
     let (near, far): (Vec<u32>, Vec<u32>) =
         others().into_iter().partition(|&pid| lives_in(pid, netns));
-    let pid = near
-        .into_iter()
-        .chain(far)
-        .find(|&pid| holds(pid, link.as_bytes()))?;
+    let pid = near.into_iter().chain(far).find(|&pid| holds(pid, link.as_bytes()))?;
     describe(pid)
 }
 
@@ -105,11 +102,7 @@ fn cgroup_path(cgroup: &str) -> Option<String> {
     // Version 2 has an empty list of controllers.
     let paths = [of(""), of("memory"), of("pids")];
     let found = paths.iter().flatten();
-    found
-        .clone()
-        .find(|path| **path != "/")
-        .or(found.clone().next())
-        .map(|path| (*path).to_owned())
+    found.clone().find(|path| **path != "/").or(found.clone().next()).map(|path| (*path).to_owned())
 }
 
 /// The innermost container in a cgroup path. Runtimes write `docker-ID.scope`,
@@ -154,24 +147,15 @@ mod tests {
 
     #[test]
     fn uid_is_the_effective_one() {
-        assert_eq!(
-            effective_uid("Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t1\t2\t3\t4\n"),
-            Some(0)
-        );
+        assert_eq!(effective_uid("Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t1\t2\t3\t4\n"), Some(0));
         assert_eq!(effective_uid("Name:\tx\n"), None);
     }
 
     #[test]
     fn cgroup_version_2_wins_unless_everybody_is_at_its_root() {
-        assert_eq!(
-            cgroup_path("5:memory:/v1\n0::/v2\n").as_deref(),
-            Some("/v2")
-        );
+        assert_eq!(cgroup_path("5:memory:/v1\n0::/v2\n").as_deref(), Some("/v2"));
         assert_eq!(cgroup_path("5:memory:/v1\n0::/\n").as_deref(), Some("/v1"));
-        assert_eq!(
-            cgroup_path("9:cpu,pids:/a:b\n4:memory:/\n0::/\n").as_deref(),
-            Some("/a:b")
-        );
+        assert_eq!(cgroup_path("9:cpu,pids:/a:b\n4:memory:/\n0::/\n").as_deref(), Some("/a:b"));
         assert_eq!(cgroup_path("0::/\n").as_deref(), Some("/"));
         assert_eq!(cgroup_path("1:cpuset:/only\n"), None);
     }

@@ -19,9 +19,7 @@ pub(super) struct Place {
 /// a plain file with a number of some other device.
 pub(super) fn inum(path: &Path, nsfs: u64) -> Option<u32> {
     let file = fs::metadata(path).ok()?;
-    u32::try_from(file.ino())
-        .ok()
-        .filter(|_| file.dev() == nsfs)
+    u32::try_from(file.ino()).ok().filter(|_| file.dev() == nsfs)
 }
 
 /// Every network namespace with a name or a process, by inode number, each with the way in that a
@@ -29,10 +27,7 @@ pub(super) fn inum(path: &Path, nsfs: u64) -> Option<u32> {
 pub(super) fn scan(nsfs: u64) -> HashMap<u32, Place> {
     // Where pid 1 may not be looked into, ours is the best candidate.
     let initial = ["/proc/1/ns/net", "/proc/self/ns/net"]
-        .map(|path| Place {
-            path: path.into(),
-            reach: NetnsReach::Initial,
-        })
+        .map(|path| Place { path: path.into(), reach: NetnsReach::Initial })
         .into_iter()
         .find(|place| inum(&place.path, nsfs).is_some());
     let by_name = directory("/run/netns", NetnsReach::Named)
@@ -59,10 +54,7 @@ pub(super) fn processes() -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect()
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 fn directory(run: &str, reach: fn(String) -> NetnsReach) -> Vec<Place> {
@@ -88,10 +80,7 @@ mod tests {
     #[test]
     fn only_files_of_the_namespace_file_system_are_namespaces() {
         let own = fs::metadata("/proc/self/ns/net").expect("proc is mounted");
-        assert_eq!(
-            inum(Path::new("/proc/self/ns/net"), own.dev()).map(u64::from),
-            Some(own.ino())
-        );
+        assert_eq!(inum(Path::new("/proc/self/ns/net"), own.dev()).map(u64::from), Some(own.ino()));
         assert_eq!(inum(Path::new("/proc/self/stat"), own.dev()), None);
         assert_eq!(inum(Path::new("/nowhere"), own.dev()), None);
     }

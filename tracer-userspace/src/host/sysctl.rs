@@ -36,9 +36,7 @@ pub(super) fn tcp() -> TcpSysctls {
         tw_reuse: value("ipv4/tcp_tw_reuse"),
         max_orphans: value("ipv4/tcp_max_orphans"),
         somaxconn: value("core/somaxconn"),
-        local_port_range: text("ipv4/ip_local_port_range")
-            .as_deref()
-            .and_then(port_range),
+        local_port_range: text("ipv4/ip_local_port_range").as_deref().and_then(port_range),
     }
 }
 

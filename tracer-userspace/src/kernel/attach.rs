@@ -58,29 +58,19 @@ pub fn attach(
     options: &AttachOptions,
 ) -> Result<Attached> {
     raise_memlock();
-    let values: Vec<(&str, Vec<u8>)> = facts
-        .iter()
-        .map(|(symbol, value)| (symbol, value.to_bytes()))
-        .collect();
+    let values: Vec<(&str, Vec<u8>)> =
+        facts.iter().map(|(symbol, value)| (symbol, value.to_bytes())).collect();
     let mut loader = EbpfLoader::new();
     for (symbol, bytes) in &values {
         loader.override_global(symbol, bytes.as_slice(), true);
     }
     if options.only.is_some() {
         // A later part sees few records and no connection ends of its own.
-        loader
-            .map_max_entries("EVENTS", LATER_RING_BYTES)
-            .map_max_entries("SOCKET_ENDS", 1);
+        loader.map_max_entries("EVENTS", LATER_RING_BYTES).map_max_entries("SOCKET_ENDS", 1);
     }
-    let mut ebpf = loader
-        .load(object)
-        .context("the kernel refused the tracer's maps or BTF")?;
-    let events = ebpf
-        .take_map("EVENTS")
-        .context("the object has no EVENTS map")?;
-    let counters = ebpf
-        .take_map("COUNTERS")
-        .context("the object has no COUNTERS map")?;
+    let mut ebpf = loader.load(object).context("the kernel refused the tracer's maps or BTF")?;
+    let events = ebpf.take_map("EVENTS").context("the object has no EVENTS map")?;
+    let counters = ebpf.take_map("COUNTERS").context("the object has no COUNTERS map")?;
     let mut attacher = Attacher {
         ebpf,
         manifest,
@@ -92,12 +82,7 @@ pub fn attach(
     };
     let coverage = signal::ALL
         .iter()
-        .filter(|signal| {
-            options
-                .only
-                .as_ref()
-                .is_none_or(|only| only.contains(&signal.id))
-        })
+        .filter(|signal| options.only.as_ref().is_none_or(|only| only.contains(&signal.id)))
         .map(|signal| attacher.signal(signal))
         .collect();
     Ok(Attached {
@@ -113,13 +98,7 @@ pub fn attach(
 fn raise_memlock() {
     use rustix::process::{Resource, Rlimit, setrlimit};
     // Not being allowed is fine: the map creation that needs it will say so.
-    let _ = setrlimit(
-        Resource::Memlock,
-        Rlimit {
-            current: None,
-            maximum: None,
-        },
-    );
+    let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
 }
 
 struct Attacher<'a> {
@@ -136,20 +115,19 @@ struct Attacher<'a> {
 
 impl Attacher<'_> {
     fn signal(&mut self, signal: &Signal) -> SignalCoverage {
-        let found = signal
-            .ways
-            .iter()
-            .find_map(|way| Some((way, self.way(way)?)));
+        let found = signal.ways.iter().find_map(|way| Some((way, self.way(way)?)));
         match found {
             Some((way, programs)) => SignalCoverage {
                 id: signal.id.into(),
                 way: Some(programs),
                 blind: way.blind.map(str::to_owned),
+                attaching: false,
             },
             None => SignalCoverage {
                 id: signal.id.into(),
                 way: None,
                 blind: Some(signal.blind.into()),
+                attaching: false,
             },
         }
     }
@@ -178,12 +156,8 @@ impl Attacher<'_> {
         if let Some(known) = self.attached.get(hook) {
             return known.clone();
         }
-        let mut candidates: Vec<&Program> = self
-            .manifest
-            .programs
-            .iter()
-            .filter(|program| program.hook == hook)
-            .collect();
+        let mut candidates: Vec<&Program> =
+            self.manifest.programs.iter().filter(|program| program.hook == hook).collect();
         candidates.sort_by_key(|program| program.way);
         let mut served = None;
         for program in candidates {
@@ -192,10 +166,9 @@ impl Attacher<'_> {
                     served = Some(program.name.clone());
                     break;
                 }
-                Err(error) => self.refused.push(Refused {
-                    program: program.name.clone(),
-                    why: format!("{error:#}"),
-                }),
+                Err(error) => self
+                    .refused
+                    .push(Refused { program: program.name.clone(), why: format!("{error:#}") }),
             }
         }
         self.attached.insert(hook, served.clone());
@@ -207,10 +180,7 @@ impl Attacher<'_> {
             program.way,
             ProgramWay::Kprobe | ProgramWay::KprobePart0 | ProgramWay::Kretprobe
         );
-        anyhow::ensure!(
-            !(is_kprobe && self.options.no_kprobes),
-            "kprobes are switched off"
-        );
+        anyhow::ensure!(!(is_kprobe && self.options.no_kprobes), "kprobes are switched off");
         let loaded = self
             .ebpf
             .program_mut(&program.name)

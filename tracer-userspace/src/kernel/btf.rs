@@ -63,11 +63,7 @@ pub enum BtfError {
     /// A type reaches past the end of the type section.
     Truncated { type_id: TypeId, offset: usize },
     /// A kind newer than this reader; its length is unknown, so nothing behind it can be found.
-    UnknownKind {
-        type_id: TypeId,
-        offset: usize,
-        kind: u8,
-    },
+    UnknownKind { type_id: TypeId, offset: usize, kind: u8 },
 }
 
 impl fmt::Display for BtfError {
@@ -77,11 +73,7 @@ impl fmt::Display for BtfError {
             Self::Truncated { type_id, offset } => {
                 write!(f, "BTF type {type_id} at byte {offset} is cut short")
             }
-            Self::UnknownKind {
-                type_id,
-                offset,
-                kind,
-            } => write!(
+            Self::UnknownKind { type_id, offset, kind } => write!(
                 f,
                 "BTF type {type_id} at byte {offset} has kind {kind}, this program knows 1 to {ENUM64}"
             ),
@@ -241,14 +233,7 @@ impl Btf {
             offset = end;
         }
 
-        Ok(Self(Arc::new(Table {
-            base,
-            bytes,
-            strings,
-            first_id,
-            first_string,
-            offsets,
-        })))
+        Ok(Self(Arc::new(Table { base, bytes, strings, first_id, first_string, offsets })))
     }
 
     /// Ids of the first definition of each wanted name, in one pass over this BTF's own types (not
@@ -286,10 +271,7 @@ impl Btf {
             if maybe.get(prefix_slot(string)) != Some(&true) {
                 continue;
             }
-            if let Some(name) = index
-                .get(&(kind, until_nul(string)))
-                .and_then(|i| wanted.get(*i))
-            {
+            if let Some(name) = index.get(&(kind, until_nul(string))).and_then(|i| wanted.get(*i)) {
                 found.entry(*name).or_insert(id);
             }
         }
@@ -300,11 +282,7 @@ impl Btf {
     /// unions, or decimal array indices. An array without index stands for its first element where
     /// a member name follows. Pointers are not followed. An empty path is the type itself.
     pub fn member(&self, owner: TypeId, path: &[&str]) -> Option<Member> {
-        let mut place = Place {
-            type_id: owner,
-            bit_offset: 0,
-            bitfield: false,
-        };
+        let mut place = Place { type_id: owner, bit_offset: 0, bitfield: false };
         for component in path {
             place = self.step(place, component)?;
         }
@@ -327,10 +305,7 @@ impl Btf {
                     return (0..ty.count)
                         .map(|i| {
                             let [name, type_id] = self.trailing(proto_id, PARAM_LEN, i)?;
-                            Some(Param {
-                                name: self.name(name),
-                                ty: self.param_type(type_id),
-                            })
+                            Some(Param { name: self.name(name), ty: self.param_type(type_id) })
                         })
                         .collect();
                 }
@@ -349,11 +324,7 @@ impl Btf {
             ENUM => {
                 let [name, value] = self.trailing(id, 8, i)?;
                 // The flag says that the values are signed.
-                let value = if ty.flag {
-                    i64::from(value as i32)
-                } else {
-                    i64::from(value)
-                };
+                let value = if ty.flag { i64::from(value as i32) } else { i64::from(value) };
                 Some((self.name(name), value))
             }
             ENUM64 => {
@@ -371,9 +342,7 @@ impl Btf {
     }
 
     fn end_string(&self) -> u32 {
-        self.0
-            .first_string
-            .saturating_add(self.0.strings.len() as u32)
+        self.0.first_string.saturating_add(self.0.strings.len() as u32)
     }
 
     /// The table that holds a type, and the type's byte offset in it.
@@ -396,10 +365,7 @@ impl Btf {
     /// `index` below the type's count.
     fn trailing<const N: usize>(&self, id: TypeId, len: usize, index: u32) -> Option<[u32; N]> {
         let (table, offset) = self.locate(id)?;
-        let start = len
-            .checked_mul(index as usize)?
-            .checked_add(offset)?
-            .checked_add(TYPE_LEN)?;
+        let start = len.checked_mul(index as usize)?.checked_add(offset)?.checked_add(TYPE_LEN)?;
         let mut words = [0; N];
         for (i, word) in words.iter_mut().enumerate() {
             *word = u32_at(&table.bytes, start.checked_add(4 * i)?)?;
@@ -623,9 +589,7 @@ fn until_nul(string: &[u8]) -> &[u8] {
 }
 
 fn is_named(string: &[u8], name: &str) -> bool {
-    string
-        .strip_prefix(name.as_bytes())
-        .is_some_and(|rest| rest.first() == Some(&0))
+    string.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
 }
 
 /// A 12-bit hash of a name's first eight bytes.
@@ -634,9 +598,7 @@ fn prefix_slot(string: &[u8]) -> usize {
         .iter()
         .take(8)
         .take_while(|byte| **byte != 0)
-        .fold(0_u32, |hash, byte| {
-            hash.wrapping_mul(31).wrapping_add(u32::from(*byte))
-        });
+        .fold(0_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(*byte)));
     (hash.wrapping_mul(0x9e37_79b1) >> 20) as usize
 }
 
@@ -655,21 +617,12 @@ pub(crate) mod build {
 
     impl Builder {
         pub fn new() -> Self {
-            Self {
-                types: Vec::new(),
-                strings: vec![0],
-                next_id: 1,
-                first_string: 0,
-            }
+            Self { types: Vec::new(), strings: vec![0], next_id: 1, first_string: 0 }
         }
 
         /// A module's BTF, continuing `base`.
         pub fn onto(base: &Btf) -> Self {
-            Self {
-                next_id: base.end_id(),
-                first_string: base.end_string(),
-                ..Self::new()
-            }
+            Self { next_id: base.end_id(), first_string: base.end_string(), ..Self::new() }
         }
 
         pub fn bytes(&self) -> Vec<u8> {
@@ -812,11 +765,7 @@ mod tests {
     use super::*;
 
     fn plain(byte_offset: u32, size: u32) -> Option<Member> {
-        Some(Member {
-            byte_offset,
-            size,
-            bitfield: false,
-        })
+        Some(Member { byte_offset, size, bitfield: false })
     }
 
     /// A struct with every shape that a path can cross.
@@ -834,11 +783,7 @@ mod tests {
         let conn = b.structure(
             "conn",
             24,
-            &[
-                ("", either_alias, 32),
-                ("pairs", pairs, 64),
-                ("next", pointer, 128),
-            ],
+            &[("", either_alias, 32), ("pairs", pairs, 64), ("next", pointer, 128)],
         );
         (b, conn)
     }
@@ -878,11 +823,8 @@ mod tests {
         let mut b = Builder::new();
         let u32_ = b.int("u32", 4);
         let nibble = b.partial_int("u32", 4, 4);
-        let new = b.members(
-            ("new", STRUCT, true),
-            8,
-            &[("word", u32_, 0), ("bits", u32_, 3 << 24 | 34)],
-        );
+        let new =
+            b.members(("new", STRUCT, true), 8, &[("word", u32_, 0), ("bits", u32_, 3 << 24 | 34)]);
         let old = b.structure("old", 8, &[("word", u32_, 0), ("bits", nibble, 32)]);
         let btf = b.build();
         for id in [new, old] {
@@ -903,11 +845,7 @@ mod tests {
         let sock = b.structure("sock", 4, &[("err", u32_, 0)]);
         b.structure("sock", 4, &[("other", u32_, 0)]);
         let reason = b.enumeration("reason", false, &[("A", 1)]);
-        let wanted = [
-            (Kind::Struct, "sock"),
-            (Kind::Enum, "reason"),
-            (Kind::Func, "sock"),
-        ];
+        let wanted = [(Kind::Struct, "sock"), (Kind::Enum, "reason"), (Kind::Func, "sock")];
         let found = b.build().find_all(&wanted);
         assert_eq!(found.get(&wanted[0]), Some(&sock));
         assert_eq!(found.get(&wanted[1]), Some(&reason));
@@ -933,12 +871,8 @@ mod tests {
         let void_pointer = b.ptr(0);
         let reason = b.enumeration("why", false, &[("A", 1)]);
         let reason_alias = b.typedef("why_t", reason);
-        let params = [
-            ("ctx", void_pointer),
-            ("skb", skb_pointer),
-            ("why", reason_alias),
-            ("n", int),
-        ];
+        let params =
+            [("ctx", void_pointer), ("skb", skb_pointer), ("why", reason_alias), ("n", int)];
         let func = b.func("send", &params);
         let proto = b.proto(&params);
         let pointer = b.ptr(proto);
@@ -966,10 +900,7 @@ mod tests {
         let signed = b.enumeration("s", true, &[("MINUS", u32::MAX)]);
         let wide = b.enum64("w", &[("BIG", 1 << 40)]);
         let btf = b.build();
-        assert_eq!(
-            btf.enum_values(unsigned),
-            [("ONE", 1), ("MASK", 0xffff_0000)]
-        );
+        assert_eq!(btf.enum_values(unsigned), [("ONE", 1), ("MASK", 0xffff_0000)]);
         assert_eq!(btf.enum_values(signed), [("MINUS", -1)]);
         assert_eq!(btf.enum_values(wide), [("BIG", 1 << 40)]);
     }
@@ -993,14 +924,7 @@ mod tests {
         b.int("u32", 4);
         b.raw("new", 20, false, 0, 0);
         let error = Btf::parse(b.bytes()).expect_err("kind 20 is unknown");
-        assert_eq!(
-            error,
-            BtfError::UnknownKind {
-                type_id: 2,
-                offset: 40,
-                kind: 20
-            }
-        );
+        assert_eq!(error, BtfError::UnknownKind { type_id: 2, offset: 40, kind: 20 });
     }
 
     #[test]
@@ -1009,13 +933,7 @@ mod tests {
         b.int("u32", 4);
         b.raw("long", STRUCT, false, 1, 4);
         let error = Btf::parse(b.bytes()).expect_err("the member is missing");
-        assert_eq!(
-            error,
-            BtfError::Truncated {
-                type_id: 2,
-                offset: 40
-            }
-        );
+        assert_eq!(error, BtfError::Truncated { type_id: 2, offset: 40 });
     }
 
     #[test]
@@ -1043,12 +961,7 @@ mod tests {
     fn exercise(btf: &Btf) {
         btf.find_all(&[(Kind::Struct, "conn"), (Kind::Func, "f"), (Kind::Enum, "")]);
         for id in 0..btf.end_id().saturating_add(2) {
-            for path in [
-                &["port"][..],
-                &["pairs", "1", "high"],
-                &["next", "low"],
-                &[],
-            ] {
+            for path in [&["port"][..], &["pairs", "1", "high"], &["next", "low"], &[]] {
                 btf.member(id, path);
             }
             btf.prototype(id);

@@ -32,13 +32,7 @@ pub(super) struct BuiltIn {
 }
 
 const fn plain(owner: &'static str, member: &'static str, offset: u32, size: u32) -> BuiltIn {
-    BuiltIn {
-        owner,
-        member,
-        offset,
-        size,
-        inner: None,
-    }
+    BuiltIn { owner, member, offset, size, inner: None }
 }
 
 const fn nested(
@@ -48,10 +42,7 @@ const fn nested(
     size: u32,
     inner: (Kind, &'static str),
 ) -> BuiltIn {
-    BuiltIn {
-        inner: Some(inner),
-        ..plain(owner, member, offset, size)
-    }
+    BuiltIn { inner: Some(inner), ..plain(owner, member, offset, size) }
 }
 
 const ADDRESS: (Kind, &str) = (Kind::Struct, "nf_inet_addr");
@@ -101,29 +92,22 @@ pub fn apply(root: &Path, vmlinux: &Btf) -> bool {
 }
 
 pub(super) fn find(owner: &str, member: &str) -> Option<&'static BuiltIn> {
-    TABLE
-        .iter()
-        .find(|entry| entry.owner == owner && entry.member == member)
+    TABLE.iter().find(|entry| entry.owner == owner && entry.member == member)
 }
 
 /// Module BTF came with 5.11. So did `tcp_reset`'s second parameter, which tells an old kernel
 /// from a new one that was merely built without module BTF and has another layout.
 fn predates_module_btf(vmlinux: &Btf) -> bool {
     let tcp_reset = (Kind::Func, "tcp_reset");
-    let params = vmlinux
-        .find_all(&[tcp_reset])
-        .get(&tcp_reset)
-        .and_then(|id| vmlinux.prototype(*id));
+    let params =
+        vmlinux.find_all(&[tcp_reset]).get(&tcp_reset).and_then(|id| vmlinux.prototype(*id));
     params
         .is_some_and(|params| matches!(&*params, [only] if only.ty == ParamType::PointerTo("sock")))
 }
 
 fn describes_modules(root: &Path) -> bool {
-    fs::read_dir(root.join("sys/kernel/btf")).is_ok_and(|entries| {
-        entries
-            .flatten()
-            .any(|entry| entry.file_name() != "vmlinux")
-    })
+    fs::read_dir(root.join("sys/kernel/btf"))
+        .is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name() != "vmlinux"))
 }
 
 fn may_be_loaded(root: &Path, module: &str) -> bool {
@@ -172,10 +156,7 @@ mod tests {
 
     #[test]
     fn the_table_serves_no_kernel_that_describes_modules() {
-        let root = Root::new(
-            "described",
-            &["sys/kernel/btf/x_tables", "sys/module/ip_vs"],
-        );
+        let root = Root::new("described", &["sys/kernel/btf/x_tables", "sys/module/ip_vs"]);
         assert!(!apply(&root.0, &kernel(1)));
     }
 

@@ -139,25 +139,12 @@ struct Part {
 
 impl Part {
     fn new(attached: Attached) -> Result<(Self, Vec<Refused>)> {
-        let Attached {
-            ebpf,
-            events,
-            counters,
-            refused,
-            ..
-        } = attached;
+        let Attached { ebpf, events, counters, refused, .. } = attached;
         // SAFETY: the ring buffer owns its descriptor and keeps it open until it is dropped.
         let ring = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
             .map_err(std::io::Error::from)
             .context("cannot wait for the ring buffer")?;
-        Ok((
-            Self {
-                ring,
-                counters,
-                _ebpf: ebpf,
-            },
-            refused,
-        ))
+        Ok((Self { ring, counters, _ebpf: ebpf }, refused))
     }
 }
 
@@ -169,6 +156,8 @@ pub struct Live {
     kernel: RunningKernel,
     questions: Questions,
     pending: Vec<Event>,
+    /// When the ring was last emptied.
+    drained: Nanos,
     undecodable: u64,
     pub session: Session,
     pub refused: Vec<Refused>,
@@ -207,14 +196,8 @@ impl Live {
             _ => None,
         };
         let Prepared { manifest, facts } = prepare(OBJECT, known)?;
-        let reasons = facts
-            .reason_names("sk_rst_reason")
-            .cloned()
-            .unwrap_or_default();
-        let options = AttachOptions {
-            no_kprobes,
-            only: None,
-        };
+        let reasons = facts.reason_names("sk_rst_reason").cloned().unwrap_or_default();
+        let options = AttachOptions { no_kprobes, only: None };
         let attached = attach(OBJECT, &manifest, &facts, &options).map_err(Internal)?;
         if !can_see_a_reset(&attached.coverage) {
             return Err(Unsupported(anyhow::anyhow!(
@@ -228,9 +211,7 @@ impl Live {
             )));
         }
         let changes = watch(OBJECT, no_kprobes, &attached.coverage).map_err(Internal)?;
-        let host = Host::new()
-            .context("cannot read network namespaces")
-            .map_err(Internal)?;
+        let host = Host::new().context("cannot read network namespaces").map_err(Internal)?;
         let session = session(&host, &attached.coverage);
         let hz = u64::from(host.hz().unwrap_or(DEFAULT_HZ));
         let (part, refused) = Part::new(attached).map_err(Internal)?;
@@ -246,6 +227,7 @@ impl Live {
             },
             questions: Questions::ask(host).map_err(Internal)?,
             pending: Vec::new(),
+            drained: now(),
             undecodable: 0,
             session,
             refused,
@@ -266,12 +248,7 @@ impl Live {
     /// # Errors
     /// When the ring buffer cannot be polled.
     pub async fn readable(&mut self) -> Result<()> {
-        let Self {
-            parts,
-            questions,
-            pending,
-            ..
-        } = self;
+        let Self { parts, questions, pending, .. } = self;
         let records = std::future::poll_fn(|context| {
             for part in parts.iter() {
                 if let Poll::Ready(guard) = part.ring.poll_read_ready(context) {
@@ -288,12 +265,14 @@ impl Live {
         Ok(())
     }
 
-    /// Takes in what modules brought or took away; the signals that changed.
+    /// Takes in what modules brought or took away: the signals that changed, or `None` when nothing
+    /// did. The list is empty while hooks are on their way.
     ///
     /// # Errors
     /// When a new ring buffer cannot be polled.
-    pub fn take_changes(&mut self) -> Result<Vec<SignalCoverage>> {
+    pub fn take_changes(&mut self) -> Result<Option<Vec<SignalCoverage>>> {
         let mut changed = Vec::new();
+        let mut coming = false;
         while let Ok(change) = self.changes.try_recv() {
             match change {
                 Change::Gone(id) => {
@@ -305,7 +284,14 @@ impl Live {
                         id: id.into(),
                         way: None,
                         blind,
+                        attaching: false,
                     });
+                }
+                Change::Coming(ids) => {
+                    for known in &mut self.session.coverage {
+                        known.attaching |= ids.contains(&known.id.as_str());
+                    }
+                    coming = true;
                 }
                 Change::Attached(attached) => {
                     changed.extend(attached.coverage.iter().cloned());
@@ -316,30 +302,27 @@ impl Live {
             }
         }
         for new in &changed {
-            for known in self
-                .session
-                .coverage
-                .iter_mut()
-                .filter(|known| known.id == new.id)
-            {
+            for known in self.session.coverage.iter_mut().filter(|known| known.id == new.id) {
                 known.clone_from(new);
             }
         }
-        Ok(changed)
+        Ok((coming || !changed.is_empty()).then_some(changed))
     }
 
-    /// The time up to which cases may be judged: now, unless the host still owes answers.
+    /// The time up to which cases may be judged: when the ring was last emptied, unless the host still
+    /// owes answers.
     pub fn judging_time(&self) -> Nanos {
-        let now = now();
+        // Not the clock: what happened since the ring was last emptied has not been looked at.
         match self.questions.oldest() {
-            Some(asked) => asked.max(now.saturating_sub(PATIENCE)).min(now),
-            None => now,
+            Some(asked) => asked.max(self.drained.saturating_sub(PATIENCE)).min(self.drained),
+            None => self.drained,
         }
     }
 
     /// Takes everything out of the ring and returns, in order, the events older than the merge window.
     pub fn drain(&mut self) -> Vec<Event> {
         let mut fresh = Vec::new();
+        self.drained = now();
         // Records are copied out at once: the kernel's space is free again when the item drops.
         for part in &mut self.parts {
             while let Some(item) = part.ring.get_mut().next() {
@@ -349,15 +332,10 @@ impl Live {
         self.pending.extend(self.questions.answers());
         if !fresh.is_empty() {
             self.kernel.wait_for_symbols();
-            let mut decoded: Vec<_> = fresh
-                .iter()
-                .map(|bytes| decode(bytes, &self.kernel))
-                .collect();
+            let mut decoded: Vec<_> =
+                fresh.iter().map(|bytes| decode(bytes, &self.kernel)).collect();
             if self.kernel.take_new_modules() {
-                decoded = fresh
-                    .iter()
-                    .map(|bytes| decode(bytes, &self.kernel))
-                    .collect();
+                decoded = fresh.iter().map(|bytes| decode(bytes, &self.kernel)).collect();
             }
             for event in decoded {
                 match event {
@@ -366,7 +344,7 @@ impl Live {
                 }
             }
         }
-        self.release(now().saturating_sub(MERGE_WINDOW))
+        self.release(self.drained.saturating_sub(MERGE_WINDOW))
     }
 
     /// Everything that is left, at the end.
@@ -412,9 +390,7 @@ impl Live {
 
     /// Records lost because the ring was full, all kinds.
     pub fn lost(&self) -> u64 {
-        (0..=u32::from(KIND_LAST))
-            .map(|kind| self.counter(COUNTER_LOST + kind))
-            .sum()
+        (0..=u32::from(KIND_LAST)).map(|kind| self.counter(COUNTER_LOST + kind)).sum()
     }
 
     /// Kernel reads that failed, and records that could not be decoded.
@@ -452,10 +428,7 @@ fn session(host: &Host, coverage: &[SignalCoverage]) -> Session {
     Session {
         boot_id: host.boot_id().unwrap_or_default(),
         hostname: host.hostname(),
-        kernel: rustix::system::uname()
-            .release()
-            .to_string_lossy()
-            .into_owned(),
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         initial_netns,
         wall_offset_ns: i64::try_from(wall.saturating_sub(now())).unwrap_or(0),
         coverage: coverage.to_vec(),

@@ -51,13 +51,8 @@ pub enum Way {
 }
 
 impl Way {
-    const ALL: [Self; 5] = [
-        Self::RawTracepoint,
-        Self::Fentry,
-        Self::KprobePart0,
-        Self::Kprobe,
-        Self::Kretprobe,
-    ];
+    const ALL: [Self; 5] =
+        [Self::RawTracepoint, Self::Fentry, Self::KprobePart0, Self::Kprobe, Self::Kretprobe];
 
     /// As it stands at the end of a program's name.
     pub fn as_str(self) -> &'static str {
@@ -142,18 +137,12 @@ impl Fact {
             } else if let Some(rest) = symbol.strip_prefix("ARG_OF_") {
                 (rest, |rest| {
                     let [function, type_name] = pair(rest)?;
-                    Some(Self::Argument {
-                        function,
-                        type_name,
-                    })
+                    Some(Self::Argument { function, type_name })
                 })
             } else if let Some(rest) = symbol.strip_prefix("VALUE_OF_") {
                 (rest, |rest| {
                     let [enumeration, variant] = pair(rest)?;
-                    Some(Self::EnumValue {
-                        enumeration,
-                        variant,
-                    })
+                    Some(Self::EnumValue { enumeration, variant })
                 })
             } else if let Some(rest) = symbol.strip_prefix("HAS_") {
                 (rest, |rest| {
@@ -210,9 +199,7 @@ impl fmt::Display for MemberPath {
 }
 
 fn components(path: &str) -> Option<Vec<String>> {
-    path.split(DOT)
-        .map(|name| (!name.is_empty()).then(|| name.to_owned()))
-        .collect()
+    path.split(DOT).map(|name| (!name.is_empty()).then(|| name.to_owned())).collect()
 }
 
 fn pair(path: &str) -> Option<[String; 2]> {
@@ -291,10 +278,7 @@ impl Manifest {
         if section.starts_with(".text") {
             return Ok(());
         }
-        let malformed = |problem| ManifestError::Symbol {
-            symbol: symbol.to_owned(),
-            problem,
-        };
+        let malformed = |problem| ManifestError::Symbol { symbol: symbol.to_owned(), problem };
         let (hook, way) = symbol
             .rsplit_once("__")
             .and_then(|(hook, way)| Some((hook, Way::parse(way)?)))
@@ -309,9 +293,7 @@ impl Manifest {
             .map(|(_, target)| target)
             .ok_or_else(|| {
                 let kinds = way.section_types().join(" or ");
-                malformed(format!(
-                    "way {way} needs a section {kinds}/<target>, not {section}"
-                ))
+                malformed(format!("way {way} needs a section {kinds}/<target>, not {section}"))
             })?;
         self.programs.push(Program {
             name: symbol.to_owned(),
@@ -323,25 +305,16 @@ impl Manifest {
     }
 
     fn add_variable(&mut self, symbol: &str, size: u64) -> Result<(), ManifestError> {
-        let malformed = |problem| ManifestError::Symbol {
-            symbol: symbol.to_owned(),
-            problem,
-        };
+        let malformed = |problem| ManifestError::Symbol { symbol: symbol.to_owned(), problem };
         let Some(parsed) = Fact::parse(symbol) else {
             return Ok(());
         };
         let parsed = parsed.map_err(|problem| malformed(problem.to_owned()))?;
         let expected = parsed.size();
         if size != u64::from(expected) {
-            return Err(malformed(format!(
-                "it has {size} bytes, its value has {expected}"
-            )));
+            return Err(malformed(format!("it has {size} bytes, its value has {expected}")));
         }
-        self.facts.push(FactName {
-            symbol: symbol.to_owned(),
-            size: expected,
-            parsed,
-        });
+        self.facts.push(FactName { symbol: symbol.to_owned(), size: expected, parsed });
         Ok(())
     }
 }
@@ -434,34 +407,17 @@ mod tests {
     fn programs_come_with_hook_way_and_target() {
         let manifest = Manifest::from_elf(&elf(&[
             ("memcpy", FUNC, 8, ".text"),
-            (
-                "__nf_conntrack_alloc__kretprobe",
-                FUNC,
-                8,
-                "kretprobe/__nf_conntrack_alloc",
-            ),
-            (
-                "nf_ct_delete__kprobe_part0",
-                FUNC,
-                8,
-                "kprobe/nf_ct_delete.part.0",
-            ),
+            ("__nf_conntrack_alloc__kretprobe", FUNC, 8, "kretprobe/__nf_conntrack_alloc"),
+            ("nf_ct_delete__kprobe_part0", FUNC, 8, "kprobe/nf_ct_delete.part.0"),
             ("tcp_reset__rawtp", FUNC, 8, "raw_tp/tcp_receive_reset"),
         ]))
         .expect("well-formed");
-        let seen: Vec<_> = manifest
-            .programs
-            .iter()
-            .map(|p| (p.hook.as_str(), p.way, p.target.as_str()))
-            .collect();
+        let seen: Vec<_> =
+            manifest.programs.iter().map(|p| (p.hook.as_str(), p.way, p.target.as_str())).collect();
         assert_eq!(
             seen,
             [
-                (
-                    "__nf_conntrack_alloc",
-                    Way::Kretprobe,
-                    "__nf_conntrack_alloc"
-                ),
+                ("__nf_conntrack_alloc", Way::Kretprobe, "__nf_conntrack_alloc"),
                 ("nf_ct_delete", Way::KprobePart0, "nf_ct_delete.part.0"),
                 ("tcp_reset", Way::RawTracepoint, "tcp_receive_reset"),
             ]
@@ -478,10 +434,7 @@ mod tests {
             fact("OFFSET_OF_nf_conn_DOT_tuplehash_DOT_1_DOT_tuple"),
             Fact::Offset(path("nf_conn", &["tuplehash", "1", "tuple"]))
         );
-        assert_eq!(
-            fact("SIZE_OF_sk_buff_DOT__nfct"),
-            Fact::Size(path("sk_buff", &["_nfct"]))
-        );
+        assert_eq!(fact("SIZE_OF_sk_buff_DOT__nfct"), Fact::Size(path("sk_buff", &["_nfct"])));
         assert_eq!(
             fact("ARG_OF_btf_trace_tcp_send_reset_DOT_sk_rst_reason"),
             Fact::Argument {
@@ -498,24 +451,17 @@ mod tests {
         );
         assert_eq!(
             fact("HAS_nf_ct_destroy"),
-            Fact::Exists {
-                function: "nf_ct_destroy".to_owned()
-            }
+            Fact::Exists { function: "nf_ct_destroy".to_owned() }
         );
         assert_eq!(
             fact("ADDRESS_OF_nf_ct_delete_DOT_part_DOT_0"),
-            Fact::Address {
-                symbol: "nf_ct_delete.part.0".to_owned()
-            }
+            Fact::Address { symbol: "nf_ct_delete.part.0".to_owned() }
         );
     }
 
     #[test]
     fn variables_outside_the_grammar_are_left_alone() {
-        let object = elf(&[
-            ("EVENTS", OBJECT, 28, "maps"),
-            ("LIMIT", OBJECT, 4, ".rodata"),
-        ]);
+        let object = elf(&[("EVENTS", OBJECT, 28, "maps"), ("LIMIT", OBJECT, 4, ".rodata")]);
         assert_eq!(Manifest::from_elf(&object).expect("well-formed").facts, []);
     }
 

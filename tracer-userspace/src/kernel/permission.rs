@@ -61,12 +61,8 @@ fn capabilities(status: &str) -> Result<(), Refusal> {
     let has = |capability: u32| effective & (1 << capability) != 0;
     match (has(CAP_SYS_ADMIN), has(CAP_BPF), has(CAP_PERFMON)) {
         (true, _, _) | (_, true, true) => Ok(()),
-        (_, false, _) => Err(Refusal::Missing {
-            capability: "CAP_BPF",
-        }),
-        (_, _, false) => Err(Refusal::Missing {
-            capability: "CAP_PERFMON",
-        }),
+        (_, false, _) => Err(Refusal::Missing { capability: "CAP_BPF" }),
+        (_, _, false) => Err(Refusal::Missing { capability: "CAP_PERFMON" }),
     }
 }
 
@@ -83,9 +79,7 @@ mod tests {
     fn bpf_without_perfmon_names_perfmon() {
         assert_eq!(
             capabilities("CapEff:\t0000008000000000\n"),
-            Err(Refusal::Missing {
-                capability: "CAP_PERFMON"
-            })
+            Err(Refusal::Missing { capability: "CAP_PERFMON" })
         );
     }
 
@@ -93,9 +87,7 @@ mod tests {
     fn no_capability_names_bpf() {
         assert_eq!(
             capabilities("CapEff:\t0000000000000000\n"),
-            Err(Refusal::Missing {
-                capability: "CAP_BPF"
-            })
+            Err(Refusal::Missing { capability: "CAP_BPF" })
         );
     }
 }

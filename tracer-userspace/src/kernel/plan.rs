@@ -158,10 +158,7 @@ impl<'a> Scope<'a> {
     fn enum_value(&self, enumeration: &str, variant: &str) -> Result<u64, Absence> {
         let id = self.id(Kind::Enum, enumeration)?;
         let values = self.btf.enum_values(id);
-        let (_, value) = values
-            .iter()
-            .find(|(name, _)| *name == variant)
-            .ok_or(Absence::NoPart)?;
+        let (_, value) = values.iter().find(|(name, _)| *name == variant).ok_or(Absence::NoPart)?;
         u64::try_from(*value).map_err(|_| Absence::TooLarge)
     }
 
@@ -169,14 +166,8 @@ impl<'a> Scope<'a> {
         match fact {
             Fact::Offset(path) => Ok(u64::from(self.member(path)?.byte_offset)),
             Fact::Size(path) => Ok(u64::from(self.member(path)?.size)),
-            Fact::Argument {
-                function,
-                type_name,
-            } => self.argument(function, type_name),
-            Fact::EnumValue {
-                enumeration,
-                variant,
-            } => self.enum_value(enumeration, variant),
+            Fact::Argument { function, type_name } => self.argument(function, type_name),
+            Fact::EnumValue { enumeration, variant } => self.enum_value(enumeration, variant),
             Fact::Exists { function } => self.id(Kind::Func, function).map(|_| 1),
             Fact::Address { .. } => Err(Absence::NoSymbol),
         }
@@ -193,11 +184,8 @@ pub fn resolve(
     builtin: bool,
     symbols: Option<&KernelSymbols>,
 ) -> Facts {
-    let mut wanted: Vec<_> = manifest
-        .facts
-        .iter()
-        .filter_map(|fact| wanted_type(&fact.parsed))
-        .collect();
+    let mut wanted: Vec<_> =
+        manifest.facts.iter().filter_map(|fact| wanted_type(&fact.parsed)).collect();
     wanted.extend(REASONS.map(|name| (Kind::Enum, name)));
     wanted.extend(facts::INNER_TYPES);
 
@@ -247,11 +235,7 @@ pub fn resolve(
             };
             (number, Source::Absent(absence))
         });
-        let value = Value {
-            number,
-            source,
-            size: fact.size,
-        };
+        let value = Value { number, source, size: fact.size };
         (fact.symbol.clone(), value)
     });
 
@@ -263,10 +247,7 @@ pub fn resolve(
         Some((enumeration, names.collect()))
     });
 
-    Facts {
-        values: values.collect(),
-        reasons: reasons.collect(),
-    }
+    Facts { values: values.collect(), reasons: reasons.collect() }
 }
 
 /// The type that a fact is looked up in.
@@ -282,11 +263,7 @@ fn wanted_type(fact: &Fact) -> Option<(Kind, &str)> {
 
 /// How BTF describes a function, and how many of its first parameters no probe sees.
 fn function_kind(function: &str) -> (Kind, usize) {
-    if function.starts_with(TRACEPOINT) {
-        (Kind::Typedef, 1)
-    } else {
-        (Kind::Func, 0)
-    }
+    if function.starts_with(TRACEPOINT) { (Kind::Typedef, 1) } else { (Kind::Func, 0) }
 }
 
 fn readable(member: Option<Member>) -> Result<Member, Absence> {
@@ -303,18 +280,11 @@ fn builtin_member(path: &MemberPath, vmlinux: &Scope<'_>) -> Result<Member, Abse
     let (first, rest) = members.split_first().ok_or(Absence::NoPart)?;
     let entry = facts::find(&path.owner, first).ok_or(Absence::NoType)?;
     if rest.is_empty() {
-        return Ok(Member {
-            byte_offset: entry.offset,
-            size: entry.size,
-            bitfield: false,
-        });
+        return Ok(Member { byte_offset: entry.offset, size: entry.size, bitfield: false });
     }
     let (kind, name) = entry.inner.ok_or(Absence::NoPart)?;
     let inner = readable(vmlinux.btf.member(vmlinux.id(kind, name)?, rest))?;
-    Ok(Member {
-        byte_offset: entry.offset + inner.byte_offset,
-        ..inner
-    })
+    Ok(Member { byte_offset: entry.offset + inner.byte_offset, ..inner })
 }
 
 /// Why the kernel's BTF is not usable.
@@ -391,10 +361,7 @@ fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(LoadError::Read {
-            path: path.to_owned(),
-            error,
-        }),
+        Err(error) => Err(LoadError::Read { path: path.to_owned(), error }),
     }
 }
 
@@ -416,29 +383,19 @@ mod tests {
     }
 
     fn argument(function: &str, type_name: &str) -> Fact {
-        Fact::Argument {
-            function: function.to_owned(),
-            type_name: type_name.to_owned(),
-        }
+        Fact::Argument { function: function.to_owned(), type_name: type_name.to_owned() }
     }
 
     fn variant(enumeration: &str, variant: &str) -> Fact {
-        Fact::EnumValue {
-            enumeration: enumeration.to_owned(),
-            variant: variant.to_owned(),
-        }
+        Fact::EnumValue { enumeration: enumeration.to_owned(), variant: variant.to_owned() }
     }
 
     fn exists(function: &str) -> Fact {
-        Fact::Exists {
-            function: function.to_owned(),
-        }
+        Fact::Exists { function: function.to_owned() }
     }
 
     fn address(symbol: &str) -> Fact {
-        Fact::Address {
-            symbol: symbol.to_owned(),
-        }
+        Fact::Address { symbol: symbol.to_owned() }
     }
 
     /// The value of one fact.
@@ -449,18 +406,10 @@ mod tests {
         builtin: bool,
         symbols: Option<&KernelSymbols>,
     ) -> Value {
-        let size = if matches!(fact, Fact::Address { .. }) {
-            8
-        } else {
-            4
-        };
+        let size = if matches!(fact, Fact::Address { .. }) { 8 } else { 4 };
         let manifest = Manifest {
             programs: Vec::new(),
-            facts: vec![FactName {
-                symbol: "X".to_owned(),
-                size,
-                parsed: fact,
-            }],
+            facts: vec![FactName { symbol: "X".to_owned(), size, parsed: fact }],
         };
         let facts = resolve(&manifest, vmlinux, modules, builtin, symbols);
         let value = facts.values["X"].clone();
@@ -486,17 +435,9 @@ mod tests {
         let sock = b.structure(
             "sock",
             12,
-            &[
-                ("err", u32_, 0),
-                ("state", u32_, 32),
-                ("repair", nibble, 64),
-            ],
+            &[("err", u32_, 0), ("state", u32_, 32), ("repair", nibble, 64)],
         );
-        b.structure(
-            "timer_list",
-            16,
-            &[("entry", u64_, 0), ("expires", u64_, 64)],
-        );
+        b.structure("timer_list", 16, &[("entry", u64_, 0), ("expires", u64_, 64)]);
         let reason = b.enumeration(
             "sk_rst_reason",
             true,
@@ -526,25 +467,15 @@ mod tests {
         let btf = vmlinux().build();
         assert_eq!(seen(offset("sock", &["x"]), &btf), absent(Absence::NoPart));
         assert_eq!(seen(offset("x", &["x"]), &btf), absent(Absence::NoType));
-        assert_eq!(
-            seen(offset("sock", &["repair"]), &btf),
-            absent(Absence::Bitfield)
-        );
+        assert_eq!(seen(offset("sock", &["repair"]), &btf), absent(Absence::Bitfield));
         assert_eq!(seen(argument("x", "sock"), &btf), absent(Absence::NoType));
-        assert_eq!(
-            seen(argument("send", "sk_buff"), &btf),
-            absent(Absence::NoPart)
-        );
+        assert_eq!(seen(argument("send", "sk_buff"), &btf), absent(Absence::NoPart));
     }
 
     #[test]
     fn values_that_would_pass_for_absence_or_be_cut_are_absent() {
         let btf = vmlinux().build();
-        for (enumeration, name) in [
-            ("sk_rst_reason", "MINUS"),
-            ("wide", "MAX"),
-            ("wide", "MORE"),
-        ] {
+        for (enumeration, name) in [("sk_rst_reason", "MINUS"), ("wide", "MAX"), ("wide", "MORE")] {
             let value = seen(variant(enumeration, name), &btf);
             assert_eq!(value, absent(Absence::TooLarge), "{name}");
         }
@@ -565,24 +496,15 @@ mod tests {
         let vmlinux = |n| (n, Source::Vmlinux);
         assert_eq!(seen(argument("send", "sock"), &btf), vmlinux(1));
         assert_eq!(seen(argument("btf_trace_send", "sock"), &btf), vmlinux(0));
-        assert_eq!(
-            seen(argument("btf_trace_send", "sk_rst_reason"), &btf),
-            vmlinux(1)
-        );
+        assert_eq!(seen(argument("btf_trace_send", "sk_rst_reason"), &btf), vmlinux(1));
     }
 
     #[test]
     fn functions_and_variants_resolve() {
         let btf = vmlinux().build();
         assert_eq!(seen(exists("send"), &btf), (1, Source::Vmlinux));
-        assert_eq!(
-            seen(exists("sock"), &btf),
-            (0, Source::Absent(Absence::NoType))
-        );
-        assert_eq!(
-            seen(variant("sk_rst_reason", "NO_SOCKET"), &btf),
-            (7, Source::Vmlinux)
-        );
+        assert_eq!(seen(exists("sock"), &btf), (0, Source::Absent(Absence::NoType)));
+        assert_eq!(seen(variant("sk_rst_reason", "NO_SOCKET"), &btf), (7, Source::Vmlinux));
     }
 
     #[test]
@@ -601,10 +523,7 @@ mod tests {
         assert_eq!(seen(offset("sock", &["state"])), (4, Source::Vmlinux));
         assert_eq!(seen(offset("sock", &["extra"])), (4, module.clone()));
         assert_eq!(seen(offset("ip_vs_conn", &["caddr"])), (4, module));
-        assert_eq!(
-            seen(offset("netns_ipvs", &["net"])),
-            (2160, Source::BuiltIn)
-        );
+        assert_eq!(seen(offset("netns_ipvs", &["net"])), (2160, Source::BuiltIn));
     }
 
     #[test]

@@ -28,32 +28,18 @@ pub struct Way {
 }
 
 const fn way(hooks: &'static [&'static str]) -> Way {
-    Way {
-        hooks,
-        needs: None,
-        without_kprobes: false,
-        blind: None,
-    }
+    Way { hooks, needs: None, without_kprobes: false, blind: None }
 }
 
 impl Way {
     const fn needs(self, fact: &'static str) -> Self {
-        Self {
-            needs: Some(fact),
-            ..self
-        }
+        Self { needs: Some(fact), ..self }
     }
     const fn only_without_kprobes(self) -> Self {
-        Self {
-            without_kprobes: true,
-            ..self
-        }
+        Self { without_kprobes: true, ..self }
     }
     const fn blind(self, sentence: &'static str) -> Self {
-        Self {
-            blind: Some(sentence),
-            ..self
-        }
+        Self { blind: Some(sentence), ..self }
     }
 }
 

@@ -52,11 +52,7 @@ impl KernelSymbols {
         // The kernel shows every address as 0 to readers whom it does not trust.
         let restricted = symbols.iter().all(|symbol| symbol.address == 0);
         symbols.sort_by_key(|symbol| symbol.address);
-        Ok(Self {
-            text,
-            symbols,
-            restricted,
-        })
+        Ok(Self { text, symbols, restricted })
     }
 
     /// Whether the kernel withholds addresses (`kernel.kptr_restrict`, or no `CAP_SYSLOG`); then
@@ -162,39 +158,27 @@ ffffffffc0000200 t helper\t[nf_nat]
         assert_eq!(symbols.lookup(0xffff_ffff_8100_0800), Some("tcp_reset"));
         assert_eq!(symbols.lookup(0xffff_ffff_8100_0fff), Some("tcp_reset"));
         assert_eq!(symbols.lookup(0xffff_ffff_8100_1000), Some("tcp_done"));
-        assert_eq!(
-            symbols.lookup(0xffff_ffff_c000_0042),
-            Some("ip_vs_conn_expire")
-        );
+        assert_eq!(symbols.lookup(0xffff_ffff_c000_0042), Some("ip_vs_conn_expire"));
     }
 
     #[test]
     fn data_and_far_away_addresses_belong_to_no_function() {
         let symbols = symbols(TEXT);
         assert_eq!(symbols.lookup(0xffff_ffff_8100_3008), None);
-        assert_eq!(
-            symbols.lookup(0xffff_ffff_c000_0200 + LONGEST_FUNCTION),
-            None
-        );
+        assert_eq!(symbols.lookup(0xffff_ffff_c000_0200 + LONGEST_FUNCTION), None);
         assert_eq!(symbols.lookup(0x1000), None);
     }
 
     #[test]
     fn code_is_preferred_to_data_of_the_same_address() {
-        assert_eq!(
-            symbols(TEXT).lookup(0xffff_ffff_8100_2004),
-            Some("etext_alias")
-        );
+        assert_eq!(symbols(TEXT).lookup(0xffff_ffff_8100_2004), Some("etext_alias"));
     }
 
     #[test]
     fn names_resolve_to_addresses_unless_ambiguous() {
         let symbols = symbols(TEXT);
         assert_eq!(symbols.address("tcp_done"), Some(0xffff_ffff_8100_1000));
-        assert_eq!(
-            symbols.address("ip_vs_conn_expire"),
-            Some(0xffff_ffff_c000_0000)
-        );
+        assert_eq!(symbols.address("ip_vs_conn_expire"), Some(0xffff_ffff_c000_0000));
         assert_eq!(symbols.address("data"), Some(0xffff_ffff_8100_3000));
         assert_eq!(symbols.address("helper"), None);
         assert_eq!(symbols.address("tcp"), None);

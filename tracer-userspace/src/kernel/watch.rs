@@ -14,11 +14,14 @@ use super::{
 };
 use crate::event::SignalCoverage;
 
-/// A new module is hooked within a second: this, and the time to load the programs.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// A new module is hooked within a second: this, and the time to load the programs. Well below the
+/// correlator's wait, so that a verdict knows of a module that came just before.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What changed.
 pub enum Change {
+    /// The modules of these signals are there; their hooks are being attached.
+    Coming(Vec<&'static str>),
     /// Signals that are covered from now on.
     Attached(Box<Attached>),
     /// A module went, and with it the hooks of this signal.
@@ -36,18 +39,8 @@ pub fn watch(
     coverage: &[SignalCoverage],
 ) -> Result<UnboundedReceiver<Change>> {
     let (tell, changes) = unbounded_channel();
-    let covered = coverage
-        .iter()
-        .filter(|s| s.way.is_some())
-        .map(|s| s.id.clone())
-        .collect();
-    let watcher = Watcher {
-        object,
-        no_kprobes,
-        covered,
-        loaded: loaded(),
-        tell,
-    };
+    let covered = coverage.iter().filter(|s| s.way.is_some()).map(|s| s.id.clone()).collect();
+    let watcher = Watcher { object, no_kprobes, covered, loaded: loaded(), tell };
     thread::Builder::new()
         .name("rsttrace-modules".into())
         .spawn(move || watcher.run())
@@ -87,10 +80,11 @@ impl Watcher {
                     self.say(Change::Gone(signal));
                 }
             }
-            let new: Vec<&'static str> = signals_in(&came)
-                .filter(|id| !self.covered.contains(*id))
-                .collect();
+            let new: Vec<&'static str> =
+                signals_in(&came).filter(|id| !self.covered.contains(*id)).collect();
             if !new.is_empty() {
+                // A verdict that rests on "nobody here sent it" has to wait for these.
+                self.say(Change::Coming(new.clone()));
                 self.attach(new);
             }
         }
@@ -98,27 +92,17 @@ impl Watcher {
 
     /// A failure leaves the signal uncovered, which was said at the start.
     fn attach(&mut self, only: Vec<&'static str>) {
-        let symbols = KernelSymbols::load(Path::new("/"))
-            .ok()
-            .filter(|_| self.no_kprobes);
+        let symbols = KernelSymbols::load(Path::new("/")).ok().filter(|_| self.no_kprobes);
         let Ok(prepared) = prepare(self.object, symbols.as_ref()) else {
             return;
         };
-        let options = AttachOptions {
-            no_kprobes: self.no_kprobes,
-            only: Some(only),
-        };
+        let options = AttachOptions { no_kprobes: self.no_kprobes, only: Some(only) };
         let Ok(attached) = attach(self.object, &prepared.manifest, &prepared.facts, &options)
         else {
             return;
         };
-        self.covered.extend(
-            attached
-                .coverage
-                .iter()
-                .filter(|s| s.way.is_some())
-                .map(|s| s.id.clone()),
-        );
+        self.covered
+            .extend(attached.coverage.iter().filter(|s| s.way.is_some()).map(|s| s.id.clone()));
         self.say(Change::Attached(Box::new(attached)));
     }
 
@@ -132,9 +116,7 @@ fn signals_in(modules: &[String]) -> impl Iterator<Item = &'static str> {
     signal::ALL
         .iter()
         .filter(|signal| {
-            signal
-                .module
-                .is_some_and(|module| modules.iter().any(|name| name == module))
+            signal.module.is_some_and(|module| modules.iter().any(|name| name == module))
         })
         .map(|signal| signal.id)
 }

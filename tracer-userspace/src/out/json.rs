@@ -18,20 +18,15 @@ const MAX_LINE: usize = 12 * 1024;
 
 /// RFC 3339 in UTC with nine digits.
 pub fn timestamp(wall_ns: i64) -> String {
-    Timestamp::from_nanosecond(i128::from(wall_ns)).map_or_else(
-        |_| "1970-01-01T00:00:00.000000000Z".into(),
-        |ts| format!("{ts:.9}"),
-    )
+    Timestamp::from_nanosecond(i128::from(wall_ns))
+        .map_or_else(|_| "1970-01-01T00:00:00.000000000Z".into(), |ts| format!("{ts:.9}"))
 }
 
 /// A whole number where it is one, otherwise milliseconds.
 fn seconds(value: f64) -> Value {
     let rounded = (value * 1000.0).round() / 1000.0;
     if rounded.fract() == 0.0 && rounded.abs() < 1e15 {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "checked to be whole and small"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and small")]
         Value::from(rounded as i64)
     } else {
         Value::from(rounded)
@@ -55,10 +50,7 @@ fn endpoint(address: SocketAddr, nat: Option<SocketAddr>) -> Value {
     object([
         ("ip", Some(address.ip().to_string().into())),
         ("port", Some(address.port().into())),
-        (
-            "nat",
-            nat.map(|nat| json!({"ip": nat.ip().to_string(), "port": nat.port()})),
-        ),
+        ("nat", nat.map(|nat| json!({"ip": nat.ip().to_string(), "port": nat.port()}))),
     ])
 }
 
@@ -106,11 +98,7 @@ fn fix(fix: &Fix) -> Value {
         ("wanted", fix.wanted.clone().map(Value::from)),
         ("commands", strings(fix.commands())),
         ("advice", strings(fix.advice())),
-        (
-            "persist",
-            fix.persist()
-                .map(|file| json!({"path": file.path, "text": file.text})),
-        ),
+        ("persist", fix.persist().map(|file| json!({"path": file.path, "text": file.text}))),
         ("verify", strings(fix.verify())),
         ("undo", strings(fix.undo())),
     ])
@@ -124,16 +112,10 @@ fn verdict(incident: &Incident) -> Value {
         ("schema", Some("1.0".into())),
         ("cause", Some(incident.cause.id.into())),
         ("family", Some(incident.cause.family.id().into())),
-        (
-            "confidence",
-            incident.confidence.map(|confidence| confidence.id().into()),
-        ),
+        ("confidence", incident.confidence.map(|confidence| confidence.id().into())),
         ("follows", incident.follows.clone().map(Value::from)),
         ("victim", Some(incident.victim.id().into())),
-        (
-            "netns",
-            (incident.netns != 0).then(|| incident.netns.into()),
-        ),
+        ("netns", (incident.netns != 0).then(|| incident.netns.into())),
         (
             "community_id_nat",
             behind_nat
@@ -185,13 +167,7 @@ fn verdict(incident: &Incident) -> Value {
         ),
         (
             "evidence",
-            Some(
-                incident
-                    .evidence
-                    .iter()
-                    .map(|it| finding(incident.opened, it))
-                    .collect(),
-            ),
+            Some(incident.evidence.iter().map(|it| finding(incident.opened, it)).collect()),
         ),
         (
             "ruled_out",
@@ -222,11 +198,7 @@ fn verdict(incident: &Incident) -> Value {
 
 fn tree(incident: &Incident) -> Value {
     let owner = incident.owner.as_ref();
-    let family = if incident.source.is_ipv4() {
-        "ipv4"
-    } else {
-        "ipv6"
-    };
+    let family = if incident.source.is_ipv4() { "ipv4" } else { "ipv6" };
     let outcome = match incident.cause.family {
         Family::Benign => "unknown",
         _ => "failure",
@@ -252,21 +224,9 @@ fn tree(incident: &Incident) -> Value {
                 "sequence": incident.sequence,
             })),
         ),
-        (
-            "error",
-            incident
-                .errno
-                .and_then(errno_name)
-                .map(|code| json!({ "code": code })),
-        ),
-        (
-            "source",
-            Some(endpoint(incident.source, incident.source_nat)),
-        ),
-        (
-            "destination",
-            Some(endpoint(incident.destination, incident.destination_nat)),
-        ),
+        ("error", incident.errno.and_then(errno_name).map(|code| json!({ "code": code }))),
+        ("source", Some(endpoint(incident.source, incident.source_nat))),
+        ("destination", Some(endpoint(incident.destination, incident.destination_nat))),
         (
             "network",
             Some(object([
@@ -278,15 +238,10 @@ fn tree(incident: &Incident) -> Value {
                 ),
             ])),
         ),
-        (
-            "process",
-            owner.map(|owner| json!({"pid": owner.pid, "name": owner.comm})),
-        ),
+        ("process", owner.map(|owner| json!({"pid": owner.pid, "name": owner.comm}))),
         (
             "container",
-            owner
-                .and_then(|owner| owner.container_id.as_ref())
-                .map(|id| json!({ "id": id })),
+            owner.and_then(|owner| owner.container_id.as_ref()).map(|id| json!({ "id": id })),
         ),
         ("host", Some(json!({"name": incident.hostname}))),
         ("rsttrace", Some(verdict(incident))),
@@ -298,14 +253,7 @@ pub fn incident(incident: &Incident) -> String {
     let mut tree = tree(incident);
     let mut line = tree.to_string();
     // What a reader misses least goes first.
-    for key in [
-        "blind_spots",
-        "not_fixes",
-        "ruled_out",
-        "evidence",
-        "fixes",
-        "prove",
-    ] {
+    for key in ["blind_spots", "not_fixes", "ruled_out", "evidence", "fixes", "prove"] {
         if line.len() < MAX_LINE {
             break;
         }
@@ -378,18 +326,9 @@ mod tests {
     fn the_first_keys_are_those_that_log_agents_need() {
         let incidents = replay(article());
         let text = incident(&incidents[0]);
-        let keys = [
-            "{\"@timestamp\":",
-            "\"level\":",
-            "\"message\":",
-            "\"event_id\":",
-            "\"ecs\":",
-        ];
+        let keys = ["{\"@timestamp\":", "\"level\":", "\"message\":", "\"event_id\":", "\"ecs\":"];
         let places: Vec<_> = keys.map(|key| text.find(key)).to_vec();
-        assert!(
-            places.iter().all(Option::is_some) && places.is_sorted(),
-            "{text}"
-        );
+        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{text}");
     }
 
     #[test]
@@ -421,11 +360,7 @@ mod tests {
     #[test]
     fn a_line_stays_below_12_kib_and_says_that_it_was_cut() {
         let mut long = replay(article()).remove(0);
-        let finding = Finding {
-            kind: "test",
-            ts: 0,
-            summary: "x".repeat(500),
-        };
+        let finding = Finding { kind: "test", ts: 0, summary: "x".repeat(500) };
         long.evidence = vec![finding; 1000];
         let text = incident(&long);
         assert!(text.len() < MAX_LINE);
@@ -435,13 +370,7 @@ mod tests {
 
     #[test]
     fn timestamps_have_nine_digits_and_z() {
-        assert_eq!(
-            timestamp(1_763_695_304_102_345_678),
-            "2025-11-21T03:21:44.102345678Z"
-        );
-        assert_eq!(
-            timestamp(1_763_695_304_000_000_000),
-            "2025-11-21T03:21:44.000000000Z"
-        );
+        assert_eq!(timestamp(1_763_695_304_102_345_678), "2025-11-21T03:21:44.102345678Z");
+        assert_eq!(timestamp(1_763_695_304_000_000_000), "2025-11-21T03:21:44.000000000Z");
     }
 }

@@ -43,11 +43,7 @@ pub fn summary_text(summary: &Summary) -> String {
     let total: u64 = summary.incidents.values().sum();
     let benign: u64 = summary.benign.values().sum();
     let list = |counts: &BTreeMap<&str, u64>| {
-        counts
-            .iter()
-            .map(|(cause, n)| format!("{cause} {n}"))
-            .collect::<Vec<_>>()
-            .join(", ")
+        counts.iter().map(|(cause, n)| format!("{cause} {n}")).collect::<Vec<_>>().join(", ")
     };
     let details = |counts: &BTreeMap<&str, u64>| match counts.is_empty() {
         true => String::new(),

@@ -49,10 +49,7 @@ enum Style {
 
 impl Table {
     pub fn new(options: TableOptions) -> Self {
-        Self {
-            options,
-            folded: BTreeMap::new(),
-        }
+        Self { options, folded: BTreeMap::new() }
     }
 
     /// The text for an incident, or `None` when it is like one just told.
@@ -66,13 +63,7 @@ impl Table {
             folded.count += 1;
             return None;
         }
-        self.folded.insert(
-            key,
-            Folded {
-                since: now,
-                count: 0,
-            },
-        );
+        self.folded.insert(key, Folded { since: now, count: 0 });
         Some(self.story(incident))
     }
 
@@ -92,11 +83,7 @@ impl Table {
             let release = due(folded);
             if release && folded.count > 0 {
                 // Writing to a String cannot fail.
-                let _ = writeln!(
-                    text,
-                    "… {cause} to {destination} x {} in 10 s",
-                    folded.count
-                );
+                let _ = writeln!(text, "… {cause} to {destination} x {} in 10 s", folded.count);
             }
             !release
         });
@@ -148,11 +135,7 @@ impl Table {
             self.wrapped(&mut out, "  ", "  ", &text);
         }
         let confidence = incident.confidence.map_or("no verdict", Confidence::id);
-        let verdict = format!(
-            "{} ({confidence}): {}",
-            incident.cause.id,
-            terminal(&incident.why)
-        );
+        let verdict = format!("{} ({confidence}): {}", incident.cause.id, terminal(&incident.why));
         self.labelled(&mut out, "VERDICT", Style::Bold, &verdict);
         for (index, fix) in incident.fixes.iter().enumerate() {
             self.fix(&mut out, index + 1, fix);
@@ -173,17 +156,9 @@ impl Table {
                 self.labelled(&mut out, "NOT SEEN", Style::Dim, blind);
             }
         }
-        let _ = write!(
-            out,
-            "  {}",
-            self.paint(Style::Dim, &format!("id {}", incident.event_id))
-        );
+        let _ = write!(out, "  {}", self.paint(Style::Dim, &format!("id {}", incident.event_id)));
         if incident.lost_events > 0 {
-            let _ = write!(
-                out,
-                "  {} records were lost before this",
-                incident.lost_events
-            );
+            let _ = write!(out, "  {} records were lost before this", incident.lost_events);
         }
         out.push('\n');
         out
@@ -215,10 +190,7 @@ impl Table {
 
     /// Findings in the order in which they happened; the first one the verdict named is its root.
     fn timeline(&self, out: &mut String, incident: &Incident) {
-        let root = incident
-            .evidence
-            .first()
-            .filter(|_| incident.confidence.is_some());
+        let root = incident.evidence.first().filter(|_| incident.confidence.is_some());
         let mut findings: Vec<&Finding> = incident.evidence.iter().collect();
         findings.sort_by_key(|finding| finding.ts);
         let last = findings.len().saturating_sub(1);
@@ -260,11 +232,8 @@ impl Table {
     }
 
     fn labelled(&self, out: &mut String, label: &str, style: Style, text: &str) {
-        let first = format!(
-            "  {}{}",
-            self.paint(style, label),
-            " ".repeat(11 - label.len().min(10))
-        );
+        let first =
+            format!("  {}{}", self.paint(style, label), " ".repeat(11 - label.len().min(10)));
         self.wrapped_by(out, &first, 13, &" ".repeat(13), text);
     }
 
@@ -299,10 +268,7 @@ impl Table {
 
 /// HH:MM:SS.mmm, UTC.
 fn clock(wall_ns: i64) -> String {
-    timestamp(wall_ns)
-        .get(11..23)
-        .unwrap_or("??:??:??.???")
-        .to_owned()
+    timestamp(wall_ns).get(11..23).unwrap_or("??:??:??.???").to_owned()
 }
 
 /// Enough of an event id to find it.
@@ -318,11 +284,7 @@ mod tests {
         testing::{SECOND, article, replay},
     };
 
-    const PLAIN: TableOptions = TableOptions {
-        color: false,
-        width: 100,
-        wide: false,
-    };
+    const PLAIN: TableOptions = TableOptions { color: false, width: 100, wide: false };
 
     fn incident() -> Incident {
         replay(article()).remove(0)
@@ -356,11 +318,7 @@ mod tests {
     #[test]
     fn a_hostile_process_name_cannot_move_the_cursor() {
         let mut hostile = incident();
-        hostile.owner = Some(Owner {
-            pid: 1,
-            comm: "\u{1b}[2J\r".into(),
-            ..Owner::default()
-        });
+        hostile.owner = Some(Owner { pid: 1, comm: "\u{1b}[2J\r".into(), ..Owner::default() });
         let text = Table::new(PLAIN).incident(&hostile, 0).expect("a story");
         assert!(!text.contains('\u{1b}') && !text.contains('\r'));
     }
@@ -368,16 +326,11 @@ mod tests {
     #[test]
     fn prose_keeps_to_the_width_and_commands_are_never_broken() {
         let narrow = TableOptions { width: 70, ..PLAIN };
-        let text = Table::new(narrow)
-            .incident(&incident(), 0)
-            .expect("a story");
+        let text = Table::new(narrow).incident(&incident(), 0).expect("a story");
         let is_command = |line: &str| line.contains("setsockopt") || line.contains("sysctl -w");
         // A headline and the longest single word may stand out.
         let long = text.lines().skip(1).filter(|line| !is_command(line));
-        assert!(
-            long.clone().all(|line| line.chars().count() <= 70),
-            "{text}"
-        );
+        assert!(long.clone().all(|line| line.chars().count() <= 70), "{text}");
         assert!(text.contains("setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, 1); setsockopt(fd, IPP"));
     }
 
@@ -385,14 +338,7 @@ mod tests {
     fn no_colour_means_no_escape_sequence() {
         let text = Table::new(PLAIN).incident(&incident(), 0).expect("a story");
         assert!(!text.contains('\u{1b}'));
-        let colour = TableOptions {
-            color: true,
-            ..PLAIN
-        };
-        assert!(
-            Table::new(colour)
-                .incident(&incident(), 0)
-                .is_some_and(|t| t.contains('\u{1b}'))
-        );
+        let colour = TableOptions { color: true, ..PLAIN };
+        assert!(Table::new(colour).incident(&incident(), 0).is_some_and(|t| t.contains('\u{1b}')));
     }
 }
