@@ -5,7 +5,7 @@ use std::{io::IsTerminal as _, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    cause::Family,
+    cause::{self, Family},
     filter::{FailOn, Filter, Side, parse_cause, parse_family, parse_netns},
 };
 
@@ -19,7 +19,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Trace: print one incident per broken connection, as it happens
+    // Its help is that of its arguments: a comment here would replace it.
     Live(LiveArgs),
 }
 
@@ -33,7 +33,7 @@ pub enum Command {
 /// Incidents go to standard output; the `rsttrace: ready` line, what this kernel cannot show and the
 /// closing summary go to standard error.
 #[derive(Args, Debug)]
-#[command(after_long_help = LIVE_NOTES)]
+#[command(after_long_help = live_notes())]
 pub struct LiveArgs {
     /// How incidents are printed; `json` is one line each (NDJSON)
     #[arg(short, long, value_enum, default_value = "table", help_heading = "Output")]
@@ -59,7 +59,12 @@ pub struct LiveArgs {
     pub duration: Option<Duration>,
 
     /// Stop after this many incidents
-    #[arg(long, value_name = "N", help_heading = "When to stop")]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..),
+        help_heading = "When to stop"
+    )]
     pub count: Option<u64>,
 
     /// Exit with 5 if this was seen: a cause, a family, or `any`
@@ -76,13 +81,13 @@ pub struct LiveArgs {
 #[command(next_help_heading = "Filters (all given ones must hold)")]
 struct FilterArgs {
     /// Only connections of this process
-    #[arg(long, value_name = "PID")]
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
     pid: Vec<u32>,
     /// Only connections of processes with this name
     #[arg(long, value_name = "NAME")]
     comm: Vec<String>,
     /// Only this port, on either side, before or behind NAT
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_delimiter = ',')]
     port: Vec<u16>,
     /// Only this initiator: an address, a network, or address:port
     #[arg(long, value_name = "ADDR")]
@@ -121,11 +126,23 @@ Exit status:
   1  internal failure             4  this kernel cannot; what is missing is named
   2  usage                        5  what --fail-on asked for was seen";
 
+/// The closing part of `live --help`; its list of causes comes from the causes.
+fn live_notes() -> String {
+    let mut notes = String::from("Causes, by family:\n");
+    for family in Family::ALL {
+        notes.push_str(&format!("  {}\n", family.id()));
+        for cause in cause::ALL.iter().filter(|cause| cause.family == family) {
+            notes.push_str(&format!("    {:24}{}\n", cause.id, cause.title));
+        }
+    }
+    notes + "\n" + LIVE_NOTES
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
     /// A story for people
     Table,
-    /// The same, with everything ruled out and everything invisible
+    /// The same, and how to keep and undo each fix, what was ruled out, what cannot be seen
     Wide,
     /// One JSON event a line
     Json,
@@ -171,8 +188,11 @@ impl LiveArgs {
     /// Columns of the terminal, within what reads well; a fixed width for files and pipes.
     pub fn width(&self) -> usize {
         rustix::termios::tcgetwinsize(std::io::stdout())
-            .map_or(100, |size| usize::from(size.ws_col))
-            .clamp(60, 160)
+            .ok()
+            .map(|size| usize::from(size.ws_col))
+            // A terminal that was never told its size says 0.
+            .filter(|columns| *columns > 0)
+            .map_or(100, |columns| columns.clamp(60, 160))
     }
 }
 
@@ -213,6 +233,26 @@ mod tests {
         assert_eq!(parse_duration("7"), Ok(Duration::from_secs(7)));
         assert!(parse_duration("5d").is_err_and(|error| error.contains("`d`")));
         assert!(parse_duration("99999999999999999999h").is_err());
+    }
+
+    #[test]
+    fn the_long_help_explains_verdicts_examples_and_exit_codes() {
+        let mut cli = Cli::command();
+        let live = cli.find_subcommand_mut("live").expect("the command");
+        let help = live.render_long_help().to_string();
+        for part in ["`correlated`", "Examples:", "Signals:", "Exit status:"] {
+            assert!(help.contains(part), "{part} is missing in:\n{help}");
+        }
+    }
+
+    #[test]
+    fn words_that_ask_for_nothing_are_usage_errors() {
+        for args in [["--count", "0"], ["--netns", "no-such"], ["--port", "65536"]] {
+            let error = Cli::try_parse_from(["rsttrace", "live"].iter().chain(&args))
+                .expect_err("a usage error");
+            assert_eq!(error.exit_code(), 2, "{args:?}");
+            assert!(error.to_string().contains(args[1]), "{error}");
+        }
     }
 
     #[test]

@@ -40,15 +40,18 @@ impl FromStr for Side {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Ok(address) = text.parse::<SocketAddr>() {
+            let ip = address.ip().to_canonical();
             return Ok(Self {
-                ip: address.ip(),
-                prefix: if address.is_ipv4() { 32 } else { 128 },
+                ip,
+                prefix: if ip.is_ipv4() { 32 } else { 128 },
                 port: Some(address.port()),
             });
         }
         let (ip, prefix) = text.split_once('/').map_or((text, None), |(ip, p)| (ip, Some(p)));
         let ip: IpAddr =
             ip.parse().map_err(|_| format!("`{text}` is no address, network or address:port"))?;
+        // Events show mapped addresses as IPv4. A network keeps the family its length belongs to.
+        let ip = if prefix.is_none() { ip.to_canonical() } else { ip };
         let longest = if ip.is_ipv4() { 32 } else { 128 };
         let prefix = match prefix {
             None => longest,
@@ -61,6 +64,9 @@ impl FromStr for Side {
         Ok(Self { ip, prefix, port: None })
     }
 }
+
+/// File system of namespaces (include/uapi/linux/magic.h).
+const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
 
 /// A network namespace, by inode number, or by a name or path that is looked up at once.
 ///
@@ -75,8 +81,11 @@ pub fn parse_netns(text: &str) -> Result<u32, String> {
         true => text.to_owned(),
         false => format!("/run/netns/{text}"),
     };
+    // A name whose namespace is gone may be left behind as an ordinary file.
+    let is_namespace = rustix::fs::statfs(path.as_str()).is_ok_and(|fs| fs.f_type == NSFS_MAGIC);
     std::fs::metadata(&path)
         .ok()
+        .filter(|_| is_namespace)
         .and_then(|meta| u32::try_from(meta.st_ino()).ok())
         .ok_or_else(|| format!("there is no network namespace {path}"))
 }
@@ -172,7 +181,10 @@ impl Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{article, replay};
+    use crate::{
+        host::Owner,
+        testing::{article, replay},
+    };
 
     fn side(text: &str) -> Side {
         text.parse().expect("a side")
@@ -201,6 +213,40 @@ mod tests {
     fn a_prefix_that_is_too_long_is_refused_by_name() {
         assert!("10.0.0.0/33".parse::<Side>().is_err_and(|error| error.contains("/33")));
         assert!(side("0.0.0.0/0").matches("1.2.3.4:5".parse().expect("address")));
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_address_it_maps() {
+        for text in ["::ffff:10.0.0.1", "[::ffff:10.0.0.1]:5"] {
+            assert!(side(text).matches("10.0.0.1:5".parse().expect("address")), "{text}");
+        }
+    }
+
+    #[test]
+    fn criteria_on_the_owner_fail_when_there_is_none() {
+        let mut incident = replay(article()).remove(0);
+        let filter = Filter { comm: vec!["node".into()], ..Filter::default() };
+        assert!(!filter.matches(&incident));
+        incident.owner = Some(Owner { pid: 1, comm: "node".into(), ..Owner::default() });
+        assert!(filter.matches(&incident));
+    }
+
+    #[test]
+    fn a_namespace_is_found_by_number_and_path_and_nothing_else_is_one() {
+        use std::os::linux::fs::MetadataExt as _;
+        let inum = std::fs::metadata("/proc/self/ns/net").expect("procfs").st_ino();
+        assert_eq!(parse_netns("/proc/self/ns/net").map(u64::from), Ok(inum));
+        assert_eq!(parse_netns("4026531840"), Ok(4_026_531_840));
+        assert!(parse_netns("/etc/passwd").is_err_and(|error| error.contains("/etc/passwd")));
+        assert!(parse_netns("no-such").is_err_and(|error| error.contains("no-such")));
+    }
+
+    #[test]
+    fn any_fails_on_everything_but_benign_resets() {
+        let mut incident = replay(article()).remove(0);
+        assert!(FailOn::Any.matches(&incident));
+        incident.cause = cause::by_id("connection_refused").expect("a cause");
+        assert!(!FailOn::Any.matches(&incident));
     }
 
     #[test]

@@ -154,7 +154,9 @@ impl Fix {
 
     /// Lines that show whether it is in force.
     pub fn verify(&self) -> Vec<String> {
-        self.changes.iter().filter_map(Change::verify).collect()
+        let mut lines: Vec<String> = self.changes.iter().filter_map(Change::verify).collect();
+        lines.dedup();
+        lines
     }
 
     /// Lines that bring back the value found.

@@ -209,6 +209,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_readme_lists_every_cause_with_its_family() {
+        let mut table = String::new();
+        for family in Family::ALL {
+            let of_family: Vec<_> = ALL
+                .iter()
+                .filter(|cause| cause.family == family)
+                .map(|cause| format!("`{}`", cause.id))
+                .collect();
+            table.push_str(&format!("| {} | {} |\n", family.id(), of_family.join(" ")));
+        }
+        let readme = include_str!("../../../README.md");
+        assert!(readme.contains(&table), "README.md should hold:\n{table}");
+    }
+
+    #[test]
     fn ids_are_unique_and_unknown_comes_last() {
         let mut ids: Vec<&str> = ALL.iter().map(|cause| cause.id).collect();
         assert_eq!(ids.last(), Some(&"unknown"));

@@ -54,14 +54,13 @@ pub fn keepalive_below(evidence: &Evidence<'_>, limit_s: f64, limit_is: &str) ->
     let by_sysctl = keepalive.is_some_and(|k| k.enabled && !k.time_is_own);
     let mut changes = Vec::new();
     if !by_sysctl {
-        changes.push(Change::SocketOption {
-            code: format!(
-                "setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, 1); setsockopt(fd, IPPROTO_TCP, \
-                 TCP_KEEPIDLE, {}); setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, {}); \
-                 setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, {})",
-                period.time_s, period.intvl_s, period.probes
-            ),
-        });
+        let option = |level: &str, name: &str, value: u64| Change::SocketOption {
+            code: format!("setsockopt(fd, {level}, {name}, {value})"),
+        };
+        changes.push(option("SOL_SOCKET", "SO_KEEPALIVE", 1));
+        changes.push(option("IPPROTO_TCP", "TCP_KEEPIDLE", period.time_s));
+        changes.push(option("IPPROTO_TCP", "TCP_KEEPINTVL", period.intvl_s));
+        changes.push(option("IPPROTO_TCP", "TCP_KEEPCNT", period.probes));
     }
     if let Some(place) = place {
         let from = |value: Option<u32>| value.map(u64::from);
@@ -154,8 +153,9 @@ pub fn article(evidence: &Evidence<'_>, limit_s: f64) -> Vec<NotFix> {
     let keepalive = evidence.victim().map(|(_, _, socket)| socket.keepalive);
     if keepalive.is_some_and(|k| !k.enabled) {
         list.push((
-            "net.ipv4.tcp_keepalive_*".into(),
-            "this socket has SO_KEEPALIVE off, so the sysctls do not reach it".into(),
+            "net.ipv4.tcp_keepalive_* alone".into(),
+            "this socket has SO_KEEPALIVE off, and the sysctls only reach sockets that have it on"
+                .into(),
         ));
     }
     list.push((

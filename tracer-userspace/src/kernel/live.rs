@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// The eBPF object of this build; empty when it was built without `cargo xtask build`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer"));
 
 /// Records of other CPUs are at most this late: a record is stamped, filled and committed in one go.
 const MERGE_WINDOW: Nanos = 20_000_000;

@@ -158,3 +158,38 @@ const FIREWALL_BY_DROP: Way = way(&["kfree_skb_netfilter"])
         "a firewall's reset is inferred from the drop of the packet it answers, and only when its \
          receiver is on this host",
     );
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::kernel::{live::OBJECT, manifest::Manifest};
+
+    /// `None` in a build without the object, which `cargo xtask test` never is.
+    fn manifest() -> Option<Manifest> {
+        if OBJECT.is_empty() {
+            eprintln!("no eBPF object in this build: nothing to compare");
+            return None;
+        }
+        Some(Manifest::from_elf(OBJECT).expect("the object's names follow the grammar"))
+    }
+
+    #[test]
+    fn every_hook_of_the_object_belongs_to_a_signal_and_every_signals_hook_exists() {
+        let Some(manifest) = manifest() else { return };
+        let hooks: BTreeSet<&str> = manifest.programs.iter().map(|p| p.hook.as_str()).collect();
+        let named: BTreeSet<&str> =
+            ALL.iter().flat_map(|s| s.ways).flat_map(|way| way.hooks).copied().collect();
+        assert_eq!(hooks, named);
+    }
+
+    #[test]
+    fn every_fact_a_way_needs_is_a_fact_of_the_object() {
+        let Some(manifest) = manifest() else { return };
+        let facts: BTreeSet<&str> = manifest.facts.iter().map(|f| f.symbol.as_str()).collect();
+        for needed in ALL.iter().flat_map(|s| s.ways).filter_map(|way| way.needs) {
+            assert!(facts.contains(needed), "{needed}");
+        }
+    }
+}

@@ -16,13 +16,16 @@ use crate::{
 /// Container runtimes cut lines at 16 KiB; the contract stays well below.
 const MAX_LINE: usize = 12 * 1024;
 
+/// What a shortened line has more than others.
+const TRUNCATED: &str = ",\"truncated\":true";
+
 /// RFC 3339 in UTC with nine digits.
 pub fn timestamp(wall_ns: i64) -> String {
     Timestamp::from_nanosecond(i128::from(wall_ns))
         .map_or_else(|_| "1970-01-01T00:00:00.000000000Z".into(), |ts| format!("{ts:.9}"))
 }
 
-/// A whole number where it is one, otherwise milliseconds.
+/// A configured time: a whole number where it is one, otherwise to the millisecond.
 fn seconds(value: f64) -> Value {
     let rounded = (value * 1000.0).round() / 1000.0;
     if rounded.fract() == 0.0 && rounded.abs() < 1e15 {
@@ -31,6 +34,12 @@ fn seconds(value: f64) -> Value {
     } else {
         Value::from(rounded)
     }
+}
+
+/// What was measured, to the millisecond. Always with a decimal point: an index that derives its type
+/// from the first value it sees must not take it for an integer.
+fn measured(value: f64) -> Value {
+    Value::from((value * 1000.0).round() / 1000.0)
 }
 
 /// An object without the absent values.
@@ -76,7 +85,7 @@ fn community_id(source: SocketAddr, destination: SocketAddr) -> Option<String> {
 
 #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
 fn age_s(opened: Nanos, ts: Nanos) -> Value {
-    seconds((opened as f64 - ts as f64) / 1e9)
+    measured((opened as f64 - ts as f64) / 1e9)
 }
 
 fn finding(opened: Nanos, finding: &Finding) -> Value {
@@ -131,7 +140,7 @@ fn verdict(incident: &Incident) -> Value {
                 ("reason", incident.rst.reason.clone().map(Value::from)),
             ])),
         ),
-        ("idle_s", incident.idle_s.map(seconds)),
+        ("idle_s", incident.idle_s.map(measured)),
         (
             "keepalive",
             incident.keepalive.map(|keepalive| {
@@ -252,26 +261,37 @@ fn tree(incident: &Incident) -> Value {
 pub fn incident(incident: &Incident) -> String {
     let mut tree = tree(incident);
     let mut line = tree.to_string();
-    // What a reader misses least goes first.
-    for key in ["blind_spots", "not_fixes", "ruled_out", "evidence", "fixes", "prove"] {
+    // What a reader misses least goes first; the best fix and what convinced the verdict stay.
+    for (key, keep) in
+        [("blind_spots", 0), ("ruled_out", 0), ("not_fixes", 0), ("evidence", 1), ("fixes", 1)]
+    {
         if line.len() < MAX_LINE {
             break;
         }
+        // The mark needs room as well.
+        let excess = line.len() + TRUNCATED.len() + 1 - MAX_LINE;
         if let Some(verdict) = tree.get_mut("rsttrace").and_then(Value::as_object_mut) {
-            match verdict.get_mut(key) {
-                // The best fix and the first piece of evidence stay as long as anything does.
-                Some(Value::Array(items)) if matches!(key, "evidence" | "fixes") => {
-                    items.truncate(1);
-                }
-                _ => {
-                    verdict.shift_remove(key);
-                }
-            }
+            shorten(verdict, key, keep, excess);
             verdict.insert("truncated".into(), true.into());
         }
         line = tree.to_string();
     }
     line
+}
+
+/// Drops trailing items of an array until `excess` bytes are saved or only `keep` are left.
+fn shorten(verdict: &mut Map<String, Value>, key: &str, keep: usize, excess: usize) {
+    let Some(items) = verdict.get_mut(key).and_then(Value::as_array_mut) else {
+        return;
+    };
+    let mut saved = 0;
+    while saved < excess && items.len() > keep {
+        // One more for the comma.
+        saved += items.pop().map_or(0, |item| item.to_string().len() + 1);
+    }
+    if items.is_empty() {
+        verdict.shift_remove(key);
+    }
 }
 
 /// The same, indented for reading.
@@ -313,64 +333,4 @@ pub fn summary(summary: &Summary, wall_ns: i64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{article, replay};
-
-    fn line() -> Value {
-        let incidents = replay(article());
-        serde_json::from_str(&incident(&incidents[0])).expect("JSON")
-    }
-
-    #[test]
-    fn the_first_keys_are_those_that_log_agents_need() {
-        let incidents = replay(article());
-        let text = incident(&incidents[0]);
-        let keys = ["{\"@timestamp\":", "\"level\":", "\"message\":", "\"event_id\":", "\"ecs\":"];
-        let places: Vec<_> = keys.map(|key| text.find(key)).to_vec();
-        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{text}");
-    }
-
-    #[test]
-    fn the_articles_incident_has_the_contracts_fields() {
-        let line = line();
-        assert_eq!(line["event"]["dataset"], "rsttrace.incident");
-        assert_eq!(line["event"]["reason"], "ipvs_idle_expired");
-        assert_eq!(line["error"]["code"], "ECONNRESET");
-        assert_eq!(line["destination"]["nat"]["ip"], "10.0.1.2");
-        assert_eq!(line["rsttrace"]["ipvs"]["timeout_s"], 900);
-        assert_eq!(line["rsttrace"]["keepalive"]["enabled"], false);
-        assert_eq!(line["rsttrace"]["fixes"][0]["wanted"], "300/30/3");
-        assert_eq!(line["event_id"], line["event"]["id"]);
-    }
-
-    #[test]
-    fn nothing_is_null() {
-        fn has_null(value: &Value) -> bool {
-            match value {
-                Value::Null => true,
-                Value::Array(items) => items.iter().any(has_null),
-                Value::Object(fields) => fields.values().any(has_null),
-                _ => false,
-            }
-        }
-        assert!(!has_null(&line()));
-    }
-
-    #[test]
-    fn a_line_stays_below_12_kib_and_says_that_it_was_cut() {
-        let mut long = replay(article()).remove(0);
-        let finding = Finding { kind: "test", ts: 0, summary: "x".repeat(500) };
-        long.evidence = vec![finding; 1000];
-        let text = incident(&long);
-        assert!(text.len() < MAX_LINE);
-        let value: Value = serde_json::from_str(&text).expect("JSON");
-        assert_eq!(value["rsttrace"]["truncated"], true);
-    }
-
-    #[test]
-    fn timestamps_have_nine_digits_and_z() {
-        assert_eq!(timestamp(1_763_695_304_102_345_678), "2025-11-21T03:21:44.102345678Z");
-        assert_eq!(timestamp(1_763_695_304_000_000_000), "2025-11-21T03:21:44.000000000Z");
-    }
-}
+mod tests;

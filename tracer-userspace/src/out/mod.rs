@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use crate::{cause::Family, correlator::Counters, incident::Incident};
 
 pub mod escape;
+mod fold;
 pub mod json;
+mod page;
 pub mod table;
 
 /// What a run has seen, for the summary events and the closing line.

@@ -1,18 +1,25 @@
 //! Incidents for a person at three in the morning: a headline, the story with times, the verdict, and
 //! what to change.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::net::SocketAddr;
 
-use super::{escape::terminal, json::timestamp};
+use super::{
+    fold::{Folds, Repeats, Telling},
+    json::timestamp,
+    page::{Page, Style},
+};
 use crate::{
     cause::Family,
-    event::Nanos,
+    event::{Keepalive, Nanos},
     fix::Fix,
-    incident::{Confidence, Finding, Incident},
+    incident::{Confidence, Finding, Incident, errno_name},
 };
 
-/// Equal incidents within this time are counted, not told again.
-const FOLD: Nanos = 10_000_000_000;
+/// Columns of a label such as `NOT A FIX`, with the margin before it.
+const LABEL: usize = 13;
+
+/// Margin of what belongs to a labelled line.
+const HANG: &str = "             ";
 
 /// How to print.
 #[derive(Clone, Copy, Debug)]
@@ -20,250 +27,215 @@ pub struct TableOptions {
     pub color: bool,
     /// Columns to wrap at.
     pub width: usize,
-    /// Also what was ruled out and what cannot be seen.
+    /// Also how to keep, check and undo each fix, what was ruled out, and what cannot be seen.
     pub wide: bool,
-}
-
-/// What makes incidents equal enough to fold: cause, destination, owner.
-type Key = (&'static str, String, Option<u32>);
-
-struct Folded {
-    since: Nanos,
-    count: u64,
 }
 
 /// The printer, with the incidents it is folding.
 pub struct Table {
     options: TableOptions,
-    folded: BTreeMap<Key, Folded>,
-}
-
-#[derive(Clone, Copy)]
-enum Style {
-    Bold,
-    Red,
-    Green,
-    Yellow,
-    Dim,
+    folds: Folds,
+    /// The date that was printed last; clock times belong to it.
+    day: String,
 }
 
 impl Table {
     pub fn new(options: TableOptions) -> Self {
-        Self { options, folded: BTreeMap::new() }
+        Self { options, folds: Folds::default(), day: String::new() }
     }
 
-    /// The text for an incident, or `None` when it is like one just told.
+    /// The text for an incident, or `None` when it is like one already told.
     pub fn incident(&mut self, incident: &Incident, now: Nanos) -> Option<String> {
-        if incident.follows.is_some() || incident.cause.family == Family::Benign {
-            return Some(self.line(incident));
-        }
-        let owner = incident.owner.as_ref().map(|owner| owner.pid);
-        let key = (incident.cause.id, incident.destination.to_string(), owner);
-        if let Some(folded) = self.folded.get_mut(&key) {
-            folded.count += 1;
+        let telling = self.folds.take(incident, now);
+        if telling == Telling::Nothing {
             return None;
         }
-        self.folded.insert(key, Folded { since: now, count: 0 });
-        Some(self.story(incident))
+        let mut page = self.page();
+        self.date(&mut page, incident.wall_ns);
+        match telling {
+            Telling::Full if incident.cause.family != Family::Benign => {
+                story(&mut page, incident, self.options.wide);
+            }
+            _ => one_line(&mut page, incident),
+        }
+        page.finish()
     }
 
     /// Counts whose time has come.
     pub fn tick(&mut self, now: Nanos) -> Option<String> {
-        self.release(|folded| now.saturating_sub(folded.since) >= FOLD)
+        let repeats = self.folds.due(now);
+        self.repeats(&repeats)
     }
 
     /// All counts, at the end.
     pub fn flush(&mut self) -> Option<String> {
-        self.release(|_| true)
+        let repeats = self.folds.rest();
+        self.repeats(&repeats)
     }
 
-    fn release(&mut self, due: impl Fn(&Folded) -> bool) -> Option<String> {
-        let mut text = String::new();
-        self.folded.retain(|(cause, destination, _), folded| {
-            let release = due(folded);
-            if release && folded.count > 0 {
-                // Writing to a String cannot fail.
-                let _ = writeln!(text, "… {cause} to {destination} x {} in 10 s", folded.count);
-            }
-            !release
-        });
-        (!text.is_empty()).then_some(text)
+    fn page(&self) -> Page {
+        Page::new(self.options.color, self.options.width)
     }
 
-    fn paint(&self, style: Style, text: &str) -> String {
-        if !self.options.color {
-            return text.to_owned();
-        }
-        let code = match style {
-            Style::Bold => "1",
-            Style::Red => "1;31",
-            Style::Green => "32",
-            Style::Yellow => "33",
-            Style::Dim => "2",
-        };
-        format!("\u{1b}[{code}m{text}\u{1b}[0m")
-    }
-
-    /// One line: a benign reset, or the other end of an incident already told.
-    fn line(&self, incident: &Incident) -> String {
-        let about = match &incident.follows {
-            Some(first) => format!(" (the other end of incident {})", short(first)),
-            None => String::new(),
-        };
-        let text = format!(
-            "{} {} {} → {}: {} ({}){about}",
-            clock(incident.wall_ns),
-            incident.action.id(),
-            incident.source,
-            incident.destination,
-            terminal(&incident.why),
-            incident.cause.id,
-        );
-        self.paint(Style::Dim, &text)
-    }
-
-    fn story(&self, incident: &Incident) -> String {
-        let mut out = String::new();
-        self.headline(&mut out, incident);
-        self.timeline(&mut out, incident);
-        if let Some(keepalive) = incident.keepalive {
-            let state = if keepalive.enabled { "on" } else { "off" };
+    fn repeats(&self, repeats: &[Repeats]) -> Option<String> {
+        let mut page = self.page();
+        for it in repeats {
+            let owner = it.owner.as_ref().map_or(String::new(), |owner| format!("  {owner}"));
             let text = format!(
-                "socket: SO_KEEPALIVE {state}; keepalive {:.0}/{:.0}/{} in its namespace",
-                keepalive.time_s, keepalive.intvl_s, keepalive.probes
+                "x {} in {} s  {}  → {}{owner}",
+                it.count, it.seconds, it.cause, it.destination
             );
-            self.wrapped(&mut out, "  ", "  ", &text);
+            page.paragraph(&[], HANG, &[(Style::Yellow, &text)]);
         }
-        let confidence = incident.confidence.map_or("no verdict", Confidence::id);
-        let verdict = format!("{} ({confidence}): {}", incident.cause.id, terminal(&incident.why));
-        self.labelled(&mut out, "VERDICT", Style::Bold, &verdict);
-        for (index, fix) in incident.fixes.iter().enumerate() {
-            self.fix(&mut out, index + 1, fix);
-        }
-        for (what, because) in &incident.not_fixes {
-            let text = format!("{}: {}", terminal(what), terminal(because));
-            self.labelled(&mut out, "NOT A FIX", Style::Dim, &text);
-        }
-        if let Some(prove) = &incident.prove {
-            self.labelled(&mut out, "TO PROVE", Style::Yellow, &terminal(prove));
-        }
-        if self.options.wide {
-            for it in &incident.ruled_out {
-                let text = format!("{}: {}", it.cause, terminal(&it.because));
-                self.labelled(&mut out, "RULED OUT", Style::Dim, &text);
-            }
-            for blind in &incident.blind_spots {
-                self.labelled(&mut out, "NOT SEEN", Style::Dim, blind);
-            }
-        }
-        let _ = write!(out, "  {}", self.paint(Style::Dim, &format!("id {}", incident.event_id)));
-        if incident.lost_events > 0 {
-            let _ = write!(out, "  {} records were lost before this", incident.lost_events);
-        }
-        out.push('\n');
-        out
+        page.finish()
     }
 
-    fn headline(&self, out: &mut String, incident: &Incident) {
-        let what = incident.action.id().to_uppercase();
-        let who = incident.owner.as_ref().map_or(String::new(), |owner| {
-            format!("  {} (pid {})", terminal(&owner.comm), owner.pid)
-        });
-        let nat = |side: Option<std::net::SocketAddr>| {
-            side.map_or(String::new(), |nat| format!(" [→ {nat}]"))
-        };
-        let error = incident
-            .errno
-            .and_then(crate::incident::errno_name)
-            .map_or(String::new(), |name| format!("  {name}"));
-        let _ = writeln!(
-            out,
-            "{} {}  {}{} → {}{}{who}{error}",
-            clock(incident.wall_ns),
-            self.paint(Style::Red, &what),
-            self.paint(Style::Bold, &incident.source.to_string()),
-            nat(incident.source_nat),
-            self.paint(Style::Bold, &incident.destination.to_string()),
-            nat(incident.destination_nat),
-        );
-    }
-
-    /// Findings in the order in which they happened; the first one the verdict named is its root.
-    fn timeline(&self, out: &mut String, incident: &Incident) {
-        let root = incident.evidence.first().filter(|_| incident.confidence.is_some());
-        let mut findings: Vec<&Finding> = incident.evidence.iter().collect();
-        findings.sort_by_key(|finding| finding.ts);
-        let last = findings.len().saturating_sub(1);
-        for (index, finding) in findings.into_iter().enumerate() {
-            let branch = if index == last { "└" } else { "├" };
-            let mark = match root {
-                Some(root) if std::ptr::eq(root, finding) => "  ← ROOT CAUSE",
-                _ => "",
-            };
-            let wall = incident.wall_ns.saturating_add(
-                i64::try_from(i128::from(finding.ts) - i128::from(incident.opened)).unwrap_or(0),
-            );
-            let rest = if index == last { "   " } else { "  │" };
-            let text = format!("{}{mark}", terminal(&finding.summary));
-            self.wrapped(
-                out,
-                &format!("  {branch} {}  ", clock(wall)),
-                &format!("{rest}               "),
-                &text,
-            );
+    /// Says which day it is, and that clock times are UTC, when that is news.
+    fn date(&mut self, page: &mut Page, wall_ns: i64) {
+        let day = timestamp(wall_ns).split('T').next().unwrap_or_default().to_owned();
+        if day != self.day {
+            page.paragraph(&[], "", &[(Style::Dim, &format!("── {day} UTC ──"))]);
+            self.day = day;
         }
     }
+}
 
-    fn fix(&self, out: &mut String, number: usize, fix: &Fix) {
-        let change = match (&fix.current, &fix.wanted) {
-            (Some(current), Some(wanted)) => format!(" (now {current}, wanted {wanted})"),
-            (None, Some(wanted)) => format!(" (wanted {wanted})"),
-            _ => String::new(),
-        };
-        let text = format!("[{}] {}{change}", fix.owner.id(), terminal(&fix.summary));
-        self.labelled(out, &format!("FIX {number}"), Style::Green, &text);
-        for command in fix.commands() {
-            // Never wrapped: it is there to be copied.
-            let _ = writeln!(out, "             {}", terminal(&command));
+/// A benign reset, or the other end of an incident already told.
+fn one_line(page: &mut Page, incident: &Incident) {
+    let about = match &incident.follows {
+        Some(first) => format!("the other end of {} ({})", short(first), incident.cause.id),
+        None => format!("{} ({})", incident.why, incident.cause.id),
+    };
+    let text = format!(
+        "{} {}  {} → {}: {about}",
+        clock(incident.wall_ns),
+        incident.action.id(),
+        incident.source,
+        incident.destination,
+    );
+    page.paragraph(&[], HANG, &[(Style::Dim, &text)]);
+}
+
+fn story(page: &mut Page, incident: &Incident, wide: bool) {
+    headline(page, incident);
+    timeline(page, incident);
+    if let Some(keepalive) = incident.keepalive {
+        labelled(page, "SOCKET", Style::Plain, &socket(keepalive));
+    }
+    let confidence = incident.confidence.map_or("no verdict", Confidence::id);
+    let verdict =
+        format!("{} ({confidence}): {}: {}", incident.cause.id, incident.what, incident.why);
+    labelled(page, "VERDICT", Style::Bold, &verdict);
+    for (index, it) in incident.fixes.iter().enumerate() {
+        fix(page, index + 1, it, wide);
+    }
+    for (what, because) in &incident.not_fixes {
+        labelled(page, "NOT A FIX", Style::Dim, &format!("{what}: {because}"));
+    }
+    if let Some(prove) = &incident.prove {
+        labelled(page, "TO PROVE", Style::Yellow, prove);
+    }
+    if wide {
+        for it in &incident.ruled_out {
+            labelled(page, "RULED OUT", Style::Dim, &format!("{}: {}", it.cause, it.because));
         }
-        for advice in fix.advice() {
-            self.wrapped(out, "             ", "             ", &terminal(&advice));
+        for blind in &incident.blind_spots {
+            labelled(page, "NOT SEEN", Style::Dim, blind);
         }
     }
-
-    fn labelled(&self, out: &mut String, label: &str, style: Style, text: &str) {
-        let first =
-            format!("  {}{}", self.paint(style, label), " ".repeat(11 - label.len().min(10)));
-        self.wrapped_by(out, &first, 13, &" ".repeat(13), text);
+    if incident.lost_events > 0 {
+        let text = format!("{} records before this one", incident.lost_events);
+        labelled(page, "LOST", Style::Yellow, &text);
     }
+    labelled(page, "ID", Style::Dim, &incident.event_id);
+}
 
-    fn wrapped(&self, out: &mut String, first: &str, rest: &str, text: &str) {
-        self.wrapped_by(out, first, first.chars().count(), rest, text);
-    }
+fn headline(page: &mut Page, incident: &Incident) {
+    let side = |address: SocketAddr, nat: Option<SocketAddr>| match nat {
+        Some(nat) => format!("{address} [→ {nat}]"),
+        None => address.to_string(),
+    };
+    let source = format!(" {}", side(incident.source, incident.source_nat));
+    let destination = side(incident.destination, incident.destination_nat);
+    let who = incident.owner.as_ref().map(|owner| format!(" {} (pid {})", owner.comm, owner.pid));
+    let error = incident.errno.and_then(errno_name).map(|name| format!(" {name}"));
+    let what = incident.action.id().to_uppercase();
+    let head = format!("{} ", clock(incident.wall_ns));
+    let mut body = vec![
+        (Style::Red, what.as_str()),
+        (Style::Bold, &source),
+        (Style::Plain, "→"),
+        (Style::Bold, &destination),
+    ];
+    body.extend(who.iter().chain(&error).map(|text| (Style::Plain, text.as_str())));
+    page.paragraph(&[(Style::Plain, &head)], HANG, &body);
+}
 
-    /// Breaks at spaces; `first` may hold colours, so its visible width is given.
-    fn wrapped_by(&self, out: &mut String, first: &str, visible: usize, rest: &str, text: &str) {
-        out.push_str(first);
-        let mut column = visible;
-        let mut fresh = true;
-        for word in text.split(' ') {
-            let width = word.chars().count();
-            if !fresh && column + 1 + width > self.options.width {
-                out.push('\n');
-                out.push_str(rest);
-                column = rest.chars().count();
-                fresh = true;
-            }
-            if !fresh {
-                out.push(' ');
-                column += 1;
-            }
-            out.push_str(word);
-            column += width;
-            fresh = false;
+/// Findings in the order in which they happened. The first one that the verdict named is its root.
+fn timeline(page: &mut Page, incident: &Incident) {
+    let root = incident.evidence.first().filter(|_| incident.confidence.is_some());
+    let mut findings: Vec<&Finding> = incident.evidence.iter().collect();
+    findings.sort_by_key(|finding| finding.ts);
+    let last = findings.len().saturating_sub(1);
+    for (index, finding) in findings.into_iter().enumerate() {
+        let (branch, trunk) = if index == last { ("└", " ") } else { ("├", "│") };
+        let offset = i128::from(finding.ts) - i128::from(incident.opened);
+        let wall = incident.wall_ns.saturating_add(i64::try_from(offset).unwrap_or(0));
+        let mut body = vec![(Style::Plain, finding.summary.as_str())];
+        if root.is_some_and(|root| std::ptr::eq(root, finding)) {
+            body.push((Style::Red, " ← ROOT CAUSE"));
         }
-        out.push('\n');
+        let head = format!("  {branch} {}  ", clock(wall));
+        page.paragraph(&[(Style::Plain, &head)], &format!("  {trunk}               "), &body);
     }
+}
+
+/// What keeps the socket alive, and who decides about it.
+fn socket(keepalive: Keepalive) -> String {
+    let period = format!("{:.0}/{:.0}/{}", keepalive.time_s, keepalive.intvl_s, keepalive.probes);
+    match (keepalive.enabled, keepalive.time_is_own) {
+        (false, _) => format!("SO_KEEPALIVE off ({period} if it were on)"),
+        (true, true) => format!("SO_KEEPALIVE on, {period} set by the application"),
+        (true, false) => format!("SO_KEEPALIVE on, {period} from its namespace's sysctls"),
+    }
+}
+
+fn fix(page: &mut Page, number: usize, fix: &Fix, wide: bool) {
+    let change = match (&fix.current, &fix.wanted) {
+        (Some(current), Some(wanted)) => format!(" (now {current}, wanted {wanted})"),
+        (None, Some(wanted)) => format!(" (wanted {wanted})"),
+        _ => String::new(),
+    };
+    let text = format!("[{}] {}{change}", fix.owner.id(), fix.summary);
+    labelled(page, &format!("FIX {number}"), Style::Green, &text);
+    for command in fix.commands() {
+        page.verbatim(HANG, &command);
+    }
+    for advice in fix.advice() {
+        page.paragraph(&[(Style::Plain, HANG)], HANG, &[(Style::Plain, &advice)]);
+    }
+    if !wide {
+        return;
+    }
+    labelled(page, "  why", Style::Dim, &fix.reason);
+    if let Some(file) = fix.persist() {
+        labelled(page, "  keep", Style::Dim, &file.path);
+        for line in file.text.lines() {
+            page.verbatim(HANG, line);
+        }
+    }
+    for (label, lines) in [("  check", fix.verify()), ("  undo", fix.undo())] {
+        for (index, line) in lines.iter().enumerate() {
+            let label = if index == 0 { label } else { "" };
+            page.verbatim(&format!("  {label:<11}"), line);
+        }
+    }
+}
+
+fn labelled(page: &mut Page, label: &str, style: Style, text: &str) {
+    let gap = " ".repeat(LABEL.saturating_sub(2 + label.chars().count()).max(1));
+    let head = [(Style::Plain, "  "), (style, label), (Style::Plain, gap.as_str())];
+    page.paragraph(&head, HANG, &[(Style::Plain, text)]);
 }
 
 /// HH:MM:SS.mmm, UTC.
@@ -271,7 +243,7 @@ fn clock(wall_ns: i64) -> String {
     timestamp(wall_ns).get(11..23).unwrap_or("??:??:??.???").to_owned()
 }
 
-/// Enough of an event id to find it.
+/// The end of an event id: its beginning is the time, which neighbours share.
 fn short(event_id: &str) -> &str {
     event_id.get(24..).unwrap_or(event_id)
 }
@@ -280,27 +252,51 @@ fn short(event_id: &str) -> &str {
 mod tests {
     use super::*;
     use crate::{
-        host::Owner,
+        fix::{Change, Place},
+        host::{NetnsReach, Owner},
         testing::{SECOND, article, replay},
     };
 
     const PLAIN: TableOptions = TableOptions { color: false, width: 100, wide: false };
+    /// Nothing wraps.
+    const BROAD: TableOptions = TableOptions { width: 500, ..PLAIN };
 
     fn incident() -> Incident {
         replay(article()).remove(0)
     }
 
+    fn told(options: TableOptions, incident: &Incident) -> String {
+        Table::new(options).incident(incident, 0).expect("a story")
+    }
+
     #[test]
     fn the_story_names_root_cause_verdict_and_first_fix() {
-        let text = Table::new(PLAIN).incident(&incident(), 0).expect("a story");
+        let text = told(PLAIN, &incident());
         for part in [
             "10.0.0.2:41822 → 10.96.0.10:3306 [→ 10.0.1.2:3306]",
             "← ROOT CAUSE",
-            "VERDICT    ipvs_idle_expired (observed)",
+            "VERDICT    ipvs_idle_expired (observed): reset after 973 s idle: its IPVS entry",
             "FIX 1      [application] send keepalives at least every 300 s (now off, wanted 300/30/3)",
         ] {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
         }
+    }
+
+    #[test]
+    fn the_root_cause_is_marked_once_and_findings_are_in_order() {
+        let text = told(BROAD, &incident());
+        assert_eq!(text.matches("ROOT CAUSE").count(), 1);
+        let root = text.lines().find(|line| line.contains("ROOT CAUSE")).expect("a mark");
+        assert!(root.contains("├") && text.find(root) < text.find("└"), "{text}");
+        let times: Vec<&str> =
+            text.lines().filter_map(|l| l.get(6..18).filter(|_| l.contains(['├', '└']))).collect();
+        assert!(times.len() > 1 && times.is_sorted(), "{text}");
+    }
+
+    #[test]
+    fn an_unknown_cause_has_no_root() {
+        let unknown = Incident { confidence: None, ..incident() };
+        assert!(!told(PLAIN, &unknown).contains("ROOT CAUSE"));
     }
 
     #[test]
@@ -316,29 +312,81 @@ mod tests {
     }
 
     #[test]
+    fn the_other_end_is_one_line_that_names_the_first() {
+        let mut table = Table::new(BROAD);
+        let first = incident();
+        table.incident(&first, 0);
+        let end = Incident { follows: Some(first.event_id.clone()), ..incident() };
+        let line = table.incident(&end, 1).expect("a line");
+        assert_eq!(line.lines().count(), 1);
+        assert!(line.contains(short(&first.event_id)), "{line}");
+    }
+
+    #[test]
+    fn the_date_is_told_once_a_day() {
+        let mut table = Table::new(PLAIN);
+        let first = incident();
+        let mut texts = Vec::new();
+        for (port, days) in [(1, 0), (2, 0), (3, 1)] {
+            let mut next = first.clone();
+            next.destination.set_port(port);
+            next.wall_ns += days * 86_400_000_000_000;
+            texts.push(table.incident(&next, 0).expect("a story"));
+        }
+        let dated: Vec<bool> = texts.iter().map(|text| text.contains(" UTC ──")).collect();
+        assert_eq!(dated, [true, false, true]);
+    }
+
+    #[test]
+    fn only_the_wide_table_tells_how_to_keep_and_undo_a_fix() {
+        let mut incident = incident();
+        let place = Place { netns: 1, reach: NetnsReach::Initial };
+        let key = "net.ipv4.tcp_keepalive_time";
+        incident.fixes[0].changes = vec![Change::Sysctl { place, key, from: Some(7200), to: 300 }];
+        let wide = told(TableOptions { wide: true, ..PLAIN }, &incident);
+        let narrow = told(PLAIN, &incident);
+        for part in ["/etc/sysctl.d/", "sysctl -w net.ipv4.tcp_keepalive_time=7200", "RULED OUT"] {
+            assert!(wide.contains(part), "{part} is missing in:\n{wide}");
+            assert!(!narrow.contains(part), "{part} is in:\n{narrow}");
+        }
+        assert!(narrow.contains("sysctl -w net.ipv4.tcp_keepalive_time=300"), "{narrow}");
+    }
+
+    #[test]
+    fn keepalive_is_blamed_on_whoever_set_it() {
+        let keepalive = |enabled, time_is_own| Keepalive {
+            enabled,
+            time_s: 600.0,
+            intvl_s: 75.0,
+            probes: 9,
+            time_is_own,
+        };
+        assert!(socket(keepalive(true, true)).contains("set by the application"));
+        assert!(socket(keepalive(true, false)).contains("namespace"));
+        assert!(socket(keepalive(false, false)).contains("off"));
+    }
+
+    #[test]
     fn a_hostile_process_name_cannot_move_the_cursor() {
         let mut hostile = incident();
         hostile.owner = Some(Owner { pid: 1, comm: "\u{1b}[2J\r".into(), ..Owner::default() });
-        let text = Table::new(PLAIN).incident(&hostile, 0).expect("a story");
-        assert!(!text.contains('\u{1b}') && !text.contains('\r'));
+        let text = told(PLAIN, &hostile);
+        assert!(!text.contains(['\u{1b}', '\r']), "{text}");
+        assert!(text.contains("\\u{1b}[2J"), "{text}");
     }
 
     #[test]
     fn prose_keeps_to_the_width_and_commands_are_never_broken() {
-        let narrow = TableOptions { width: 70, ..PLAIN };
-        let text = Table::new(narrow).incident(&incident(), 0).expect("a story");
+        let text = told(TableOptions { width: 70, ..PLAIN }, &incident());
         let is_command = |line: &str| line.contains("setsockopt") || line.contains("sysctl -w");
-        // A headline and the longest single word may stand out.
-        let long = text.lines().skip(1).filter(|line| !is_command(line));
-        assert!(long.clone().all(|line| line.chars().count() <= 70), "{text}");
-        assert!(text.contains("setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, 1); setsockopt(fd, IPP"));
+        let mut prose = text.lines().filter(|line| !is_command(line));
+        assert!(prose.all(|line| line.chars().count() <= 70), "{text}");
+        assert!(text.contains("setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, 300)"));
     }
 
     #[test]
     fn no_colour_means_no_escape_sequence() {
-        let text = Table::new(PLAIN).incident(&incident(), 0).expect("a story");
-        assert!(!text.contains('\u{1b}'));
-        let colour = TableOptions { color: true, ..PLAIN };
-        assert!(Table::new(colour).incident(&incident(), 0).is_some_and(|t| t.contains('\u{1b}')));
+        assert!(!told(PLAIN, &incident()).contains('\u{1b}'));
+        assert!(told(TableOptions { color: true, ..PLAIN }, &incident()).contains('\u{1b}'));
     }
 }
