@@ -116,6 +116,7 @@ fn list() {
         let how = match scenario.tracer {
             TracerUse::Shared => "beside the others",
             TracerUse::Own => "alone",
+            TracerUse::NoKprobes => "alone, the tracer without kprobes",
             TracerUse::Late => "alone, starts the tracer late",
         };
         println!("{:36} {how}", scenario.name);

@@ -96,7 +96,7 @@ impl Runner {
         if scenarios.is_empty() {
             return;
         }
-        let tracer = match self.start_tracer() {
+        let tracer = match self.start_tracer(&[]) {
             Ok(tracer) => tracer,
             Err(error) => {
                 self.session_problems.push(one_line(&error));
@@ -144,10 +144,14 @@ impl Runner {
     fn play_alone(&mut self, scenario: &'static Scenario) {
         let tracer = OnceCell::new();
         let start = || {
-            let started = self.start_tracer()?;
+            let more: &[&str] = match scenario.tracer {
+                TracerUse::NoKprobes => &["--no-kprobes"],
+                _ => &[],
+            };
+            let started = self.start_tracer(more)?;
             tracer.set(started).map_err(|_| anyhow!("the scenario started a second tracer"))
         };
-        if scenario.tracer == TracerUse::Own
+        if scenario.tracer != TracerUse::Late
             && let Err(error) = start()
         {
             return self.fail(scenario.name, &one_line(&error));
@@ -160,11 +164,11 @@ impl Runner {
         }
     }
 
-    fn start_tracer(&self) -> Result<Option<Tracer>> {
+    fn start_tracer(&self, more: &[&str]) -> Result<Option<Tracer>> {
         if self.settings.provoke_only {
             return Ok(None);
         }
-        let tracer = Tracer::start(&self.settings.tracer)?;
+        let tracer = Tracer::start(&self.settings.tracer, more)?;
         if self.settings.verbose {
             eprintln!("# the tracer was ready after {:.2?}", tracer.ready_after);
         }

@@ -91,11 +91,12 @@ pub struct Farewell {
 }
 
 impl Tracer {
-    /// Starts the tracer and returns when it is attached.
-    pub fn start(program: &Path) -> Result<Self> {
+    /// Starts the tracer, with `more` arguments, and returns when it is attached.
+    pub fn start(program: &Path, more: &[&str]) -> Result<Self> {
         let started = Instant::now();
         let mut child = Command::new(program)
             .args(["live", "-o", "json", "--all"])
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

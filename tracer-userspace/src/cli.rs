@@ -185,15 +185,25 @@ impl LiveArgs {
         }
     }
 
-    /// Columns of the terminal, within what reads well; a fixed width for files and pipes.
+    /// Columns for standard output: the terminal's, within what reads well, or a fixed width for files
+    /// and pipes.
     pub fn width(&self) -> usize {
-        rustix::termios::tcgetwinsize(std::io::stdout())
-            .ok()
-            .map(|size| usize::from(size.ws_col))
-            // A terminal that was never told its size says 0.
-            .filter(|columns| *columns > 0)
-            .map_or(100, |columns| columns.clamp(60, 160))
+        columns(std::io::stdout()).map_or(100, |columns| columns.clamp(60, 160))
     }
+
+    /// Columns for standard error. A log keeps each notice on one line.
+    pub fn notice_width(&self) -> usize {
+        columns(std::io::stderr()).map_or(usize::MAX, |columns| columns.max(60))
+    }
+}
+
+/// Columns of the terminal behind a stream, if there is one that knows them.
+fn columns(stream: impl std::os::fd::AsFd) -> Option<usize> {
+    rustix::termios::tcgetwinsize(stream)
+        .ok()
+        .map(|size| usize::from(size.ws_col))
+        // A terminal that was never told its size says 0.
+        .filter(|columns| *columns > 0)
 }
 
 /// `500ms`, `30s`, `5m`, `1h`; a bare number is seconds.

@@ -344,6 +344,11 @@ impl Session {
         self.coverage.iter().any(|s| s.id == signal && s.way.is_none() && s.attaching)
     }
 
+    /// Whether a signal is covered without a gap.
+    pub fn shows_all(&self, signal: &str) -> bool {
+        self.coverage.iter().any(|s| s.id == signal && s.way.is_some() && s.blind.is_none())
+    }
+
     /// Whether a signal is covered at all.
     pub fn covers(&self, signal: &str) -> bool {
         self.coverage.iter().any(|s| s.id == signal && s.way.is_some())

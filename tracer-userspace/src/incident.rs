@@ -93,8 +93,9 @@ impl Action {
 pub struct Rst {
     /// `received`, `sent` or `none`.
     pub direction: &'static str,
-    /// `local_stack`, `local_socket`, `netfilter`, `remote` or `none`.
-    pub origin: &'static str,
+    /// `local_stack`, `local_socket`, `netfilter`, `remote` or `none`; `None` where this kernel does not
+    /// show every reset that this host sends, so that "remote" would be a guess.
+    pub origin: Option<&'static str>,
     /// The kernel's own name for why.
     pub reason: Option<String>,
 }

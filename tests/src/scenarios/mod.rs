@@ -66,6 +66,8 @@ pub enum TracerUse {
     Shared,
     /// Changes what all namespaces share; runs alone.
     Own,
+    /// The tracer may not use kprobes, as on a kernel without them; runs alone.
+    NoKprobes,
     /// Starts the tracer itself, in the middle; runs alone.
     Late,
 }

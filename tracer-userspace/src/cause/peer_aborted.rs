@@ -23,6 +23,7 @@ pub fn from_elsewhere(evidence: &Evidence<'_>) -> Option<(u64, Packet)> {
     // A firewall rule of this host could have sent it, before its hook was attached.
     let firewalls = ["firewall_reset", "firewall_reset6"];
     let blind = firewalls.iter().any(|signal| evidence.session.is_attaching(signal));
+    let blind = blind || !evidence.session.shows_all("reset_sent");
     if evidence.sent().is_some() || evidence.is_handshake() || blind {
         return None;
     }

@@ -21,6 +21,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             format!("this host sent the reset{reason}, and nothing on record explains it"),
             "keep rsttrace running before the next one: what died earlier is then on record",
         )
+    } else if !evidence.session.shows_all("reset_sent") && evidence.received().is_some() {
+        (
+            "RST received; this kernel does not show every reset that this host sends".to_owned(),
+            "capture on the interfaces of this host: a reset that comes from none of them was made here",
+        )
     } else if let Some(at) = evidence.received() {
         match at.it.packet {
             None => (

@@ -16,7 +16,7 @@ use crate::{
     cause::Family,
     cli::{LiveArgs, OutputFormat},
     correlator::Correlator,
-    event::{Body, Event, SignalCoverage},
+    event::{Body, Event},
     filter::Filter,
     incident::Incident,
     kernel::{
@@ -24,7 +24,7 @@ use crate::{
         prepare::StartError,
     },
     out::{
-        Summary, json,
+        Summary, json, notice,
         table::{Table, TableOptions},
     },
 };
@@ -65,7 +65,7 @@ async fn trace(args: &LiveArgs) -> Result<Exit, Failure> {
     let mut live = start(args)?;
     let mut correlator = Correlator::new();
     correlator.push(live.opening());
-    announce(&live, args.verbose);
+    announce(&live, args);
 
     let mut sink = Sink::new(args);
     let deadline = args.duration.map(|duration| Instant::now() + duration);
@@ -83,7 +83,7 @@ async fn trace(args: &LiveArgs) -> Result<Exit, Failure> {
         };
         if let Some(changed) = live.take_changes()? {
             correlator.push(live.opening());
-            say_changed(&changed);
+            eprint!("{}", notice::changed(&changed, args.notice_width()));
         }
         let events = if stop { live.rest() } else { live.drain() };
         for event in events {
@@ -108,29 +108,11 @@ async fn trace(args: &LiveArgs) -> Result<Exit, Failure> {
 }
 
 /// Says that everything is attached, and what stays invisible.
-fn announce(live: &Live, verbose: bool) {
-    let coverage = &live.session.coverage;
-    let covered = coverage.iter().filter(|signal| signal.way.is_some()).count();
-    eprintln!("rsttrace: ready, {covered} of {} signals covered", coverage.len());
-    for signal in coverage {
-        if let Some(blind) = &signal.blind {
-            eprintln!("rsttrace: {}: {blind}", signal.id);
-        }
-    }
-    if verbose {
+fn announce(live: &Live, args: &LiveArgs) {
+    eprint!("{}", notice::ready(&live.session.coverage, args.notice_width()));
+    if args.verbose {
         for refused in &live.refused {
             eprintln!("rsttrace: not attached: {}: {}", refused.program, refused.why);
-        }
-    }
-}
-
-/// Says what a module brought or took away.
-fn say_changed(changed: &[SignalCoverage]) {
-    for signal in changed {
-        match (&signal.way, &signal.blind) {
-            (Some(way), _) => eprintln!("rsttrace: {} is covered now ({way})", signal.id),
-            (None, Some(blind)) => eprintln!("rsttrace: {}: {blind}", signal.id),
-            (None, None) => {}
         }
     }
 }

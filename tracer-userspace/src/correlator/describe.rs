@@ -51,7 +51,7 @@ pub fn incident(
         netns: victim.map_or(case.netns, |(netns, _, _)| netns),
         action,
         errno: evidence.error().map(|at| at.it.socket.err),
-        rst: rst(evidence),
+        rst: rst(evidence, cause),
         idle_s,
         keepalive: victim
             .map(|(_, _, socket)| socket)
@@ -148,16 +148,17 @@ fn action(evidence: &Evidence<'_>, cause: &Cause) -> Action {
     }
 }
 
-fn rst(evidence: &Evidence<'_>) -> Rst {
+fn rst(evidence: &Evidence<'_>, cause: &Cause) -> Rst {
     let origin = match evidence.sent() {
-        Some(at) if at.it.via == Via::Netfilter => "netfilter",
-        Some(at) if at.it.trigger.is_none() => "local_socket",
+        Some(at) if at.it.via == Via::Netfilter => Some("netfilter"),
+        Some(at) if at.it.trigger.is_none() => Some("local_socket"),
         Some(at) => match &at.it.socket {
-            Some(socket) if socket.state != tcp_state::LISTEN => "local_socket",
-            _ => "local_stack",
+            Some(socket) if socket.state != tcp_state::LISTEN => Some("local_socket"),
+            _ => Some("local_stack"),
         },
-        None if evidence.received().is_some() => "remote",
-        None => "none",
+        None if evidence.received().is_none() => Some("none"),
+        None if cause.id == "firewall_reject" => Some("netfilter"),
+        None => evidence.session.shows_all("reset_sent").then_some("remote"),
     };
     let direction = match (evidence.received(), evidence.sent()) {
         (Some(_), _) => "received",

@@ -4,7 +4,7 @@
 //! that a recorded stream has the order in which it was judged. Host state is read when a record asks
 //! for it and follows that record in the stream.
 
-use std::{cell::Cell, collections::BTreeMap, path::Path, task::Poll, time::Duration};
+use std::{path::Path, task::Poll, time::Duration};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -21,12 +21,12 @@ use super::{
     attach::{AttachOptions, Attached, Refused, attach},
     prepare::{Prepared, StartError, check_permission, prepare},
     questions::Questions,
+    running::{RunningKernel, SymbolTable},
     signal,
-    symbols::KernelSymbols,
     watch::{Change, watch},
 };
 use crate::{
-    decode::{Kernel, decode},
+    decode::decode,
     event::{Body, Event, Nanos, Session, SignalCoverage},
     host::Host,
 };
@@ -49,86 +49,6 @@ const PATIENCE: Nanos = 600_000_000;
 
 /// `CONFIG_HZ` of most distributions, where the clock's resolution does not tell.
 const DEFAULT_HZ: u32 = 250;
-
-/// What decoding needs to know of this kernel.
-struct RunningKernel {
-    hz: u64,
-    /// Loaded in the background: it takes a while and is not needed for attaching.
-    symbols: SymbolTable,
-    /// A stack passed an address of no known function: a module has been loaded since.
-    stale: Cell<bool>,
-    /// `/proc/modules` when the symbols were read.
-    modules: String,
-    reasons: BTreeMap<u32, String>,
-}
-
-enum SymbolTable {
-    Loading(std::thread::JoinHandle<std::io::Result<KernelSymbols>>),
-    Loaded(KernelSymbols),
-    Unavailable,
-}
-
-impl SymbolTable {
-    fn start() -> Self {
-        Self::Loading(std::thread::spawn(|| KernelSymbols::load(Path::new("/"))))
-    }
-
-    /// What is loaded now; a longer list than at the last look means new functions.
-    fn modules() -> String {
-        std::fs::read_to_string("/proc/modules").unwrap_or_default()
-    }
-
-    fn wait(self) -> Self {
-        match self {
-            Self::Loading(thread) => match thread.join() {
-                Ok(Ok(symbols)) => Self::Loaded(symbols),
-                _ => Self::Unavailable,
-            },
-            done => done,
-        }
-    }
-}
-
-impl RunningKernel {
-    fn wait_for_symbols(&mut self) {
-        let loading = std::mem::replace(&mut self.symbols, SymbolTable::Unavailable);
-        self.symbols = loading.wait();
-    }
-
-    /// Reads the symbols anew when a stack led into a module that was loaded since; whether it did.
-    fn take_new_modules(&mut self) -> bool {
-        if !self.stale.take() {
-            return false;
-        }
-        let modules = SymbolTable::modules();
-        if modules == self.modules {
-            return false;
-        }
-        self.modules = modules;
-        self.symbols = SymbolTable::start().wait();
-        true
-    }
-}
-
-impl Kernel for RunningKernel {
-    fn hz(&self) -> u64 {
-        self.hz
-    }
-    fn symbol(&self, address: u64) -> Option<&str> {
-        let SymbolTable::Loaded(symbols) = &self.symbols else {
-            return None;
-        };
-        let name = symbols.lookup(address);
-        if name.is_none() {
-            self.stale.set(true);
-        }
-        name
-    }
-    fn reset_reason(&self, value: u32) -> Option<&str> {
-        let name = self.reasons.get(&value)?;
-        Some(name.strip_prefix("SK_RST_REASON_").unwrap_or(name))
-    }
-}
 
 /// One load of the object: its programs stay attached as long as this lives.
 struct Part {
@@ -191,11 +111,7 @@ impl Live {
         let symbols = SymbolTable::start();
         // Addresses are only needed for the way without kprobes; waiting for them costs time.
         let symbols = if no_kprobes { symbols.wait() } else { symbols };
-        let known = match &symbols {
-            SymbolTable::Loaded(symbols) => Some(symbols),
-            _ => None,
-        };
-        let Prepared { manifest, facts } = prepare(OBJECT, known)?;
+        let Prepared { manifest, facts } = prepare(OBJECT, symbols.get())?;
         let reasons = facts.reason_names("sk_rst_reason").cloned().unwrap_or_default();
         let options = AttachOptions { no_kprobes, only: None };
         let attached = attach(OBJECT, &manifest, &facts, &options).map_err(Internal)?;
@@ -218,13 +134,7 @@ impl Live {
         Ok(Self {
             parts: vec![part],
             changes,
-            kernel: RunningKernel {
-                hz,
-                symbols,
-                stale: Cell::new(false),
-                modules: SymbolTable::modules(),
-                reasons,
-            },
+            kernel: RunningKernel::new(hz, symbols, reasons),
             questions: Questions::ask(host).map_err(Internal)?,
             pending: Vec::new(),
             drained: now(),

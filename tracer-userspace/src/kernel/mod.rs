@@ -11,6 +11,7 @@ pub mod permission;
 pub mod plan;
 pub mod prepare;
 mod questions;
+mod running;
 pub mod signal;
 pub mod symbols;
 mod watch;

@@ -136,7 +136,7 @@ fn verdict(incident: &Incident) -> Value {
             "rst",
             Some(object([
                 ("direction", Some(incident.rst.direction.into())),
-                ("origin", Some(incident.rst.origin.into())),
+                ("origin", incident.rst.origin.map(Value::from)),
                 ("reason", incident.rst.reason.clone().map(Value::from)),
             ])),
         ),

@@ -8,6 +8,7 @@ use crate::{cause::Family, correlator::Counters, incident::Incident};
 pub mod escape;
 mod fold;
 pub mod json;
+pub mod notice;
 mod page;
 pub mod table;
 

@@ -1,0 +1,109 @@
+//! Who called whom: the connection as its initiator addressed it, and as its responder sees it.
+
+use super::{DEFAULT_PORT_RANGE, Evidence};
+use crate::event::{Flow, tcp_flag, tcp_state};
+
+/// One end's view of the connection.
+struct Side {
+    /// Initiator to responder.
+    flow: Flow,
+    /// This view is the initiator's own.
+    at_initiator: bool,
+}
+
+impl Evidence<'_> {
+    /// Initiator to responder, as the initiator addressed it.
+    pub fn client_view(&self) -> Option<Flow> {
+        if let Some((_, end)) = self.ipvs {
+            return Some(end.virtual_flow);
+        }
+        if let Some((_, end)) = self.conntrack {
+            return Some(end.original);
+        }
+        let sides = self.sides();
+        sides.iter().find(|side| side.at_initiator).or(sides.first()).map(|side| side.flow)
+    }
+
+    /// Initiator to responder, as the responder sees it: behind NAT.
+    pub fn server_view(&self) -> Option<Flow> {
+        if let Some((_, end)) = self.ipvs {
+            return Some(end.real_flow);
+        }
+        if let Some((_, end)) = self.conntrack {
+            return Some(end.reply.reversed());
+        }
+        let sides = self.sides();
+        sides.iter().find(|side| !side.at_initiator).or(sides.first()).map(|side| side.flow)
+    }
+
+    fn sides(&self) -> Vec<Side> {
+        let mut sides = Vec::new();
+        for (netns, _, socket) in self.victims() {
+            if socket.flow.dst.port() != 0 {
+                sides.push(self.side(netns, socket.flow));
+            }
+        }
+        for at in &self.case.sent {
+            if let Some(flow) = at.it.flow() {
+                sides.push(self.side(at.netns, flow));
+            }
+        }
+        for at in &self.case.drops {
+            sides.push(self.side(at.netns, at.it.packet.flow));
+        }
+        sides
+    }
+
+    /// Orients a flow that starts at a local end.
+    fn side(&self, netns: u32, local_first: Flow) -> Side {
+        let at_initiator = self.initiates(netns, local_first);
+        let flow = if at_initiator { local_first } else { local_first.reversed() };
+        Side { flow, at_initiator }
+    }
+
+    /// Whether `flow.src` made the connection: not a listener, not an IPVS service, and if nothing
+    /// else is known the one whose port is ephemeral.
+    fn initiates(&self, netns: u32, flow: Flow) -> bool {
+        for at in &self.case.sent {
+            let Some(trigger) = at.it.trigger.filter(|t| t.flow.key() == flow.key()) else {
+                continue;
+            };
+            let listener =
+                at.it.socket.as_ref().is_some_and(|socket| socket.state == tcp_state::LISTEN);
+            let plain_syn = trigger.has(tcp_flag::SYN) && !trigger.has(tcp_flag::ACK);
+            if listener || plain_syn {
+                return trigger.flow.src == flow.src;
+            }
+        }
+        if let Some((_, _, socket)) =
+            self.victims().find(|(_, _, s)| s.state == tcp_state::SYN_SENT)
+            && socket.flow.key() == flow.key()
+        {
+            return socket.flow.src == flow.src;
+        }
+        for drop in &self.case.drops {
+            let packet = &drop.it.packet;
+            if packet.has(tcp_flag::SYN) && packet.flow.key() == flow.key() {
+                return (packet.flow.src == flow.src) != packet.has(tcp_flag::ACK);
+            }
+        }
+        let is_service =
+            |address| self.hosts.keys().any(|netns| self.ipvs_service(*netns, address).is_some());
+        match (is_service(flow.src), is_service(flow.dst)) {
+            (true, false) => return false,
+            (false, true) => return true,
+            _ => {}
+        }
+        let (low, high) = self
+            .hosts
+            .get(&netns)
+            .and_then(|host| host.tcp.local_port_range)
+            .unwrap_or(DEFAULT_PORT_RANGE);
+        let ephemeral = |port: u16| (low..=high).contains(&port);
+        match (ephemeral(flow.src.port()), ephemeral(flow.dst.port())) {
+            (true, false) => true,
+            (false, true) => false,
+            _ => flow.src.port() > flow.dst.port(),
+        }
+    }
+}

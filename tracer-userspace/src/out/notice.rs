@@ -1,0 +1,74 @@
+//! What standard error says about the run itself.
+
+use super::page::{Page, Style};
+use crate::event::SignalCoverage;
+
+const PREFIX: &str = "rsttrace: ";
+const HANG: &str = "          ";
+
+fn lines(width: usize, texts: impl IntoIterator<Item = String>) -> String {
+    let mut page = Page::new(false, width);
+    for text in texts {
+        page.paragraph(&[(Style::Plain, PREFIX)], HANG, &[(Style::Plain, &text)]);
+    }
+    page.finish().unwrap_or_default()
+}
+
+fn gap(signal: &SignalCoverage) -> Option<String> {
+    let how = if signal.way.is_some() { "in part" } else { "not seen" };
+    signal.blind.as_ref().map(|blind| format!("{how}: {}: {blind}", signal.id))
+}
+
+/// Everything that will attach is attached; what stays invisible, and of which signals.
+pub fn ready(coverage: &[SignalCoverage], width: usize) -> String {
+    let covered = coverage.iter().filter(|signal| signal.way.is_some()).count();
+    let first = format!("ready, {covered} of {} signals covered", coverage.len());
+    lines(width, std::iter::once(first).chain(coverage.iter().filter_map(gap)))
+}
+
+/// What a module brought or took away.
+pub fn changed(changed: &[SignalCoverage], width: usize) -> String {
+    lines(
+        width,
+        changed.iter().filter_map(|signal| match &signal.way {
+            Some(way) => Some(format!("{} is covered now ({way})", signal.id)),
+            None => gap(signal),
+        }),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signal(id: &str, way: Option<&str>, blind: Option<&str>) -> SignalCoverage {
+        SignalCoverage {
+            id: id.into(),
+            way: way.map(str::to_owned),
+            blind: blind.map(str::to_owned),
+            attaching: false,
+        }
+    }
+
+    #[test]
+    fn the_ready_line_counts_and_each_gap_is_told() {
+        let coverage = [
+            signal("reset_sent", Some("a"), None),
+            signal("reset_received", Some("b"), Some("no ACK bit")),
+            signal("ipvs_end", None, Some("no module")),
+        ];
+        assert_eq!(
+            ready(&coverage, 200),
+            "rsttrace: ready, 2 of 3 signals covered\n\
+             rsttrace: in part: reset_received: no ACK bit\n\
+             rsttrace: not seen: ipvs_end: no module\n"
+        );
+    }
+
+    #[test]
+    fn a_new_hook_is_told_with_its_way() {
+        let coverage = [signal("ipvs_end", Some("ip_vs_conn_expire__kprobe"), None)];
+        let text = changed(&coverage, 200);
+        assert_eq!(text, "rsttrace: ipvs_end is covered now (ip_vs_conn_expire__kprobe)\n");
+    }
+}
