@@ -8,6 +8,7 @@ use aya_ebpf::{
     macros::map,
     maps::{PerCpuArray, RingBuf},
 };
+use aya_log_ebpf::warn;
 use tracer_common::wire::{COUNTER_LOST, COUNTERS as SLOTS, Header, WIRE_VERSION};
 
 /// 2 MiB hold about 3000 of the largest records; user space may resize it.
@@ -38,6 +39,8 @@ struct Record<T> {
 pub fn emit<T: 'static>(kind: u16, netns: u32, fill: impl FnOnce(*mut T)) {
     let Some(mut entry) = EVENTS.reserve::<Record<T>>(0) else {
         count(COUNTER_LOST + u32::from(kind));
+        // Only compiled into the running program with `rsttrace live -v`.
+        warn!((), "the ring is full: a record of kind {} is lost", kind);
         return;
     };
     let record = entry.as_mut_ptr();

@@ -47,7 +47,7 @@ pub struct LiveArgs {
     #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", help_heading = "Output")]
     pub color: ColorWhen,
 
-    /// Also say why a better hook could not be attached
+    /// Also say why a better hook could not be attached, and what goes wrong inside the programs
     #[arg(short, long, help_heading = "Output")]
     pub verbose: bool,
 

@@ -51,7 +51,7 @@ pub fn run(args: &LiveArgs) -> Result<Exit, Failure> {
 }
 
 fn start(args: &LiveArgs) -> Result<Live, Failure> {
-    Live::start(args.no_kprobes).map_err(|error| match error {
+    Live::start(args.no_kprobes, args.verbose).map_err(|error| match error {
         StartError::NotPermitted(error) => Failure { exit: Exit::NotPermitted, error },
         StartError::Unsupported(error) => Failure { exit: Exit::Unsupported, error },
         StartError::Internal(error) => Failure { exit: Exit::Internal, error },

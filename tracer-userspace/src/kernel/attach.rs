@@ -9,6 +9,7 @@ use aya::{
     maps::{MapData, PerCpuArray, RingBuf},
     programs::{FEntry, KProbe, RawTracePoint},
 };
+use aya_log::EbpfLogger;
 
 use super::{
     manifest::{Manifest, Program, Way as ProgramWay},
@@ -35,6 +36,21 @@ pub struct Attached {
     pub counters: PerCpuArray<MapData, u64>,
     pub coverage: Vec<SignalCoverage>,
     pub refused: Vec<Refused>,
+    /// What the programs say; `None` unless asked for.
+    pub(super) log: Option<EbpfLogger<StderrLog>>,
+}
+
+/// Puts the programs' messages on standard error.
+pub struct StderrLog;
+
+impl log::Log for StderrLog {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        eprintln!("rsttrace: kernel: {}", record.args());
+    }
+    fn flush(&self) {}
 }
 
 /// What to attach.
@@ -42,6 +58,8 @@ pub struct Attached {
 pub struct AttachOptions {
     /// Do without kprobes, as the user asked or because the kernel has none.
     pub no_kprobes: bool,
+    /// Let the programs log what goes wrong in them (aya-log, on error paths only).
+    pub verbose: bool,
     /// Only these signals, because the others are attached already; `None` for all.
     pub only: Option<Vec<&'static str>>,
 }
@@ -64,6 +82,9 @@ pub fn attach(
     for (symbol, bytes) in &values {
         loader.override_global(symbol, bytes.as_slice(), true);
     }
+    // A level of 0 is a frozen constant: the verifier prunes every log call.
+    let log_level = if options.verbose { u8::MAX } else { 0 };
+    loader.override_global(aya_log::LEVEL, &log_level, true);
     if options.only.is_some() {
         // A later part sees few records and no connection ends of its own.
         loader.map_max_entries("EVENTS", LATER_RING_BYTES).map_max_entries("SOCKET_ENDS", 1);
@@ -71,6 +92,10 @@ pub fn attach(
     let mut ebpf = loader.load(object).context("the kernel refused the tracer's maps or BTF")?;
     let events = ebpf.take_map("EVENTS").context("the object has no EVENTS map")?;
     let counters = ebpf.take_map("COUNTERS").context("the object has no COUNTERS map")?;
+    let log = match options.verbose {
+        true => Some(EbpfLogger::init_with_logger(&mut ebpf, StderrLog)?),
+        false => None,
+    };
     let mut attacher = Attacher {
         ebpf,
         manifest,
@@ -90,6 +115,7 @@ pub fn attach(
         counters: PerCpuArray::try_from(counters)?,
         coverage,
         refused: attacher.refused,
+        log,
         ebpf: attacher.ebpf,
     })
 }

@@ -11,6 +11,7 @@ use aya::{
     Ebpf,
     maps::{MapData, PerCpuArray, RingBuf},
 };
+use aya_log::EbpfLogger;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc::UnboundedReceiver,
@@ -18,7 +19,7 @@ use tokio::{
 use tracer_common::wire::{COUNTER_LOST, COUNTER_UNREADABLE, KIND_LAST};
 
 use super::{
-    attach::{AttachOptions, Attached, Refused, attach},
+    attach::{AttachOptions, Attached, Refused, StderrLog, attach},
     prepare::{Prepared, StartError, check_permission, prepare},
     questions::Questions,
     running::{RunningKernel, SymbolTable},
@@ -54,17 +55,18 @@ const DEFAULT_HZ: u32 = 250;
 struct Part {
     ring: AsyncFd<RingBuf<MapData>>,
     counters: PerCpuArray<MapData, u64>,
+    log: Option<EbpfLogger<StderrLog>>,
     _ebpf: Ebpf,
 }
 
 impl Part {
     fn new(attached: Attached) -> Result<(Self, Vec<Refused>)> {
-        let Attached { ebpf, events, counters, refused, .. } = attached;
+        let Attached { ebpf, events, counters, refused, log, .. } = attached;
         // SAFETY: the ring buffer owns its descriptor and keeps it open until it is dropped.
         let ring = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
             .map_err(std::io::Error::from)
             .context("cannot wait for the ring buffer")?;
-        Ok((Self { ring, counters, _ebpf: ebpf }, refused))
+        Ok((Self { ring, counters, log, _ebpf: ebpf }, refused))
     }
 }
 
@@ -104,7 +106,7 @@ impl Live {
     ///
     /// # Errors
     /// [`StartError`] when tracing cannot start at all.
-    pub fn start(no_kprobes: bool) -> Result<Self, StartError> {
+    pub fn start(no_kprobes: bool, verbose: bool) -> Result<Self, StartError> {
         use StartError::{Internal, Unsupported};
         check_permission()?;
         let no_kprobes = no_kprobes || !kprobes_exist();
@@ -113,7 +115,7 @@ impl Live {
         let symbols = if no_kprobes { symbols.wait() } else { symbols };
         let Prepared { manifest, facts } = prepare(OBJECT, symbols.get())?;
         let reasons = facts.reason_names("sk_rst_reason").cloned().unwrap_or_default();
-        let options = AttachOptions { no_kprobes, only: None };
+        let options = AttachOptions { no_kprobes, verbose, only: None };
         let attached = attach(OBJECT, &manifest, &facts, &options).map_err(Internal)?;
         if !can_see_a_reset(&attached.coverage) {
             return Err(Unsupported(anyhow::anyhow!(
@@ -126,7 +128,7 @@ impl Live {
                     .join("; ")
             )));
         }
-        let changes = watch(OBJECT, no_kprobes, &attached.coverage).map_err(Internal)?;
+        let changes = watch(OBJECT, &options, &attached.coverage).map_err(Internal)?;
         let host = Host::new().context("cannot read network namespaces").map_err(Internal)?;
         let session = session(&host, &attached.coverage);
         let hz = u64::from(host.hz().unwrap_or(DEFAULT_HZ));
@@ -235,6 +237,9 @@ impl Live {
         self.drained = now();
         // Records are copied out at once: the kernel's space is free again when the item drops.
         for part in &mut self.parts {
+            if let Some(log) = &mut part.log {
+                log.flush();
+            }
             while let Some(item) = part.ring.get_mut().next() {
                 fresh.push(item.to_vec());
             }

@@ -35,12 +35,12 @@ pub enum Change {
 /// When no thread can be started.
 pub fn watch(
     object: &'static [u8],
-    no_kprobes: bool,
+    options: &AttachOptions,
     coverage: &[SignalCoverage],
 ) -> Result<UnboundedReceiver<Change>> {
     let (tell, changes) = unbounded_channel();
     let covered = coverage.iter().filter(|s| s.way.is_some()).map(|s| s.id.clone()).collect();
-    let watcher = Watcher { object, no_kprobes, covered, loaded: loaded(), tell };
+    let watcher = Watcher { object, options: options.clone(), covered, loaded: loaded(), tell };
     thread::Builder::new()
         .name("rsttrace-modules".into())
         .spawn(move || watcher.run())
@@ -61,7 +61,7 @@ fn loaded() -> BTreeSet<String> {
 
 struct Watcher {
     object: &'static [u8],
-    no_kprobes: bool,
+    options: AttachOptions,
     covered: BTreeSet<String>,
     loaded: BTreeSet<String>,
     tell: UnboundedSender<Change>,
@@ -92,11 +92,11 @@ impl Watcher {
 
     /// A failure leaves the signal uncovered, which was said at the start.
     fn attach(&mut self, only: Vec<&'static str>) {
-        let symbols = KernelSymbols::load(Path::new("/")).ok().filter(|_| self.no_kprobes);
+        let symbols = KernelSymbols::load(Path::new("/")).ok().filter(|_| self.options.no_kprobes);
         let Ok(prepared) = prepare(self.object, symbols.as_ref()) else {
             return;
         };
-        let options = AttachOptions { no_kprobes: self.no_kprobes, only: Some(only) };
+        let options = AttachOptions { only: Some(only), ..self.options.clone() };
         let Ok(attached) = attach(self.object, &prepared.manifest, &prepared.facts, &options)
         else {
             return;
