@@ -101,6 +101,7 @@ async fn trace(args: &LiveArgs) -> Result<Exit, Failure> {
             next_summary += SUMMARY_EVERY;
             open &= sink.periodic_summary().is_ok();
         }
+        open &= !reader_is_gone();
         if stop || !open || sink.is_full() {
             return Ok(sink.close(open));
         }
@@ -202,6 +203,17 @@ impl<'a> Sink<'a> {
         eprintln!("{}", crate::out::summary_text(&self.summary));
         if self.found { Exit::Found } else { Exit::Fine }
     }
+}
+
+/// Whether standard output is a pipe that nobody reads any more: with nothing to print, no write would
+/// ever tell.
+fn reader_is_gone() -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let stdout = io::stdout();
+    // No event is asked for: an error condition is always reported.
+    let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&at_once)).is_ok() && fds[0].revents().contains(PollFlags::ERR)
 }
 
 /// One piece of output, at once: a reader of the pipe must not wait for a buffer to fill.
