@@ -1,6 +1,6 @@
 //! The command line, as a man page would tell it.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::{io::IsTerminal as _, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -17,10 +17,12 @@ pub struct Cli {
     pub command: Command,
 }
 
+// The help of a command is that of its arguments: a comment on a variant would replace it.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    // Its help is that of its arguments: a comment here would replace it.
     Live(LiveArgs),
+    Record(RecordArgs),
+    Replay(ReplayArgs),
 }
 
 /// Trace: print one incident per broken connection, as it happens
@@ -35,6 +37,40 @@ pub enum Command {
 #[derive(Args, Debug)]
 #[command(after_long_help = live_notes())]
 pub struct LiveArgs {
+    #[command(flatten)]
+    pub show: ShowArgs,
+    #[command(flatten)]
+    pub trace: TraceArgs,
+}
+
+/// Record the stream of events to a capture file, for `replay`
+///
+/// A capture holds what verdicts are made from: kernel records, the state of namespaces, socket
+/// owners, and what this kernel could not show. It is text, one event a line, and holds addresses and
+/// process names but no payload; it is created with mode 0600 and never overwrites a file.
+#[derive(Args, Debug)]
+pub struct RecordArgs {
+    /// The file to create
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub trace: TraceArgs,
+}
+
+/// Print the incidents of a capture: the same verdicts on any machine, without root
+///
+/// A damaged file is replayed up to the damage, which is named by line and column; the exit code is
+/// then 1.
+#[derive(Args, Debug)]
+pub struct ReplayArgs {
+    /// The capture to read
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub show: ShowArgs,
+}
+
+/// What is printed, and how.
+#[derive(Args, Debug)]
+pub struct ShowArgs {
     /// How incidents are printed; `json` is one line each (NDJSON)
     #[arg(short, long, value_enum, default_value = "table", help_heading = "Output")]
     pub output: OutputFormat,
@@ -47,16 +83,8 @@ pub struct LiveArgs {
     #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", help_heading = "Output")]
     pub color: ColorWhen,
 
-    /// Also say why a better hook could not be attached, and what goes wrong inside the programs
-    #[arg(short, long, help_heading = "Output")]
-    pub verbose: bool,
-
     #[command(flatten)]
     filters: FilterArgs,
-
-    /// Stop after this long: 500ms, 30s, 5m, 1h
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "When to stop")]
-    pub duration: Option<Duration>,
 
     /// Stop after this many incidents
     #[arg(
@@ -70,10 +98,29 @@ pub struct LiveArgs {
     /// Exit with 5 if this was seen: a cause, a family, or `any`
     #[arg(long, value_name = "WHAT", help_heading = "When to stop")]
     pub fail_on: Option<FailOn>,
+}
+
+/// How the kernel is traced.
+#[derive(Args, Debug)]
+pub struct TraceArgs {
+    /// Stop after this long: 500ms, 30s, 5m, 1h
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "When to stop")]
+    pub duration: Option<Duration>,
 
     /// Attach to tracepoints only, as on a kernel without kprobes
     #[arg(long, help_heading = "Kernel")]
     pub no_kprobes: bool,
+
+    /// Also say why a better hook could not be attached, and what goes wrong inside the programs
+    #[arg(short, long, help_heading = "Kernel")]
+    pub verbose: bool,
+}
+
+impl TraceArgs {
+    /// Columns for standard error. A log keeps each notice on one line.
+    pub fn notice_width(&self) -> usize {
+        columns(std::io::stderr()).map_or(usize::MAX, |columns| columns.max(60))
+    }
 }
 
 /// Criteria on what is shown and counted; every one given must hold.
@@ -158,7 +205,7 @@ pub enum ColorWhen {
     Never,
 }
 
-impl LiveArgs {
+impl ShowArgs {
     pub fn filter(&self) -> Filter {
         let args = &self.filters;
         Filter {
@@ -189,11 +236,6 @@ impl LiveArgs {
     /// and pipes.
     pub fn width(&self) -> usize {
         columns(std::io::stdout()).map_or(100, |columns| columns.clamp(60, 160))
-    }
-
-    /// Columns for standard error. A log keeps each notice on one line.
-    pub fn notice_width(&self) -> usize {
-        columns(std::io::stderr()).map_or(usize::MAX, |columns| columns.max(60))
     }
 }
 

@@ -119,13 +119,28 @@ impl Correlator {
         Counters { evicted: self.memory.evicted(), ..self.counters }
     }
 
+    /// Takes one event in; a [`Body::Tick`] judges.
+    pub fn feed(&mut self, event: Event) -> Vec<Incident> {
+        match event.body {
+            Body::Tick => self.tick(event.ts),
+            _ => {
+                self.push(event);
+                Vec::new()
+            }
+        }
+    }
+
     /// Takes one event in. Events come in time order, give or take the merge window of their source.
     pub fn push(&mut self, event: Event) {
         let Event { ts, netns, body } = event;
         let loss = match body {
             Body::Session(session) => {
+                // It comes again when a module brings a signal; only IPVS ends make old state matter.
+                let sees_ends = session.covers("ipvs_end") && !self.session.covers("ipvs_end");
+                if self.started == 0 || sees_ends {
+                    self.started = ts;
+                }
                 self.session = *session;
-                self.started = ts;
                 return;
             }
             Body::Netns(state) => {
@@ -146,6 +161,7 @@ impl Correlator {
                 self.counters.lost = lost;
                 return;
             }
+            Body::Tick => return,
             Body::Unknown { .. } => {
                 self.counters.unknown_records += 1;
                 return;
@@ -204,6 +220,12 @@ impl Correlator {
         add_aliases(&self.memory, &mut case);
         let place = self.open.partition_point(|(open, _)| open.opened <= case.opened);
         self.open.insert(place, (case, follows));
+    }
+
+    /// Whether a [`Self::tick`] at `now` would judge anything.
+    pub fn has_settled(&self, now: Nanos) -> bool {
+        self.open.len() > OPEN
+            || self.open.first().is_some_and(|(case, _)| case.opened.saturating_add(SETTLE) <= now)
     }
 
     /// Judges the cases that have settled by `now`.

@@ -6,6 +6,8 @@
 
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::host::{NetnsState, Owner};
 
 /// CLOCK_MONOTONIC nanoseconds.
@@ -13,7 +15,7 @@ pub type Nanos = u64;
 
 /// One direction of a connection; for a socket `src` is the local side. IPv4-mapped IPv6 addresses
 /// are IPv4 here, so that a mapped socket and the packets of its connection have the same key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Flow {
     pub src: SocketAddr,
     pub dst: SocketAddr,
@@ -75,7 +77,7 @@ pub mod tcp_flag {
 }
 
 /// Keepalive as it is in force for one socket.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Keepalive {
     /// SO_KEEPALIVE.
     pub enabled: bool,
@@ -87,7 +89,7 @@ pub struct Keepalive {
 }
 
 /// A socket at the moment of a record.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Socket {
     /// Identity within one run; the kernel address.
     pub id: u64,
@@ -140,7 +142,7 @@ impl Socket {
 }
 
 /// A TCP packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packet {
     pub flow: Flow,
     pub seq: u32,
@@ -157,7 +159,7 @@ impl Packet {
 }
 
 /// The task that was running.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
     pub pid: u32,
     pub comm: String,
@@ -181,7 +183,7 @@ impl Task {
 }
 
 /// How the last socket with this tuple left ESTABLISHED.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketEnd {
     pub ts: Nanos,
     /// Who closed it; a bystander when `err` is set, because errors come in softirq.
@@ -196,7 +198,7 @@ pub struct SocketEnd {
 pub type Stack = Vec<Box<str>>;
 
 /// Which hook saw a reset leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Via {
     Tracepoint,
     Function,
@@ -204,7 +206,7 @@ pub enum Via {
 }
 
 /// This host sends a reset.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResetSent {
     pub socket: Option<Socket>,
     /// The packet it answers; `None` for an active reset.
@@ -239,7 +241,7 @@ impl ResetSent {
 }
 
 /// A socket of this host accepts a reset.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResetReceived {
     pub socket: Socket,
     pub packet: Option<Packet>,
@@ -254,7 +256,7 @@ impl ResetReceived {
 }
 
 /// A socket is given an error.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SocketError {
     pub socket: Socket,
     pub task: Task,
@@ -262,7 +264,7 @@ pub struct SocketError {
 }
 
 /// An IPVS entry ended without having been closed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IpvsEnd {
     /// Client to virtual service.
     pub virtual_flow: Flow,
@@ -280,7 +282,7 @@ pub struct IpvsEnd {
 }
 
 /// A conntrack entry of a living connection ended.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConntrackEnd {
     pub original: Flow,
     pub reply: Flow,
@@ -304,7 +306,7 @@ impl ConntrackEnd {
 }
 
 /// netfilter dropped a TCP packet.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NetfilterDrop {
     pub packet: Packet,
     /// Seen right after `early_drop` found nothing to evict; otherwise any netfilter drop.
@@ -314,7 +316,7 @@ pub struct NetfilterDrop {
 }
 
 /// One signal's coverage, as `doctor` and `blind_spots` tell it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignalCoverage {
     pub id: String,
     /// How it is seen; `None` when it is not.
@@ -326,7 +328,7 @@ pub struct SignalCoverage {
 }
 
 /// What is true for the whole run; the first event of every stream.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Session {
     pub boot_id: String,
     pub hostname: String,
@@ -356,7 +358,8 @@ impl Session {
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Body {
     Session(Box<Session>),
     ResetSent(Box<ResetSent>),
@@ -374,6 +377,8 @@ pub enum Body {
     },
     /// Records lost since the start, all kinds.
     Lost(u64),
+    /// Everything up to the event's time is here, so cases that have settled by then are judged.
+    Tick,
     /// A record of a newer writer.
     Unknown {
         kind: u16,
@@ -382,7 +387,7 @@ pub enum Body {
 }
 
 /// Something that happened at a time, in a namespace.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     pub ts: Nanos,
     /// `net.ns.inum`; 0 when unknown.

@@ -8,12 +8,14 @@
 //! * [`case`] gathers the events of one connection, [`memory`] keeps what died before, [`evidence`]
 //!   puts both side by side, [`cause`] judges, [`correlator`] drives it and makes [`incident`]s with
 //!   [`fix`]es.
+//! * [`capture`] keeps the events and gives them back.
 //! * [`out`] shows them; [`cli`], [`filter`] and [`cmd`] are the command line.
 //!
 //! The layer rule: only `kernel/attach.rs` and `kernel/live.rs` name aya, and everything from
 //! `decode` to `fix` is pure — no clock, no I/O, no environment — so that a recorded stream gives the
 //! same verdicts anywhere. `cargo xtask check` enforces it.
 
+pub mod capture;
 pub mod case;
 pub mod cause;
 pub mod cli;

@@ -1,6 +1,10 @@
 //! The commands, one file each, and what they end with.
 
 pub mod live;
+pub mod record;
+pub mod replay;
+mod show;
+mod stream;
 
 /// How a command ended, as the exit code tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -336,10 +336,13 @@ fn kprobes_exist() -> bool {
 fn session(host: &Host, coverage: &[SignalCoverage]) -> Session {
     use std::os::linux::fs::MetadataExt as _;
     let wall = nanos(rustix::time::ClockId::Realtime);
-    let initial_netns = std::fs::metadata("/proc/1/ns/net")
-        .ok()
-        .and_then(|meta| u32::try_from(meta.st_ino()).ok())
-        .unwrap_or(0);
+    let inode_of = |path| {
+        let meta = std::fs::metadata(path).ok()?;
+        u32::try_from(meta.st_ino()).ok()
+    };
+    // A container does not show pid 1's: then ours is where a person stands.
+    let initial_netns =
+        inode_of("/proc/1/ns/net").or_else(|| inode_of("/proc/self/ns/net")).unwrap_or(0);
     Session {
         boot_id: host.boot_id().unwrap_or_default(),
         hostname: host.hostname(),

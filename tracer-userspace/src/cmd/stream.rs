@@ -1,0 +1,146 @@
+//! The running tracer's loop, for every command that traces.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep_until},
+};
+
+use super::{Exit, Failure};
+use crate::{
+    cli::TraceArgs,
+    correlator::{Correlator, Counters},
+    event::{Body, Event, Nanos},
+    incident::Incident,
+    kernel::{
+        live::{Live, now},
+        prepare::StartError,
+    },
+    out::notice,
+};
+
+/// How often settling cases are looked at: well below the second in which an incident must be told.
+const TICK: Duration = Duration::from_millis(20);
+
+/// With nothing pending, only folded counts, summaries and closed pipes need the time.
+const IDLE_TICK: Duration = Duration::from_secs(1);
+
+/// What a command does with the stream.
+pub trait Observer {
+    /// Every event, in the order in which it is judged.
+    ///
+    /// # Errors
+    /// When it cannot be kept; that ends the run.
+    fn event(&mut self, _event: &Event) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// What was concluded since the last turn (often nothing). `false` ends the run.
+    ///
+    /// # Errors
+    /// When it cannot be kept; that ends the run.
+    fn turn(&mut self, turn: &Turn<'_>) -> anyhow::Result<bool>;
+}
+
+/// One turn of the loop.
+pub struct Turn<'a> {
+    pub incidents: &'a [Incident],
+    pub counters: Counters,
+    pub unreadable: u64,
+    pub now: Nanos,
+}
+
+/// Traces until a signal, the duration or the observer ends it.
+///
+/// # Errors
+/// [`Failure`] with the exit code of the contract when tracing cannot start or go on.
+pub fn trace(args: &TraceArgs, observer: &mut dyn Observer) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    runtime.block_on(run(args, observer))
+}
+
+fn start(args: &TraceArgs) -> Result<Live, Failure> {
+    Live::start(args.no_kprobes, args.verbose).map_err(|error| match error {
+        StartError::NotPermitted(error) => Failure { exit: Exit::NotPermitted, error },
+        StartError::Unsupported(error) => Failure { exit: Exit::Unsupported, error },
+        StartError::Internal(error) => Failure { exit: Exit::Internal, error },
+    })
+}
+
+async fn run(args: &TraceArgs, observer: &mut dyn Observer) -> Result<(), Failure> {
+    // Before attaching, so that a signal during it is not lost.
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut live = start(args)?;
+    let mut feed = Feed { correlator: Correlator::new(), observer, incidents: Vec::new() };
+    feed.event(live.opening())?;
+    announce(&live, args);
+
+    let deadline = args.duration.map(|duration| Instant::now() + duration);
+    let mut lost = 0;
+    loop {
+        let tick = if live.is_idle() && feed.correlator.is_idle() { IDLE_TICK } else { TICK };
+        let wake = Instant::now() + tick;
+        let until = deadline.map_or(wake, |deadline| wake.min(deadline));
+        let stop = tokio::select! {
+            result = live.readable() => { result?; false }
+            () = sleep_until(until) => deadline.is_some_and(|deadline| deadline <= Instant::now()),
+            _ = interrupt.recv() => true,
+            _ = terminate.recv() => true,
+        };
+        if let Some(changed) = live.take_changes()? {
+            feed.event(live.opening())?;
+            eprint!("{}", notice::changed(&changed, args.notice_width()));
+        }
+        for event in if stop { live.rest() } else { live.drain() } {
+            feed.event(event)?;
+        }
+        if live.lost() != lost {
+            lost = live.lost();
+            feed.event(Event { ts: now(), netns: 0, body: Body::Lost(lost) })?;
+        }
+        let until = if stop { Nanos::MAX } else { live.judging_time() };
+        if feed.correlator.has_settled(until) {
+            feed.event(Event { ts: until, netns: 0, body: Body::Tick })?;
+        }
+        if !feed.turn(live.unreadable())? || stop {
+            return Ok(());
+        }
+    }
+}
+
+/// Hands each event to the observer and to the correlator.
+struct Feed<'a> {
+    correlator: Correlator,
+    observer: &'a mut dyn Observer,
+    incidents: Vec<Incident>,
+}
+
+impl Feed<'_> {
+    fn event(&mut self, event: Event) -> anyhow::Result<()> {
+        self.observer.event(&event)?;
+        self.incidents.extend(self.correlator.feed(event));
+        Ok(())
+    }
+
+    fn turn(&mut self, unreadable: u64) -> anyhow::Result<bool> {
+        let incidents = std::mem::take(&mut self.incidents);
+        let counters = self.correlator.counters();
+        self.observer.turn(&Turn { incidents: &incidents, counters, unreadable, now: now() })
+    }
+}
+
+/// Says that everything is attached, and what stays invisible.
+fn announce(live: &Live, args: &TraceArgs) {
+    eprint!("{}", notice::ready(&live.session.coverage, args.notice_width()));
+    if args.verbose {
+        for refused in &live.refused {
+            eprintln!("rsttrace: not attached: {}: {}", refused.program, refused.why);
+        }
+    }
+}
