@@ -28,11 +28,22 @@ fn answer<'a>(evidence: &Evidence<'a>) -> Option<(&'a At<ResetSent>, &'static st
             "in TIME_WAIT"
         } else if socket.is_connection() && socket.dead {
             "closed and orphaned"
+        } else if socket.is_connection() && shut_for_reading(&at.it) {
+            "shut for reading"
         } else {
             return None;
         };
         Some((at, where_))
     })
+}
+
+/// `shutdown(SHUT_RDWR)`, with the socket still held: data is answered like after a close
+/// (net/ipv4/tcp_input.c, tcp_rcv_state_process).
+fn shut_for_reading(sent: &ResetSent) -> bool {
+    match sent.reason.as_deref() {
+        Some(reason) => reason == "TCP_ABORT_ON_DATA",
+        None => sent.end.as_ref().is_some_and(|end| end.err == 0),
+    }
 }
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
