@@ -9,6 +9,7 @@ mod guest;
 mod lab;
 mod netns;
 mod rawtcp;
+mod record;
 mod run;
 mod scenarios;
 mod tracer;
@@ -48,6 +49,11 @@ enum Command {
         #[arg(short, long)]
         verbose: bool,
     },
+    /// Plays scenarios one by one and prints what `rsttrace record` wrote: CAPTURE, name, line
+    Record {
+        /// Names, or beginnings of names; all if none is given
+        scenarios: Vec<String>,
+    },
     /// Names the scenarios
     List,
     /// The idle connection through IPVS, at a pace that a person can follow
@@ -61,16 +67,15 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Command::Run { scenarios, serial, provoke_only, verbose } => match choose(&scenarios) {
-            Err(word) => {
-                eprintln!(
-                    "rsttrace-guest: no scenario begins with {word:?}; see `rsttrace-guest list`"
-                );
-                return ExitCode::from(2);
-            }
+            Err(word) => return unknown(&word),
             Ok(chosen) => run::run(
                 &chosen,
                 run::Settings { tracer: cli.tracer, serial, provoke_only, verbose },
             ),
+        },
+        Command::Record { scenarios } => match choose(&scenarios) {
+            Err(word) => return unknown(&word),
+            Ok(chosen) => record::record(&chosen, &cli.tracer),
         },
         Command::List => {
             list();
@@ -87,6 +92,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn unknown(word: &str) -> ExitCode {
+    eprintln!("rsttrace-guest: no scenario begins with {word:?}; see `rsttrace-guest list`");
+    ExitCode::from(2)
 }
 
 /// The scenarios that are called so, else those that begin so. An unknown word comes back.

@@ -18,7 +18,7 @@ use crate::expect::{self, Expect, Facts, Verdict};
 use crate::guest::Guest;
 use crate::lab::{Lab, Net, Role};
 use crate::scenarios::{self, Scenario, Stage, TracerUse, Witness};
-use crate::tracer::{Record, Tracer};
+use crate::tracer::{Farewell, Record, Tracer};
 
 pub struct Settings {
     pub tracer: PathBuf,
@@ -30,9 +30,9 @@ pub struct Settings {
 /// Expected incidents are given up when nothing at all has been printed for so long.
 const QUIET: Duration = Duration::from_secs(10);
 /// Time for what should not come: a second incident for the same connection.
-const GRACE: Duration = Duration::from_millis(1_500);
+pub const GRACE: Duration = Duration::from_millis(1_500);
 /// Modules that the tracer meets after its start, and the signal that each brings.
-const LATE_MODULES: [(&str, &str); 2] =
+pub const LATE_MODULES: [(&str, &str); 2] =
     [("nf_reject_ipv4", "firewall_reset"), ("nf_reject_ipv6", "firewall_reset6")];
 /// A second, and what the emulation adds to loading programs.
 const HOOKED_WITHIN: Duration = Duration::from_secs(10);
@@ -79,11 +79,11 @@ struct Runner {
 }
 
 /// A scenario that has been played and waits for its verdict.
-struct Play {
+pub struct Play {
     scenario: &'static Scenario,
     net: Net,
     expect: Expect,
-    witness: Result<Witness>,
+    pub witness: Result<Witness>,
     namespaces: Vec<(Role, u64)>,
     took: Duration,
     /// Closed only after the tracer has ended. Sockets first, then their namespaces.
@@ -144,11 +144,7 @@ impl Runner {
     fn play_alone(&mut self, scenario: &'static Scenario) {
         let tracer = OnceCell::new();
         let start = || {
-            let more: &[&str] = match scenario.tracer {
-                TracerUse::NoKprobes => &["--no-kprobes"],
-                _ => &[],
-            };
-            let started = self.start_tracer(more)?;
+            let started = self.start_tracer(scenario.tracer.arguments())?;
             tracer.set(started).map_err(|_| anyhow!("the scenario started a second tracer"))
         };
         if scenario.tracer != TracerUse::Late
@@ -168,7 +164,8 @@ impl Runner {
         if self.settings.provoke_only {
             return Ok(None);
         }
-        let tracer = Tracer::start(&self.settings.tracer, more)?;
+        let arguments = [&["live", "-o", "json", "--all"], more].concat();
+        let tracer = Tracer::start(&self.settings.tracer, &arguments)?;
         if self.settings.verbose {
             eprintln!("# the tracer was ready after {:.2?}", tracer.ready_after);
         }
@@ -270,7 +267,7 @@ fn play_together(scenarios: &[&'static Scenario]) -> Vec<Play> {
     })
 }
 
-fn play(scenario: &'static Scenario, start_tracer: &dyn Fn() -> Result<()>) -> Play {
+pub fn play(scenario: &'static Scenario, start_tracer: &dyn Fn() -> Result<()>) -> Play {
     let started = Instant::now();
     let net = Net::new(number_of(scenario));
     let mut play = Play {
@@ -313,12 +310,7 @@ fn number_of(scenario: &Scenario) -> u8 {
 
 fn check_farewell(tracer: Tracer) -> Result<()> {
     let farewell = tracer.stop()?;
-    let code = farewell.status.code().context("the tracer was killed by a signal")?;
-    ensure!(
-        code == 0,
-        "SIGINT ended the tracer with exit code {code}: {}",
-        farewell.stderr.join("; ")
-    );
+    ended_well(&farewell)?;
     if let Some(line) = farewell.garbage.first() {
         bail!("stdout is not NDJSON: {line:?}");
     }
@@ -327,7 +319,18 @@ fn check_farewell(tracer: Tracer) -> Result<()> {
     Ok(())
 }
 
-fn one_line(error: &anyhow::Error) -> String {
+/// SIGINT is no failure.
+pub fn ended_well(farewell: &Farewell) -> Result<()> {
+    let code = farewell.status.code().context("the tracer was killed by a signal")?;
+    ensure!(
+        code == 0,
+        "SIGINT ended the tracer with exit code {code}: {}",
+        farewell.stderr.join("; ")
+    );
+    Ok(())
+}
+
+pub fn one_line(error: &anyhow::Error) -> String {
     format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

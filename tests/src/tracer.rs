@@ -91,12 +91,11 @@ pub struct Farewell {
 }
 
 impl Tracer {
-    /// Starts the tracer, with `more` arguments, and returns when it is attached.
-    pub fn start(program: &Path, more: &[&str]) -> Result<Self> {
+    /// Starts the tracer with these arguments and returns when it is attached.
+    pub fn start(program: &Path, arguments: &[&str]) -> Result<Self> {
         let started = Instant::now();
         let mut child = Command::new(program)
-            .args(["live", "-o", "json", "--all"])
-            .args(more)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

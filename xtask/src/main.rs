@@ -17,6 +17,7 @@ mod kernels;
 mod live;
 mod modules;
 mod qemu;
+mod record;
 mod repo;
 mod results;
 mod setup;
@@ -73,6 +74,12 @@ enum Verb {
     /// Show rsttrace at work, in a virtual machine on this terminal
     Demo(demo::Demo),
 
+    /// Record scenarios in virtual machines as the golden captures that `cargo test` replays
+    ///
+    /// Writes tests/data/KERNEL/SCENARIO.cap and, replayed from it, SCENARIO.ndjson. Read the
+    /// difference before committing it: from then on it is what the verdict must be.
+    Record(record::Record),
+
     /// Build the static binary target/dist/rsttrace
     Dist(dist::Dist),
 
@@ -100,6 +107,7 @@ fn main() -> ExitCode {
         Verb::Test(test) => test.run(),
         Verb::Vm(vm) => vm.run(),
         Verb::Demo(demo) => demo.run(),
+        Verb::Record(record) => record.run(),
         Verb::Dist(dist) => dist.run(),
         Verb::Check(check) => check.run(),
     };

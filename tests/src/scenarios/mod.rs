@@ -72,6 +72,16 @@ pub enum TracerUse {
     Late,
 }
 
+impl TracerUse {
+    /// What the tracer is started with.
+    pub fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::NoKprobes => &["--no-kprobes"],
+            Self::Shared | Self::Own | Self::Late => &[],
+        }
+    }
+}
+
 /// Where a scenario plays.
 pub struct Stage<'a> {
     pub net: Net,

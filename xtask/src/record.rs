@@ -1,0 +1,93 @@
+//! `cargo xtask record`: golden captures from real kernels.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+
+use crate::{
+    build, cmd, kernels, repo,
+    vm::{self, Lab, Options},
+};
+
+#[derive(Args)]
+pub struct Record {
+    /// Scenarios, or beginnings of their names [default: all]
+    scenarios: Vec<String>,
+
+    /// Kernel series to record on; may be repeated
+    #[arg(long = "kernel", value_name = "SERIES", required = true)]
+    kernels: Vec<String>,
+
+    #[command(flatten)]
+    options: Options,
+}
+
+impl Record {
+    pub fn run(&self) -> Result<ExitCode> {
+        let series = vm::parse_series(&self.kernels)?;
+        let programs = vm::guest_programs()?;
+        let rsttrace = build::host()?;
+        let kernels = kernels::fetch(&series)?;
+        let lab = Lab::new(&self.options, &kernels, programs)?;
+        for kernel in &kernels {
+            let mut captures = BTreeMap::<String, String>::new();
+            let script = format!("exec rsttrace-guest record {}", self.scenarios.join(" "));
+            let result = lab.run(kernel, &script, &mut |line| match take(line) {
+                Some((scenario, event)) => {
+                    let capture = captures.entry(scenario.to_owned()).or_default();
+                    capture.push_str(event);
+                    capture.push('\n');
+                }
+                None => eprintln!("{line}"),
+            })?;
+            ensure!(result.exit_code == 0, "a scenario was not recorded on {}", kernel.wanted);
+            let folder = repo::root().join("tests/data").join(kernel.wanted.to_string());
+            fs::create_dir_all(&folder)
+                .with_context(|| format!("cannot make {}", folder.display()))?;
+            for (scenario, capture) in captures {
+                write(&folder, &scenario, &capture, &rsttrace)?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// `CAPTURE scenario event`
+fn take(line: &str) -> Option<(&str, &str)> {
+    line.strip_prefix("CAPTURE ")?.split_once(' ')
+}
+
+fn write(folder: &Path, scenario: &str, capture: &str, rsttrace: &Path) -> Result<()> {
+    let file = folder.join(format!("{scenario}.cap"));
+    fs::write(&file, capture).with_context(|| format!("cannot write {}", file.display()))?;
+    let mut replay = Command::new(rsttrace);
+    replay.args(["replay", "--all", "-o", "json"]).arg(&file);
+    let printed = cmd::output(&mut replay, "the capture does not replay")?;
+    // The summary is the run's, not the verdict's.
+    let verdicts: String = printed
+        .lines()
+        .filter(|line| !line.contains("\"dataset\":\"rsttrace.summary\""))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    fs::write(file.with_extension("ndjson"), verdicts)
+        .with_context(|| format!("cannot write beside {}", file.display()))?;
+    println!("{}", file.display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capture_line_names_its_scenario_and_anything_else_is_no_capture() {
+        assert_eq!(take("CAPTURE a {\"ts\":1}"), Some(("a", "{\"ts\":1}")));
+        assert_eq!(take("# a: provoked"), None);
+    }
+}
