@@ -74,6 +74,12 @@ impl Anchor {
             || (near(self.0, other.1) && near(self.1, other.0))
     }
 
+    /// Both directions are known on both sides and agree: NAT may hide the tuple, but not this.
+    fn is_same(self, other: Self) -> bool {
+        let known = [self.0, self.1, other.0, other.1].iter().all(Option::is_some);
+        known && self.fits(other)
+    }
+
     fn of_socket(socket: &Socket) -> Option<Self> {
         if !socket.is_connection() || socket.snd_nxt == 0 {
             return None;
@@ -154,12 +160,19 @@ impl Record {
 
     /// The reset this record is about.
     fn reset(&self) -> Option<Reset> {
-        let (sent, seq, ts) = match self {
-            Self::Sent(at) => (true, at.it.seq()?, at.ts),
-            Self::Received(at) => (false, at.it.seq(), at.ts),
-            Self::Error(_) | Self::Drop(_) => return None,
-        };
-        (seq != 0).then_some(Reset { sent, seq, ts })
+        match self {
+            Self::Sent(at) => {
+                let seq = at.it.seq().filter(|seq| *seq != 0);
+                let ack = at.it.trigger.filter(|_| seq.is_none()).map(|trigger| trigger.end());
+                Some(Reset { sent: true, number: seq.or(ack)?, by_ack: seq.is_none(), ts: at.ts })
+            }
+            Self::Received(at) => {
+                let seq = Some(at.it.seq()).filter(|seq| *seq != 0);
+                let ack = at.it.packet.map(|packet| packet.ack);
+                Some(Reset { sent: false, number: seq.or(ack)?, by_ack: seq.is_none(), ts: at.ts })
+            }
+            Self::Error(_) | Self::Drop(_) => None,
+        }
     }
 }
 
@@ -167,7 +180,9 @@ impl Record {
 #[derive(Clone, Copy, Debug)]
 struct Reset {
     sent: bool,
-    seq: u32,
+    /// Its sequence number; where that is 0 by rule, what it acknowledges.
+    number: u32,
+    by_ack: bool,
     ts: Nanos,
 }
 
@@ -175,7 +190,7 @@ impl Reset {
     /// One was sent, the other received, and they are the same segment.
     fn pairs_with(self, other: Self) -> bool {
         self.sent != other.sent
-            && self.seq == other.seq
+            && (self.number, self.by_ack) == (other.number, other.by_ack)
             && self.ts.abs_diff(other.ts) < SAME_RESET_NS
     }
 }
@@ -250,7 +265,12 @@ impl Identity {
         {
             return true;
         }
-        anchors_fit && record.flow().is_some_and(|flow| self.flows.contains(&flow.key()))
+        let same_numbers =
+            record.anchor().is_some_and(|anchor| self.anchors.iter().any(|a| a.is_same(anchor)));
+        anchors_fit
+            && record.flow().is_some_and(|flow| {
+                self.flows.contains(&flow.key()) || (same_numbers && touches(flow))
+            })
     }
 }
 

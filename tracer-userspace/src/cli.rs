@@ -33,7 +33,7 @@ pub enum Command {
 /// `inferred` (arithmetic only) or `unknown`; it is never a guess. Nothing on the host is changed.
 ///
 /// Incidents go to standard output; the `rsttrace: ready` line, what this kernel cannot show and the
-/// closing summary go to standard error.
+/// closing summary go to standard error. With `-o json` a summary event also comes every 60 s and last.
 #[derive(Args, Debug)]
 #[command(after_long_help = live_notes())]
 pub struct LiveArgs {

@@ -11,12 +11,11 @@ use crate::{
     case::{At, Case, Identity, Record},
     cause::{self, Cause, Family, NotFix, Verdict},
     event::{Body, Event, Nanos, Session, Via},
-    evidence::{Evidence, Hosts},
+    evidence::{ECONNRESET, Evidence, Hosts},
     fix::Fix,
     host::Owner,
     incident::{
         Action, Confidence, ConntrackFacts, Finding, Incident, IpvsFacts, Rst, RuledOut, Victim,
-        errno_name,
     },
     memory::{Loss, Memory, Remembered},
 };
@@ -25,13 +24,18 @@ mod describe;
 mod event_id;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wrong_verdicts;
 
 /// How long a case waits for its other records. Effects precede causes by microseconds, and state
 /// that RCU frees follows within 100 ms; an incident must be printed within 1 s.
 pub const SETTLE: Nanos = 250_000_000;
 
-/// Losses remembered: about 64 MiB at worst.
+/// Ends of entries remembered: about 64 MiB at worst.
 const MEMORY: usize = 65_536;
+
+/// Dropped packets remembered. Apart from the ends, which a noisy DROP rule must not push out.
+const DROPS: usize = 8192;
 
 /// Incidents whose other end may still fail.
 const FINISHED: usize = 4096;
@@ -47,6 +51,7 @@ const HOSTS: usize = 4096;
 
 /// An incident that was told.
 struct Finished {
+    opened: Nanos,
     event_id: String,
     action: Action,
     verdict: Told,
@@ -59,6 +64,9 @@ struct Told {
     cause: &'static Cause,
     confidence: Option<Confidence>,
     why: String,
+    prove: Option<String>,
+    /// What convinced the first time.
+    root: Option<Finding>,
     fixes: Vec<Fix>,
     not_fixes: Vec<NotFix>,
     ipvs: Option<IpvsFacts>,
@@ -83,6 +91,7 @@ pub struct Correlator {
     session: Session,
     started: Nanos,
     memory: Memory,
+    drops: Memory,
     hosts: Hosts,
     owners: VecDeque<(u64, Owner)>,
     open: Vec<(Case, Option<usize>)>,
@@ -105,6 +114,7 @@ impl Correlator {
             session: Session::default(),
             started: 0,
             memory: Memory::new(MEMORY),
+            drops: Memory::new(DROPS),
             hosts: BTreeMap::new(),
             owners: VecDeque::new(),
             open: Vec::new(),
@@ -116,7 +126,8 @@ impl Correlator {
     }
 
     pub fn counters(&self) -> Counters {
-        Counters { evicted: self.memory.evicted(), ..self.counters }
+        let evicted = self.memory.evicted() + self.drops.evicted();
+        Counters { evicted, ..self.counters }
     }
 
     /// Takes one event in; a [`Body::Tick`] judges.
@@ -145,7 +156,10 @@ impl Correlator {
             }
             Body::Netns(state) => {
                 if self.hosts.len() >= HOSTS && !self.hosts.contains_key(&state.inum) {
-                    self.hosts.pop_first();
+                    // Inodes grow: the lowest is the initial namespace's, the next the oldest.
+                    if let Some(oldest) = self.hosts.keys().nth(1).copied() {
+                        self.hosts.remove(&oldest);
+                    }
                 }
                 self.hosts.insert(state.inum, *state);
                 return;
@@ -169,7 +183,7 @@ impl Correlator {
             Body::IpvsEnd(end) => Loss::Ipvs(end),
             Body::ConntrackEnd(end) => Loss::Conntrack(end),
             Body::NetfilterDrop(drop) => {
-                self.memory.remember(Remembered { ts, netns, loss: Loss::Drop(drop.clone()) });
+                self.drops.remember(Remembered { ts, netns, loss: Loss::Drop(drop.clone()) });
                 self.take(Record::Drop(At { ts, netns, it: *drop }));
                 return;
             }
@@ -252,16 +266,21 @@ impl Correlator {
         let first = follows
             .and_then(|index| index.checked_sub(self.forgotten))
             .and_then(|index| self.finished.get(index));
-        let evidence = Evidence::new(case, &self.memory, &self.hosts, &self.session, self.started);
+        let memories = [&self.memory, &self.drops];
+        let evidence = Evidence::new(case, memories, &self.hosts, &self.session, self.started);
         if first.is_some() && !evidence.victims().any(|(_, _, socket)| !socket.dead) {
             // An answer to a retry, or to a socket nobody holds any more: nobody new was hurt.
             self.counters.absorbed += 1;
             return None;
         }
         let (cause, verdict) = judge(&evidence);
-        let unconfirmed =
-            case.sent.is_empty() && case.received.is_empty() && case.errors.is_empty();
-        if unconfirmed && cause.id != "conntrack_table_full" {
+        let no_reset = case.sent.is_empty() && case.received.is_empty();
+        if no_reset && case.errors.is_empty() && cause.id != "conntrack_table_full" {
+            return None;
+        }
+        // A socket that gave up its own connect reports that after it has lost its addresses.
+        if no_reset && case.identity.flows().is_empty() {
+            self.counters.absorbed += 1;
             return None;
         }
         let first = first.map(|finished| (finished.event_id.clone(), finished.verdict.clone()));
@@ -276,8 +295,12 @@ impl Correlator {
         for view in [evidence.client_view(), evidence.server_view()].into_iter().flatten() {
             identity.add_flow(view);
         }
+        if incident.cause.family == Family::Benign {
+            return Some(incident);
+        }
         self.remember(Finished {
             event_id: incident.follows.clone().unwrap_or_else(|| incident.event_id.clone()),
+            opened: incident.opened,
             action: incident.action,
             verdict: Told::of(&incident),
             identity,
@@ -298,17 +321,21 @@ impl Finished {
     /// Whether a later record is this incident's other end. A packet that a full table dropped is no
     /// end yet: its sender may get through, live on, and break for another reason.
     fn follows_from(&self, record: &Record) -> bool {
-        if self.verdict.cause.family == Family::Benign || !self.identity.matches(record) {
+        if !self.identity.matches(record) {
             return false;
         }
         if self.action != Action::Drop {
             return true;
         }
         match record {
-            Record::Sent(at) => at.it.trigger.is_some(),
             Record::Drop(_) => true,
-            Record::Received(_) => false,
-            Record::Error(at) => errno_name(at.it.socket.err) != Some("ECONNRESET"),
+            // The retries of what was dropped ran out: nothing has come in since.
+            Record::Error(at) => {
+                let socket = &at.it.socket;
+                socket.err != ECONNRESET
+                    && socket.last_received.is_none_or(|last| last <= self.opened)
+            }
+            Record::Sent(_) | Record::Received(_) => false,
         }
     }
 }

@@ -222,6 +222,8 @@ impl Decoder<'_> {
         const SOCK_DEAD: u64 = 1;
         const SOCK_KEEPOPEN: u64 = 1 << 3;
         const SOCK_LINGER: u64 = 1 << 4;
+        // include/net/sock.h
+        const RCV_SHUTDOWN: u8 = 1;
 
         let id = bytes.u64(offset_of!(Sock, id))?;
         if id == 0 {
@@ -232,6 +234,8 @@ impl Decoder<'_> {
         let last_ack: Option<Nanos> = stamp(offset_of!(Sock, rcv_tstamp_j))?;
         let last_data: Option<Nanos> = stamp(offset_of!(Sock, lrcvtime_j))?;
         let rcv_nxt = bytes.u32(offset_of!(Sock, rcv_nxt))?;
+        // The peer's FIN takes a sequence number, and is counted as a byte.
+        let fin = u32::from(bytes.u8(offset_of!(Sock, shutdown))? & RCV_SHUTDOWN != 0);
         Ok(Some(Socket {
             id,
             inode: bytes.u64(offset_of!(Sock, inode))?,
@@ -244,9 +248,11 @@ impl Decoder<'_> {
             linger2_negative: bytes.u32(offset_of!(Sock, linger2))?.cast_signed() < 0,
             err: bytes.u32(offset_of!(Sock, err))?,
             err_soft: bytes.u32(offset_of!(Sock, err_soft))?,
-            bytes_received: bytes.u64(offset_of!(Sock, bytes_received))?,
+            bytes_received: bytes.u64(offset_of!(Sock, bytes_received))?.saturating_sub(fin.into()),
             bytes_sent: bytes.u64(offset_of!(Sock, bytes_sent))?,
-            unread: rcv_nxt.wrapping_sub(bytes.u32(offset_of!(Sock, copied_seq))?),
+            unread: rcv_nxt
+                .wrapping_sub(bytes.u32(offset_of!(Sock, copied_seq))?)
+                .saturating_sub(fin),
             last_received: last_ack.max(last_data),
             last_sent: stamp(offset_of!(Sock, lsndtime_j))?,
             keepalive: self.keepalive(bytes, flags & SOCK_KEEPOPEN != 0)?,
@@ -345,6 +351,7 @@ impl Decoder<'_> {
         use record::IpvsEnd as R;
         let timeout = bytes.u64(offset_of!(R, timeout_j))?;
         let armed = bytes.u64(offset_of!(R, expires_j))?.wrapping_sub(timeout);
+        let forced = bytes.u32(offset_of!(R, forced))? != 0;
         let since_armed = armed.wrapping_sub(self.clock.jiffies).cast_signed();
         Ok(IpvsEnd {
             virtual_flow: flow(bytes.within(offset_of!(R, virtual_flow)))?,
@@ -352,8 +359,9 @@ impl Decoder<'_> {
             state: bytes.u32(offset_of!(R, state))?,
             flags: bytes.u32(offset_of!(R, flags))?,
             timeout_s: self.clock.seconds(timeout),
-            last_packet: (since_armed <= 0).then(|| self.clock.relative(since_armed)),
-            forced: bytes.u32(offset_of!(R, forced))? != 0,
+            // Being asked for moves the timer.
+            last_packet: (since_armed <= 0 && !forced).then(|| self.clock.relative(since_armed)),
+            forced,
             task: task(bytes.within(offset_of!(R, task)))?,
             stack: self.stack(bytes.within(offset_of!(R, stack)))?,
         })

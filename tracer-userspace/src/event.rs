@@ -156,6 +156,12 @@ impl Packet {
     pub fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
+
+    /// The sequence number after this segment: what an answer to it acknowledges.
+    pub fn end(&self) -> u32 {
+        let control = u32::from(self.has(tcp_flag::SYN)) + u32::from(self.has(tcp_flag::FIN));
+        self.seq.wrapping_add(self.payload).wrapping_add(control)
+    }
 }
 
 /// The task that was running.
@@ -315,7 +321,7 @@ pub struct NetfilterDrop {
     pub tracked: bool,
 }
 
-/// One signal's coverage, as `doctor` and `blind_spots` tell it.
+/// One signal's coverage, as the notices and `blind_spots` tell it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignalCoverage {
     pub id: String,

@@ -13,6 +13,7 @@ use crate::{
     },
     fix::Place,
     host::{IpvsService, NetnsReach, NetnsState},
+    incident::Confidence,
     memory::{Loss, Memory, Remembered},
 };
 
@@ -26,6 +27,8 @@ pub const ECONNABORTED: u32 = 103;
 /// A loss and the packet it dooms can be one softirq apart, and stamps of segments are a jiffy
 /// coarse (10 ms at HZ=100).
 const TOLERANCE: Nanos = 12_000_000;
+
+const IPPROTO_TCP: u8 = 6;
 
 /// `net.ipv4.ip_local_port_range` where it could not be read (net/ipv4/af_inet.c).
 const DEFAULT_PORT_RANGE: (u16, u16) = (32768, 60999);
@@ -48,41 +51,76 @@ pub struct Evidence<'a> {
 impl<'a> Evidence<'a> {
     pub fn new(
         case: &'a Case,
-        memory: &'a Memory,
+        memories: [&'a Memory; 2],
         hosts: &'a Hosts,
         session: &'a Session,
         started: Nanos,
     ) -> Self {
         let mut evidence =
             Self { case, session, started, hosts, ipvs: None, conntrack: None, drops: Vec::new() };
-        evidence.look_back(memory);
+        evidence.look_back(memories);
         evidence
     }
 
-    /// Finds the losses that may explain this case: earlier than it, later than the victim's last
-    /// received segment, in a namespace of the case before any other, the newest first.
-    fn look_back(&mut self, memory: &'a Memory) {
-        let alive = self.last_received().unwrap_or(0);
+    /// Finds the losses that may explain this case: earlier than it, later than the last segment that
+    /// either end received, in a namespace of the case before any other, the newest first.
+    fn look_back(&mut self, memories: [&'a Memory; 2]) {
+        let alive = self.last_received();
         let namespaces = self.namespaces();
-        let mut losses: Vec<&Remembered> = memory
-            .of(self.case.identity.flows())
+        let mut losses: Vec<&Remembered> = memories
             .into_iter()
+            .flat_map(|memory| memory.of(self.case.identity.flows()))
             .filter(|loss| {
                 loss.ts <= self.case.opened.saturating_add(TOLERANCE)
-                    && loss.ts.saturating_add(TOLERANCE) >= alive
+                    && loss.ts.saturating_add(TOLERANCE) >= alive.unwrap_or(0)
+                    && !self.is_elsewhere(loss)
             })
             .collect();
         losses.sort_by_key(|loss| (namespaces.contains(&loss.netns), loss.ts));
         for loss in losses.into_iter().rev() {
             match &loss.loss {
                 Loss::Ipvs(end) if self.ipvs.is_none() => self.ipvs = Some((loss, end)),
-                Loss::Conntrack(end) if self.conntrack.is_none() => {
+                // A plain entry is picked up again; one that IPVS took along is IPVS's own.
+                Loss::Conntrack(end)
+                    if self.conntrack.is_none()
+                        && end.is_nat()
+                        && !has(&end.stack, "ip_vs_conn_drop_conntrack") =>
+                {
                     self.conntrack = Some((loss, end));
                 }
                 Loss::Drop(drop) => self.drops.push((loss, drop)),
                 _ => {}
             }
         }
+        if alive.is_none() {
+            self.keep_the_newest();
+        }
+    }
+
+    /// Without a local socket nothing says which of several losses it was: the newest is assumed.
+    fn keep_the_newest(&mut self) {
+        let ipvs = self.ipvs.map_or(0, |(loss, _)| loss.ts);
+        let conntrack = self.conntrack.map_or(0, |(loss, _)| loss.ts);
+        if ipvs < conntrack {
+            self.ipvs = None;
+        } else {
+            self.conntrack = None;
+        }
+        let newest = ipvs.max(conntrack);
+        self.drops.retain(|(loss, _)| loss.ts >= newest);
+    }
+
+    /// Whether a loss belongs to an equal tuple in another namespace: the packet that was answered is
+    /// still addressed as the client sent it, so it met its entry where it was answered.
+    fn is_elsewhere(&self, loss: &Remembered) -> bool {
+        let as_sent = match &loss.loss {
+            Loss::Ipvs(end) => end.virtual_flow,
+            Loss::Conntrack(end) => end.original,
+            Loss::Drop(_) => return false,
+        };
+        self.stateless().is_some_and(|at| {
+            at.netns != loss.netns && at.it.trigger.is_some_and(|trigger| trigger.flow == as_sent)
+        })
     }
 
     fn namespaces(&self) -> Vec<u32> {
@@ -148,7 +186,13 @@ impl<'a> Evidence<'a> {
                 tcp_state::SYN_SENT | tcp_state::SYN_RECV | tcp_state::NEW_SYN_RECV
             )
         });
-        answers_syn || connecting
+        // By the time of its error a socket is closed; one that never heard anything was connecting.
+        let gave_up = self
+            .case
+            .errors
+            .iter()
+            .any(|at| at.it.socket.state == tcp_state::SYN_SENT || at.it.socket.rcv_nxt == 0);
+        answers_syn || connecting || gave_up
     }
 
     /// A lost entry can explain this: the reset came from somebody without state, or nobody answered
@@ -179,10 +223,17 @@ impl<'a> Evidence<'a> {
             let sent = &at.it;
             let ack_only =
                 sent.trigger.is_some_and(|t| t.has(tcp_flag::ACK) && !t.has(tcp_flag::SYN));
-            let no_room = sent.socket.as_ref().is_some_and(|socket| {
-                socket.state == tcp_state::LISTEN && socket.ack_backlog > socket.max_ack_backlog
-            });
-            ack_only && (no_room || sent.reason.as_deref() == Some("INVALID_SYN"))
+            let by_kernel = match sent.reason.as_deref() {
+                Some(reason) => reason == "INVALID_SYN",
+                None => {
+                    has(&sent.stack, "tcp_check_req")
+                        && sent
+                            .socket
+                            .as_ref()
+                            .is_some_and(|socket| socket.ack_backlog > socket.max_ack_backlog)
+                }
+            };
+            ack_only && by_kernel
         })
     }
 
@@ -228,9 +279,9 @@ impl<'a> Evidence<'a> {
         self.victims().next()
     }
 
-    /// When the victim last heard from its peer; `None` when it is not on this host.
+    /// When a victim last heard from its peer, the later of both ends; `None` when none is on this host.
     pub fn last_received(&self) -> Option<Nanos> {
-        self.victims().filter_map(|(_, _, socket)| socket.last_received).min()
+        self.victims().filter_map(|(_, _, socket)| socket.last_received).max()
     }
 
     /// How long nothing had come in when it broke, seconds.
@@ -265,11 +316,32 @@ impl<'a> Evidence<'a> {
         self.ipvs
     }
 
-    /// The conntrack entry of this connection, if its end is on record and fits, and IPVS did not
-    /// take it along.
+    /// The NAT entry of this connection, if its end is on record and fits, and IPVS did not take it
+    /// along.
     pub fn conntrack(&self) -> Option<(&'a Remembered, &'a ConntrackEnd)> {
         self.conntrack
-            .filter(|(_, end)| end.is_nat() && !has(&end.stack, "ip_vs_conn_drop_conntrack"))
+    }
+
+    /// Some loss of this connection is on record, whether or not a cause knows its kind: then "no socket
+    /// here" is not the whole story.
+    pub fn has_loss(&self) -> bool {
+        self.ipvs.is_some() || self.conntrack.is_some()
+    }
+
+    /// How sure a lost entry makes it: its end was seen; was the reset's sender, too?
+    pub fn lost_entry_confidence(&self) -> Confidence {
+        match self.stateless() {
+            Some(_) => Confidence::Observed,
+            None => Confidence::Correlated,
+        }
+    }
+
+    /// The test that would settle which loss it was, where the victim is not on this host.
+    pub fn newest_assumed(&self) -> Option<&'static str> {
+        self.last_received().is_none().then_some(
+            "its socket is not on this host, so the newest loss of this tuple is assumed: compare with \
+             when the client last heard from the server",
+        )
     }
 
     /// Packets of this connection that netfilter dropped, newest first.
@@ -301,14 +373,11 @@ impl<'a> Evidence<'a> {
 
     /// The IPVS service behind an address, in a given namespace.
     pub fn ipvs_service(&self, netns: u32, address: SocketAddr) -> Option<&'a IpvsService> {
-        self.hosts
-            .get(&netns)?
-            .ipvs
-            .as_ref()?
-            .services
-            .as_ref()?
-            .iter()
-            .find(|service| service.ip == address.ip() && service.port == address.port())
+        self.hosts.get(&netns)?.ipvs.as_ref()?.services.as_ref()?.iter().find(|service| {
+            service.protocol == IPPROTO_TCP
+                && service.ip == address.ip()
+                && service.port == address.port()
+        })
     }
 }
 

@@ -65,6 +65,9 @@ impl Memory {
     }
 
     pub fn remember(&mut self, loss: Remembered) {
+        if self.renew(&loss) {
+            return;
+        }
         if self.losses.len() >= self.capacity
             && let Some((id, old)) = self.losses.pop_first()
         {
@@ -84,6 +87,24 @@ impl Memory {
             self.by_flow.entry(key).or_default().push(id);
         }
         self.losses.insert(id, loss);
+    }
+
+    /// A packet that is dropped again and again is one loss, the newest.
+    fn renew(&mut self, loss: &Remembered) -> bool {
+        let Loss::Drop(drop) = &loss.loss else {
+            return false;
+        };
+        let known = self.by_flow.get(&drop.packet.flow.key()).into_iter().flatten();
+        for id in known {
+            if let Some(known) = self.losses.get_mut(id)
+                && known.netns == loss.netns
+                && matches!(&known.loss, Loss::Drop(old) if old.table_full == drop.table_full)
+            {
+                *known = loss.clone();
+                return true;
+            }
+        }
+        false
     }
 
     /// Losses of any of these flows, oldest first.

@@ -67,7 +67,7 @@ enum Verb {
     ///
     /// Examples:{n}
     ///   cargo xtask vm 6.12{n}
-    ///   cargo xtask vm 5.10 6.1 7.2 -- rsttrace doctor{n}
+    ///   cargo xtask vm 5.10 6.1 7.2 -- 'rsttrace live -v --duration 2s'{n}
     ///   cargo xtask vm 6.1 -- 'modprobe ip_vs && ipvsadm -Ln'
     Vm(vm::Vm),
 

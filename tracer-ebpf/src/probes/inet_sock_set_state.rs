@@ -1,31 +1,33 @@
 //! `sock:inet_sock_set_state`, for two things.
 //!
+//! * A socket is closed with `sk_err` set: its application loses the connection. The stack names the
+//!   timer that gave up, which `tcp_write_err` (inlined everywhere) cannot. `inet_sk_error_report` (6.1
+//!   on) would be the obvious hook, but it is traced after the application was woken: on another CPU it
+//!   may have taken `sk_err` already, and the error is lost. This one comes first, on every kernel.
 //! * How a socket left ESTABLISHED, by whom: kept in an LRU map and read back when a later packet for
 //!   that tuple is answered with a reset. Orderly ends never reach the ring. Cost: one map update for
 //!   each connection end, nothing for other transitions.
-//! * Where `inet_sk_error_report` does not exist (5.10), CLOSE with `sk_err` set is the same signal.
 //!
-//! TP_PROTO 5.10 on: (const struct sock *sk, const int oldstate, const int newstate)
+//! TP_PROTO 5.10 on: (const struct sock *sk, const int oldstate, const int newstate); `sk_state` is
+//! still the old one.
 
 use aya_ebpf::{
+    EbpfContext,
     helpers::generated::bpf_ktime_get_ns,
     macros::{map, raw_tracepoint},
     maps::LruHashMap,
     programs::RawTracePointContext,
 };
 use tracer_common::{
-    record::{Flow, Packet, SocketEnd},
-    wire::ABSENT,
+    record::{Flow, Packet, SocketEnd, SocketError},
+    wire::KIND_SOCKET_ERROR,
 };
 
 use crate::{
-    kread::facts,
-    probes::inet_sk_error_report,
+    emit::emit,
     sock::{self, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT},
     task,
 };
-
-facts! { ARG_OF_btf_trace_inet_sk_error_report_DOT_sock }
 
 /// A flow seen from the socket, `pad` holding the namespace.
 type Key = Flow;
@@ -47,11 +49,10 @@ pub fn inet_sock_set_state__rawtp(ctx: RawTracePointContext) -> i32 {
     if !sock::is_tcp(sk) {
         return 0;
     }
-    if new == TCP_CLOSE
-        && ARG_OF_btf_trace_inet_sk_error_report_DOT_sock.load() == ABSENT
-        && sock::error(sk) != 0
-    {
-        inet_sk_error_report::report(&ctx, sk);
+    let error = sock::error(sk);
+    // Nobody holds an orphan: its end hurts no application.
+    if new == TCP_CLOSE && error != 0 && !sock::is_dead(sk) {
+        report(&ctx, sk, error);
     }
     let was_open = old < TCP_CLOSE && old != TCP_SYN_SENT && old != TCP_SYN_RECV;
     // CLOSE_WAIT (8) is the only later state that still belongs to the application.
@@ -59,6 +60,21 @@ pub fn inet_sock_set_state__rawtp(ctx: RawTracePointContext) -> i32 {
         remember(sk, old, new);
     }
     0
+}
+
+/// Emits a [`SocketError`].
+#[inline(always)]
+fn report(ctx: &impl EbpfContext, sk: u64, error: u32) {
+    emit::<SocketError>(KIND_SOCKET_ERROR, sock::netns(sk), |out| {
+        // SAFETY: `out` is the record's payload.
+        unsafe {
+            sock::fill(&raw mut (*out).sock, sk);
+            // Read once: the application may take it meanwhile.
+            (*out).sock.err = error;
+            task::fill(&raw mut (*out).task);
+            task::fill_stack(ctx, &raw mut (*out).stack);
+        }
+    });
 }
 
 /// The first step away from ESTABLISHED is the one that names the closer; a later one

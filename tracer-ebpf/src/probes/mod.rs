@@ -2,7 +2,6 @@
 //! it cannot tell. Programs are named `<hook>__<way>`; that name is all the loader needs.
 
 mod early_drop;
-mod inet_sk_error_report;
 mod inet_sock_set_state;
 mod ip_vs_conn_expire;
 mod ip_vs_conn_expire_now;

@@ -4,7 +4,7 @@ use super::{Cause, Family, NotFix, Verdict, human_s, nothing_ruled_out};
 use crate::{
     evidence::Evidence,
     fix::{Change, Fix, FixOwner, Risk},
-    incident::{Confidence, Finding},
+    incident::Finding,
 };
 
 pub const CAUSE: Cause = Cause {
@@ -25,10 +25,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if end.portid == 0 {
         return None;
     }
-    let confidence = match evidence.stateless() {
-        Some(_) => Confidence::Observed,
-        None => Confidence::Correlated,
-    };
+    let confidence = evidence.lost_entry_confidence();
     // Netlink requests run in the sender's own context, so `current` is the deleter.
     let who = format!("{} (pid {})", end.task.comm, end.task.pid);
     Some(

@@ -5,7 +5,7 @@ use crate::{
     event::ConntrackEnd,
     evidence::{Evidence, has},
     fix::{Change, Fix, FixOwner, Risk},
-    incident::{Confidence, Finding},
+    incident::Finding,
 };
 
 pub const CAUSE: Cause = Cause {
@@ -65,11 +65,13 @@ pub fn limit(evidence: &Evidence<'_>) -> Option<(&'static str, u32)> {
         .map(|last| crate::evidence::seconds(end.deadline.saturating_sub(last)));
     let known = candidates.into_iter().filter_map(|(name, value)| Some((name, value?)));
     match ran_s {
-        // The entry may have been re-armed after the victim heard last, never before.
-        Some(ran_s) => known.min_by(|a, b| {
-            let off = |value: u32| (f64::from(value) - ran_s).abs();
-            off(a.1).total_cmp(&off(b.1))
-        }),
+        // The entry may have been re-armed after the victim heard last, never before: a longer limit
+        // would still be running.
+        Some(ran_s) => {
+            let known: Vec<_> = known.collect();
+            let possible = known.iter().filter(|(_, value)| f64::from(*value) <= ran_s + 1.0);
+            possible.max_by_key(|(_, value)| *value).or(known.first()).copied()
+        }
         None => known.into_iter().next(),
     }
 }
@@ -82,10 +84,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if !expired(loss.ts, end) {
         return None;
     }
-    let confidence = match evidence.stateless() {
-        Some(_) => Confidence::Observed,
-        None => Confidence::Correlated,
-    };
+    let confidence = evidence.lost_entry_confidence();
     let limit =
         limit(evidence).map(|(name, value)| format!(" ({name} = {value} s)")).unwrap_or_default();
     Some(Verdict::new(confidence, format!("its conntrack entry had expired{limit}")).finding(

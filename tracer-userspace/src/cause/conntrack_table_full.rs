@@ -2,6 +2,7 @@
 
 use super::{Cause, Family, NotFix, Verdict, human_s};
 use crate::{
+    event::tcp_flag,
     evidence::Evidence,
     fix::{Change, Fix, FixOwner, Place, Risk},
     host::{ConntrackState, NetnsReach},
@@ -18,8 +19,8 @@ pub const CAUSE: Cause = Cause {
     not_fixes,
 };
 
-/// Worst case for one entry, bytes: 256 for the slab object and 128 for its extensions on 6.1 and
-/// later; 5.10 needs 470 (measured, see the sizing notes in the shared kernel model).
+/// One entry on 6.1 and later, bytes: 256 for the slab object and 128 for its extensions; 5.10 needs
+/// 470 (measured, see the sizing notes in the shared kernel model).
 const ENTRY_BYTES: u64 = 384;
 /// New tables grow in steps of this many entries.
 const STEP: u64 = 65536;
@@ -29,8 +30,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         .drops()
         .iter()
         .find(|(loss, drop)| drop.table_full || (!drop.tracked && is_full(evidence, loss.netns)))?;
-    // A living socket's abort has its own reason, whatever was dropped before.
-    if evidence.active().is_some() && evidence.timed_out().is_none() {
+    // A reset has its own reason, whatever was dropped before; only one that tells of lost state in
+    // mid-stream can come from such a drop.
+    let reset = evidence.sent().is_some() || evidence.received().is_some();
+    let in_midstream = !drop.packet.has(tcp_flag::SYN) && evidence.looks_like_lost_state();
+    if reset && evidence.timed_out().is_none() && !in_midstream {
         return None;
     }
     let confidence = if drop.table_full { Confidence::Observed } else { Confidence::Correlated };
@@ -67,7 +71,8 @@ fn is_full(evidence: &Evidence<'_>, netns: u32) -> bool {
 }
 
 fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
-    if !evidence.session.covers("conntrack_full") {
+    let dropped = evidence.drops().iter().any(|(_, drop)| drop.table_full);
+    if dropped || !evidence.session.covers("conntrack_full") {
         return None;
     }
     let fill = evidence
@@ -100,7 +105,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
             risk: Risk::Low,
             summary: format!("raise nf_conntrack_max to {wanted} on the host"),
             reason: format!(
-                "twice the peak, rounded up; costs at most {memory_mb} MB when full, in kube-proxy \
+                "twice the peak, rounded up; costs about {memory_mb} MB when full; in kube-proxy \
                  set conntrack.min or it will be overwritten"
             ),
             current: max.map(|max| max.to_string()),

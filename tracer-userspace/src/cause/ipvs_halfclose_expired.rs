@@ -8,7 +8,6 @@ use super::{
 use crate::{
     evidence::Evidence,
     fix::{Change, Fix, FixOwner, Risk},
-    incident::Confidence,
 };
 
 pub const CAUSE: Cause = Cause {
@@ -29,10 +28,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if end.state == ESTABLISHED || !is_natural(end) {
         return None;
     }
-    let confidence = match evidence.stateless() {
-        Some(_) => Confidence::Observed,
-        None => Confidence::Correlated,
-    };
+    let confidence = evidence.lost_entry_confidence();
     Some(
         Verdict::new(
             confidence,

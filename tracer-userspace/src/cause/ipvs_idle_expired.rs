@@ -3,7 +3,7 @@
 use super::{Cause, Family, NotFix, Verdict, human_s, remedy};
 use crate::{
     event::IpvsEnd,
-    evidence::{Evidence, has},
+    evidence::{Evidence, has, seconds},
     fix::Fix,
     incident::{Confidence, Finding},
 };
@@ -83,20 +83,23 @@ fn seen(evidence: &Evidence<'_>) -> Option<Verdict> {
     if end.state != ESTABLISHED || !is_natural(end) {
         return None;
     }
-    let confidence = match evidence.stateless() {
-        Some(_) => Confidence::Observed,
-        // The entry's end was seen, the reset's sender was not.
-        None => Confidence::Correlated,
-    };
-    let verdict = Verdict::new(
+    // A timer never fires early: an entry that ended sooner was ended (a removed server moves it).
+    let after_s = evidence.last_received().map(|last| seconds(loss.ts.saturating_sub(last)));
+    if after_s.is_some_and(|after_s| after_s < end.timeout_s - SLACK_S) {
+        return None;
+    }
+    let confidence = evidence.lost_entry_confidence();
+    let mut verdict = Verdict::new(
         confidence,
         format!("its IPVS entry had expired (limit {})", human_s(end.timeout_s)),
     )
     .finding(finding(evidence, loss.ts, end));
-    Some(match confidence {
-        Confidence::Observed => verdict,
-        _ => verdict.prove("run rsttrace on the node that owns the virtual address as well"),
-    })
+    if confidence != Confidence::Observed {
+        verdict = verdict.prove("run rsttrace on the node that owns the virtual address as well");
+    } else if let Some(test) = evidence.newest_assumed() {
+        verdict = verdict.prove(test);
+    }
+    Some(verdict)
 }
 
 /// The entry ended before tracing began: only arithmetic is left.
@@ -108,9 +111,13 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
     let trigger = at.it.trigger?;
     evidence.ipvs_service(at.netns, trigger.flow.dst)?;
     let limit_s = f64::from(evidence.host(at.netns)?.ipvs.as_ref()?.timeout_tcp_s?);
+    let watched_s = evidence.age_s(evidence.started);
+    if evidence.idle_s().is_none() && evidence.session.covers("ipvs_end") && watched_s > limit_s {
+        // Nothing to calculate with, and long enough watched to have seen it.
+        return None;
+    }
     if let Some(idle_s) = evidence.idle_s() {
         let expired_for_s = idle_s - limit_s;
-        let watched_s = evidence.age_s(evidence.started);
         // Still within its limit; or it ended while we watched, and we would have seen it.
         let would_be_seen =
             evidence.session.covers("ipvs_end") && expired_for_s < watched_s - SLACK_S;

@@ -40,7 +40,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let at = evidence.active()?;
     let how = kind(&at.it)?;
     let task = &at.it.task;
-    let who = format!("{} (pid {})", task.comm, task.pid);
+    // The timer's `current` is a bystander.
+    let who = match has(&at.it.stack, "tcp_keepalive_timer") {
+        true => "its application".to_owned(),
+        false => format!("{} (pid {})", task.comm, task.pid),
+    };
     Some(Verdict::new(Confidence::Observed, format!("{who} {how}")).finding(Finding {
         kind: "linger_zero",
         ts: at.ts,
@@ -53,7 +57,8 @@ fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
         id: "drop_linger_zero",
         owner: FixOwner::Application,
         risk: Risk::Low,
-        summary: "do not set SO_LINGER to 0".into(),
+        summary: "do not abort a connection that is in use (SO_LINGER 0, TCP_LINGER2, AF_UNSPEC)"
+            .into(),
         reason: "it throws away what is in flight and resets the peer, by design".into(),
         current: None,
         wanted: None,

@@ -52,7 +52,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    // Half the silence that broke it is the most that this one sample supports.
+    // The silence that broke it is all that this one sample says about the limit.
     match evidence.idle_s() {
         Some(idle_s) if idle_s >= 30.0 => {
             vec![remedy::keepalive_below(evidence, idle_s, "whatever forgot the connection")]

@@ -62,7 +62,8 @@ pub fn keepalive_below(evidence: &Evidence<'_>, limit_s: f64, limit_is: &str) ->
         changes.push(option("IPPROTO_TCP", "TCP_KEEPINTVL", period.intvl_s));
         changes.push(option("IPPROTO_TCP", "TCP_KEEPCNT", period.probes));
     }
-    if let Some(place) = place {
+    let sysctls_reach = keepalive.is_none_or(|keepalive| !keepalive.time_is_own);
+    if let Some(place) = place.filter(|_| sysctls_reach) {
         let from = |value: Option<u32>| value.map(u64::from);
         let tcp = evidence.host(place.netns).map(|host| &host.tcp);
         let mut sysctl = |key, from, to| {

@@ -55,7 +55,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             ),
         );
     }
-    if at.it.socket.is_some() || !evidence.was_used() {
+    if at.it.socket.is_some() || !evidence.was_used() || evidence.has_loss() {
         return None;
     }
     Some(

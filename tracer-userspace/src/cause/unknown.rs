@@ -1,7 +1,7 @@
 //! Evidence listed, no verdict: never a guess.
 
 use super::{Cause, Family, Verdict, no_fixes, no_not_fixes, nothing_ruled_out};
-use crate::evidence::Evidence;
+use crate::{evidence::Evidence, incident::Finding};
 
 pub const CAUSE: Cause = Cause {
     id: "unknown",
@@ -51,5 +51,16 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     } else {
         ("a packet was dropped by netfilter".to_owned(), "nft monitor trace")
     };
-    Some(Verdict { confidence: None, why, findings: Vec::new(), prove: Some(prove.into()) })
+    let mut findings = Vec::new();
+    if let Some((loss, end)) = evidence.ipvs() {
+        findings.push(super::ipvs_idle_expired::finding(evidence, loss.ts, end));
+    }
+    if let Some((loss, end)) = evidence.conntrack() {
+        findings.push(Finding {
+            kind: "conntrack_ended",
+            ts: loss.ts,
+            summary: format!("conntrack entry {} (reply {}) had ended", end.original, end.reply),
+        });
+    }
+    Some(Verdict { confidence: None, why, findings, prove: Some(prove.into()) })
 }

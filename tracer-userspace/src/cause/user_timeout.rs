@@ -25,9 +25,12 @@ fn timeout_s(socket: &Socket) -> f64 {
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let at = evidence.timed_out()?;
     let socket = &at.it.socket;
-    // With the option set it replaces both limits: the retries of data and the count of probes
-    // (net/ipv4/tcp_timer.c, tcp_write_timeout and tcp_keepalive_timer).
-    if socket.user_timeout_ms == 0 {
+    // With the option set it replaces the retries of data and the count of probes; while connecting,
+    // tcp_syn_retries still holds (net/ipv4/tcp_timer.c, tcp_write_timeout and tcp_keepalive_timer).
+    let syn_retries = evidence.host(at.netns).and_then(|host| host.tcp.syn_retries);
+    let syns_ran_out = socket.rcv_nxt == 0
+        && syn_retries.is_none_or(|retries| u32::from(socket.retransmits) >= retries);
+    if socket.user_timeout_ms == 0 || syns_ran_out {
         return None;
     }
     Some(

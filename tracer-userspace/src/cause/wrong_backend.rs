@@ -24,7 +24,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     }
     let at = evidence.stateless()?;
     let socket = at.it.socket.as_ref()?;
-    if socket.state != tcp_state::LISTEN {
+    if socket.state != tcp_state::LISTEN || evidence.has_loss() {
         return None;
     }
     let here = at.it.trigger?.flow.dst;

@@ -139,6 +139,11 @@ impl Feed<'_> {
 fn announce(live: &Live, args: &TraceArgs) {
     eprint!("{}", notice::ready(&live.session.coverage, args.notice_width()));
     if args.verbose {
+        for signal in &live.session.coverage {
+            if let Some(way) = &signal.way {
+                eprintln!("rsttrace: attached: {}: {way}", signal.id);
+            }
+        }
         for refused in &live.refused {
             eprintln!("rsttrace: not attached: {}: {}", refused.program, refused.why);
         }

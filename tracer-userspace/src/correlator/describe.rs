@@ -7,6 +7,7 @@ use std::{
 
 use super::event_id::event_id;
 use super::*;
+use crate::incident::errno_name;
 use crate::{
     cause::Cause,
     event::{Flow, tcp_state},
@@ -85,6 +86,9 @@ pub fn incident(
     }
 }
 
+/// Findings that are records, not conclusions.
+const RECORD_KINDS: [&str; 3] = ["reset_sent", "reset_received", "socket_error"];
+
 /// More than this tells a reader nothing new; it keeps a line below the contract's 12 KiB.
 const MAX_FINDINGS: usize = 12;
 
@@ -94,6 +98,8 @@ impl Told {
             cause: incident.cause,
             confidence: incident.confidence,
             why: incident.why.clone(),
+            prove: incident.prove.clone(),
+            root: incident.evidence.first().cloned(),
             fixes: incident.fixes.clone(),
             not_fixes: incident.not_fixes.clone(),
             ipvs: incident.ipvs.clone(),
@@ -109,6 +115,10 @@ impl Incident {
         self.cause = told.cause;
         self.confidence = told.confidence;
         self.why = told.why;
+        self.prove = told.prove;
+        // What this end showed follows what convinced the first time.
+        self.evidence.retain(|finding| RECORD_KINDS.contains(&finding.kind));
+        self.evidence.splice(0..0, told.root.filter(|root| !RECORD_KINDS.contains(&root.kind)));
         self.fixes = told.fixes;
         self.not_fixes = told.not_fixes;
         self.ipvs = told.ipvs;

@@ -27,7 +27,8 @@ impl Evidence<'_> {
     /// Initiator to responder, as the responder sees it: behind NAT.
     pub fn server_view(&self) -> Option<Flow> {
         if let Some((_, end)) = self.ipvs {
-            return Some(end.real_flow);
+            // IP_VS_CONN_F_FWD_MASK: only masquerading (0) translates addresses.
+            return Some(if end.flags & 7 == 0 { end.real_flow } else { end.virtual_flow });
         }
         if let Some((_, end)) = self.conntrack {
             return Some(end.reply.reversed());

@@ -24,7 +24,7 @@ pub enum Change {
     Coming(Vec<&'static str>),
     /// Signals that are covered from now on.
     Attached(Box<Attached>),
-    /// A module went, and with it the hooks of this signal.
+    /// The hooks of this signal went with their module, or could not be attached.
     Gone(&'static str),
 }
 
@@ -90,20 +90,23 @@ impl Watcher {
         }
     }
 
-    /// A failure leaves the signal uncovered, which was said at the start.
+    /// A failure leaves the signals uncovered, and says so again.
     fn attach(&mut self, only: Vec<&'static str>) {
+        let wanted = only.clone();
+        if self.try_attach(only).is_none() {
+            wanted.into_iter().for_each(|signal| self.say(Change::Gone(signal)));
+        }
+    }
+
+    fn try_attach(&mut self, only: Vec<&'static str>) -> Option<()> {
         let symbols = KernelSymbols::load(Path::new("/")).ok().filter(|_| self.options.no_kprobes);
-        let Ok(prepared) = prepare(self.object, symbols.as_ref()) else {
-            return;
-        };
+        let prepared = prepare(self.object, symbols.as_ref()).ok()?;
         let options = AttachOptions { only: Some(only), ..self.options.clone() };
-        let Ok(attached) = attach(self.object, &prepared.manifest, &prepared.facts, &options)
-        else {
-            return;
-        };
+        let attached = attach(self.object, &prepared.manifest, &prepared.facts, &options).ok()?;
         self.covered
             .extend(attached.coverage.iter().filter(|s| s.way.is_some()).map(|s| s.id.clone()));
         self.say(Change::Attached(Box::new(attached)));
+        Some(())
     }
 
     fn say(&self, change: Change) {
