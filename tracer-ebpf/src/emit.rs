@@ -11,9 +11,9 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use tracer_common::wire::{COUNTER_LOST, COUNTERS as SLOTS, Header, WIRE_VERSION};
 
-/// 2 MiB hold about 3000 of the largest records; user space may resize it.
+/// 4 MiB hold about 7000 of the largest records.
 #[map]
-static EVENTS: RingBuf = RingBuf::with_byte_size(2 << 20, 0);
+static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SLOTS, 0);

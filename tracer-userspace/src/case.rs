@@ -7,7 +7,7 @@
 
 use crate::event::{
     Event, Flow, Nanos, NetfilterDrop, Packet, ResetReceived, ResetSent, Socket, SocketError,
-    tcp_flag,
+    tcp_flag, tcp_state,
 };
 
 /// A record's content with its time and namespace.
@@ -41,8 +41,8 @@ struct Anchor(Option<Span>, Option<Span>);
 
 /// Records of one connection overlap, or lie this close together (data sent meanwhile). It must stay
 /// small: initial sequence numbers of one tuple advance by one every 64 ns (net/core/secure_seq.c), so
-/// a tuple used again is 256 KiB away after 17 ms.
-const ANCHOR_DISTANCE: u32 = 1 << 18;
+/// a tuple used again is 16 KiB away after 1 ms.
+const ANCHOR_DISTANCE: u32 = 1 << 14;
 
 /// A reset is received within the softirq that sent it, or after one trip through a slow guest.
 const SAME_RESET_NS: Nanos = 1_000_000_000;
@@ -127,7 +127,23 @@ impl Record {
         }
     }
 
-    fn flow(&self) -> Option<Flow> {
+    /// Number of the reset this record is about, for finding its case.
+    pub fn reset_number(&self) -> Option<u32> {
+        self.reset().map(|reset| reset.number)
+    }
+
+    /// Part of a connect that is refused: by far the most frequent record of a scan.
+    pub fn is_handshake(&self) -> bool {
+        match self {
+            Self::Sent(at) => at.it.trigger.is_some_and(|trigger| trigger.has(tcp_flag::SYN)),
+            Self::Received(at) => at.it.socket.state == tcp_state::SYN_SENT,
+            Self::Error(at) => at.it.socket.state == tcp_state::SYN_SENT,
+            Self::Drop(at) => at.it.packet.has(tcp_flag::SYN),
+        }
+    }
+
+    /// The tuple, where the record still has one.
+    pub fn flow(&self) -> Option<Flow> {
         match self {
             Self::Sent(at) => at.it.flow(),
             Self::Received(at) => Some(at.it.socket.flow),
@@ -239,7 +255,13 @@ impl Identity {
         &self.flows
     }
 
-    /// Whether this record's socket already took part.
+    /// The resets seen, by their numbers: where a case can be found again.
+    pub fn reset_numbers(&self) -> impl Iterator<Item = u32> + '_ {
+        self.resets.iter().map(|reset| reset.number)
+    }
+
+    /// Whether this record's socket already took part. Only meaningful for a record that
+    /// [`Self::matches`]: the kernel reuses a socket's memory at once.
     pub fn knows_socket_of(&self, record: &Record) -> bool {
         record.socket().is_some_and(|socket| self.sockets.contains(&(record.netns(), socket.id)))
     }
@@ -249,10 +271,6 @@ impl Identity {
         let anchors_fit = record
             .anchor()
             .is_none_or(|anchor| self.anchors.iter().all(|known| known.fits(anchor)));
-        if self.knows_socket_of(record) {
-            // Addresses of sockets are reused; a cleared tuple (disconnect) cannot object.
-            return anchors_fit || record.flow().is_none();
-        }
         // A segment in flight may be larger than any distance allowed above, so for the two ends of one
         // reset a common address will do.
         let touches = |flow: Flow| {

@@ -22,10 +22,13 @@ use crate::{
 
 mod describe;
 mod event_id;
+mod open;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod wrong_verdicts;
+
+use open::Open;
 
 /// How long a case waits for its other records. Effects precede causes by microseconds, and state
 /// that RCU frees follows within 100 ms; an incident must be printed within 1 s.
@@ -94,7 +97,7 @@ pub struct Correlator {
     drops: Memory,
     hosts: Hosts,
     owners: VecDeque<(u64, Owner)>,
-    open: Vec<(Case, Option<usize>)>,
+    open: Open,
     finished: VecDeque<Finished>,
     /// Index of `finished[0]`, so that a case's reference survives evictions.
     forgotten: usize,
@@ -117,7 +120,7 @@ impl Correlator {
             drops: Memory::new(DROPS),
             hosts: BTreeMap::new(),
             owners: VecDeque::new(),
-            open: Vec::new(),
+            open: Open::default(),
             finished: VecDeque::new(),
             forgotten: 0,
             sequence: 0,
@@ -199,26 +202,9 @@ impl Correlator {
 
     /// Finds the case or the finished incident that a record belongs to, or opens a case.
     fn take(&mut self, record: Record) {
-        let mut joined = self
-            .open
-            .iter()
-            .enumerate()
-            .filter(|(_, (case, _))| case.identity.matches(&record))
-            .map(|(index, _)| index);
-        if let Some(first) = joined.next() {
-            let others: Vec<usize> = joined.collect();
-            // The record ties cases together that looked apart: two ends, one connection.
-            for other in others.into_iter().rev() {
-                let (case, follows) = self.open.remove(other);
-                let (into, known) = &mut self.open[first];
-                into.merge(case);
-                *known = known.or(follows);
-            }
-            let case = &mut self.open[first].0;
-            case.add(record);
-            add_aliases(&self.memory, case);
+        let Some(record) = self.open.join(record, &self.memory) else {
             return;
-        }
+        };
         let follows = self
             .finished
             .iter()
@@ -232,24 +218,25 @@ impl Correlator {
         }
         let mut case = Case::open(record);
         add_aliases(&self.memory, &mut case);
-        let place = self.open.partition_point(|(open, _)| open.opened <= case.opened);
-        self.open.insert(place, (case, follows));
+        self.open.insert((case, follows));
     }
 
     /// Whether a [`Self::tick`] at `now` would judge anything.
     pub fn has_settled(&self, now: Nanos) -> bool {
         self.open.len() > OPEN
-            || self.open.first().is_some_and(|(case, _)| case.opened.saturating_add(SETTLE) <= now)
+            || self.open.oldest().is_some_and(|opened| opened.saturating_add(SETTLE) <= now)
     }
 
     /// Judges the cases that have settled by `now`.
     pub fn tick(&mut self, now: Nanos) -> Vec<Incident> {
-        // They are in the order of their opening, so those that have settled come first.
-        let excess = self.open.len().saturating_sub(OPEN);
-        let settled =
-            self.open.partition_point(|(case, _)| case.opened.saturating_add(SETTLE) <= now);
-        let done: Vec<_> = self.open.drain(..settled.max(excess)).collect();
-        done.into_iter().filter_map(|(case, follows)| self.conclude(&case, follows)).collect()
+        let mut incidents = Vec::new();
+        while self.has_settled(now) {
+            let Some((case, follows)) = self.open.pop() else {
+                break;
+            };
+            incidents.extend(self.conclude(&case, follows));
+        }
+        incidents
     }
 
     /// No case is settling.

@@ -237,6 +237,14 @@ impl<'a> Evidence<'a> {
         })
     }
 
+    /// Whether every reset that this host sends would have been seen: only then is one that nobody here
+    /// sent somebody else's.
+    pub fn sees_every_reset(&self) -> bool {
+        let firewalls = ["firewall_reset", "firewall_reset6"];
+        self.session.shows_all("reset_sent")
+            && !firewalls.iter().any(|signal| self.session.is_attaching(signal))
+    }
+
     // ---- the victim ----
 
     /// The error that woke an application. The closer's own ECONNRESET after SO_LINGER 0 or

@@ -10,7 +10,7 @@
 
 use aya_ebpf::{EbpfContext, Global, macros::raw_tracepoint, programs::RawTracePointContext};
 use tracer_common::{
-    record::{ResetSent, VIA_TRACEPOINT},
+    record::{ResetSent, VIA_NETFILTER, VIA_TRACEPOINT},
     wire::{ABSENT, KIND_RESET_SENT},
 };
 
@@ -54,7 +54,10 @@ pub fn report(ctx: &impl EbpfContext, sk: u64, skb: u64, netns: u32, reason: u32
                 inet_sock_set_state::recall(&raw mut (*out).end, &raw const (*out).trigger, netns);
             }
             task::fill(&raw mut (*out).task);
-            task::fill_stack(ctx, &raw mut (*out).stack);
+            // Without a socket the stack says nothing that the trigger does not, and a scan makes many.
+            if sk != 0 || via == VIA_NETFILTER {
+                task::fill_stack(ctx, &raw mut (*out).stack);
+            }
         }
     });
 }

@@ -3,7 +3,7 @@
 use super::{Cause, Family, NotFix, Verdict, human_s, remedy};
 use crate::{
     event::ConntrackEnd,
-    evidence::{Evidence, has},
+    evidence::{Evidence, has, seconds},
     fix::{Change, Fix, FixOwner, Risk},
     incident::Finding,
 };
@@ -43,6 +43,12 @@ fn expired(ts: u64, end: &ConntrackEnd) -> bool {
         && !other.iter().any(|function| has(&end.stack, function))
 }
 
+/// From the last segment that the victim received to the entry's deadline, seconds.
+fn ran_s(evidence: &Evidence<'_>) -> Option<f64> {
+    let (_, end) = evidence.conntrack()?;
+    Some(seconds(end.deadline.saturating_sub(evidence.last_received()?)))
+}
+
 /// The sysctl whose value ran, and that value in seconds. The entry only holds a deadline; the
 /// distance from the last segment to it names the limit.
 pub fn limit(evidence: &Evidence<'_>) -> Option<(&'static str, u32)> {
@@ -60,9 +66,7 @@ pub fn limit(evidence: &Evidence<'_>) -> Option<(&'static str, u32)> {
     ];
     let mut candidates = vec![by_state];
     candidates.extend(hidden);
-    let ran_s = evidence
-        .last_received()
-        .map(|last| crate::evidence::seconds(end.deadline.saturating_sub(last)));
+    let ran_s = ran_s(evidence);
     let known = candidates.into_iter().filter_map(|(name, value)| Some((name, value?)));
     match ran_s {
         // The entry may have been re-armed after the victim heard last, never before: a longer limit
@@ -70,7 +74,7 @@ pub fn limit(evidence: &Evidence<'_>) -> Option<(&'static str, u32)> {
         Some(ran_s) => {
             let known: Vec<_> = known.collect();
             let possible = known.iter().filter(|(_, value)| f64::from(*value) <= ran_s + 1.0);
-            possible.max_by_key(|(_, value)| *value).or(known.first()).copied()
+            possible.max_by_key(|(_, value)| *value).copied()
         }
         None => known.into_iter().next(),
     }
@@ -115,12 +119,13 @@ fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let Some((key, limit_s)) = limit(evidence) else {
+    let Some(ran_s) =
+        limit(evidence).map(|(_, value)| f64::from(value)).or_else(|| ran_s(evidence))
+    else {
         return Vec::new();
     };
-    let mut fixes =
-        vec![remedy::keepalive_below(evidence, f64::from(limit_s), "the conntrack timer")];
-    if let Some((loss, _)) = evidence.conntrack() {
+    let mut fixes = vec![remedy::keepalive_below(evidence, ran_s, "the conntrack timer")];
+    if let (Some((loss, _)), Some((key, limit_s))) = (evidence.conntrack(), limit(evidence)) {
         let to = remedy::limit_above(evidence.idle_s().unwrap_or(0.0).max(f64::from(limit_s)));
         let place = evidence.place(loss.netns);
         fixes.push(Fix {
@@ -141,7 +146,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
             }],
         });
     }
-    fixes.push(remedy::pool_below(f64::from(limit_s)));
+    fixes.push(remedy::pool_below(ran_s));
     fixes
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Cause, Family, NotFix, Verdict, nothing_ruled_out};
 use crate::{
+    case::At,
     event::ResetSent,
     evidence::{Evidence, has},
     fix::{Change, Fix, FixOwner, Risk},
@@ -36,12 +37,23 @@ fn kind(sent: &ResetSent) -> Option<&'static str> {
     linger2.then_some("closed the socket with TCP_LINGER2 below 0")
 }
 
+/// An orphan with TCP_LINGER2 below 0 is reset as soon as its FIN is acknowledged, in answer to that very
+/// acknowledgement (net/ipv4/tcp_input.c, tcp_rcv_state_process).
+fn timed_out_linger2<'a>(evidence: &Evidence<'a>) -> Option<&'a At<ResetSent>> {
+    let at = evidence.sent()?;
+    let socket = at.it.socket.as_ref()?;
+    let by_ack = at.it.trigger.is_some_and(|trigger| trigger.payload == 0);
+    (socket.is_connection() && socket.dead && socket.linger2_negative && by_ack).then_some(at)
+}
+
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
-    let at = evidence.active()?;
-    let how = kind(&at.it)?;
+    let (at, how) = match evidence.active() {
+        Some(at) => (at, kind(&at.it)?),
+        None => (timed_out_linger2(evidence)?, "closed the socket with TCP_LINGER2 below 0"),
+    };
     let task = &at.it.task;
     // The timer's `current` is a bystander.
-    let who = match has(&at.it.stack, "tcp_keepalive_timer") {
+    let who = match at.it.trigger.is_some() || has(&at.it.stack, "tcp_keepalive_timer") {
         true => "its application".to_owned(),
         false => format!("{} (pid {})", task.comm, task.pid),
     };

@@ -20,11 +20,7 @@ pub const CAUSE: Cause = Cause {
 
 /// The reset, when nobody on this host sent it and its header was readable.
 pub fn from_elsewhere(evidence: &Evidence<'_>) -> Option<(u64, Packet)> {
-    // A firewall rule of this host could have sent it, before its hook was attached.
-    let firewalls = ["firewall_reset", "firewall_reset6"];
-    let blind = firewalls.iter().any(|signal| evidence.session.is_attaching(signal));
-    let blind = blind || !evidence.session.shows_all("reset_sent");
-    if evidence.sent().is_some() || evidence.is_handshake() || blind {
+    if evidence.sent().is_some() || evidence.is_handshake() || !evidence.sees_every_reset() {
         return None;
     }
     let at = evidence.received()?;

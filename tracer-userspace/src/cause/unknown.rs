@@ -1,7 +1,10 @@
 //! Evidence listed, no verdict: never a guess.
 
 use super::{Cause, Family, Verdict, no_fixes, no_not_fixes, nothing_ruled_out};
-use crate::{evidence::Evidence, incident::Finding};
+use crate::{
+    evidence::{Evidence, has},
+    incident::Finding,
+};
 
 pub const CAUSE: Cause = Cause {
     id: "unknown",
@@ -15,7 +18,20 @@ pub const CAUSE: Cause = Cause {
 
 #[expect(clippy::unnecessary_wraps, reason = "the signature of every cause's judge")]
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
-    let (why, prove) = if let Some(at) = evidence.sent() {
+    let strayed = evidence.stateless().filter(|at| {
+        let here = at.it.trigger.map(|trigger| trigger.flow.dst);
+        evidence.client_view().map(|flow| flow.src) == here
+    });
+    let (why, prove) = if let Some(at) = strayed {
+        let from = at.it.trigger.map_or(String::new(), |t| t.flow.src.ip().to_string());
+        (
+            format!(
+                "a segment from {from} reached the client's host for a connection it does not know"
+            ),
+            "is there NAT or IPVS on the way? its entry may have ended before tracing began: run rsttrace \
+             there, and keep it running",
+        )
+    } else if let Some(at) = evidence.sent() {
         let reason = at.it.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
         (
             format!("this host sent the reset{reason}, and nothing on record explains it"),
@@ -40,9 +56,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             ),
         }
     } else if let Some(at) = evidence.error() {
+        let icmp = ["tcp_v4_err", "tcp_v6_err"].iter().any(|name| has(&at.it.stack, name));
         (
             format!(
-                "the socket failed with {}",
+                "{} failed with {}",
+                if icmp { "an ICMP error came: the socket" } else { "the socket" },
                 crate::incident::errno_name(at.it.socket.err)
                     .map_or(format!("errno {}", at.it.socket.err), str::to_owned)
             ),

@@ -168,7 +168,7 @@ fn rst(evidence: &Evidence<'_>, cause: &Cause) -> Rst {
         },
         None if evidence.received().is_none() => Some("none"),
         None if cause.id == "firewall_reject" => Some("netfilter"),
-        None => evidence.session.shows_all("reset_sent").then_some("remote"),
+        None => evidence.sees_every_reset().then_some("remote"),
     };
     let direction = match (evidence.received(), evidence.sent()) {
         (Some(_), _) => "received",
@@ -184,7 +184,8 @@ fn victim_side(evidence: &Evidence<'_>, client: Flow, server: Flow) -> Victim {
     let is_destination = |address| address == client.dst || address == server.dst;
     let mut source = false;
     let mut destination = false;
-    for (_, _, socket) in evidence.victims() {
+    // Nobody holds an orphan.
+    for (_, _, socket) in evidence.victims().filter(|(_, _, socket)| !socket.dead) {
         source |= is_source(socket.flow.src);
         destination |= is_destination(socket.flow.src);
     }

@@ -28,7 +28,8 @@ use super::{
 };
 use crate::{
     decode::decode,
-    event::{Body, Event, Nanos, Session, SignalCoverage},
+    event::{Body, Event, Nanos, Session, SignalCoverage, Socket, tcp_flag, tcp_state},
+    evidence::ETIMEDOUT,
     host::Host,
 };
 
@@ -41,7 +42,7 @@ const MERGE_WINDOW: Nanos = 20_000_000;
 /// State of a namespace in which something broke is read anew after this long.
 const FRESH: Duration = Duration::from_millis(500);
 
-/// For a mere loss, which may never matter, older state will do.
+/// Of a refused connect only the port range matters, and that hardly ever changes.
 const STALE: Duration = Duration::from_secs(30);
 
 /// A verdict waits this much longer for host state that was asked for and has not come; together with
@@ -282,11 +283,13 @@ impl Live {
         let (socket, max_age) = match &event.body {
             Body::ResetSent(it) => {
                 let socket = it.socket.as_ref().filter(|_| it.trigger.is_none());
-                (socket.map(|socket| socket.inode), FRESH)
+                let syn = it.trigger.is_some_and(|trigger| trigger.has(tcp_flag::SYN));
+                (socket.map(|socket| socket.inode), if syn { STALE } else { FRESH })
             }
-            Body::ResetReceived(it) => (Some(it.socket.inode), FRESH),
-            Body::SocketError(it) => (Some(it.socket.inode), FRESH),
-            Body::NetfilterDrop(_) => (None, FRESH),
+            // Nobody asks who was refused, and a scan is refused a thousand times a second.
+            Body::ResetReceived(it) => (asked(&it.socket), FRESH),
+            Body::SocketError(it) => (asked(&it.socket), FRESH),
+            Body::NetfilterDrop(_) | Body::IpvsEnd(_) | Body::ConntrackEnd(_) => (None, FRESH),
             _ => (None, STALE),
         };
         self.pending.push(event);
@@ -320,6 +323,11 @@ impl Live {
             .flat_map(|per_cpu| per_cpu.iter().copied().collect::<Vec<_>>())
             .sum()
     }
+}
+
+/// The socket whose owner matters: not one that was still connecting.
+fn asked(socket: &Socket) -> Option<u64> {
+    (socket.state != tcp_state::SYN_SENT || socket.err == ETIMEDOUT).then_some(socket.inode)
 }
 
 fn can_see_a_reset(coverage: &[SignalCoverage]) -> bool {
