@@ -20,7 +20,12 @@ pub const CAUSE: Cause = Cause {
 
 /// The recorded end of this very connection: not older than the victim's last received segment.
 fn end<'a>(evidence: &Evidence<'a>) -> Option<&'a SocketEnd> {
-    let end = evidence.stateless()?.it.end.as_ref()?;
+    let at = evidence.stateless()?;
+    let end = at.it.end.as_ref()?;
+    // An end that came with this very incident (its reset was the socket's death) is no cause of it.
+    if end.ts >= evidence.case.opened {
+        return None;
+    }
     // The FIN of that close is itself a received segment, at most a second on its way.
     let alive = evidence.last_received().unwrap_or(0);
     (end.ts.saturating_add(1_000_000_000) >= alive).then_some(end)
