@@ -326,6 +326,13 @@ impl Case {
                 list.push(item);
             }
         }
+        let only_dropped =
+            self.sent.is_empty() && self.received.is_empty() && self.errors.is_empty();
+        let by_full_table = self.drops.iter().any(|at| at.it.table_full);
+        if only_dropped && !by_full_table && !matches!(record, Record::Drop(_)) {
+            // A rule's drop opens nothing by itself; what it led to does.
+            self.opened = record.ts();
+        }
         self.identity.add(&record);
         match record {
             Record::Sent(at) => push(&mut self.sent, at),

@@ -44,10 +44,10 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     }
     // Without kprobes: the packet was dropped by netfilter, its sender received a reset at once, and
     // no stack on this host sent one.
-    if evidence.sent().is_some() {
+    let received = evidence.received()?;
+    if evidence.sent().is_some_and(|sent| sent.ts <= received.ts) {
         return None;
     }
-    let received = evidence.received()?;
     let (loss, drop) = evidence.drops().iter().find(|(loss, drop)| {
         !drop.table_full
             && drop.packet.flow == received.it.socket.flow
