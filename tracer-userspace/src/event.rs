@@ -188,6 +188,13 @@ impl Task {
     }
 }
 
+/// "nginx (pid 7)".
+impl std::fmt::Display for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (pid {})", self.comm, self.pid)
+    }
+}
+
 /// How the last socket with this tuple left ESTABLISHED.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketEnd {

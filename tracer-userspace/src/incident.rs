@@ -204,3 +204,8 @@ pub fn errno_name(errno: u32) -> Option<&'static str> {
         _ => return None,
     })
 }
+
+/// [`errno_name`], or the number where it has no name here.
+pub fn errno_text(errno: u32) -> String {
+    errno_name(errno).map_or_else(|| format!("errno {errno}"), str::to_owned)
+}

@@ -40,7 +40,7 @@ pub fn abort<'a>(evidence: &Evidence<'a>) -> Option<(&'a At<ResetSent>, String)>
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (at, unread) = abort(evidence)?;
     let task = &at.it.task;
-    let who = format!("{} (pid {})", task.comm, task.pid);
+    let who = task.to_string();
     let how = if task.exiting { "exited" } else { "closed the socket" };
     Some(Verdict::new(Confidence::Observed, format!("{who} {how} with {unread}")).finding(
         Finding { kind: "closed_unread", ts: at.ts, summary: format!("{who} {how} with {unread}") },

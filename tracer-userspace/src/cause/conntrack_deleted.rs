@@ -27,7 +27,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     }
     let confidence = evidence.lost_entry_confidence();
     // Netlink requests run in the sender's own context, so `current` is the deleter.
-    let who = format!("{} (pid {})", end.task.comm, end.task.pid);
+    let who = end.task.to_string();
     Some(
         Verdict::new(confidence, format!("its conntrack entry had been deleted by {who}")).finding(
             Finding {

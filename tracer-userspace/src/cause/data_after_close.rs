@@ -49,7 +49,7 @@ fn shut_for_reading(sent: &ResetSent) -> bool {
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (at, where_) = answer(evidence)?;
     let closer = at.it.end.as_ref().filter(|end| end.err == 0).map(|end| {
-        let who = format!("{} (pid {})", end.task.comm, end.task.pid);
+        let who = end.task.to_string();
         let how = if end.task.exiting { "had exited" } else { "had closed it" };
         (format!("{who} {how}"), end.ts)
     });

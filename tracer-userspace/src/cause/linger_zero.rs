@@ -55,7 +55,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     // The timer's `current` is a bystander.
     let who = match at.it.trigger.is_some() || has(&at.it.stack, "tcp_keepalive_timer") {
         true => "its application".to_owned(),
-        false => format!("{} (pid {})", task.comm, task.pid),
+        false => task.to_string(),
     };
     Some(Verdict::new(Confidence::Observed, format!("{who} {how}")).finding(Finding {
         kind: "linger_zero",

@@ -23,7 +23,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         return None;
     }
     let task = &at.it.task;
-    let who = format!("{} (pid {})", task.comm, task.pid);
+    let who = task.to_string();
     Some(
         Verdict::new(
             Confidence::Observed,

@@ -32,7 +32,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if !task.died() {
         return None;
     }
-    let who = format!("{} (pid {})", task.comm, task.pid);
+    let who = task.to_string();
     let how = death(task);
     Some(Verdict::new(Confidence::Observed, format!("{who} {how} with data unread")).finding(
         Finding {

@@ -19,7 +19,7 @@ pub const CAUSE: Cause = Cause {
 
 /// Time and destroyer. Destroying runs in the destroyer's own context.
 fn destroyed(evidence: &Evidence<'_>) -> Option<(u64, String)> {
-    let who = |task: &crate::event::Task| format!("{} (pid {})", task.comm, task.pid);
+    let who = |task: &crate::event::Task| task.to_string();
     if let Some(at) = evidence.active().filter(|at| has(&at.it.stack, "tcp_abort")) {
         return Some((at.ts, who(&at.it.task)));
     }

@@ -5,7 +5,7 @@ use crate::{
     event::SocketEnd,
     evidence::Evidence,
     fix::{Change, Fix, FixOwner, Risk},
-    incident::{Confidence, Finding, errno_name},
+    incident::{Confidence, Finding, errno_text},
 };
 
 pub const CAUSE: Cause = Cause {
@@ -34,11 +34,11 @@ fn end<'a>(evidence: &Evidence<'a>) -> Option<&'a SocketEnd> {
 /// "nginx (pid 7) had closed its socket", "its socket had failed with ETIMEDOUT".
 fn ended(end: &SocketEnd) -> String {
     if end.err != 0 {
-        let name = errno_name(end.err).map_or(format!("errno {}", end.err), str::to_owned);
+        let name = errno_text(end.err);
         return format!("its socket had failed with {name}");
     }
     let how = if end.task.exiting { "had exited" } else { "had closed its socket" };
-    format!("{} (pid {}) {how}", end.task.comm, end.task.pid)
+    format!("{} {how}", end.task)
 }
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {

@@ -7,7 +7,7 @@ use std::{
 
 use super::event_id::event_id;
 use super::*;
-use crate::incident::errno_name;
+use crate::incident::errno_text;
 use crate::{
     cause::Cause,
     event::{Flow, tcp_state},
@@ -318,8 +318,7 @@ fn record_findings(evidence: &Evidence<'_>) -> Vec<Finding> {
     }
     for at in &evidence.case.errors {
         let socket = &at.it.socket;
-        let name =
-            errno_name(socket.err).map_or_else(|| format!("errno {}", socket.err), str::to_owned);
+        let name = errno_text(socket.err);
         findings.push(Finding {
             kind: "socket_error",
             ts: at.ts,
