@@ -15,19 +15,26 @@ mod netns;
 mod nlmsg;
 mod owner;
 mod places;
+mod sock_diag;
 mod state;
 mod sysctl;
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use inside::inside;
 use netns::Namespaces;
+pub use sock_diag::{SocketFilter, SocketList};
 pub use state::{
     ConntrackStat, ConntrackState, ConntrackTcpTimeouts, IpvsDestination, IpvsService, IpvsState,
-    NetnsReach, NetnsState, Owner, TcpCounters, TcpSysctls,
+    NetnsReach, NetnsState, Owner, SocketAges, SocketState, SocketTimer, TcpCounters, TcpSysctls,
+    TimerKind,
 };
+
+use crate::event::Flow;
 
 /// How often the worker looks whether a namespace it holds open has died.
 const TIDY_EVERY: Duration = Duration::from_secs(20);
@@ -42,6 +49,8 @@ type Job = Box<dyn FnOnce(&mut Namespaces) + Send>;
 #[derive(Clone, Debug)]
 pub struct Host {
     jobs: mpsc::Sender<Job>,
+    /// Our own namespace, which can be read without the right to enter one.
+    own: u32,
 }
 
 impl Host {
@@ -52,24 +61,59 @@ impl Host {
     /// When `/proc` does not show our own network namespace, or no thread can be started.
     pub fn new() -> io::Result<Host> {
         let namespaces = Namespaces::new()?;
+        let own = namespaces.own();
         let (jobs, queue) = mpsc::channel();
         thread::Builder::new()
             .name("rsttrace-host".into())
             .spawn(move || work(&queue, namespaces))?;
-        Ok(Host { jobs })
+        Ok(Host { jobs, own })
     }
 
     /// The settings and counters of the network namespace with inode number `inum`, read at most
     /// `max_age` ago. `None` when no process or name leads to it, or we may not enter it.
     #[must_use]
     pub fn netns(&self, inum: u32, max_age: Duration) -> Option<NetnsState> {
+        self.work(move |namespaces| namespaces.state(inum, max_age, Instant::now()))?
+    }
+
+    /// The TCP sockets of a network namespace that `filter` lets through, at most `most`. `None` when
+    /// the namespace cannot be entered or the kernel does not list its sockets.
+    ///
+    /// Walks all the machine's connections unless only listeners are asked for.
+    #[must_use]
+    pub fn sockets(&self, netns: u32, filter: SocketFilter, most: usize) -> Option<SocketList> {
+        self.enter(netns, || sock_diag::list(filter, most))?.ok()
+    }
+
+    /// The socket that a packet from `flow.dst` to `flow.src` would find in a network namespace: the
+    /// connection, else the listener. The outer `None` is "cannot say".
+    #[must_use]
+    pub fn socket(&self, netns: u32, flow: Flow) -> Option<Option<SocketState>> {
+        self.enter(netns, || sock_diag::find(flow))?.ok()
+    }
+
+    /// Runs `read` inside a network namespace, on a thread of its own: slow answers hold up only the
+    /// caller.
+    fn enter<T: Send>(&self, inum: u32, read: impl FnOnce() -> T + Send) -> Option<T> {
+        if inum == self.own {
+            return Some(read());
+        }
+        let ns = self.work(move |namespaces| namespaces.handle(inum, Instant::now()))??;
+        inside(ns.as_fd(), read).ok()
+    }
+
+    /// Has the worker thread answer.
+    fn work<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Namespaces) -> T + Send + 'static,
+    ) -> Option<T> {
         let (answer, reply) = mpsc::sync_channel(1);
         let job = move |namespaces: &mut Namespaces| {
             // Nobody waits for the answer once the asking thread is gone.
-            let _ = answer.send(namespaces.state(inum, max_age, Instant::now()));
+            let _ = answer.send(job(namespaces));
         };
         self.jobs.send(Box::new(job)).ok()?;
-        reply.recv().ok()?
+        reply.recv().ok()
     }
 
     /// The process that has the socket with inode number `socket` open; among several, the lowest

@@ -1,4 +1,4 @@
-//! A generic netlink socket (`linux/genetlink.h`): questions to one family of the kernel.
+//! Netlink sockets: questions to one protocol of the kernel, and to one family of the generic protocol.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use rustix::net::netlink::{GENERIC, SocketAddrNetlink};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send, socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send,
+    socket_with,
 };
 
 use super::nlmsg::{Answer, Attributes, Each, Header, answer, attributes, malformed, u16_of};
@@ -17,6 +18,7 @@ const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP: u16 = 0x300;
 
 const GENL_ID_CTRL: u16 = 0x10;
+const GENL_HDRLEN: usize = 4;
 const CTRL_CMD_GETFAMILY: u8 = 3;
 const CTRL_ATTR_FAMILY_ID: u16 = 1;
 const CTRL_ATTR_FAMILY_NAME: u16 = 2;
@@ -25,27 +27,69 @@ const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 const LARGEST_REPLY: usize = 32 * 1024;
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// One generic netlink family, in the network namespace of the thread that connected.
-pub(super) struct Family {
+/// A connection to one protocol of the kernel, in the network namespace of the thread that made it.
+pub(super) struct Link {
     socket: OwnedFd,
-    id: u16,
-    version: u8,
     sequence: u32,
     /// No answer is awaited beyond this moment.
     deadline: Instant,
+}
+
+impl Link {
+    pub(super) fn open(protocol: Protocol, deadline: Instant) -> io::Result<Link> {
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(protocol))?;
+        // Connected to the kernel, the socket takes no message from anybody else.
+        connect(&socket, &SocketAddrNetlink::new(0, 0))?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(RECEIVE_TIMEOUT))?;
+        Ok(Link { socket, sequence: 0, deadline })
+    }
+
+    /// Sends one question of type `kind` and hands the body of each message of the answer to `each`.
+    pub(super) fn request(&mut self, kind: u16, parts: &[&[u8]], each: Each) -> io::Result<()> {
+        // With an acknowledgement, an answer of any length ends with NLMSG_ERROR.
+        self.exchange(kind, NLM_F_REQUEST | NLM_F_ACK, parts, each)
+    }
+
+    /// The same for a question whose answer is a table.
+    pub(super) fn dump(&mut self, kind: u16, parts: &[&[u8]], each: Each) -> io::Result<()> {
+        self.exchange(kind, NLM_F_REQUEST | NLM_F_DUMP, parts, each)
+    }
+
+    fn exchange(&mut self, kind: u16, flags: u16, parts: &[&[u8]], each: Each) -> io::Result<()> {
+        self.sequence += 1;
+        let header = Header { kind, flags, sequence: self.sequence };
+        send(&self.socket, &header.message(parts), SendFlags::empty())?;
+
+        let mut buffer = vec![0; LARGEST_REPLY];
+        loop {
+            if Instant::now() >= self.deadline {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            let (_, length) = rustix::io::retry_on_intr(|| {
+                recv(&self.socket, buffer.as_mut_slice(), RecvFlags::TRUNC)
+            })?;
+            let datagram = buffer.get(..length).ok_or_else(|| malformed("truncated"))?;
+            if let Answer::Complete = answer(datagram, self.sequence, each)? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// One generic netlink family (`linux/genetlink.h`).
+pub(super) struct Family {
+    link: Link,
+    id: u16,
+    version: u8,
 }
 
 impl Family {
     /// Asks the controller for the family `name`. Makes the kernel load the module of a family it
     /// does not know, so the caller has to know that it is there.
     pub(super) fn connect(name: &str, version: u8, deadline: Instant) -> io::Result<Family> {
-        let flags = SocketFlags::CLOEXEC;
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(GENERIC))?;
-        // Connected to the kernel, the socket takes no message from anybody else.
-        connect(&socket, &SocketAddrNetlink::new(0, 0))?;
-        set_socket_timeout(&socket, Timeout::Recv, Some(RECEIVE_TIMEOUT))?;
-        let mut family = Family { socket, id: GENL_ID_CTRL, version: 1, sequence: 0, deadline };
-
+        let mut family =
+            Family { link: Link::open(GENERIC, deadline)?, id: GENL_ID_CTRL, version: 1 };
         let mut wanted = Attributes::default();
         wanted.put(CTRL_ATTR_FAMILY_NAME, &[name.as_bytes(), b"\0"].concat());
         let mut id = None;
@@ -65,39 +109,18 @@ impl Family {
 
     /// Sends one question and hands the attributes of each message of the answer to `each`.
     pub(super) fn request(&mut self, command: u8, with: &Attributes, each: Each) -> io::Result<()> {
-        // With an acknowledgement, an answer of any length ends with NLMSG_ERROR.
-        self.exchange(command, NLM_F_REQUEST | NLM_F_ACK, with, each)
+        let parts: &[&[u8]] = &[&[command, self.version, 0, 0], with.bytes()];
+        self.link.request(self.id, parts, &mut |body| each(attributes_of(body)?))
     }
 
     /// The same for a question whose answer is a table.
     pub(super) fn dump(&mut self, command: u8, with: &Attributes, each: Each) -> io::Result<()> {
-        self.exchange(command, NLM_F_REQUEST | NLM_F_DUMP, with, each)
+        let parts: &[&[u8]] = &[&[command, self.version, 0, 0], with.bytes()];
+        self.link.dump(self.id, parts, &mut |body| each(attributes_of(body)?))
     }
+}
 
-    fn exchange(
-        &mut self,
-        command: u8,
-        flags: u16,
-        with: &Attributes,
-        each: Each,
-    ) -> io::Result<()> {
-        self.sequence += 1;
-        let genl = [command, self.version, 0, 0];
-        let header = Header { kind: self.id, flags, sequence: self.sequence };
-        send(&self.socket, &header.message(&[&genl, with.bytes()]), SendFlags::empty())?;
-
-        let mut buffer = vec![0; LARGEST_REPLY];
-        loop {
-            if Instant::now() >= self.deadline {
-                return Err(ErrorKind::TimedOut.into());
-            }
-            let (_, length) = rustix::io::retry_on_intr(|| {
-                recv(&self.socket, buffer.as_mut_slice(), RecvFlags::TRUNC)
-            })?;
-            let datagram = buffer.get(..length).ok_or_else(|| malformed("truncated"))?;
-            if let Answer::Complete = answer(datagram, self.sequence, each)? {
-                return Ok(());
-            }
-        }
-    }
+/// What follows `struct genlmsghdr`.
+fn attributes_of(body: &[u8]) -> io::Result<&[u8]> {
+    body.get(GENL_HDRLEN..).ok_or_else(|| malformed("no genl header"))
 }

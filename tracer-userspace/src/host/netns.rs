@@ -53,6 +53,11 @@ impl Namespaces {
         })
     }
 
+    /// Inode number of our own namespace.
+    pub(super) fn own(&self) -> u32 {
+        self.own
+    }
+
     /// The state of `inum`, read at most `max_age` before `now`.
     pub(super) fn state(
         &mut self,
@@ -60,13 +65,7 @@ impl Namespaces {
         max_age: Duration,
         now: Instant,
     ) -> Option<NetnsState> {
-        if !self.held.contains_key(&inum) {
-            let held = self.open(inum, now)?;
-            self.make_room();
-            self.held.insert(inum, held);
-        }
-        let held = self.held.get_mut(&inum)?;
-        held.asked = now;
+        let held = self.hold(inum, now)?;
         if let Some((read_at, state)) = &held.state
             && now.duration_since(*read_at) <= max_age
         {
@@ -80,6 +79,22 @@ impl Namespaces {
         state.reach = held.place.reach.clone();
         held.state = Some((now, state.clone()));
         Some(state)
+    }
+
+    /// The namespace `inum` as an open file, for reading it elsewhere.
+    pub(super) fn handle(&mut self, inum: u32, now: Instant) -> Option<File> {
+        self.hold(inum, now)?.ns.try_clone().ok()
+    }
+
+    fn hold(&mut self, inum: u32, now: Instant) -> Option<&mut Held> {
+        if !self.held.contains_key(&inum) {
+            let held = self.open(inum, now)?;
+            self.make_room();
+            self.held.insert(inum, held);
+        }
+        let held = self.held.get_mut(&inum)?;
+        held.asked = now;
+        Some(held)
     }
 
     /// Lets go of the namespaces that nothing has led to for a while.

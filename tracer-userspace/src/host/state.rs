@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::Flow;
+
 /// How a person (or a printed command) enters a network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -185,6 +187,66 @@ pub struct TcpCounters {
     pub abort_on_timeout: Option<u64>,
     pub syncookies_failed: Option<u64>,
     pub embryonic_rsts: Option<u64>,
+}
+
+/// One TCP socket as the kernel lists it (`struct inet_diag_msg` and `struct tcp_info`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketState {
+    /// Local side first; a mapped IPv4 address is IPv4. A listener's remote side is unspecified.
+    pub flow: Flow,
+    /// `tcp_state`.
+    pub state: u8,
+    /// 0 where no process holds it any more.
+    pub inode: u64,
+    pub uid: u32,
+    /// The timer that runs, if one does.
+    #[serde(default)]
+    pub timer: Option<SocketTimer>,
+    /// Retransmissions, keepalive or window probes without an answer, whichever timer runs.
+    #[serde(default)]
+    pub retransmits: u8,
+    /// Bytes not read by the application; of a listener, connections in the accept queue.
+    #[serde(default)]
+    pub receive_queue: u32,
+    /// Bytes not acknowledged; of a listener, the accept queue's limit.
+    #[serde(default)]
+    pub send_queue: u32,
+    /// Absent for listeners and mini-sockets.
+    #[serde(default)]
+    pub ages: Option<SocketAges>,
+    #[serde(default)]
+    pub bytes_received: Option<u64>,
+    /// IPV6_V6ONLY: a wildcard listener that takes no IPv4.
+    #[serde(default)]
+    pub v6_only: bool,
+}
+
+/// How long ago a socket last sent or received, milliseconds. A socket that never did counts from
+/// boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketAges {
+    pub data_sent_ms: u32,
+    pub data_received_ms: u32,
+    /// Any acceptable segment, keepalive answers included.
+    pub ack_received_ms: u32,
+}
+
+/// A socket's running timer and the time until it fires, milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketTimer {
+    pub kind: TimerKind,
+    pub left_ms: u32,
+}
+
+/// What a socket waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimerKind {
+    Retransmit,
+    /// The next keepalive probe, or the answer to the last one; in SYN_RECV and FIN_WAIT2 their end.
+    Keepalive,
+    TimeWait,
+    ZeroWindow,
 }
 
 /// The process that holds a socket. Names are its own choice: untrusted text.
