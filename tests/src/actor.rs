@@ -31,10 +31,15 @@ fn tcp_socket(address: SocketAddr) -> Result<OwnedFd> {
 }
 
 pub fn listen(at: &Namespace, on: SocketAddr) -> Result<TcpListener> {
+    listen_for(at, on, 128)
+}
+
+/// Listens with an accept queue that is full when it holds more than `backlog` connections.
+pub fn listen_for(at: &Namespace, on: SocketAddr, backlog: i32) -> Result<TcpListener> {
     at.enter(|| {
         let socket = tcp_socket(on)?;
         rustix::net::bind(&socket, &on).with_context(|| format!("bind {on}"))?;
-        rustix::net::listen(&socket, 128).with_context(|| format!("listen on {on}"))?;
+        rustix::net::listen(&socket, backlog).with_context(|| format!("listen on {on}"))?;
         Ok(TcpListener::from(socket))
     })
 }
@@ -145,10 +150,21 @@ pub fn wait_proc(
     what: &str,
     gone: impl Fn(&str) -> bool + Sync,
 ) -> Result<()> {
+    wait_proc_within(PATIENCE, at, file, what, gone)
+}
+
+/// The same for what takes the kernel longer than anything else may.
+pub fn wait_proc_within(
+    limit: Duration,
+    at: &Namespace,
+    file: &str,
+    what: &str,
+    gone: impl Fn(&str) -> bool + Sync,
+) -> Result<()> {
     at.enter(|| {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + limit;
         while !gone(&proc_net(file)?) {
-            ensure!(Instant::now() < deadline, "{what}: not within {} s", PATIENCE.as_secs());
+            ensure!(Instant::now() < deadline, "{what}: not within {} s", limit.as_secs());
             thread::sleep(POLL_EVERY);
         }
         Ok(())

@@ -20,6 +20,8 @@ use crate::{
     memory::{Loss, Memory, Remembered},
 };
 
+#[cfg(test)]
+mod applications;
 mod describe;
 mod event_id;
 mod open;

@@ -216,6 +216,13 @@ impl<'a> Evidence<'a> {
         self.active().is_some() && self.timed_out().is_none()
     }
 
+    /// The reset of a connection that nobody had accepted when its listener closed.
+    pub fn listener_stopped(&self) -> Option<&'a At<ResetSent>> {
+        self.active().filter(|at| {
+            has(&at.it.stack, "inet_csk_listen_stop") || has(&at.it.stack, "inet_child_forget")
+        })
+    }
+
     /// A finished handshake found the accept queue full: `tcp_check_req` resets it when
     /// `tcp_abort_on_overflow` is set. A bad SYN takes the same path, so the packet must be a bare ACK.
     pub fn listen_overflowed(&self) -> bool {

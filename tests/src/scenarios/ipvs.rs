@@ -173,8 +173,12 @@ impl Connection {
         Self::open(stage, stage.net, stage.net.client(CLIENT), timeout)
     }
 
+    pub(super) fn is_idle_now(&mut self) {
+        self.idle_since = Instant::now();
+    }
+
     /// The client speaks first; what comes of it.
-    fn client_writes(self, stage: &Stage<'_>) -> Result<Witness> {
+    pub(super) fn client_writes(self, stage: &Stage<'_>) -> Result<Witness> {
         let idle = self.idle_since.elapsed();
         send(&self.client, "SELECT 2;\n")?;
         let errno = wait_error(&self.client)?;

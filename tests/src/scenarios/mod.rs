@@ -5,7 +5,9 @@ mod benign;
 mod capacity;
 mod conntrack;
 pub mod ipvs;
+mod ipvs_halfclose;
 mod ipvs_near_miss;
+mod listener;
 mod policy;
 mod remote;
 mod timeout;
@@ -169,12 +171,14 @@ impl Witness {
 pub fn all() -> Vec<&'static Scenario> {
     [
         ipvs::SCENARIOS,
+        ipvs_halfclose::SCENARIOS,
         ipvs_near_miss::SCENARIOS,
         conntrack::SCENARIOS,
         capacity::SCENARIOS,
         timeout::SCENARIOS,
         policy::SCENARIOS,
         application::SCENARIOS,
+        listener::SCENARIOS,
         remote::SCENARIOS,
         benign::SCENARIOS,
     ]

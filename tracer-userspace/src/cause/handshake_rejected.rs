@@ -28,7 +28,10 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 
 /// A connection that never carried payload was aborted by the socket that made it.
 fn unused_abort(evidence: &Evidence<'_>) -> Option<(u64, &'static str)> {
-    if evidence.was_used() || evidence.timed_out().is_some() {
+    if evidence.was_used()
+        || evidence.timed_out().is_some()
+        || evidence.listener_stopped().is_some()
+    {
         return None;
     }
     let why = "it was opened and aborted without payload";

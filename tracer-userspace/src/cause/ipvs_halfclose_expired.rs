@@ -3,7 +3,7 @@
 use super::{
     Cause, Family, NotFix, Verdict, human_s,
     ipvs_idle_expired::{ESTABLISHED, finding, is_natural, state_name},
-    nothing_ruled_out,
+    remedy,
 };
 use crate::{
     evidence::Evidence,
@@ -15,10 +15,15 @@ pub const CAUSE: Cause = Cause {
     family: Family::TimeoutMismatch,
     title: "the IPVS entry expired while half-closed or never fully opened",
     judge,
-    rule_out: nothing_ruled_out,
+    rule_out,
     fixes,
     not_fixes,
 };
+
+/// `IP_VS_TCP_S_*` (include/net/ip_vs.h): the server, or the client, has sent its FIN.
+const FIN_WAIT: u32 = 4;
+/// See [`FIN_WAIT`].
+const CLOSE_WAIT: u32 = 7;
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if !evidence.looks_like_lost_state() {
@@ -42,8 +47,44 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     )
 }
 
-fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
-    vec![Fix {
+fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
+    let (_, end) = evidence.ipvs()?;
+    Some(format!("its IPVS entry ended in {}", state_name(end.state)))
+}
+
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    let Some((loss, end)) = evidence.ipvs() else {
+        return Vec::new();
+    };
+    let mut fixes = Vec::new();
+    // Keepalive is sent in these two states as well, and re-arms the entry; nothing is sent before.
+    if matches!(end.state, FIN_WAIT | CLOSE_WAIT) {
+        fixes.push(remedy::keepalive_below(evidence, end.timeout_s, "the IPVS timer"));
+        fixes.push(no_half_close());
+    }
+    if end.state == FIN_WAIT {
+        let place = evidence.place(loss.netns).describe();
+        let to_s = remedy::limit_above(evidence.idle_s().unwrap_or(end.timeout_s * 2.0));
+        fixes.push(Fix {
+            id: "raise_ipvs_fin_timeout",
+            owner: FixOwner::Node,
+            risk: Risk::Medium,
+            summary: format!("raise the IPVS timeout after a FIN to {to_s} s {place}"),
+            reason: "the server's FIN came first, which leaves the entry in FIN_WAIT; only that \
+                     state's limit can be set"
+                .into(),
+            current: Some(human_s(end.timeout_s)),
+            wanted: Some(format!("{to_s} s")),
+            changes: vec![Change::Advice {
+                text: format!("{place}: ipvsadm --set 0 {to_s} 0 (0 keeps a value)"),
+            }],
+        });
+    }
+    fixes
+}
+
+fn no_half_close() -> Fix {
+    Fix {
         id: "no_half_close",
         owner: FixOwner::Application,
         risk: Risk::Low,
@@ -56,14 +97,20 @@ fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
                    sooner"
                 .into(),
         }],
-    }]
+    }
 }
 
-fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![(
-        "ipvsadm --set".into(),
-        "its values cover ESTABLISHED and FIN_WAIT only; CLOSE_WAIT has a fixed 60 s \
-         (net/netfilter/ipvs/ip_vs_proto_tcp.c)"
-            .into(),
-    )]
+fn not_fixes(evidence: &Evidence<'_>) -> Vec<NotFix> {
+    match evidence.ipvs() {
+        Some((_, end)) if end.state == FIN_WAIT => vec![(
+            "the first value of ipvsadm --set".into(),
+            "it covers ESTABLISHED; after the server's FIN the second one counts".into(),
+        )],
+        _ => vec![(
+            "ipvsadm --set".into(),
+            "its values cover ESTABLISHED and FIN_WAIT only; every other state has a fixed limit \
+             (CLOSE_WAIT and SYN_RECV 60 s, net/netfilter/ipvs/ip_vs_proto_tcp.c)"
+                .into(),
+        )],
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::{Cause, Family, NotFix, Verdict, nothing_ruled_out};
 use crate::{
-    evidence::{Evidence, has},
+    evidence::Evidence,
     fix::{Change, Fix, FixOwner, Risk},
     incident::{Confidence, Finding},
 };
@@ -18,23 +18,17 @@ pub const CAUSE: Cause = Cause {
 };
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
-    let at = evidence.active()?;
-    if !has(&at.it.stack, "inet_csk_listen_stop") && !has(&at.it.stack, "inet_child_forget") {
-        return None;
-    }
+    let at = evidence.listener_stopped()?;
     let task = &at.it.task;
     let who = task.to_string();
-    Some(
-        Verdict::new(
-            Confidence::Observed,
-            format!("{who} closed its listener before accepting it"),
-        )
-        .finding(Finding {
+    let how = if task.exiting { "exited with its listener" } else { "closed its listener" };
+    Some(Verdict::new(Confidence::Observed, format!("{who} {how} before accepting it")).finding(
+        Finding {
             kind: "listener_closed",
             ts: at.ts,
-            summary: format!("{who} closed the listener; this connection was still in its queue"),
-        }),
-    )
+            summary: format!("{who} {how}; this connection was still in the queue"),
+        },
+    ))
 }
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {

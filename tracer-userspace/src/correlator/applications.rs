@@ -1,0 +1,110 @@
+//! What applications, their limits and their half-closed connections look like, each with its near miss.
+
+use crate::{
+    event::{ResetSent, Socket, tcp_flag},
+    incident::Incident,
+    testing::{
+        CLIENT, CLIENT_NS, SECOND, SERVER, SERVER_NS, active, article, at_listener, causes, data,
+        ipvs_end, ipvs_ended, received, replay, sent, socket,
+    },
+};
+
+const NOW: u64 = 1000 * SECOND;
+
+fn fix_ids(incident: &Incident) -> Vec<&str> {
+    incident.fixes.iter().map(|fix| fix.id).collect()
+}
+
+/// The article's incident with the entry in another state.
+fn expired_in(state: u32, timeout_s: f64, forced: bool) -> Vec<Incident> {
+    let mut events = article();
+    events[0] =
+        ipvs_ended(930 * SECOND, crate::event::IpvsEnd { state, forced, ..ipvs_end(timeout_s) });
+    replay(events)
+}
+
+#[test]
+fn a_half_closed_entry_that_expired_is_told_with_the_limit_that_can_be_set_only_if_it_can() {
+    let in_fin_wait = expired_in(4, 120.0, false);
+    assert_eq!(causes(&in_fin_wait), ["ipvs_halfclose_expired"]);
+    assert!(fix_ids(&in_fin_wait[0]).contains(&"raise_ipvs_fin_timeout"));
+    let in_close_wait = expired_in(7, 60.0, false);
+    assert_eq!(causes(&in_close_wait), ["ipvs_halfclose_expired"]);
+    assert!(!fix_ids(&in_close_wait[0]).contains(&"raise_ipvs_fin_timeout"));
+    assert_eq!(in_close_wait[0].fixes[0].wanted.as_deref(), Some("20/2/3"));
+}
+
+#[test]
+fn a_half_closed_entry_that_was_taken_away_did_not_expire() {
+    assert_ne!(causes(&expired_in(4, 120.0, true)), ["ipvs_halfclose_expired"]);
+    assert_ne!(causes(&expired_in(1, 900.0, false)), ["ipvs_halfclose_expired"]);
+}
+
+/// The server's end of the connection whose client is `socket`.
+fn server() -> Socket {
+    let mut server = socket(5, SERVER, CLIENT, 990 * SECOND);
+    (server.snd_nxt, server.rcv_nxt) = (9000, 5000);
+    server
+}
+
+/// The server's socket sends a reset on its own, and the client gets it.
+fn aborted(abort: ResetSent) -> Vec<Incident> {
+    let mut client = socket(1, CLIENT, SERVER, 990 * SECOND);
+    if abort.socket.as_ref().is_some_and(Socket::never_used) {
+        (client.bytes_received, client.bytes_sent) = (0, 0);
+    }
+    replay([received(NOW, CLIENT_NS, client), sent(NOW + 1, SERVER_NS, abort)])
+}
+
+const LISTEN_STOP: [&str; 5] = [
+    "tcp_send_active_reset",
+    "tcp_disconnect",
+    "inet_child_forget",
+    "inet_csk_listen_stop",
+    "__tcp_close",
+];
+
+#[test]
+fn a_queued_connection_of_a_closing_listener_is_told_even_when_it_inherited_linger_zero() {
+    for linger_zero in [false, true] {
+        let mut child = server();
+        (child.bytes_received, child.bytes_sent, child.linger_zero) = (0, 0, linger_zero);
+        let incidents = aborted(active(child, &LISTEN_STOP, "TCP_STATE"));
+        assert_eq!(causes(&incidents), ["listener_closed"], "linger_zero: {linger_zero}");
+    }
+}
+
+#[test]
+fn an_accepted_connection_closed_with_linger_zero_is_not_its_listeners() {
+    let mut accepted = server();
+    accepted.linger_zero = true;
+    let stack = ["tcp_send_active_reset", "tcp_disconnect", "__tcp_close"];
+    assert_eq!(causes(&aborted(active(accepted, &stack, "TCP_STATE"))), ["linger_zero"]);
+}
+
+/// A listener with three connections too many answers a packet that finishes no handshake.
+fn overflow(flags: u8, reason: Option<&str>) -> Vec<Incident> {
+    let mut trigger = data(CLIENT, SERVER);
+    trigger.flags = flags;
+    let mut answer = at_listener(trigger);
+    answer.reason = reason.map(Into::into);
+    answer.stack = crate::testing::stack(&["tcp_v4_send_reset", "tcp_check_req", "tcp_v4_rcv"]);
+    if let Some(listener) = &mut answer.socket {
+        (listener.ack_backlog, listener.max_ack_backlog) = (4, 3);
+    }
+    replay([sent(NOW, SERVER_NS, answer)])
+}
+
+#[test]
+fn a_full_queue_that_answers_the_handshakes_last_packet_is_told_with_or_without_a_reason() {
+    assert_eq!(causes(&overflow(tcp_flag::ACK, Some("INVALID_SYN"))), ["listen_overflow"]);
+    assert_eq!(causes(&overflow(tcp_flag::ACK, None)), ["listen_overflow"]);
+}
+
+#[test]
+fn a_syn_that_does_not_fit_its_handshake_is_no_overflow() {
+    for reason in [Some("INVALID_SYN"), None] {
+        let incidents = overflow(tcp_flag::SYN, reason);
+        assert_eq!(causes(&incidents), ["handshake_rejected"], "{reason:?}");
+    }
+}
