@@ -128,6 +128,36 @@ pub struct Fix {
     pub changes: Vec<Change>,
 }
 
+/// A fix in general terms: what can be said of it before anything is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Remedy {
+    pub id: &'static str,
+    pub owner: FixOwner,
+    pub risk: Risk,
+    /// One sentence: what to do.
+    pub summary: &'static str,
+    /// One sentence: why it ends the resets.
+    pub reason: &'static str,
+    /// What exactly to do; the advice of an incident that has no values to compute.
+    pub how: &'static str,
+}
+
+impl Remedy {
+    /// The fix of an incident. Where values are known, the caller puts them in.
+    pub fn fix(&self) -> Fix {
+        Fix {
+            id: self.id,
+            owner: self.owner,
+            risk: self.risk,
+            summary: self.summary.into(),
+            reason: self.reason.into(),
+            current: None,
+            wanted: None,
+            changes: vec![Change::Advice { text: self.how.into() }],
+        }
+    }
+}
+
 /// A file that keeps the change over a reboot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Persist {

@@ -9,8 +9,8 @@ use crate::{
     host::Owner,
 };
 
-/// How sure a verdict is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How sure a verdict is; a surer one is greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Confidence {
     /// Arithmetic on idle time and limits only.
     Inferred,

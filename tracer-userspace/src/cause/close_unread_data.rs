@@ -1,11 +1,11 @@
 //! The application closed with data still unread.
 
-use super::{Cause, Family, NotFix, Verdict, nothing_ruled_out};
+use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, nothing_ruled_out, remedy};
 use crate::{
     case::At,
     event::ResetSent,
     evidence::{Evidence, has},
-    fix::{Change, Fix, FixOwner, Risk},
+    fix::{Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
 };
 
@@ -13,11 +13,44 @@ pub const CAUSE: Cause = Cause {
     id: "close_unread_data",
     family: Family::Application,
     title: "the application closed with data still unread",
+    doc: Doc {
+        about: "An application closed a socket whose receive queue still held data. The kernel \
+                then sends RST|ACK in place of a FIN, so that the peer learns that its data was lost (RFC \
+                2525 2.17; net/ipv4/tcp.c, __tcp_close). The peer may lose an answer it had not read yet: \
+                an HTTP server that refuses an upload with 413 and closes is the classic.",
+        signs: &[Sign::observed(
+            "a reset sent by __tcp_close with reason TCP_ABORT_ON_CLOSE, or before 6.10 with \
+                 unread bytes in the queue",
+            &[Need::Any("reset_sent")],
+        )],
+        mistaken_for: &[
+            ("linger_zero", "there SO_LINGER asked for the reset"),
+            ("data_after_close", "there the data came after the close"),
+            ("process_killed", "there the owner did not close, it died"),
+        ],
+        fixes: &[DRAIN],
+        not_fixes: NOT_FIXES,
+    },
     judge,
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
 };
+
+const DRAIN: Remedy = Remedy {
+    id: "drain_before_close",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "read to the end before closing",
+    reason: "closing with unread data tells the peer by a reset that the data was lost (RFC 2525)",
+    how: "shutdown(SHUT_WR), then read until end of file, then close; an HTTP server reads the \
+          request body even when it answers with an error",
+};
+
+const NOT_FIXES: &[(&str, &str)] = &[
+    ("any sysctl", "the kernel only reports what the application did"),
+    ("SO_LINGER", "it decides about unsent data, not about unread data"),
+];
 
 /// The reset of a close with unread data (RFC 2525 2.17), and the unread amount in words.
 pub fn abort<'a>(evidence: &Evidence<'a>) -> Option<(&'a At<ResetSent>, String)> {
@@ -48,26 +81,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
-    vec![Fix {
-        id: "drain_before_close",
-        owner: FixOwner::Application,
-        risk: Risk::Low,
-        summary: "read to the end before closing".into(),
-        reason: "closing with unread data tells the peer by a reset that the data was lost (RFC 2525)"
-            .into(),
-        current: None,
-        wanted: None,
-        changes: vec![Change::Advice {
-            text: "shutdown(SHUT_WR), then read until end of file, then close; an HTTP server reads the \
-                   request body even when it answers with an error"
-                .into(),
-        }],
-    }]
+    vec![DRAIN.fix()]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![
-        ("any sysctl".into(), "the kernel only reports what the application did".into()),
-        ("SO_LINGER".into(), "it decides about unsent data, not about unread data".into()),
-    ]
+    remedy::told(NOT_FIXES)
 }

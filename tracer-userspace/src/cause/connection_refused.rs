@@ -1,6 +1,6 @@
 //! A connect to a port nobody listens on.
 
-use super::{Cause, Family, Verdict, no_fixes, no_not_fixes, nothing_ruled_out};
+use super::{Cause, Doc, Family, Need, Sign, Verdict, no_fixes, no_not_fixes, nothing_ruled_out};
 use crate::{
     event::{tcp_flag, tcp_state},
     evidence::{ECONNREFUSED, Evidence},
@@ -11,6 +11,27 @@ pub const CAUSE: Cause = Cause {
     id: "connection_refused",
     family: Family::Benign,
     title: "a connect to a port nobody listens on",
+    doc: Doc {
+        about: "A SYN came to a port on which nobody listens, and the stack answered with RST|ACK; \
+                the connect fails with ECONNREFUSED. An ICMP port unreachable does the same. No \
+                connection existed, so none broke.",
+        signs: &[
+            Sign::observed(
+                "the stack of this host reset a SYN for which it has no socket",
+                &[Need::Full("reset_sent")],
+            ),
+            Sign::correlated(
+                "a connecting socket of this host received a reset or ECONNREFUSED from elsewhere",
+                &[Need::Any("reset_received")],
+            ),
+        ],
+        mistaken_for: &[
+            ("firewall_reject", "a rule can refuse in the same way"),
+            ("a reset in mid-stream", "it never answers a SYN"),
+        ],
+        fixes: &[],
+        not_fixes: &[],
+    },
     judge,
     rule_out: nothing_ruled_out,
     fixes: no_fixes,

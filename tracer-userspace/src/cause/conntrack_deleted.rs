@@ -1,9 +1,9 @@
 //! User space deleted the conntrack entry of a connection behind NAT.
 
-use super::{Cause, Family, NotFix, Verdict, human_s, nothing_ruled_out};
+use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, nothing_ruled_out, remedy};
 use crate::{
     evidence::Evidence,
-    fix::{Change, Fix, FixOwner, Risk},
+    fix::{Fix, FixOwner, Remedy, Risk},
     incident::Finding,
 };
 
@@ -11,11 +11,50 @@ pub const CAUSE: Cause = Cause {
     id: "conntrack_deleted",
     family: Family::StateLost,
     title: "user space deleted the conntrack entry",
+    doc: Doc {
+        about: "A program deleted the conntrack entry of a connection behind NAT (conntrack -D or \
+                -F, kube-proxy, a CNI agent), and the translation went with it. If the server speaks \
+                first, its packet leaves untranslated and the client's host resets it. If the client \
+                speaks first, the flow is picked up again (tcp_loose=1) and translated anew, perhaps to \
+                another server or from another port, whose owner resets it.",
+        signs: &[
+            Sign::observed(
+                "nf_ct_delete ran for a netlink port, in the context of the deleting process, and \
+                 a stack without state reset the next packet",
+                &[Need::Any("conntrack_end"), Need::Full("reset_sent")],
+            ),
+            Sign::correlated(
+                "the deletion was seen, the sender of the reset was not",
+                &[Need::Any("conntrack_end"), Need::Any("reset_received")],
+            ),
+        ],
+        mistaken_for: &[
+            ("conntrack_idle_expired", "no netlink port, and the deadline had passed"),
+            ("conntrack -L", "it reaps entries whose deadline had passed already: those expired"),
+            ("an entry without NAT", "nothing breaks: the next packet makes a new one"),
+        ],
+        fixes: &[STOP_DELETING],
+        not_fixes: NOT_FIXES,
+    },
     judge,
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
 };
+
+const STOP_DELETING: Remedy = Remedy {
+    id: "stop_deleting_tcp_entries",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "stop the tool from deleting entries of live TCP connections",
+    reason: "NAT forgets the translation with the entry; only UDP needs such flushes",
+    how: "limit the deletion to udp (conntrack -D -p udp …), or drain connections first",
+};
+
+const NOT_FIXES: &[(&str, &str)] = &[(
+    "net.netfilter.nf_conntrack_tcp_timeout_established",
+    "the entry did not time out, it was deleted",
+)];
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if !evidence.looks_like_lost_state() {
@@ -48,23 +87,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let who = evidence.conntrack().map_or("the tool".into(), |(_, end)| end.task.comm.clone());
     vec![Fix {
-        id: "stop_deleting_tcp_entries",
-        owner: FixOwner::Node,
-        risk: Risk::Low,
         summary: format!("stop {who} from deleting entries of live TCP connections"),
-        reason: "NAT forgets the translation with the entry; only UDP needs such flushes".into(),
-        current: None,
-        wanted: None,
-        changes: vec![Change::Advice {
-            text: "limit the deletion to udp (conntrack -D -p udp …), or drain connections first"
-                .into(),
-        }],
+        ..STOP_DELETING.fix()
     }]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![(
-        "net.netfilter.nf_conntrack_tcp_timeout_established".into(),
-        "the entry did not time out, it was deleted".into(),
-    )]
+    remedy::told(NOT_FIXES)
 }

@@ -1,10 +1,10 @@
 //! The conntrack entry of a connection behind NAT expired before the connection was used again.
 
-use super::{Cause, Family, NotFix, Verdict, human_s, remedy};
+use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, remedy};
 use crate::{
     event::ConntrackEnd,
     evidence::{Evidence, has, seconds},
-    fix::{Change, Fix, FixOwner, Risk},
+    fix::{Change, Fix, FixOwner, Remedy, Risk},
     incident::Finding,
 };
 
@@ -12,11 +12,77 @@ pub const CAUSE: Cause = Cause {
     id: "conntrack_idle_expired",
     family: Family::TimeoutMismatch,
     title: "the conntrack (NAT) entry expired before the connection was used again",
+    doc: Doc {
+        about: "conntrack gives an established connection 432000 s of silence, 86400 s under \
+                kube-proxy. Hidden behind that are two limits of 300 s: for data that was never \
+                acknowledged (nf_conntrack_tcp_timeout_unacknowledged) and after three retransmissions \
+                (nf_conntrack_tcp_timeout_max_retrans); half-closed connections have 60 s (CLOSE_WAIT) \
+                and 120 s (FIN_WAIT) (net/netfilter/nf_conntrack_proto_tcp.c). Only a connection behind \
+                NAT breaks, because the translation is lost: see conntrack_deleted for who then resets \
+                whom. An expired entry stays in the table until a packet, a dump or the garbage collector \
+                meets it, so its deadline counts and not the moment of its removal.",
+        signs: &[
+            Sign::observed(
+                "the entry was removed after its deadline, and a stack without state reset the \
+                 next packet",
+                &[Need::Any("conntrack_end"), Need::Full("reset_sent")],
+            ),
+            Sign::correlated(
+                "the removal was seen, the sender of the reset was not",
+                &[Need::Any("conntrack_end"), Need::Any("reset_received")],
+            ),
+        ],
+        mistaken_for: &[
+            ("ipvs_idle_expired", "an entry that IPVS took along is never counted as expired"),
+            ("conntrack_deleted", "a netlink port, and a deadline in the future"),
+            (
+                "an entry without NAT",
+                "nothing breaks: the next packet makes a new one (tcp_loose=1)",
+            ),
+        ],
+        fixes: &[remedy::KEEPALIVE, RAISE_TIMEOUT, remedy::POOL],
+        not_fixes: NOT_FIXES,
+    },
     judge,
     rule_out,
     fixes,
     not_fixes,
 };
+
+const RAISE_TIMEOUT: Remedy = Remedy {
+    id: "raise_conntrack_timeout",
+    owner: FixOwner::Node,
+    risk: Risk::Medium,
+    summary: "raise the conntrack timeout that ran out, where the NAT is done",
+    reason: "for clients that cannot send keepalives; keeps dead flows longer too, and kube-proxy \
+             overwrites it at its next start",
+    how: "the net.netfilter.nf_conntrack_tcp_timeout_* that the verdict names, in the network \
+          namespace that does the NAT",
+};
+
+const NOT_FIXES: &[(&str, &str)] = &[
+    (
+        "net.ipv4.tcp_keepalive_* with SO_KEEPALIVE off",
+        "the sysctls only reach sockets that have it on",
+    ),
+    (
+        "a keepalive time equal to the limit",
+        "timers fire up to 1/8 late, so it loses the race; a third of the limit survives a lost \
+         probe",
+    ),
+    (
+        "net.netfilter.nf_conntrack_max",
+        "a full table drops new connections; it does not reset idle ones",
+    ),
+    (
+        "net.netfilter.nf_conntrack_buckets",
+        "the hash size has nothing to do with how long an entry lives",
+    ),
+    (
+        "the sysctl in the client's namespace",
+        "the timeouts are per network namespace: the one that does the NAT counts",
+    ),
+];
 
 /// The kernel's name for a conntrack TCP state (nf_conntrack_proto_tcp.c).
 pub fn state_name(state: u32) -> &'static str {
@@ -129,13 +195,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
         let to = remedy::limit_above(evidence.idle_s().unwrap_or(0.0).max(f64::from(limit_s)));
         let place = evidence.place(loss.netns);
         fixes.push(Fix {
-            id: "raise_conntrack_timeout",
-            owner: FixOwner::Node,
-            risk: Risk::Medium,
             summary: format!("raise {key} to {to} s {}", place.describe()),
-            reason: "for clients that cannot send keepalives; keeps dead flows longer too, and \
-                     kube-proxy overwrites it at its next start"
-                .into(),
             current: Some(format!("{limit_s} s")),
             wanted: Some(format!("{to} s")),
             changes: vec![Change::Sysctl {
@@ -144,6 +204,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
                 from: Some(u64::from(limit_s)),
                 to,
             }],
+            ..RAISE_TIMEOUT.fix()
         });
     }
     fixes.push(remedy::pool_below(ran_s));

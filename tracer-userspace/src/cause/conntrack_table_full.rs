@@ -1,10 +1,10 @@
 //! A packet was dropped because the conntrack table was full.
 
-use super::{Cause, Family, NotFix, Verdict, human_s};
+use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, remedy};
 use crate::{
     event::tcp_flag,
     evidence::Evidence,
-    fix::{Change, Fix, FixOwner, Place, Risk},
+    fix::{Change, Fix, FixOwner, Place, Remedy, Risk},
     host::{ConntrackState, NetnsReach},
     incident::{Confidence, Finding},
 };
@@ -13,11 +13,77 @@ pub const CAUSE: Cause = Cause {
     id: "conntrack_table_full",
     family: Family::Capacity,
     title: "a packet was dropped because the conntrack table was full",
+    doc: Doc {
+        about: "A packet that belongs to no conntrack entry needs a new one. When its namespace \
+                holds nf_conntrack_max entries and none can be evicted, the packet is dropped in silence: \
+                no reset, no ICMP error (net/netfilter/nf_conntrack_core.c, __nf_conntrack_alloc). New \
+                connections lose their SYN and end in ETIMEDOUT, about 2 minutes later with the default \
+                tcp_syn_retries; established ones go on. The limit is one number for all namespaces, held \
+                against each one's own count, and is writable on the host only.",
+        signs: &[
+            Sign::observed(
+                "early_drop() found nothing to evict, and the packet was dropped in the same call",
+                &[Need::Full("conntrack_full")],
+            ),
+            Sign::correlated(
+                "netfilter dropped a packet without entry while the count stood at the maximum",
+                &[Need::Any("conntrack_full")],
+            ),
+        ],
+        mistaken_for: &[
+            (
+                "a DROP rule",
+                "just as silent, but the packet has an entry, or the count is below the maximum",
+            ),
+            (
+                "ECONNRESET on an old, idle connection",
+                "a full table does not touch established entries: look for an expiry \
+                 (ipvs_idle_expired, conntrack_idle_expired)",
+            ),
+            (
+                "large values in netstat -s",
+                "only `drop` of /proc/net/stat/nf_conntrack counts this, per namespace",
+            ),
+        ],
+        fixes: &[RAISE_MAX, FIND_WHO],
+        not_fixes: NOT_FIXES,
+    },
     judge,
     rule_out,
     fixes,
     not_fixes,
 };
+
+const RAISE_MAX: Remedy = Remedy {
+    id: "raise_conntrack_max",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "raise nf_conntrack_max on the host to twice the peak",
+    reason: "an entry costs about 384 B on 6.1 and later, 470 B on 5.10",
+    how: "net.netfilter.nf_conntrack_max and nf_conntrack_buckets, rounded up to a multiple of \
+          65536; with kube-proxy its conntrack.min, or the value will be overwritten",
+};
+
+const FIND_WHO: Remedy = Remedy {
+    id: "find_who_fills_it",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "find out who fills the table before it fills again",
+    reason: "short flows are cured by timeouts or NOTRACK, not by room",
+    how: "conntrack -L | sort by source and destination; lower nf_conntrack_tcp_timeout_time_wait \
+          or exempt the flows with NOTRACK",
+};
+
+const NOT_FIXES: &[(&str, &str)] = &[
+    (
+        "nf_conntrack_max inside a container's namespace",
+        "the file is read-only there, even for root",
+    ),
+    (
+        "net.netfilter.nf_conntrack_udp_timeout=300",
+        "ten times the default keeps ten times as many UDP entries",
+    ),
+];
 
 /// One entry on 6.1 and later, bytes: 256 for the slab object and 128 for its extensions; 5.10 needs
 /// 470 (measured, see the sizing notes in the shared kernel model).
@@ -100,9 +166,6 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let memory_mb = wanted * ENTRY_BYTES / 1_000_000;
     vec![
         Fix {
-            id: "raise_conntrack_max",
-            owner: FixOwner::Node,
-            risk: Risk::Low,
             summary: format!("raise nf_conntrack_max to {wanted} on the host"),
             reason: format!(
                 "twice the peak, rounded up; costs about {memory_mb} MB when full; in kube-proxy \
@@ -124,33 +187,12 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
                     to: wanted,
                 },
             ],
+            ..RAISE_MAX.fix()
         },
-        Fix {
-            id: "find_who_fills_it",
-            owner: FixOwner::Node,
-            risk: Risk::Low,
-            summary: "find out who fills the table before it fills again".into(),
-            reason: "short flows are cured by timeouts or NOTRACK, not by room".into(),
-            current: None,
-            wanted: None,
-            changes: vec![Change::Advice {
-                text: "conntrack -L | sort by source and destination; lower \
-                       nf_conntrack_tcp_timeout_time_wait or exempt the flows with NOTRACK"
-                    .into(),
-            }],
-        },
+        FIND_WHO.fix(),
     ]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![
-        (
-            "nf_conntrack_max inside a container's namespace".into(),
-            "the file is read-only there, even for root".into(),
-        ),
-        (
-            "net.netfilter.nf_conntrack_udp_timeout=300".into(),
-            "ten times the default keeps ten times as many UDP entries".into(),
-        ),
-    ]
+    remedy::told(NOT_FIXES)
 }

@@ -1,11 +1,11 @@
 //! Data arrived for a connection the application had already closed.
 
-use super::{Cause, Family, NotFix, Verdict, human_s, nothing_ruled_out};
+use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, nothing_ruled_out, remedy};
 use crate::{
     case::At,
     event::{ResetSent, tcp_state},
     evidence::Evidence,
-    fix::{Change, Fix, FixOwner, Risk},
+    fix::{Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
 };
 
@@ -13,11 +13,49 @@ pub const CAUSE: Cause = Cause {
     id: "data_after_close",
     family: Family::Application,
     title: "data arrived for a connection the application had already closed",
+    doc: Doc {
+        about: "Data came for a connection that this host's application had already closed: its \
+                socket was an orphan, in TIME_WAIT, or shut for reading, so nobody can read the data and \
+                the kernel resets the sender. The usual story is a server that closes a keep-alive \
+                connection while the client is sending the next request on it.",
+        signs: &[
+            Sign::observed(
+                "the packet was answered for a socket without owner, or shut for reading",
+                &[Need::Any("reset_sent")],
+            ),
+            Sign::observed(
+                "the packet was answered for a socket in TIME_WAIT",
+                &[Need::Full("reset_sent")],
+            ),
+        ],
+        mistaken_for: &[
+            ("close_unread_data", "there the data had come before the close"),
+            ("socket_gone", "there not even TIME_WAIT was left"),
+        ],
+        fixes: &[GIVE_UP_FIRST],
+        not_fixes: NOT_FIXES,
+    },
     judge,
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
 };
+
+const GIVE_UP_FIRST: Remedy = Remedy {
+    id: "reuser_gives_up_first",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "let the side that reuses the connection give it up first",
+    reason: "with the client's idle timeout 10 to 15 s below the server's, no request meets a \
+             closed connection",
+    how: "client idle timeout < server keep-alive timeout; retry only requests that are safe to \
+          repeat",
+};
+
+const NOT_FIXES: &[(&str, &str)] = &[(
+    "net.ipv4.tcp_tw_reuse, net.ipv4.tcp_fin_timeout",
+    "the socket is closed either way; these only decide how long the kernel remembers it",
+)];
 
 /// The answer of a socket that is only waiting for its own end.
 fn answer<'a>(evidence: &Evidence<'a>) -> Option<(&'a At<ResetSent>, &'static str)> {
@@ -69,28 +107,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
-    vec![Fix {
-        id: "reuser_gives_up_first",
-        owner: FixOwner::Application,
-        risk: Risk::Low,
-        summary: "let the side that reuses the connection give it up first".into(),
-        reason: "with the client's idle timeout 10 to 15 s below the server's, no request meets a closed \
-                 connection"
-            .into(),
-        current: None,
-        wanted: None,
-        changes: vec![Change::Advice {
-            text: "client idle timeout < server keep-alive timeout; retry only requests that are safe to \
-                   repeat"
-                .into(),
-        }],
-    }]
+    vec![GIVE_UP_FIRST.fix()]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![(
-        "net.ipv4.tcp_tw_reuse, net.ipv4.tcp_fin_timeout".into(),
-        "the socket is closed either way; these only decide how long the kernel remembers it"
-            .into(),
-    )]
+    remedy::told(NOT_FIXES)
 }

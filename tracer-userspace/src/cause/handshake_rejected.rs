@@ -1,6 +1,6 @@
 //! Scans, invalid or stale handshakes, and health checks that close with a reset and no payload.
 
-use super::{Cause, Family, Verdict, no_fixes, no_not_fixes, nothing_ruled_out};
+use super::{Cause, Doc, Family, Need, Sign, Verdict, no_fixes, no_not_fixes, nothing_ruled_out};
 use crate::{
     event::{tcp_flag, tcp_state},
     evidence::Evidence,
@@ -11,6 +11,29 @@ pub const CAUSE: Cause = Cause {
     id: "handshake_rejected",
     family: Family::Benign,
     title: "a scan, a stale handshake, or a health check that closes with a reset",
+    doc: Doc {
+        about: "A packet that belongs to no finished handshake was answered with a reset, or a \
+                connection was opened and aborted before any payload went over it: port scans, SYN-ACKs \
+                for connections nobody opens, acknowledgements that do not fit, health checks of load \
+                balancers that close with a reset to save a round trip.",
+        signs: &[
+            Sign::observed(
+                "the packet that was answered, or the counters of the socket that never carried \
+                 payload",
+                &[Need::Any("reset_sent")],
+            ),
+            Sign::observed(
+                "a reset with ACK came for a connection that never carried payload",
+                &[Need::Full("reset_received")],
+            ),
+        ],
+        mistaken_for: &[
+            ("linger_zero", "there payload had been exchanged"),
+            ("listen_overflow", "there a complete handshake found the queue full"),
+        ],
+        fixes: &[],
+        not_fixes: &[],
+    },
     judge,
     rule_out: nothing_ruled_out,
     fixes: no_fixes,

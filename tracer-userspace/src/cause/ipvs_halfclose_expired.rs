@@ -1,19 +1,50 @@
 //! The IPVS entry expired in any state but ESTABLISHED: half-closed, or never fully opened.
 
 use super::{
-    Cause, Family, NotFix, Verdict, human_s,
+    Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s,
     ipvs_idle_expired::{ESTABLISHED, finding, is_natural, state_name},
     remedy,
 };
 use crate::{
     evidence::Evidence,
-    fix::{Change, Fix, FixOwner, Risk},
+    fix::{Change, Fix, FixOwner, Remedy, Risk},
 };
 
 pub const CAUSE: Cause = Cause {
     id: "ipvs_halfclose_expired",
     family: Family::TimeoutMismatch,
     title: "the IPVS entry expired while half-closed or never fully opened",
+    doc: Doc {
+        about: "In every state but ESTABLISHED an IPVS entry lives shortly: CLOSE_WAIT 60 s, \
+                SYN_RECV 60 s, LAST_ACK 30 s, FIN_WAIT, SYN_SENT and TIME_WAIT 120 s, CLOSE 10 s \
+                (net/netfilter/ipvs/ip_vs_proto_tcp.c, tcp_timeouts). A client that half-closes \
+                (shutdown(SHUT_WR)) and then waits for a slow answer outlives its entry; the answer, or \
+                the next packet, is reset by a stack that knows nothing.",
+        signs: &[
+            Sign::observed(
+                "the entry ended by its own timer in another state than ESTABLISHED, and a stack \
+                 without state reset the next packet",
+                &[Need::Any("ipvs_end"), Need::Full("reset_sent")],
+            ),
+            Sign::correlated(
+                "the end of the entry was seen, the sender of the reset was not",
+                &[Need::Any("ipvs_end"), Need::Any("reset_received")],
+            ),
+        ],
+        mistaken_for: &[
+            (
+                "ipvs_idle_expired",
+                "there the entry was in ESTABLISHED, and its limit is one of the three that \
+                 ipvsadm sets",
+            ),
+            (
+                "an orderly close",
+                "once both sides have sent FIN, nothing is reset any more when the entry goes",
+            ),
+        ],
+        fixes: &[remedy::KEEPALIVE, NO_HALF_CLOSE, RAISE_FIN_TIMEOUT],
+        not_fixes: &[ALL_VALUES, FIRST_VALUE],
+    },
     judge,
     rule_out,
     fixes,
@@ -24,6 +55,36 @@ pub const CAUSE: Cause = Cause {
 const FIN_WAIT: u32 = 4;
 /// See [`FIN_WAIT`].
 const CLOSE_WAIT: u32 = 7;
+
+const NO_HALF_CLOSE: Remedy = Remedy {
+    id: "no_half_close",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "do not keep a half-closed connection waiting longer than this limit",
+    reason: "IPVS gives a connection that has seen a FIN far less time than an open one",
+    how: "send the end of the request in the protocol instead of shutdown(SHUT_WR), or answer \
+          sooner",
+};
+
+const RAISE_FIN_TIMEOUT: Remedy = Remedy {
+    id: "raise_ipvs_fin_timeout",
+    owner: FixOwner::Node,
+    risk: Risk::Medium,
+    summary: "raise the IPVS timeout after a FIN, where the server closes first",
+    reason: "the server's FIN came first, which leaves the entry in FIN_WAIT; only that state's limit \
+             can be set",
+    how: "ipvsadm --set 0 <tcpfin> 0 in the namespace that owns the table (0 keeps a value)",
+};
+
+const FIRST_VALUE: (&str, &str) = (
+    "the first value of ipvsadm --set",
+    "it covers ESTABLISHED; after the server's FIN the second one counts",
+);
+const ALL_VALUES: (&str, &str) = (
+    "ipvsadm --set",
+    "its values cover ESTABLISHED and FIN_WAIT only; every other state has a fixed limit \
+     (CLOSE_WAIT and SYN_RECV 60 s, net/netfilter/ipvs/ip_vs_proto_tcp.c)",
+);
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if !evidence.looks_like_lost_state() {
@@ -60,57 +121,27 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     // Keepalive is sent in these two states as well, and re-arms the entry; nothing is sent before.
     if matches!(end.state, FIN_WAIT | CLOSE_WAIT) {
         fixes.push(remedy::keepalive_below(evidence, end.timeout_s, "the IPVS timer"));
-        fixes.push(no_half_close());
+        fixes.push(NO_HALF_CLOSE.fix());
     }
     if end.state == FIN_WAIT {
         let place = evidence.place(loss.netns).describe();
         let to_s = remedy::limit_above(evidence.idle_s().unwrap_or(end.timeout_s * 2.0));
         fixes.push(Fix {
-            id: "raise_ipvs_fin_timeout",
-            owner: FixOwner::Node,
-            risk: Risk::Medium,
             summary: format!("raise the IPVS timeout after a FIN to {to_s} s {place}"),
-            reason: "the server's FIN came first, which leaves the entry in FIN_WAIT; only that \
-                     state's limit can be set"
-                .into(),
             current: Some(human_s(end.timeout_s)),
             wanted: Some(format!("{to_s} s")),
             changes: vec![Change::Advice {
                 text: format!("{place}: ipvsadm --set 0 {to_s} 0 (0 keeps a value)"),
             }],
+            ..RAISE_FIN_TIMEOUT.fix()
         });
     }
     fixes
 }
 
-fn no_half_close() -> Fix {
-    Fix {
-        id: "no_half_close",
-        owner: FixOwner::Application,
-        risk: Risk::Low,
-        summary: "do not keep a half-closed connection waiting longer than this limit".into(),
-        reason: "IPVS gives a connection that has seen a FIN far less time than an open one".into(),
-        current: None,
-        wanted: None,
-        changes: vec![Change::Advice {
-            text: "send the end of the request in the protocol instead of shutdown(SHUT_WR), or answer \
-                   sooner"
-                .into(),
-        }],
-    }
-}
-
 fn not_fixes(evidence: &Evidence<'_>) -> Vec<NotFix> {
     match evidence.ipvs() {
-        Some((_, end)) if end.state == FIN_WAIT => vec![(
-            "the first value of ipvsadm --set".into(),
-            "it covers ESTABLISHED; after the server's FIN the second one counts".into(),
-        )],
-        _ => vec![(
-            "ipvsadm --set".into(),
-            "its values cover ESTABLISHED and FIN_WAIT only; every other state has a fixed limit \
-             (CLOSE_WAIT and SYN_RECV 60 s, net/netfilter/ipvs/ip_vs_proto_tcp.c)"
-                .into(),
-        )],
+        Some((_, end)) if end.state == FIN_WAIT => remedy::told(&[FIRST_VALUE]),
+        _ => remedy::told(&[ALL_VALUES]),
     }
 }

@@ -1,6 +1,6 @@
 //! The IPVS entry of an idle, established connection expired; the next packet met no state.
 
-use super::{Cause, Family, NotFix, Verdict, human_s, remedy};
+use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, remedy};
 use crate::{
     event::IpvsEnd,
     evidence::{Evidence, has, seconds},
@@ -12,11 +12,94 @@ pub const CAUSE: Cause = Cause {
     id: "ipvs_idle_expired",
     family: Family::TimeoutMismatch,
     title: "the IPVS entry of an idle, established connection expired",
+    doc: Doc {
+        about: "IPVS gives an established connection 900 s of silence \
+                (net/netfilter/ipvs/ip_vs_proto_tcp.c). A socket sends its first keepalive after 7200 s, \
+                if it has SO_KEEPALIVE on at all; conntrack waits 432000 s, or 86400 s under kube-proxy. \
+                By default IPVS is always the shortest. Every packet re-arms its timer; when it runs out nobody is \
+                told, and the conntrack entry goes with it. The next packet of the client finds no entry, \
+                is let through (sloppy_tcp=0), and the stack of the very node that owns the virtual \
+                address answers with a bare RST (NO_SOCKET). If the server speaks first, its packet \
+                leaves untranslated and the client's host resets the server.",
+        signs: &[
+            Sign::observed(
+                "the entry ended by its own timer in ESTABLISHED, and a stack without state reset \
+                 the next packet",
+                &[Need::Any("ipvs_end"), Need::Full("reset_sent")],
+            ),
+            Sign::correlated(
+                "the end of the entry was seen, the sender of the reset was not",
+                &[Need::Any("ipvs_end"), Need::Any("reset_received")],
+            ),
+            Sign::inferred(
+                "a packet to an IPVS service of this host was answered by its stack after more \
+                 silence than the limit; the entry had ended before tracing began",
+                &[Need::Full("reset_sent")],
+            ),
+        ],
+        mistaken_for: &[
+            (
+                "conntrack_idle_expired",
+                "IPVS deletes the conntrack entry together with its own: one that vanished after \
+                 900 s of its 86400 s is IPVS's doing",
+            ),
+            (
+                "retransmission_timeout",
+                "15 minutes of retransmissions before ETIMEDOUT (tcp_retries2=15, about 924 s) are \
+                 no 900 s of silence before a reset",
+            ),
+            (
+                "a reset by the server",
+                "a capture at the client shows the virtual address as its source; the server never \
+                 saw it",
+            ),
+            ("ipvs_server_removed", "that entry ended before its time"),
+        ],
+        fixes: &[remedy::KEEPALIVE, remedy::IPVS_TIMEOUT, remedy::POOL],
+        not_fixes: NOT_FIXES,
+    },
     judge,
     rule_out,
     fixes,
     not_fixes,
 };
+
+const NOT_FIXES: &[(&str, &str)] = &[
+    (
+        "net.ipv4.tcp_keepalive_* with SO_KEEPALIVE off",
+        "the sysctls only reach sockets that have it on",
+    ),
+    (
+        "net.ipv4.tcp_keepalive_* on the host, for pods",
+        "they are per network namespace, and a new namespace starts with the kernel's defaults",
+    ),
+    (
+        "a keepalive time equal to the limit",
+        "timers fire up to 1/8 late, so it loses the race; a third of the limit survives a lost \
+         probe",
+    ),
+    (
+        "net.netfilter.nf_conntrack_max",
+        "a full table drops new connections; it does not reset idle ones",
+    ),
+    (
+        "net.netfilter.nf_conntrack_tcp_timeout_established",
+        "IPVS deletes the conntrack entry together with its own",
+    ),
+    (
+        "ipvsadm --set in another namespace",
+        "the timeouts belong to the namespace that owns the table; entries already idle keep the \
+         old timer in any case",
+    ),
+    (
+        "net.ipv4.vs.sloppy_tcp=1 with several servers",
+        "the next packet makes a new entry, perhaps to a server that never had the connection",
+    ),
+    (
+        "a longer session affinity (persistence)",
+        "it binds a client to a server, not a connection to its entry",
+    ),
+];
 
 /// `IP_VS_TCP_S_ESTABLISHED` (include/net/ip_vs.h).
 pub const ESTABLISHED: u32 = 1;

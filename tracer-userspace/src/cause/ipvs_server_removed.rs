@@ -1,12 +1,13 @@
 //! The real server was taken out of IPVS under a live connection.
 
 use super::{
-    Cause, Family, NotFix, Verdict, human_s, ipvs_idle_expired::state_name, nothing_ruled_out,
+    Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, ipvs_idle_expired::state_name,
+    nothing_ruled_out, remedy,
 };
 use crate::{
     event::IpvsEnd,
     evidence::{Evidence, has},
-    fix::{Change, Fix, FixOwner, Risk},
+    fix::{Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
 };
 
@@ -14,11 +15,56 @@ pub const CAUSE: Cause = Cause {
     id: "ipvs_server_removed",
     family: Family::StateLost,
     title: "the real server was taken out of IPVS under a live connection",
+    doc: Doc {
+        about: "A real server was deleted from its IPVS service while connections to it were open. \
+                With net.ipv4.vs.expire_nodest_conn=1 the entries are ended at once, or by the next \
+                packet, and that packet is answered by the local stack: a reset. With 0 every packet of \
+                them is dropped in silence until the retransmissions run out, about 15 minutes later. \
+                kube-proxy sets 1.",
+        signs: &[
+            Sign::observed(
+                "IPVS ended the entry in the flush that follows a removal",
+                &[Need::Full("ipvs_end")],
+            ),
+            Sign::correlated(
+                "a packet had the entry ended, and the service no longer lists its server",
+                &[Need::Full("ipvs_end")],
+            ),
+        ],
+        mistaken_for: &[
+            ("ipvs_idle_expired", "there the entry had been silent for all of its limit"),
+            (
+                "a crashed server",
+                "its address stays in the service until somebody or a health check removes it; \
+                 until then its own host, or nobody, answers",
+            ),
+        ],
+        fixes: &[DRAIN],
+        not_fixes: NOT_FIXES,
+    },
     judge,
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
 };
+
+const DRAIN: Remedy = Remedy {
+    id: "drain_before_removal",
+    owner: FixOwner::KubeProxy,
+    risk: Risk::Low,
+    summary: "drain a server before removing it: weight 0, wait, then delete",
+    reason: "a server with weight 0 keeps its connections and takes no new ones",
+    how: "ipvsadm -e … -w 0, wait until ActiveConn is 0, then ipvsadm -d; in Kubernetes a preStop \
+          hook longer than the longest request",
+};
+
+const NOT_FIXES: &[(&str, &str)] = &[
+    (
+        "net.ipv4.vs.expire_nodest_conn=0",
+        "the connection then hangs until its retransmissions run out instead of being reset",
+    ),
+    ("net.ipv4.vs.conn_reuse_mode", "it decides about new connections on old ports only"),
+];
 
 fn removed(end: &IpvsEnd) -> bool {
     has(&end.stack, "ip_vs_expire_nodest_conn_flush")
@@ -68,32 +114,11 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let server =
         evidence.ipvs().map_or("the server".into(), |(_, end)| end.real_flow.dst.to_string());
     vec![Fix {
-        id: "drain_before_removal",
-        owner: FixOwner::KubeProxy,
-        risk: Risk::Low,
         summary: format!("drain {server} before removing it: weight 0, wait, then delete"),
-        reason: "a server with weight 0 keeps its connections and takes no new ones".into(),
-        current: None,
-        wanted: None,
-        changes: vec![Change::Advice {
-            text:
-                "ipvsadm -e … -w 0, wait until ActiveConn is 0, then ipvsadm -d; in Kubernetes a \
-                   preStop hook longer than the longest request"
-                    .into(),
-        }],
+        ..DRAIN.fix()
     }]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![
-        (
-            "net.ipv4.vs.expire_nodest_conn=0".into(),
-            "the connection then hangs until its retransmissions run out instead of being reset"
-                .into(),
-        ),
-        (
-            "net.ipv4.vs.conn_reuse_mode".into(),
-            "it decides about new connections on old ports only".into(),
-        ),
-    ]
+    remedy::told(NOT_FIXES)
 }

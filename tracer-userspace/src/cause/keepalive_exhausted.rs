@@ -1,9 +1,9 @@
 //! Keepalive probes ran out: the peer or the path is gone.
 
-use super::{Cause, Family, NotFix, Verdict, human_s, nothing_ruled_out};
+use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, nothing_ruled_out, remedy};
 use crate::{
     evidence::{Evidence, has},
-    fix::{Change, Fix, FixOwner, Risk},
+    fix::{Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
 };
 
@@ -11,11 +11,50 @@ pub const CAUSE: Cause = Cause {
     id: "keepalive_exhausted",
     family: Family::Keepalive,
     title: "keepalive probes ran out: the peer or the path is gone",
+    doc: Doc {
+        about: "With SO_KEEPALIVE on, a silent connection is probed after tcp_keepalive_time (7200 \
+                s), every tcp_keepalive_intvl (75 s), tcp_keepalive_probes (9) times; when none is \
+                answered the kernel resets the peer, if there is one, and the application gets ETIMEDOUT, \
+                2 h 11 min 15 s after the last segment (net/ipv4/tcp_timer.c, tcp_keepalive_timer). \
+                Keepalive found out that the peer or the path is gone; it is not what broke it.",
+        signs: &[Sign::observed(
+            "the socket failed with ETIMEDOUT in the keepalive timer, without TCP_USER_TIMEOUT",
+            &[Need::Any("socket_error")],
+        )],
+        mistaken_for: &[
+            (
+                "retransmission_timeout",
+                "keepalive does not probe while data is outstanding: then the retries decide",
+            ),
+            ("user_timeout", "with TCP_USER_TIMEOUT set it replaces the count of probes"),
+            (
+                "a probe answered by a reset",
+                "somebody answered, and had no state: the reset has its own cause",
+            ),
+        ],
+        fixes: &[RESTORE],
+        not_fixes: NOT_FIXES,
+    },
     judge,
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
 };
+
+const RESTORE: Remedy = Remedy {
+    id: "restore_the_path",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "find out where the path or the peer went",
+    reason: "keepalive did its job: nobody answered",
+    how: "was the peer restarted, its node lost, a route or policy changed? look for drops on the \
+          way (ipvs, conntrack, firewall) in the minutes before",
+};
+
+const NOT_FIXES: &[(&str, &str)] = &[(
+    "a longer net.ipv4.tcp_keepalive_time",
+    "it only makes a dead connection look alive for longer",
+)];
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let at = evidence.timed_out()?;
@@ -48,25 +87,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
-    vec![Fix {
-        id: "restore_the_path",
-        owner: FixOwner::Node,
-        risk: Risk::Low,
-        summary: "find out where the path or the peer went".into(),
-        reason: "keepalive did its job: nobody answered".into(),
-        current: None,
-        wanted: None,
-        changes: vec![Change::Advice {
-            text: "was the peer restarted, its node lost, a route or policy changed? look for drops on \
-                   the way (ipvs, conntrack, firewall) in the minutes before"
-                .into(),
-        }],
-    }]
+    vec![RESTORE.fix()]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![(
-        "a longer net.ipv4.tcp_keepalive_time".into(),
-        "it only makes a dead connection look alive for longer".into(),
-    )]
+    remedy::told(NOT_FIXES)
 }

@@ -1,11 +1,11 @@
 //! SO_LINGER with timeout 0, and its kin that abort on purpose.
 
-use super::{Cause, Family, NotFix, Verdict, nothing_ruled_out};
+use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, nothing_ruled_out, remedy};
 use crate::{
     case::At,
     event::ResetSent,
     evidence::{Evidence, has},
-    fix::{Change, Fix, FixOwner, Risk},
+    fix::{Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
 };
 
@@ -13,11 +13,42 @@ pub const CAUSE: Cause = Cause {
     id: "linger_zero",
     family: Family::Application,
     title: "the application aborted on purpose (SO_LINGER 0 and its kin)",
+    doc: Doc {
+        about: "An application asked for a reset instead of a close: SO_LINGER with timeout 0, \
+                connect(AF_UNSPEC) on a connected socket, or TCP_LINGER2 below 0. What was in flight in \
+                either direction is thrown away.",
+        signs: &[Sign::observed(
+            "a reset sent from tcp_disconnect with SO_LINGER 0 set, or by connect(AF_UNSPEC), \
+                 or for a socket whose TCP_LINGER2 is below 0",
+            &[Need::Any("reset_sent")],
+        )],
+        mistaken_for: &[
+            ("close_unread_data", "there the queue, not the option, made it a reset"),
+            (
+                "handshake_rejected",
+                "a health check does the same without payload, and hurts nobody",
+            ),
+            ("socket_destroyed", "there somebody else aborted the socket"),
+        ],
+        fixes: &[DROP_LINGER],
+        not_fixes: NOT_FIXES,
+    },
     judge,
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
 };
+
+const DROP_LINGER: Remedy = Remedy {
+    id: "drop_linger_zero",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "do not abort a connection that is in use (SO_LINGER 0, TCP_LINGER2, AF_UNSPEC)",
+    reason: "it throws away what is in flight and resets the peer, by design",
+    how: "Go SetLinger(0), nginx reset_timedout_connection, HAProxy option nolinger do this",
+};
+
+const NOT_FIXES: &[(&str, &str)] = &[("net.ipv4.tcp_fin_timeout", "there is no FIN in this close")];
 
 /// Which of the deliberate aborts it was.
 fn kind(sent: &ResetSent) -> Option<&'static str> {
@@ -65,23 +96,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
-    vec![Fix {
-        id: "drop_linger_zero",
-        owner: FixOwner::Application,
-        risk: Risk::Low,
-        summary: "do not abort a connection that is in use (SO_LINGER 0, TCP_LINGER2, AF_UNSPEC)"
-            .into(),
-        reason: "it throws away what is in flight and resets the peer, by design".into(),
-        current: None,
-        wanted: None,
-        changes: vec![Change::Advice {
-            text:
-                "Go SetLinger(0), nginx reset_timedout_connection, HAProxy option nolinger do this"
-                    .into(),
-        }],
-    }]
+    vec![DROP_LINGER.fix()]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![("net.ipv4.tcp_fin_timeout".into(), "there is no FIN in this close".into())]
+    remedy::told(NOT_FIXES)
 }

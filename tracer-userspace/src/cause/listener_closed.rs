@@ -1,9 +1,9 @@
 //! The listener closed with connections in its queue.
 
-use super::{Cause, Family, NotFix, Verdict, nothing_ruled_out};
+use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, nothing_ruled_out, remedy};
 use crate::{
     evidence::Evidence,
-    fix::{Change, Fix, FixOwner, Risk},
+    fix::{Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
 };
 
@@ -11,11 +11,41 @@ pub const CAUSE: Cause = Cause {
     id: "listener_closed",
     family: Family::Application,
     title: "the listener closed with connections in its queue",
+    doc: Doc {
+        about: "A listening socket was closed while finished handshakes waited in its accept \
+                queue. Their clients believe they are connected; the kernel resets each of them \
+                (net/ipv4/inet_connection_sock.c, inet_csk_listen_stop). A server that stops or reloads \
+                does this.",
+        signs: &[Sign::observed(
+            "the reset was sent from inet_csk_listen_stop, in the context of the process that \
+                 closed the listener",
+            &[Need::Any("reset_sent")],
+        )],
+        mistaken_for: &[
+            ("connection_refused", "those who come after the close are refused"),
+            ("process_killed", "there an accepted connection died with its owner"),
+        ],
+        fixes: &[DRAIN],
+        not_fixes: NOT_FIXES,
+    },
     judge,
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
 };
+
+const DRAIN: Remedy = Remedy {
+    id: "drain_before_close",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "stop new connections first, accept what is queued, then close the listener",
+    reason: "the peers of queued connections believe they are connected",
+    how: "take the server out of the load balancer before stopping it; with SO_REUSEPORT, \
+          net.ipv4.tcp_migrate_req=1 hands the queue to another listener",
+};
+
+const NOT_FIXES: &[(&str, &str)] =
+    &[("a larger backlog", "more connections would wait in the queue that is closed")];
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let at = evidence.listener_stopped()?;
@@ -32,27 +62,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
-    vec![Fix {
-        id: "drain_before_close",
-        owner: FixOwner::Application,
-        risk: Risk::Low,
-        summary: "stop new connections first, accept what is queued, then close the listener"
-            .into(),
-        reason: "the peers of queued connections believe they are connected".into(),
-        current: None,
-        wanted: None,
-        changes: vec![Change::Advice {
-            text:
-                "take the server out of the load balancer before stopping it; with SO_REUSEPORT, \
-                   net.ipv4.tcp_migrate_req=1 hands the queue to another listener"
-                    .into(),
-        }],
-    }]
+    vec![DRAIN.fix()]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![(
-        "a larger backlog".into(),
-        "more connections would wait in the queue that is closed".into(),
-    )]
+    remedy::told(NOT_FIXES)
 }

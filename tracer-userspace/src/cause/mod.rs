@@ -16,6 +16,7 @@ mod conntrack_deleted;
 mod conntrack_idle_expired;
 mod conntrack_table_full;
 mod data_after_close;
+mod doc;
 mod firewall_reject;
 mod handshake_rejected;
 mod ipvs_halfclose_expired;
@@ -66,6 +67,21 @@ impl Family {
         }
     }
 
+    /// What its causes have in common.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::TimeoutMismatch => "a timer on the way is shorter than the connection's silence",
+            Self::Capacity => "a table or a queue was full",
+            Self::Keepalive => "nobody answered until a timer gave up",
+            Self::StateLost => "an entry or a socket was gone, and not by idleness",
+            Self::Policy => "somebody wanted it to end",
+            Self::Application => "what an application on this host did",
+            Self::Remote => "it was made elsewhere",
+            Self::Benign => "no connection broke; told with --all only",
+            Self::Unknown => "no verdict",
+        }
+    }
+
     /// Every family, for help and for checking `--family`.
     pub const ALL: [Self; 9] = [
         Self::TimeoutMismatch,
@@ -109,6 +125,8 @@ impl Verdict {
     }
 }
 
+pub use doc::{Doc, Need, Sign};
+
 /// Something people try that does not help here: what, and why not.
 pub type NotFix = (String, String);
 
@@ -119,6 +137,7 @@ pub struct Cause {
     pub family: Family,
     /// One line.
     pub title: &'static str,
+    pub doc: Doc,
     /// Decides whether the evidence shows this cause.
     pub judge: fn(&Evidence<'_>) -> Option<Verdict>,
     /// Why it is *not* this cause, when that can be said honestly. Called only after `judge` of
@@ -221,6 +240,47 @@ mod tests {
         }
         let readme = include_str!("../../../README.md");
         assert!(readme.contains(&table), "README.md should hold:\n{table}");
+    }
+
+    #[test]
+    fn every_cause_but_unknown_says_how_it_is_recognised_and_what_ends_it() {
+        for cause in ALL {
+            let doc = &cause.doc;
+            let needs_no_fix = matches!(cause.family, Family::Benign | Family::Unknown);
+            assert!(!doc.about.is_empty(), "{cause:?}");
+            assert_eq!(doc.signs.is_empty(), cause.id == "unknown", "{cause:?}");
+            assert_eq!(doc.fixes.is_empty(), needs_no_fix, "{cause:?}");
+            assert_eq!(doc.not_fixes.is_empty(), needs_no_fix, "{cause:?}");
+            assert!(doc.signs.is_sorted_by(|a, b| a.confidence >= b.confidence), "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn causes_that_documentation_refers_to_exist() {
+        let is_id = |word: &str| {
+            word.contains('_') && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+        };
+        for cause in ALL {
+            for (other, _) in cause.doc.mistaken_for.iter().filter(|(other, _)| is_id(other)) {
+                assert!(by_id(other).is_some(), "{cause:?} refers to {other}");
+                assert_ne!(*other, cause.id);
+            }
+        }
+    }
+
+    #[test]
+    fn no_sign_promises_more_than_the_contract_allows() {
+        let ceilings = [
+            ("nat_port_exhausted", Confidence::Correlated),
+            ("syncookie_failed", Confidence::Correlated),
+            ("middlebox_idle_timeout", Confidence::Inferred),
+            ("peer_state_lost", Confidence::Inferred),
+            ("wrong_backend", Confidence::Inferred),
+        ];
+        for (id, ceiling) in ceilings {
+            let best = by_id(id).and_then(|cause| cause.doc.best(|_| true));
+            assert!(best.is_none_or(|best| best <= ceiling), "{id}: {best:?}");
+        }
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! A live remote socket aborted the connection.
 
-use super::{Cause, Family, NotFix, Verdict, nothing_ruled_out};
+use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, nothing_ruled_out, remedy};
 use crate::{
     event::{Packet, tcp_flag},
     evidence::Evidence,
-    fix::{Change, Fix, FixOwner, Risk},
+    fix::{Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
 };
 
@@ -12,11 +12,40 @@ pub const CAUSE: Cause = Cause {
     id: "peer_aborted",
     family: Family::Remote,
     title: "a live remote socket aborted the connection (RST with ACK)",
+    doc: Doc {
+        about: "A socket of this host accepted a reset with the ACK bit, and nobody on this host \
+                sent it. RST|ACK in mid-stream is what a live socket sends when it is aborted \
+                (tcp_send_active_reset): unread data at close, SO_LINGER 0, a killed process, a destroyed \
+                socket. An answer by somebody without the connection has no ACK.",
+        signs: &[Sign::correlated(
+            "the header of the reset was read, and every reset that this host sends would have \
+                 been seen",
+            &[Need::Full("reset_received"), Need::Full("reset_sent")],
+        )],
+        mistaken_for: &[
+            ("peer_state_lost", "a bare RST"),
+            ("a reset without a readable header", "without the ACK bit it stays `unknown`"),
+        ],
+        fixes: &[LOOK_AT_PEER],
+        not_fixes: NOT_FIXES,
+    },
     judge,
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
 };
+
+const LOOK_AT_PEER: Remedy = Remedy {
+    id: "look_at_the_peer",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "look at the peer: its application or kernel aborted on purpose",
+    reason: "unread data at close, SO_LINGER 0, a killed process and an idle policy all look like \
+             this from here",
+    how: "read the server's log for this time and client",
+};
+
+pub const NOT_FIXES: &[(&str, &str)] = &[("sysctls on this host", "the reset was made elsewhere")];
 
 /// The reset, when nobody on this host sent it and its header was readable.
 pub fn from_elsewhere(evidence: &Evidence<'_>) -> Option<(u64, Packet)> {
@@ -53,20 +82,12 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let peer =
         evidence.received().map_or("the peer".into(), |at| at.it.socket.flow.dst.ip().to_string());
     vec![Fix {
-        id: "look_at_the_peer",
-        owner: FixOwner::Application,
-        risk: Risk::Low,
         summary: format!("look at {peer}: its application or kernel aborted on purpose"),
-        reason: "unread data at close, SO_LINGER 0, a killed process and an idle policy all look like this \
-                 from here"
-            .into(),
-        current: None,
-        wanted: None,
-        changes: vec![Change::Advice { text: "read the server's log for this time and client".into() }],
+        ..LOOK_AT_PEER.fix()
     }]
 }
 
 /// Shared with `peer_state_lost`.
 pub fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![("sysctls on this host".into(), "the reset was made elsewhere".into())]
+    remedy::told(NOT_FIXES)
 }

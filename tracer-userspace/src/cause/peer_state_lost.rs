@@ -1,8 +1,8 @@
 //! Whoever answered had no state for the connection, and nothing here explains why.
 
 use super::{
-    Cause, Family, Verdict, human_s, nothing_ruled_out,
-    peer_aborted::{from_elsewhere, not_fixes},
+    Cause, Doc, Family, Need, Sign, Verdict, human_s, nothing_ruled_out,
+    peer_aborted::{NOT_FIXES, from_elsewhere, not_fixes},
     remedy,
 };
 use crate::{
@@ -16,6 +16,27 @@ pub const CAUSE: Cause = Cause {
     id: "peer_state_lost",
     family: Family::Remote,
     title: "whoever answered had no state for the connection (bare RST)",
+    doc: Doc {
+        about: "A socket of this host accepted a bare RST (no ACK bit), and nobody on this host \
+                sent it. That is how a stack, a firewall or a load balancer answers a packet of a \
+                connection it does not know (tcp_v4_send_reset, nf_send_reset): an entry expired or was \
+                lost elsewhere, a server restarted, an address moved.",
+        signs: &[Sign::inferred(
+            "the header of the reset was read, and every reset that this host sends would have \
+                 been seen",
+            &[Need::Full("reset_received"), Need::Full("reset_sent")],
+        )],
+        mistaken_for: &[
+            ("peer_aborted", "RST with ACK"),
+            (
+                "ipvs_idle_expired",
+                "IPVS on another node looks like this from the client's: a bare RST from the \
+                 virtual address after 900 s or more",
+            ),
+        ],
+        fixes: &[remedy::KEEPALIVE],
+        not_fixes: NOT_FIXES,
+    },
     judge,
     rule_out: nothing_ruled_out,
     fixes,

@@ -1,10 +1,12 @@
 //! The owner died with data unread.
 
-use super::{Cause, Family, NotFix, Verdict, close_unread_data, nothing_ruled_out};
+use super::{
+    Cause, Doc, Family, Need, NotFix, Sign, Verdict, close_unread_data, nothing_ruled_out, remedy,
+};
 use crate::{
     event::Task,
     evidence::Evidence,
-    fix::{Change, Fix, FixOwner, Risk},
+    fix::{Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
 };
 
@@ -12,11 +14,41 @@ pub const CAUSE: Cause = Cause {
     id: "process_killed",
     family: Family::Application,
     title: "the owner died with data unread",
+    doc: Doc {
+        about: "A process died of a signal or ended with an error while its sockets held data \
+                nobody had read. The kernel closes its files, and a close with unread data resets the \
+                peer (RFC 2525 2.17). A process that dies with everything read sends a FIN like any \
+                other.",
+        signs: &[Sign::observed(
+            "the reset of a close with unread data, sent by an exiting process that was killed \
+                 or has a status other than 0",
+            &[Need::Any("reset_sent")],
+        )],
+        mistaken_for: &[
+            ("close_unread_data", "there the process went on living, or ended with status 0"),
+            ("socket_gone", "there a packet came after the process had gone"),
+        ],
+        fixes: &[STOP_GRACEFULLY],
+        not_fixes: NOT_FIXES,
+    },
     judge,
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
 };
+
+const STOP_GRACEFULLY: Remedy = Remedy {
+    id: "stop_gracefully",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "stop the process gracefully, and find out what killed it",
+    reason: "a killed process cannot read what is queued, so the kernel resets its peers",
+    how: "signal 9 without an operator is often the OOM killer (dmesg) or a grace period that is \
+          too short (terminationGracePeriodSeconds, TimeoutStopSec)",
+};
+
+const NOT_FIXES: &[(&str, &str)] =
+    &[("net.ipv4.tcp_keepalive_*", "the connection was not idle, its owner died")];
 
 /// "was killed by signal 9", "ended with status 2".
 fn death(task: &Task) -> String {
@@ -44,22 +76,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
-    vec![Fix {
-        id: "stop_gracefully",
-        owner: FixOwner::Application,
-        risk: Risk::Low,
-        summary: "stop the process gracefully, and find out what killed it".into(),
-        reason: "a killed process cannot read what is queued, so the kernel resets its peers".into(),
-        current: None,
-        wanted: None,
-        changes: vec![Change::Advice {
-            text: "signal 9 without an operator is often the OOM killer (dmesg) or a grace period that \
-                   is too short (terminationGracePeriodSeconds, TimeoutStopSec)"
-                .into(),
-        }],
-    }]
+    vec![STOP_GRACEFULLY.fix()]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![("net.ipv4.tcp_keepalive_*".into(), "the connection was not idle, its owner died".into())]
+    remedy::told(NOT_FIXES)
 }

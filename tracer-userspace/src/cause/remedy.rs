@@ -4,8 +4,46 @@ use crate::{
     cause::NotFix,
     event::Keepalive,
     evidence::Evidence,
-    fix::{Change, Fix, FixOwner, Place, Risk},
+    fix::{Change, Fix, FixOwner, Place, Remedy, Risk},
 };
+
+/// Keepalives often enough that an idle limit never runs out: the fix that works whoever owns the
+/// limit.
+pub const KEEPALIVE: Remedy = Remedy {
+    id: "keepalive_below_limit",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "send keepalives at least every third of the limit",
+    reason: "each probe re-arms the timer; a third of the limit survives a lost probe and a late timer",
+    how: "SO_KEEPALIVE on, and TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT or \
+          net.ipv4.tcp_keepalive_time, _intvl and _probes in the application's network namespace",
+};
+
+/// Close pooled connections before the limit does.
+pub const POOL: Remedy = Remedy {
+    id: "pool_idle_below_limit",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "let the pool close connections before they have been idle for the limit",
+    reason: "a connection the pool has closed is never reused",
+    how: "set the pool's idle timeout and maximum lifetime below the limit, or validate on borrow",
+};
+
+/// A longer IPVS timeout, where the clients cannot be changed.
+pub const IPVS_TIMEOUT: Remedy = Remedy {
+    id: "raise_ipvs_timeout",
+    owner: FixOwner::Node,
+    risk: Risk::Medium,
+    summary: "raise the IPVS TCP timeout in the namespace that owns the table",
+    reason: "for clients that cannot send keepalives; entries already idle keep the old timer, a reboot \
+             forgets the value, and kube-proxy needs ipvs.tcpTimeout instead",
+    how: "ipvsadm --set <tcp> 0 0 (0 keeps the other two)",
+};
+
+/// Documented not-fixes, as an incident tells them.
+pub fn told(not_fixes: &[(&str, &str)]) -> Vec<NotFix> {
+    not_fixes.iter().map(|(what, because)| ((*what).into(), (*because).into())).collect()
+}
 
 /// Keepalive that stays below a limit.
 pub struct Period {
@@ -44,8 +82,8 @@ fn whole(seconds: f64) -> u64 {
     }
 }
 
-/// Keepalives often enough that an idle limit never runs out: the fix that works whoever owns the
-/// limit. Sysctls only reach sockets that have SO_KEEPALIVE on and no time of their own.
+/// [`KEEPALIVE`] with its values. Sysctls only reach sockets that have SO_KEEPALIVE on and no time of
+/// their own.
 pub fn keepalive_below(evidence: &Evidence<'_>, limit_s: f64, limit_is: &str) -> Fix {
     let period = Period::below(limit_s);
     let victim = evidence.victim();
@@ -86,9 +124,7 @@ pub fn keepalive_below(evidence: &Evidence<'_>, limit_s: f64, limit_is: &str) ->
         );
     }
     Fix {
-        id: "keepalive_below_limit",
         owner: if by_sysctl { FixOwner::Pod } else { FixOwner::Application },
-        risk: Risk::Low,
         summary: format!("send keepalives at least every {} s", period.time_s),
         reason: format!(
             "each probe re-arms {limit_is} ({limit_s:.0} s); a third of it survives a lost probe and \
@@ -97,28 +133,19 @@ pub fn keepalive_below(evidence: &Evidence<'_>, limit_s: f64, limit_is: &str) ->
         current: keepalive.map(describe),
         wanted: Some(format!("{}/{}/{}", period.time_s, period.intvl_s, period.probes)),
         changes,
+        ..KEEPALIVE.fix()
     }
 }
 
-/// Close pooled connections before the limit does.
+/// [`POOL`] with its value.
 pub fn pool_below(limit_s: f64) -> Fix {
     Fix {
-        id: "pool_idle_below_limit",
-        owner: FixOwner::Application,
-        risk: Risk::Low,
         summary: format!(
             "let the pool close connections idle for more than {} s",
             whole(limit_s * 0.8).max(1)
         ),
-        reason: "a connection the pool has closed is never reused".into(),
-        current: None,
         wanted: Some(format!("{} s", whole(limit_s * 0.8).max(1))),
-        changes: vec![Change::Advice {
-            text:
-                "set the pool's idle timeout and maximum lifetime below the limit, or validate on \
-                   borrow"
-                    .into(),
-        }],
+        ..POOL.fix()
     }
 }
 
@@ -128,23 +155,17 @@ pub fn limit_above(idle_s: f64) -> u64 {
     if wanted > 60 { wanted.div_ceil(60) * 60 } else { wanted + 1 }
 }
 
-/// A longer IPVS timeout, where the clients cannot be changed.
+/// [`IPVS_TIMEOUT`] with its value.
 pub fn ipvs_timeout(place: Place, now_s: f64, idle_s: Option<f64>) -> Fix {
     let to = limit_above(idle_s.unwrap_or(now_s * 2.0).max(now_s));
     let to_s = u32::try_from(to).unwrap_or(u32::MAX);
     let now = u32::try_from(whole(now_s)).ok();
     Fix {
-        id: "raise_ipvs_timeout",
-        owner: FixOwner::Node,
-        risk: Risk::Medium,
         summary: format!("raise the IPVS TCP timeout to {to_s} s {}", place.describe()),
-        reason:
-            "for clients that cannot send keepalives; entries already idle keep the old timer, \
-                 a reboot forgets the value, and kube-proxy needs ipvs.tcpTimeout instead"
-                .into(),
         current: now.map(|s| format!("{s} s")),
         wanted: Some(format!("{to_s} s")),
         changes: vec![Change::IpvsTimeout { place, from_s: now, to_s }],
+        ..IPVS_TIMEOUT.fix()
     }
 }
 

@@ -1,10 +1,10 @@
 //! Unanswered data, SYNs or window probes ran out of retries.
 
-use super::{Cause, Family, NotFix, Verdict, human_s, nothing_ruled_out};
+use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, nothing_ruled_out, remedy};
 use crate::{
     event::{Socket, tcp_state},
     evidence::Evidence,
-    fix::{Change, Fix, FixOwner, Risk},
+    fix::{Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding, errno_name},
 };
 
@@ -12,11 +12,49 @@ pub const CAUSE: Cause = Cause {
     id: "retransmission_timeout",
     family: Family::Keepalive,
     title: "unanswered data, SYNs or window probes ran out of retries",
+    doc: Doc {
+        about: "Data, a SYN or a window probe was sent again and again and never acknowledged. \
+                Data has tcp_retries2 (15) retries, about 924 s at the smallest interval; a SYN has \
+                tcp_syn_retries (6), about 127 s (Documentation/networking/ip-sysctl). The application \
+                gets ETIMEDOUT, or the ICMP error that came meanwhile, and the peer is sent no reset. The \
+                cause is on the way: a packet dropped in silence, a lost route, an MTU black hole, a dead \
+                host; the evidence lists the drops seen here.",
+        signs: &[Sign::observed(
+            "the socket failed in the retransmission or the probe timer",
+            &[Need::Any("socket_error")],
+        )],
+        mistaken_for: &[
+            ("ipvs_idle_expired", "900 s of silence before the first failure, and a reset"),
+            ("keepalive_exhausted", "nothing was outstanding: keepalive probes went unanswered"),
+            (
+                "conntrack_table_full",
+                "the packets were dropped here for want of an entry: that is the cause, and comes \
+                 first",
+            ),
+        ],
+        fixes: &[RESTORE],
+        not_fixes: NOT_FIXES,
+    },
     judge,
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
 };
+
+const RESTORE: Remedy = Remedy {
+    id: "restore_the_path",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "find out where the packets went",
+    reason: "nothing came back: loss on the path, a silent drop, an MTU black hole or a dead peer",
+    how: "look for silent drops (IPVS without a server, a full conntrack table, a DROP rule) and \
+          set TCP_USER_TIMEOUT to be told sooner",
+};
+
+const NOT_FIXES: &[(&str, &str)] = &[(
+    "net.ipv4.tcp_keepalive_*",
+    "keepalive does not probe while data is outstanding (net/ipv4/tcp_timer.c)",
+)];
 
 /// What it was that nobody answered.
 fn unanswered(socket: &Socket, connecting: bool) -> &'static str {
@@ -66,26 +104,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
-    vec![Fix {
-        id: "restore_the_path",
-        owner: FixOwner::Node,
-        risk: Risk::Low,
-        summary: "find out where the packets went".into(),
-        reason: "nothing came back: loss on the path, a silent drop, an MTU black hole or a dead peer"
-            .into(),
-        current: None,
-        wanted: None,
-        changes: vec![Change::Advice {
-            text: "look for silent drops (IPVS without a server, a full conntrack table, a DROP rule) and \
-                   set TCP_USER_TIMEOUT to be told sooner"
-                .into(),
-        }],
-    }]
+    vec![RESTORE.fix()]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![(
-        "net.ipv4.tcp_keepalive_*".into(),
-        "keepalive does not probe while data is outstanding (net/ipv4/tcp_timer.c)".into(),
-    )]
+    remedy::told(NOT_FIXES)
 }

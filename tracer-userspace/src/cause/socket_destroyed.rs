@@ -1,9 +1,9 @@
 //! An administrator or agent destroyed the socket.
 
-use super::{Cause, Family, NotFix, Verdict, nothing_ruled_out};
+use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, nothing_ruled_out, remedy};
 use crate::{
     evidence::{ECONNABORTED, Evidence, has},
-    fix::{Change, Fix, FixOwner, Risk},
+    fix::{Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
 };
 
@@ -11,11 +11,45 @@ pub const CAUSE: Cause = Cause {
     id: "socket_destroyed",
     family: Family::Policy,
     title: "an administrator or agent destroyed the socket (ss -K, SOCK_DESTROY)",
+    doc: Doc {
+        about: "A privileged process had the kernel abort a socket it does not own: `ss -K` and \
+                other users of SOCK_DESTROY, or a BPF program with bpf_sock_destroy. The owner gets \
+                ECONNABORTED, the peer a reset with ACK (net/ipv4/tcp.c, tcp_abort).",
+        signs: &[
+            Sign::observed(
+                "tcp_abort is on the stack of the reset or of the socket's error, in the \
+                 destroyer's own context",
+                &[Need::Any("reset_sent")],
+            ),
+            Sign::observed(
+                "the socket failed with ECONNABORTED in tcp_abort, where nothing was sent",
+                &[Need::Any("socket_error")],
+            ),
+        ],
+        mistaken_for: &[
+            ("linger_zero", "there the owner aborted its own socket"),
+            ("process_killed", "there the owner died"),
+        ],
+        fixes: &[FIND_DESTROYER],
+        not_fixes: NOT_FIXES,
+    },
     judge,
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
 };
+
+const FIND_DESTROYER: Remedy = Remedy {
+    id: "stop_destroying_sockets",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "find out why the tool destroys sockets",
+    reason: "nothing else ended this connection",
+    how: "`ss -K`, CNI agents after an endpoint's removal, and BPF programs do this",
+};
+
+const NOT_FIXES: &[(&str, &str)] =
+    &[("any timeout or keepalive sysctl", "the socket was not idle, it was killed")];
 
 /// Time and destroyer. Destroying runs in the destroyer's own context.
 fn destroyed(evidence: &Evidence<'_>) -> Option<(u64, String)> {
@@ -44,24 +78,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let who = destroyed(evidence).map_or("the tool".into(), |(_, who)| who);
-    vec![Fix {
-        id: "stop_destroying_sockets",
-        owner: FixOwner::Node,
-        risk: Risk::Low,
-        summary: format!("find out why {who} destroys sockets"),
-        reason: "nothing else ended this connection".into(),
-        current: None,
-        wanted: None,
-        changes: vec![Change::Advice {
-            text: "`ss -K`, CNI agents after an endpoint's removal, and BPF programs do this"
-                .into(),
-        }],
-    }]
+    vec![Fix { summary: format!("find out why {who} destroys sockets"), ..FIND_DESTROYER.fix() }]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![(
-        "any timeout or keepalive sysctl".into(),
-        "the socket was not idle, it was killed".into(),
-    )]
+    remedy::told(NOT_FIXES)
 }

@@ -1,10 +1,10 @@
 //! The socket had been closed, or its process or host restarted.
 
-use super::{Cause, Family, NotFix, Verdict, human_s, nothing_ruled_out};
+use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, nothing_ruled_out, remedy};
 use crate::{
     event::SocketEnd,
     evidence::Evidence,
-    fix::{Change, Fix, FixOwner, Risk},
+    fix::{Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding, errno_text},
 };
 
@@ -12,11 +12,51 @@ pub const CAUSE: Cause = Cause {
     id: "socket_gone",
     family: Family::StateLost,
     title: "the socket had been closed, or its process or host restarted",
+    doc: Doc {
+        about: "A mid-stream packet reached the host that once had the connection, and no socket \
+                was left: it had been closed long enough ago, had failed, or its process, container or \
+                host was restarted. The stack answers with a bare RST (NO_SOCKET). The peer did not \
+                notice because it was silent all the time.",
+        signs: &[
+            Sign::correlated(
+                "the end of the very socket is on record, and a later packet was reset for want of \
+                 it",
+                &[Need::Full("reset_sent"), Need::Any("socket_end")],
+            ),
+            Sign::inferred(
+                "a packet of a connection that was in use met no socket and no listener, and no \
+                 IPVS or conntrack entry of it had ended",
+                &[Need::Full("reset_sent")],
+            ),
+        ],
+        mistaken_for: &[
+            (
+                "ipvs_idle_expired",
+                "there the packet should have been passed on: an IPVS or NAT entry had ended",
+            ),
+            ("wrong_backend", "there a listener met the packet"),
+            ("data_after_close", "there the closed socket was still remembered"),
+        ],
+        fixes: &[DETECT_RESTARTS],
+        not_fixes: NOT_FIXES,
+    },
     judge,
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
 };
+
+const DETECT_RESTARTS: Remedy = Remedy {
+    id: "detect_restarts",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "reconnect when the server restarts, and close connections before stopping it",
+    reason: "a restarted server knows nothing of its old connections",
+    how: "validate pooled connections on borrow, or keep keepalive short enough to notice",
+};
+
+const NOT_FIXES: &[(&str, &str)] =
+    &[("conntrack and IPVS timeouts", "the packet reached a host that has no such socket")];
 
 /// The recorded end of this very connection: not older than the victim's last received segment.
 fn end<'a>(evidence: &Evidence<'a>) -> Option<&'a SocketEnd> {
@@ -86,25 +126,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
-    vec![Fix {
-        id: "detect_restarts",
-        owner: FixOwner::Application,
-        risk: Risk::Low,
-        summary: "reconnect when the server restarts, and close connections before stopping it"
-            .into(),
-        reason: "a restarted server knows nothing of its old connections".into(),
-        current: None,
-        wanted: None,
-        changes: vec![Change::Advice {
-            text: "validate pooled connections on borrow, or keep keepalive short enough to notice"
-                .into(),
-        }],
-    }]
+    vec![DETECT_RESTARTS.fix()]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![(
-        "conntrack and IPVS timeouts".into(),
-        "the packet reached a host that has no such socket".into(),
-    )]
+    remedy::told(NOT_FIXES)
 }

@@ -1,6 +1,6 @@
 //! Evidence listed, no verdict: never a guess.
 
-use super::{Cause, Family, Verdict, no_fixes, no_not_fixes, nothing_ruled_out};
+use super::{Cause, Family, Verdict, doc::Doc, no_fixes, no_not_fixes, nothing_ruled_out};
 use crate::{
     evidence::{Evidence, has},
     incident::Finding,
@@ -10,6 +10,15 @@ pub const CAUSE: Cause = Cause {
     id: "unknown",
     family: Family::Unknown,
     title: "evidence listed, no verdict",
+    doc: Doc {
+        about: "What was seen fits no cause, or fits several and nothing on record decides. The \
+                evidence is listed with the kernel's own reason where it has one, and `prove` names the \
+                cheapest test that would settle it. It never carries a confidence.",
+        signs: &[],
+        mistaken_for: &[],
+        fixes: &[],
+        not_fixes: &[],
+    },
     judge,
     rule_out: nothing_ruled_out,
     fixes: no_fixes,

@@ -1,10 +1,10 @@
 //! TCP_USER_TIMEOUT elapsed.
 
-use super::{Cause, Family, Verdict, human_s, no_not_fixes, nothing_ruled_out};
+use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, nothing_ruled_out, remedy};
 use crate::{
     event::Socket,
     evidence::Evidence,
-    fix::{Change, Fix, FixOwner, Risk},
+    fix::{Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
 };
 
@@ -12,11 +12,40 @@ pub const CAUSE: Cause = Cause {
     id: "user_timeout",
     family: Family::Keepalive,
     title: "TCP_USER_TIMEOUT elapsed",
+    doc: Doc {
+        about: "The application set TCP_USER_TIMEOUT, and for that long nothing it had sent was \
+                acknowledged, or no probe answered. It takes the place of tcp_retries2 and of the count \
+                of keepalive probes; while connecting tcp_syn_retries holds as well \
+                (net/ipv4/tcp_timer.c, tcp_write_timeout and tcp_keepalive_timer).",
+        signs: &[Sign::observed(
+            "the socket failed with ETIMEDOUT and has the option set",
+            &[Need::Any("socket_error")],
+        )],
+        mistaken_for: &[
+            ("retransmission_timeout", "the option is off, or the SYNs ran out before it"),
+            ("keepalive_exhausted", "the option is off"),
+        ],
+        fixes: &[RESTORE],
+        not_fixes: NOT_FIXES,
+    },
     judge,
     rule_out: nothing_ruled_out,
     fixes,
-    not_fixes: no_not_fixes,
+    not_fixes,
 };
+
+const RESTORE: Remedy = Remedy {
+    id: "restore_the_path",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "find out why the peer did not answer; raise TCP_USER_TIMEOUT only if it answers \
+              later",
+    reason: "the application asked to be told after this time",
+    how: "look for drops on the way (ipvs, conntrack, firewall, MTU) in the seconds before",
+};
+
+const NOT_FIXES: &[(&str, &str)] =
+    &[("net.ipv4.tcp_retries2", "TCP_USER_TIMEOUT takes its place for this socket")];
 
 fn timeout_s(socket: &Socket) -> f64 {
     f64::from(socket.user_timeout_ms) / 1000.0
@@ -50,20 +79,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
-    vec![Fix {
-        id: "restore_the_path",
-        owner: FixOwner::Node,
-        risk: Risk::Low,
-        summary:
-            "find out why the peer did not answer; raise TCP_USER_TIMEOUT only if it answers later"
-                .into(),
-        reason: "the application asked to be told after this time".into(),
-        current: None,
-        wanted: None,
-        changes: vec![Change::Advice {
-            text:
-                "look for drops on the way (ipvs, conntrack, firewall, MTU) in the seconds before"
-                    .into(),
-        }],
-    }]
+    vec![RESTORE.fix()]
+}
+
+fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
+    remedy::told(NOT_FIXES)
 }

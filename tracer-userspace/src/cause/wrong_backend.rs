@@ -1,10 +1,10 @@
 //! A mid-stream packet reached a listener that never had the connection.
 
-use super::{Cause, Family, NotFix, Verdict, nothing_ruled_out};
+use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, nothing_ruled_out, remedy};
 use crate::{
     event::tcp_state,
     evidence::Evidence,
-    fix::{Change, Fix, FixOwner, Risk},
+    fix::{Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
 };
 
@@ -12,11 +12,47 @@ pub const CAUSE: Cause = Cause {
     id: "wrong_backend",
     family: Family::StateLost,
     title: "a mid-stream packet reached a listener that never had the connection",
+    doc: Doc {
+        about: "A packet from the middle of a connection reached a listening socket whose server \
+                never had that connection; the stack answers with a bare RST (TCP_FLAGS). A load balancer \
+                picked another server in mid-stream (sloppy_tcp, a remap, a fail-over without \
+                synchronised tables), or the server was restarted and listens again.",
+        signs: &[Sign::inferred(
+            "a mid-stream packet of a connection that was in use was answered for a listener, \
+                 and no entry of it had ended",
+            &[Need::Any("reset_sent")],
+        )],
+        mistaken_for: &[
+            ("socket_gone", "there nobody listens on the port either"),
+            (
+                "ipvs_idle_expired",
+                "an entry that ended can send the next packet to another server: then its end is \
+                 the cause",
+            ),
+        ],
+        fixes: &[KEEP_FLOWS],
+        not_fixes: NOT_FIXES,
+    },
     judge,
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
 };
+
+const KEEP_FLOWS: Remedy = Remedy {
+    id: "keep_flows_on_one_server",
+    owner: FixOwner::Node,
+    risk: Risk::Medium,
+    summary: "keep a connection on the server that accepted it",
+    reason: "only that server has its socket",
+    how: "schedule by source hash (sh, mh), synchronise connection tables between balancers, do \
+          not use sloppy_tcp with several servers",
+};
+
+const NOT_FIXES: &[(&str, &str)] = &[(
+    "net.ipv4.vs.sloppy_tcp=1",
+    "it lets a balancer pick a new server in mid-stream, which is this very failure",
+)];
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if evidence.is_handshake() || !evidence.was_used() {
@@ -46,25 +82,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
-    vec![Fix {
-        id: "keep_flows_on_one_server",
-        owner: FixOwner::Node,
-        risk: Risk::Medium,
-        summary: "keep a connection on the server that accepted it".into(),
-        reason: "only that server has its socket".into(),
-        current: None,
-        wanted: None,
-        changes: vec![Change::Advice {
-            text: "schedule by source hash (sh, mh), synchronise connection tables between balancers, do \
-                   not use sloppy_tcp with several servers"
-                .into(),
-        }],
-    }]
+    vec![KEEP_FLOWS.fix()]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    vec![(
-        "net.ipv4.vs.sloppy_tcp=1".into(),
-        "it lets a balancer pick a new server in mid-stream, which is this very failure".into(),
-    )]
+    remedy::told(NOT_FIXES)
 }

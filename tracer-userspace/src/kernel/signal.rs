@@ -188,6 +188,15 @@ mod tests {
     }
 
     #[test]
+    fn every_signal_a_cause_needs_is_one_of_these() {
+        for cause in crate::cause::ALL {
+            for need in cause.doc.signs.iter().flat_map(|sign| sign.needs) {
+                assert!(ALL.iter().any(|it| it.id == need.signal()), "{cause:?}: {need:?}");
+            }
+        }
+    }
+
+    #[test]
     fn every_fact_a_way_needs_is_a_fact_of_the_object() {
         let Some(manifest) = manifest() else { return };
         let facts: BTreeSet<&str> = manifest.facts.iter().map(|f| f.symbol.as_str()).collect();
