@@ -24,6 +24,8 @@ use crate::{
 mod applications;
 mod describe;
 mod event_id;
+#[cfg(test)]
+mod late;
 mod open;
 #[cfg(test)]
 mod tests;
@@ -159,7 +161,10 @@ impl Correlator {
                 self.session = *session;
                 return;
             }
-            Body::Netns(state) => {
+            Body::Netns(mut state) => {
+                if let Some(earlier) = self.hosts.get(&state.inum) {
+                    state.remember_listeners(earlier);
+                }
                 if self.hosts.len() >= HOSTS && !self.hosts.contains_key(&state.inum) {
                     // Inodes grow: the lowest is the initial namespace's, the next the oldest.
                     if let Some(oldest) = self.hosts.keys().nth(1).copied() {

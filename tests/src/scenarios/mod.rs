@@ -7,6 +7,7 @@ mod conntrack;
 pub mod ipvs;
 mod ipvs_halfclose;
 mod ipvs_near_miss;
+mod late;
 mod listener;
 mod policy;
 mod remote;
@@ -181,6 +182,7 @@ pub fn all() -> Vec<&'static Scenario> {
         listener::SCENARIOS,
         remote::SCENARIOS,
         benign::SCENARIOS,
+        late::SCENARIOS,
     ]
     .into_iter()
     .flatten()

@@ -1,5 +1,7 @@
 //! Who called whom: the connection as its initiator addressed it, and as its responder sees it.
 
+use std::net::SocketAddr;
+
 use super::{DEFAULT_PORT_RANGE, Evidence};
 use crate::event::{Flow, tcp_flag, tcp_state};
 
@@ -63,7 +65,7 @@ impl Evidence<'_> {
     }
 
     /// Whether `flow.src` made the connection: not a listener, not an IPVS service, and if nothing
-    /// else is known the one whose port is ephemeral.
+    /// else is known the one whose port is ephemeral; of two such ports the larger one.
     fn initiates(&self, netns: u32, flow: Flow) -> bool {
         for at in &self.case.sent {
             let Some(trigger) = at.it.trigger.filter(|t| t.flow.key() == flow.key()) else {
@@ -95,6 +97,11 @@ impl Evidence<'_> {
             (false, true) => return true,
             _ => {}
         }
+        match (self.listens(flow.src), self.listens(flow.dst)) {
+            (true, false) => return false,
+            (false, true) => return true,
+            _ => {}
+        }
         let (low, high) = self
             .hosts
             .get(&netns)
@@ -104,7 +111,29 @@ impl Evidence<'_> {
         match (ephemeral(flow.src.port()), ephemeral(flow.dst.port())) {
             (true, false) => true,
             (false, true) => false,
-            _ => flow.src.port() > flow.dst.port(),
+            _ => match (self.never_listened(flow.src), self.never_listened(flow.dst)) {
+                (true, false) => true,
+                (false, true) => false,
+                _ => flow.src.port() > flow.dst.port(),
+            },
         }
+    }
+
+    /// Whether an end of the case listens at this address of its own.
+    fn listens(&self, address: SocketAddr) -> bool {
+        let replied = self.case.sent.iter().filter_map(|at| Some((at.netns, at.it.flow()?.src)));
+        let held = self.victims().map(|(netns, _, socket)| (netns, socket.flow.src));
+        replied.chain(held).any(|(netns, local)| {
+            local == address && self.host(netns).and_then(|host| host.listens(local)) == Some(true)
+        })
+    }
+
+    /// Whether a connection of this host has this address and nobody is known to have listened there:
+    /// whoever accepts a connection shares the port with a listener.
+    fn never_listened(&self, address: SocketAddr) -> bool {
+        self.victims().any(|(netns, _, socket)| {
+            socket.flow.src == address
+                && self.host(netns).and_then(|host| host.listens(address)) == Some(false)
+        })
     }
 }

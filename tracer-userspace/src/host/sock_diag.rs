@@ -10,7 +10,7 @@ use rustix::net::netlink::SOCK_DIAG;
 
 use super::netlink::Link;
 use super::nlmsg::{attributes, leading, malformed, u32_of};
-use super::state::{SocketAges, SocketState, SocketTimer, TimerKind};
+use super::state::{MOST_LISTENERS, SocketAges, SocketState, SocketTimer, TimerKind};
 use crate::event::{Flow, tcp_state};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -72,6 +72,22 @@ pub(super) fn list(filter: SocketFilter, most: usize) -> io::Result<SocketList> 
         result?;
     }
     Ok(list)
+}
+
+/// Where sockets of the calling thread's namespace listen, sorted; `None` when that cannot be read.
+pub(super) fn listeners() -> Option<Vec<SocketAddr>> {
+    let list = list(SocketFilter::LISTENERS, MOST_LISTENERS).ok()?;
+    let mut addresses = Vec::new();
+    for socket in list.sockets {
+        let on = socket.flow.src;
+        addresses.push(on);
+        if on.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !socket.v6_only {
+            addresses.push(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), on.port()));
+        }
+    }
+    addresses.sort_unstable();
+    addresses.dedup();
+    Some(addresses)
 }
 
 /// The socket that a packet to `flow.src` from `flow.dst` would find in the calling thread's
@@ -297,6 +313,20 @@ mod tests {
         let queue = listed.sockets.first().map(|it| (it.receive_queue, it.send_queue));
         // The standard library asks for 128 or more, the namespace's somaxconn may be less.
         assert!(queue.is_some_and(|(length, limit)| length == 1 && limit > 1), "{queue:?}");
+    }
+
+    #[test]
+    fn a_wildcard_listener_of_both_families_is_listed_under_both() {
+        let listener = TcpListener::bind("[::]:0").expect("a local port");
+        let port = listener.local_addr().expect("bound").port();
+        let Some(listeners) = listeners() else {
+            return;
+        };
+        let state = crate::host::NetnsState { listeners: Some(listeners), ..Default::default() };
+        for ip in ["192.0.2.1", "2001:db8::1"] {
+            let address = SocketAddr::new(ip.parse().expect("an address"), port);
+            assert_eq!(state.listens(address), Some(true), "{ip}");
+        }
     }
 
     #[test]

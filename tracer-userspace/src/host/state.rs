@@ -1,6 +1,6 @@
 //! The answers: plain data, no handles. `None` means "this kernel or our rights do not show it".
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +36,38 @@ pub struct NetnsState {
     pub ipvs: Option<IpvsState>,
     pub tcp: TcpSysctls,
     pub counters: TcpCounters,
+    /// Addresses on which TCP sockets listen; one that takes both families is there twice. `None`
+    /// where the kernel does not list its sockets.
+    pub listeners: Option<Vec<SocketAddr>>,
 }
+
+impl NetnsState {
+    /// Whether a socket listens for connections to `address`. `None` where nobody can tell.
+    pub fn listens(&self, address: SocketAddr) -> Option<bool> {
+        let takes = |on: &SocketAddr| {
+            on.port() == address.port()
+                && on.is_ipv4() == address.is_ipv4()
+                && (on.ip() == address.ip() || on.ip().is_unspecified())
+        };
+        Some(self.listeners.as_ref()?.iter().any(takes))
+    }
+
+    /// Takes over the listeners of an earlier reading: what broke a connection may have closed its
+    /// listener, too.
+    pub fn remember_listeners(&mut self, earlier: &Self) {
+        let (Some(now), Some(then)) = (&mut self.listeners, &earlier.listeners) else {
+            return;
+        };
+        for address in then {
+            if now.len() < MOST_LISTENERS && !now.contains(address) {
+                now.push(*address);
+            }
+        }
+    }
+}
+
+/// Listening addresses kept of one namespace.
+pub(super) const MOST_LISTENERS: usize = 1024;
 
 /// Connection tracking: `/proc/sys/net/netfilter/nf_conntrack_*`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
