@@ -11,7 +11,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Body, Event, Socket};
+use crate::{
+    event::{Body, Event, Socket},
+    out::escape,
+};
+
+mod newer;
+#[cfg(test)]
+mod tests;
 
 /// Raised when an old capture can no longer be read.
 const VERSION: u32 = 1;
@@ -27,7 +34,8 @@ struct Header {
     writer: String,
 }
 
-/// Why a capture cannot be read, with the line.
+/// What is wrong with a capture, and at which line. A damaged or overlong line is not
+/// the end: the lines after it are still read.
 #[derive(Debug)]
 pub enum CaptureError {
     Io {
@@ -46,6 +54,10 @@ pub enum CaptureError {
         line: u64,
         error: serde_json::Error,
     },
+    /// The last line has no end: its recorder was killed, or is still writing.
+    Cut {
+        line: u64,
+    },
 }
 
 impl std::fmt::Display for CaptureError {
@@ -58,9 +70,17 @@ impl std::fmt::Display for CaptureError {
                 "the capture has format {found}; this build reads {VERSION}: replay it with the \
                  rsttrace that recorded it"
             ),
-            Self::TooLong { line } => write!(f, "line {line} is longer than any event"),
+            Self::TooLong { line } => {
+                write!(f, "line {line}, column {MAX_LINE}, is longer than any event")
+            }
             Self::Event { line, error } => {
-                write!(f, "line {line}, column {}, is no event: {error}", error.column())
+                // The error quotes the file, which may hold anything.
+                let column = error.column();
+                let error = escape::terminal(&error.to_string());
+                write!(f, "line {line}, column {column}, is no event: {error}")
+            }
+            Self::Cut { line } => {
+                write!(f, "line {line}, the last, is cut off: the recorder did not finish it")
             }
         }
     }
@@ -122,11 +142,22 @@ fn write_line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-/// Reads a capture event by event.
+/// Reads a capture event by event. A damaged line is an error of its own, and the next line follows.
 pub struct Reader<R> {
     input: R,
     line: u64,
     buffer: Vec<u8>,
+    /// The rest of the last line was too long and is still to be passed over.
+    in_mid_line: bool,
+    ended: bool,
+}
+
+/// How the next line ended.
+enum Line {
+    Whole,
+    TooLong,
+    Cut,
+    None,
 }
 
 impl<R: BufRead> Reader<R> {
@@ -135,8 +166,10 @@ impl<R: BufRead> Reader<R> {
     /// # Errors
     /// [`CaptureError`] when it is none, or of another version.
     pub fn new(input: R) -> Result<Self, CaptureError> {
-        let mut reader = Self { input, line: 0, buffer: Vec::new() };
-        if !reader.next_line()? {
+        let mut reader =
+            Self { input, line: 0, buffer: Vec::new(), in_mid_line: false, ended: false };
+        let line = reader.next_line().map_err(|error| CaptureError::Io { line: 1, error })?;
+        if !matches!(line, Line::Whole) {
             return Err(CaptureError::NotACapture);
         }
         let header: Header =
@@ -147,23 +180,45 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    /// Reads a line into the buffer; whether there was one. A last line without its end is one that
-    /// was being written when the recorder died: it is not an event.
-    fn next_line(&mut self) -> Result<bool, CaptureError> {
+    /// Reads a line into the buffer, no more of it than an event can have.
+    fn next_line(&mut self) -> io::Result<Line> {
+        if std::mem::take(&mut self.in_mid_line) {
+            self.input.skip_until(b'\n')?;
+        }
         self.line += 1;
         self.buffer.clear();
-        let line = self.line;
-        let read = (&mut self.input)
-            .take(MAX_LINE)
-            .read_until(b'\n', &mut self.buffer)
-            .map_err(|error| CaptureError::Io { line, error })?;
+        let read = (&mut self.input).take(MAX_LINE).read_until(b'\n', &mut self.buffer)?;
         if self.buffer.last() == Some(&b'\n') {
-            return Ok(true);
+            return Ok(Line::Whole);
         }
         if read as u64 == MAX_LINE {
-            return Err(CaptureError::TooLong { line });
+            self.in_mid_line = true;
+            return Ok(Line::TooLong);
         }
-        Ok(false)
+        Ok(if read == 0 { Line::None } else { Line::Cut })
+    }
+
+    fn next_event(&mut self) -> Result<Option<Event>, CaptureError> {
+        let line = self.next_line();
+        let number = self.line;
+        match line {
+            Ok(Line::Whole) => newer::event(&self.buffer)
+                .map(Some)
+                .map_err(|error| CaptureError::Event { line: number, error }),
+            Ok(Line::TooLong) => Err(CaptureError::TooLong { line: number }),
+            Ok(Line::None) => {
+                self.ended = true;
+                Ok(None)
+            }
+            Ok(Line::Cut) => {
+                self.ended = true;
+                Err(CaptureError::Cut { line: number })
+            }
+            Err(error) => {
+                self.ended = true;
+                Err(CaptureError::Io { line: number, error })
+            }
+        }
     }
 }
 
@@ -171,83 +226,6 @@ impl<R: BufRead> Iterator for Reader<R> {
     type Item = Result<Event, CaptureError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.next_line() {
-            Ok(false) => None,
-            Ok(true) => Some(
-                serde_json::from_slice(&self.buffer)
-                    .map_err(|error| CaptureError::Event { line: self.line, error }),
-            ),
-            Err(error) => Some(Err(error)),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::testing::{article, session};
-
-    fn written(events: &[Event]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let mut writer = Writer::new(&mut bytes).expect("memory");
-        for event in events {
-            writer.event(event).expect("memory");
-        }
-        bytes
-    }
-
-    fn read(bytes: &[u8]) -> Result<Vec<Event>, CaptureError> {
-        Reader::new(bytes)?.collect()
-    }
-
-    #[test]
-    fn what_was_written_is_read_back() {
-        let mut events = vec![session(5)];
-        events.extend(article());
-        assert_eq!(read(&written(&events)).expect("a capture"), events);
-    }
-
-    #[test]
-    fn kernel_addresses_do_not_reach_the_file() {
-        let mut events = article();
-        if let Some(socket) = events.iter_mut().find_map(|event| socket_of(&mut event.body)) {
-            socket.id = 0xffff_8880_1234_5678;
-        }
-        let text = String::from_utf8(written(&events)).expect("text");
-        assert!(!text.contains("18446612682375845496"), "{text}");
-    }
-
-    #[test]
-    fn another_file_and_another_version_are_refused_with_a_sentence() {
-        assert!(matches!(read(b"hello\n"), Err(CaptureError::NotACapture)));
-        assert!(matches!(read(b""), Err(CaptureError::NotACapture)));
-        let newer = b"{\"rsttrace_capture\":9,\"writer\":\"x\"}\n";
-        assert!(matches!(read(newer), Err(CaptureError::Version { found: 9 })));
-    }
-
-    #[test]
-    fn a_damaged_line_is_named_by_number_and_column() {
-        let mut bytes = written(&article());
-        bytes.extend(b"{\"ts\":1,\"netns\":}\n");
-        let error = read(&bytes).expect_err("damaged").to_string();
-        assert!(error.contains("line 6, column 17"), "{error}");
-    }
-
-    #[test]
-    fn a_recorder_that_died_in_mid_line_loses_that_line_only() {
-        let bytes = written(&article());
-        let all = read(&bytes).expect("a capture").len();
-        assert_eq!(read(&bytes[..bytes.len() - 10]).expect("a capture").len(), all - 1);
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-            let mut capture = written(&[]);
-            capture.extend(bytes);
-            let _ = read(&capture);
-        }
+        if self.ended { None } else { self.next_event().transpose() }
     }
 }

@@ -58,8 +58,8 @@ pub struct RecordArgs {
 
 /// Print the incidents of a capture: the same verdicts on any machine, without root
 ///
-/// A damaged file is replayed up to the damage, which is named by line and column; the exit code is
-/// then 1.
+/// Damaged lines are named by line and column and the others are replayed; the exit code is then 1.
+/// A last line that is cut off is what a killed recorder leaves: it is named, and no failure.
 #[derive(Args, Debug)]
 pub struct ReplayArgs {
     /// The capture to read

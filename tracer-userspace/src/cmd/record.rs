@@ -23,9 +23,14 @@ use crate::{
 pub fn run(args: &RecordArgs) -> Result<Exit, Failure> {
     let file = create(&args.file)?;
     let writer = Writer::new(BufWriter::new(file)).context("cannot write the capture")?;
-    let mut recorder = Recorder { writer, summary: Summary::default() };
-    trace(&args.trace, &mut recorder)?;
+    let mut recorder = Recorder { writer, summary: Summary::default(), empty: true };
+    let traced = trace(&args.trace, &mut recorder);
     recorder.writer.flush().context("cannot write the capture")?;
+    if traced.is_err() && recorder.empty {
+        // Without it the same command would be refused the next time, because of this very file.
+        let _ = std::fs::remove_file(&args.file);
+    }
+    traced?;
     eprintln!("{}", summary_text(&recorder.summary));
     Ok(Exit::Fine)
 }
@@ -41,10 +46,13 @@ fn create(path: &Path) -> anyhow::Result<File> {
 struct Recorder {
     writer: Writer<BufWriter<File>>,
     summary: Summary,
+    /// Tracing has not begun.
+    empty: bool,
 }
 
 impl Observer for Recorder {
     fn event(&mut self, event: &Event) -> anyhow::Result<()> {
+        self.empty = false;
         self.writer.event(event).context("cannot write the capture")
     }
 
@@ -58,5 +66,56 @@ impl Observer for Recorder {
             self.writer.flush().context("cannot write the capture")?;
         }
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt as _, symlink},
+    };
+
+    use super::*;
+
+    /// A folder of this test's own, removed at its end.
+    struct Folder(std::path::PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+            fs::create_dir(&path).expect("a folder");
+            Self(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_capture_is_readable_by_its_owner_only() {
+        let folder = Folder::new("rsttrace-mode");
+        let file = create(&folder.0.join("x.cap")).expect("a new file");
+        let mode = file.metadata().expect("metadata").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn nothing_that_exists_is_overwritten_and_no_link_is_followed() {
+        let folder = Folder::new("rsttrace-links");
+        let (file, link, dangling) =
+            (folder.0.join("file"), folder.0.join("link"), folder.0.join("dangling"));
+        fs::write(&file, "precious").expect("a file");
+        symlink(&file, &link).expect("a link");
+        symlink(folder.0.join("elsewhere"), &dangling).expect("a link");
+        for path in [&file, &link, &dangling] {
+            let error = create(path).expect_err("refused").to_string();
+            assert!(error.contains("never overwritten"), "{error}");
+        }
+        assert_eq!(fs::read_to_string(&file).expect("the file"), "precious");
+        assert!(!folder.0.join("elsewhere").exists());
     }
 }

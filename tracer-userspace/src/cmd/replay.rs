@@ -2,16 +2,24 @@
 
 use std::{fs::File, io::BufReader};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 
 use super::{Exit, Failure, show::Show};
-use crate::{capture::Reader, cli::ReplayArgs, correlator::Correlator, event::Body};
+use crate::{
+    capture::{CaptureError, Reader},
+    cli::ReplayArgs,
+    correlator::Correlator,
+    event::Body,
+};
+
+/// Damaged lines that are named one by one; a file that is no capture any more has thousands.
+const NAMED: u64 = 10;
 
 /// Replays a whole capture.
 ///
 /// # Errors
-/// [`Failure`] when the file is no capture, or with the place at which it is damaged; what came before
-/// that place is printed.
+/// [`Failure`] when the file is no capture, or when lines of it were damaged: those are named on
+/// standard error, and the others are replayed all the same.
 pub fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
     let name = args.file.display();
     let file = File::open(&args.file).with_context(|| format!("cannot open {name}"))?;
@@ -19,33 +27,62 @@ pub fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
         Reader::new(BufReader::new(file)).with_context(|| format!("cannot read {name}"))?;
     let mut show = Show::new(&args.show);
     let mut correlator = Correlator::new();
-    let mut wall_ns = 0;
-    let mut damage = None;
+    let mut clock = Clock::default();
+    let mut damaged = 0;
     for event in reader {
         let event = match event {
             Ok(event) => event,
             Err(error) => {
-                damage = Some(error);
-                break;
+                // A recorder that was killed does not make what it wrote wrong.
+                damaged += u64::from(!matches!(error, CaptureError::Cut { .. }));
+                if damaged <= NAMED {
+                    eprintln!("rsttrace: {name}: {error}");
+                }
+                continue;
             }
         };
         let now = event.ts;
-        if let Body::Session(session) = &event.body {
-            wall_ns = session.wall_offset_ns.saturating_add_unsigned(now);
+        match &event.body {
+            // It ends a run at the end of time.
+            Body::Tick => {}
+            Body::Session(session) => clock = Clock { offset: session.wall_offset_ns, last: now },
+            _ => clock.last = now,
         }
         show.incidents(&correlator.feed(event), now);
         if show.is_full() {
             break;
         }
     }
-    // A recorder that was killed left cases open.
-    show.incidents(&correlator.finish(), u64::MAX);
-    show.count(&correlator.counters(), 0);
-    let exit = show.close(wall_ns);
-    match damage {
-        Some(error) => {
-            Err(anyhow::Error::new(error).context(format!("cannot read on in {name}")).into())
+    if !show.is_full() {
+        // A recorder that was killed left cases open.
+        show.incidents(&correlator.finish(), u64::MAX);
+    }
+    show.count(&correlator.counters(), damaged);
+    let exit = show.close(clock.wall());
+    match (damaged, correlator.counters().unknown_records) {
+        (0, 0) => {}
+        (0, unknown) => eprintln!(
+            "rsttrace: {unknown} events were skipped: a newer rsttrace wrote them, and this build does \
+             not know their kind"
+        ),
+        (damaged, _) => {
+            return Err(anyhow!("{damaged} lines of {name} cannot be read").into());
         }
-        None => Ok(exit),
+    }
+    Ok(exit)
+}
+
+/// The recording machine's clock.
+#[derive(Default)]
+struct Clock {
+    /// Its CLOCK_REALTIME minus its CLOCK_MONOTONIC, nanoseconds.
+    offset: i64,
+    /// The newest event, CLOCK_MONOTONIC nanoseconds.
+    last: u64,
+}
+
+impl Clock {
+    fn wall(&self) -> i64 {
+        self.offset.saturating_add_unsigned(self.last)
     }
 }

@@ -19,7 +19,8 @@ pub struct Summary {
     incidents: BTreeMap<&'static str, u64>,
     benign: BTreeMap<&'static str, u64>,
     counters: Counters,
-    /// Kernel reads that failed, and records that could not be decoded.
+    /// Kernel reads that failed, records that could not be decoded or are of a kind this build does not
+    /// know, and damaged lines of a capture.
     unreadable: u64,
 }
 
@@ -37,7 +38,7 @@ impl Summary {
 
     pub fn update(&mut self, counters: &Counters, unreadable: u64) {
         self.counters = *counters;
-        self.unreadable = unreadable;
+        self.unreadable = unreadable + counters.unknown_records;
     }
 }
 
