@@ -74,10 +74,12 @@ impl std::fmt::Display for CaptureError {
                 write!(f, "line {line}, column {MAX_LINE}, is longer than any event")
             }
             Self::Event { line, error } => {
-                // The error quotes the file, which may hold anything.
-                let column = error.column();
-                let error = escape::terminal(&error.to_string());
-                write!(f, "line {line}, column {column}, is no event: {error}")
+                // It ends with a place in the line as if that were the file, and it may quote the file,
+                // which may hold anything.
+                let text = error.to_string();
+                let what = text.rsplit_once(" at line ").map_or(&*text, |(what, _)| what);
+                let (column, what) = (error.column(), escape::terminal(what));
+                write!(f, "line {line}, column {column}, is no event: {what}")
             }
             Self::Cut { line } => {
                 write!(f, "line {line}, the last, is cut off: the recorder did not finish it")
@@ -189,6 +191,7 @@ impl<R: BufRead> Reader<R> {
         self.buffer.clear();
         let read = (&mut self.input).take(MAX_LINE).read_until(b'\n', &mut self.buffer)?;
         if self.buffer.last() == Some(&b'\n') {
+            self.buffer.pop();
             return Ok(Line::Whole);
         }
         if read as u64 == MAX_LINE {

@@ -152,7 +152,7 @@ pub fn pool_below(limit_s: f64) -> Fix {
 /// Raise a limit above the idle time that was seen, with 15 % to spare.
 pub fn limit_above(idle_s: f64) -> u64 {
     let wanted = whole((idle_s * 1.15).ceil());
-    if wanted > 60 { wanted.div_ceil(60) * 60 } else { wanted + 1 }
+    if wanted > 60 { wanted.div_ceil(60).saturating_mul(60) } else { wanted + 1 }
 }
 
 /// [`IPVS_TIMEOUT`] with its value.

@@ -62,11 +62,11 @@ pub fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
     match (damaged, correlator.counters().unknown_records) {
         (0, 0) => {}
         (0, unknown) => eprintln!(
-            "rsttrace: {unknown} events were skipped: a newer rsttrace wrote them, and this build does \
-             not know their kind"
+            "rsttrace: events skipped, because a newer rsttrace wrote them and this build does not know \
+             their kind: {unknown}"
         ),
         (damaged, _) => {
-            return Err(anyhow!("{damaged} lines of {name} cannot be read").into());
+            return Err(anyhow!("lines of {name} that cannot be read: {damaged}").into());
         }
     }
     Ok(exit)

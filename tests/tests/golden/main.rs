@@ -1,0 +1,6 @@
+//! Golden captures of real kernels (`data/<kernel>/<scenario>.cap`, made by `cargo xtask record`),
+//! replayed without root.
+
+mod captures;
+mod damage;
+mod replay;

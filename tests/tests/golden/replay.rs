@@ -1,0 +1,69 @@
+//! The verdicts must stay what they were when somebody read them.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result, ensure};
+use rsttrace::out::json;
+
+use super::captures;
+
+fn replay(capture: &Path) -> Result<String> {
+    let incidents = captures::judge(captures::events(capture)?);
+    Ok(incidents.iter().map(|incident| json::incident(incident) + "\n").collect())
+}
+
+#[test]
+fn every_golden_capture_replays_to_the_bytes_that_were_reviewed() -> Result<()> {
+    let mut differing = Vec::new();
+    let captures = captures::all()?;
+    for capture in &captures {
+        let golden = capture.with_extension("ndjson");
+        let expected =
+            fs::read_to_string(&golden).with_context(|| format!("read {}", golden.display()))?;
+        if replay(capture)? != expected {
+            differing.push(captures::name(capture));
+        }
+    }
+    ensure!(differing.is_empty(), "other verdicts than the golden ones: {differing:#?}");
+    println!("{} captures", captures.len());
+    Ok(())
+}
+
+#[test]
+fn every_verdict_and_fix_of_the_captures_is_a_documented_one() -> Result<()> {
+    for capture in captures::all()? {
+        let name = captures::name(&capture);
+        for incident in captures::judge(captures::events(&capture)?) {
+            let (cause, doc) = (incident.cause, &incident.cause.doc);
+            let told = |id: &str| doc.fixes.iter().any(|remedy| remedy.id == id);
+            let known = doc.signs.iter().any(|sign| Some(sign.confidence) == incident.confidence);
+            ensure!(
+                known || doc.signs.is_empty() && incident.confidence.is_none(),
+                "{name}: explain does not know that {cause:?} can be {:?}",
+                incident.confidence
+            );
+            let fixes: Vec<_> = incident.fixes.iter().map(|fix| fix.id).collect();
+            ensure!(
+                fixes.iter().all(|id| told(id)),
+                "{name}: explain does not tell all of {fixes:?} for {cause:?}",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The lowest address of the kernel's half (Documentation/arch/x86/x86_64/mm.rst).
+const KERNEL_HALF: u64 = 0xffff_8000_0000_0000;
+
+#[test]
+fn no_golden_capture_holds_a_kernel_address() -> Result<()> {
+    for capture in captures::all()? {
+        let text = fs::read_to_string(&capture)?;
+        let numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|it| it.parse().ok());
+        // The last tick is at the end of time.
+        let found: Vec<u64> =
+            numbers.filter(|number| (KERNEL_HALF..u64::MAX).contains(number)).collect();
+        ensure!(found.is_empty(), "{}: {found:x?}", captures::name(&capture));
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! `rsttrace replay` as a user runs it: what is printed where, and the exit code.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+/// A capture with two broken connections, and changes to it.
+struct Capture(PathBuf);
+
+impl Capture {
+    fn new(name: &str, change: impl FnOnce(&mut Vec<String>)) -> Self {
+        let golden = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/data/6.1/near_miss_conntrack_tuple_reused.cap"
+        );
+        let whole = fs::read_to_string(golden).expect("the golden capture");
+        let mut lines: Vec<String> = whole.split_inclusive('\n').map(str::to_owned).collect();
+        change(&mut lines);
+        let path = std::env::temp_dir().join(format!("rsttrace-{name}-{}", std::process::id()));
+        fs::write(&path, lines.concat()).expect("a file");
+        Self(path)
+    }
+
+    fn replay(&self, options: &[&str]) -> Run {
+        let mut replay = Command::new(env!("CARGO_BIN_EXE_rsttrace"));
+        let output = replay.args(["replay", "-o", "json"]).args(options).arg(&self.0).output();
+        let Output { status, stdout, stderr } = output.expect("rsttrace runs");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        let incidents = text(stdout).lines().filter(|it| it.contains("rsttrace.incident")).count();
+        Run { code: status.code(), incidents, stderr: text(stderr) }
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+struct Run {
+    code: Option<i32>,
+    incidents: usize,
+    stderr: String,
+}
+
+#[test]
+fn a_damaged_line_is_named_the_rest_is_shown_and_the_exit_code_tells() {
+    let capture = Capture::new("damaged", |lines| lines.insert(3, "{\"ts\":1,\n".into()));
+    let run = capture.replay(&[]);
+    assert_eq!((run.code, run.incidents), (Some(1), 2), "{}", run.stderr);
+    assert!(run.stderr.contains("line 4, column 8, is no event: EOF"), "{}", run.stderr);
+    assert!(run.stderr.contains("unreadable 1"), "{}", run.stderr);
+}
+
+#[test]
+fn thousands_of_damaged_lines_are_counted_and_some_are_named() {
+    let capture = Capture::new("garbage", |lines| lines.extend(vec!["garbage\n".into(); 5000]));
+    let run = capture.replay(&[]);
+    assert_eq!((run.code, run.incidents), (Some(1), 2), "{}", run.stderr);
+    assert!(run.stderr.contains("cannot be read: 5000"), "{}", run.stderr);
+    assert!(run.stderr.lines().count() < 20, "{}", run.stderr);
+}
+
+#[test]
+fn a_cut_end_is_told_and_is_no_failure() {
+    let capture = Capture::new("cut", |lines| {
+        if let Some(last) = lines.last_mut() {
+            last.truncate(10);
+        }
+    });
+    let run = capture.replay(&[]);
+    assert_eq!((run.code, run.incidents), (Some(0), 2), "{}", run.stderr);
+    assert!(run.stderr.contains("is cut off"), "{}", run.stderr);
+}
+
+#[test]
+fn events_of_a_newer_build_are_counted_and_told() {
+    let event = "{\"ts\":1,\"netns\":1,\"body\":{\"of_the_future\":{}}}\n";
+    let capture = Capture::new("newer", |lines| lines.insert(3, event.into()));
+    let run = capture.replay(&[]);
+    assert_eq!((run.code, run.incidents), (Some(0), 2), "{}", run.stderr);
+    assert!(run.stderr.contains("their kind: 1"), "{}", run.stderr);
+}
+
+#[test]
+fn filters_decide_what_count_counts() {
+    let capture = Capture::new("filters", |_| {});
+    for (options, incidents) in [
+        (&["--count", "1"][..], 1),
+        (&["--count", "2"], 2),
+        (&["--cause", "linger_zero", "--count", "1"], 1),
+        (&["--cause", "linger_zero", "--count", "2"], 1),
+        (&["--family", "capacity"], 0),
+        (&["--port", "3306"], 2),
+        (&["--port", "3307"], 0),
+    ] {
+        let run = capture.replay(options);
+        assert_eq!((run.code, run.incidents), (Some(0), incidents), "{options:?}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn what_fail_on_waits_for_is_found_in_what_the_filters_leave() {
+    let capture = Capture::new("fail-on", |_| {});
+    let code = |options: &[&str]| capture.replay(options).code;
+    assert_eq!(code(&["--fail-on", "linger_zero"]), Some(5));
+    assert_eq!(code(&["--fail-on", "capacity"]), Some(0));
+    assert_eq!(code(&["--fail-on", "linger_zero", "--cause", "conntrack_deleted"]), Some(0));
+}
