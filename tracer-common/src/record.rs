@@ -123,6 +123,9 @@ pub struct SocketEnd {
     pub pad: u8,
     /// `sk_err`: the error it ended with, 0 for a close.
     pub err: u32,
+    /// How long no payload had gone either way when it ended, jiffies.
+    pub idle_j: u32,
+    pub pad2: u32,
 }
 
 /// `via` of a [`ResetSent`]: the `tcp_send_reset` tracepoint.
@@ -231,8 +234,8 @@ const _: () = {
     assert!(size_of::<Stack>() == 192);
     assert!(size_of::<Sock>() == 192);
     assert!(size_of::<Packet>() == 56);
-    assert!(size_of::<SocketEnd>() == 48);
-    assert!(size_of::<ResetSent>() == 192 + 56 + 48 + 32 + 192 + 8);
+    assert!(size_of::<SocketEnd>() == 56);
+    assert!(size_of::<ResetSent>() == 192 + 56 + 56 + 32 + 192 + 8);
     assert!(size_of::<ResetReceived>() == 192 + 56);
     assert!(size_of::<SocketError>() == 192 + 32 + 192);
     assert!(size_of::<IpvsEnd>() == 40 * 2 + 16 + 32 + 192 + 16);

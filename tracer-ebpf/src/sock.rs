@@ -1,5 +1,6 @@
 //! A `struct sock`: the one place that knows socket fields.
 
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use tracer_common::record::{Flow, Sock};
 
 use crate::{
@@ -102,6 +103,16 @@ pub fn error(sk: u64) -> u32 {
 #[inline(always)]
 pub fn is_dead(sk: u64) -> bool {
     read_or_zero::<u64>(sk, OFFSET_OF_sock_common_DOT_skc_flags.load()) & 1 != 0
+}
+
+/// Since when neither payload came nor was sent, jiffies. Both stamps begin with the connection.
+#[inline(always)]
+pub fn idle_j(sk: u64) -> u32 {
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_jiffies64() } as u32;
+    let since = |offset| now.wrapping_sub(read_or_zero::<u32>(sk, offset));
+    let received = since(OFFSET_OF_inet_connection_sock_DOT_icsk_ack_DOT_lrcvtime.load());
+    received.min(since(OFFSET_OF_tcp_sock_DOT_lsndtime.load()))
 }
 
 #[inline(always)]

@@ -236,6 +236,7 @@ impl Decoder<'_> {
         let rcv_nxt = bytes.u32(offset_of!(Sock, rcv_nxt))?;
         // The peer's FIN takes a sequence number, and is counted as a byte.
         let fin = u32::from(bytes.u8(offset_of!(Sock, shutdown))? & RCV_SHUTDOWN != 0);
+        let not_read = rcv_nxt.wrapping_sub(bytes.u32(offset_of!(Sock, copied_seq))?);
         Ok(Some(Socket {
             id,
             inode: bytes.u64(offset_of!(Sock, inode))?,
@@ -250,9 +251,8 @@ impl Decoder<'_> {
             err_soft: bytes.u32(offset_of!(Sock, err_soft))?,
             bytes_received: bytes.u64(offset_of!(Sock, bytes_received))?.saturating_sub(fin.into()),
             bytes_sent: bytes.u64(offset_of!(Sock, bytes_sent))?,
-            unread: rcv_nxt
-                .wrapping_sub(bytes.u32(offset_of!(Sock, copied_seq))?)
-                .saturating_sub(fin),
+            unread: not_read.saturating_sub(fin),
+            read_end: fin != 0 && not_read == 0,
             last_received: last_ack.max(last_data),
             last_sent: stamp(offset_of!(Sock, lsndtime_j))?,
             keepalive: self.keepalive(bytes, flags & SOCK_KEEPOPEN != 0)?,
@@ -309,6 +309,7 @@ impl Decoder<'_> {
                     err: end.u32(offset_of!(E, err))?,
                     old_state: end.u8(offset_of!(E, old_state))?,
                     new_state: end.u8(offset_of!(E, new_state))?,
+                    idle_s: Some(self.clock.seconds(end.u32(offset_of!(E, idle_j))?.into())),
                 }),
             },
             task: task(bytes.within(offset_of!(R, task)))?,

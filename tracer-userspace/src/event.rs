@@ -45,6 +45,7 @@ pub mod tcp_state {
     pub const SYN_RECV: u8 = 3;
     pub const TIME_WAIT: u8 = 6;
     pub const CLOSE: u8 = 7;
+    pub const CLOSE_WAIT: u8 = 8;
     pub const LISTEN: u8 = 10;
     pub const NEW_SYN_RECV: u8 = 12;
 
@@ -111,6 +112,9 @@ pub struct Socket {
     pub bytes_sent: u64,
     /// Received but not read by the application.
     pub unread: u32,
+    /// The application has read up to the peer's FIN: it knows that no more will come.
+    #[serde(default)]
+    pub read_end: bool,
     /// Newest segment received (data or ACK).
     pub last_received: Option<Nanos>,
     pub last_sent: Option<Nanos>,
@@ -182,6 +186,18 @@ impl Task {
         (self.exiting && signal != 0).then_some(signal)
     }
 
+    /// What became of it: "exited", "exited with status 1", "was killed by signal 9". `None` while it
+    /// lives.
+    pub fn ending(&self) -> Option<String> {
+        let status = self.exit_code >> 8;
+        match self.killed_by() {
+            Some(signal) => Some(format!("was killed by signal {signal}")),
+            None if !self.exiting => None,
+            None if status == 0 => Some("exited".into()),
+            None => Some(format!("exited with status {status}")),
+        }
+    }
+
     /// It died by a signal or ended with a failure status.
     pub fn died(&self) -> bool {
         self.exiting && self.exit_code != 0
@@ -196,7 +212,7 @@ impl std::fmt::Display for Task {
 }
 
 /// How the last socket with this tuple left ESTABLISHED.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SocketEnd {
     pub ts: Nanos,
     /// Who closed it; a bystander when `err` is set, because errors come in softirq.
@@ -205,6 +221,9 @@ pub struct SocketEnd {
     pub err: u32,
     pub old_state: u8,
     pub new_state: u8,
+    /// How long no payload had gone either way by then.
+    #[serde(default)]
+    pub idle_s: Option<f64>,
 }
 
 /// Kernel function names, innermost first.

@@ -79,6 +79,7 @@ pub fn socket(id: u64, local: &str, remote: &str, last_received: Nanos) -> Socke
         bytes_received: 100,
         bytes_sent: 100,
         unread: 0,
+        read_end: false,
         last_received: Some(last_received),
         last_sent: None,
         keepalive: Keepalive {

@@ -1,4 +1,4 @@
-//! A full connection tracking table. Its limit is one number for all namespaces, so these run alone.
+//! Limits that are one number for all namespaces, so these run alone: the connection tracking table, and orphans.
 
 use std::fs;
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
 use crate::actor::{
-    accept, connect, listen, send, talk, try_connect, wait_acknowledged, wait_error,
+    accept, connect, listen, send, talk, try_connect, wait_acknowledged, wait_error, wait_forgotten,
 };
 use crate::expect::{Expect, Incident};
 use crate::guest::Need;
@@ -17,7 +17,7 @@ use crate::netns::Namespace;
 
 /// The first of the ports from which the table is filled.
 const FILLERS: u16 = 50_001;
-const LIMIT: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 const COUNT: &str = "net/netfilter/nf_conntrack_count";
 /// How many more entries the table may have than it has.
 const ROOM: u64 = 8;
@@ -33,7 +33,51 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(dropped(net)).actors_see(TIMED_OUT),
         midstream,
     ),
+    orphans("tcp_resource_limit", |net| Expect::one(freed(net)), too_many_orphans),
+    // Nobody is told that an orphan's retries ran out.
+    orphans("near_miss_orphan_retries", |_| Expect::nothing(), unanswered_orphan),
 ];
+
+const MAX_ORPHANS: &str = "/proc/sys/net/ipv4/tcp_max_orphans";
+
+const fn orphans(
+    name: &'static str,
+    expect: fn(Net) -> Expect,
+    provoke: fn(&Stage<'_>) -> Result<Witness>,
+) -> Scenario {
+    Scenario::new(name, Topology::Direct, expect, provoke).tracer(TracerUse::Own)
+}
+
+/// The client has seen the FIN before: EPIPE.
+fn freed(net: Net) -> Incident {
+    Incident::new("tcp_resource_limit", net.client(CLIENT), net.server(PORT))
+        .observed()
+        .victim("source", "EPIPE")
+        .origin("local_socket")
+        .first_fix("raise_tcp_limits", "node")
+}
+
+/// The FIN's acknowledgement never comes, and no orphan is allowed. The kernel counts orphans every 100 ms only, so it
+/// is the first retransmission of the FIN that finds one too many.
+fn too_many_orphans(stage: &Stage<'_>) -> Result<Witness> {
+    let pair = stage.open_and_talk(stage.net)?;
+    let _limit = Limit::lower(MAX_ORPHANS, 0)?;
+    stage.cut_path()?;
+    drop(pair.server);
+    let errno = wait_error(&pair.client)?;
+    stage.keep(pair.client);
+    Ok(Witness::errno(errno))
+}
+
+fn unanswered_orphan(stage: &Stage<'_>) -> Result<Witness> {
+    stage.lab.server()?.sysctl("net/ipv4/tcp_orphan_retries", 1)?;
+    let pair = stage.open_and_talk(stage.net)?;
+    stage.cut_path()?;
+    drop(pair.server);
+    wait_forgotten(stage.lab.server()?, CLIENT)?;
+    stage.keep(pair.client);
+    Ok(Witness::default())
+}
 
 /// The sockets learn of it long after the incident was printed.
 const TIMED_OUT: &[&str] = &["ETIMEDOUT"];
@@ -57,21 +101,22 @@ fn dropped(net: Net) -> Incident {
 
 /// Puts the limit back.
 struct Limit {
+    path: &'static str,
     before: String,
 }
 
 impl Limit {
-    fn lower(to: u64) -> Result<Self> {
-        let before = fs::read_to_string(LIMIT).with_context(|| format!("read {LIMIT}"))?;
-        fs::write(LIMIT, to.to_string()).with_context(|| format!("write {to} to {LIMIT}"))?;
-        Ok(Self { before })
+    fn lower(path: &'static str, to: u64) -> Result<Self> {
+        let before = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+        fs::write(path, to.to_string()).with_context(|| format!("write {to} to {path}"))?;
+        Ok(Self { path, before })
     }
 }
 
 impl Drop for Limit {
     fn drop(&mut self) {
-        if let Err(error) = fs::write(LIMIT, self.before.trim()) {
-            eprintln!("# cannot restore {LIMIT}: {error}");
+        if let Err(error) = fs::write(self.path, self.before.trim()) {
+            eprintln!("# cannot restore {}: {error}", self.path);
         }
     }
 }
@@ -103,7 +148,7 @@ fn new_connection(stage: &Stage<'_>) -> Result<Witness> {
     track(node)?;
     let listener = listen(stage.lab.server()?, net.server(PORT))?;
     let limit = node.sysctl_value(COUNT)? + ROOM;
-    let _limit = Limit::lower(limit)?;
+    let _limit = Limit::lower(CONNTRACK_MAX, limit)?;
     let fillers = fill(stage, limit, FILLERS..)?;
 
     let errno = try_connect(client, net.client(CLIENT), net.server(PORT))?.err();
@@ -124,7 +169,7 @@ fn midstream(stage: &Stage<'_>) -> Result<Witness> {
     talk(&stream, &server)?;
     wait_acknowledged(stage.lab.server()?, CLIENT)?;
     let limit = node.sysctl_value(COUNT)? + ROOM;
-    let _limit = Limit::lower(limit)?;
+    let _limit = Limit::lower(CONNTRACK_MAX, limit)?;
     let mut ports = FILLERS..;
     let mut fillers = fill(stage, limit, ports.by_ref())?;
     let (ip, port) = (net.client(CLIENT).ip(), CLIENT);

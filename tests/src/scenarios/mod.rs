@@ -3,6 +3,7 @@
 mod application;
 mod benign;
 mod capacity;
+mod closing;
 mod conntrack;
 pub mod ipvs;
 mod ipvs_halfclose;
@@ -31,7 +32,7 @@ pub const PORT: u16 = 3306;
 /// The client's port, so that the tuple is known beforehand.
 pub const CLIENT: u16 = 40_001;
 
-pub use application::own_socket;
+pub use closing::own_socket;
 
 pub struct Scenario {
     /// A cause of the contract, or one with a variant behind it.
@@ -179,6 +180,7 @@ pub fn all() -> Vec<&'static Scenario> {
         timeout::SCENARIOS,
         policy::SCENARIOS,
         application::SCENARIOS,
+        closing::SCENARIOS,
         listener::SCENARIOS,
         remote::SCENARIOS,
         benign::SCENARIOS,

@@ -98,6 +98,7 @@ fn remember(sk: u64, old: u8, new: u8) {
         (*end).new_state = new;
         (*end).dead = u8::from(sock::is_dead(sk));
         (*end).err = sock::error(sk);
+        (*end).idle_j = sock::idle_j(sk);
         task::fill(&raw mut (*end).task);
     }
     // A full map evicts its oldest: only ENOMEM can fail, and then there is nothing to recall.

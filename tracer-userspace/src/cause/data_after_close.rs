@@ -1,6 +1,6 @@
 //! Data arrived for a connection the application had already closed.
 
-use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, nothing_ruled_out, remedy};
+use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, remedy};
 use crate::{
     case::At,
     event::{ResetSent, tcp_state},
@@ -16,8 +16,8 @@ pub const CAUSE: Cause = Cause {
     doc: Doc {
         about: "Data came for a connection that this host's application had already closed: its \
                 socket was an orphan, in TIME_WAIT, or shut for reading, so nobody can read the data and \
-                the kernel resets the sender. The usual story is a server that closes a keep-alive \
-                connection while the client is sending the next request on it.",
+                the kernel resets the sender. The connection was in use, its process ended, or the sender \
+                had been told of the end and wrote all the same.",
         signs: &[
             Sign::observed(
                 "the packet was answered for a socket without owner, or shut for reading",
@@ -29,6 +29,10 @@ pub const CAUSE: Cause = Cause {
             ),
         ],
         mistaken_for: &[
+            (
+                "idle_close_race",
+                "there the connection had been idle, and the sender could not know of the close",
+            ),
             ("close_unread_data", "there the data had come before the close"),
             ("socket_gone", "there not even TIME_WAIT was left"),
         ],
@@ -36,7 +40,7 @@ pub const CAUSE: Cause = Cause {
         not_fixes: NOT_FIXES,
     },
     judge,
-    rule_out: nothing_ruled_out,
+    rule_out,
     fixes,
     not_fixes,
 };
@@ -52,13 +56,14 @@ const GIVE_UP_FIRST: Remedy = Remedy {
           repeat",
 };
 
-const NOT_FIXES: &[(&str, &str)] = &[(
+/// What the kernel's knobs for closed connections do not change.
+pub const NOT_FIXES: &[(&str, &str)] = &[(
     "net.ipv4.tcp_tw_reuse, net.ipv4.tcp_fin_timeout",
     "the socket is closed either way; these only decide how long the kernel remembers it",
 )];
 
 /// The answer of a socket that is only waiting for its own end.
-fn answer<'a>(evidence: &Evidence<'a>) -> Option<(&'a At<ResetSent>, &'static str)> {
+pub fn answer<'a>(evidence: &Evidence<'a>) -> Option<(&'a At<ResetSent>, &'static str)> {
     evidence.case.sent.iter().find_map(|at| {
         at.it.trigger?;
         let socket = at.it.socket.as_ref()?;
@@ -87,12 +92,11 @@ fn shut_for_reading(sent: &ResetSent) -> bool {
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (at, where_) = answer(evidence)?;
     let closer = at.it.end.as_ref().filter(|end| end.err == 0).map(|end| {
-        let who = end.task.to_string();
-        let how = if end.task.exiting { "had exited" } else { "had closed it" };
-        (format!("{who} {how}"), end.ts)
+        let how = end.task.ending().unwrap_or("closed it".into());
+        (format!("{} {how}", end.task), end.ts)
     });
     let payload = at.it.trigger.map_or(0, |trigger| trigger.payload);
-    let (who, ts) = closer.unwrap_or(("the application had closed it".into(), at.ts));
+    let (who, ts) = closer.unwrap_or(("the application closed it".into(), at.ts));
     let before = evidence.age_s(ts);
     let when = if before > 0.0 { format!(" {} before", human_s(before)) } else { String::new() };
     Some(
@@ -104,6 +108,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
                 summary: format!("{payload} B arrived for a socket that was {where_}"),
             }),
     )
+}
+
+fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
+    // A reset that answers data was made by whoever got it; an active one answers nothing.
+    evidence.active().map(|_| "the reset answers no packet".into())
 }
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {

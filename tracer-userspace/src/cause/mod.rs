@@ -19,6 +19,7 @@ mod data_after_close;
 mod doc;
 mod firewall_reject;
 mod handshake_rejected;
+mod idle_close_race;
 mod ipvs_halfclose_expired;
 mod ipvs_idle_expired;
 mod ipvs_server_removed;
@@ -33,6 +34,7 @@ mod remedy;
 mod retransmission_timeout;
 mod socket_destroyed;
 mod socket_gone;
+mod tcp_resource_limit;
 mod unknown;
 mod user_timeout;
 mod wrong_backend;
@@ -175,10 +177,12 @@ pub const ALL: &[Cause] = &[
     handshake_rejected::CAUSE,
     socket_destroyed::CAUSE,
     listen_overflow::CAUSE,
+    tcp_resource_limit::CAUSE,
     listener_closed::CAUSE,
     process_killed::CAUSE,
     close_unread_data::CAUSE,
     linger_zero::CAUSE,
+    idle_close_race::CAUSE,
     data_after_close::CAUSE,
     // A packet met a stack that had no connection for it.
     socket_gone::CAUSE,

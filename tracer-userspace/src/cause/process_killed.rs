@@ -4,7 +4,6 @@ use super::{
     Cause, Doc, Family, Need, NotFix, Sign, Verdict, close_unread_data, nothing_ruled_out, remedy,
 };
 use crate::{
-    event::Task,
     evidence::Evidence,
     fix::{Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
@@ -50,14 +49,6 @@ const STOP_GRACEFULLY: Remedy = Remedy {
 const NOT_FIXES: &[(&str, &str)] =
     &[("net.ipv4.tcp_keepalive_*", "the connection was not idle, its owner died")];
 
-/// "was killed by signal 9", "ended with status 2".
-fn death(task: &Task) -> String {
-    match task.killed_by() {
-        Some(signal) => format!("was killed by signal {signal}"),
-        None => format!("ended with status {}", task.exit_code >> 8),
-    }
-}
-
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (at, unread) = close_unread_data::abort(evidence)?;
     let task = &at.it.task;
@@ -65,7 +56,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         return None;
     }
     let who = task.to_string();
-    let how = death(task);
+    let how = task.ending()?;
     Some(Verdict::new(Confidence::Observed, format!("{who} {how} with data unread")).finding(
         Finding {
             kind: "process_died",

@@ -71,13 +71,13 @@ fn end<'a>(evidence: &Evidence<'a>) -> Option<&'a SocketEnd> {
     (end.ts.saturating_add(1_000_000_000) >= alive).then_some(end)
 }
 
-/// "nginx (pid 7) had closed its socket", "its socket had failed with ETIMEDOUT".
+/// "nginx (pid 7) closed its socket", "its socket had failed with ETIMEDOUT".
 fn ended(end: &SocketEnd) -> String {
     if end.err != 0 {
         let name = errno_text(end.err);
         return format!("its socket had failed with {name}");
     }
-    let how = if end.task.exiting { "had exited" } else { "had closed its socket" };
+    let how = end.task.ending().unwrap_or("closed its socket".into());
     format!("{} {how}", end.task)
 }
 

@@ -1,11 +1,11 @@
 //! What applications, their limits and their half-closed connections look like, each with its near miss.
 
 use crate::{
-    event::{ResetSent, Socket, tcp_flag},
+    event::{ResetSent, Socket, SocketEnd, Task, tcp_flag, tcp_state},
     incident::Incident,
     testing::{
         CLIENT, CLIENT_NS, SECOND, SERVER, SERVER_NS, active, article, at_listener, causes, data,
-        ipvs_end, ipvs_ended, received, replay, sent, socket,
+        ipvs_end, ipvs_ended, received, replay, sent, socket, task,
     },
 };
 
@@ -106,5 +106,81 @@ fn a_syn_that_does_not_fit_its_handshake_is_no_overflow() {
     for reason in [Some("INVALID_SYN"), None] {
         let incidents = overflow(tcp_flag::SYN, reason);
         assert_eq!(causes(&incidents), ["handshake_rejected"], "{reason:?}");
+    }
+}
+
+/// An orphan that the kernel gave up, below these functions.
+fn given_up(functions: &[&str], reason: Option<&str>) -> Vec<String> {
+    let mut orphan = server();
+    orphan.dead = true;
+    let mut abort = active(orphan, functions, "");
+    abort.reason = reason.map(Into::into);
+    causes(&aborted(abort))
+}
+
+#[test]
+fn an_orphan_freed_for_memory_is_a_resource_limit_with_or_without_a_reason() {
+    for stack in [
+        ["tcp_send_active_reset", "tcp_out_of_resources", "tcp_write_timer_handler"],
+        ["tcp_send_active_reset", "__tcp_close", "tcp_close"],
+    ] {
+        assert_eq!(given_up(&stack, Some("TCP_ABORT_ON_MEMORY")), ["tcp_resource_limit"]);
+        assert_eq!(given_up(&stack, None), ["tcp_resource_limit"]);
+    }
+}
+
+#[test]
+fn an_orphan_aborted_for_another_reason_is_no_resource_limit() {
+    let stack = ["tcp_send_active_reset", "tcp_keepalive_timer"];
+    assert_ne!(given_up(&stack, Some("TCP_KEEPALIVE_TIMEOUT")), ["tcp_resource_limit"]);
+    assert_ne!(given_up(&stack, None), ["tcp_resource_limit"]);
+    let stack = ["tcp_send_active_reset", "tcp_disconnect", "__tcp_close"];
+    assert_ne!(given_up(&stack, None), ["tcp_resource_limit"]);
+}
+
+/// The server closed at this time after it had been idle; the client's data comes at NOW.
+fn closed(ts: u64, idle_s: f64, by: Task, client_knew: bool) -> Vec<Incident> {
+    let mut remains = server();
+    (remains.state, remains.tw_substate) = (tcp_state::TIME_WAIT, 5);
+    let mut answer = at_listener(data(CLIENT, SERVER));
+    answer.socket = Some(remains);
+    answer.reason = Some("TCP_TIMEWAIT_SOCKET".into());
+    answer.end = Some(SocketEnd {
+        ts,
+        task: by,
+        err: 0,
+        old_state: tcp_state::ESTABLISHED,
+        new_state: 4,
+        idle_s: Some(idle_s),
+    });
+    let mut client = socket(1, CLIENT, SERVER, ts);
+    (client.state, client.read_end) = (tcp_state::CLOSE_WAIT, client_knew);
+    replay([sent(NOW, SERVER_NS, answer), received(NOW + 1, CLIENT_NS, client)])
+}
+
+const MILLISECOND: u64 = SECOND / 1000;
+
+#[test]
+fn data_that_crosses_the_close_of_an_idle_connection_is_a_race() {
+    let incidents = closed(NOW - 80 * MILLISECOND, 5.0, task("node", 7), false);
+    assert_eq!(causes(&incidents), ["idle_close_race"]);
+    let why = "node (pid 7) closed it after 5.0 s without traffic, and it was reused 80 ms later";
+    assert_eq!(incidents[0].why, why);
+    assert_eq!(fix_ids(&incidents[0])[0], "pool_idle_below_limit");
+}
+
+#[test]
+fn data_after_the_close_is_no_race_when_it_was_busy_or_late_or_knowing_or_the_process_ended() {
+    let node = || task("node", 7);
+    let killed = Task { exiting: true, exit_code: 9, ..node() };
+    let just_before = NOW - 80 * MILLISECOND;
+    for (what, incidents, word) in [
+        ("busy", closed(just_before, 0.2, node(), false), "closed it"),
+        ("late", closed(NOW - 2 * SECOND, 5.0, node(), false), "2.0 s before"),
+        ("knowing", closed(just_before, 5.0, node(), true), "closed it"),
+        ("killed", closed(just_before, 5.0, killed, false), "was killed by signal 9"),
+    ] {
+        assert_eq!(causes(&incidents), ["data_after_close"], "{what}");
+        assert!(incidents[0].why.contains(word), "{what}: {}", incidents[0].why);
     }
 }

@@ -1,0 +1,217 @@
+//! Data for a connection that the other side has closed: a race, or an application that did not listen.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use std::{env, thread};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{CLIENT, PORT, Pair, Scenario, Stage, Witness};
+use crate::actor::{
+    accept, connect, listen, receive_end, send, talk, wait_error, wait_forgotten, wait_unread,
+};
+use crate::expect::{Expect, Incident};
+use crate::lab::{Net, Topology};
+
+/// The server's keep-alive timeout: longer than the second from which on a connection counts as idle.
+const KEEP_ALIVE: Duration = Duration::from_millis(1_300);
+
+pub const SCENARIOS: &[Scenario] = &[
+    direct("process_killed", |net| Expect::one(killed(net)), kill_owner),
+    direct("idle_close_race", |net| Expect::one(raced(net, "EPIPE")), reuse_at_close),
+    // The request and the FIN pass each other on the way.
+    direct("idle_close_race_crossing", |net| Expect::one(raced(net, "ECONNRESET")), cross_the_fin),
+    // The client had read the end before it wrote.
+    direct(
+        "near_miss_closed_idle_and_told",
+        |net| Expect::one(after_close(net, "closed it")),
+        |stage| close_then_write(stage, KEEP_ALIVE),
+    ),
+    direct(
+        "data_after_close",
+        |net| Expect::one(after_close(net, "closed it")),
+        |stage| close_then_write(stage, Duration::ZERO),
+    ),
+    direct(
+        "data_after_close_killed",
+        |net| Expect::one(after_close(net, "killed by signal 9")),
+        kill_reader,
+    ),
+    direct(
+        "socket_gone_recorded",
+        |net| Expect::one(long_after_close(net)),
+        |stage| write_long_after_close(stage, false),
+    ),
+    // The listener never had the connection, but its host had: the client has seen the FIN.
+    direct(
+        "near_miss_closed_not_wrong_backend",
+        |net| Expect::one(long_after_close(net)),
+        |stage| write_long_after_close(stage, true),
+    ),
+    direct("near_miss_orderly_close", |_| Expect::nothing(), close_orderly),
+];
+
+const fn direct(
+    name: &'static str,
+    expect: fn(Net) -> Expect,
+    provoke: fn(&Stage<'_>) -> Result<Witness>,
+) -> Scenario {
+    Scenario::new(name, Topology::Direct, expect, provoke)
+}
+
+fn killed(net: Net) -> Incident {
+    Incident::new("process_killed", net.client(CLIENT), net.server(PORT))
+        .observed()
+        .victim("source", "ECONNRESET")
+        .origin("local_socket")
+}
+
+/// An RST for a socket that has seen the peer's FIN is EPIPE.
+fn raced(net: Net, errno: &'static str) -> Incident {
+    Incident::new("idle_close_race", net.client(CLIENT), net.server(PORT))
+        .observed()
+        .victim("source", errno)
+        .first_fix("pool_idle_below_limit", "application")
+}
+
+fn after_close(net: Net, how: &'static str) -> Incident {
+    Incident::new("data_after_close", net.client(CLIENT), net.server(PORT))
+        .observed()
+        .victim("source", "EPIPE")
+        .evidence(how)
+}
+
+fn long_after_close(net: Net) -> Incident {
+    Incident::new("socket_gone", net.client(CLIENT), net.server(PORT))
+        .or_cause("data_after_close")
+        .victim("source", "EPIPE")
+        .origin("local_stack")
+}
+
+fn fails(stage: &Stage<'_>, client: TcpStream) -> Result<Witness> {
+    let errno = wait_error(&client)?;
+    stage.keep(client);
+    Ok(Witness::errno(errno))
+}
+
+/// Waits for the next request as a server with a keep-alive timeout does, and closes when none comes.
+fn close_when_idle(mut server: TcpStream, keep_alive: Duration) -> Result<()> {
+    if keep_alive.is_zero() {
+        return Ok(());
+    }
+    server.set_read_timeout(Some(keep_alive)).context("set the keep-alive timeout")?;
+    match server.read(&mut [0; 64]) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(error).context("wait for the next request"),
+        Ok(length) => bail!("{length} bytes came before the keep-alive timeout"),
+    }
+}
+
+fn reuse_at_close(stage: &Stage<'_>) -> Result<Witness> {
+    let Pair { client, server } = stage.open_and_talk(stage.net)?;
+    close_when_idle(server, KEEP_ALIVE)?;
+    send(&client, "SELECT 2;\n")?;
+    fails(stage, client)
+}
+
+fn cross_the_fin(stage: &Stage<'_>) -> Result<Witness> {
+    let Pair { client, server } = stage.open_and_talk(stage.net)?;
+    stage.lab.client()?.nft(
+        "table inet late {
+            chain input { type filter hook input priority 0; tcp flags fin drop; }
+        }",
+    )?;
+    close_when_idle(server, KEEP_ALIVE)?;
+    send(&client, "SELECT 2;\n")?;
+    fails(stage, client)
+}
+
+/// TIME_WAIT or FIN_WAIT2 is all that is left of the server's side.
+fn close_then_write(stage: &Stage<'_>, keep_alive: Duration) -> Result<Witness> {
+    let Pair { client, server } = stage.open_and_talk(stage.net)?;
+    close_when_idle(server, keep_alive)?;
+    receive_end(&client)?;
+    send(&client, "SELECT 2;\n")?;
+    fails(stage, client)
+}
+
+/// Hands the server's socket to another process.
+fn give_away(server: TcpStream) -> Result<Child> {
+    let program = env::current_exe().context("find this program")?;
+    Command::new(program)
+        .arg("actor")
+        .stdin(OwnedFd::from(server))
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start the owner of the socket")
+}
+
+fn kill(mut owner: Child) -> Result<()> {
+    owner.kill().context("kill the owner")?;
+    owner.wait().context("wait for the owner's end")?;
+    Ok(())
+}
+
+/// The owner dies with data unread.
+fn kill_owner(stage: &Stage<'_>) -> Result<Witness> {
+    let Pair { client, server } = stage.open_and_talk(stage.net)?;
+    let mut owner = give_away(server)?;
+    send(&client, "SELECT 2;\n")?;
+    let stdout = owner.stdout.take().context("the owner's stdout")?;
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line).context("wait for the owner")?;
+    kill(owner)?;
+    ensure!(line.trim() == OWNER_HAS_DATA, "the owner said {line:?}");
+    fails(stage, client)
+}
+
+/// The owner dies with everything read: the client gets a FIN, and writes all the same.
+fn kill_reader(stage: &Stage<'_>) -> Result<Witness> {
+    let Pair { client, server } = stage.open_and_talk(stage.net)?;
+    kill(give_away(server)?)?;
+    receive_end(&client)?;
+    send(&client, "SELECT 2;\n")?;
+    fails(stage, client)
+}
+
+const OWNER_HAS_DATA: &str = "unread";
+
+/// The process that is killed: owns the socket on its standard input and reads nothing.
+pub fn own_socket() -> Result<()> {
+    wait_unread(io::stdin())?;
+    println!("{OWNER_HAS_DATA}");
+    loop {
+        thread::park();
+    }
+}
+
+/// Not even FIN_WAIT2 is left.
+fn write_long_after_close(stage: &Stage<'_>, still_listening: bool) -> Result<Witness> {
+    let net = stage.net;
+    stage.lab.server()?.sysctl("net/ipv4/tcp_fin_timeout", 1)?;
+    let listener = listen(stage.lab.server()?, net.server(PORT))?;
+    let client = connect(stage.lab.client()?, net.client(CLIENT), net.server(PORT))?;
+    let server = accept(&listener)?;
+    talk(&client, &server)?;
+    if still_listening {
+        stage.keep(listener);
+    } else {
+        drop(listener);
+    }
+    drop(server);
+    receive_end(&client)?;
+    wait_forgotten(stage.lab.server()?, CLIENT)?;
+    send(&client, "SELECT 2;\n")?;
+    fails(stage, client)
+}
+
+fn close_orderly(stage: &Stage<'_>) -> Result<Witness> {
+    let Pair { client, server } = stage.open_and_talk(stage.net)?;
+    drop(server);
+    receive_end(&client)?;
+    drop(client);
+    Ok(Witness::default())
+}
