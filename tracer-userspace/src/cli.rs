@@ -1,11 +1,18 @@
 //! The command line, as a man page would tell it.
 
-use std::{io::IsTerminal as _, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod help;
+mod terminal;
+
+use help::live_notes;
+use terminal::columns;
+pub use terminal::{ColorWhen, page_width};
+
 use crate::{
-    cause::{self, Family},
+    cause::Family,
     filter::{FailOn, Filter, Side, parse_cause, parse_family, parse_netns},
 };
 
@@ -23,6 +30,7 @@ pub enum Command {
     Live(LiveArgs),
     Record(RecordArgs),
     Replay(ReplayArgs),
+    Explain(ExplainArgs),
 }
 
 /// Trace: print one incident per broken connection, as it happens
@@ -66,6 +74,18 @@ pub struct ReplayArgs {
     pub file: PathBuf,
     #[command(flatten)]
     pub show: ShowArgs,
+}
+
+/// Tell all about a cause: how it is recognised, what fixes it, what does not and why
+///
+/// Without CAUSE, every cause in a line, by family. Needs neither root nor the kernel.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// The cause's id, as verdicts and the list name it
+    #[arg(value_parser = parse_cause)]
+    pub cause: Option<String>,
+    #[command(flatten)]
+    pub page: PageArgs,
 }
 
 /// What is printed, and how.
@@ -153,38 +173,6 @@ struct FilterArgs {
     family: Vec<Family>,
 }
 
-const LIVE_NOTES: &str = "\
-Examples:
-  rsttrace live
-          Explain every reset on this host until Ctrl-C.
-  rsttrace live --port 3306 --count 1
-          Wait for the next broken database connection and explain it.
-  rsttrace live -o json | tee -a resets.ndjson
-          One JSON event a line, with ECS field names, for Loki or OpenSearch.
-  rsttrace live --duration 10m --fail-on timeout_mismatch
-          For a script: exit code 5 if an idle timeout broke a connection.
-
-Signals:
-  SIGINT and SIGTERM end it in good order, with the summary and exit code 0. When standard output is
-  closed it ends quietly.
-
-Exit status:
-  0  fine                         3  not permitted; the missing capability is named
-  1  internal failure             4  this kernel cannot; what is missing is named
-  2  usage                        5  what --fail-on asked for was seen";
-
-/// The closing part of `live --help`; its list of causes comes from the causes.
-fn live_notes() -> String {
-    let mut notes = String::from("Causes, by family:\n");
-    for family in Family::ALL {
-        notes.push_str(&format!("  {}\n", family.id()));
-        for cause in cause::ALL.iter().filter(|cause| cause.family == family) {
-            notes.push_str(&format!("    {:24}{}\n", cause.id, cause.title));
-        }
-    }
-    notes + "\n" + LIVE_NOTES
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
     /// A story for people
@@ -198,11 +186,29 @@ pub enum OutputFormat {
     JsonPretty,
 }
 
+/// How a page about something is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ColorWhen {
-    Auto,
-    Always,
-    Never,
+pub enum PageFormat {
+    /// For people
+    #[value(alias = "table")]
+    Text,
+    /// One JSON object a line
+    Json,
+    /// JSON for reading
+    #[value(name = "jsonpretty")]
+    JsonPretty,
+}
+
+/// How a page is printed.
+#[derive(Args, Debug)]
+pub struct PageArgs {
+    /// How it is printed
+    #[arg(short, long, value_enum, default_value = "text", help_heading = "Output")]
+    pub output: PageFormat,
+
+    /// Use colours; `auto` uses them on a terminal unless NO_COLOR is set
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", help_heading = "Output")]
+    pub color: ColorWhen,
 }
 
 impl ShowArgs {
@@ -220,32 +226,11 @@ impl ShowArgs {
         }
     }
 
-    /// Whether to colour standard output (NO_COLOR: https://no-color.org).
-    pub fn use_color(&self) -> bool {
-        match self.color {
-            ColorWhen::Always => true,
-            ColorWhen::Never => false,
-            ColorWhen::Auto => {
-                let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-                !refused && std::io::stdout().is_terminal()
-            }
-        }
-    }
-
     /// Columns for standard output: the terminal's, within what reads well, or a fixed width for files
     /// and pipes.
     pub fn width(&self) -> usize {
         columns(std::io::stdout()).map_or(100, |columns| columns.clamp(60, 160))
     }
-}
-
-/// Columns of the terminal behind a stream, if there is one that knows them.
-fn columns(stream: impl std::os::fd::AsFd) -> Option<usize> {
-    rustix::termios::tcgetwinsize(stream)
-        .ok()
-        .map(|size| usize::from(size.ws_col))
-        // A terminal that was never told its size says 0.
-        .filter(|columns| *columns > 0)
 }
 
 /// `500ms`, `30s`, `5m`, `1h`; a bare number is seconds.

@@ -8,6 +8,7 @@ use std::{
 use crate::{
     cause::{self, Family},
     incident::Incident,
+    out::explain,
 };
 
 /// An address, a network (`10.0.0.0/8`), or an address with a port.
@@ -93,12 +94,33 @@ pub fn parse_netns(text: &str) -> Result<u32, String> {
 /// A cause id of the contract.
 ///
 /// # Errors
-/// A sentence that names the word.
+/// A sentence that names what is meant, perhaps, and all there are.
 pub fn parse_cause(text: &str) -> Result<String, String> {
-    cause::by_id(text)
-        .map(|cause| cause.id.to_owned())
-        .ok_or_else(|| format!("`{text}` is no cause this build knows"))
+    if let Some(cause) = cause::by_id(text) {
+        return Ok(cause.id.to_owned());
+    }
+    let likeness = |id: &str| {
+        let part = text.len() >= 3 && id.contains(text);
+        if part { 1.0 } else { strsim::jaro(id, text) }
+    };
+    let mut near: Vec<_> =
+        cause::ALL.iter().map(|it| (likeness(it.id), it.id)).filter(|it| it.0 > SIMILAR).collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let words: Vec<_> = near.iter().map(|(_, id)| format!("`{id}`")).take(SUGGESTED).collect();
+    Err(match words.is_empty() {
+        true => format!("there is no such cause; there are\n{}", explain::ids(80)),
+        false => format!(
+            "there is no such cause; did you mean {}?\n`rsttrace explain` lists all",
+            words.join(" or ")
+        ),
+    })
 }
+
+/// Above this two words look alike; below 1, which is equal (Jaro's measure).
+const SIMILAR: f64 = 0.8;
+
+/// More suggestions than this are none.
+const SUGGESTED: usize = 4;
 
 /// A family of causes.
 ///
@@ -130,7 +152,7 @@ impl FromStr for FailOn {
         parse_family(text)
             .map(Self::Family)
             .or_else(|_| parse_cause(text).map(Self::Cause))
-            .map_err(|_| format!("`{text}` is neither a cause, nor a family, nor `any`"))
+            .map_err(|error| format!("it is neither `any` nor a family, and {error}"))
     }
 }
 
@@ -250,8 +272,14 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_word_is_named() {
-        assert!(parse_cause("gremlins").is_err_and(|error| error.contains("gremlins")));
-        assert!("gremlins".parse::<FailOn>().is_err_and(|error| error.contains("gremlins")));
+    fn an_unknown_cause_brings_what_was_meant_or_all_there_are() {
+        let told = |word| parse_cause(word).expect_err("no cause");
+        assert!(told("ipvs_idle_expird").contains("did you mean `ipvs_idle_expired`"));
+        assert!(told("halfclose").contains("did you mean `ipvs_halfclose_expired`?"));
+        let all = told("gremlins");
+        for cause in cause::ALL {
+            assert!(all.contains(cause.id), "{cause:?} is missing in:\n{all}");
+        }
+        assert!("gremlins".parse::<FailOn>().is_err_and(|error| error.contains("linger_zero")));
     }
 }

@@ -15,7 +15,7 @@ pub const CAUSE: Cause = Cause {
     doc: Doc {
         about: "Data, a SYN or a window probe was sent again and again and never acknowledged. \
                 Data has tcp_retries2 (15) retries, about 924 s at the smallest interval; a SYN has \
-                tcp_syn_retries (6), about 127 s (Documentation/networking/ip-sysctl). The application \
+                tcp_syn_retries (6), about 130 s (Documentation/networking/ip-sysctl). The application \
                 gets ETIMEDOUT, or the ICMP error that came meanwhile, and the peer is sent no reset. The \
                 cause is on the way: a packet dropped in silence, a lost route, an MTU black hole, a dead \
                 host; the evidence lists the drops seen here.",

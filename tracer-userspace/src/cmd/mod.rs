@@ -1,9 +1,11 @@
 //! The commands, one file each, and what they end with.
 
+pub mod explain;
 pub mod live;
 pub mod record;
 pub mod replay;
 mod show;
+mod stdout;
 mod stream;
 
 /// How a command ended, as the exit code tells it.

@@ -31,7 +31,7 @@ pub struct Show<'a> {
 impl<'a> Show<'a> {
     pub fn new(args: &'a ShowArgs) -> Self {
         let options = TableOptions {
-            color: args.use_color(),
+            color: args.color.on_stdout(),
             width: args.width(),
             wide: args.output == OutputFormat::Wide,
         };

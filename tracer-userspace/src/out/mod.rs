@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::{cause::Family, correlator::Counters, incident::Incident};
 
 pub mod escape;
+pub mod explain;
 mod fold;
 pub mod json;
 pub mod notice;

@@ -31,6 +31,12 @@ impl Style {
 /// A piece of text in one style; the text may be hostile.
 pub type Span<'a> = (Style, &'a str);
 
+/// Columns of a label such as `NOT A FIX`, with the margin before it.
+const LABEL: usize = 13;
+
+/// Margin of what belongs to a labelled line.
+pub const HANG: &str = "             ";
+
 /// Lines being put together.
 pub struct Page {
     color: bool,
@@ -69,6 +75,18 @@ impl Page {
                 fresh = false;
             }
         }
+        self.text.push('\n');
+    }
+
+    /// A paragraph behind a label in the margin.
+    pub fn labelled(&mut self, label: &str, style: Style, text: &str) {
+        let gap = " ".repeat(LABEL.saturating_sub(2 + label.chars().count()).max(1));
+        let head = [(Style::Plain, "  "), (style, label), (Style::Plain, gap.as_str())];
+        self.paragraph(&head, HANG, &[(Style::Plain, text)]);
+    }
+
+    /// An empty line.
+    pub fn blank(&mut self) {
         self.text.push('\n');
     }
 

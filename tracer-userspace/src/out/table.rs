@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::{
     fold::{Folds, Repeats, Telling},
     json::timestamp,
-    page::{Page, Style},
+    page::{HANG, Page, Style},
 };
 use crate::{
     cause::Family,
@@ -14,12 +14,6 @@ use crate::{
     fix::Fix,
     incident::{Confidence, Finding, Incident, errno_name},
 };
-
-/// Columns of a label such as `NOT A FIX`, with the margin before it.
-const LABEL: usize = 13;
-
-/// Margin of what belongs to a labelled line.
-const HANG: &str = "             ";
 
 /// How to print.
 #[derive(Clone, Copy, Debug)]
@@ -120,34 +114,34 @@ fn story(page: &mut Page, incident: &Incident, wide: bool) {
     headline(page, incident);
     timeline(page, incident);
     if let Some(keepalive) = incident.keepalive {
-        labelled(page, "SOCKET", Style::Plain, &socket(keepalive));
+        page.labelled("SOCKET", Style::Plain, &socket(keepalive));
     }
     let confidence = incident.confidence.map_or("no verdict", Confidence::id);
     let verdict =
         format!("{} ({confidence}): {}: {}", incident.cause.id, incident.what, incident.why);
-    labelled(page, "VERDICT", Style::Bold, &verdict);
+    page.labelled("VERDICT", Style::Bold, &verdict);
     for (index, it) in incident.fixes.iter().enumerate() {
         fix(page, index + 1, it, wide);
     }
     for (what, because) in &incident.not_fixes {
-        labelled(page, "NOT A FIX", Style::Dim, &format!("{what}: {because}"));
+        page.labelled("NOT A FIX", Style::Dim, &format!("{what}: {because}"));
     }
     if let Some(prove) = &incident.prove {
-        labelled(page, "TO PROVE", Style::Yellow, prove);
+        page.labelled("TO PROVE", Style::Yellow, prove);
     }
     if wide {
         for it in &incident.ruled_out {
-            labelled(page, "RULED OUT", Style::Dim, &format!("{}: {}", it.cause, it.because));
+            page.labelled("RULED OUT", Style::Dim, &format!("{}: {}", it.cause, it.because));
         }
         for blind in &incident.blind_spots {
-            labelled(page, "NOT SEEN", Style::Dim, blind);
+            page.labelled("NOT SEEN", Style::Dim, blind);
         }
     }
     if incident.lost_events > 0 {
         let text = format!("{} records before this one", incident.lost_events);
-        labelled(page, "LOST", Style::Yellow, &text);
+        page.labelled("LOST", Style::Yellow, &text);
     }
-    labelled(page, "ID", Style::Dim, &incident.event_id);
+    page.labelled("ID", Style::Dim, &incident.event_id);
 }
 
 fn headline(page: &mut Page, incident: &Incident) {
@@ -207,7 +201,7 @@ fn fix(page: &mut Page, number: usize, fix: &Fix, wide: bool) {
         _ => String::new(),
     };
     let text = format!("[{}] {}{change}", fix.owner.id(), fix.summary);
-    labelled(page, &format!("FIX {number}"), Style::Green, &text);
+    page.labelled(&format!("FIX {number}"), Style::Green, &text);
     for command in fix.commands() {
         page.verbatim(HANG, &command);
     }
@@ -217,9 +211,9 @@ fn fix(page: &mut Page, number: usize, fix: &Fix, wide: bool) {
     if !wide {
         return;
     }
-    labelled(page, "  why", Style::Dim, &fix.reason);
+    page.labelled("  why", Style::Dim, &fix.reason);
     if let Some(file) = fix.persist() {
-        labelled(page, "  keep", Style::Dim, &file.path);
+        page.labelled("  keep", Style::Dim, &file.path);
         for line in file.text.lines() {
             page.verbatim(HANG, line);
         }
@@ -230,12 +224,6 @@ fn fix(page: &mut Page, number: usize, fix: &Fix, wide: bool) {
             page.verbatim(&format!("  {label:<11}"), line);
         }
     }
-}
-
-fn labelled(page: &mut Page, label: &str, style: Style, text: &str) {
-    let gap = " ".repeat(LABEL.saturating_sub(2 + label.chars().count()).max(1));
-    let head = [(Style::Plain, "  "), (style, label), (Style::Plain, gap.as_str())];
-    page.paragraph(&head, HANG, &[(Style::Plain, text)]);
 }
 
 /// HH:MM:SS.mmm, UTC.

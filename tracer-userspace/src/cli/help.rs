@@ -1,0 +1,32 @@
+//! The closing parts of `--help`.
+
+use crate::out::explain;
+
+const LIVE_NOTES: &str = "\
+Examples:
+  rsttrace live
+          Explain every reset on this host until Ctrl-C.
+  rsttrace live --port 3306 --count 1
+          Wait for the next broken database connection and explain it.
+  rsttrace live -o json | tee -a resets.ndjson
+          One JSON event a line, with ECS field names, for Loki or OpenSearch.
+  rsttrace live --duration 10m --fail-on timeout_mismatch
+          For a script: exit code 5 if an idle timeout broke a connection.
+
+Signals:
+  SIGINT and SIGTERM end it in good order, with the summary and exit code 0.
+  When standard output is closed it ends quietly.
+
+Exit status:
+  0  fine                         3  not permitted; what is missing is named
+  1  internal failure             4  this kernel cannot; what is missing is named
+  2  usage                        5  what --fail-on asked for was seen";
+
+/// Terminals are at least this broad; the help is broken for it here, because clap knows no hanging
+/// indents.
+const WIDTH: usize = 80;
+
+/// The closing part of `live --help`; its list of causes comes from the causes.
+pub fn live_notes() -> String {
+    format!("Causes, by family:\n\n{}\n{LIVE_NOTES}", explain::list(false, WIDTH))
+}

@@ -1,0 +1,34 @@
+//! `rsttrace explain [CAUSE]`: what it is, how it is recognised, what ends it and what does not.
+
+use super::{Exit, Failure, stdout};
+use crate::{
+    cause,
+    cli::{ExplainArgs, PageFormat, page_width},
+    out::{explain, json},
+};
+
+/// Prints the documentation of one cause, or the list of all.
+///
+/// # Errors
+/// [`Failure`] when standard output cannot be written.
+pub fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
+    let causes: Vec<_> = match &args.cause {
+        Some(cause) => cause::by_id(cause).into_iter().collect(),
+        None => cause::ALL.iter().collect(),
+    };
+    let text = match (args.page.output, causes.as_slice()) {
+        (PageFormat::Text, [cause]) => {
+            explain::text(cause, args.page.color.on_stdout(), page_width())
+        }
+        (PageFormat::Text, _) => explain::list(args.page.color.on_stdout(), page_width()),
+        (PageFormat::Json, _) => {
+            causes.iter().map(|cause| explain::json(cause).to_string() + "\n").collect()
+        }
+        (PageFormat::JsonPretty, _) => causes
+            .iter()
+            .map(|cause| json::pretty(&explain::json(cause).to_string()) + "\n")
+            .collect(),
+    };
+    stdout::write(&text)?;
+    Ok(Exit::Fine)
+}
