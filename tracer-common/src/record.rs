@@ -188,7 +188,26 @@ pub struct IpvsEnd {
     pub state: u32,
     /// 1 when `ip_vs_conn_expire_now` had asked for it.
     pub forced: u32,
-    pub pad: u32,
+    /// 1 when its real server had been taken out of the service (`IP_VS_DEST_F_AVAILABLE` is off).
+    pub server_gone: u32,
+}
+
+/// `KIND_IPVS_NO_SERVER`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct IpvsNoServer {
+    /// The SYN.
+    pub packet: Packet,
+}
+
+/// `KIND_IPVS_SERVER_REMOVED`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct IpvsServerRemoved {
+    /// Virtual service (unspecified for a firewall mark) to real server.
+    pub forward: Flow,
+    /// Who removed it.
+    pub task: Task,
 }
 
 /// `KIND_CONNTRACK_END`.
@@ -239,6 +258,8 @@ const _: () = {
     assert!(size_of::<ResetReceived>() == 192 + 56);
     assert!(size_of::<SocketError>() == 192 + 32 + 192);
     assert!(size_of::<IpvsEnd>() == 40 * 2 + 16 + 32 + 192 + 16);
+    assert!(size_of::<IpvsNoServer>() == 56);
+    assert!(size_of::<IpvsServerRemoved>() == 40 + 32);
     assert!(size_of::<ConntrackEnd>() == 40 * 2 + 8 + 32 + 192 + 16);
     assert!(size_of::<NetfilterDrop>() == 56 + 32 + 8);
 };

@@ -70,8 +70,10 @@ impl Anchor {
             (Some(a), Some(b)) => a.near(b),
             _ => true,
         };
+        // Where neither has heard from its peer, both are the initiator's.
+        let initiators = self.1.is_none() && other.1.is_none();
         (near(self.0, other.0) && near(self.1, other.1))
-            || (near(self.0, other.1) && near(self.1, other.0))
+            || (!initiators && near(self.0, other.1) && near(self.1, other.0))
     }
 
     /// Both directions are known on both sides and agree: NAT may hide the tuple, but not this.
@@ -184,7 +186,11 @@ impl Record {
             }
             Self::Received(at) => {
                 let seq = Some(at.it.seq()).filter(|seq| *seq != 0);
-                let ack = at.it.packet.map(|packet| packet.ack);
+                // A connect accepts a reset only for its SYN (net/ipv4/tcp_input.c), if it must be said
+                // without the packet.
+                let syn = at.it.socket.state == tcp_state::SYN_SENT;
+                let acked = syn.then_some(at.it.socket.snd_nxt);
+                let ack = at.it.packet.map(|packet| packet.ack).or(acked);
                 Some(Reset { sent: false, number: seq.or(ack)?, by_ack: seq.is_none(), ts: at.ts })
             }
             Self::Error(_) | Self::Drop(_) => None,
@@ -328,8 +334,8 @@ impl Case {
         }
         let only_dropped =
             self.sent.is_empty() && self.received.is_empty() && self.errors.is_empty();
-        let by_full_table = self.drops.iter().any(|at| at.it.table_full);
-        if only_dropped && !by_full_table && !matches!(record, Record::Drop(_)) {
+        let failed = self.drops.iter().any(|at| at.it.is_failure());
+        if only_dropped && !failed && !matches!(record, Record::Drop(_)) {
             // A rule's drop opens nothing by itself; what it led to does.
             self.opened = record.ts();
         }

@@ -25,6 +25,8 @@ mod applications;
 mod describe;
 mod event_id;
 #[cfg(test)]
+mod ipvs_tests;
+#[cfg(test)]
 mod late;
 mod open;
 #[cfg(test)]
@@ -190,6 +192,7 @@ impl Correlator {
                 self.counters.unknown_records += 1;
                 return;
             }
+            Body::IpvsServerRemoved(_) => return,
             Body::IpvsEnd(end) => Loss::Ipvs(end),
             Body::ConntrackEnd(end) => Loss::Conntrack(end),
             Body::NetfilterDrop(drop) => {
@@ -269,7 +272,7 @@ impl Correlator {
         }
         let (cause, verdict) = judge(&evidence);
         let no_reset = case.sent.is_empty() && case.received.is_empty();
-        if no_reset && case.errors.is_empty() && cause.id != "conntrack_table_full" {
+        if no_reset && case.errors.is_empty() && !cause.is_a_drop() {
             return None;
         }
         // A socket that gave up its own connect reports that after it has lost its addresses.

@@ -9,14 +9,15 @@ use std::{
 use tracer_common::{
     record,
     wire::{
-        ABSENT, Header, KIND_CONNTRACK_END, KIND_IPVS_END, KIND_NETFILTER_DROP,
-        KIND_RESET_RECEIVED, KIND_RESET_SENT, KIND_SOCKET_ERROR, WIRE_VERSION,
+        ABSENT, Header, KIND_CONNTRACK_END, KIND_IPVS_END, KIND_IPVS_NO_SERVER,
+        KIND_IPVS_SERVER_REMOVED, KIND_NETFILTER_DROP, KIND_RESET_RECEIVED, KIND_RESET_SENT,
+        KIND_SOCKET_ERROR, WIRE_VERSION,
     },
 };
 
 use crate::event::{
-    Body, ConntrackEnd, Event, Flow, IpvsEnd, Keepalive, Nanos, NetfilterDrop, Packet,
-    ResetReceived, ResetSent, Socket, SocketEnd, SocketError, Stack, Task, Via,
+    Body, ConntrackEnd, Event, Flow, IpvsEnd, IpvsServerRemoved, Keepalive, Nanos, NetfilterDrop,
+    Packet, ResetReceived, ResetSent, Socket, SocketEnd, SocketError, Stack, Task, Via,
 };
 
 /// Why bytes are not a record.
@@ -147,6 +148,13 @@ pub fn decode(bytes: &[u8], kernel: &dyn Kernel) -> Result<Event> {
             Some(drop) => Body::NetfilterDrop(Box::new(drop)),
             None => Body::Unknown { kind, len },
         },
+        KIND_IPVS_NO_SERVER => match decoder.ipvs_no_server(payload)? {
+            Some(drop) => Body::NetfilterDrop(Box::new(drop)),
+            None => Body::Unknown { kind, len },
+        },
+        KIND_IPVS_SERVER_REMOVED => {
+            Body::IpvsServerRemoved(Box::new(decoder.ipvs_server_removed(payload)?))
+        }
         _ => Body::Unknown { kind, len },
     };
     Ok(Event { ts: decoder.clock.ts, netns, body })
@@ -363,6 +371,7 @@ impl Decoder<'_> {
             // Being asked for moves the timer.
             last_packet: (since_armed <= 0 && !forced).then(|| self.clock.relative(since_armed)),
             forced,
+            server_gone: bytes.u32(offset_of!(R, server_gone))? != 0,
             task: task(bytes.within(offset_of!(R, task)))?,
             stack: self.stack(bytes.within(offset_of!(R, stack)))?,
         })
@@ -391,8 +400,29 @@ impl Decoder<'_> {
         Ok(packet(bytes.within(offset_of!(R, packet)))?.map(|packet| NetfilterDrop {
             packet,
             table_full: via == record::VIA_EARLY_DROP,
+            no_server: false,
             tracked,
         }))
+    }
+
+    fn ipvs_no_server(&self, bytes: Bytes<'_>) -> Result<Option<NetfilterDrop>> {
+        let packet = packet(bytes.within(offset_of!(record::IpvsNoServer, packet)))?;
+        Ok(packet.map(|packet| NetfilterDrop {
+            packet,
+            table_full: false,
+            no_server: true,
+            tracked: false,
+        }))
+    }
+
+    fn ipvs_server_removed(&self, bytes: Bytes<'_>) -> Result<IpvsServerRemoved> {
+        use record::IpvsServerRemoved as R;
+        let forward = flow(bytes.within(offset_of!(R, forward)))?;
+        Ok(IpvsServerRemoved {
+            service: forward.src,
+            server: forward.dst,
+            task: task(bytes.within(offset_of!(R, task)))?,
+        })
     }
 }
 

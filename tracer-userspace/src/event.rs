@@ -161,6 +161,11 @@ impl Packet {
         self.flags & flag != 0
     }
 
+    /// Opens a connection.
+    pub fn is_syn(&self) -> bool {
+        self.has(tcp_flag::SYN) && !self.has(tcp_flag::ACK)
+    }
+
     /// The sequence number after this segment: what an answer to it acknowledges.
     pub fn end(&self) -> u32 {
         let control = u32::from(self.has(tcp_flag::SYN)) + u32::from(self.has(tcp_flag::FIN));
@@ -309,8 +314,21 @@ pub struct IpvsEnd {
     /// The last packet that re-armed the timer.
     pub last_packet: Option<Nanos>,
     pub forced: bool,
+    /// Its real server was no longer part of the service.
+    #[serde(default)]
+    pub server_gone: bool,
     pub task: Task,
     pub stack: Stack,
+}
+
+/// A real server was taken out of an IPVS service, or went with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpvsServerRemoved {
+    /// The virtual service; unspecified for a firewall mark.
+    pub service: SocketAddr,
+    pub server: SocketAddr,
+    /// Who removed it.
+    pub task: Task,
 }
 
 /// A conntrack entry of a living connection ended.
@@ -337,14 +355,25 @@ impl ConntrackEnd {
     }
 }
 
-/// netfilter dropped a TCP packet.
+/// netfilter, or IPVS on its hooks, dropped a TCP packet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NetfilterDrop {
     pub packet: Packet,
     /// Seen right after `early_drop` found nothing to evict; otherwise any netfilter drop.
     pub table_full: bool,
+    /// A SYN for which its IPVS service had no usable server.
+    #[serde(default)]
+    pub no_server: bool,
     /// The packet had a conntrack entry.
     pub tracked: bool,
+}
+
+impl NetfilterDrop {
+    /// Breaks its connection whatever comes after; a rule's drop may be meant, and shows in what it
+    /// leads to.
+    pub fn is_failure(&self) -> bool {
+        self.table_full || self.no_server
+    }
 }
 
 /// One signal's coverage, as the notices and `blind_spots` tell it.
@@ -398,6 +427,7 @@ pub enum Body {
     ResetReceived(Box<ResetReceived>),
     SocketError(Box<SocketError>),
     IpvsEnd(Box<IpvsEnd>),
+    IpvsServerRemoved(Box<IpvsServerRemoved>),
     ConntrackEnd(Box<ConntrackEnd>),
     NetfilterDrop(Box<NetfilterDrop>),
     /// State of a namespace, read because of a record.

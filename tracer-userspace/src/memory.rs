@@ -98,7 +98,8 @@ impl Memory {
         for id in known {
             if let Some(known) = self.losses.get_mut(id)
                 && known.netns == loss.netns
-                && matches!(&known.loss, Loss::Drop(old) if old.table_full == drop.table_full)
+                && matches!(&known.loss, Loss::Drop(old)
+                    if (old.table_full, old.no_server) == (drop.table_full, drop.no_server))
             {
                 *known = loss.clone();
                 return true;

@@ -182,6 +182,7 @@ pub fn ipvs_end(timeout_s: f64) -> IpvsEnd {
         timeout_s,
         last_packet: None,
         forced: false,
+        server_gone: false,
         task: task("swapper", 0),
         stack: stack(&["ip_vs_conn_expire", "call_timer_fn"]),
     }
@@ -212,7 +213,13 @@ pub fn conntrack_ended(ts: Nanos, end: ConntrackEnd) -> Event {
 
 /// A full table drops `packet`.
 pub fn full_drop(ts: Nanos, packet: Packet) -> Event {
-    let it = NetfilterDrop { packet, table_full: true, tracked: false };
+    let it = NetfilterDrop { packet, table_full: true, no_server: false, tracked: false };
+    at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
+}
+
+/// IPVS has no server for `syn`.
+pub fn no_server_drop(ts: Nanos, syn: Packet) -> Event {
+    let it = NetfilterDrop { packet: syn, table_full: false, no_server: true, tracked: false };
     at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
 }
 

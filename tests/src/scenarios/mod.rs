@@ -8,6 +8,7 @@ mod conntrack;
 pub mod ipvs;
 mod ipvs_halfclose;
 mod ipvs_near_miss;
+mod ipvs_service;
 mod late;
 mod listener;
 mod policy;
@@ -175,6 +176,7 @@ pub fn all() -> Vec<&'static Scenario> {
         ipvs::SCENARIOS,
         ipvs_halfclose::SCENARIOS,
         ipvs_near_miss::SCENARIOS,
+        ipvs_service::SCENARIOS,
         conntrack::SCENARIOS,
         capacity::SCENARIOS,
         timeout::SCENARIOS,

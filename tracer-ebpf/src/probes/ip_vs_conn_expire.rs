@@ -38,15 +38,20 @@ facts! {
     OFFSET_OF_ip_vs_conn_DOT_refcnt,
     OFFSET_OF_ip_vs_conn_DOT_n_control,
     OFFSET_OF_ip_vs_conn_DOT_ipvs,
+    OFFSET_OF_ip_vs_conn_DOT_dest,
+    OFFSET_OF_ip_vs_dest_DOT_flags,
+    OFFSET_OF_ip_vs_dest_DOT_cflags,
     OFFSET_OF_netns_ipvs_DOT_net,
     OFFSET_OF_timer_list_DOT_expires,
 }
 
-const AF_INET6: u16 = 10;
-const IPPROTO_TCP: u16 = 6;
+pub const AF_INET6: u16 = 10;
+pub const IPPROTO_TCP: u16 = 6;
 /// include/uapi/linux/ip_vs.h
 const IP_VS_CONN_F_TEMPLATE: u32 = 0x1000;
 const IP_VS_CONN_F_ONE_PACKET: u32 = 0x2000;
+/// include/net/ip_vs.h
+const IP_VS_DEST_F_AVAILABLE: u32 = 1;
 /// include/net/ip_vs.h, IP_VS_TCP_S_*
 const TIME_WAIT: u16 = 5;
 const CLOSE: u16 = 6;
@@ -60,10 +65,25 @@ pub fn ip_vs_conn_expire__kprobe(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// An address of the entry, as 16 bytes.
+/// An address of an IPVS struct (`union nf_inet_addr`), as 16 bytes.
 #[inline(always)]
-fn address(cp: u64, offset: u32, v6: bool) -> [u8; 16] {
-    if v6 { read_or_zero(cp, offset) } else { packet::mapped(read_or_zero(cp, offset)) }
+pub fn address(base: u64, offset: u32, v6: bool) -> [u8; 16] {
+    if v6 { read_or_zero(base, offset) } else { packet::mapped(read_or_zero(base, offset)) }
+}
+
+/// 1 when the entry's real server is no longer part of its service. The flag moved from `flags` to
+/// `cflags` in 7.x and in stable 6.12.
+#[inline(always)]
+fn server_gone(cp: u64) -> u32 {
+    let dest: u64 = read_or_zero(cp, OFFSET_OF_ip_vs_conn_DOT_dest.load());
+    if dest == 0 {
+        return 0;
+    }
+    let flags: Option<u32> = match OFFSET_OF_ip_vs_dest_DOT_cflags.load() {
+        ABSENT => read(dest, OFFSET_OF_ip_vs_dest_DOT_flags.load()),
+        offset => read(dest, offset),
+    };
+    flags.map_or(0, |flags| u32::from(flags & IP_VS_DEST_F_AVAILABLE == 0))
 }
 
 /// Emits an [`IpvsEnd`] for the entry whose timer this is, unless it is an orderly end or none.
@@ -121,6 +141,7 @@ pub fn report(ctx: &impl EbpfContext, timer: u64) -> Option<()> {
             (*out).flags = flags;
             (*out).state = u32::from(state);
             (*out).forced = ip_vs_conn_expire_now::was_asked_for(cp);
+            (*out).server_gone = server_gone(cp);
             task::fill(&raw mut (*out).task);
             task::fill_stack(ctx, &raw mut (*out).stack);
         }

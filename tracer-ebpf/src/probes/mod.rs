@@ -1,10 +1,12 @@
 //! One hook, one file. A hook's file says why it is hooked, the prototypes it relies on, and what
 //! it cannot tell. Programs are named `<hook>__<way>`; that name is all the loader needs.
 
+mod __ip_vs_del_dest;
 mod early_drop;
 mod inet_sock_set_state;
 mod ip_vs_conn_expire;
 mod ip_vs_conn_expire_now;
+mod ip_vs_leave;
 mod kfree_skb;
 mod nf_ct_delete;
 mod nf_send_reset;

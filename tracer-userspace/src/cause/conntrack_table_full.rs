@@ -92,10 +92,10 @@ const ENTRY_BYTES: u64 = 384;
 const STEP: u64 = 65536;
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
-    let (loss, drop) = evidence
-        .drops()
-        .iter()
-        .find(|(loss, drop)| drop.table_full || (!drop.tracked && is_full(evidence, loss.netns)))?;
+    let (loss, drop) = evidence.drops().iter().find(|(loss, drop)| {
+        let unexplained = !drop.tracked && !drop.no_server;
+        drop.table_full || (unexplained && is_full(evidence, loss.netns))
+    })?;
     // A reset has its own reason, whatever was dropped before; only one that tells of lost state in
     // mid-stream can come from such a drop.
     let reset = evidence.sent().is_some() || evidence.received().is_some();

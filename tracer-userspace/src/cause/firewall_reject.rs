@@ -90,7 +90,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         return None;
     }
     let (loss, drop) = evidence.drops().iter().find(|(loss, drop)| {
-        !drop.table_full
+        !drop.is_failure()
             && drop.packet.flow == received.it.socket.flow
             && evidence.age_s(loss.ts).abs() < SAME_PACKET_S
     })?;

@@ -27,6 +27,7 @@ mod keepalive_exhausted;
 mod linger_zero;
 mod listen_overflow;
 mod listener_closed;
+mod no_backend;
 mod peer_aborted;
 mod peer_state_lost;
 mod process_killed;
@@ -150,6 +151,13 @@ pub struct Cause {
     pub not_fixes: fn(&Evidence<'_>) -> Vec<NotFix>,
 }
 
+impl Cause {
+    /// What is told is a dropped packet, at once: its sender may hear of it minutes later, and elsewhere.
+    pub fn is_a_drop(&self) -> bool {
+        matches!(self.id, "conntrack_table_full" | "no_backend")
+    }
+}
+
 impl std::fmt::Debug for Cause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.id)
@@ -166,6 +174,8 @@ pub const ALL: &[Cause] = &[
     ipvs_server_removed::CAUSE,
     conntrack_deleted::CAUSE,
     conntrack_idle_expired::CAUSE,
+    // IPVS had no server for its SYN: it looks refused, or its retries run out.
+    no_backend::CAUSE,
     // Timers that gave up.
     keepalive_exhausted::CAUSE,
     user_timeout::CAUSE,

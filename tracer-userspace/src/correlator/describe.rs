@@ -136,6 +136,7 @@ fn what(action: Action, cause: &Cause, idle_s: Option<f64>) -> String {
     match action {
         Action::Reset => format!("reset{idle}"),
         Action::Timeout => "timed out".into(),
+        Action::Drop if cause.id == "no_backend" => "was refused".into(),
         Action::Drop => "lost a packet".into(),
         Action::Error => "failed".into(),
     }
@@ -143,7 +144,7 @@ fn what(action: Action, cause: &Cause, idle_s: Option<f64>) -> String {
 
 fn action(evidence: &Evidence<'_>, cause: &Cause) -> Action {
     let case = evidence.case;
-    if cause.id == "conntrack_table_full" && case.sent.is_empty() && case.received.is_empty() {
+    if cause.is_a_drop() && case.sent.is_empty() && case.received.is_empty() {
         return if case.drops.is_empty() { Action::Timeout } else { Action::Drop };
     }
     if evidence.timed_out().is_some() {

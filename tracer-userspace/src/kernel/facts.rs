@@ -11,6 +11,9 @@
 //!   `ip_vs_conn_expire` writes 60 s (15000 jiffies) to `timeout` 0x88.
 //! * `ip_vs_new_dest` and `__ip_vs_update_dest` store `af` 0x20, `port` 0x22, `addr` 0x24,
 //!   `conn_flags` 0x38 and `weight` 0x3c; `ip_vs_conn_new` sets the overload bit in `flags` 0x34.
+//!   `ip_vs_new_dest` copies `protocol` 0x190, `vport` 0x192 and `vaddr` 0x194 from the service.
+//! * `ip_vs_leave` reads the service's `af` 0x24, `port` 0x38, `fwmark` 0x3c and `ipvs` 0x50, and
+//!   `netns_ipvs.sysctl_cache_bypass` 0x71c. These, and the three before, were read in 5.10 only.
 //! * `netns_ipvs.net`: `__ip_vs_init` begins with `ipvs->net = net`, which is
 //!   `mov %rbx,0x870(%rbp)`; `ip_vs_conn_drop_conntrack` loads `cp->ipvs` (0x50) and then 0x870 of
 //!   it as the first argument of `nf_conntrack_find_get`. 0x870 is 2160, as in 6.1's module BTF.
@@ -81,6 +84,14 @@ const TABLE: &[BuiltIn] = &[
     plain("ip_vs_dest", "flags", 52, 4),
     nested("ip_vs_dest", "conn_flags", 56, 4, ATOMIC),
     nested("ip_vs_dest", "weight", 60, 4, ATOMIC),
+    plain("ip_vs_dest", "protocol", 400, 2),
+    plain("ip_vs_dest", "vport", 402, 2),
+    nested("ip_vs_dest", "vaddr", 404, 16, ADDRESS),
+    plain("ip_vs_service", "af", 36, 2),
+    plain("ip_vs_service", "port", 56, 2),
+    plain("ip_vs_service", "fwmark", 60, 4),
+    plain("ip_vs_service", "ipvs", 80, 8),
+    plain("netns_ipvs", "sysctl_cache_bypass", 1820, 4),
     plain("netns_ipvs", "net", 2160, 8),
 ];
 

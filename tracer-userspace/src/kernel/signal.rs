@@ -111,6 +111,22 @@ pub const ALL: &[Signal] = &[
                 ipvs_idle_expired can only be inferred",
     },
     Signal {
+        id: "ipvs_no_server",
+        title: "an IPVS service has no server for a connection",
+        module: Some("ip_vs"),
+        ways: &[way(&["ip_vs_leave"]).needs("OFFSET_OF_ip_vs_service_DOT_port")],
+        blind: "connections that IPVS refuses for want of a server are not seen (ip_vs is not loaded, or \
+                cannot be hooked): no_backend looks like connection_refused",
+    },
+    Signal {
+        id: "ipvs_server_removed",
+        title: "a real server is taken out of an IPVS service, and by whom",
+        module: Some("ip_vs"),
+        ways: &[way(&["__ip_vs_del_dest"]).needs("OFFSET_OF_ip_vs_dest_DOT_vaddr")],
+        blind: "who takes real servers out of IPVS is not seen (ip_vs is not loaded, or cannot be hooked): \
+                ipvs_server_removed can only be correlated",
+    },
+    Signal {
         id: "conntrack_end",
         title: "a conntrack entry ends, and by whom",
         module: Some("nf_conntrack"),
