@@ -30,6 +30,8 @@ mod ipvs_tests;
 mod late;
 mod open;
 #[cfg(test)]
+mod remote;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod wrong_verdicts;

@@ -14,7 +14,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "peer_aborted",
         Topology::Direct,
-        |net| Expect::one(received(net, "peer_aborted")),
+        |net| Expect::one(received(net, "peer_aborted").inferred()),
         |stage| reset_by_remote(stage, RST | ACK),
     ),
     Scenario::new(

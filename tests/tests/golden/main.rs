@@ -1,6 +1,7 @@
 //! Golden captures of real kernels (`data/<kernel>/<scenario>.cap`, made by `cargo xtask record`),
 //! replayed without root.
 
+mod ablation;
 mod captures;
 mod damage;
 mod replay;

@@ -22,8 +22,8 @@ pub const CAUSE: Cause = Cause {
                  payload",
                 &[Need::Any("reset_sent")],
             ),
-            Sign::observed(
-                "a reset with ACK came for a connection that never carried payload",
+            Sign::correlated(
+                "a reset with ACK came from the initiator of a connection that never carried payload",
                 &[Need::Full("reset_received")],
             ),
         ],
@@ -41,8 +41,11 @@ pub const CAUSE: Cause = Cause {
 };
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
-    let (ts, why) = unused_abort(evidence).or_else(|| handshake(evidence))?;
-    Some(Verdict::new(Confidence::Observed, why).finding(Finding {
+    let (ts, why, confidence) = unused_abort(evidence).or_else(|| {
+        let (ts, why) = handshake(evidence)?;
+        Some((ts, why, Confidence::Observed))
+    })?;
+    Some(Verdict::new(confidence, why).finding(Finding {
         kind: "handshake",
         ts,
         summary: why.into(),
@@ -50,7 +53,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 /// A connection that never carried payload was aborted by the socket that made it.
-fn unused_abort(evidence: &Evidence<'_>) -> Option<(u64, &'static str)> {
+fn unused_abort(evidence: &Evidence<'_>) -> Option<(u64, &'static str, Confidence)> {
     if evidence.was_used()
         || evidence.timed_out().is_some()
         || evidence.listener_stopped().is_some()
@@ -61,12 +64,18 @@ fn unused_abort(evidence: &Evidence<'_>) -> Option<(u64, &'static str)> {
     if let Some(at) = evidence.active() {
         let socket = at.it.socket.as_ref()?;
         let on_purpose = socket.linger_zero && socket.never_used();
-        return on_purpose.then_some((at.ts, why));
+        return on_purpose.then_some((at.ts, why, Confidence::Observed));
     }
     let at = evidence.received()?;
     let abort = at.it.packet?.has(tcp_flag::ACK);
     let opened = at.it.socket.state != tcp_state::SYN_SENT;
-    (evidence.sent().is_none() && abort && opened).then_some((at.ts, why))
+    // A responder that aborts (a listener that closes, an overloaded proxy) breaks what was wanted.
+    let by_initiator = evidence.client_view()?.dst == at.it.socket.flow.src;
+    (evidence.sent().is_none() && abort && opened && by_initiator).then_some((
+        at.ts,
+        why,
+        Confidence::Correlated,
+    ))
 }
 
 /// The packet that was answered belongs to no finished handshake.

@@ -17,11 +17,18 @@ pub const CAUSE: Cause = Cause {
                 sent it. RST|ACK in mid-stream is what a live socket sends when it is aborted \
                 (tcp_send_active_reset): unread data at close, SO_LINGER 0, a killed process, a destroyed \
                 socket. An answer by somebody without the connection has no ACK.",
-        signs: &[Sign::correlated(
-            "the header of the reset was read, and every reset that this host sends would have \
-                 been seen",
-            &[Need::Full("reset_received"), Need::Full("reset_sent")],
-        )],
+        signs: &[
+            Sign::correlated(
+                "the header of the reset was read, its TTL is that of a packet from far away, and every \
+                 reset that this host sends would have been seen",
+                &[Need::Full("reset_received"), Need::Full("reset_sent")],
+            ),
+            Sign::inferred(
+                "the same, but the reset came from nearby: only that nobody here was seen to send it says \
+                 that the peer did",
+                &[Need::Full("reset_received"), Need::Full("reset_sent")],
+            ),
+        ],
         mistaken_for: &[
             ("peer_state_lost", "a bare RST"),
             ("a reset without a readable header", "without the ACK bit it stays `unknown`"),
@@ -56,14 +63,27 @@ pub fn from_elsewhere(evidence: &Evidence<'_>) -> Option<(u64, Packet)> {
     Some((at.ts, at.it.packet?))
 }
 
+/// Routers that a packet from one namespace of this host to another may pass on its way: a container in
+/// a container, and the host's own.
+const HOPS_WITHIN: u8 = 4;
+
+/// How many routers a packet has passed at least. Stacks begin at 64, 128 or 255 (Linux:
+/// `IPDEFTTL`, include/uapi/linux/ip.h).
+fn hops(ttl: u8) -> u8 {
+    let begin = [64, 128, 255].into_iter().find(|begin| *begin >= ttl).unwrap_or(255);
+    begin - ttl
+}
+
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (ts, packet) = from_elsewhere(evidence)?;
     if !packet.has(tcp_flag::ACK) {
         return None;
     }
+    // That nobody here sent it is no evidence by itself: the record of it may be what is missing.
+    let far = hops(packet.ttl) > HOPS_WITHIN;
     Some(
         Verdict::new(
-            Confidence::Correlated,
+            if far { Confidence::Correlated } else { Confidence::Inferred },
             "the peer's own socket aborted it (a reset with ACK, sent by nobody on this host)",
         )
         .finding(Finding {
@@ -90,4 +110,15 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 /// Shared with `peer_state_lost`.
 pub fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
     remedy::told(NOT_FIXES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hops;
+
+    #[test]
+    fn hops_are_counted_from_the_next_initial_ttl() {
+        let counted = [64, 63, 57, 128, 118, 255, 243, 0].map(hops);
+        assert_eq!(counted, [0, 1, 7, 0, 10, 0, 12, 64]);
+    }
 }

@@ -103,6 +103,10 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if at.it.socket.is_some() || !evidence.was_used() || evidence.has_loss() {
         return None;
     }
+    // A virtual service has no sockets: what was lost there is an entry, and nobody saw it end.
+    if evidence.ipvs_service(at.netns, here).is_some() {
+        return None;
+    }
     // A stray segment that reaches the initiator's host was not translated on its way: that is not the
     // story of a server that restarted.
     if evidence.client_view().is_some_and(|flow| flow.src == here) {

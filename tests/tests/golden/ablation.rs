@@ -1,0 +1,205 @@
+//! Evidence that is taken away: a verdict without a piece of it is the same, is less sure, or is
+//! `unknown`. It is never another cause with confidence.
+//!
+//! A piece is one event, everything that one kind of event says, or a whole signal, as on a kernel
+//! that does not give it.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use rsttrace::{
+    event::{Body, Event, Via},
+    incident::{Confidence, Incident},
+};
+
+use super::captures;
+
+/// Causes that may take another's place with confidence: they say less, and what they say was seen.
+///
+/// A lost drop or deletion leaves the error of the socket whose retries ran out. That they did run
+/// out is no guess; why nothing came back is then no longer on record.
+const LESSER: [&str; 3] = ["retransmission_timeout", "user_timeout", "keepalive_exhausted"];
+
+/// The stream without a piece of its evidence.
+struct Ablation {
+    gone: String,
+    rest: Vec<Event>,
+}
+
+impl Ablation {
+    fn new(gone: String, events: &[Event], keep: impl Fn(usize, &Event) -> bool) -> Self {
+        let kept = events.iter().enumerate().filter(|(index, event)| keep(*index, event));
+        Self { gone, rest: kept.map(|(_, event)| event.clone()).collect() }
+    }
+}
+
+/// The name of what happened; `None` for what frames the stream and is no evidence.
+fn kind(event: &Event) -> Option<String> {
+    match event.body {
+        Body::Session(_) | Body::Tick | Body::Lost(_) | Body::Unknown { .. } => None,
+        ref body => {
+            let text = format!("{body:?}");
+            Some(text.chars().take_while(|c| c.is_alphanumeric()).collect())
+        }
+    }
+}
+
+fn without_one(events: &[Event]) -> Vec<Ablation> {
+    let named = events.iter().enumerate().filter_map(|(at, event)| Some((at, kind(event)?)));
+    named
+        .map(|(at, kind)| {
+            let gone = format!("event {at}, {kind} in netns {}", events[at].netns);
+            Ablation::new(gone, events, |index, _| index != at)
+        })
+        .collect()
+}
+
+fn kinds(events: &[Event]) -> Vec<String> {
+    let mut kinds: Vec<_> = events.iter().filter_map(kind).collect();
+    kinds.sort();
+    kinds.dedup();
+    kinds
+}
+
+fn without_kind(events: &[Event]) -> Vec<Ablation> {
+    let without = |gone: String| {
+        Ablation::new(format!("every {gone}"), events, |_, it| kind(it).as_ref() != Some(&gone))
+    };
+    kinds(events).into_iter().map(without).collect()
+}
+
+fn without_two_kinds(events: &[Event]) -> Vec<Ablation> {
+    let more = without_kind(events).into_iter().flat_map(|one| {
+        without_kind(&one.rest).into_iter().map(move |two| Ablation {
+            gone: format!("{} and {}", one.gone, two.gone),
+            rest: two.rest,
+        })
+    });
+    more.collect()
+}
+
+/// Whether an event comes by the hooks of a signal.
+fn comes_by(signal: &str, body: &Body) -> bool {
+    match body {
+        Body::ResetSent(sent) if sent.via == Via::Netfilter => signal.starts_with("firewall_reset"),
+        Body::ResetSent(_) => signal == "reset_sent",
+        Body::ResetReceived(_) => signal == "reset_received",
+        Body::SocketError(_) => signal == "socket_error",
+        Body::IpvsEnd(_) => signal == "ipvs_end",
+        Body::ConntrackEnd(_) => signal == "conntrack_end",
+        Body::NetfilterDrop(_) => signal == "conntrack_full",
+        _ => false,
+    }
+}
+
+/// As on a kernel that does not give a signal, and where that is known.
+fn without_signal(events: &[Event]) -> Vec<Ablation> {
+    let signals = events.iter().find_map(|event| match &event.body {
+        Body::Session(session) => Some(session.coverage.iter().map(|signal| signal.id.clone())),
+        _ => None,
+    });
+    let blinded = |id: String| {
+        let mut ablation =
+            Ablation::new(format!("signal {id}"), events, |_, it| !comes_by(&id, &it.body));
+        for event in &mut ablation.rest {
+            match &mut event.body {
+                Body::Session(session) => {
+                    for signal in session.coverage.iter_mut().filter(|signal| signal.id == id) {
+                        signal.way = None;
+                        signal.blind = Some("taken away".into());
+                    }
+                }
+                Body::ResetSent(sent) if id == "socket_end" => sent.end = None,
+                _ => {}
+            }
+        }
+        ablation
+    };
+    signals.into_iter().flatten().map(blinded).collect()
+}
+
+/// Every address by which an incident's connection is known.
+fn ends(incident: &Incident) -> Vec<SocketAddr> {
+    let nat = incident.source_nat.into_iter().chain(incident.destination_nat);
+    [incident.source, incident.destination].into_iter().chain(nat).collect()
+}
+
+/// Whether two incidents are about one connection, whichever sides of NAT they know.
+fn same_connection(one: &Incident, other: &Incident) -> bool {
+    let known = ends(one);
+    [other.source, other.destination].iter().all(|end| known.contains(end))
+}
+
+/// `linger_zero (observed)`.
+fn told(incident: &Incident) -> String {
+    match incident.confidence {
+        Some(confidence) => format!("{} ({})", incident.cause.id, confidence.id()),
+        None => incident.cause.id.to_owned(),
+    }
+}
+
+/// Whether `incident` says no more than `whole` did.
+fn is_weaker(incident: &Incident, whole: &Incident) -> bool {
+    let confident = incident.confidence > Some(Confidence::Inferred);
+    let same = incident.cause.id == whole.cause.id && incident.confidence <= whole.confidence;
+    same || !confident || LESSER.contains(&incident.cause.id)
+}
+
+/// Whether the verdict on this connection is no longer there, or is less sure.
+fn is_lowered(whole: &Incident, found: &[Incident]) -> bool {
+    !found.iter().any(|incident| {
+        same_connection(whole, incident)
+            && incident.cause.id == whole.cause.id
+            && incident.confidence >= whole.confidence
+    })
+}
+
+#[test]
+fn without_a_piece_of_its_evidence_no_verdict_becomes_another_confident_one() -> Result<()> {
+    let mut violations = Vec::new();
+    for capture in captures::all()? {
+        let events = captures::events(&capture)?;
+        let whole = captures::judge(events.clone());
+        let pieces =
+            [without_one(&events), without_kind(&events), without_signal(&events)].into_iter();
+        for Ablation { gone, rest } in pieces.flatten() {
+            for incident in captures::judge(rest) {
+                let mut of = whole.iter().filter(|whole| same_connection(whole, &incident));
+                if !of.clone().any(|whole| is_weaker(&incident, whole)) {
+                    violations.push(format!(
+                        "{}: {} without {gone} is {}",
+                        captures::name(&capture),
+                        of.next().map_or_else(|| "nothing".to_owned(), told),
+                        told(&incident)
+                    ));
+                }
+            }
+        }
+    }
+    ensure!(violations.is_empty(), "{violations:#?}");
+    Ok(())
+}
+
+/// A verdict that nothing lowers did not rest on its evidence. Some are seen twice: a destroyed socket
+/// by the reset that it sends and by its error, either of which names `tcp_abort`.
+#[test]
+fn every_verdict_needs_some_piece_of_its_evidence() -> Result<()> {
+    let mut needless = Vec::new();
+    for capture in captures::all()? {
+        let events = captures::events(&capture)?;
+        let mut unshaken = captures::judge(events.clone());
+        unshaken.retain(|incident| incident.confidence.is_some());
+        for pieces in [without_one, without_kind, without_two_kinds] {
+            for Ablation { rest, .. } in if unshaken.is_empty() { vec![] } else { pieces(&events) }
+            {
+                let found = captures::judge(rest);
+                unshaken.retain(|whole| !is_lowered(whole, &found));
+            }
+        }
+        needless.extend(
+            unshaken.iter().map(|it| format!("{}: {}", captures::name(&capture), told(it))),
+        );
+    }
+    ensure!(needless.is_empty(), "nothing that is taken away lowers these: {needless:#?}");
+    Ok(())
+}

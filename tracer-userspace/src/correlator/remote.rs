@@ -1,0 +1,48 @@
+//! Resets that nobody here was seen to send: how much that says.
+
+use crate::{
+    event::{Body, Event, Socket, tcp_flag},
+    incident::Confidence,
+    testing::{CLIENT, CLIENT_NS, SECOND, SERVER, causes, received, replay, session, socket},
+};
+
+/// RST|ACK with this TTL is accepted by `socket`.
+fn aborted(socket: Socket, ttl: u8) -> Event {
+    let mut event = received(1000 * SECOND, CLIENT_NS, socket);
+    if let Body::ResetReceived(it) = &mut event.body
+        && let Some(packet) = &mut it.packet
+    {
+        (packet.ttl, packet.flags) = (ttl, packet.flags | tcp_flag::ACK);
+    }
+    event
+}
+
+/// A connection on which nobody has said anything.
+fn unused(local: &str, remote: &str) -> Socket {
+    let mut socket = socket(1, local, remote, 990 * SECOND);
+    (socket.bytes_received, socket.bytes_sent) = (0, 0);
+    socket
+}
+
+#[test]
+fn an_abort_from_nearby_is_only_inferred_because_its_record_may_be_missing() {
+    for (ttl, confidence) in [(64, Confidence::Inferred), (52, Confidence::Correlated)] {
+        let client = socket(1, CLIENT, SERVER, 990 * SECOND);
+        let incidents = replay([session(5), aborted(client, ttl)]);
+        assert_eq!(causes(&incidents), ["peer_aborted"]);
+        assert_eq!(incidents[0].confidence, Some(confidence), "TTL {ttl}");
+    }
+}
+
+#[test]
+fn an_unused_connection_that_its_initiator_aborts_is_a_health_check() {
+    let incidents = replay([session(5), aborted(unused(SERVER, CLIENT), 64)]);
+    assert_eq!(causes(&incidents), ["handshake_rejected"]);
+    assert_eq!(incidents[0].confidence, Some(Confidence::Correlated));
+}
+
+#[test]
+fn an_unused_connection_that_its_responder_aborts_is_no_health_check() {
+    let incidents = replay([session(5), aborted(unused(CLIENT, SERVER), 64)]);
+    assert_eq!(causes(&incidents), ["peer_aborted"]);
+}
