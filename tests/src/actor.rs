@@ -161,14 +161,17 @@ pub fn wait_proc_within(
     what: &str,
     gone: impl Fn(&str) -> bool + Sync,
 ) -> Result<()> {
-    at.enter(|| {
-        let deadline = Instant::now() + limit;
-        while !gone(&proc_net(file)?) {
-            ensure!(Instant::now() < deadline, "{what}: not within {} s", limit.as_secs());
-            thread::sleep(POLL_EVERY);
-        }
-        Ok(())
-    })
+    at.enter(|| wait_until(limit, what, || Ok(gone(&proc_net(file)?))))
+}
+
+/// Waits for something that can only be looked at.
+pub fn wait_until(limit: Duration, what: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    while !is_so()? {
+        ensure!(Instant::now() < deadline, "{what}: not within {} s", limit.as_secs());
+        thread::sleep(POLL_EVERY);
+    }
+    Ok(())
 }
 
 /// Waits until the peer has acknowledged everything that a connection of this namespace has sent.

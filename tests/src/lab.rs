@@ -100,6 +100,11 @@ impl Net {
         SocketAddr::new(self.ip(100, 1), port)
     }
 
+    /// The node's address on the server's link, and another one there that is free.
+    pub fn node_addresses(&self) -> (IpAddr, IpAddr) {
+        (self.ip(2, 1), self.ip(2, 3))
+    }
+
     /// A host that is not on this machine: nothing but a raw socket answers for it.
     pub fn remote(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.ip(9, 9), port)

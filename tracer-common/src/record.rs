@@ -230,6 +230,22 @@ pub struct ConntrackEnd {
     pub zone: u32,
 }
 
+/// `KIND_CONNTRACK_INVALID` and `KIND_CONNTRACK_CLASH`: a packet and the entry it belongs to.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct TrackedPacket {
+    /// As it was when conntrack looked at it: INVALID before NAT, a clash after it.
+    pub packet: Packet,
+    pub original: Flow,
+    pub reply: Flow,
+    /// `IPS_*` bits.
+    pub status: u64,
+    /// `TCP_CONNTRACK_*`: ESTABLISHED 3.
+    pub state: u32,
+    /// Conntrack zone.
+    pub zone: u32,
+}
+
 /// `via` of a [`NetfilterDrop`]: right after a failed `early_drop` on the same CPU.
 pub const VIA_EARLY_DROP: u32 = 0;
 /// `via`: any TCP packet dropped by netfilter, where there are no kprobes.
@@ -262,4 +278,5 @@ const _: () = {
     assert!(size_of::<IpvsServerRemoved>() == 40 + 32);
     assert!(size_of::<ConntrackEnd>() == 40 * 2 + 8 + 32 + 192 + 16);
     assert!(size_of::<NetfilterDrop>() == 56 + 32 + 8);
+    assert!(size_of::<TrackedPacket>() == 56 + 40 * 2 + 16);
 };

@@ -38,12 +38,17 @@ pub const KIND_IPVS_END: u16 = 4;
 pub const KIND_CONNTRACK_END: u16 = 5;
 /// netfilter drops a TCP packet ([`crate::record::NetfilterDrop`]).
 pub const KIND_NETFILTER_DROP: u16 = 6;
+/// conntrack judges a packet of a translated connection INVALID ([`crate::record::TrackedPacket`]).
+pub const KIND_CONNTRACK_INVALID: u16 = 7;
 /// IPVS has no server for a SYN and drops it ([`crate::record::IpvsNoServer`]).
 pub const KIND_IPVS_NO_SERVER: u16 = 8;
 /// A real server is taken out of an IPVS service ([`crate::record::IpvsServerRemoved`]).
 pub const KIND_IPVS_SERVER_REMOVED: u16 = 9;
+/// A new connection's translated tuple clashes with another entry's, and its packet is dropped
+/// ([`crate::record::TrackedPacket`]).
+pub const KIND_CONNTRACK_CLASH: u16 = 10;
 /// Highest kind this version writes.
-pub const KIND_LAST: u16 = KIND_IPVS_SERVER_REMOVED;
+pub const KIND_LAST: u16 = KIND_CONNTRACK_CLASH;
 
 /// Slots of the per-CPU `COUNTERS` map: `LOST + kind` counts records of that kind lost to a full
 /// ring, `UNREADABLE` counts kernel reads that failed.

@@ -11,6 +11,7 @@
     reason = "names carry kernel symbols, exactly as the kernel spells them"
 )]
 
+mod conntrack;
 mod emit;
 mod kread;
 mod packet;

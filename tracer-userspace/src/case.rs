@@ -274,9 +274,12 @@ impl Identity {
 
     /// Whether `record` is about the same connection.
     pub fn matches(&self, record: &Record) -> bool {
-        let anchors_fit = record
-            .anchor()
-            .is_none_or(|anchor| self.anchors.iter().all(|known| known.fits(anchor)));
+        let anchors_fit = record.anchor().is_none_or(|anchor| {
+            let is_same = |known: &Anchor| known.is_same(anchor);
+            self.anchors.iter().all(|known| known.fits(anchor))
+                // A reset answered a segment far outside the window; the socket it hit is known by then.
+                || (self.knows_socket_of(record) && self.anchors.iter().any(is_same))
+        });
         // A segment in flight may be larger than any distance allowed above, so for the two ends of one
         // reset a common address will do.
         let touches = |flow: Flow| {

@@ -28,6 +28,8 @@ mod event_id;
 mod ipvs_tests;
 #[cfg(test)]
 mod late;
+#[cfg(test)]
+mod nat_verdicts;
 mod open;
 #[cfg(test)]
 mod remote;
@@ -197,8 +199,12 @@ impl Correlator {
             Body::IpvsServerRemoved(_) => return,
             Body::IpvsEnd(end) => Loss::Ipvs(end),
             Body::ConntrackEnd(end) => Loss::Conntrack(end),
+            Body::ConntrackInvalid(invalid) => {
+                self.drops.remember(Remembered::new(ts, netns, Loss::Invalid(invalid)));
+                return;
+            }
             Body::NetfilterDrop(drop) => {
-                self.drops.remember(Remembered { ts, netns, loss: Loss::Drop(drop.clone()) });
+                self.drops.remember(Remembered::new(ts, netns, Loss::Drop(drop.clone())));
                 self.take(Record::Drop(At { ts, netns, it: *drop }));
                 return;
             }
@@ -209,7 +215,7 @@ impl Correlator {
                 return;
             }
         };
-        self.memory.remember(Remembered { ts, netns, loss });
+        self.memory.remember(Remembered::new(ts, netns, loss));
     }
 
     /// Finds the case or the finished incident that a record belongs to, or opens a case.

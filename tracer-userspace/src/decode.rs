@@ -9,15 +9,16 @@ use std::{
 use tracer_common::{
     record,
     wire::{
-        ABSENT, Header, KIND_CONNTRACK_END, KIND_IPVS_END, KIND_IPVS_NO_SERVER,
-        KIND_IPVS_SERVER_REMOVED, KIND_NETFILTER_DROP, KIND_RESET_RECEIVED, KIND_RESET_SENT,
-        KIND_SOCKET_ERROR, WIRE_VERSION,
+        ABSENT, Header, KIND_CONNTRACK_CLASH, KIND_CONNTRACK_END, KIND_CONNTRACK_INVALID,
+        KIND_IPVS_END, KIND_IPVS_NO_SERVER, KIND_IPVS_SERVER_REMOVED, KIND_NETFILTER_DROP,
+        KIND_RESET_RECEIVED, KIND_RESET_SENT, KIND_SOCKET_ERROR, WIRE_VERSION,
     },
 };
 
 use crate::event::{
-    Body, ConntrackEnd, Event, Flow, IpvsEnd, IpvsServerRemoved, Keepalive, Nanos, NetfilterDrop,
-    Packet, ResetReceived, ResetSent, Socket, SocketEnd, SocketError, Stack, Task, Via,
+    Body, ConntrackEnd, ConntrackInvalid, Event, Flow, IpvsEnd, IpvsServerRemoved, Keepalive,
+    Nanos, NetfilterDrop, Packet, ResetReceived, ResetSent, Socket, SocketEnd, SocketError, Stack,
+    Task, Via,
 };
 
 /// Why bytes are not a record.
@@ -155,6 +156,14 @@ pub fn decode(bytes: &[u8], kernel: &dyn Kernel) -> Result<Event> {
         KIND_IPVS_SERVER_REMOVED => {
             Body::IpvsServerRemoved(Box::new(decoder.ipvs_server_removed(payload)?))
         }
+        KIND_CONNTRACK_INVALID => match decoder.tracked_packet(payload)? {
+            Some(invalid) => Body::ConntrackInvalid(Box::new(invalid)),
+            None => Body::Unknown { kind, len },
+        },
+        KIND_CONNTRACK_CLASH => match decoder.tracked_packet(payload)? {
+            Some(clash) => Body::NetfilterDrop(Box::new(clashed(&clash))),
+            None => Body::Unknown { kind, len },
+        },
         _ => Body::Unknown { kind, len },
     };
     Ok(Event { ts: decoder.clock.ts, netns, body })
@@ -202,6 +211,17 @@ fn packet(bytes: Bytes<'_>) -> Result<Option<Packet>> {
         flags: bytes.u8(offset_of!(record::Packet, flags))?,
         ttl: bytes.u8(offset_of!(record::Packet, ttl))?,
     }))
+}
+
+/// The dropped packet as its sender addressed it: NAT had already changed it.
+fn clashed(tracked: &ConntrackInvalid) -> NetfilterDrop {
+    NetfilterDrop {
+        packet: Packet { flow: tracked.original, ..tracked.packet },
+        table_full: false,
+        no_server: false,
+        tracked: true,
+        clash: Some(tracked.reply.reversed()),
+    }
 }
 
 struct Decoder<'a> {
@@ -402,6 +422,22 @@ impl Decoder<'_> {
             table_full: via == record::VIA_EARLY_DROP,
             no_server: false,
             tracked,
+            clash: None,
+        }))
+    }
+
+    fn tracked_packet(&self, bytes: Bytes<'_>) -> Result<Option<ConntrackInvalid>> {
+        use record::TrackedPacket as R;
+        let (original, reply) = (
+            flow(bytes.within(offset_of!(R, original)))?,
+            flow(bytes.within(offset_of!(R, reply)))?,
+        );
+        let state = bytes.u32(offset_of!(R, state))?;
+        Ok(packet(bytes.within(offset_of!(R, packet)))?.map(|packet| ConntrackInvalid {
+            packet,
+            original,
+            reply,
+            state,
         }))
     }
 
@@ -412,6 +448,7 @@ impl Decoder<'_> {
             table_full: false,
             no_server: true,
             tracked: false,
+            clash: None,
         }))
     }
 

@@ -366,6 +366,21 @@ pub struct NetfilterDrop {
     pub no_server: bool,
     /// The packet had a conntrack entry.
     pub tracked: bool,
+    /// Its entry could not be inserted: the tuple that NAT chose, from its source to its destination,
+    /// is another entry's. `packet` is then as its sender addressed it.
+    #[serde(default)]
+    pub clash: Option<Flow>,
+}
+
+/// conntrack judged a packet of a translated connection INVALID, so it went on untranslated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConntrackInvalid {
+    /// Before NAT: as it then met a host.
+    pub packet: Packet,
+    pub original: Flow,
+    pub reply: Flow,
+    /// `TCP_CONNTRACK_*`.
+    pub state: u32,
 }
 
 impl NetfilterDrop {
@@ -430,6 +445,7 @@ pub enum Body {
     IpvsServerRemoved(Box<IpvsServerRemoved>),
     ConntrackEnd(Box<ConntrackEnd>),
     NetfilterDrop(Box<NetfilterDrop>),
+    ConntrackInvalid(Box<ConntrackInvalid>),
     /// State of a namespace, read because of a record.
     Netns(Box<NetnsState>),
     /// Who holds the socket with this inode.

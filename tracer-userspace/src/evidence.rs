@@ -8,8 +8,8 @@ mod views;
 use crate::{
     case::{At, Case},
     event::{
-        ConntrackEnd, IpvsEnd, Nanos, NetfilterDrop, ResetReceived, ResetSent, Session, Socket,
-        SocketError, Via, tcp_flag, tcp_state,
+        ConntrackEnd, ConntrackInvalid, Flow, IpvsEnd, Nanos, NetfilterDrop, ResetReceived,
+        ResetSent, Session, Socket, SocketError, Via, tcp_flag, tcp_state,
     },
     fix::Place,
     host::{IpvsService, NetnsReach, NetnsState},
@@ -27,6 +27,9 @@ pub const ECONNABORTED: u32 = 103;
 /// A loss and the packet it dooms can be one softirq apart, and stamps of segments are a jiffy
 /// coarse (10 ms at HZ=100).
 const TOLERANCE: Nanos = 12_000_000;
+
+/// A reset answers a packet within a round trip.
+const ANSWERED_WITHIN: Nanos = 1_000_000_000;
 
 const IPPROTO_TCP: u8 = 6;
 
@@ -46,6 +49,7 @@ pub struct Evidence<'a> {
     ipvs: Option<(&'a Remembered, &'a IpvsEnd)>,
     conntrack: Option<(&'a Remembered, &'a ConntrackEnd)>,
     drops: Vec<(&'a Remembered, &'a NetfilterDrop)>,
+    invalid: Option<(&'a Remembered, &'a ConntrackInvalid)>,
 }
 
 impl<'a> Evidence<'a> {
@@ -56,9 +60,18 @@ impl<'a> Evidence<'a> {
         session: &'a Session,
         started: Nanos,
     ) -> Self {
-        let mut evidence =
-            Self { case, session, started, hosts, ipvs: None, conntrack: None, drops: Vec::new() };
+        let mut evidence = Self {
+            case,
+            session,
+            started,
+            hosts,
+            ipvs: None,
+            conntrack: None,
+            drops: Vec::new(),
+            invalid: None,
+        };
         evidence.look_back(memories);
+        evidence.invalid = evidence.find_invalid(memories);
         evidence
     }
 
@@ -97,6 +110,28 @@ impl<'a> Evidence<'a> {
         }
     }
 
+    /// The INVALID packet that this case's reset answers: it went untranslated to a host that did not
+    /// know its tuple.
+    fn find_invalid(
+        &self,
+        memories: [&'a Memory; 2],
+    ) -> Option<(&'a Remembered, &'a ConntrackInvalid)> {
+        let answered = match (self.stateless(), self.received()) {
+            (Some(at), _) => at.it.trigger?.flow,
+            (None, Some(at)) => at.it.socket.flow,
+            (None, None) => return None,
+        };
+        let opened = self.case.opened;
+        memories.into_iter().flat_map(|memory| memory.of(&[answered])).find_map(|loss| {
+            let Loss::Invalid(invalid) = &loss.loss else {
+                return None;
+            };
+            let before = loss.since <= opened.saturating_add(TOLERANCE);
+            let just_now = opened.saturating_sub(loss.ts) <= ANSWERED_WITHIN;
+            (invalid.packet.flow == answered && before && just_now).then_some((loss, &**invalid))
+        })
+    }
+
     /// Without a local socket nothing says which of several losses it was: the newest is assumed.
     fn keep_the_newest(&mut self) {
         let ipvs = self.ipvs.map_or(0, |(loss, _)| loss.ts);
@@ -116,7 +151,7 @@ impl<'a> Evidence<'a> {
         let as_sent = match &loss.loss {
             Loss::Ipvs(end) => end.virtual_flow,
             Loss::Conntrack(end) => end.original,
-            Loss::Drop(_) => return false,
+            Loss::Drop(_) | Loss::Invalid(_) => return false,
         };
         self.stateless().is_some_and(|at| {
             at.netns != loss.netns && at.it.trigger.is_some_and(|trigger| trigger.flow == as_sent)
@@ -335,6 +370,23 @@ impl<'a> Evidence<'a> {
     /// along.
     pub fn conntrack(&self) -> Option<(&'a Remembered, &'a ConntrackEnd)> {
         self.conntrack
+    }
+
+    /// The packet of this connection that conntrack judged INVALID and whose answer this reset is.
+    pub fn invalid(&self) -> Option<(&'a Remembered, &'a ConntrackInvalid)> {
+        self.invalid
+    }
+
+    /// Both tuples of the conntrack entry that translates this connection, as far as a record of it
+    /// tells: original and reply.
+    pub fn nat_tuples(&self) -> Option<(Flow, Flow)> {
+        let ended = self.conntrack.map(|(_, end)| (end.original, end.reply));
+        let invalid = self.invalid.map(|(_, it)| (it.original, it.reply));
+        let clash = self
+            .drops
+            .iter()
+            .find_map(|(_, drop)| Some((drop.packet.flow, drop.clash?.reversed())));
+        ended.or(invalid).or(clash)
     }
 
     /// Some loss of this connection is on record, whether or not a cause knows its kind: then "no socket

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::event::{ConntrackEnd, Flow, IpvsEnd, Nanos, NetfilterDrop};
+use crate::event::{ConntrackEnd, ConntrackInvalid, Flow, IpvsEnd, Nanos, NetfilterDrop};
 
 /// State that ended, or a packet that was dropped.
 #[derive(Clone, Debug)]
@@ -13,6 +13,7 @@ pub enum Loss {
     Ipvs(Box<IpvsEnd>),
     Conntrack(Box<ConntrackEnd>),
     Drop(Box<NetfilterDrop>),
+    Invalid(Box<ConntrackInvalid>),
 }
 
 impl Loss {
@@ -22,6 +23,9 @@ impl Loss {
             Self::Ipvs(end) => vec![end.virtual_flow.key(), end.real_flow.key()],
             Self::Conntrack(end) => vec![end.original.key(), end.reply.key()],
             Self::Drop(drop) => vec![drop.packet.flow.key()],
+            Self::Invalid(it) => {
+                vec![it.packet.flow.key(), it.original.key(), it.reply.key()]
+            }
         };
         keys.sort_unstable();
         keys.dedup();
@@ -33,8 +37,16 @@ impl Loss {
 #[derive(Clone, Debug)]
 pub struct Remembered {
     pub ts: Nanos,
+    /// When the same was seen for the first time: a packet's first try, `ts` being its newest.
+    pub since: Nanos,
     pub netns: u32,
     pub loss: Loss,
+}
+
+impl Remembered {
+    pub fn new(ts: Nanos, netns: u32, loss: Loss) -> Self {
+        Self { ts, since: ts, netns, loss }
+    }
 }
 
 /// The bounded store.
@@ -89,19 +101,29 @@ impl Memory {
         self.losses.insert(id, loss);
     }
 
-    /// A packet that is dropped again and again is one loss, the newest.
+    /// A packet that is dropped again and again is one loss, the newest; so are INVALID packets of one
+    /// connection.
     fn renew(&mut self, loss: &Remembered) -> bool {
-        let Loss::Drop(drop) = &loss.loss else {
+        let same = |known: &Loss| match (known, &loss.loss) {
+            (Loss::Drop(known), Loss::Drop(new)) => {
+                known.packet.flow == new.packet.flow
+                    && (known.table_full, known.no_server) == (new.table_full, new.no_server)
+                    && known.clash.is_some() == new.clash.is_some()
+            }
+            (Loss::Invalid(known), Loss::Invalid(new)) => known.packet.flow == new.packet.flow,
+            _ => false,
+        };
+        let Some(key) = loss.loss.keys().into_iter().next() else {
             return false;
         };
-        let known = self.by_flow.get(&drop.packet.flow.key()).into_iter().flatten();
-        for id in known {
+        for id in self.by_flow.get(&key).into_iter().flatten() {
             if let Some(known) = self.losses.get_mut(id)
                 && known.netns == loss.netns
-                && matches!(&known.loss, Loss::Drop(old)
-                    if (old.table_full, old.no_server) == (drop.table_full, drop.no_server))
+                && same(&known.loss)
             {
-                *known = loss.clone();
+                // Another segment, or another connection of that tuple, is dropped for the first time.
+                let since = if is_retry(&known.loss, &loss.loss) { known.since } else { loss.ts };
+                *known = Remembered { since, ..loss.clone() };
                 return true;
             }
         }
@@ -119,5 +141,12 @@ impl Memory {
         ids.sort_unstable();
         ids.dedup();
         ids.iter().filter_map(|id| self.losses.get(id)).collect()
+    }
+}
+
+fn is_retry(known: &Loss, new: &Loss) -> bool {
+    match (known, new) {
+        (Loss::Drop(known), Loss::Drop(new)) => known.packet.seq == new.packet.seq,
+        _ => true,
     }
 }

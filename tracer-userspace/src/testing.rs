@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use crate::{
     correlator::Correlator,
     event::{
-        Body, ConntrackEnd, Event, Flow, IpvsEnd, Keepalive, Nanos, NetfilterDrop, Packet,
-        ResetReceived, ResetSent, Session, SignalCoverage, Socket, SocketError, Stack, Task, Via,
-        tcp_flag, tcp_state,
+        Body, ConntrackEnd, ConntrackInvalid, Event, Flow, IpvsEnd, Keepalive, Nanos,
+        NetfilterDrop, Packet, ResetReceived, ResetSent, Session, SignalCoverage, Socket,
+        SocketError, Stack, Task, Via, tcp_flag, tcp_state,
     },
     incident::Incident,
 };
@@ -211,15 +211,36 @@ pub fn conntrack_ended(ts: Nanos, end: ConntrackEnd) -> Event {
     at(ts, NODE_NS, Body::ConntrackEnd(Box::new(end)))
 }
 
+/// conntrack on the node judges `packet` of CLIENT to VIP INVALID.
+pub fn judged_invalid(ts: Nanos, packet: Packet) -> Event {
+    let (original, reply) = (flow(CLIENT, VIP), flow(SERVER, CLIENT));
+    let it = ConntrackInvalid { packet, original, reply, state: 3 };
+    at(ts, NODE_NS, Body::ConntrackInvalid(Box::new(it)))
+}
+
+/// NAT finds no tuple for the connection of `packet`, which is dropped.
+pub fn clash_drop(ts: Nanos, packet: Packet) -> Event {
+    let clash = Some(flow("10.0.1.1:50000", &packet.flow.dst.to_string()));
+    let it = NetfilterDrop { packet, table_full: false, no_server: false, tracked: true, clash };
+    at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
+}
+
 /// A full table drops `packet`.
 pub fn full_drop(ts: Nanos, packet: Packet) -> Event {
-    let it = NetfilterDrop { packet, table_full: true, no_server: false, tracked: false };
+    let it =
+        NetfilterDrop { packet, table_full: true, no_server: false, tracked: false, clash: None };
     at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
 }
 
 /// IPVS has no server for `syn`.
 pub fn no_server_drop(ts: Nanos, syn: Packet) -> Event {
-    let it = NetfilterDrop { packet: syn, table_full: false, no_server: true, tracked: false };
+    let it = NetfilterDrop {
+        packet: syn,
+        table_full: false,
+        no_server: true,
+        tracked: false,
+        clash: None,
+    };
     at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
 }
 

@@ -17,7 +17,6 @@ use crate::netns::Namespace;
 
 /// The first of the ports from which the table is filled.
 const FILLERS: u16 = 50_001;
-const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 const COUNT: &str = "net/netfilter/nf_conntrack_count";
 /// How many more entries the table may have than it has.
 const ROOM: u64 = 8;
@@ -99,13 +98,23 @@ fn dropped(net: Net) -> Incident {
         .origin("none")
 }
 
-/// Puts the limit back.
-struct Limit {
+/// A limit of the whole machine; puts it back.
+pub struct Limit {
     path: &'static str,
     before: String,
 }
 
 impl Limit {
+    /// Most entries of each table.
+    pub fn max(to: u64) -> Result<Self> {
+        Self::lower("/proc/sys/net/netfilter/nf_conntrack_max", to)
+    }
+
+    /// Size of the hash table.
+    pub fn buckets(to: u64) -> Result<Self> {
+        Self::lower("/proc/sys/net/netfilter/nf_conntrack_buckets", to)
+    }
+
     fn lower(path: &'static str, to: u64) -> Result<Self> {
         let before = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
         fs::write(path, to.to_string()).with_context(|| format!("write {to} to {path}"))?;
@@ -148,7 +157,7 @@ fn new_connection(stage: &Stage<'_>) -> Result<Witness> {
     track(node)?;
     let listener = listen(stage.lab.server()?, net.server(PORT))?;
     let limit = node.sysctl_value(COUNT)? + ROOM;
-    let _limit = Limit::lower(CONNTRACK_MAX, limit)?;
+    let _limit = Limit::max(limit)?;
     let fillers = fill(stage, limit, FILLERS..)?;
 
     let errno = try_connect(client, net.client(CLIENT), net.server(PORT))?.err();
@@ -169,7 +178,7 @@ fn midstream(stage: &Stage<'_>) -> Result<Witness> {
     talk(&stream, &server)?;
     wait_acknowledged(stage.lab.server()?, CLIENT)?;
     let limit = node.sysctl_value(COUNT)? + ROOM;
-    let _limit = Limit::lower(CONNTRACK_MAX, limit)?;
+    let _limit = Limit::max(limit)?;
     let mut ports = FILLERS..;
     let mut fillers = fill(stage, limit, ports.by_ref())?;
     let (ip, port) = (net.client(CLIENT).ip(), CLIENT);

@@ -81,7 +81,7 @@ fn aborted(net: Net) -> Incident {
 }
 
 /// DNAT from the VIP, `to` being the target of the rule.
-fn translate(stage: &Stage<'_>, to: &str) -> Result<()> {
+pub fn translate(stage: &Stage<'_>, to: &str) -> Result<()> {
     let (vip, node) = (stage.net.vip(PORT), stage.lab.node()?);
     node.nft(&format!(
         "table ip nat {{

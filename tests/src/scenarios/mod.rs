@@ -11,6 +11,7 @@ mod ipvs_near_miss;
 mod ipvs_service;
 mod late;
 mod listener;
+mod nat;
 mod policy;
 mod remote;
 mod timeout;
@@ -178,6 +179,7 @@ pub fn all() -> Vec<&'static Scenario> {
         ipvs_near_miss::SCENARIOS,
         ipvs_service::SCENARIOS,
         conntrack::SCENARIOS,
+        nat::SCENARIOS,
         capacity::SCENARIOS,
         timeout::SCENARIOS,
         policy::SCENARIOS,

@@ -15,6 +15,7 @@ use tracer_common::{
 };
 
 use crate::{
+    conntrack,
     emit::emit,
     kread::{facts, read_or_zero},
     packet,
@@ -25,7 +26,6 @@ use crate::{
 facts! {
     ARG_OF_btf_trace_kfree_skb_DOT_skb_drop_reason,
     VALUE_OF_skb_drop_reason_DOT_SKB_DROP_REASON_NETFILTER_DROP,
-    OFFSET_OF_sk_buff_DOT__nfct,
 }
 
 /// From `early_drop` to `kfree_skb` is a few microseconds, plus a log line to a slow console.
@@ -86,9 +86,7 @@ fn report(skb: u64, via: u32) {
         // SAFETY: `out` is the record's payload.
         unsafe {
             (*out).via = via;
-            // The low three bits are the ctinfo, which an untracked packet may have too.
-            let ct: u64 = read_or_zero(skb, OFFSET_OF_sk_buff_DOT__nfct.load());
-            (*out).tracked = u32::from(ct & !7 != 0);
+            (*out).tracked = u32::from(conntrack::of_packet(skb) != 0);
             packet::fill(&raw mut (*out).packet, skb);
             task::fill(&raw mut (*out).task);
         }

@@ -9,6 +9,8 @@ mod ip_vs_conn_expire_now;
 mod ip_vs_leave;
 mod kfree_skb;
 mod nf_ct_delete;
+mod nf_ct_l4proto_log_invalid;
+mod nf_ct_resolve_clash;
 mod nf_send_reset;
 mod tcp_receive_reset;
 mod tcp_reset;

@@ -54,7 +54,7 @@ pub const CAUSE: Cause = Cause {
     not_fixes,
 };
 
-const RAISE_MAX: Remedy = Remedy {
+pub const RAISE_MAX: Remedy = Remedy {
     id: "raise_conntrack_max",
     owner: FixOwner::Node,
     risk: Risk::Low,
@@ -64,7 +64,7 @@ const RAISE_MAX: Remedy = Remedy {
           65536; with kube-proxy its conntrack.min, or the value will be overwritten",
 };
 
-const FIND_WHO: Remedy = Remedy {
+pub const FIND_WHO: Remedy = Remedy {
     id: "find_who_fills_it",
     owner: FixOwner::Node,
     risk: Risk::Low,
@@ -156,6 +156,11 @@ fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let netns = evidence.drops().first().map_or(evidence.case.netns, |(loss, _)| loss.netns);
+    more_room(evidence, netns)
+}
+
+/// [`RAISE_MAX`] and [`FIND_WHO`], with the values of the namespace whose table is too small.
+pub fn more_room(evidence: &Evidence<'_>, netns: u32) -> Vec<Fix> {
     let found = table(evidence, netns);
     let max = found.and_then(|table| table.max).map(u64::from);
     let count = found.and_then(|table| table.count).map(u64::from);

@@ -13,7 +13,9 @@ use crate::{
 mod close_unread_data;
 mod connection_refused;
 mod conntrack_deleted;
+mod conntrack_early_drop;
 mod conntrack_idle_expired;
+mod conntrack_invalid;
 mod conntrack_table_full;
 mod data_after_close;
 mod doc;
@@ -27,6 +29,8 @@ mod keepalive_exhausted;
 mod linger_zero;
 mod listen_overflow;
 mod listener_closed;
+mod masquerade_flushed;
+mod nat_port_exhausted;
 mod no_backend;
 mod peer_aborted;
 mod peer_state_lost;
@@ -154,7 +158,7 @@ pub struct Cause {
 impl Cause {
     /// What is told is a dropped packet, at once: its sender may hear of it minutes later, and elsewhere.
     pub fn is_a_drop(&self) -> bool {
-        matches!(self.id, "conntrack_table_full" | "no_backend")
+        matches!(self.id, "conntrack_table_full" | "nat_port_exhausted" | "no_backend")
     }
 }
 
@@ -166,16 +170,21 @@ impl std::fmt::Debug for Cause {
 
 /// Every cause, in order of precedence.
 pub const ALL: &[Cause] = &[
-    // A packet of this tuple dropped by a full table.
+    // A packet of this tuple dropped by a full table, or because NAT had no tuple left for it.
     conntrack_table_full::CAUSE,
+    nat_port_exhausted::CAUSE,
     // Its IPVS or conntrack entry lost.
     ipvs_idle_expired::CAUSE,
     ipvs_halfclose_expired::CAUSE,
     ipvs_server_removed::CAUSE,
     conntrack_deleted::CAUSE,
+    conntrack_early_drop::CAUSE,
+    masquerade_flushed::CAUSE,
     conntrack_idle_expired::CAUSE,
     // IPVS had no server for its SYN: it looks refused, or its retries run out.
     no_backend::CAUSE,
+    // The entry is there, and did not apply.
+    conntrack_invalid::CAUSE,
     // Timers that gave up.
     keepalive_exhausted::CAUSE,
     user_timeout::CAUSE,

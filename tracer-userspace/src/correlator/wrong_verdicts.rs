@@ -184,16 +184,6 @@ fn an_entry_lost_in_a_way_no_cause_knows_is_unknown() {
 }
 
 #[test]
-fn a_flushed_nat_entry_is_unknown_while_it_has_no_cause() {
-    let mut end = conntrack_end(50_000 * SECOND, 0);
-    end.stack = stack(&["nf_ct_delete", "nf_ct_iterate_cleanup_net", "iterate_cleanup_work"]);
-    let mut ev = article();
-    ev[0] = conntrack_ended(930 * SECOND, end);
-    let i = replay(ev);
-    assert_eq!(causes(&i), ["unknown"]);
-}
-
-#[test]
 fn a_limit_that_would_still_be_running_is_not_named() {
     let t = ConntrackTcpTimeouts {
         established_s: Some(3600),

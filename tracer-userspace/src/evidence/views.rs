@@ -19,8 +19,8 @@ impl Evidence<'_> {
         if let Some((_, end)) = self.ipvs {
             return Some(end.virtual_flow);
         }
-        if let Some((_, end)) = self.conntrack {
-            return Some(end.original);
+        if let Some((original, _)) = self.nat_tuples() {
+            return Some(original);
         }
         let sides = self.sides();
         sides.iter().find(|side| side.at_initiator).or(sides.first()).map(|side| side.flow)
@@ -32,8 +32,8 @@ impl Evidence<'_> {
             // IP_VS_CONN_F_FWD_MASK: only masquerading (0) translates addresses.
             return Some(if end.flags & 7 == 0 { end.real_flow } else { end.virtual_flow });
         }
-        if let Some((_, end)) = self.conntrack {
-            return Some(end.reply.reversed());
+        if let Some((_, reply)) = self.nat_tuples() {
+            return Some(reply.reversed());
         }
         let sides = self.sides();
         sides.iter().find(|side| !side.at_initiator).or(sides.first()).map(|side| side.flow)

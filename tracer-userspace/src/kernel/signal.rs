@@ -151,6 +151,21 @@ pub const ALL: &[Signal] = &[
         blind: "packets dropped by a full conntrack table are not seen",
     },
     Signal {
+        id: "conntrack_invalid",
+        title: "conntrack judges a packet of a translated connection INVALID",
+        module: Some("nf_conntrack"),
+        ways: &[way(&["nf_ct_l4proto_log_invalid"])],
+        blind: "packets that conntrack judges INVALID are not seen: conntrack_invalid cannot be told",
+    },
+    Signal {
+        id: "conntrack_clash",
+        title: "NAT finds no free tuple for a new connection",
+        module: Some("nf_conntrack"),
+        ways: &[way(&["nf_ct_resolve_clash", "nf_ct_resolve_clash_return"])],
+        blind: "packets dropped because NAT found no free port are not seen: nat_port_exhausted \
+                cannot be told",
+    },
+    Signal {
         id: "firewall_reset",
         title: "an IPv4 firewall rule answers with a reset",
         module: Some("nf_reject_ipv4"),

@@ -1,0 +1,225 @@
+//! Translated connections whose entry is there and does not apply, is taken away, or cannot be made.
+
+use std::net::{SocketAddr, UdpSocket};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::capacity::Limit;
+use super::conntrack::translate;
+use super::{CLIENT, PORT, Pair, Scenario, Stage, TracerUse, Witness};
+use crate::actor::{
+    PATIENCE, accept, connect, listen, receive, send, talk, try_connect, wait_acknowledged,
+    wait_error, wait_until,
+};
+use crate::expect::{Expect, Incident};
+use crate::guest::Need;
+use crate::lab::{Net, Topology};
+use crate::rawtcp::{ACK, PSH, RawEnd, SYN};
+
+const COUNT: &str = "net/netfilter/nf_conntrack_count";
+/// The one port that NAT may use.
+const ONLY_PORT: u16 = 50_000;
+/// Beyond any window that the ends can have agreed on (64 KiB, scaled by 2^14: RFC 7323 2.3).
+const FAR: u32 = 1 << 30;
+/// What the server has said when `talk` is over, bytes.
+const SAID: u32 = 22;
+
+pub const SCENARIOS: &[Scenario] = &[
+    nat("conntrack_invalid", |net| Expect::one(invalid(net)), |stage| beyond_window(stage, false)),
+    nat("near_miss_conntrack_liberal", |_| Expect::nothing(), |stage| beyond_window(stage, true)),
+    nat("masquerade_flushed", |net| Expect::one(flushed(net)), change_address),
+    nat("near_miss_masquerade_same_address", |_| Expect::nothing(), bounce_link),
+    nat(
+        "nat_port_exhausted",
+        |net| Expect::one(exhausted(net)).actors_see(&["ETIMEDOUT"]),
+        exhaust_ports,
+    ),
+    Scenario::new(
+        "conntrack_early_drop",
+        Topology::RoutedTwo,
+        |net| Expect::one(evicted(net)),
+        evict_half_open,
+    )
+    .needs(&[Need::Conntrack])
+    .tracer(TracerUse::Own),
+];
+
+const fn nat(
+    name: &'static str,
+    expect: fn(Net) -> Expect,
+    provoke: fn(&Stage<'_>) -> Result<Witness>,
+) -> Scenario {
+    Scenario::new(name, Topology::Routed, expect, provoke).needs(&[Need::Conntrack])
+}
+
+fn invalid(net: Net) -> Incident {
+    Incident::new("conntrack_invalid", net.client(CLIENT), net.vip(PORT))
+        .observed()
+        .nat(net.server(PORT))
+        .victim("destination", "ECONNRESET")
+        .origin("local_stack")
+        .first_fix("conntrack_be_liberal", "node")
+}
+
+fn flushed(net: Net) -> Incident {
+    Incident::new("masquerade_flushed", net.client(CLIENT), net.server(PORT))
+        .observed()
+        .victim("source", "ECONNRESET")
+        .origin("local_stack")
+        .first_fix("keep_the_address", "node")
+}
+
+fn exhausted(net: Net) -> Incident {
+    Incident::new("nat_port_exhausted", net.client(CLIENT), net.server(PORT))
+        .confidence(&["correlated"])
+        .action("drop")
+        .origin("none")
+}
+
+fn evicted(net: Net) -> Incident {
+    Incident::new("conntrack_early_drop", net.client(CLIENT), net.vip(PORT))
+        .observed()
+        .nat(net.server(PORT))
+        .victim("source", "ECONNRESET")
+        .origin("local_stack")
+        .first_fix("raise_conntrack_max", "node")
+}
+
+/// A segment from the server, far outside the window: INVALID and not translated, unless conntrack is
+/// told to be liberal.
+fn beyond_window(stage: &Stage<'_>, liberal: bool) -> Result<Witness> {
+    let net = stage.net;
+    let (server_side, service) = (stage.lab.server()?, net.server(PORT));
+    stage.lab.node()?.sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", u8::from(liberal))?;
+    translate(stage, &service.to_string())?;
+    let wire = RawEnd::new(server_side, service)?;
+    let listener = listen(server_side, service)?;
+    let client = connect(stage.lab.client()?, net.client(CLIENT), net.vip(PORT))?;
+    let server = accept(&listener)?;
+    let made = wire.await_segment("the handshake's ACK", |it| it.has(ACK) && !it.has(SYN))?;
+    talk(&client, &server)?;
+    let SocketAddr::V4(to) = net.client(CLIENT) else { bail!("the client is not IPv4") };
+    let last = wire.await_segment("the client's last ACK", |it| {
+        it.has(ACK) && it.ack == made.ack.wrapping_add(SAID)
+    })?;
+    wire.send(to, last.ack.wrapping_add(FAR), last.seq, ACK | PSH)?;
+    let witness = if liberal {
+        wire.await_segment("the client's answer", |it| it.ack == last.ack && it.seq == last.seq)?;
+        Witness::default()
+    } else {
+        Witness::errno(wait_error(&server)?)
+    };
+    stage.keep(listener);
+    stage.keep(client);
+    stage.keep(server);
+    Ok(witness)
+}
+
+fn postrouting(stage: &Stage<'_>, statement: &str) -> Result<()> {
+    stage.lab.node()?.nft(&format!(
+        "table ip nat {{
+            chain postrouting {{
+                type nat hook postrouting priority 100;
+                oifname \"server\" ip protocol tcp {statement};
+            }}
+        }}"
+    ))
+}
+
+fn wait_flushed(stage: &Stage<'_>) -> Result<()> {
+    let node = stage.lab.node()?;
+    wait_until(PATIENCE, "the flush of the entries", || Ok(node.sysctl_value(COUNT)? == 0))
+}
+
+/// The address that the connection is masqueraded as goes away, and another one takes its place.
+fn change_address(stage: &Stage<'_>) -> Result<Witness> {
+    let net = stage.net;
+    postrouting(stage, "masquerade")?;
+    let Pair { client, server } = stage.open_and_talk(net)?;
+    wait_acknowledged(stage.lab.server()?, CLIENT)?;
+    let (old, new) = net.node_addresses();
+    let node = stage.lab.node()?;
+    node.run(&format!("ip addr del {old}/24 dev server"))?;
+    wait_flushed(stage)?;
+    node.run(&format!("ip addr add {new}/24 dev server"))?;
+    send(&client, "SELECT 2;\n")?;
+    Pair { client, server }.client_fails(stage)
+}
+
+/// The entries are flushed all the same, but the next packet is given the same address and port.
+fn bounce_link(stage: &Stage<'_>) -> Result<Witness> {
+    postrouting(stage, "masquerade")?;
+    let Pair { client, server } = stage.open_and_talk(stage.net)?;
+    wait_acknowledged(stage.lab.server()?, CLIENT)?;
+    let node = stage.lab.node()?;
+    node.run("ip link set server down")?;
+    wait_flushed(stage)?;
+    node.run("ip link set server up")?;
+    send(&client, "SELECT 2;\n")?;
+    receive(&server, "SELECT 2;\n")?;
+    stage.keep(client);
+    stage.keep(server);
+    Ok(Witness::default())
+}
+
+fn exhaust_ports(stage: &Stage<'_>) -> Result<Witness> {
+    let (net, at) = (stage.net, stage.lab.client()?);
+    at.sysctl("net/ipv4/tcp_syn_retries", 1)?;
+    postrouting(stage, &format!("masquerade to :{ONLY_PORT}-{ONLY_PORT}"))?;
+    let listener = listen(stage.lab.server()?, net.server(PORT))?;
+    let holder = connect(at, net.client(CLIENT + 1), net.server(PORT))?;
+    let errno = try_connect(at, net.client(CLIENT), net.server(PORT))?.err();
+    let errno = errno.context("the connection was made with a port that is taken")?;
+    stage.keep(listener);
+    stage.keep(holder);
+    Ok(Witness::errno(errno))
+}
+
+/// The node never sees the handshake's last ACK, so the entry stays half open, the only kind that a full
+/// table evicts. Picked up again, the connection goes to the other server.
+fn evict_half_open(stage: &Stage<'_>) -> Result<Witness> {
+    const FILLERS: std::ops::Range<u16> = 10_000..30_000;
+    let (net, lab) = (stage.net, stage.lab);
+    let (one, other) = (net.server(PORT), net.spare(PORT));
+    translate(stage, &format!("numgen inc mod 2 map {{ 0 : {}, 1 : {} }}", one.ip(), other.ip()))?;
+    // Sent again after the eviction, the SYN|ACK would be one more story.
+    lab.server()?.sysctl("net/ipv4/tcp_synack_retries", 0)?;
+    stage.keep(listen(lab.server()?, one)?);
+    stage.keep(listen(lab.spare()?, other)?);
+    let (client_side, node) = (lab.client()?, lab.node()?);
+    client_side.nft(
+        "table inet mute {
+            chain output {
+                type filter hook output priority 0;
+                tcp flags & (syn|ack) == ack drop;
+            }
+        }",
+    )?;
+    let client = connect(client_side, net.client(CLIENT), net.vip(PORT))?;
+    let entry = format!(
+        "conntrack -G -p tcp -s {} -d {} --sport {CLIENT} --dport {PORT}",
+        net.client(0).ip(),
+        net.vip(0).ip()
+    );
+    node.run(&entry).context("the entry that is to be evicted")?;
+
+    // `early_drop` looks at eight buckets only (NF_CT_EVICTION_RANGE): in a small table one try of many
+    // meets the entry.
+    let limits = [Limit::buckets(512)?, Limit::max(node.sysctl_value(COUNT)? + 4)?];
+    let filler = client_side.enter(|| Ok(UdpSocket::bind(net.client(0))?))?;
+    let mut ports = FILLERS;
+    while node.run(&entry).is_ok() {
+        let burst = ports.by_ref().take(500);
+        ensure!(burst.len() > 0, "the entry survived {} other flows", FILLERS.len());
+        for port in burst {
+            filler.send_to(b"x", net.server(port)).context("send a datagram")?;
+        }
+    }
+    drop(limits);
+
+    client_side.nft("delete table inet mute")?;
+    send(&client, "SELECT 2;\n")?;
+    let errno = wait_error(&client)?;
+    stage.keep(client);
+    Ok(Witness::errno(errno))
+}

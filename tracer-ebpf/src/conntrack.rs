@@ -1,0 +1,143 @@
+//! A conntrack entry, `struct nf_conn`: the one place that knows its tuples.
+
+use tracer_common::{
+    record::{Flow, TrackedPacket},
+    wire::ABSENT,
+};
+
+use crate::{
+    emit::emit,
+    kread::{copy, facts, read, read_or_zero},
+    packet,
+};
+
+facts! {
+    OFFSET_OF_nf_conn_DOT_tuplehash_DOT_0_DOT_tuple,
+    OFFSET_OF_nf_conn_DOT_tuplehash_DOT_1_DOT_tuple,
+    OFFSET_OF_nf_conn_DOT_status,
+    OFFSET_OF_nf_conn_DOT_zone_DOT_id,
+    OFFSET_OF_nf_conn_DOT_ct_net_DOT_net,
+    OFFSET_OF_nf_conn_DOT_proto_DOT_tcp_DOT_state,
+    OFFSET_OF_nf_conntrack_tuple_DOT_src_DOT_u3,
+    OFFSET_OF_nf_conntrack_tuple_DOT_src_DOT_u,
+    OFFSET_OF_nf_conntrack_tuple_DOT_src_DOT_l3num,
+    OFFSET_OF_nf_conntrack_tuple_DOT_dst_DOT_u3,
+    OFFSET_OF_nf_conntrack_tuple_DOT_dst_DOT_u,
+    OFFSET_OF_nf_conntrack_tuple_DOT_dst_DOT_protonum,
+    OFFSET_OF_sk_buff_DOT__nfct,
+}
+
+const AF_INET6: u16 = 10;
+const IPPROTO_TCP: u8 = 6;
+/// include/uapi/linux/netfilter/nf_conntrack_common.h: IPS_SRC_NAT | IPS_DST_NAT
+const IPS_NAT: u64 = 1 << 4 | 1 << 5;
+
+/// The entry attached to a packet, 0 without one. The low three bits of `_nfct` are the ctinfo, which
+/// an untracked packet may have too.
+#[inline(always)]
+pub fn of_packet(skb: u64) -> u64 {
+    read_or_zero::<u64>(skb, OFFSET_OF_sk_buff_DOT__nfct.load()) & !7
+}
+
+/// Whether this is a TCP entry.
+#[inline(always)]
+pub fn is_tcp(ct: u64) -> bool {
+    let offset = OFFSET_OF_nf_conn_DOT_tuplehash_DOT_0_DOT_tuple.load();
+    offset != ABSENT
+        && read::<u8>(
+            ct + u64::from(offset),
+            OFFSET_OF_nf_conntrack_tuple_DOT_dst_DOT_protonum.load(),
+        ) == Some(IPPROTO_TCP)
+}
+
+/// `TCP_CONNTRACK_*`.
+#[inline(always)]
+pub fn state(ct: u64) -> Option<u8> {
+    read(ct, OFFSET_OF_nf_conn_DOT_proto_DOT_tcp_DOT_state.load())
+}
+
+/// `IPS_*` bits.
+#[inline(always)]
+pub fn status(ct: u64) -> Option<u64> {
+    read(ct, OFFSET_OF_nf_conn_DOT_status.load())
+}
+
+/// Conntrack zone.
+#[inline(always)]
+pub fn zone(ct: u64) -> u32 {
+    u32::from(read_or_zero::<u16>(ct, OFFSET_OF_nf_conn_DOT_zone_DOT_id.load()))
+}
+
+/// The namespace whose table holds the entry.
+#[inline(always)]
+pub fn netns(ct: u64) -> u32 {
+    packet::netns_of_net(read_or_zero(ct, OFFSET_OF_nf_conn_DOT_ct_net_DOT_net.load()))
+}
+
+/// Both tuples; a tuple whose place is not known stays zero.
+///
+/// # Safety
+/// `original` and `reply` must be writable.
+#[inline(always)]
+pub unsafe fn fill_tuples(original: *mut Flow, reply: *mut Flow, ct: u64) {
+    let tuples = [
+        (original, OFFSET_OF_nf_conn_DOT_tuplehash_DOT_0_DOT_tuple.load()),
+        (reply, OFFSET_OF_nf_conn_DOT_tuplehash_DOT_1_DOT_tuple.load()),
+    ];
+    for (flow, offset) in tuples {
+        if offset != ABSENT {
+            // SAFETY: per the contract.
+            unsafe { tuple(flow, ct + u64::from(offset)) };
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn tuple(flow: *mut Flow, tuple: u64) {
+    let v6 =
+        read::<u16>(tuple, OFFSET_OF_nf_conntrack_tuple_DOT_src_DOT_l3num.load()) == Some(AF_INET6);
+    // SAFETY: `flow` is writable, per the caller.
+    unsafe {
+        if v6 {
+            copy!(flow.src_addr, tuple, OFFSET_OF_nf_conntrack_tuple_DOT_src_DOT_u3);
+            copy!(flow.dst_addr, tuple, OFFSET_OF_nf_conntrack_tuple_DOT_dst_DOT_u3);
+        } else {
+            (*flow).src_addr = packet::mapped(read_or_zero(
+                tuple,
+                OFFSET_OF_nf_conntrack_tuple_DOT_src_DOT_u3.load(),
+            ));
+            (*flow).dst_addr = packet::mapped(read_or_zero(
+                tuple,
+                OFFSET_OF_nf_conntrack_tuple_DOT_dst_DOT_u3.load(),
+            ));
+        }
+        (*flow).src_port =
+            u16::from_be(read_or_zero(tuple, OFFSET_OF_nf_conntrack_tuple_DOT_src_DOT_u.load()));
+        (*flow).dst_port =
+            u16::from_be(read_or_zero(tuple, OFFSET_OF_nf_conntrack_tuple_DOT_dst_DOT_u.load()));
+    }
+}
+
+/// Emits a [`TrackedPacket`] when the packet is TCP and its connection is translated: without NAT
+/// neither an INVALID verdict nor a clash of tuples breaks anything.
+#[inline(always)]
+pub fn report(kind: u16, skb: u64, ct: u64) -> Option<()> {
+    if ct == 0 || !is_tcp(ct) {
+        return None;
+    }
+    let status = status(ct)?;
+    if status & IPS_NAT == 0 {
+        return None;
+    }
+    emit::<TrackedPacket>(kind, netns(ct), |out| {
+        // SAFETY: `out` is the record's payload.
+        unsafe {
+            packet::fill(&raw mut (*out).packet, skb);
+            fill_tuples(&raw mut (*out).original, &raw mut (*out).reply, ct);
+            (*out).status = status;
+            (*out).state = u32::from(state(ct).unwrap_or_default());
+            (*out).zone = zone(ct);
+        }
+    });
+    Some(())
+}

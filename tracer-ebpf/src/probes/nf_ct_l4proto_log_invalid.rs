@@ -1,0 +1,22 @@
+//! `nf_ct_l4proto_log_invalid`: conntrack judges a packet INVALID, whether or not it logs that. Such a
+//! packet is not translated: behind NAT it reaches a host that never saw its tuple, which resets it.
+//!
+//! proto 5.10:   void(const struct sk_buff *skb, const struct nf_conn *ct, const char *fmt, ...)
+//! proto 6.1 on: void(skb, ct, const struct nf_hook_state *state, const char *fmt, ...)
+//!
+//! Also called for packets that are merely ignored and stay tracked; the reset of an untranslated
+//! packet is what tells them apart. With `tcp_be_liberal` a segment outside the window is not INVALID
+//! and does not come here.
+
+use aya_ebpf::{macros::kprobe, programs::ProbeContext};
+use tracer_common::wire::KIND_CONNTRACK_INVALID;
+
+use crate::conntrack;
+
+#[kprobe(function = "nf_ct_l4proto_log_invalid")]
+pub fn nf_ct_l4proto_log_invalid__kprobe(ctx: ProbeContext) -> u32 {
+    if let (Some(skb), Some(ct)) = (ctx.arg(0), ctx.arg(1)) {
+        conntrack::report(KIND_CONNTRACK_INVALID, skb, ct);
+    }
+    0
+}
