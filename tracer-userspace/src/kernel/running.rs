@@ -11,10 +11,10 @@ pub struct RunningKernel {
     hz: u64,
     /// Loaded in the background: it takes a while and is not needed for attaching.
     symbols: SymbolTable,
-    /// A stack passed an address of no known function: a module has been loaded since.
+    /// A stack passed a module, or no known function: what is loaded may have changed.
     stale: Cell<bool>,
-    /// `/proc/modules` when the symbols were read.
-    modules: String,
+    /// What was loaded when the symbols were read.
+    modules: Vec<String>,
     reasons: BTreeMap<u32, String>,
 }
 
@@ -31,9 +31,15 @@ impl SymbolTable {
         Self::Loading(std::thread::spawn(|| KernelSymbols::load(Path::new("/"))))
     }
 
-    /// What is loaded now; a longer list than at the last look means new functions.
-    fn modules() -> String {
-        std::fs::read_to_string("/proc/modules").unwrap_or_default()
+    /// What is loaded now, and where: `ip_vs 258048 3 ip_vs_rr, Live 0xffffffffc0a00000`, without the
+    /// size and the users, which change.
+    fn modules() -> Vec<String> {
+        let text = std::fs::read_to_string("/proc/modules").unwrap_or_default();
+        let name_and_place = |line: &str| {
+            let mut words = line.split_whitespace();
+            Some(format!("{} {}", words.next()?, words.nth(4)?))
+        };
+        text.lines().filter_map(name_and_place).collect()
     }
 
     /// Waits until they are read.
@@ -68,7 +74,7 @@ impl RunningKernel {
         self.symbols = loading.wait();
     }
 
-    /// Reads the symbols anew when a stack led into a module that was loaded since; whether it did.
+    /// Reads the symbols anew when a stack led into modules and they are others now; whether it did.
     pub fn take_new_modules(&mut self) -> bool {
         if !self.stale.take() {
             return false;
@@ -88,11 +94,11 @@ impl Kernel for RunningKernel {
         self.hz
     }
     fn symbol(&self, address: u64) -> Option<&str> {
-        let name = self.symbols.get()?.lookup(address);
-        if name.is_none() {
+        let function = self.symbols.get()?.lookup(address);
+        if function.is_none_or(|function| function.in_module) {
             self.stale.set(true);
         }
-        name
+        function.map(|function| function.name)
     }
     fn reset_reason(&self, value: u32) -> Option<&str> {
         let name = self.reasons.get(&value)?;

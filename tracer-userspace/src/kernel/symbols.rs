@@ -25,6 +25,15 @@ struct Symbol {
     start: u32,
     len: u16,
     is_code: bool,
+    in_module: bool,
+}
+
+/// The function that holds an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Function<'a> {
+    pub name: &'a str,
+    /// Its place may have been another function's when the symbols were read: modules come and go.
+    pub in_module: bool,
 }
 
 impl KernelSymbols {
@@ -63,7 +72,7 @@ impl KernelSymbols {
 
     /// The function that holds `address`: the last symbol at or before it, if that is code and
     /// near enough.
-    pub fn lookup(&self, address: u64) -> Option<&str> {
+    pub fn lookup(&self, address: u64) -> Option<Function<'_>> {
         if self.restricted {
             return None;
         }
@@ -80,7 +89,7 @@ impl KernelSymbols {
             .take_while(|s| s.address == nearest)
             .filter(|s| s.is_code)
             .last()?;
-        self.name(symbol)
+        Some(Function { name: self.name(symbol)?, in_module: symbol.in_module })
     }
 
     /// The address of a symbol of any type. `None` if it is absent, withheld, or if several
@@ -127,6 +136,7 @@ impl Symbol {
             start: u32::try_from(start + digits + 3).ok()?,
             len: u16::try_from(len).ok().filter(|len| *len > 0)?,
             is_code: matches!(kind, b't' | b'T' | b'w' | b'W'),
+            in_module: len < name.len(),
         })
     }
 }
@@ -137,6 +147,10 @@ mod tests {
 
     fn symbols(text: &str) -> KernelSymbols {
         KernelSymbols::read(text.as_bytes()).expect("a slice can be read")
+    }
+
+    fn name(symbols: &KernelSymbols, address: u64) -> Option<&str> {
+        symbols.lookup(address).map(|function| function.name)
     }
 
     const TEXT: &str = "\
@@ -155,23 +169,31 @@ ffffffffc0000200 t helper\t[nf_nat]
     #[test]
     fn an_address_belongs_to_the_last_function_at_or_before_it() {
         let symbols = symbols(TEXT);
-        assert_eq!(symbols.lookup(0xffff_ffff_8100_0800), Some("tcp_reset"));
-        assert_eq!(symbols.lookup(0xffff_ffff_8100_0fff), Some("tcp_reset"));
-        assert_eq!(symbols.lookup(0xffff_ffff_8100_1000), Some("tcp_done"));
-        assert_eq!(symbols.lookup(0xffff_ffff_c000_0042), Some("ip_vs_conn_expire"));
+        assert_eq!(name(&symbols, 0xffff_ffff_8100_0800), Some("tcp_reset"));
+        assert_eq!(name(&symbols, 0xffff_ffff_8100_0fff), Some("tcp_reset"));
+        assert_eq!(name(&symbols, 0xffff_ffff_8100_1000), Some("tcp_done"));
+        assert_eq!(name(&symbols, 0xffff_ffff_c000_0042), Some("ip_vs_conn_expire"));
+    }
+
+    #[test]
+    fn a_function_of_a_module_is_marked() {
+        let symbols = symbols(TEXT);
+        let in_module = |address| symbols.lookup(address).map(|function| function.in_module);
+        assert_eq!(in_module(0xffff_ffff_8100_0800), Some(false));
+        assert_eq!(in_module(0xffff_ffff_c000_0042), Some(true));
     }
 
     #[test]
     fn data_and_far_away_addresses_belong_to_no_function() {
         let symbols = symbols(TEXT);
-        assert_eq!(symbols.lookup(0xffff_ffff_8100_3008), None);
-        assert_eq!(symbols.lookup(0xffff_ffff_c000_0200 + LONGEST_FUNCTION), None);
-        assert_eq!(symbols.lookup(0x1000), None);
+        assert_eq!(name(&symbols, 0xffff_ffff_8100_3008), None);
+        assert_eq!(name(&symbols, 0xffff_ffff_c000_0200 + LONGEST_FUNCTION), None);
+        assert_eq!(name(&symbols, 0x1000), None);
     }
 
     #[test]
     fn code_is_preferred_to_data_of_the_same_address() {
-        assert_eq!(symbols(TEXT).lookup(0xffff_ffff_8100_2004), Some("etext_alias"));
+        assert_eq!(name(&symbols(TEXT), 0xffff_ffff_8100_2004), Some("etext_alias"));
     }
 
     #[test]
@@ -188,7 +210,7 @@ ffffffffc0000200 t helper\t[nf_nat]
     fn withheld_addresses_answer_nothing() {
         let symbols = symbols("0000000000000000 T _stext\n0000000000000000 t tcp_done\n");
         assert!(symbols.restricted());
-        assert_eq!(symbols.lookup(0), None);
+        assert_eq!(name(&symbols, 0), None);
         assert_eq!(symbols.address("tcp_done"), None);
     }
 
