@@ -128,6 +128,23 @@ pub struct SocketEnd {
     pub pad2: u32,
 }
 
+/// A process, with what tells it from a later one of the same pid.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Opener {
+    /// 0 when it is not on record.
+    pub tgid: u32,
+    /// The socket's remote port, host order.
+    pub remote_port: u16,
+    pub pad: u16,
+    /// `start_boottime` of the thread group's leader, nanoseconds of CLOCK_BOOTTIME.
+    pub start_ns: u64,
+    /// `bpf_get_current_cgroup_id`: inode of its directory in the version 2 hierarchy.
+    pub cgroup: u64,
+    /// Name of the thread group's leader.
+    pub comm: [u8; 16],
+}
+
 /// `via` of a [`ResetSent`]: the `tcp_send_reset` tracepoint.
 pub const VIA_TRACEPOINT: u32 = 0;
 /// `via`: `tcp_v4_send_reset` or `tcp_v6_send_reset`, where the tracepoint is blind.
@@ -148,6 +165,8 @@ pub struct ResetSent {
     /// `enum sk_rst_reason` of the running kernel, or ABSENT.
     pub reason: u32,
     pub via: u32,
+    /// Who connected `sock`.
+    pub opener: Opener,
 }
 
 /// `KIND_RESET_RECEIVED`.
@@ -157,6 +176,8 @@ pub struct ResetReceived {
     pub sock: Sock,
     /// The reset itself; absent where `tcp_reset` has no packet or cannot be hooked.
     pub packet: Packet,
+    /// Who connected `sock`.
+    pub opener: Opener,
 }
 
 /// `KIND_SOCKET_ERROR`.
@@ -166,6 +187,8 @@ pub struct SocketError {
     pub sock: Sock,
     pub task: Task,
     pub stack: Stack,
+    /// Who connected `sock`.
+    pub opener: Opener,
 }
 
 /// `KIND_IPVS_END`.
@@ -270,9 +293,10 @@ const _: () = {
     assert!(size_of::<Sock>() == 192);
     assert!(size_of::<Packet>() == 56);
     assert!(size_of::<SocketEnd>() == 56);
-    assert!(size_of::<ResetSent>() == 192 + 56 + 56 + 32 + 192 + 8);
-    assert!(size_of::<ResetReceived>() == 192 + 56);
-    assert!(size_of::<SocketError>() == 192 + 32 + 192);
+    assert!(size_of::<Opener>() == 40);
+    assert!(size_of::<ResetSent>() == 192 + 56 + 56 + 32 + 192 + 8 + 40);
+    assert!(size_of::<ResetReceived>() == 192 + 56 + 40);
+    assert!(size_of::<SocketError>() == 192 + 32 + 192 + 40);
     assert!(size_of::<IpvsEnd>() == 40 * 2 + 16 + 32 + 192 + 16);
     assert!(size_of::<IpvsNoServer>() == 56);
     assert!(size_of::<IpvsServerRemoved>() == 40 + 32);

@@ -14,6 +14,7 @@
 mod conntrack;
 mod emit;
 mod kread;
+mod opener;
 mod packet;
 mod probes;
 mod sock;

@@ -115,6 +115,12 @@ pub fn idle_j(sk: u64) -> u32 {
     received.min(since(OFFSET_OF_tcp_sock_DOT_lsndtime.load()))
 }
 
+/// Remote port, host order.
+#[inline(always)]
+pub fn remote_port(sk: u64) -> u16 {
+    u16::from_be(read_or_zero(sk, OFFSET_OF_sock_common_DOT_skc_dport.load()))
+}
+
 #[inline(always)]
 fn net(sk: u64) -> u64 {
     read_or_zero(sk, OFFSET_OF_sock_common_DOT_skc_net_DOT_net.load())
@@ -150,8 +156,7 @@ pub unsafe fn fill_flow(flow: *mut Flow, sk: u64, full: bool) {
             (*flow).dst_addr = packet::mapped(dst);
             (*flow).src_addr = packet::mapped(src);
         }
-        (*flow).dst_port =
-            u16::from_be(read_or_zero(sk, OFFSET_OF_sock_common_DOT_skc_dport.load()));
+        (*flow).dst_port = remote_port(sk);
         let mut port: u16 = read_or_zero(sk, OFFSET_OF_sock_common_DOT_skc_num.load());
         if full && port == 0 {
             port = u16::from_be(read_or_zero(sk, OFFSET_OF_inet_sock_DOT_inet_sport.load()));

@@ -4,17 +4,25 @@ use aya_ebpf::{
     EbpfContext,
     helpers::{
         bpf_get_current_pid_tgid,
-        generated::{bpf_get_current_comm, bpf_get_current_task, bpf_get_stack},
+        generated::{
+            bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_task, bpf_get_stack,
+        },
     },
 };
-use tracer_common::record::{Stack, Task};
+use tracer_common::record::{Opener, Stack, Task};
 
-use crate::kread::{copy, facts};
+use crate::kread::{copy, facts, read_or_zero};
 
 facts! {
     OFFSET_OF_task_struct_DOT_flags,
     OFFSET_OF_task_struct_DOT_exit_code,
+    OFFSET_OF_task_struct_DOT_group_leader,
+    OFFSET_OF_task_struct_DOT_start_boottime,
+    OFFSET_OF_task_struct_DOT_comm,
 }
+
+/// include/linux/sched.h
+const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// Fills in who is running. In softirq this is an innocent bystander; the stack tells.
 ///
@@ -31,6 +39,27 @@ pub unsafe fn fill(task: *mut Task) {
         let current = bpf_get_current_task();
         copy!(task.flags, current, OFFSET_OF_task_struct_DOT_flags);
         copy!(task.exit_code, current, OFFSET_OF_task_struct_DOT_exit_code);
+    }
+}
+
+/// Fills in the process that is running, unless it is a thread of the kernel.
+///
+/// # Safety
+/// `out` must be writable.
+#[inline(always)]
+pub unsafe fn fill_opener(out: *mut Opener) {
+    // SAFETY: per contract; the helpers check the kernel pointers.
+    unsafe {
+        let current = bpf_get_current_task();
+        let flags: u32 = read_or_zero(current, OFFSET_OF_task_struct_DOT_flags.load());
+        if flags & PF_KTHREAD != 0 {
+            return;
+        }
+        (*out).tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        (*out).cgroup = bpf_get_current_cgroup_id();
+        let leader: u64 = read_or_zero(current, OFFSET_OF_task_struct_DOT_group_leader.load());
+        copy!(out.start_ns, leader, OFFSET_OF_task_struct_DOT_start_boottime);
+        copy!(out.comm, leader, OFFSET_OF_task_struct_DOT_comm);
     }
 }
 

@@ -131,6 +131,16 @@ pub struct TraceArgs {
     #[arg(long, help_heading = "Kernel")]
     pub no_kprobes: bool,
 
+    /// How the process behind a socket is found
+    #[arg(
+        long,
+        value_enum,
+        default_value = "connect",
+        value_name = "HOW",
+        help_heading = "Kernel"
+    )]
+    pub owners: Owners,
+
     /// Also say why a better hook could not be attached, and what goes wrong inside the programs
     #[arg(short, long, help_heading = "Kernel")]
     pub verbose: bool,
@@ -209,6 +219,15 @@ pub struct PageArgs {
     /// Use colours; `auto` uses them on a terminal unless NO_COLOR is set
     #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", help_heading = "Output")]
     pub color: ColorWhen,
+}
+
+/// How the process behind a socket is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Owners {
+    /// Remember the process of each new connect()
+    Connect,
+    /// Only look up who holds the socket when it breaks; costs nothing before
+    Lookup,
 }
 
 impl ShowArgs {

@@ -17,8 +17,8 @@ use tracer_common::{
 
 use crate::event::{
     Body, ConntrackEnd, ConntrackInvalid, Event, Flow, IpvsEnd, IpvsServerRemoved, Keepalive,
-    Nanos, NetfilterDrop, Packet, ResetReceived, ResetSent, Socket, SocketEnd, SocketError, Stack,
-    Task, Via,
+    Nanos, NetfilterDrop, Opener, Packet, ResetReceived, ResetSent, Socket, SocketEnd, SocketError,
+    Stack, Task, Via,
 };
 
 /// Why bytes are not a record.
@@ -189,14 +189,32 @@ fn flow(bytes: Bytes<'_>) -> Result<Flow> {
 
 fn task(bytes: Bytes<'_>) -> Result<Task> {
     const PF_EXITING: u32 = 4;
-    let comm: [u8; 16] = bytes.get(offset_of!(record::Task, comm))?;
-    let end = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
     Ok(Task {
         pid: bytes.u32(offset_of!(record::Task, tgid))?,
-        comm: String::from_utf8_lossy(&comm[..end]).into_owned(),
+        comm: name(bytes.get(offset_of!(record::Task, comm))?),
         exiting: bytes.u32(offset_of!(record::Task, flags))? & PF_EXITING != 0,
         exit_code: bytes.u32(offset_of!(record::Task, exit_code))?,
     })
+}
+
+/// A task's name, up to its terminating zero.
+fn name(comm: [u8; 16]) -> String {
+    let end = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
+    String::from_utf8_lossy(&comm[..end]).into_owned()
+}
+
+fn opener(bytes: Bytes<'_>) -> Result<Option<Opener>> {
+    use record::Opener as R;
+    let pid = bytes.u32(offset_of!(R, tgid))?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    Ok(Some(Opener {
+        pid,
+        comm: name(bytes.get(offset_of!(R, comm))?),
+        start_boottime_ns: bytes.u64(offset_of!(R, start_ns))?,
+        cgroup: bytes.u64(offset_of!(R, cgroup))?,
+    }))
 }
 
 fn packet(bytes: Bytes<'_>) -> Result<Option<Packet>> {
@@ -244,7 +262,8 @@ impl Decoder<'_> {
         Ok(names)
     }
 
-    fn socket(&self, bytes: Bytes<'_>) -> Result<Option<Socket>> {
+    /// A record's socket, and who connected it.
+    fn socket(&self, bytes: Bytes<'_>, opened_by: Bytes<'_>) -> Result<Option<Socket>> {
         use record::Sock;
         // enum sock_flags (include/net/sock.h)
         const SOCK_DEAD: u64 = 1;
@@ -295,6 +314,7 @@ impl Decoder<'_> {
             retries2: bytes.u8(offset_of!(Sock, sysctl_retries2))?,
             ack_backlog: bytes.u32(offset_of!(Sock, ack_backlog))?,
             max_ack_backlog: bytes.u32(offset_of!(Sock, max_ack_backlog))?,
+            opener: opener(opened_by)?,
         }))
     }
 
@@ -327,7 +347,8 @@ impl Decoder<'_> {
         let ended = end.u64(offset_of!(E, ts_ns))?;
         let reason = bytes.u32(offset_of!(R, reason))?;
         Ok(ResetSent {
-            socket: self.socket(bytes.within(offset_of!(R, sock)))?,
+            socket: self
+                .socket(bytes.within(offset_of!(R, sock)), bytes.within(offset_of!(R, opener)))?,
             trigger: packet(bytes.within(offset_of!(R, trigger)))?,
             end: match ended {
                 0 => None,
@@ -358,7 +379,7 @@ impl Decoder<'_> {
         let at = offset_of!(R, sock);
         Ok(ResetReceived {
             socket: self
-                .socket(bytes.within(at))?
+                .socket(bytes.within(at), bytes.within(offset_of!(R, opener)))?
                 .ok_or(DecodeError::Truncated { at: bytes.base + at })?,
             packet: packet(bytes.within(offset_of!(R, packet)))?,
         })
@@ -369,7 +390,7 @@ impl Decoder<'_> {
         let at = offset_of!(R, sock);
         Ok(SocketError {
             socket: self
-                .socket(bytes.within(at))?
+                .socket(bytes.within(at), bytes.within(offset_of!(R, opener)))?
                 .ok_or(DecodeError::Truncated { at: bytes.base + at })?,
             task: task(bytes.within(offset_of!(R, task)))?,
             stack: self.stack(bytes.within(offset_of!(R, stack)))?,

@@ -89,6 +89,18 @@ pub struct Keepalive {
     pub time_is_own: bool,
 }
 
+/// The process that connected a socket, as the kernel remembered it: it may have ended since.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opener {
+    pub pid: u32,
+    /// Name of its main thread: untrusted text.
+    pub comm: String,
+    /// Start of the process, nanoseconds of CLOCK_BOOTTIME: another process of this pid has another.
+    pub start_boottime_ns: u64,
+    /// Inode of its directory in the version 2 control group hierarchy.
+    pub cgroup: u64,
+}
+
 /// A socket at the moment of a record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Socket {
@@ -130,6 +142,9 @@ pub struct Socket {
     pub retries2: u8,
     pub ack_backlog: u32,
     pub max_ack_backlog: u32,
+    /// `None` for a socket that was accepted, or connected before tracing began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opener: Option<Opener>,
 }
 
 impl Socket {

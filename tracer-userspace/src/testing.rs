@@ -100,6 +100,7 @@ pub fn socket(id: u64, local: &str, remote: &str, last_received: Nanos) -> Socke
         retries2: 15,
         ack_backlog: 0,
         max_ack_backlog: 0,
+        opener: None,
     }
 }
 

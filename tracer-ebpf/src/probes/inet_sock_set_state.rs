@@ -1,4 +1,4 @@
-//! `sock:inet_sock_set_state`, for two things.
+//! `sock:inet_sock_set_state`, for three things.
 //!
 //! * A socket is closed with `sk_err` set: its application loses the connection. The stack names the
 //!   timer that gave up, which `tcp_write_err` (inlined everywhere) cannot. `inet_sk_error_report` (6.1
@@ -7,6 +7,8 @@
 //! * How a socket left ESTABLISHED, by whom: kept in an LRU map and read back when a later packet for
 //!   that tuple is answered with a reset. Orderly ends never reach the ring. Cost: one map update for
 //!   each connection end, nothing for other transitions.
+//! * CLOSE -> SYN_SENT happens in the process that calls `connect()`: see `opener.rs`. Cost: one map
+//!   update for each connection made, one map removal for each that ends.
 //!
 //! TP_PROTO 5.10 on: (const struct sock *sk, const int oldstate, const int newstate); `sk_state` is
 //! still the old one.
@@ -25,6 +27,7 @@ use tracer_common::{
 
 use crate::{
     emit::emit,
+    opener,
     sock::{self, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT},
     task,
 };
@@ -40,13 +43,17 @@ static SOCKET_ENDS: LruHashMap<Key, SocketEnd> = LruHashMap::with_max_entries(16
 pub fn inet_sock_set_state__rawtp(ctx: RawTracePointContext) -> i32 {
     let new: u32 = ctx.arg(2);
     let new = new as u8;
-    if new != TCP_CLOSE && new != TCP_FIN_WAIT1 && new != TCP_LAST_ACK {
+    if new != TCP_CLOSE && new != TCP_FIN_WAIT1 && new != TCP_LAST_ACK && new != TCP_SYN_SENT {
         return 0;
     }
     let old: u32 = ctx.arg(1);
     let old = old as u8;
     let sk = ctx.arg(0);
     if !sock::is_tcp(sk) {
+        return 0;
+    }
+    if new == TCP_SYN_SENT {
+        opener::keep(sk);
         return 0;
     }
     let error = sock::error(sk);
@@ -58,6 +65,9 @@ pub fn inet_sock_set_state__rawtp(ctx: RawTracePointContext) -> i32 {
     // CLOSE_WAIT (8) is the only later state that still belongs to the application.
     if was_open || old == 8 {
         remember(sk, old, new);
+    }
+    if new == TCP_CLOSE {
+        opener::forget(sk);
     }
     0
 }
@@ -73,6 +83,7 @@ fn report(ctx: &impl EbpfContext, sk: u64, error: u32) {
             (*out).sock.err = error;
             task::fill(&raw mut (*out).task);
             task::fill_stack(ctx, &raw mut (*out).stack);
+            opener::recall(&raw mut (*out).opener, sk);
         }
     });
 }

@@ -7,7 +7,7 @@
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use tracer_common::{record::ResetReceived, wire::KIND_RESET_RECEIVED};
 
-use crate::{emit::emit, packet, sock};
+use crate::{emit::emit, opener, packet, sock};
 
 #[raw_tracepoint(tracepoint = "tcp_receive_reset")]
 pub fn tcp_receive_reset__rawtp(ctx: RawTracePointContext) -> i32 {
@@ -25,6 +25,7 @@ pub fn report(sk: u64, skb: u64) {
             if skb != 0 {
                 packet::fill(&raw mut (*out).packet, skb);
             }
+            opener::recall(&raw mut (*out).opener, sk);
         }
     });
 }

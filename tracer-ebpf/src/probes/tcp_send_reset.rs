@@ -14,7 +14,7 @@ use tracer_common::{
     wire::{ABSENT, KIND_RESET_SENT},
 };
 
-use crate::{emit::emit, kread::facts, packet, probes::inet_sock_set_state, sock, task};
+use crate::{emit::emit, kread::facts, opener, packet, probes::inet_sock_set_state, sock, task};
 
 facts! { ARG_OF_btf_trace_tcp_send_reset_DOT_sk_rst_reason }
 
@@ -52,6 +52,9 @@ pub fn report(ctx: &impl EbpfContext, sk: u64, skb: u64, netns: u32, reason: u32
             sock::fill(&raw mut (*out).sock, sk);
             if skb != 0 && packet::fill(&raw mut (*out).trigger, skb).is_some() {
                 inet_sock_set_state::recall(&raw mut (*out).end, &raw const (*out).trigger, netns);
+            }
+            if sk != 0 {
+                opener::recall(&raw mut (*out).opener, sk);
             }
             task::fill(&raw mut (*out).task);
             // Without a socket the stack says nothing that the trigger does not, and a scan makes many.

@@ -10,11 +10,12 @@ use tokio::{
 
 use super::{Exit, Failure};
 use crate::{
-    cli::TraceArgs,
+    cli::{Owners, TraceArgs},
     correlator::{Correlator, Counters},
     event::{Body, Event, Nanos},
     incident::Incident,
     kernel::{
+        attach::AttachOptions,
         live::{Live, now},
         prepare::StartError,
     },
@@ -65,7 +66,13 @@ pub fn trace(args: &TraceArgs, observer: &mut dyn Observer) -> Result<(), Failur
 }
 
 fn start(args: &TraceArgs) -> Result<Live, Failure> {
-    Live::start(args.no_kprobes, args.verbose).map_err(|error| match error {
+    let options = AttachOptions {
+        no_kprobes: args.no_kprobes,
+        verbose: args.verbose,
+        keep_openers: args.owners == Owners::Connect,
+        only: None,
+    };
+    Live::start(options).map_err(|error| match error {
         StartError::NotPermitted(error) => Failure { exit: Exit::NotPermitted, error },
         StartError::Unsupported(error) => Failure { exit: Exit::Unsupported, error },
         StartError::Internal(error) => Failure { exit: Exit::Internal, error },

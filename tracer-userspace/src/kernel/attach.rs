@@ -60,6 +60,8 @@ pub struct AttachOptions {
     pub no_kprobes: bool,
     /// Let the programs log what goes wrong in them (aya-log, on error paths only).
     pub verbose: bool,
+    /// Remember the process of each connection made, at a price for each.
+    pub keep_openers: bool,
     /// Only these signals, because the others are attached already; `None` for all.
     pub only: Option<Vec<&'static str>>,
 }
@@ -85,6 +87,11 @@ pub fn attach(
     // A level of 0 is a frozen constant: the verifier prunes every log call.
     let log_level = if options.verbose { u8::MAX } else { 0 };
     loader.override_global(aya_log::LEVEL, &log_level, true);
+    let keep_openers = u32::from(options.keep_openers && options.only.is_none());
+    loader.override_global("KEEP_OPENERS", &keep_openers, true);
+    if keep_openers == 0 {
+        loader.map_max_entries("OPENERS", 1);
+    }
     if options.only.is_some() {
         // A later part sees few records and no connection ends of its own.
         loader.map_max_entries("EVENTS", LATER_RING_BYTES).map_max_entries("SOCKET_ENDS", 1);

@@ -107,16 +107,15 @@ impl Live {
     ///
     /// # Errors
     /// [`StartError`] when tracing cannot start at all.
-    pub fn start(no_kprobes: bool, verbose: bool) -> Result<Self, StartError> {
+    pub fn start(mut options: AttachOptions) -> Result<Self, StartError> {
         use StartError::{Internal, Unsupported};
         check_permission()?;
-        let no_kprobes = no_kprobes || !kprobes_exist();
+        options.no_kprobes |= !kprobes_exist();
         let symbols = SymbolTable::start();
         // Addresses are only needed for the way without kprobes; waiting for them costs time.
-        let symbols = if no_kprobes { symbols.wait() } else { symbols };
+        let symbols = if options.no_kprobes { symbols.wait() } else { symbols };
         let Prepared { manifest, facts } = prepare(OBJECT, symbols.get())?;
         let reasons = facts.reason_names("sk_rst_reason").cloned().unwrap_or_default();
-        let options = AttachOptions { no_kprobes, verbose, only: None };
         let attached = attach(OBJECT, &manifest, &facts, &options).map_err(Internal)?;
         if !can_see_a_reset(&attached.coverage) {
             return Err(Unsupported(anyhow::anyhow!(
