@@ -13,7 +13,6 @@ use crate::{
     event::{Body, Event, Nanos, Session, Via},
     evidence::{ECONNRESET, Evidence, Hosts},
     fix::Fix,
-    host::Owner,
     incident::{
         Action, Confidence, ConntrackFacts, Finding, Incident, IpvsFacts, Rst, RuledOut, Victim,
     },
@@ -31,6 +30,7 @@ mod late;
 #[cfg(test)]
 mod nat_verdicts;
 mod open;
+mod owners;
 #[cfg(test)]
 mod remote;
 #[cfg(test)]
@@ -39,6 +39,8 @@ mod tests;
 mod wrong_verdicts;
 
 use open::Open;
+use owners::Owners;
+pub use owners::closer;
 
 /// How long a case waits for its other records. Effects precede causes by microseconds, and state
 /// that RCU frees follows within 100 ms; an incident must be printed within 1 s.
@@ -55,9 +57,6 @@ const FINISHED: usize = 4096;
 
 /// Cases that may settle at once; beyond it the oldest is judged early.
 const OPEN: usize = 4096;
-
-/// Socket owners kept until their incident is told.
-const OWNERS: usize = 4096;
 
 /// Namespaces whose state is kept.
 const HOSTS: usize = 4096;
@@ -106,7 +105,7 @@ pub struct Correlator {
     memory: Memory,
     drops: Memory,
     hosts: Hosts,
-    owners: VecDeque<(u64, Owner)>,
+    owners: Owners,
     open: Open,
     finished: VecDeque<Finished>,
     /// Index of `finished[0]`, so that a case's reference survives evictions.
@@ -129,7 +128,7 @@ impl Correlator {
             memory: Memory::new(MEMORY),
             drops: Memory::new(DROPS),
             hosts: BTreeMap::new(),
-            owners: VecDeque::new(),
+            owners: Owners::default(),
             open: Open::default(),
             finished: VecDeque::new(),
             forgotten: 0,
@@ -181,10 +180,11 @@ impl Correlator {
                 return;
             }
             Body::Owner { inode, owner } => {
-                if self.owners.len() >= OWNERS {
-                    self.owners.pop_front();
-                }
-                self.owners.push_back((inode, *owner));
+                self.owners.socket_is(inode, *owner);
+                return;
+            }
+            Body::Process { started, owner } => {
+                self.owners.process_is(ts, started, *owner);
                 return;
             }
             Body::Lost(lost) => {

@@ -463,9 +463,15 @@ pub enum Body {
     ConntrackInvalid(Box<ConntrackInvalid>),
     /// State of a namespace, read because of a record.
     Netns(Box<NetnsState>),
-    /// Who holds the socket with this inode.
+    /// Who owns the socket with this inode.
     Owner {
         inode: u64,
+        owner: Box<Owner>,
+    },
+    /// The process that has a pid which a record names.
+    Process {
+        /// When it started.
+        started: Nanos,
         owner: Box<Owner>,
     },
     /// Records lost since the start, all kinds.

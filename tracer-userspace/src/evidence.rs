@@ -158,7 +158,8 @@ impl<'a> Evidence<'a> {
         })
     }
 
-    fn namespaces(&self) -> Vec<u32> {
+    /// Where the case's records were made.
+    pub fn namespaces(&self) -> Vec<u32> {
         let case = self.case;
         (case.sent.iter().map(|at| at.netns))
             .chain(case.received.iter().map(|at| at.netns))

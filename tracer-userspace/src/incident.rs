@@ -68,6 +68,29 @@ impl Victim {
     }
 }
 
+/// An end of a connection: the initiator's or the responder's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Source,
+    Destination,
+}
+
+impl Side {
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        }
+    }
+
+    pub fn other(self) -> Self {
+        match self {
+            Self::Source => Self::Destination,
+            Self::Destination => Self::Source,
+        }
+    }
+}
+
 /// What the connection's end looked like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -146,7 +169,14 @@ pub struct Incident {
     pub keepalive: Option<Keepalive>,
     pub ipvs: Option<IpvsFacts>,
     pub conntrack: Option<ConntrackFacts>,
+    /// Who has to act.
     pub owner: Option<Owner>,
+    /// The end at which `owner` is.
+    pub owner_side: Option<Side>,
+    /// The process at the other end.
+    pub peer: Option<Owner>,
+    /// Network namespaces of the records, the one above among them.
+    pub namespaces: Vec<u32>,
     pub hostname: String,
     /// Completes "SOURCE -> DESTINATION …": what happened.
     pub what: String,

@@ -1,6 +1,11 @@
 //! Short event literals for tests.
 
-use std::net::SocketAddr;
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use crate::{
     correlator::Correlator,
@@ -22,6 +27,41 @@ pub const SERVER_NS: u32 = 13;
 pub const CLIENT: &str = "10.0.0.2:41822";
 pub const VIP: &str = "10.96.0.10:3306";
 pub const SERVER: &str = "10.0.1.2:3306";
+
+/// A directory of its own for files that a test makes up; removed again on drop.
+pub struct TempRoot(PathBuf);
+
+impl TempRoot {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name =
+            format!("rsttrace-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let root = std::env::temp_dir().join(name);
+        fs::create_dir_all(&root).expect("the temporary directory is writable");
+        Self(root)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn directory(&self, path: &str) {
+        fs::create_dir_all(self.0.join(path)).expect("the temporary directory is writable");
+    }
+
+    pub fn file(&self, path: &str, text: &str) {
+        let path = self.0.join(path);
+        fs::create_dir_all(path.parent().expect("below the root")).expect("writable");
+        fs::write(path, text).expect("the temporary directory is writable");
+    }
+}
+
+impl Drop for TempRoot {
+    fn drop(&mut self) {
+        // Nothing to do about a leftover in a temporary directory.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
 
 pub fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address literal")

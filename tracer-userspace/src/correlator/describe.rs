@@ -1,17 +1,16 @@
 //! From a verdict and its evidence to the incident that outputs show.
 
-use std::{
-    collections::VecDeque,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::event_id::event_id;
+use super::owners::{Ends, ends};
 use super::*;
 use crate::incident::errno_text;
 use crate::{
     cause::Cause,
     event::{Flow, tcp_state},
-    evidence::{ETIMEDOUT, has},
+    evidence::ETIMEDOUT,
+    incident::Side,
 };
 
 /// Where no address is known at all.
@@ -21,7 +20,7 @@ pub fn incident(
     evidence: &Evidence<'_>,
     cause: &'static Cause,
     verdict: Verdict,
-    owners: &VecDeque<(u64, Owner)>,
+    owners: &Owners,
 ) -> Incident {
     let case = evidence.case;
     let nowhere = Flow { src: NOWHERE, dst: NOWHERE };
@@ -36,6 +35,12 @@ pub fn incident(
     let mut findings = verdict.findings;
     findings.extend(record_findings(evidence));
     findings.truncate(MAX_FINDINGS);
+    let side = |address| side_of(address, client, server);
+    let Ends { owner, peer } = ends(evidence, cause.family, owners, side);
+    let (owner_side, owner) = owner.unzip();
+    let mut namespaces = evidence.namespaces();
+    namespaces.sort_unstable();
+    namespaces.dedup();
     Incident {
         event_id: event_id(&evidence.session.boot_id, case.netns, client, case.opened, wall_ns),
         sequence: 0,
@@ -60,7 +65,10 @@ pub fn incident(
             .map(|socket| socket.keepalive),
         ipvs: ipvs(evidence, cause),
         conntrack: conntrack(evidence, cause),
-        owner: owner(evidence, cause, owners),
+        owner,
+        owner_side,
+        peer,
+        namespaces,
         hostname: evidence.session.hostname.clone(),
         what: what(action, cause, idle_s),
         why: verdict.why,
@@ -180,27 +188,34 @@ fn rst(evidence: &Evidence<'_>, cause: &Cause) -> Rst {
     Rst { direction, origin, reason }
 }
 
-fn victim_side(evidence: &Evidence<'_>, client: Flow, server: Flow) -> Victim {
-    let is_source = |address| address == client.src || address == server.src;
-    let is_destination = |address| address == client.dst || address == server.dst;
-    let mut source = false;
-    let mut destination = false;
-    // Nobody holds an orphan.
-    for (_, _, socket) in evidence.victims().filter(|(_, _, socket)| !socket.dead) {
-        source |= is_source(socket.flow.src);
-        destination |= is_destination(socket.flow.src);
+/// The end to which an address belongs, on either side of NAT.
+fn side_of(address: SocketAddr, client: Flow, server: Flow) -> Option<Side> {
+    if address == client.src || address == server.src {
+        Some(Side::Source)
+    } else if address == client.dst || address == server.dst {
+        Some(Side::Destination)
+    } else {
+        None
     }
-    if !source && !destination {
+}
+
+fn victim_side(evidence: &Evidence<'_>, client: Flow, server: Flow) -> Victim {
+    // Nobody holds an orphan.
+    let mut hurt: Vec<Side> = evidence
+        .victims()
+        .filter(|(_, _, socket)| !socket.dead)
+        .filter_map(|(_, _, socket)| side_of(socket.flow.src, client, server))
+        .collect();
+    if hurt.is_empty() {
         // Nobody here was hurt: it is whoever the reset or the drop was meant for.
-        let hurt = evidence
+        let meant = evidence
             .sent()
             .and_then(|at| at.it.flow())
             .map(|flow| flow.dst)
             .or_else(|| evidence.case.drops.first().map(|at| at.it.packet.flow.src));
-        source = hurt.is_some_and(is_source);
-        destination = hurt.is_some_and(is_destination);
+        hurt.extend(meant.and_then(|address| side_of(address, client, server)));
     }
-    match (source, destination) {
+    match (hurt.contains(&Side::Source), hurt.contains(&Side::Destination)) {
         (true, true) => Victim::Both,
         (true, false) => Victim::Source,
         (false, true) => Victim::Destination,
@@ -242,42 +257,6 @@ fn conntrack(evidence: &Evidence<'_>, cause: &Cause) -> Option<ConntrackFacts> {
         count: table.and_then(|table| table.count),
         max: table.and_then(|table| table.max),
     })
-}
-
-/// Who has to act: for what an application did, the application that did it; otherwise the process
-/// that lost its connection.
-fn owner(evidence: &Evidence<'_>, cause: &Cause, owners: &VecDeque<(u64, Owner)>) -> Option<Owner> {
-    let known = |inode: u64| {
-        (inode != 0)
-            .then(|| owners.iter().rev().find(|(known, _)| *known == inode))
-            .flatten()
-            .map(|(_, owner)| owner.clone())
-    };
-    let closer = || {
-        let at = evidence.sent()?;
-        let task = match &at.it.end {
-            Some(end) if at.it.trigger.is_some() && end.err == 0 => &end.task,
-            _ if at.it.trigger.is_none() && !in_softirq(&at.it.stack) => &at.it.task,
-            _ => return None,
-        };
-        Some(Owner { pid: task.pid, comm: task.comm.clone(), ..Owner::default() })
-    };
-    let victim = || evidence.victims().find_map(|(_, _, socket)| known(socket.inode));
-    if cause.family == Family::Application {
-        let by_socket = evidence
-            .active()
-            .and_then(|at| at.it.socket.as_ref())
-            .and_then(|socket| known(socket.inode));
-        return by_socket.or_else(closer).or_else(victim);
-    }
-    victim()
-}
-
-/// `current` is a bystander there.
-fn in_softirq(stack: &[Box<str>]) -> bool {
-    ["__do_softirq", "handle_softirqs", "run_timer_softirq", "tcp_keepalive_timer"]
-        .iter()
-        .any(|name| has(stack, name))
 }
 
 /// The records themselves, oldest first.

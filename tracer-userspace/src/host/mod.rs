@@ -5,6 +5,7 @@
 //! replayed elsewhere. Nothing here runs a program, and nothing here is fatal: what cannot be read
 //! is `None`.
 
+mod cgroup;
 mod conntrack;
 mod counters;
 mod inside;
@@ -15,26 +16,32 @@ mod netns;
 mod nlmsg;
 mod owner;
 mod places;
+mod pods;
+mod process;
 mod sock_diag;
 mod state;
 mod sysctl;
 
 use std::io;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use inside::inside;
 use netns::Namespaces;
+pub use owner::OwnedSocket;
+use pods::Pods;
 pub use sock_diag::{SocketFilter, SocketList};
 pub use state::{
     ConntrackStat, ConntrackState, ConntrackTcpTimeouts, IpvsDestination, IpvsService, IpvsState,
-    NetnsReach, NetnsState, Owner, SocketAges, SocketState, SocketTimer, TcpCounters, TcpSysctls,
-    TimerKind,
+    NetnsReach, NetnsState, Owner, OwnerBy, Pod, SocketAges, SocketState, SocketTimer, TcpCounters,
+    TcpSysctls, TimerKind,
 };
 
-use crate::event::Flow;
+use crate::event::{Flow, tcp_state};
 
 /// How often the worker looks whether a namespace it holds open has died.
 const TIDY_EVERY: Duration = Duration::from_secs(20);
@@ -51,6 +58,9 @@ pub struct Host {
     jobs: mpsc::Sender<Job>,
     /// Our own namespace, which can be read without the right to enter one.
     own: u32,
+    /// Where the machine's own files are, best first.
+    roots: Arc<[PathBuf]>,
+    pods: Arc<Mutex<Pods>>,
 }
 
 impl Host {
@@ -66,7 +76,10 @@ impl Host {
         thread::Builder::new()
             .name("rsttrace-host".into())
             .spawn(move || work(&queue, namespaces))?;
-        Ok(Host { jobs, own })
+        // A service or container may have mounts of its own; pid 1 sees the machine's.
+        let roots = ["/proc/1/root", "/"].map(PathBuf::from);
+        let pods = Arc::new(Mutex::new(Pods::new(roots.to_vec())));
+        Ok(Host { jobs, own, roots: Arc::new(roots), pods })
     }
 
     /// The settings and counters of the network namespace with inode number `inum`, read at most
@@ -116,13 +129,30 @@ impl Host {
         reply.recv().ok()
     }
 
-    /// The process that has the socket with inode number `socket` open; among several, the lowest
-    /// pid, those in network namespace `netns_inum` first. Our own process never counts.
+    /// The process that holds a socket; else the one that connected it; else, for an accepted one, a
+    /// process that listens for it. [`Owner::by`] tells which. Among several holders those in the
+    /// socket's namespace come first, then the lowest pid; our own process never counts.
     ///
     /// Walks every descriptor of every process when nobody has it, so ask once per socket.
     #[must_use]
-    pub fn owner(&self, socket: u64, netns_inum: u32) -> Option<Owner> {
-        owner::find(socket, netns_inum)
+    pub fn owner(&self, socket: &OwnedSocket) -> Option<Owner> {
+        let listener = || {
+            let found = self.socket(socket.netns, socket.flow)??;
+            (found.state == tcp_state::LISTEN).then_some(found.inode)
+        };
+        owner::find(socket, &self.roots, listener).map(|owner| self.with_pod(owner))
+    }
+
+    /// The process that has this pid now.
+    #[must_use]
+    pub fn process(&self, pid: u32) -> Option<Owner> {
+        process::describe(pid).map(|owner| self.with_pod(owner))
+    }
+
+    fn with_pod(&self, owner: Owner) -> Owner {
+        let uid = owner.cgroup.as_deref().and_then(cgroup::pod_uid);
+        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        Owner { pod: pods.find(uid.as_deref(), owner.container_id.as_deref()), ..owner }
     }
 
     /// The random id of this boot (`/proc/sys/kernel/random/boot_id`).

@@ -1,33 +1,95 @@
-//! Which process holds a socket: found by its link `/proc/PID/fd/N -> socket:[INODE]`.
+//! Which process owns a socket: one that holds it (its link `/proc/PID/fd/N -> socket:[INODE]`), else
+//! the one that connected it, else one that listens where it was accepted.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use rustix::fs::{Dir, readlinkat};
 
-use super::state::Owner;
+use super::process::{describe, describe_started};
+use super::state::{Owner, OwnerBy};
+use super::{cgroup, places};
+use crate::event::{Flow, Opener};
 
-/// Field 22 of `/proc/PID/stat` counts USER_HZ ticks, 100 a second on every architecture that
-/// runs this program.
-const NS_PER_USER_TICK: u64 = 10_000_000;
+/// A socket whose owner is wanted.
+#[derive(Clone, Debug)]
+pub struct OwnedSocket {
+    /// 0 once no process holds it.
+    pub inode: u64,
+    pub netns: u32,
+    /// Local side first.
+    pub flow: Flow,
+    /// Who connected it, if that is on record.
+    pub opener: Option<Opener>,
+}
 
-/// The holder with the lowest pid among those in network namespace `netns`, else among all: a
-/// descriptor can be passed to, or inherited by, a process elsewhere.
-pub(super) fn find(socket: u64, netns: u32) -> Option<Owner> {
-    // A socket no process holds any more has inode number 0.
-    if socket == 0 {
+/// The owner. `listener` gives the inode of the socket that listens for it; `roots` are `/`, as pid 1
+/// sees it, but in tests.
+pub(super) fn find(
+    socket: &OwnedSocket,
+    roots: &[impl AsRef<Path>],
+    listener: impl FnOnce() -> Option<u64>,
+) -> Option<Owner> {
+    let opener = socket.opener.as_ref();
+    // By far the most likely holder: everybody else is looked at only when it is not.
+    let living = opener.filter(|opener| holds(opener.pid, socket.inode));
+    let holder = living.and_then(|opener| describe_started(opener.pid, opener.start_boottime_ns));
+    holder.or_else(|| describe(holder_of(socket.inode, socket.netns)?)).or_else(|| match opener {
+        Some(opener) => Some(connected(opener, roots)),
+        None => {
+            let owner = describe(holder_of(listener()?, socket.netns)?)?;
+            Some(Owner { by: OwnerBy::Listener, ..owner })
+        }
+    })
+}
+
+/// The process that connected a socket, which has closed it or has ended since.
+fn connected(opener: &Opener, roots: &[impl AsRef<Path>]) -> Owner {
+    let living = describe_started(opener.pid, opener.start_boottime_ns);
+    let owner = living.unwrap_or_else(|| {
+        let cgroup =
+            roots.iter().find_map(|root| cgroup::path_by_inode(root.as_ref(), opener.cgroup));
+        Owner {
+            container_id: cgroup.as_deref().and_then(cgroup::container_id),
+            cgroup,
+            ..opener.into()
+        }
+    });
+    Owner { by: OwnerBy::Connect, ..owner }
+}
+
+impl From<&Opener> for Owner {
+    /// What is known without looking.
+    fn from(opener: &Opener) -> Self {
+        Self {
+            pid: opener.pid,
+            comm: opener.comm.clone(),
+            start_boottime_ns: Some(opener.start_boottime_ns),
+            by: OwnerBy::Connect,
+            ..Self::default()
+        }
+    }
+}
+
+/// Among several holders the lowest pid of those in network namespace `netns`, else of all: a
+/// descriptor can be passed to, or inherited by, a process elsewhere. Pid 1 opens sockets for others.
+fn holder_of(inode: u64, netns: u32) -> Option<u32> {
+    if inode == 0 {
         return None;
     }
-    let link = format!("socket:[{socket}]");
     let (near, far): (Vec<u32>, Vec<u32>) =
         others().into_iter().partition(|&pid| lives_in(pid, netns));
-    let pid = near.into_iter().chain(far).find(|&pid| holds(pid, link.as_bytes()))?;
-    describe(pid)
+    let mut holders = near.into_iter().chain(far).filter(|&pid| holds(pid, inode));
+    match holders.next() {
+        Some(1) => holders.next().or(Some(1)),
+        holder => holder,
+    }
 }
 
 /// All processes but ours, in ascending order.
 fn others() -> Vec<u32> {
-    let mut pids = super::places::processes();
+    let mut pids = places::processes();
     pids.retain(|&pid| pid != std::process::id());
     pids.sort_unstable();
     pids
@@ -38,7 +100,8 @@ fn lives_in(pid: u32, netns: u32) -> bool {
 }
 
 /// Links are read relative to the open directory: a busy server has tens of thousands of them.
-fn holds(pid: u32, link: &[u8]) -> bool {
+fn holds(pid: u32, inode: u64) -> bool {
+    let link = format!("socket:[{inode}]");
     let Ok(fds) = File::open(format!("/proc/{pid}/fd")) else {
         return false;
     };
@@ -50,143 +113,112 @@ fn holds(pid: u32, link: &[u8]) -> bool {
         let Ok(target) = readlinkat(&fds, entry.file_name(), std::mem::take(&mut buffer)) else {
             return false;
         };
-        let found = target.as_bytes() == link;
+        let found = target.as_bytes() == link.as_bytes();
         buffer = target.into_bytes();
         found
     })
 }
 
-fn describe(pid: u32) -> Option<Owner> {
-    let file = |name: &str| {
-        let bytes = fs::read(format!("/proc/{pid}/{name}")).ok()?;
-        Some(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let cgroup = file("cgroup").as_deref().and_then(cgroup_path);
-    Some(Owner {
-        pid,
-        comm: file("comm")?.trim_end_matches('\n').to_owned(),
-        exe: fs::read_link(format!("/proc/{pid}/exe"))
-            .ok()
-            .map(|path| path.to_string_lossy().into_owned()),
-        uid: file("status").as_deref().and_then(effective_uid),
-        start_boottime_ns: file("stat").as_deref().and_then(start_boottime_ns),
-        container_id: cgroup.as_deref().and_then(container_id),
-        cgroup,
-    })
-}
-
-/// Reads a `/proc/PID/stat` line. The name in field 2 may hold spaces and parentheses, so fields
-/// are counted from the last parenthesis, which ends it.
-fn start_boottime_ns(stat: &str) -> Option<u64> {
-    let (_, from_field_3) = stat.rsplit_once(')')?;
-    let ticks: u64 = from_field_3.split_whitespace().nth(22 - 3)?.parse().ok()?;
-    ticks.checked_mul(NS_PER_USER_TICK)
-}
-
-/// `Uid:` in `/proc/PID/status` lists the real, effective, saved and file system id.
-fn effective_uid(status: &str) -> Option<u32> {
-    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    ids.split_whitespace().nth(1)?.parse().ok()
-}
-
-/// The most telling path in `/proc/PID/cgroup` (`hierarchy:controllers:path` lines). On a machine
-/// that mixes both versions, one of the hierarchies may leave everybody at the root.
-fn cgroup_path(cgroup: &str) -> Option<String> {
-    let of = |wanted: &str| {
-        cgroup.lines().find_map(|line| {
-            let mut parts = line.splitn(3, ':').skip(1);
-            let (controllers, path) = (parts.next()?, parts.next()?);
-            controllers.split(',').any(|c| c == wanted).then_some(path)
-        })
-    };
-    // Version 2 has an empty list of controllers.
-    let paths = [of(""), of("memory"), of("pids")];
-    let found = paths.iter().flatten();
-    found.clone().find(|path| **path != "/").or(found.clone().next()).map(|path| (*path).to_owned())
-}
-
-/// The innermost container in a cgroup path. Runtimes write `docker-ID.scope`,
-/// `cri-containerd-ID.scope`, `crio-ID.scope`, `libpod-ID.scope`, `…:cri-containerd:ID`, or `ID`.
-fn container_id(cgroup: &str) -> Option<String> {
-    cgroup.rsplit('/').find_map(|component| {
-        let unit = component.strip_suffix(".scope").unwrap_or(component);
-        let (prefix, id) = unit.rsplit_once(['-', ':']).unwrap_or(("", unit));
-        let is_id = id.len() == 64 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        // conmon watches the container from outside.
-        (is_id && !prefix.ends_with("conmon")).then(|| id.to_owned())
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+    use std::os::fd::OwnedFd;
+    use std::process::{Child, Command, Stdio};
+
     use super::*;
+    use crate::testing::{TempRoot, flow};
 
-    const ID: &str = "3f9c3f9c3f9c3f9c3f9c3f9c3f9c3f9c3f9c3f9c3f9c3f9c3f9c3f9c3f9c3f9c";
+    /// A process of its own, with a socket as its standard input or without; ended on drop.
+    struct Process(Child);
 
-    #[test]
-    fn start_time_is_found_behind_any_name() {
-        for comm in ["cat", "a b) R 1 (c", ") 9 9 9 (", "))"] {
-            let stat = format!(
-                "8412 ({comm}) R 8399 8399 6344 0 -1 4194304 100 0 0 0 0 0 0 0 20 0 1 0 92355 3133440 411"
-            );
-            assert_eq!(start_boottime_ns(&stat), Some(923_550_000_000), "{comm}");
+    impl Process {
+        fn new(stdin: impl Into<Stdio>) -> Self {
+            let child = Command::new("sleep").arg("60").stdin(stdin).spawn();
+            Self(child.expect("coreutils"))
+        }
+
+        fn opener(&self) -> Opener {
+            let owner = describe(self.0.id()).expect("it runs");
+            Opener {
+                pid: owner.pid,
+                comm: "connected".into(),
+                start_boottime_ns: owner.start_boottime_ns.expect("procfs"),
+                cgroup: 0,
+            }
         }
     }
 
-    #[test]
-    fn a_cut_stat_line_is_unknown() {
-        for stat in [
-            "",
-            "1 (x",
-            "1 (x) R 1 2 3",
-            "1 (x) 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 x y",
-        ] {
-            assert_eq!(start_boottime_ns(stat), None, "{stat}");
+    impl Drop for Process {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
         }
     }
 
-    #[test]
-    fn uid_is_the_effective_one() {
-        assert_eq!(effective_uid("Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t1\t2\t3\t4\n"), Some(0));
-        assert_eq!(effective_uid("Name:\tx\n"), None);
+    fn listener() -> (OwnedFd, u64) {
+        let socket = OwnedFd::from(TcpListener::bind("127.0.0.1:0").expect("a port"));
+        let inode = rustix::fs::fstat(&socket).expect("ours").st_ino;
+        (socket, inode)
+    }
+
+    fn socket(inode: u64, opener: Option<Opener>) -> OwnedSocket {
+        OwnedSocket { inode, netns: 0, flow: flow("10.0.0.1:1", "10.0.0.2:2"), opener }
+    }
+
+    fn found(socket: &OwnedSocket, listener: Option<u64>) -> Option<(u32, OwnerBy)> {
+        find(socket, &[Path::new("/nowhere")], || listener).map(|owner| (owner.pid, owner.by))
     }
 
     #[test]
-    fn cgroup_version_2_wins_unless_everybody_is_at_its_root() {
-        assert_eq!(cgroup_path("5:memory:/v1\n0::/v2\n").as_deref(), Some("/v2"));
-        assert_eq!(cgroup_path("5:memory:/v1\n0::/\n").as_deref(), Some("/v1"));
-        assert_eq!(cgroup_path("9:cpu,pids:/a:b\n4:memory:/\n0::/\n").as_deref(), Some("/a:b"));
-        assert_eq!(cgroup_path("0::/\n").as_deref(), Some("/"));
-        assert_eq!(cgroup_path("1:cpuset:/only\n"), None);
+    fn whoever_holds_the_socket_owns_it_even_if_another_connected_it() {
+        let (fd, inode) = listener();
+        let (holder, other) = (Process::new(fd), Process::new(Stdio::null()));
+        let held = Some((holder.0.id(), OwnerBy::Descriptor));
+        assert_eq!(found(&socket(inode, None), None), held);
+        assert_eq!(found(&socket(inode, Some(holder.opener())), None), held);
+        assert_eq!(found(&socket(inode, Some(other.opener())), None), held);
     }
 
     #[test]
-    fn container_ids_of_every_runtime_are_found() {
-        for path in [
-            format!("/docker/{ID}"),
-            format!("/system.slice/docker-{ID}.scope"),
-            format!("/system.slice/docker-{ID}.scope/init.scope"),
-            format!("/kubepods.slice/kubepods-pod1_2.slice/cri-containerd-{ID}.scope"),
-            format!("/kubepods.slice/kubepods-pod1_2.slice/crio-{ID}.scope"),
-            format!("/kubepods/burstable/pod1-2/{ID}"),
-            format!("/system.slice/kubepods-pod1_2.slice:cri-containerd:{ID}"),
-            format!("/machine.slice/libpod-{ID}.scope/container"),
-        ] {
-            assert_eq!(container_id(&path).as_deref(), Some(ID), "{path}");
-        }
+    fn a_socket_that_nobody_holds_any_more_belongs_to_who_connected_it() {
+        let process = Process::new(Stdio::null());
+        let owner = find(&socket(u64::MAX, Some(process.opener())), &["/nowhere"], || None)
+            .expect("it is on record");
+        assert_eq!((owner.pid, owner.by), (process.0.id(), OwnerBy::Connect));
+        assert_eq!((owner.comm.as_str(), owner.exe.is_some()), ("sleep", true));
     }
 
     #[test]
-    fn other_paths_have_no_container() {
-        for path in [
-            "/".to_owned(),
-            "/system.slice/ssh.service".to_owned(),
-            format!("/machine.slice/libpod-conmon-{ID}.scope"),
-            format!("/docker/{}", &ID[1..]),
-            format!("/docker/{}", ID.to_uppercase()),
-            format!("/docker/0{ID}"),
-        ] {
-            assert_eq!(container_id(&path), None, "{path}");
-        }
+    fn a_later_process_of_the_same_pid_is_not_looked_at() {
+        use std::os::unix::fs::MetadataExt as _;
+        let container = "3f9c".repeat(16);
+        let root = TempRoot::new();
+        root.file("sys/fs/cgroup/cgroup.procs", "");
+        root.directory(&format!("sys/fs/cgroup/docker/{container}"));
+        let group = root.path().join("sys/fs/cgroup/docker").join(&container);
+        let cgroup = fs::metadata(group).expect("just made").ino();
+
+        let process = Process::new(Stdio::null());
+        let before = Opener { start_boottime_ns: 0, cgroup, ..process.opener() };
+        let owner =
+            find(&socket(u64::MAX, Some(before)), &[root.path()], || None).expect("on record");
+        assert_eq!((owner.comm.as_str(), owner.exe), ("connected", None));
+        assert_eq!(owner.container_id, Some(container));
+    }
+
+    #[test]
+    fn an_accepted_socket_that_nobody_holds_any_more_leads_to_its_listener() {
+        let (fd, inode) = listener();
+        let server = Process::new(fd);
+        let accepted = socket(u64::MAX, None);
+        let by_listener = Some((server.0.id(), OwnerBy::Listener));
+        assert_eq!(found(&accepted, Some(inode)), by_listener);
+        assert_eq!(found(&accepted, None), None);
+    }
+
+    #[test]
+    fn our_own_process_never_counts() {
+        let (_fd, inode) = listener();
+        assert_eq!(found(&socket(inode, None), None), None);
     }
 }

@@ -280,7 +280,45 @@ pub enum TimerKind {
     ZeroWindow,
 }
 
-/// The process that holds a socket. Names are its own choice: untrusted text.
+/// How a process came to be taken for a socket's owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OwnerBy {
+    /// It holds the socket.
+    #[default]
+    Descriptor,
+    /// It connected the socket; nobody held it any more when we looked.
+    Connect,
+    /// It closed the socket.
+    Close,
+    /// It listens where the connection was accepted; another process may have accepted it.
+    Listener,
+}
+
+impl OwnerBy {
+    /// The word in the output.
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Descriptor => "descriptor",
+            Self::Connect => "connect",
+            Self::Close => "close",
+            Self::Listener => "listener",
+        }
+    }
+}
+
+/// A Kubernetes pod, as far as the node's files tell it. Names have only the characters that
+/// Kubernetes allows.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    /// A UUID, or 32 hexadecimal digits for a static pod.
+    pub uid: Option<String>,
+    pub name: Option<String>,
+    pub namespace: Option<String>,
+}
+
+/// The process that owns a socket. Names are its own choice: untrusted text.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Owner {
@@ -297,4 +335,6 @@ pub struct Owner {
     pub cgroup: Option<String>,
     /// 64 hexadecimal digits, as Docker, containerd, CRI-O and Podman put them into the path.
     pub container_id: Option<String>,
+    pub pod: Option<Pod>,
+    pub by: OwnerBy,
 }

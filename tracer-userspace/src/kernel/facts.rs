@@ -130,6 +130,7 @@ fn may_be_loaded(root: &Path, module: &str) -> bool {
 mod tests {
     use super::super::btf::build::Builder;
     use super::*;
+    use crate::testing::TempRoot;
 
     fn kernel(tcp_reset_params: usize) -> Btf {
         let mut b = Builder::new();
@@ -139,51 +140,38 @@ mod tests {
         b.build()
     }
 
-    /// A made-up `/sys`; removed again on drop.
-    struct Root(std::path::PathBuf);
-
-    impl Root {
-        fn new(name: &str, paths: &[&str]) -> Self {
-            let root = std::env::temp_dir().join(format!("rsttrace-{name}-{}", std::process::id()));
-            for path in paths {
-                fs::create_dir_all(root.join(path)).expect("the temporary directory is writable");
-            }
-            Self(root)
-        }
-    }
-
-    impl Drop for Root {
-        fn drop(&mut self) {
-            // Nothing to do about a leftover in a temporary directory.
-            let _ = fs::remove_dir_all(&self.0);
-        }
+    /// A made-up `/sys`.
+    fn root(paths: &[&str]) -> TempRoot {
+        let root = TempRoot::new();
+        paths.iter().for_each(|path| root.directory(path));
+        root
     }
 
     #[test]
     fn the_table_serves_an_old_kernel_with_ipvs_loaded() {
-        let root = Root::new("old", &["sys/kernel/btf/vmlinux", "sys/module/ip_vs"]);
-        assert!(apply(&root.0, &kernel(1)));
+        let root = root(&["sys/kernel/btf/vmlinux", "sys/module/ip_vs"]);
+        assert!(apply(root.path(), &kernel(1)));
     }
 
     #[test]
     fn the_table_serves_no_kernel_that_describes_modules() {
-        let root = Root::new("described", &["sys/kernel/btf/x_tables", "sys/module/ip_vs"]);
-        assert!(!apply(&root.0, &kernel(1)));
+        let root = root(&["sys/kernel/btf/x_tables", "sys/module/ip_vs"]);
+        assert!(!apply(root.path(), &kernel(1)));
     }
 
     #[test]
     fn the_table_serves_no_newer_kernel_built_without_module_btf() {
-        let root = Root::new("newer", &["sys/kernel/btf/vmlinux", "sys/module/ip_vs"]);
-        assert!(!apply(&root.0, &kernel(2)));
-        assert!(!apply(&root.0, &Builder::new().build()));
+        let root = root(&["sys/kernel/btf/vmlinux", "sys/module/ip_vs"]);
+        assert!(!apply(root.path(), &kernel(2)));
+        assert!(!apply(root.path(), &Builder::new().build()));
     }
 
     #[test]
     fn the_table_is_unused_without_ipvs_and_used_when_modules_cannot_be_seen() {
-        let without = Root::new("without", &["sys/kernel/btf/vmlinux", "sys/module/tcp_bbr"]);
-        assert!(!apply(&without.0, &kernel(1)));
-        let unseen = Root::new("unseen", &["sys/kernel/btf/vmlinux"]);
-        assert!(apply(&unseen.0, &kernel(1)));
+        let without = root(&["sys/kernel/btf/vmlinux", "sys/module/tcp_bbr"]);
+        assert!(!apply(without.path(), &kernel(1)));
+        let unseen = root(&["sys/kernel/btf/vmlinux"]);
+        assert!(apply(unseen.path(), &kernel(1)));
     }
 
     #[test]

@@ -27,10 +27,11 @@ use super::{
     watch::{Change, watch},
 };
 use crate::{
+    correlator::closer,
     decode::decode,
     event::{Body, Event, Nanos, Session, SignalCoverage, Socket, tcp_flag, tcp_state},
     evidence::ETIMEDOUT,
-    host::Host,
+    host::{Host, OwnedSocket},
 };
 
 /// The eBPF object of this build; empty when it was built without `cargo xtask build`.
@@ -96,7 +97,7 @@ pub fn wall() -> i64 {
     i64::try_from(nanos(rustix::time::ClockId::Realtime)).unwrap_or(i64::MAX)
 }
 
-fn nanos(clock: rustix::time::ClockId) -> Nanos {
+pub(super) fn nanos(clock: rustix::time::ClockId) -> Nanos {
     let time = rustix::time::clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
@@ -281,20 +282,27 @@ impl Live {
         let (ts, netns) = (event.ts, event.netns);
         let (socket, max_age) = match &event.body {
             Body::ResetSent(it) => {
-                let socket = it.socket.as_ref().filter(|_| it.trigger.is_none());
                 let syn = it.trigger.is_some_and(|trigger| trigger.has(tcp_flag::SYN));
-                (socket.map(|socket| socket.inode), if syn { STALE } else { FRESH })
+                let closer = closer(it, ts).filter(|_| !syn);
+                if let Some((_, task)) = closer {
+                    self.questions.process(ts, task.pid);
+                }
+                // What was closed has left its process already.
+                let held = it.trigger.is_none() && closer.is_none();
+                (it.socket.as_ref().filter(|_| held), if syn { STALE } else { FRESH })
             }
             // Nobody asks who was refused, and a scan is refused a thousand times a second.
-            Body::ResetReceived(it) => (asked(&it.socket), FRESH),
-            Body::SocketError(it) => (asked(&it.socket), FRESH),
+            Body::ResetReceived(it) => (Some(&it.socket).filter(|it| is_asked(it)), FRESH),
+            Body::SocketError(it) => (Some(&it.socket).filter(|it| is_asked(it)), FRESH),
             Body::NetfilterDrop(_) | Body::IpvsEnd(_) | Body::ConntrackEnd(_) => (None, FRESH),
             _ => (None, STALE),
         };
-        self.pending.push(event);
-        if let Some(inode) = socket.filter(|inode| *inode != 0) {
-            self.questions.owner(ts, netns, inode);
+        if let Some(socket) = socket.filter(|socket| socket.inode != 0) {
+            let Socket { inode, flow, ref opener, .. } = *socket;
+            let opener = opener.clone();
+            self.questions.owner(ts, OwnedSocket { inode, netns, flow, opener });
         }
+        self.pending.push(event);
         if netns != 0 {
             self.questions.netns(ts, netns, max_age);
         }
@@ -324,9 +332,9 @@ impl Live {
     }
 }
 
-/// The socket whose owner matters: not one that was still connecting.
-fn asked(socket: &Socket) -> Option<u64> {
-    (socket.state != tcp_state::SYN_SENT || socket.err == ETIMEDOUT).then_some(socket.inode)
+/// Whether the owner matters: not of a socket that was still connecting.
+fn is_asked(socket: &Socket) -> bool {
+    socket.state != tcp_state::SYN_SENT || socket.err == ETIMEDOUT
 }
 
 fn can_see_a_reset(coverage: &[SignalCoverage]) -> bool {

@@ -9,24 +9,30 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use rustix::time::ClockId;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::live::nanos;
 use crate::{
     event::{Body, Event, Nanos},
-    host::Host,
+    host::{Host, OwnedSocket},
 };
 
 /// More open questions than this mean a storm: further ones are not asked, and verdicts say less.
 const OPEN: usize = 512;
 
-/// Owners are asked for once; so many sockets are remembered as asked.
+/// Owners are asked for once; so many sockets and processes are remembered as asked.
 const ASKED: usize = 4096;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Question {
     Netns { netns: u32, max_age: Duration },
-    Owner { netns: u32, inode: u64 },
+    Owner(OwnedSocket),
+    Process { pid: u32 },
 }
+
+/// A socket's inode, or a pid in one second: pids are not given twice in so short a time.
+type Topic = (u64, Option<u64>);
 
 /// One question with the time of the record that raised it, which the answer carries too.
 type Asked = (u64, Nanos, Question);
@@ -39,8 +45,8 @@ pub struct Questions {
     answers: UnboundedReceiver<(u64, Option<Event>)>,
     open: BTreeMap<u64, Nanos>,
     next: u64,
-    seen: HashSet<u64>,
-    order: VecDeque<u64>,
+    seen: HashSet<Topic>,
+    order: VecDeque<Topic>,
     /// Namespaces with an open question: one answer serves all who ask meanwhile.
     busy: BTreeMap<u32, u64>,
 }
@@ -64,18 +70,31 @@ impl Questions {
         })
     }
 
-    /// Who holds the socket with this inode? Asked once per socket.
-    pub fn owner(&mut self, ts: Nanos, netns: u32, inode: u64) {
-        if !self.seen.insert(inode) {
-            return;
+    /// Who owns this socket? Asked once per socket.
+    pub fn owner(&mut self, ts: Nanos, socket: OwnedSocket) {
+        if self.is_new((socket.inode, None)) {
+            self.send(ts, Question::Owner(socket));
         }
-        self.order.push_back(inode);
+    }
+
+    /// Which process is this? Asked once a second.
+    pub fn process(&mut self, ts: Nanos, pid: u32) {
+        if self.is_new((pid.into(), Some(ts / 1_000_000_000))) {
+            self.send(ts, Question::Process { pid });
+        }
+    }
+
+    fn is_new(&mut self, topic: Topic) -> bool {
+        if !self.seen.insert(topic) {
+            return false;
+        }
+        self.order.push_back(topic);
         if self.order.len() > ASKED
             && let Some(oldest) = self.order.pop_front()
         {
             self.seen.remove(&oldest);
         }
-        self.send(ts, Question::Owner { netns, inode });
+        true
     }
 
     /// What is the state of this namespace, at most `max_age` old?
@@ -96,7 +115,7 @@ impl Questions {
         self.next += 1;
         let thread = match question {
             Question::Netns { .. } => &self.namespaces,
-            Question::Owner { .. } => &self.owners,
+            Question::Owner(_) | Question::Process { .. } => &self.owners,
         };
         thread.send((id, ts, question)).ok()?;
         self.open.insert(id, ts);
@@ -159,14 +178,24 @@ fn answerer(
     Ok(ask)
 }
 
+/// CLOCK_BOOTTIME as CLOCK_MONOTONIC, which stands still while the machine sleeps.
+fn monotonic(boottime: Nanos) -> Nanos {
+    let asleep = nanos(ClockId::Boottime).saturating_sub(nanos(ClockId::Monotonic));
+    boottime.saturating_sub(asleep)
+}
+
 fn reply(host: &Host, ts: Nanos, question: Question) -> Option<Event> {
     let (netns, body) = match question {
         Question::Netns { netns, max_age } => {
             (netns, Body::Netns(Box::new(host.netns(netns, max_age)?)))
         }
-        Question::Owner { netns, inode } => {
-            let owner = Box::new(host.owner(inode, netns)?);
-            (netns, Body::Owner { inode, owner })
+        Question::Owner(socket) => {
+            let owner = Box::new(host.owner(&socket)?);
+            (socket.netns, Body::Owner { inode: socket.inode, owner })
+        }
+        Question::Process { pid } => {
+            let owner = Box::new(host.process(pid)?);
+            (0, Body::Process { started: monotonic(owner.start_boottime_ns?), owner })
         }
     };
     Some(Event { ts, netns, body })
