@@ -7,6 +7,7 @@ use std::{
 
 use crate::{
     cause::{self, Family},
+    host::Owner,
     incident::Incident,
     out::explain,
 };
@@ -133,6 +134,60 @@ pub fn parse_family(text: &str) -> Result<Family, String> {
     })
 }
 
+/// A container by the first digits of its id, as tools show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container(String);
+
+impl FromStr for Container {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_id = (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
+        is_id
+            .then(|| Self(text.to_ascii_lowercase()))
+            .ok_or_else(|| format!("`{text}` is no container id, nor the beginning of one"))
+    }
+}
+
+impl Container {
+    fn matches(&self, owner: &Owner) -> bool {
+        owner.container_id.as_ref().is_some_and(|id| id.starts_with(&self.0))
+    }
+}
+
+/// A pod: `NAME`, `NAMESPACE/NAME`, or its uid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodName {
+    namespace: Option<String>,
+    name: String,
+}
+
+impl FromStr for PodName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (namespace, name) =
+            text.split_once('/').map_or((None, text), |(namespace, name)| (Some(namespace), name));
+        let is_empty = namespace.is_some_and(str::is_empty) || name.is_empty();
+        if is_empty || name.contains('/') {
+            return Err(format!("`{text}` is neither NAME, nor NAMESPACE/NAME, nor a uid"));
+        }
+        Ok(Self { namespace: namespace.map(str::to_owned), name: name.to_owned() })
+    }
+}
+
+impl PodName {
+    fn matches(&self, owner: &Owner) -> bool {
+        let Some(pod) = &owner.pod else {
+            return false;
+        };
+        match &self.namespace {
+            None => [&pod.name, &pod.uid].into_iter().flatten().any(|it| *it == self.name),
+            Some(_) => pod.namespace == self.namespace && pod.name.as_ref() == Some(&self.name),
+        }
+    }
+}
+
 /// What `--fail-on` waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FailOn {
@@ -175,6 +230,8 @@ pub struct Filter {
     pub src: Vec<Side>,
     pub dst: Vec<Side>,
     pub netns: Vec<u32>,
+    pub container: Vec<Container>,
+    pub pod: Vec<PodName>,
     pub cause: Vec<String>,
     pub family: Vec<Family>,
 }
@@ -188,13 +245,17 @@ impl Filter {
             [Some(incident.source), incident.source_nat].into_iter().flatten().collect();
         let destination: Vec<SocketAddr> =
             [Some(incident.destination), incident.destination_nat].into_iter().flatten().collect();
-        let owner = incident.owner.as_ref();
-        any(&self.pid, |pid| owner.is_some_and(|owner| owner.pid == *pid))
-            && any(&self.comm, |comm| owner.is_some_and(|owner| owner.comm == *comm))
+        // An application may be at either end.
+        let owned =
+            |holds: &dyn Fn(&Owner) -> bool| incident.owner.iter().chain(&incident.peer).any(holds);
+        any(&self.pid, |pid| owned(&|owner| owner.pid == *pid))
+            && any(&self.comm, |comm| owned(&|owner| owner.comm == *comm))
+            && any(&self.container, |container| owned(&|owner| container.matches(owner)))
+            && any(&self.pod, |pod| owned(&|owner| pod.matches(owner)))
             && any(&self.port, |port| source.iter().chain(&destination).any(|a| a.port() == *port))
             && any(&self.src, |side| source.iter().any(|address| side.matches(*address)))
             && any(&self.dst, |side| destination.iter().any(|address| side.matches(*address)))
-            && any(&self.netns, |netns| incident.netns == *netns)
+            && any(&self.netns, |netns| incident.namespaces.contains(netns))
             && any(&self.cause, |cause| incident.cause.id == cause)
             && any(&self.family, |family| incident.cause.family == *family)
     }
@@ -204,8 +265,8 @@ impl Filter {
 mod tests {
     use super::*;
     use crate::{
-        host::Owner,
-        testing::{article, replay},
+        host::Pod,
+        testing::{CLIENT_NS, NODE_NS, SERVER_NS, article, replay},
     };
 
     fn side(text: &str) -> Side {
@@ -251,6 +312,62 @@ mod tests {
         assert!(!filter.matches(&incident));
         incident.owner = Some(Owner { pid: 1, comm: "node".into(), ..Owner::default() });
         assert!(filter.matches(&incident));
+    }
+
+    #[test]
+    fn the_process_container_and_pod_of_either_end_match() {
+        let mut incident = replay(article()).remove(0);
+        incident.owner = Some(Owner { pid: 1, comm: "node".into(), ..Owner::default() });
+        incident.peer = Some(Owner {
+            pid: 2,
+            comm: "mysqld".into(),
+            container_id: Some("3f9c".repeat(16)),
+            pod: Some(Pod {
+                uid: Some("81e09ae0-12ec-4ec5-94b8-51cda7906370".into()),
+                name: Some("mysql-0".into()),
+                namespace: Some("shop".into()),
+            }),
+            ..Owner::default()
+        });
+        let pod =
+            |text: &str| Filter { pod: vec![text.parse().expect("a pod")], ..Filter::default() };
+        let container = |text: &str| Filter {
+            container: vec![text.parse().expect("an id")],
+            ..Filter::default()
+        };
+        for filter in [
+            Filter { pid: vec![2], ..Filter::default() },
+            Filter { comm: vec!["mysqld".into()], ..Filter::default() },
+            Filter { comm: vec!["node".into()], pid: vec![2], ..Filter::default() },
+            container("3f9c3f9c3f9c"),
+            container("3F9C"),
+            pod("mysql-0"),
+            pod("shop/mysql-0"),
+            pod("81e09ae0-12ec-4ec5-94b8-51cda7906370"),
+        ] {
+            assert!(filter.matches(&incident), "{filter:?}");
+        }
+        for filter in [container("9c"), pod("mysql"), pod("default/mysql-0"), pod("shop/mysql-1")] {
+            assert!(!filter.matches(&incident), "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_container_or_pod_is_refused_by_name() {
+        for text in ["", "web", &"3".repeat(65)] {
+            assert!(text.parse::<Container>().is_err_and(|error| error.contains(text)));
+        }
+        for text in ["", "/mysql-0", "shop/", "a/b/c"] {
+            assert!(text.parse::<PodName>().is_err_and(|error| error.contains(text)));
+        }
+    }
+
+    #[test]
+    fn every_namespace_in_which_something_was_seen_matches() {
+        let incident = replay(article()).remove(0);
+        let filter = |netns| Filter { netns: vec![netns], ..Filter::default() };
+        assert!(filter(CLIENT_NS).matches(&incident) && filter(NODE_NS).matches(&incident));
+        assert!(!filter(SERVER_NS).matches(&incident));
     }
 
     #[test]

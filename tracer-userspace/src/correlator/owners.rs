@@ -158,7 +158,7 @@ mod tests {
 
     fn end(err: u32) -> Option<SocketEnd> {
         let task = task("server", 20);
-        Some(SocketEnd { ts: SECOND, task, err, old_state: 1, new_state: 4 })
+        Some(SocketEnd { ts: SECOND, task, err, old_state: 1, new_state: 4, idle_s: None })
     }
 
     fn owner(pid: u32, comm: &str) -> Box<Owner> {

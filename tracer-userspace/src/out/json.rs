@@ -10,6 +10,7 @@ use crate::{
     cause::Family,
     event::Nanos,
     fix::Fix,
+    host::{Owner, Pod},
     incident::{Finding, Incident, errno_name},
 };
 
@@ -113,6 +114,24 @@ fn fix(fix: &Fix) -> Value {
     ])
 }
 
+fn process(owner: &Owner) -> Value {
+    json!({"pid": owner.pid, "name": owner.comm})
+}
+
+fn container(owner: &Owner) -> Option<Value> {
+    owner.container_id.as_ref().map(|id| json!({ "id": id }))
+}
+
+/// The pod by the names that Elastic's Kubernetes module uses.
+fn k8s(owner: &Owner) -> Option<Value> {
+    let Pod { uid, name, namespace } = owner.pod.as_ref()?;
+    let text = |value: &Option<String>| value.clone().map(Value::from);
+    Some(object([
+        ("pod", Some(object([("name", text(name)), ("uid", text(uid))]))),
+        ("namespace", namespace.as_ref().map(|name| json!({ "name": name }))),
+    ]))
+}
+
 fn verdict(incident: &Incident) -> Value {
     let nat_source = incident.source_nat.unwrap_or(incident.source);
     let nat_destination = incident.destination_nat.unwrap_or(incident.destination);
@@ -124,6 +143,19 @@ fn verdict(incident: &Incident) -> Value {
         ("confidence", incident.confidence.map(|confidence| confidence.id().into())),
         ("follows", incident.follows.clone().map(Value::from)),
         ("victim", Some(incident.victim.id().into())),
+        ("process_of", incident.owner_side.map(|side| side.id().into())),
+        ("process_by", incident.owner.as_ref().map(|owner| owner.by.id().into())),
+        (
+            "peer",
+            incident.peer.as_ref().map(|peer| {
+                object([
+                    ("process", Some(process(peer))),
+                    ("process_by", Some(peer.by.id().into())),
+                    ("container", container(peer)),
+                    ("k8s", k8s(peer)),
+                ])
+            }),
+        ),
         ("netns", (incident.netns != 0).then(|| incident.netns.into())),
         (
             "community_id_nat",
@@ -247,11 +279,9 @@ fn tree(incident: &Incident) -> Value {
                 ),
             ])),
         ),
-        ("process", owner.map(|owner| json!({"pid": owner.pid, "name": owner.comm}))),
-        (
-            "container",
-            owner.and_then(|owner| owner.container_id.as_ref()).map(|id| json!({ "id": id })),
-        ),
+        ("process", owner.map(process)),
+        ("container", owner.and_then(container)),
+        ("k8s", owner.and_then(k8s)),
         ("host", Some(json!({"name": incident.hostname}))),
         ("rsttrace", Some(verdict(incident))),
     ])

@@ -12,7 +12,8 @@ use crate::{
     cause::Family,
     event::{Keepalive, Nanos},
     fix::Fix,
-    incident::{Confidence, Finding, Incident, errno_name},
+    host::{Owner, OwnerBy, Pod},
+    incident::{Confidence, Finding, Incident, Side, errno_name},
 };
 
 /// How to print.
@@ -113,6 +114,9 @@ fn one_line(page: &mut Page, incident: &Incident) {
 fn story(page: &mut Page, incident: &Incident, wide: bool) {
     headline(page, incident);
     timeline(page, incident);
+    if let Some(text) = processes(incident) {
+        page.labelled("PROCESS", Style::Plain, &text);
+    }
     if let Some(keepalive) = incident.keepalive {
         page.labelled("SOCKET", Style::Plain, &socket(keepalive));
     }
@@ -182,6 +186,37 @@ fn timeline(page: &mut Page, incident: &Incident) {
         let head = format!("  {branch} {}  ", clock(wall));
         page.paragraph(&[(Style::Plain, &head)], &format!("  {trunk}               "), &body);
     }
+}
+
+/// The processes at the ends: "source node (pid 7), pod shop/orders-api-7c9; destination …".
+fn processes(incident: &Incident) -> Option<String> {
+    let mut text = end(incident.owner_side?, incident.owner.as_ref()?);
+    if let Some(peer) = &incident.peer {
+        text.push_str("; ");
+        text.push_str(&end(incident.owner_side?.other(), peer));
+    }
+    Some(text)
+}
+
+fn end(side: Side, owner: &Owner) -> String {
+    /// As many digits as container tools show.
+    const SHORT_ID: usize = 12;
+    let what = match owner.by {
+        OwnerBy::Listener => " (its listener)",
+        _ => "",
+    };
+    let mut text = format!("{}{what} {} (pid {})", side.id(), owner.comm, owner.pid);
+    match owner.pod.as_ref() {
+        Some(Pod { name: Some(name), namespace: Some(namespace), .. }) => {
+            text.push_str(&format!(", pod {namespace}/{name}"));
+        }
+        Some(Pod { uid: Some(uid), .. }) => text.push_str(&format!(", pod {uid}")),
+        _ => {}
+    }
+    if let Some(id) = owner.container_id.as_ref().and_then(|id| id.get(..SHORT_ID)) {
+        text.push_str(&format!(", container {id}"));
+    }
+    text
 }
 
 /// What keeps the socket alive, and who decides about it.
