@@ -13,6 +13,7 @@ use crate::{
     event::{Body, Event, Nanos, Session, Via},
     evidence::{ECONNRESET, Evidence, Hosts},
     fix::Fix,
+    idle::IdleAges,
     incident::{
         Action, Confidence, ConntrackFacts, Finding, Incident, IpvsFacts, Rst, RuledOut, Victim,
     },
@@ -27,6 +28,8 @@ mod event_id;
 mod ipvs_tests;
 #[cfg(test)]
 mod late;
+#[cfg(test)]
+mod measured;
 #[cfg(test)]
 mod nat_verdicts;
 mod open;
@@ -105,6 +108,7 @@ pub struct Correlator {
     memory: Memory,
     drops: Memory,
     hosts: Hosts,
+    idle_ages: IdleAges,
     owners: Owners,
     open: Open,
     finished: VecDeque<Finished>,
@@ -128,6 +132,7 @@ impl Correlator {
             memory: Memory::new(MEMORY),
             drops: Memory::new(DROPS),
             hosts: BTreeMap::new(),
+            idle_ages: IdleAges::default(),
             owners: Owners::default(),
             open: Open::default(),
             finished: VecDeque::new(),
@@ -189,6 +194,10 @@ impl Correlator {
             }
             Body::Lost(lost) => {
                 self.counters.lost = lost;
+                return;
+            }
+            Body::Survived { service, idle_s } => {
+                self.idle_ages.survived(service, ts, idle_s);
                 return;
             }
             Body::Tick => return,
@@ -273,6 +282,11 @@ impl Correlator {
             .and_then(|index| self.finished.get(index));
         let memories = [&self.memory, &self.drops];
         let evidence = Evidence::new(case, memories, &self.hosts, &self.session, self.started);
+        if let (Some(sample), Some(view)) = (cause::idle_sample(&evidence), evidence.client_view())
+        {
+            self.idle_ages.broke(view.dst, sample);
+        }
+        let evidence = evidence.with_idle_ages(&self.idle_ages);
         if first.is_some() && !evidence.victims().any(|(_, _, socket)| !socket.dead) {
             // An answer to a retry, or to a socket nobody holds any more: nobody new was hurt.
             self.counters.absorbed += 1;

@@ -474,6 +474,11 @@ pub enum Body {
         started: Nanos,
         owner: Box<Owner>,
     },
+    /// A connection to (or of) this service went on after a silence of at least so many seconds.
+    Survived {
+        service: SocketAddr,
+        idle_s: f64,
+    },
     /// Records lost since the start, all kinds.
     Lost(u64),
     /// Everything up to the event's time is here, so cases that have settled by then are judged.

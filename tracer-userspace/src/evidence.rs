@@ -13,6 +13,7 @@ use crate::{
     },
     fix::Place,
     host::{IpvsService, NetnsReach, NetnsState},
+    idle::{Ages, IdleAges},
     incident::Confidence,
     memory::{Loss, Memory, Remembered},
 };
@@ -50,6 +51,7 @@ pub struct Evidence<'a> {
     conntrack: Option<(&'a Remembered, &'a ConntrackEnd)>,
     drops: Vec<(&'a Remembered, &'a NetfilterDrop)>,
     invalid: Option<(&'a Remembered, &'a ConntrackInvalid)>,
+    idle_ages: Option<&'a IdleAges>,
 }
 
 impl<'a> Evidence<'a> {
@@ -69,6 +71,7 @@ impl<'a> Evidence<'a> {
             conntrack: None,
             drops: Vec::new(),
             invalid: None,
+            idle_ages: None,
         };
         evidence.look_back(memories);
         evidence.invalid = evidence.find_invalid(memories);
@@ -371,6 +374,16 @@ impl<'a> Evidence<'a> {
     /// along.
     pub fn conntrack(&self) -> Option<(&'a Remembered, &'a ConntrackEnd)> {
         self.conntrack
+    }
+
+    /// Adds what is known of other connections to the same service.
+    pub fn with_idle_ages(self, ages: &'a IdleAges) -> Self {
+        Self { idle_ages: Some(ages), ..self }
+    }
+
+    /// At which idle ages connections to this one's service broke and survived.
+    pub fn idle_ages(&self) -> Option<&'a Ages> {
+        self.idle_ages?.of(self.client_view()?.dst)
     }
 
     /// The packet of this connection that conntrack judged INVALID and whose answer this reset is.

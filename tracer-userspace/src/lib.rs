@@ -27,6 +27,7 @@ pub mod evidence;
 pub mod filter;
 pub mod fix;
 pub mod host;
+pub mod idle;
 pub mod incident;
 pub mod kernel;
 pub mod memory;

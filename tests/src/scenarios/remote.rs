@@ -2,13 +2,15 @@
 //! connection's other end, or sends the reset.
 
 use anyhow::{Result, anyhow};
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
+use std::time::Duration;
 
 use super::{CLIENT, PORT, Scenario, Stage, Witness};
-use crate::actor::{connect, send, wait_error};
+use crate::actor::{connect, send, wait_acknowledged, wait_error};
 use crate::expect::{Expect, Incident};
 use crate::lab::{Net, Topology};
-use crate::rawtcp::{ACK, RST, RawEnd};
+use crate::rawtcp::{ACK, Conversation, PSH, RST, RawEnd};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
@@ -23,10 +25,31 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(received(net, "peer_state_lost").inferred()),
         |stage| reset_by_remote(stage, RST),
     ),
+    Scenario::new(
+        "middlebox_idle_timeout",
+        Topology::Direct,
+        |net| Expect::one(first_break(net)).then(measured(net)),
+        forget_idle_flows,
+    ),
 ];
 
+/// One sample says nothing of a limit.
+fn first_break(net: Net) -> Incident {
+    received_by(net.client(CLIENT + 1), net, "peer_state_lost").inferred()
+}
+
+fn measured(net: Net) -> Incident {
+    received(net, "middlebox_idle_timeout")
+        .inferred()
+        .first_fix("keepalive_below_limit", "application")
+}
+
 fn received(net: Net, cause: &'static str) -> Incident {
-    Incident::new(cause, net.client(CLIENT), net.remote(PORT))
+    received_by(net.client(CLIENT), net, cause)
+}
+
+fn received_by(client: SocketAddr, net: Net, cause: &'static str) -> Incident {
+    Incident::new(cause, client, net.remote(PORT))
         .victim("source", "ECONNRESET")
         .origin("remote")
         .on(
@@ -36,25 +59,60 @@ fn received(net: Net, cause: &'static str) -> Incident {
         )
 }
 
-fn reset_by_remote(stage: &Stage<'_>, flags: u8) -> Result<Witness> {
-    let net = stage.net;
-    // The address is routed to the server's namespace, where nobody has it.
-    let remote = RawEnd::new(stage.lab.server()?, net.remote(PORT))?;
-    let from_client = stage.lab.client()?;
-    let (client, conversation) = thread::scope(|scope| {
+/// A connection to the host that is not there, on which the client has asked once and was acknowledged.
+fn converse(stage: &Stage<'_>, remote: &RawEnd, port: u16) -> Result<(TcpStream, Conversation)> {
+    let (net, from_client) = (stage.net, stage.lab.client()?);
+    thread::scope(|scope| {
         let client = scope.spawn(|| {
-            let client = connect(from_client, net.client(CLIENT), net.remote(PORT))?;
+            let client = connect(from_client, net.client(port), net.remote(PORT))?;
             send(&client, "SELECT 1;\n")?;
             Ok::<_, anyhow::Error>(client)
         });
         let conversation = remote.serve_first_request();
         let client = client.join().map_err(|_| anyhow!("the client's thread panicked"))?;
-        Ok::<_, anyhow::Error>((client?, conversation?))
-    })?;
+        Ok((client?, conversation?))
+    })
+}
+
+fn reset_by_remote(stage: &Stage<'_>, flags: u8) -> Result<Witness> {
+    // The address is routed to the server's namespace, where nobody has it.
+    let remote = RawEnd::new(stage.lab.server()?, stage.net.remote(PORT))?;
+    let (client, conversation) = converse(stage, &remote, CLIENT)?;
     // A bare RST has no acknowledgement number.
     let ack = if flags & ACK == 0 { 0 } else { conversation.ack };
     remote.send(conversation.peer, conversation.seq, ack, flags)?;
     let errno = wait_error(&client)?;
     stage.keep(client);
     Ok(Witness::errno(errno))
+}
+
+/// A device on the path that forgets idle flows: it answers their next packet with a bare RST. Two that
+/// broke, and one between them that did not, are what it takes to name its limit.
+fn forget_idle_flows(stage: &Stage<'_>) -> Result<Witness> {
+    const BREAKS: Duration = Duration::from_secs(4);
+    const SURVIVES: Duration = Duration::from_secs(2);
+    let net = stage.net;
+    let device = RawEnd::new(stage.lab.server()?, net.remote(PORT))?;
+    let query = |port, idle: Duration, forgotten: bool| -> Result<Witness> {
+        let (client, conversation) = converse(stage, &device, port)?;
+        thread::sleep(idle);
+        send(&client, "SELECT 2;\n")?;
+        let next = device.await_segment("the data after the silence", |it| {
+            it.from == conversation.peer && it.has(ACK | PSH) && it.seq == conversation.ack
+        })?;
+        let end = next.seq.wrapping_add(u32::try_from(next.payload.len())?);
+        let errno = if forgotten {
+            device.send(conversation.peer, conversation.seq, 0, RST)?;
+            Witness::errno(wait_error(&client)?)
+        } else {
+            device.send(conversation.peer, conversation.seq, end, ACK)?;
+            wait_acknowledged(stage.lab.client()?, PORT)?;
+            Witness::default()
+        };
+        stage.keep(client);
+        Ok(errno)
+    };
+    query(CLIENT + 1, BREAKS, true)?;
+    query(CLIENT + 2, SURVIVES, false)?;
+    query(CLIENT, BREAKS, true)
 }

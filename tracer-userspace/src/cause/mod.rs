@@ -30,6 +30,7 @@ mod linger_zero;
 mod listen_overflow;
 mod listener_closed;
 mod masquerade_flushed;
+mod middlebox_idle_timeout;
 mod nat_port_exhausted;
 mod no_backend;
 mod peer_aborted;
@@ -206,7 +207,8 @@ pub const ALL: &[Cause] = &[
     // A packet met a stack that had no connection for it.
     socket_gone::CAUSE,
     wrong_backend::CAUSE,
-    // Somebody else.
+    // Somebody else: measured, then told by the reset alone.
+    middlebox_idle_timeout::CAUSE,
     peer_aborted::CAUSE,
     peer_state_lost::CAUSE,
     unknown::CAUSE,
@@ -214,6 +216,7 @@ pub const ALL: &[Cause] = &[
 
 pub use conntrack_idle_expired::{limit as conntrack_limit, state_name as conntrack_state_name};
 pub use ipvs_idle_expired::state_name as ipvs_state_name;
+pub use middlebox_idle_timeout::sample as idle_sample;
 
 /// The cause with this id.
 pub fn by_id(id: &str) -> Option<&'static Cause> {

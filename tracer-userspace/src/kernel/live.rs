@@ -24,6 +24,7 @@ use super::{
     questions::Questions,
     running::{RunningKernel, SymbolTable},
     signal,
+    survivors::Survivors,
     watch::{Change, watch},
 };
 use crate::{
@@ -79,6 +80,7 @@ pub struct Live {
     changes: UnboundedReceiver<Change>,
     kernel: RunningKernel,
     questions: Questions,
+    survivors: Survivors,
     pending: Vec<Event>,
     /// When the ring was last emptied.
     drained: Nanos,
@@ -138,6 +140,7 @@ impl Live {
             parts: vec![part],
             changes,
             kernel: RunningKernel::new(hz, symbols, reasons),
+            survivors: Survivors::start(host.clone()).map_err(Internal)?,
             questions: Questions::ask(host).map_err(Internal)?,
             pending: Vec::new(),
             drained: now(),
@@ -161,7 +164,7 @@ impl Live {
     /// # Errors
     /// When the ring buffer cannot be polled.
     pub async fn readable(&mut self) -> Result<()> {
-        let Self { parts, questions, pending, .. } = self;
+        let Self { parts, questions, survivors, pending, .. } = self;
         let records = std::future::poll_fn(|context| {
             for part in parts.iter() {
                 if let Poll::Ready(guard) = part.ring.poll_read_ready(context) {
@@ -174,6 +177,7 @@ impl Live {
         tokio::select! {
             result = records => result?,
             event = questions.answered() => pending.push(event),
+            event = survivors.next() => pending.push(event),
         }
         Ok(())
     }
@@ -301,6 +305,11 @@ impl Live {
             let Socket { inode, flow, ref opener, .. } = *socket;
             let opener = opener.clone();
             self.questions.owner(ts, OwnedSocket { inode, netns, flow, opener });
+        }
+        if let Body::ResetReceived(it) = &event.body
+            && let Some(last) = it.socket.last_received
+        {
+            self.survivors.watch(netns, it.socket.flow, ts.saturating_sub(last));
         }
         self.pending.push(event);
         if netns != 0 {

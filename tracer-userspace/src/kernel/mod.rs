@@ -13,5 +13,6 @@ pub mod prepare;
 mod questions;
 mod running;
 pub mod signal;
+mod survivors;
 pub mod symbols;
 mod watch;
