@@ -120,6 +120,14 @@ fn checksum(parts: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
+/// Segments are written for IPv4 only.
+pub fn v4(address: SocketAddr) -> Result<SocketAddrV4> {
+    match address {
+        SocketAddr::V4(address) => Ok(address),
+        SocketAddr::V6(_) => bail!("{address} is not IPv4"),
+    }
+}
+
 /// An address whose segments are written and read by hand, past the TCP of the namespace.
 pub struct RawEnd {
     tap: OwnedFd,
@@ -129,7 +137,7 @@ pub struct RawEnd {
 
 impl RawEnd {
     pub fn new(at: &Namespace, address: SocketAddr) -> Result<Self> {
-        let SocketAddr::V4(address) = address else { bail!("{address} is not IPv4") };
+        let address = v4(address)?;
         at.enter(|| {
             // A packet socket sees what arrives before the stack looks at it, and needs no address to be configured.
             let ip = NonZeroU32::new(u32::from(ETH_P_IP.to_be())).map(Protocol::from_raw);

@@ -87,7 +87,8 @@ pub struct Sock {
     pub sysctl_retries2: u8,
     /// The state a TIME_WAIT mini-socket stands for (FIN_WAIT2 5 or TIME_WAIT 6).
     pub tw_substate: u8,
-    pub pad: u32,
+    /// A listener's: when it last needed a SYN cookie, 0 for never.
+    pub synq_overflow_j: u32,
 }
 
 /// A TCP packet, read from its headers.

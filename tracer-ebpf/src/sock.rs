@@ -53,6 +53,9 @@ facts! {
     OFFSET_OF_tcp_sock_DOT_bytes_received,
     OFFSET_OF_tcp_sock_DOT_bytes_acked,
     OFFSET_OF_tcp_sock_DOT_bytes_sent,
+    OFFSET_OF_tcp_sock_DOT_rx_opt_DOT_ts_recent_stamp,
+    OFFSET_OF_sock_DOT_sk_reuseport_cb,
+    OFFSET_OF_sock_reuseport_DOT_synq_overflow_ts,
     OFFSET_OF_net_DOT_ipv4_DOT_sysctl_tcp_keepalive_time,
     OFFSET_OF_net_DOT_ipv4_DOT_sysctl_tcp_keepalive_intvl,
     OFFSET_OF_net_DOT_ipv4_DOT_sysctl_tcp_keepalive_probes,
@@ -69,6 +72,7 @@ pub const TCP_FIN_WAIT1: u8 = 4;
 pub const TCP_TIME_WAIT: u8 = 6;
 pub const TCP_CLOSE: u8 = 7;
 pub const TCP_LAST_ACK: u8 = 9;
+pub const TCP_LISTEN: u8 = 10;
 pub const TCP_NEW_SYN_RECV: u8 = 12;
 
 /// `skc_state`; 0 for "no socket".
@@ -187,7 +191,20 @@ pub unsafe fn fill(out: *mut Sock, sk: u64) {
         if full {
             fill_full(out, sk);
         }
+        if state == TCP_LISTEN {
+            (*out).synq_overflow_j = synq_overflow_j(sk);
+        }
     }
+}
+
+/// Where `tcp_synq_overflow` notes that a listener needs cookies (include/net/tcp.h).
+#[inline(always)]
+fn synq_overflow_j(sk: u64) -> u32 {
+    let group: u64 = read_or_zero(sk, OFFSET_OF_sock_DOT_sk_reuseport_cb.load());
+    if group != 0 {
+        return read_or_zero(group, OFFSET_OF_sock_reuseport_DOT_synq_overflow_ts.load());
+    }
+    read_or_zero(sk, OFFSET_OF_tcp_sock_DOT_rx_opt_DOT_ts_recent_stamp.load())
 }
 
 #[inline(always)]

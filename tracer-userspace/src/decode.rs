@@ -315,6 +315,7 @@ impl Decoder<'_> {
             ack_backlog: bytes.u32(offset_of!(Sock, ack_backlog))?,
             max_ack_backlog: bytes.u32(offset_of!(Sock, max_ack_backlog))?,
             opener: opener(opened_by)?,
+            cookies_sent: stamp(offset_of!(Sock, synq_overflow_j))?,
         }))
     }
 

@@ -145,6 +145,9 @@ pub struct Socket {
     /// `None` for a socket that was accepted, or connected before tracing began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opener: Option<Opener>,
+    /// A listener's: when it last answered SYNs with cookies, to the second.
+    #[serde(default)]
+    pub cookies_sent: Option<Nanos>,
 }
 
 impl Socket {

@@ -141,6 +141,7 @@ pub fn socket(id: u64, local: &str, remote: &str, last_received: Nanos) -> Socke
         ack_backlog: 0,
         max_ack_backlog: 0,
         opener: None,
+        cookies_sent: None,
     }
 }
 

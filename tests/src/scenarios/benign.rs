@@ -1,14 +1,12 @@
 //! Resets that break nothing, and one that cannot be explained.
 
-use std::net::{SocketAddr, SocketAddrV4};
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::{CLIENT, PORT, Pair, Scenario, Stage, Witness};
 use crate::actor::{abort_on_close, listen, try_connect, wait_error};
 use crate::expect::{Expect, Incident};
 use crate::lab::{Net, Topology};
-use crate::rawtcp::{ACK, RST, RawEnd, SYN};
+use crate::rawtcp::{ACK, RST, RawEnd, SYN, v4};
 
 pub const SCENARIOS: &[Scenario] = &[
     direct("connection_refused", |net| Expect::one(refused(net)), |stage| refuse(stage, stage.net)),
@@ -84,11 +82,4 @@ fn scan_with_ack(stage: &Stage<'_>) -> Result<Witness> {
     scanner.send(v4(net.server(PORT))?, 1, 1, ACK)?;
     scanner.await_segment("the RST", |it| it.has(RST))?;
     Ok(Witness::default())
-}
-
-fn v4(address: SocketAddr) -> Result<SocketAddrV4> {
-    match address {
-        SocketAddr::V4(address) => Ok(address),
-        SocketAddr::V6(_) => bail!("{address} is not IPv4"),
-    }
 }

@@ -8,6 +8,7 @@ use super::{CLIENT, PORT, Scenario, Stage, Witness};
 use crate::actor::{accept, connect, listen, listen_for, send, talk, wait_error};
 use crate::expect::{Expect, Incident};
 use crate::lab::{Net, Topology};
+use crate::rawtcp::{ACK, RST, RawEnd, SYN, v4};
 
 /// The first of the ports from which the queue is filled.
 const FILLERS: u16 = 50_001;
@@ -24,6 +25,9 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     direct("near_miss_listener_closed_after_accept", |_| Expect::nothing(), close_empty_listener),
     direct("listen_overflow", |net| Expect::one(refused(net)), abort_on_overflow),
+    direct("syncookie_failed", |net| Expect::one(bad_cookie(net)), return_a_wrong_cookie),
+    direct("near_miss_syncookie_valid", |_| Expect::nothing(), return_the_cookie),
+    direct("near_miss_ack_scan_of_listener", |net| Expect::one(stray(net)), scan_listener),
 ];
 
 const fn direct(
@@ -46,6 +50,18 @@ fn refused(net: Net) -> Incident {
         .observed()
         .victim("source", "ECONNRESET")
         .first_fix("larger_backlog", "application")
+}
+
+fn bad_cookie(net: Net) -> Incident {
+    Incident::new("syncookie_failed", net.client(CLIENT), net.server(PORT))
+        .confidence(&["correlated"])
+        .origin("local_stack")
+        .first_fix("larger_syn_queue", "application")
+}
+
+/// No cookie was ever sent.
+fn stray(net: Net) -> Incident {
+    Incident::new("unknown", net.client(CLIENT), net.server(PORT)).origin("local_stack")
 }
 
 fn close_listener(stage: &Stage<'_>, request: &str) -> Result<Witness> {
@@ -104,4 +120,46 @@ fn abort_on_overflow(stage: &Stage<'_>) -> Result<Witness> {
     let witness = fails(stage, client)?;
     stage.keep(listener);
     Ok(witness)
+}
+
+/// A client that the kernel of its host does not know, so that it does not interfere.
+fn stranger(stage: &Stage<'_>) -> Result<RawEnd> {
+    stage.lab.client()?.nft(&format!(
+        "table inet quiet {{
+            chain input {{ type filter hook input priority 0; tcp dport {CLIENT} drop; }}
+        }}"
+    ))?;
+    RawEnd::new(stage.lab.client()?, stage.net.client(CLIENT))
+}
+
+/// As when the cookie was sent by another machine behind the same address, or too long ago.
+fn return_a_wrong_cookie(stage: &Stage<'_>) -> Result<Witness> {
+    let net = stage.net;
+    stage.lab.server()?.sysctl("net/ipv4/tcp_syncookies", 2)?;
+    stage.keep(listen(stage.lab.server()?, net.server(PORT))?);
+    let (client, to) = (stranger(stage)?, v4(net.server(PORT))?);
+    client.send(to, 1, 0, SYN)?;
+    let cookie = client.await_segment("the SYN|ACK", |it| it.has(SYN | ACK))?.seq;
+    // Its low bits hold the MSS, of which there are four.
+    client.send(to, 2, cookie.wrapping_add(0x1001), ACK)?;
+    client.await_segment("the RST", |it| it.has(RST))?;
+    Ok(Witness::default())
+}
+
+fn return_the_cookie(stage: &Stage<'_>) -> Result<Witness> {
+    stage.lab.server()?.sysctl("net/ipv4/tcp_syncookies", 2)?;
+    let pair = stage.open_and_talk(stage.net)?;
+    stage.keep(pair.client);
+    stage.keep(pair.server);
+    Ok(Witness::default())
+}
+
+fn scan_listener(stage: &Stage<'_>) -> Result<Witness> {
+    let net = stage.net;
+    stage.lab.server()?.sysctl("net/ipv4/tcp_syncookies", 0)?;
+    stage.keep(listen(stage.lab.server()?, net.server(PORT))?);
+    let client = stranger(stage)?;
+    client.send(v4(net.server(PORT))?, 2, 0x1001, ACK)?;
+    client.await_segment("the RST", |it| it.has(RST))?;
+    Ok(Witness::default())
 }

@@ -20,12 +20,13 @@ pub const CAUSE: Cause = Cause {
                 had been told of the end and wrote all the same.",
         signs: &[
             Sign::observed(
-                "the packet was answered for a socket without owner, or shut for reading",
-                &[Need::Any("reset_sent")],
+                "the packet was answered for a socket in TIME_WAIT, without owner, or shut for \
+                 reading, and its close is on record",
+                &[Need::Full("reset_sent"), Need::Any("socket_end")],
             ),
-            Sign::observed(
-                "the packet was answered for a socket in TIME_WAIT",
-                &[Need::Full("reset_sent")],
+            Sign::correlated(
+                "the same before its close could be recorded: it may have been a race",
+                &[Need::Any("reset_sent")],
             ),
         ],
         mistaken_for: &[
@@ -99,8 +100,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (who, ts) = closer.unwrap_or(("the application closed it".into(), at.ts));
     let before = evidence.age_s(ts);
     let when = if before > 0.0 { format!(" {} before", human_s(before)) } else { String::new() };
+    // Who closed, and when, is what tells it from a race.
+    let known = at.it.end.is_some();
+    let confidence = if known { Confidence::Observed } else { Confidence::Correlated };
     Some(
-        Verdict::new(Confidence::Observed, format!("{who}{when}, then {payload} B more arrived"))
+        Verdict::new(confidence, format!("{who}{when}, then {payload} B more arrived"))
             .finding(Finding { kind: "closed_before", ts, summary: format!("{who}{when}") })
             .finding(Finding {
                 kind: "data_after_close",

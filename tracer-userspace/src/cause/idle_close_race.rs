@@ -18,11 +18,17 @@ pub const CAUSE: Cause = Cause {
                 TCP assumes of an unknown path (RFC 6298), data of the other side arrived, which had \
                 not read the end of the connection. A load balancer in front turns it into a 502 now and \
                 then, rarer with more traffic.",
-        signs: &[Sign::observed(
-            "data was answered for a socket that its owner had closed within the last second, and \
-             that had been idle then",
-            &[Need::Any("reset_sent"), Need::Any("socket_end")],
-        )],
+        signs: &[
+            Sign::observed(
+                "data was answered for a socket that its owner had closed within the last second, and \
+                 that had been idle then; the sender, on this host, had not read the end",
+                &[Need::Any("reset_sent"), Need::Any("socket_end"), Need::Any("reset_received")],
+            ),
+            Sign::correlated(
+                "the same with the sender on another host",
+                &[Need::Any("reset_sent"), Need::Any("socket_end")],
+            ),
+        ],
         mistaken_for: &[
             (
                 "data_after_close",
@@ -96,13 +102,12 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         return None;
     }
     let (who, idle, after) = (&end.task, human_s(idle_s), human_s(after_s));
-    Some(
-        Verdict::new(
-            Confidence::Observed,
-            format!(
-                "{who} closed it after {idle} without traffic, and it was reused {after} later"
-            ),
-        )
+    let why =
+        format!("{who} closed it after {idle} without traffic, and it was reused {after} later");
+    // Whether the sender had read the end is known of a socket of this host only.
+    let sender_is_here = evidence.victim().is_some();
+    let confidence = if sender_is_here { Confidence::Observed } else { Confidence::Correlated };
+    let verdict = Verdict::new(confidence, why)
         .finding(Finding {
             kind: "closed_idle",
             ts: end.ts,
@@ -111,11 +116,12 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         .finding(Finding {
             kind: "data_after_close",
             ts: at.ts,
-            summary: format!(
-                "{payload} B arrived {after} later, sent before the close was noticed"
-            ),
-        }),
-    )
+            summary: format!("{payload} B arrived {after} later"),
+        });
+    Some(match confidence {
+        Confidence::Observed => verdict,
+        _ => verdict.prove("had the sender read the end of the connection before it wrote?"),
+    })
 }
 
 fn rule_out(evidence: &Evidence<'_>) -> Option<String> {

@@ -40,6 +40,7 @@ mod remedy;
 mod retransmission_timeout;
 mod socket_destroyed;
 mod socket_gone;
+mod syncookie_failed;
 mod tcp_resource_limit;
 mod unknown;
 mod user_timeout;
@@ -206,6 +207,7 @@ pub const ALL: &[Cause] = &[
     data_after_close::CAUSE,
     // A packet met a stack that had no connection for it.
     socket_gone::CAUSE,
+    syncookie_failed::CAUSE,
     wrong_backend::CAUSE,
     // Somebody else: measured, then told by the reset alone.
     middlebox_idle_timeout::CAUSE,

@@ -2,7 +2,7 @@
 
 use crate::{
     event::{ResetSent, Socket, SocketEnd, Task, tcp_flag, tcp_state},
-    incident::Incident,
+    incident::{Confidence, Incident},
     testing::{
         CLIENT, CLIENT_NS, SECOND, SERVER, SERVER_NS, active, article, at_listener, causes, data,
         ipvs_end, ipvs_ended, received, replay, sent, socket, task,
@@ -183,4 +183,51 @@ fn data_after_the_close_is_no_race_when_it_was_busy_or_late_or_knowing_or_the_pr
         assert_eq!(causes(&incidents), ["data_after_close"], "{what}");
         assert!(incidents[0].why.contains(word), "{what}: {}", incidents[0].why);
     }
+}
+
+#[test]
+fn without_the_close_on_record_data_after_it_may_have_been_a_race() {
+    let mut remains = server();
+    remains.dead = true;
+    let mut answer = at_listener(data(CLIENT, SERVER));
+    (answer.socket, answer.reason) = (Some(remains), Some("TCP_ABORT_ON_DATA".into()));
+    let incidents = replay([sent(NOW, SERVER_NS, answer)]);
+    assert_eq!(causes(&incidents), ["data_after_close"]);
+    assert_eq!(incidents[0].confidence, Some(Confidence::Correlated));
+}
+
+/// A listener that last sent cookies then resets an acknowledgement by somebody it does not know.
+fn stray_ack(payload: u32, cookies_sent: Option<u64>) -> ResetSent {
+    let mut trigger = data(CLIENT, SERVER);
+    (trigger.flags, trigger.payload) = (tcp_flag::ACK, payload);
+    let mut answer = at_listener(trigger);
+    if let Some(listener) = &mut answer.socket {
+        listener.cookies_sent = cookies_sent;
+    }
+    answer
+}
+
+#[test]
+fn a_cookie_that_does_not_validate_is_told_as_correlated() {
+    for payload in [0, 43] {
+        let answer = stray_ack(payload, Some(NOW - 100 * SECOND));
+        let incidents = replay([sent(NOW, SERVER_NS, answer)]);
+        assert_eq!(causes(&incidents), ["syncookie_failed"], "{payload} B");
+        assert_eq!(incidents[0].confidence, Some(Confidence::Correlated));
+    }
+}
+
+#[test]
+fn a_stray_packet_at_a_listener_that_checks_no_cookies_or_of_a_used_connection_is_none() {
+    for cookies_sent in [None, Some(NOW - 130 * SECOND)] {
+        let answered =
+            |payload| causes(&replay([sent(NOW, SERVER_NS, stray_ack(payload, cookies_sent))]));
+        assert_eq!(answered(0), ["unknown"]);
+        assert_eq!(answered(43), ["wrong_backend"]);
+    }
+    // The listener had sent cookies to others.
+    let answer = stray_ack(43, Some(NOW - SECOND));
+    let used = socket(1, CLIENT, SERVER, 990 * SECOND);
+    let incidents = replay([sent(NOW, SERVER_NS, answer), received(NOW + 1, CLIENT_NS, used)]);
+    assert_eq!(causes(&incidents), ["wrong_backend"]);
 }
