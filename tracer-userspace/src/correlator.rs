@@ -22,6 +22,8 @@ use crate::{
 
 #[cfg(test)]
 mod applications;
+#[cfg(test)]
+mod catalogue;
 mod describe;
 mod event_id;
 #[cfg(test)]
