@@ -31,6 +31,7 @@ pub enum Command {
     Record(RecordArgs),
     Replay(ReplayArgs),
     Explain(ExplainArgs),
+    Doctor(DoctorArgs),
 }
 
 /// Trace: print one incident per broken connection, as it happens
@@ -86,6 +87,21 @@ pub struct ExplainArgs {
     pub cause: Option<String>,
     #[command(flatten)]
     pub page: PageArgs,
+}
+
+/// Tell what this kernel lets us see: each signal, and which causes cannot be told
+///
+/// Attaches everything as `live` does, and detaches at once. Says for each signal how it is seen, why not
+/// in a better way, what stays invisible and what it costs; for each cause how surely it can be told here;
+/// and what to install or enable. Without the right to attach it tells what would probably be seen, and
+/// ends with the exit code with which `live` would: 3 not permitted, 4 this kernel cannot.
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub page: PageArgs,
+    /// Attach to tracepoints only, as on a kernel without kprobes
+    #[arg(long, help_heading = "Kernel")]
+    pub no_kprobes: bool,
 }
 
 /// What is printed, and how.

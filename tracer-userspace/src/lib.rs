@@ -9,6 +9,7 @@
 //!   puts both side by side, [`cause`] judges, [`correlator`] drives it and makes [`incident`]s with
 //!   [`fix`]es.
 //! * [`capture`] keeps the events and gives them back.
+//! * [`doctor`] says what this machine does not let us see.
 //! * [`out`] shows them; [`cli`], [`filter`] and [`cmd`] are the command line.
 //!
 //! The layer rule: only `kernel/attach.rs` and `kernel/live.rs` name aya, and everything from
@@ -22,6 +23,7 @@ pub mod cli;
 pub mod cmd;
 pub mod correlator;
 pub mod decode;
+pub mod doctor;
 pub mod event;
 pub mod evidence;
 pub mod filter;

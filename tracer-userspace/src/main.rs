@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         Command::Live(args) => cmd::live::run(args),
         Command::Record(args) => cmd::record::run(args),
         Command::Replay(args) => cmd::replay::run(args),
+        Command::Doctor(args) => cmd::doctor::run(args),
         Command::Explain(args) => cmd::explain::run(args),
     };
     match result {

@@ -1,5 +1,7 @@
 //! What a person should know of a cause, as data: `explain`, `doctor`, the help and tests derive from it.
 
+use std::fmt;
+
 use crate::{fix::Remedy, incident::Confidence};
 
 /// The documentation of a cause.
@@ -40,6 +42,16 @@ impl Need {
     pub const fn signal(self) -> &'static str {
         match self {
             Self::Any(signal) | Self::Full(signal) => signal,
+        }
+    }
+}
+
+/// "reset_sent in full"
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any(signal) => f.write_str(signal),
+            Self::Full(signal) => write!(f, "{signal} in full"),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The commands, one file each, and what they end with.
 
+pub mod doctor;
 pub mod explain;
 pub mod live;
 pub mod record;

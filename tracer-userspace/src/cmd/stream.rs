@@ -15,7 +15,7 @@ use crate::{
     event::{Body, Event, Nanos},
     incident::Incident,
     kernel::{
-        attach::AttachOptions,
+        attach::{AttachOptions, Kprobes},
         live::{Live, now},
         prepare::StartError,
     },
@@ -67,7 +67,7 @@ pub fn trace(args: &TraceArgs, observer: &mut dyn Observer) -> Result<(), Failur
 
 fn start(args: &TraceArgs) -> Result<Live, Failure> {
     let options = AttachOptions {
-        no_kprobes: args.no_kprobes,
+        kprobes: Kprobes::here(args.no_kprobes),
         verbose: args.verbose,
         keep_openers: args.owners == Owners::Connect,
         only: None,

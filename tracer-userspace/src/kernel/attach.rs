@@ -1,32 +1,26 @@
 //! Carries out the plan with aya: loads the object with the facts of this kernel and attaches, for each
 //! signal, the first way that this kernel takes.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{io::ErrorKind, path::Path};
 
 use anyhow::{Context as _, Result};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{MapData, PerCpuArray, RingBuf},
-    programs::{FEntry, KProbe, RawTracePoint},
+    programs::{FEntry, KProbe, RawTracePoint, loaded_programs},
 };
 use aya_log::EbpfLogger;
 
 use super::{
+    choose::{Choice, Chooser, Hooks, Refused},
     manifest::{Manifest, Program, Way as ProgramWay},
     plan::Facts,
-    signal::{self, Signal, Way},
+    signal,
 };
 use crate::event::SignalCoverage;
 
 /// The ring of hooks that were attached after the start.
 const LATER_RING_BYTES: u32 = 256 << 10;
-
-/// A hook that could not be attached by one of its programs.
-#[derive(Clone, Debug)]
-pub struct Refused {
-    pub program: String,
-    pub why: String,
-}
 
 /// The attached tracer. Everything is detached when it is dropped; nothing is pinned.
 pub struct Attached {
@@ -34,10 +28,17 @@ pub struct Attached {
     pub(super) ebpf: Ebpf,
     pub events: RingBuf<MapData>,
     pub counters: PerCpuArray<MapData, u64>,
-    pub coverage: Vec<SignalCoverage>,
+    pub choices: Vec<Choice>,
     pub refused: Vec<Refused>,
     /// What the programs say; `None` unless asked for.
     pub(super) log: Option<EbpfLogger<StderrLog>>,
+}
+
+impl Attached {
+    /// What was decided, as events carry it.
+    pub fn coverage(&self) -> impl Iterator<Item = SignalCoverage> {
+        self.choices.iter().map(Choice::coverage)
+    }
 }
 
 /// Puts the programs' messages on standard error.
@@ -53,11 +54,44 @@ impl log::Log for StderrLog {
     fn flush(&self) {}
 }
 
+/// Whether kprobes are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kprobes {
+    Use,
+    /// The user asked for it.
+    SwitchedOff,
+    /// This kernel has none.
+    Missing,
+}
+
+impl Kprobes {
+    /// What holds here.
+    pub fn here(switched_off: bool) -> Self {
+        // Without kprobes through perf every attach would fail.
+        if !Path::new("/sys/bus/event_source/devices/kprobe").exists() {
+            Self::Missing
+        } else if switched_off {
+            Self::SwitchedOff
+        } else {
+            Self::Use
+        }
+    }
+
+    /// # Errors
+    /// Why a kprobe cannot be attached, whatever its function.
+    pub(super) fn allowed(self) -> Result<()> {
+        match self {
+            Self::Use => Ok(()),
+            Self::SwitchedOff => anyhow::bail!("kprobes are switched off (--no-kprobes)"),
+            Self::Missing => anyhow::bail!("this kernel has no kprobes"),
+        }
+    }
+}
+
 /// What to attach.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct AttachOptions {
-    /// Do without kprobes, as the user asked or because the kernel has none.
-    pub no_kprobes: bool,
+    pub kprobes: Kprobes,
     /// Let the programs log what goes wrong in them (aya-log, on error paths only).
     pub verbose: bool,
     /// Remember the process of each connection made, at a price for each.
@@ -103,27 +137,20 @@ pub fn attach(
         true => Some(EbpfLogger::init_with_logger(&mut ebpf, StderrLog)?),
         false => None,
     };
-    let mut attacher = Attacher {
-        ebpf,
-        manifest,
-        facts,
-        options,
-        attached: BTreeMap::new(),
-        refused: Vec::new(),
-        btf: None,
-    };
-    let coverage = signal::ALL
+    let attacher = Attacher { ebpf, kprobes: options.kprobes, btf: None };
+    let mut chooser = Chooser::new(attacher, manifest, facts, options.kprobes == Kprobes::Use);
+    let choices = signal::ALL
         .iter()
         .filter(|signal| options.only.as_ref().is_none_or(|only| only.contains(&signal.id)))
-        .map(|signal| attacher.signal(signal))
+        .map(|signal| chooser.signal(signal))
         .collect();
     Ok(Attached {
         events: RingBuf::try_from(events)?,
         counters: PerCpuArray::try_from(counters)?,
-        coverage,
-        refused: attacher.refused,
+        choices,
+        refused: chooser.refused,
         log,
-        ebpf: attacher.ebpf,
+        ebpf: chooser.hooks.ebpf,
     })
 }
 
@@ -134,86 +161,18 @@ fn raise_memlock() {
     let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
 }
 
-struct Attacher<'a> {
+struct Attacher {
     ebpf: Ebpf,
-    manifest: &'a Manifest,
-    facts: &'a Facts,
-    options: &'a AttachOptions,
-    /// Hook to the program that serves it, or `None` when none could.
-    attached: BTreeMap<&'static str, Option<String>>,
-    refused: Vec<Refused>,
+    kprobes: Kprobes,
     /// Only fentry needs it, and parsing it takes a while.
     btf: Option<Btf>,
 }
 
-impl Attacher<'_> {
-    fn signal(&mut self, signal: &Signal) -> SignalCoverage {
-        let found = signal.ways.iter().find_map(|way| Some((way, self.way(way)?)));
-        match found {
-            Some((way, programs)) => SignalCoverage {
-                id: signal.id.into(),
-                way: Some(programs),
-                blind: way.blind.map(str::to_owned),
-                attaching: false,
-            },
-            None => SignalCoverage {
-                id: signal.id.into(),
-                way: None,
-                blind: Some(signal.blind.into()),
-                attaching: false,
-            },
+impl Hooks for Attacher {
+    fn attach(&mut self, program: &Program) -> Result<()> {
+        if program.way.is_kprobe() {
+            self.kprobes.allowed()?;
         }
-    }
-
-    /// Attaches every hook of a way; `None` when one of them cannot be.
-    fn way(&mut self, way: &Way) -> Option<String> {
-        if let Some(fact) = way.needs
-            && self.facts.get(fact).is_none()
-        {
-            return None;
-        }
-        if way.without_kprobes && !self.options.no_kprobes {
-            return None;
-        }
-        let mut programs = String::new();
-        for hook in way.hooks {
-            let program = self.hook(hook)?;
-            let separator = if programs.is_empty() { "" } else { ", " };
-            // Writing to a String cannot fail.
-            let _ = write!(programs, "{separator}{program}");
-        }
-        Some(programs)
-    }
-
-    fn hook(&mut self, hook: &'static str) -> Option<String> {
-        if let Some(known) = self.attached.get(hook) {
-            return known.clone();
-        }
-        let mut candidates: Vec<&Program> =
-            self.manifest.programs.iter().filter(|program| program.hook == hook).collect();
-        candidates.sort_by_key(|program| program.way);
-        let mut served = None;
-        for program in candidates {
-            match self.program(program) {
-                Ok(()) => {
-                    served = Some(program.name.clone());
-                    break;
-                }
-                Err(error) => self
-                    .refused
-                    .push(Refused { program: program.name.clone(), why: format!("{error:#}") }),
-            }
-        }
-        self.attached.insert(hook, served.clone());
-        served
-    }
-
-    fn program(&mut self, program: &Program) -> Result<()> {
-        let is_kprobe = matches!(
-            program.way,
-            ProgramWay::Kprobe | ProgramWay::KprobePart0 | ProgramWay::Kretprobe
-        );
-        anyhow::ensure!(!(is_kprobe && self.options.no_kprobes), "kprobes are switched off");
         let loaded = self
             .ebpf
             .program_mut(&program.name)
@@ -236,9 +195,33 @@ impl Attacher<'_> {
             ProgramWay::KprobePart0 | ProgramWay::Kprobe | ProgramWay::Kretprobe => {
                 let kprobe: &mut KProbe = loaded.try_into()?;
                 kprobe.load()?;
-                kprobe.attach(&program.target, 0)?;
+                kprobe.attach(&program.target, 0).map_err(|error| {
+                    let error = anyhow::Error::new(error);
+                    match io_kind(&error) {
+                        Some(ErrorKind::NotFound) => no_function(&program.target),
+                        _ => error,
+                    }
+                })?;
             }
         }
         Ok(())
     }
+}
+
+/// The kernel's own word, below aya's.
+pub fn io_kind(error: &anyhow::Error) -> Option<ErrorKind> {
+    error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind)
+}
+
+/// As the kernel means `ENOENT` for a kprobe.
+pub(super) fn no_function(name: &str) -> anyhow::Error {
+    anyhow::anyhow!("this kernel has no function {name}")
+}
+
+/// Names of the BPF programs that are loaded on this host; none where we may not know.
+pub fn loaded_program_names() -> Vec<String> {
+    loaded_programs()
+        .map_while(Result::ok)
+        .filter_map(|program| program.name_as_str().map(str::to_owned))
+        .collect()
 }

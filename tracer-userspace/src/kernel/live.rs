@@ -4,7 +4,7 @@
 //! that a recorded stream has the order in which it was judged. Host state is read when a record asks
 //! for it and follows that record in the stream.
 
-use std::{path::Path, task::Poll, time::Duration};
+use std::{task::Poll, time::Duration};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -19,11 +19,13 @@ use tokio::{
 use tracer_common::wire::{COUNTER_LOST, COUNTER_UNREADABLE, KIND_LAST};
 
 use super::{
-    attach::{AttachOptions, Attached, Refused, StderrLog, attach},
-    prepare::{Prepared, StartError, check_permission, prepare},
+    attach::{AttachOptions, Attached, StderrLog},
+    choose::Refused,
+    prepare::StartError,
     questions::Questions,
-    running::{RunningKernel, SymbolTable},
-    signal,
+    running::RunningKernel,
+    sight, signal,
+    start::{Started, start},
     survivors::Survivors,
     watch::{Change, watch},
 };
@@ -110,30 +112,13 @@ impl Live {
     ///
     /// # Errors
     /// [`StartError`] when tracing cannot start at all.
-    pub fn start(mut options: AttachOptions) -> Result<Self, StartError> {
-        use StartError::{Internal, Unsupported};
-        check_permission()?;
-        options.no_kprobes |= !kprobes_exist();
-        let symbols = SymbolTable::start();
-        // Addresses are only needed for the way without kprobes; waiting for them costs time.
-        let symbols = if options.no_kprobes { symbols.wait() } else { symbols };
-        let Prepared { manifest, facts } = prepare(OBJECT, symbols.get())?;
-        let reasons = facts.reason_names("sk_rst_reason").cloned().unwrap_or_default();
-        let attached = attach(OBJECT, &manifest, &facts, &options).map_err(Internal)?;
-        if !can_see_a_reset(&attached.coverage) {
-            return Err(Unsupported(anyhow::anyhow!(
-                "no hook that sees a reset could be attached to this kernel: {}",
-                attached
-                    .refused
-                    .iter()
-                    .map(|refused| format!("{}: {}", refused.program, refused.why))
-                    .collect::<Vec<_>>()
-                    .join("; ")
-            )));
-        }
-        let changes = watch(OBJECT, &options, &attached.coverage).map_err(Internal)?;
+    pub fn start(options: AttachOptions) -> Result<Self, StartError> {
+        use StartError::Internal;
+        let Started { attached, symbols, reasons } = start(OBJECT, &options)?;
+        let coverage: Vec<_> = attached.coverage().chain(sight::coverage()).collect();
+        let changes = watch(OBJECT, &options, &coverage).map_err(Internal)?;
         let host = Host::new().context("cannot read network namespaces").map_err(Internal)?;
-        let session = session(&host, &attached.coverage);
+        let session = session(&host, coverage);
         let hz = u64::from(host.hz().unwrap_or(DEFAULT_HZ));
         let (part, refused) = Part::new(attached).map_err(Internal)?;
         Ok(Self {
@@ -211,7 +196,7 @@ impl Live {
                     coming = true;
                 }
                 Change::Attached(attached) => {
-                    changed.extend(attached.coverage.iter().cloned());
+                    changed.extend(attached.coverage());
                     let (part, refused) = Part::new(*attached)?;
                     self.parts.push(part);
                     self.refused.extend(refused);
@@ -346,18 +331,7 @@ fn is_asked(socket: &Socket) -> bool {
     socket.state != tcp_state::SYN_SENT || socket.err == ETIMEDOUT
 }
 
-fn can_see_a_reset(coverage: &[SignalCoverage]) -> bool {
-    coverage
-        .iter()
-        .any(|signal| signal::ESSENTIAL.contains(&signal.id.as_str()) && signal.way.is_some())
-}
-
-/// Whether the kernel offers kprobes through perf; without, every such attach would fail.
-fn kprobes_exist() -> bool {
-    Path::new("/sys/bus/event_source/devices/kprobe").exists()
-}
-
-fn session(host: &Host, coverage: &[SignalCoverage]) -> Session {
+fn session(host: &Host, coverage: Vec<SignalCoverage>) -> Session {
     use std::os::linux::fs::MetadataExt as _;
     let wall = nanos(rustix::time::ClockId::Realtime);
     let inode_of = |path| {
@@ -373,6 +347,6 @@ fn session(host: &Host, coverage: &[SignalCoverage]) -> Session {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         initial_netns,
         wall_offset_ns: i64::try_from(wall.saturating_sub(now())).unwrap_or(0),
-        coverage: coverage.to_vec(),
+        coverage,
     }
 }

@@ -69,6 +69,11 @@ impl Way {
         Self::ALL.into_iter().find(|way| way.as_str() == name)
     }
 
+    /// Whether it needs kprobes.
+    pub fn is_kprobe(self) -> bool {
+        matches!(self, Self::KprobePart0 | Self::Kprobe | Self::Kretprobe)
+    }
+
     /// Section types from which aya makes this kind of program.
     fn section_types(self) -> &'static [&'static str] {
         match self {

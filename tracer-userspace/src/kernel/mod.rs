@@ -1,9 +1,13 @@
 //! The running kernel: what it has ([`btf`], [`symbols`]), what our object wants ([`manifest`]), how the
-//! two meet ([`plan`], [`facts`]), what we attach for which purpose ([`signal`], [`attach`]), and the
-//! stream of events ([`live`]).
+//! two meet ([`plan`], [`facts`]), what we attach for which purpose and by which way ([`signal`],
+//! [`choose`], [`attach`], [`start`]), what else can be looked up ([`sight`]), and the stream of events
+//! ([`live`]).
 
 pub mod attach;
 pub mod btf;
+pub mod choose;
+pub mod data_plane;
+pub mod examine;
 pub mod facts;
 pub mod live;
 pub mod manifest;
@@ -12,7 +16,9 @@ pub mod plan;
 pub mod prepare;
 mod questions;
 mod running;
+pub mod sight;
 pub mod signal;
+pub mod start;
 mod survivors;
 pub mod symbols;
 mod watch;

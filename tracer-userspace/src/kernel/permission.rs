@@ -7,6 +7,8 @@ use std::{fs, path::Path};
 pub enum Refusal {
     /// Exit code 3.
     Missing { capability: &'static str },
+    /// Exit code 3: root, but of a user namespace only.
+    UserNamespace,
     /// Exit code 4.
     Lockdown,
 }
@@ -16,8 +18,13 @@ impl std::fmt::Display for Refusal {
         match self {
             Self::Missing { capability } => write!(
                 f,
-                "rsttrace lacks {capability}: run it as root, or grant cap_bpf,cap_perfmon (and \
-                 cap_sys_admin for reading other network namespaces)"
+                "{capability} is missing: run it as root, or grant cap_bpf,cap_perfmon (and \
+                 cap_sys_admin,cap_sys_ptrace,cap_syslog for other namespaces, socket owners and \
+                 kernel symbols)"
+            ),
+            Self::UserNamespace => f.write_str(
+                "CAP_BPF is missing: root of a user namespace may not trace the kernel; run it as \
+                 root of the host",
             ),
             Self::Lockdown => write!(
                 f,
@@ -31,9 +38,49 @@ impl std::fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 // include/uapi/linux/capability.h
-const CAP_SYS_ADMIN: u32 = 21;
+pub(super) const CAP_SYS_PTRACE: u32 = 19;
+pub(super) const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
+
+/// Effective capabilities in the initial user namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities(u64);
+
+impl Capabilities {
+    /// What `/proc/self` says; everything where it cannot be read, because the kernel itself will refuse.
+    pub(super) fn of_this_process(root: &Path) -> Self {
+        let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
+        if in_user_namespace(&read("proc/self/uid_map")) {
+            return Self(0);
+        }
+        Self::parse(&read("proc/self/status"))
+    }
+
+    fn parse(status: &str) -> Self {
+        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        Self(effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn has(self, capability: u32) -> bool {
+        self.0 & (1 << capability) != 0
+    }
+
+    /// CAP_SYS_ADMIN alone is enough for tracing; otherwise both CAP_BPF and CAP_PERFMON are needed.
+    fn for_tracing(self) -> Result<(), Refusal> {
+        match (self.has(CAP_SYS_ADMIN), self.has(CAP_BPF), self.has(CAP_PERFMON)) {
+            (true, _, _) | (_, true, true) => Ok(()),
+            (_, false, _) => Err(Refusal::Missing { capability: "CAP_BPF" }),
+            (_, _, false) => Err(Refusal::Missing { capability: "CAP_PERFMON" }),
+        }
+    }
+}
+
+/// The initial user namespace maps every user to itself: "0 0 4294967295".
+fn in_user_namespace(uid_map: &str) -> bool {
+    let fields: Vec<&str> = uid_map.split_whitespace().collect();
+    !fields.is_empty() && fields != ["0", "0", "4294967295"]
+}
 
 /// Checks capabilities and lockdown.
 ///
@@ -41,44 +88,42 @@ const CAP_BPF: u32 = 39;
 /// [`Refusal`], naming what is missing.
 pub fn check(root: &Path) -> Result<(), Refusal> {
     let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
-    capabilities(&read("proc/self/status"))?;
+    if in_user_namespace(&read("proc/self/uid_map"))
+        && Capabilities::parse(&read("proc/self/status")).for_tracing().is_ok()
+    {
+        return Err(Refusal::UserNamespace);
+    }
+    Capabilities::of_this_process(root).for_tracing()?;
     if read("sys/kernel/security/lockdown").contains("[confidentiality]") {
         return Err(Refusal::Lockdown);
     }
     Ok(())
 }
 
-/// CAP_SYS_ADMIN alone is enough; otherwise both CAP_BPF and CAP_PERFMON. A status that cannot be
-/// parsed refuses nothing: the kernel itself will.
-fn capabilities(status: &str) -> Result<(), Refusal> {
-    let Some(effective) = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-    else {
-        return Ok(());
-    };
-    let has = |capability: u32| effective & (1 << capability) != 0;
-    match (has(CAP_SYS_ADMIN), has(CAP_BPF), has(CAP_PERFMON)) {
-        (true, _, _) | (_, true, true) => Ok(()),
-        (_, false, _) => Err(Refusal::Missing { capability: "CAP_BPF" }),
-        (_, _, false) => Err(Refusal::Missing { capability: "CAP_PERFMON" }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn tracing(status: &str) -> Result<(), Refusal> {
+        Capabilities::parse(status).for_tracing()
+    }
+
+    #[test]
+    fn only_the_initial_user_namespace_maps_everybody_to_themselves() {
+        assert!(!in_user_namespace("         0          0 4294967295\n"));
+        assert!(in_user_namespace("         0       1000          1\n"));
+        assert!(!in_user_namespace(""), "a kernel without user namespaces");
+    }
+
     #[test]
     fn sys_admin_alone_is_enough() {
-        assert_eq!(capabilities("CapEff:\t0000000000200000\n"), Ok(()));
+        assert_eq!(tracing("CapEff:\t0000000000200000\n"), Ok(()));
     }
 
     #[test]
     fn bpf_without_perfmon_names_perfmon() {
         assert_eq!(
-            capabilities("CapEff:\t0000008000000000\n"),
+            tracing("CapEff:\t0000008000000000\n"),
             Err(Refusal::Missing { capability: "CAP_PERFMON" })
         );
     }
@@ -86,7 +131,7 @@ mod tests {
     #[test]
     fn no_capability_names_bpf() {
         assert_eq!(
-            capabilities("CapEff:\t0000000000000000\n"),
+            tracing("CapEff:\t0000000000000000\n"),
             Err(Refusal::Missing { capability: "CAP_BPF" })
         );
     }

@@ -38,7 +38,9 @@ pub struct Prepared {
 /// [`StartError`] naming the capability, or what the kernel forbids.
 pub fn check_permission() -> Result<(), StartError> {
     permission::check(Path::new("/")).map_err(|refusal| match refusal {
-        permission::Refusal::Missing { .. } => StartError::NotPermitted(refusal.into()),
+        permission::Refusal::Missing { .. } | permission::Refusal::UserNamespace => {
+            StartError::NotPermitted(refusal.into())
+        }
         permission::Refusal::Lockdown => StartError::Unsupported(refusal.into()),
     })
 }

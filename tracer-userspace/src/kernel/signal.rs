@@ -25,10 +25,12 @@ pub struct Way {
     pub without_kprobes: bool,
     /// What this way does not show, in a sentence.
     pub blind: Option<&'static str>,
+    /// What it costs, where that is more than the rare event it waits for.
+    pub cost: Option<&'static str>,
 }
 
 const fn way(hooks: &'static [&'static str]) -> Way {
-    Way { hooks, needs: None, without_kprobes: false, blind: None }
+    Way { hooks, needs: None, without_kprobes: false, blind: None, cost: None }
 }
 
 impl Way {
@@ -41,7 +43,23 @@ impl Way {
     const fn blind(self, sentence: &'static str) -> Self {
         Self { blind: Some(sentence), ..self }
     }
+    const fn cost(self, sentence: &'static str) -> Self {
+        Self { cost: Some(sentence), ..self }
+    }
 }
+
+/// What no kernel shows us, whatever is attached.
+pub const NEVER_SEEN: &[&str] = &[
+    "resets merely forwarded between two other hosts: only those that this host sends or receives open \
+     an incident",
+    "packets that never reach the kernel's TCP: XDP, AF_XDP and DPDK, offloaded TCP, user-space stacks \
+     such as gVisor's",
+    "what died before tracing began: such verdicts are inferred, or unknown",
+    "UDP, QUIC and SCTP: TCP only",
+];
+
+/// Looking at every dropped packet.
+const EVERY_DROP: &str = "it looks at every packet that the kernel drops";
 
 /// Without one of these no reset can be seen at all.
 pub const ESSENTIAL: [&str; 2] = ["reset_sent", "reset_received"];
@@ -102,6 +120,7 @@ pub const ALL: &[Signal] = &[
             way(&["timer_expire_entry"])
                 .needs("ADDRESS_OF_ip_vs_conn_expire")
                 .only_without_kprobes()
+                .cost("it runs, and compares one pointer, whenever any kernel timer expires")
                 .blind(
                 "IPVS entries that end by a server's removal or the drop_entry defence are not seen, \
                  only those that run out",
@@ -143,9 +162,9 @@ pub const ALL: &[Signal] = &[
             way(&["kfree_skb_netfilter"])
                 .needs("VALUE_OF_skb_drop_reason_DOT_SKB_DROP_REASON_NETFILTER_DROP")
                 .only_without_kprobes()
+                .cost(EVERY_DROP)
                 .blind(
-                    "a full conntrack table is told from a DROP rule by the table's count only, at the \
-                     price of looking at every dropped packet",
+                    "a full conntrack table is told from a DROP rule by the table's count only",
                 ),
         ],
         blind: "packets dropped by a full conntrack table are not seen",
@@ -185,6 +204,7 @@ pub const ALL: &[Signal] = &[
 const FIREWALL_BY_DROP: Way = way(&["kfree_skb_netfilter"])
     .needs("VALUE_OF_skb_drop_reason_DOT_SKB_DROP_REASON_NETFILTER_DROP")
     .only_without_kprobes()
+    .cost(EVERY_DROP)
     .blind(
         "a firewall's reset is inferred from the drop of the packet it answers, and only when its \
          receiver is on this host",
@@ -222,7 +242,9 @@ mod tests {
     fn every_signal_a_cause_needs_is_one_of_these() {
         for cause in crate::cause::ALL {
             for need in cause.doc.signs.iter().flat_map(|sign| sign.needs) {
-                assert!(ALL.iter().any(|it| it.id == need.signal()), "{cause:?}: {need:?}");
+                let looked_up = crate::kernel::sight::ALL.iter().map(|it| it.id);
+                let mut known = ALL.iter().map(|it| it.id).chain(looked_up);
+                assert!(known.any(|id| id == need.signal()), "{cause:?}: {need:?}");
             }
         }
     }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::{
-    attach::{AttachOptions, Attached, attach},
+    attach::{AttachOptions, Attached, Kprobes, attach},
     prepare::prepare,
     signal,
     symbols::KernelSymbols,
@@ -99,12 +99,13 @@ impl Watcher {
     }
 
     fn try_attach(&mut self, only: Vec<&'static str>) -> Option<()> {
-        let symbols = KernelSymbols::load(Path::new("/")).ok().filter(|_| self.options.no_kprobes);
+        let symbols = KernelSymbols::load(Path::new("/"))
+            .ok()
+            .filter(|_| self.options.kprobes != Kprobes::Use);
         let prepared = prepare(self.object, symbols.as_ref()).ok()?;
         let options = AttachOptions { only: Some(only), ..self.options.clone() };
         let attached = attach(self.object, &prepared.manifest, &prepared.facts, &options).ok()?;
-        self.covered
-            .extend(attached.coverage.iter().filter(|s| s.way.is_some()).map(|s| s.id.clone()));
+        self.covered.extend(attached.coverage().filter(|s| s.way.is_some()).map(|s| s.id));
         self.say(Change::Attached(Box::new(attached)));
         Some(())
     }

@@ -41,18 +41,6 @@ pub fn ids(width: usize) -> String {
     page.finish().unwrap_or_default()
 }
 
-/// "ipvs_end, all of reset_sent".
-fn signals(needs: &[Need]) -> String {
-    let words: Vec<_> = needs
-        .iter()
-        .map(|need| match need {
-            Need::Any(signal) => (*signal).to_owned(),
-            Need::Full(signal) => format!("all of {signal}"),
-        })
-        .collect();
-    words.join(", ")
-}
-
 /// All about one cause.
 pub fn text(cause: &Cause, color: bool, width: usize) -> String {
     let doc = &cause.doc;
@@ -63,7 +51,8 @@ pub fn text(cause: &Cause, color: bool, width: usize) -> String {
     page.blank();
     page.labelled("WHAT", Style::Bold, doc.about);
     for sign in doc.signs {
-        let text = format!("{} (signals: {})", sign.evidence, signals(sign.needs));
+        let needs: Vec<_> = sign.needs.iter().map(Need::to_string).collect();
+        let text = format!("{} (signals: {})", sign.evidence, needs.join(", "));
         page.labelled(&sign.confidence.id().to_uppercase(), Style::Bold, &text);
     }
     for (what, how_to_tell) in doc.mistaken_for {

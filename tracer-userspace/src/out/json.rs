@@ -44,7 +44,7 @@ fn measured(value: f64) -> Value {
 }
 
 /// An object without the absent values.
-fn object<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
+pub(super) fn object<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
     fields
         .into_iter()
         .filter_map(|(key, value)| Some((key.to_owned(), value?)))

@@ -1,0 +1,442 @@
+//! From what was found on this machine to what it means: which causes can be told here, how surely, and
+//! what would help.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    cause::{self, Cause, Need},
+    cmd::Exit,
+    incident::Confidence,
+    kernel::{
+        attach::Kprobes,
+        choose::{Choice, WhyNot},
+        data_plane::DataPlane,
+        examine::Examination,
+        manifest::{Program, Way as ProgramWay},
+        prepare::StartError,
+        sight,
+        signal::Way,
+    },
+};
+
+/// What `doctor` tells.
+pub struct Diagnosis {
+    pub kernel: String,
+    pub architecture: String,
+    pub btf: bool,
+    pub kprobes: Kprobes,
+    /// Why tracing cannot start, if so.
+    pub refusal: Option<Refusal>,
+    pub signals: Vec<SignalReport>,
+    pub causes: Vec<CauseReport>,
+    pub data_planes: Vec<DataPlane>,
+    /// What to install or enable.
+    pub advice: Vec<String>,
+}
+
+/// Tracing cannot start.
+pub struct Refusal {
+    pub exit: Exit,
+    pub why: String,
+}
+
+/// How much of something is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Full,
+    Part,
+    No,
+    /// Its module is not loaded, so there is nothing to see.
+    Dormant,
+}
+
+impl State {
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Part => "part",
+            Self::No => "no",
+            Self::Dormant => "dormant",
+        }
+    }
+}
+
+/// One signal on this machine.
+pub struct SignalReport {
+    pub id: &'static str,
+    pub title: &'static str,
+    pub state: State,
+    /// "tcp_reset (kprobe)"
+    pub way: Vec<String>,
+    /// Better ways, and why not: "ip_vs_conn_expire", "this kernel has no kprobes".
+    pub instead_of: Vec<(String, String)>,
+    pub invisible: Option<String>,
+    pub cost: Option<&'static str>,
+    pub module: Option<&'static str>,
+}
+
+/// One cause on this machine.
+pub struct CauseReport {
+    pub cause: &'static Cause,
+    pub state: State,
+    /// The surest verdict that is possible; `None` when there is none.
+    pub best: Option<Confidence>,
+    /// What the surest verdict of all would need.
+    pub lacks: Vec<Need>,
+    /// Modules that are not loaded and would have to be, for it to happen.
+    pub modules: Vec<&'static str>,
+}
+
+impl Diagnosis {
+    /// Draws the conclusions.
+    pub fn new(found: Examination, data_planes: Vec<DataPlane>) -> Self {
+        let mut signals: Vec<SignalReport> =
+            found.choices.iter().map(|choice| signal(choice, &found.absent_modules)).collect();
+        signals.extend(found.look_ups.iter().zip(sight::ALL).map(|(coverage, look_up)| {
+            let state = if coverage.way.is_some() { State::Full } else { State::No };
+            SignalReport {
+                id: look_up.id,
+                title: look_up.title,
+                state,
+                way: coverage.way.iter().cloned().collect(),
+                instead_of: Vec::new(),
+                invisible: coverage.blind.clone(),
+                cost: None,
+                module: None,
+            }
+        }));
+        // Where nothing of the kernel could be asked, nothing of the causes is known.
+        let causes = if found.choices.is_empty() { Vec::new() } else { causes(&signals) };
+        let refusal = found.started.as_ref().err().map(Refusal::new);
+        let advice = advice(&found, &signals);
+        Self {
+            kernel: found.kernel,
+            architecture: found.architecture,
+            btf: found.btf,
+            kprobes: found.kprobes,
+            refusal,
+            signals,
+            causes,
+            data_planes,
+            advice,
+        }
+    }
+
+    /// Signals seen in full or in part.
+    pub fn covered(&self) -> usize {
+        let seen = |it: &&SignalReport| matches!(it.state, State::Full | State::Part);
+        self.signals.iter().filter(seen).count()
+    }
+
+    /// As `live` would end.
+    pub fn exit(&self) -> Exit {
+        self.refusal.as_ref().map_or(Exit::Fine, |refusal| refusal.exit)
+    }
+}
+
+impl Refusal {
+    fn new(error: &StartError) -> Self {
+        let (exit, error) = match error {
+            StartError::NotPermitted(error) => (Exit::NotPermitted, error),
+            StartError::Unsupported(error) => (Exit::Unsupported, error),
+            StartError::Internal(error) => (Exit::Internal, error),
+        };
+        Self { exit, why: format!("{error:#}") }
+    }
+}
+
+fn signal(choice: &Choice, absent_modules: &BTreeSet<&str>) -> SignalReport {
+    let signal = choice.signal;
+    let absent = signal.module.is_some_and(|module| absent_modules.contains(module));
+    let (state, way, invisible, cost) = match &choice.taken {
+        Some((way, programs)) => {
+            let state = if way.blind.is_some() { State::Part } else { State::Full };
+            (state, programs.iter().map(program).collect(), way.blind, way.cost)
+        }
+        None => (State::No, Vec::new(), Some(signal.blind), None),
+    };
+    let state = if absent && state != State::Full { State::Dormant } else { state };
+    let told = state != State::Dormant;
+    SignalReport {
+        id: signal.id,
+        title: signal.title,
+        state,
+        way,
+        instead_of: choice
+            .passed
+            .iter()
+            .filter(|_| told)
+            .map(|(way, why)| (way_name(way, choice), in_words(why)))
+            .collect(),
+        invisible: invisible.filter(|_| told).map(str::to_owned),
+        cost,
+        module: signal.module,
+    }
+}
+
+/// "tcp_send_reset (raw tracepoint)"
+fn program(program: &Program) -> String {
+    let kind = match program.way {
+        ProgramWay::RawTracepoint => "raw tracepoint",
+        ProgramWay::Fentry => "fentry",
+        ProgramWay::KprobePart0 | ProgramWay::Kprobe => "kprobe",
+        ProgramWay::Kretprobe => "kretprobe",
+    };
+    format!("{} ({kind})", program.target)
+}
+
+/// "early_drop + kfree_skb"; "tcp_send_reset alone" where more than that was attached.
+fn way_name(way: &Way, choice: &Choice) -> String {
+    let taken = choice.taken.as_ref().map_or(&[][..], |(taken, _)| taken.hooks);
+    let part = way.hooks.len() < taken.len() && way.hooks.iter().all(|hook| taken.contains(hook));
+    way.hooks.join(" + ") + if part { " alone" } else { "" }
+}
+
+fn in_words(why: &WhyNot) -> String {
+    match why {
+        WhyNot::Fact(fact) => fact_in_words(fact),
+        WhyNot::KprobesExist => "for kernels without kprobes only: it costs too much".into(),
+        // The last program tried is the plainest one.
+        WhyNot::Hook(hook, refused) => match refused.last() {
+            Some(refused) => short(&refused.why),
+            None => format!("this build has no program for {hook}"),
+        },
+    }
+}
+
+/// A verifier log can be pages long; its last line but one says what was wrong.
+fn short(why: &str) -> String {
+    let mut lines = why.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default().to_owned();
+    match lines.rfind(|line| !line.starts_with("processed ")) {
+        Some(last) => format!("{first} … {last}"),
+        None => first,
+    }
+}
+
+/// A fact's name (see `kernel/manifest.rs`) as a sentence about this kernel.
+fn fact_in_words(symbol: &str) -> String {
+    let name = |rest: &str| rest.replace("btf_trace_", "").replace("_DOT_", ".");
+    let pair = |rest: &str| match rest.split_once("_DOT_") {
+        Some((owner, part)) => (name(owner), name(part)),
+        None => (name(rest), String::new()),
+    };
+    if let Some(rest) = symbol.strip_prefix("ARG_OF_") {
+        let (function, part) = pair(rest);
+        format!("{function} has no {part} parameter in this kernel")
+    } else if let Some(rest) = symbol.strip_prefix("VALUE_OF_") {
+        let (enumeration, variant) = pair(rest);
+        format!("this kernel's {enumeration} has no {variant}")
+    } else if let Some(rest) = symbol.strip_prefix("ADDRESS_OF_") {
+        format!("the address of {} is not in /proc/kallsyms", name(rest))
+    } else {
+        let rest = symbol.split_once("_OF_").map_or(symbol, |(_, rest)| rest);
+        format!("no BTF describes {}", name(rest))
+    }
+}
+
+fn causes(signals: &[SignalReport]) -> Vec<CauseReport> {
+    let state = |need: Need| {
+        signals.iter().find(|it| it.id == need.signal()).map_or(State::No, |it| it.state)
+    };
+    let seen = |need: Need| match (need, state(need)) {
+        (_, State::Full) | (Need::Any(_), State::Part) => true,
+        (_, State::Part | State::No | State::Dormant) => false,
+    };
+    let seen_or_dormant = |need: Need| seen(need) || state(need) == State::Dormant;
+    cause::ALL
+        .iter()
+        .filter_map(|cause| {
+            let doc = &cause.doc;
+            let documented = doc.best(|_| true)?;
+            let best = doc.best(seen);
+            let state = match best {
+                Some(best) if best == documented => State::Full,
+                _ if doc.best(seen_or_dormant) > best => State::Dormant,
+                Some(_) => State::Part,
+                None => State::No,
+            };
+            let surest = doc.signs.iter().filter(|sign| sign.confidence == documented);
+            let lacks: Vec<Need> = surest
+                .map(|sign| sign.needs.iter().copied().filter(|need| !seen(*need)).collect())
+                .min_by_key(Vec::len)
+                .unwrap_or_default();
+            let dormant = signals.iter().filter(|it| it.state == State::Dormant);
+            let mut modules: Vec<_> = dormant
+                .filter(|it| lacks.iter().any(|need| need.signal() == it.id))
+                .filter_map(|it| it.module)
+                .collect();
+            modules.dedup();
+            Some(CauseReport { cause, state, best, lacks, modules })
+        })
+        .collect()
+}
+
+fn advice(found: &Examination, signals: &[SignalReport]) -> Vec<String> {
+    let mut advice = Vec::new();
+    if !found.btf {
+        advice.push(
+            "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y: the layout of its structs is read from \
+             /sys/kernel/btf/vmlinux"
+                .into(),
+        );
+    }
+    let wants_kprobes: Vec<&str> = signals
+        .iter()
+        .filter(|it| it.instead_of.iter().any(|(_, why)| why.contains("kprobes")))
+        .filter(|it| it.state != State::Full)
+        .map(|it| it.id)
+        .collect();
+    if found.kprobes == Kprobes::Missing && !wants_kprobes.is_empty() {
+        advice.push(format!(
+            "boot a kernel built with CONFIG_KPROBES=y, CONFIG_KPROBE_EVENTS=y and \
+             CONFIG_PERF_EVENTS=y: it shows more of {}",
+            wants_kprobes.join(", ")
+        ));
+    }
+    let is = |id: &str, state| signals.iter().any(|it| it.id == id && it.state == state);
+    if is("kernel_symbols", State::No) {
+        advice
+            .push("let kernel symbols be read: kernel.kptr_restrict=1 or 0, and CAP_SYSLOG".into());
+    }
+    if is("namespaces", State::No) || is("owners", State::No) {
+        advice.push(
+            "grant CAP_SYS_ADMIN and CAP_SYS_PTRACE, and in a container share the host's processes \
+             (hostPID: true, docker run --pid=host)"
+                .into(),
+        );
+    }
+    advice
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::SignalCoverage,
+        kernel::{choose::Refused, signal},
+    };
+
+    /// A kernel on which each signal of `ways` is seen by the way of this number, and no other.
+    fn found(ways: &[(&str, usize)], absent_modules: &[&'static str]) -> Examination {
+        let choices = signal::ALL.iter().map(|signal| {
+            let way = ways.iter().find(|(id, _)| *id == signal.id).map(|(_, number)| *number);
+            let better = way.unwrap_or(signal.ways.len());
+            let refused = |hook: &str| Refused { program: hook.into(), why: "no kprobes".into() };
+            Choice {
+                signal,
+                taken: way.map(|number| (&signal.ways[number], Vec::new())),
+                passed: signal.ways[..better]
+                    .iter()
+                    .map(|way| (way, WhyNot::Hook(way.hooks[0], vec![refused(way.hooks[0])])))
+                    .collect(),
+            }
+        });
+        let look_ups = sight::ALL.iter().map(|look_up| SignalCoverage {
+            id: look_up.id.into(),
+            way: Some(look_up.from.into()),
+            blind: None,
+            attaching: false,
+        });
+        Examination {
+            kernel: "6.1.0".into(),
+            architecture: "x86_64".into(),
+            btf: true,
+            kprobes: Kprobes::Missing,
+            started: Ok(()),
+            choices: choices.collect(),
+            look_ups: look_ups.collect(),
+            absent_modules: absent_modules.iter().copied().collect(),
+        }
+    }
+
+    fn everything() -> Vec<(&'static str, usize)> {
+        signal::ALL.iter().map(|signal| (signal.id, 0)).collect()
+    }
+
+    fn cause<'a>(diagnosis: &'a Diagnosis, id: &str) -> &'a CauseReport {
+        diagnosis.causes.iter().find(|it| it.cause.id == id).expect("the cause")
+    }
+
+    #[test]
+    fn with_every_signal_every_cause_can_be_told_as_documented() {
+        let diagnosis = Diagnosis::new(found(&everything(), &[]), Vec::new());
+        for it in &diagnosis.causes {
+            assert_eq!(
+                (it.state, it.best),
+                (State::Full, it.cause.doc.best(|_| true)),
+                "{:?}",
+                it.cause
+            );
+            assert!(it.lacks.is_empty());
+        }
+        assert!(diagnosis.advice.is_empty());
+    }
+
+    #[test]
+    fn without_the_end_of_entries_an_ipvs_expiry_is_at_best_inferred() {
+        let mut ways = everything();
+        ways.retain(|(id, _)| *id != "ipvs_end");
+        let diagnosis = Diagnosis::new(found(&ways, &[]), Vec::new());
+        let it = cause(&diagnosis, "ipvs_idle_expired");
+        assert_eq!((it.state, it.best), (State::Part, Some(Confidence::Inferred)));
+        assert_eq!(it.lacks, [Need::Any("ipvs_end")]);
+    }
+
+    #[test]
+    fn a_module_that_is_not_loaded_hides_nothing() {
+        let mut ways = everything();
+        ways.retain(|(id, _)| !id.starts_with("ipvs"));
+        let diagnosis = Diagnosis::new(found(&ways, &["ip_vs"]), Vec::new());
+        let it = cause(&diagnosis, "ipvs_idle_expired");
+        assert_eq!((it.state, it.modules.as_slice()), (State::Dormant, ["ip_vs"].as_slice()));
+        assert!(diagnosis.advice.is_empty(), "nobody is told to load it: {:?}", diagnosis.advice);
+    }
+
+    #[test]
+    fn a_reset_without_its_header_leaves_the_remote_causes_unknown() {
+        let mut ways = everything();
+        ways.retain(|(id, _)| *id != "reset_received");
+        ways.push(("reset_received", 1));
+        let diagnosis = Diagnosis::new(found(&ways, &[]), Vec::new());
+        for id in ["peer_aborted", "peer_state_lost"] {
+            let it = cause(&diagnosis, id);
+            assert_eq!((it.state, it.best), (State::No, None), "{id}");
+            assert_eq!(it.lacks, [Need::Full("reset_received")], "{id}");
+        }
+        assert!(diagnosis.advice[0].contains("CONFIG_KPROBES=y"));
+    }
+
+    #[test]
+    fn the_exit_code_is_that_with_which_tracing_would_end() {
+        let refused = StartError::NotPermitted(anyhow::anyhow!("CAP_BPF is missing"));
+        let found = Examination { started: Err(refused), ..found(&everything(), &[]) };
+        let diagnosis = Diagnosis::new(found, Vec::new());
+        assert_eq!(diagnosis.exit(), Exit::NotPermitted);
+        assert!(!diagnosis.signals.is_empty(), "what can be told is told");
+    }
+
+    #[test]
+    fn facts_are_told_as_sentences() {
+        for (fact, sentence) in [
+            (
+                "ARG_OF_btf_trace_tcp_send_reset_DOT_sk_rst_reason",
+                "tcp_send_reset has no sk_rst_reason parameter in this kernel",
+            ),
+            ("OFFSET_OF_ip_vs_conn_DOT_timer", "no BTF describes ip_vs_conn.timer"),
+            (
+                "ADDRESS_OF_ip_vs_conn_expire",
+                "the address of ip_vs_conn_expire is not in /proc/kallsyms",
+            ),
+        ] {
+            assert_eq!(fact_in_words(fact), sentence);
+        }
+    }
+
+    #[test]
+    fn a_verifier_log_is_told_in_a_line() {
+        let log = "cannot load\n0: (b7) r0 = 0\nR1 invalid mem access\nprocessed 3 insns\n";
+        assert_eq!(short(log), "cannot load … R1 invalid mem access");
+        assert_eq!(short("one line"), "one line");
+    }
+}

@@ -1,0 +1,31 @@
+//! `rsttrace doctor` as a program, wherever it runs and whatever it may do there.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+fn doctor(args: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_rsttrace"))
+        .arg("doctor")
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program runs");
+    (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"))
+}
+
+#[test]
+fn it_ends_with_the_exit_code_it_tells() {
+    let (code, text) = doctor(&["-o", "json"]);
+    let report: Value = serde_json::from_str(&text).expect("one JSON object");
+    assert_eq!(report["tracing"]["exit_code"].as_i64(), code.map(i64::from));
+    assert_eq!(report["tracing"]["starts"].as_bool(), Some(code == Some(0)));
+}
+
+#[test]
+fn what_no_kernel_shows_is_told_in_any_case() {
+    let (_, text) = doctor(&[]);
+    assert!(text.contains("resets merely forwarded between two other hosts"), "{text}");
+    let broad = text.lines().find(|line| line.chars().count() > 80);
+    assert_eq!(broad, None, "a pipe gets 80 columns");
+}
