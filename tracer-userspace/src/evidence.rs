@@ -49,6 +49,8 @@ pub struct Evidence<'a> {
     hosts: &'a Hosts,
     ipvs: Option<(&'a Remembered, &'a IpvsEnd)>,
     conntrack: Option<(&'a Remembered, &'a ConntrackEnd)>,
+    /// An entry of the same tuple in another zone ended as well, and a packet does not tell its zone.
+    zone_is_ambiguous: bool,
     drops: Vec<(&'a Remembered, &'a NetfilterDrop)>,
     invalid: Option<(&'a Remembered, &'a ConntrackInvalid)>,
     idle_ages: Option<&'a IdleAges>,
@@ -69,6 +71,7 @@ impl<'a> Evidence<'a> {
             hosts,
             ipvs: None,
             conntrack: None,
+            zone_is_ambiguous: false,
             drops: Vec::new(),
             invalid: None,
             idle_ages: None,
@@ -104,6 +107,7 @@ impl<'a> Evidence<'a> {
                 {
                     self.conntrack = Some((loss, end));
                 }
+                Loss::Conntrack(end) => self.zone_is_ambiguous |= self.is_in_other_zone(loss, end),
                 Loss::Drop(drop) => self.drops.push((loss, drop)),
                 _ => {}
             }
@@ -132,6 +136,13 @@ impl<'a> Evidence<'a> {
             let before = loss.since <= opened.saturating_add(TOLERANCE);
             let just_now = opened.saturating_sub(loss.ts) <= ANSWERED_WITHIN;
             (invalid.packet.flow == answered && before && just_now).then_some((loss, &**invalid))
+        })
+    }
+
+    /// Whether this is the end of the known entry's namesake in another conntrack zone.
+    fn is_in_other_zone(&self, loss: &Remembered, end: &ConntrackEnd) -> bool {
+        self.conntrack.is_some_and(|(known, entry)| {
+            known.netns == loss.netns && entry.original == end.original && entry.zone != end.zone
         })
     }
 
@@ -412,8 +423,8 @@ impl<'a> Evidence<'a> {
     /// How sure a lost entry makes it: its end was seen; was the reset's sender, too?
     pub fn lost_entry_confidence(&self) -> Confidence {
         match self.stateless() {
-            Some(_) => Confidence::Observed,
-            None => Confidence::Correlated,
+            Some(_) if !self.zone_is_ambiguous => Confidence::Observed,
+            _ => Confidence::Correlated,
         }
     }
 

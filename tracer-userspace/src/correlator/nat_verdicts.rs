@@ -1,7 +1,7 @@
 //! Translated connections: what conntrack did to them, and what only looks like it.
 
 use crate::{
-    event::{Event, Packet, tcp_flag},
+    event::{ConntrackEnd, Event, Packet, tcp_flag},
     incident::{Action, Confidence, Victim},
     testing::{
         CLIENT, CLIENT_NS, SECOND, SERVER, SERVER_NS, VIP, address, at_listener, causes,
@@ -56,6 +56,26 @@ fn an_invalid_packet_of_minutes_ago_or_the_other_direction_explains_nothing() {
         events.extend(reset_of_the_stray());
         assert_ne!(causes(&replay(events)), ["conntrack_invalid"]);
     }
+}
+
+#[test]
+fn ends_of_one_tuple_in_two_zones_leave_it_open_which_it_was() {
+    let in_zones = |zones: [u32; 2]| {
+        let ended = |at: u64, zone| {
+            let end = ConntrackEnd { zone, ..conntrack_end(500 * SECOND, 4711) };
+            conntrack_ended(at * SECOND, end)
+        };
+        let incidents = replay([
+            ended(50, zones[0]),
+            ended(51, zones[1]),
+            sent(100 * SECOND, SERVER_NS, at_listener(data(CLIENT, "10.0.1.3:3306"))),
+            received(100 * SECOND + 1, CLIENT_NS, socket(1, CLIENT, VIP, 40 * SECOND)),
+        ]);
+        assert_eq!(causes(&incidents), ["conntrack_deleted"]);
+        incidents[0].confidence
+    };
+    assert_eq!(in_zones([7, 7]), Some(Confidence::Observed));
+    assert_eq!(in_zones([7, 8]), Some(Confidence::Correlated));
 }
 
 fn syn() -> Packet {
