@@ -17,6 +17,7 @@ use crate::{
     incident::{
         Action, Confidence, ConntrackFacts, Finding, Incident, IpvsFacts, Rst, RuledOut, Victim,
     },
+    known::Known,
     memory::{Loss, Memory, Remembered},
 };
 
@@ -110,6 +111,7 @@ pub struct Correlator {
     memory: Memory,
     drops: Memory,
     hosts: Hosts,
+    known: Known,
     idle_ages: IdleAges,
     owners: Owners,
     open: Open,
@@ -134,6 +136,7 @@ impl Correlator {
             memory: Memory::new(MEMORY),
             drops: Memory::new(DROPS),
             hosts: BTreeMap::new(),
+            known: Known::default(),
             idle_ages: IdleAges::default(),
             owners: Owners::default(),
             open: Open::default(),
@@ -194,6 +197,14 @@ impl Correlator {
                 self.owners.process_is(ts, started, *owner);
                 return;
             }
+            Body::Stock(stock) => {
+                self.known.take_stock(netns, *stock);
+                return;
+            }
+            Body::Inquiry(inquiry) => {
+                self.known.take_inquiry(netns, *inquiry);
+                return;
+            }
             Body::Lost(lost) => {
                 self.counters.lost = lost;
                 return;
@@ -208,7 +219,10 @@ impl Correlator {
                 return;
             }
             Body::IpvsServerRemoved(_) => return,
-            Body::IpvsEnd(end) => Loss::Ipvs(end),
+            Body::IpvsEnd(end) => {
+                self.known.forget(netns, &end);
+                Loss::Ipvs(end)
+            }
             Body::ConntrackEnd(end) => Loss::Conntrack(end),
             Body::ConntrackInvalid(invalid) => {
                 self.drops.remember(Remembered::new(ts, netns, Loss::Invalid(invalid)));
@@ -283,7 +297,8 @@ impl Correlator {
             .and_then(|index| index.checked_sub(self.forgotten))
             .and_then(|index| self.finished.get(index));
         let memories = [&self.memory, &self.drops];
-        let evidence = Evidence::new(case, memories, &self.hosts, &self.session, self.started);
+        let evidence =
+            Evidence::new(case, memories, &self.hosts, &self.known, &self.session, self.started);
         if let (Some(sample), Some(view)) = (cause::idle_sample(&evidence), evidence.client_view())
         {
             self.idle_ages.broke(view.dst, sample);

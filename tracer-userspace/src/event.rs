@@ -8,6 +8,10 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+mod stock;
+
+pub use stock::{Inquiry, IpvsFound, Stock};
+
 use crate::host::{NetnsState, Owner};
 
 /// CLOCK_MONOTONIC nanoseconds.
@@ -43,10 +47,14 @@ pub mod tcp_state {
     pub const ESTABLISHED: u8 = 1;
     pub const SYN_SENT: u8 = 2;
     pub const SYN_RECV: u8 = 3;
+    pub const FIN_WAIT1: u8 = 4;
+    pub const FIN_WAIT2: u8 = 5;
     pub const TIME_WAIT: u8 = 6;
     pub const CLOSE: u8 = 7;
     pub const CLOSE_WAIT: u8 = 8;
+    pub const LAST_ACK: u8 = 9;
     pub const LISTEN: u8 = 10;
+    pub const CLOSING: u8 = 11;
     pub const NEW_SYN_RECV: u8 = 12;
 
     /// The kernel's name.
@@ -284,6 +292,20 @@ impl ResetSent {
         }
     }
 
+    /// A stack that has no connection for a mid-stream packet answers it: no socket, or a listener that
+    /// never had it.
+    pub fn met_no_connection(&self) -> bool {
+        let nobody = match &self.socket {
+            None => true,
+            Some(socket) => socket.state == tcp_state::LISTEN,
+        };
+        nobody
+            && self.via != Via::Netfilter
+            && self
+                .trigger
+                .is_some_and(|packet| packet.has(tcp_flag::ACK) && !packet.has(tcp_flag::SYN))
+    }
+
     /// Sequence number of the reset, which NAT leaves alone. `None` where it is 0 by rule (an answer
     /// to a segment without ACK, RFC 9293 3.10.7.1).
     pub fn seq(&self) -> Option<u32> {
@@ -482,6 +504,10 @@ pub enum Body {
         service: SocketAddr,
         idle_s: f64,
     },
+    /// What a namespace held when tracing began.
+    Stock(Box<Stock>),
+    /// What was there when a packet met a stack without its connection.
+    Inquiry(Box<Inquiry>),
     /// Records lost since the start, all kinds.
     Lost(u64),
     /// Everything up to the event's time is here, so cases that have settled by then are judged.

@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
+mod balanced;
 mod views;
+
+pub use balanced::Balanced;
 
 use crate::{
     case::{At, Case},
@@ -15,6 +18,7 @@ use crate::{
     host::{IpvsService, NetnsReach, NetnsState},
     idle::{Ages, IdleAges},
     incident::Confidence,
+    known::Known,
     memory::{Loss, Memory, Remembered},
 };
 
@@ -47,6 +51,8 @@ pub struct Evidence<'a> {
     /// When tracing began: older state may have died unseen.
     pub started: Nanos,
     hosts: &'a Hosts,
+    known: &'a Known,
+    balanced: Option<Balanced<'a>>,
     ipvs: Option<(&'a Remembered, &'a IpvsEnd)>,
     conntrack: Option<(&'a Remembered, &'a ConntrackEnd)>,
     /// An entry of the same tuple in another zone ended as well, and a packet does not tell its zone.
@@ -61,6 +67,7 @@ impl<'a> Evidence<'a> {
         case: &'a Case,
         memories: [&'a Memory; 2],
         hosts: &'a Hosts,
+        known: &'a Known,
         session: &'a Session,
         started: Nanos,
     ) -> Self {
@@ -69,6 +76,8 @@ impl<'a> Evidence<'a> {
             session,
             started,
             hosts,
+            known,
+            balanced: None,
             ipvs: None,
             conntrack: None,
             zone_is_ambiguous: false,
@@ -78,6 +87,7 @@ impl<'a> Evidence<'a> {
         };
         evidence.look_back(memories);
         evidence.invalid = evidence.find_invalid(memories);
+        evidence.balanced = evidence.find_balanced();
         evidence
     }
 
@@ -207,20 +217,7 @@ impl<'a> Evidence<'a> {
     /// A reset sent for a mid-stream packet by a stack that has no connection for it: no socket, or
     /// a listener that never had it.
     pub fn stateless(&self) -> Option<&'a At<ResetSent>> {
-        self.case.sent.iter().find(|at| {
-            let sent = &at.it;
-            let Some(trigger) = &sent.trigger else {
-                return false;
-            };
-            let nobody = match &sent.socket {
-                None => true,
-                Some(socket) => socket.state == tcp_state::LISTEN,
-            };
-            nobody
-                && sent.via != Via::Netfilter
-                && trigger.has(tcp_flag::ACK)
-                && !trigger.has(tcp_flag::SYN)
-        })
+        self.case.sent.iter().find(|at| at.it.met_no_connection())
     }
 
     /// Whether the connection was still being made: such a reset never tells of lost state.
@@ -351,12 +348,19 @@ impl<'a> Evidence<'a> {
 
     /// How long nothing had come in when it broke, seconds.
     pub fn idle_s(&self) -> Option<f64> {
-        let last = match (self.last_received(), self.ipvs) {
+        let client_heard = self.balanced.and_then(|balanced| balanced.client_heard());
+        let last = match (self.last_received().max(client_heard), self.ipvs) {
             (Some(last), _) => last,
             (None, Some((_, end))) => end.last_packet?,
             (None, None) => self.active()?.it.socket.as_ref()?.last_received?,
         };
         Some(seconds(self.case.opened.saturating_sub(last)))
+    }
+
+    /// A victim had received the FIN of its peer before the reset.
+    pub fn peer_closed(&self) -> bool {
+        let closed = [tcp_state::CLOSE_WAIT, tcp_state::LAST_ACK, tcp_state::CLOSING];
+        self.case.received.iter().any(|at| closed.contains(&at.it.socket.state))
     }
 
     /// Some payload went over this connection, as far as anybody here can tell.

@@ -32,6 +32,7 @@ pub mod host;
 pub mod idle;
 pub mod incident;
 pub mod kernel;
+pub mod known;
 pub mod memory;
 pub mod out;
 #[cfg(test)]

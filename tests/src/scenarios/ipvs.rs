@@ -48,8 +48,6 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(idle_expired(net).or_both_victims()),
         both_ends,
     ),
-    ipvs("ipvs_idle_expired_started_late", |net| Expect::one(seen_late(net)), started_late)
-        .tracer(TracerUse::Late),
     ipvs(
         "ipvs_idle_expired_no_kprobes",
         |net| Expect::one(by_tracepoints(net)),
@@ -59,7 +57,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ipvs("ipvs_server_removed", |net| Expect::one(server_removed(net)), remove_server),
 ];
 
-const NEEDS: &[Need] = &[Need::Ipvs, Need::Conntrack];
+pub(super) const NEEDS: &[Need] = &[Need::Ipvs, Need::Conntrack];
 
 pub(super) const fn ipvs(
     name: &'static str,
@@ -88,16 +86,6 @@ fn seen_by_server(net: Net) -> Incident {
         Role::Node,
         Role::Server,
     ])
-}
-
-/// Only arithmetic is left: the idle time, and the limit that the node still has.
-fn seen_late(net: Net) -> Incident {
-    Incident::new("ipvs_idle_expired", net.client(CLIENT), net.vip(PORT))
-        .inferred()
-        .victim("source", "ECONNRESET")
-        .idle()
-        .keepalive(false)
-        .first_fix("keepalive_below_limit", "application")
 }
 
 /// `timer_expire_entry` shows the entry's end. Before 6.10 the tracepoint of a sent reset leaves out
@@ -257,13 +245,6 @@ fn both_ends(stage: &Stage<'_>) -> Result<Witness> {
     ensure!(other == errno, "the server saw {other}, the client {errno}");
     connection.keep(stage);
     Ok(Witness { idle: Some(idle), ..Witness::errno(errno) })
-}
-
-fn started_late(stage: &Stage<'_>) -> Result<Witness> {
-    let connection = Connection::tracked(stage, TIMEOUT)?;
-    wait_expired(stage, CLIENT)?;
-    (stage.start_tracer)()?;
-    connection.client_writes(stage)
 }
 
 fn remove_server(stage: &Stage<'_>) -> Result<Witness> {

@@ -1,22 +1,137 @@
 //! What happened before anybody looked: who called whom, and flows that are older than the tracer.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use anyhow::Result;
 
-use super::{Scenario, Stage, Witness};
-use crate::actor::{abort_on_close, accept, connect, listen, talk, wait_error};
+use super::ipvs::{Connection, NEEDS, NEVER, TIMEOUT, serve, track, wait_expired};
+use super::{CLIENT, PORT, Pair, Scenario, Stage, TracerUse, Witness};
+use crate::actor::{
+    abort_on_close, accept, accept_either, connect, keepalive, listen, receive_end, send, talk,
+    wait_error, wait_forgotten,
+};
 use crate::expect::{Expect, Incident};
-use crate::lab::{Net, Topology};
+use crate::lab::{Net, Role, Topology};
 
 /// Both are ephemeral, and the larger one is the server's.
 const CALLER: u16 = 33_001;
 const CALLED: u16 = 55_001;
 
-pub const SCENARIOS: &[Scenario] = &[Scenario::new(
-    "linger_zero_ephemeral_ports",
-    Topology::Direct,
-    |net| Expect::one(aborted(net)),
-    abort_between_ephemeral_ports,
-)];
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "linger_zero_ephemeral_ports",
+        Topology::Direct,
+        |net| Expect::one(aborted(net)),
+        abort_between_ephemeral_ports,
+    ),
+    balanced(
+        "ipvs_idle_expired_started_late",
+        |net| Expect::one(expired(net)),
+        |stage| {
+            let connection = expire_unseen(stage)?;
+            connection.client_writes(stage)
+        },
+    ),
+    balanced(
+        "ipvs_idle_expired_started_late_server_first",
+        |net| Expect::one(expired(net).victim("destination", "ECONNRESET").netns(&[Role::Server])),
+        |stage| server_writes(stage, expire_unseen(stage)?),
+    ),
+    // The server's own socket tells which of the two it was.
+    Scenario::new(
+        "ipvs_idle_expired_started_late_two_backends",
+        Topology::RoutedTwo,
+        |net| Expect::one(expired(net)),
+        one_of_two,
+    )
+    .needs(NEEDS)
+    .tracer(TracerUse::Late),
+    // Its entry was ended long before it was idle for as long as the limit.
+    balanced(
+        "near_miss_started_late_ipvs_young",
+        |net| Expect::one(young(net)),
+        |stage| {
+            let connection = lose_entry(stage)?;
+            connection.client_writes(stage)
+        },
+    ),
+    balanced(
+        "near_miss_started_late_ipvs_young_server_first",
+        |net| Expect::one(young(net).victim("destination", "ECONNRESET")),
+        |stage| server_writes(stage, lose_entry(stage)?),
+    ),
+    direct("data_after_close_started_late", |net| Expect::one(closed(net)), close_unseen),
+    direct(
+        "socket_gone_started_late",
+        |net| Expect::one(gone(net)),
+        |stage| forget_unseen(stage, false),
+    ),
+    // The client has seen the FIN of the very server that listens there.
+    direct(
+        "near_miss_started_late_closed_not_wrong_backend",
+        |net| Expect::one(gone(net)),
+        |stage| forget_unseen(stage, true),
+    ),
+    direct("keepalive_exhausted_started_late", |net| Expect::one(silent(net)), exhaust_keepalive),
+];
+
+const fn balanced(
+    name: &'static str,
+    expect: fn(Net) -> Expect,
+    provoke: fn(&Stage<'_>) -> Result<Witness>,
+) -> Scenario {
+    Scenario::new(name, Topology::Routed, expect, provoke).needs(NEEDS).tracer(TracerUse::Late)
+}
+
+const fn direct(
+    name: &'static str,
+    expect: fn(Net) -> Expect,
+    provoke: fn(&Stage<'_>) -> Result<Witness>,
+) -> Scenario {
+    Scenario::new(name, Topology::Direct, expect, provoke).tracer(TracerUse::Late)
+}
+
+/// Only arithmetic is left: the idle time, and the limit that the node still has.
+fn expired(net: Net) -> Incident {
+    Incident::new("ipvs_idle_expired", net.client(CLIENT), net.vip(PORT))
+        .inferred()
+        .nat(net.server(PORT))
+        .victim("source", "ECONNRESET")
+        .idle()
+        .keepalive(false)
+        .ipvs_timeout(TIMEOUT)
+        .first_fix("keepalive_below_limit", "application")
+}
+
+/// That it was lost is certain, and that it was no timer; what took it was not seen.
+fn young(net: Net) -> Incident {
+    Incident::new("unknown", net.client(CLIENT), net.vip(PORT))
+        .or_cause("ipvs_entry_dropped")
+        .or_cause("ipvs_server_removed")
+        .victim("source", "ECONNRESET")
+        .idle()
+}
+
+fn closed(net: Net) -> Incident {
+    Incident::new("data_after_close", net.client(CLIENT), net.server(PORT))
+        .victim("source", "EPIPE")
+        .evidence("closed")
+}
+
+fn gone(net: Net) -> Incident {
+    Incident::new("socket_gone", net.client(CLIENT), net.server(PORT))
+        .inferred()
+        .victim("source", "EPIPE")
+        .origin("local_stack")
+}
+
+fn silent(net: Net) -> Incident {
+    Incident::new("keepalive_exhausted", net.client(CLIENT), net.server(PORT))
+        .observed()
+        .victim("source", "ETIMEDOUT")
+        .keepalive(true)
+}
 
 fn aborted(net: Net) -> Incident {
     Incident::new("linger_zero", net.client(CALLER), net.server(CALLED))
@@ -37,4 +152,94 @@ fn abort_between_ephemeral_ports(stage: &Stage<'_>) -> Result<Witness> {
     stage.keep(listener);
     stage.keep(client);
     Ok(Witness::errno(errno))
+}
+
+/// A connection whose entry expired before the tracer came.
+fn expire_unseen(stage: &Stage<'_>) -> Result<Connection> {
+    let connection = Connection::tracked(stage, TIMEOUT)?;
+    wait_expired(stage, CLIENT)?;
+    (stage.start_tracer)()?;
+    Ok(connection)
+}
+
+/// The same, but its entry went with its server, who came back.
+fn lose_entry(stage: &Stage<'_>) -> Result<Connection> {
+    let (vip, server) = (stage.net.vip(PORT), stage.net.server(PORT));
+    let node = stage.lab.node()?;
+    let connection = Connection::tracked(stage, NEVER)?;
+    node.sysctl("net/ipv4/vs/expire_nodest_conn", 1)?;
+    node.run(&format!("ipvsadm -d -t {vip} -r {server}"))?;
+    wait_expired(stage, CLIENT)?;
+    node.run(&format!("ipvsadm -a -t {vip} -r {server} -m"))?;
+    (stage.start_tracer)()?;
+    Ok(connection)
+}
+
+fn server_writes(stage: &Stage<'_>, connection: Connection) -> Result<Witness> {
+    let idle = connection.idle_since.elapsed();
+    send(&connection.server, "you have been idle\n")?;
+    let errno = wait_error(&connection.server)?;
+    connection.keep(stage);
+    Ok(Witness { idle: Some(idle), ..Witness::errno(errno) })
+}
+
+fn one_of_two(stage: &Stage<'_>) -> Result<Witness> {
+    let net = stage.net;
+    let backends: [SocketAddr; 2] = [net.server(PORT), net.spare(PORT)];
+    track(stage)?;
+    serve(stage, net.vip(PORT), &backends, TIMEOUT)?;
+    let listener = listen(stage.lab.server()?, backends[0])?;
+    let other = listen(stage.lab.spare()?, backends[1])?;
+    let client = connect(stage.lab.client()?, net.client(CLIENT), net.vip(PORT))?;
+    let (server, chosen) = accept_either([&listener, &other])?;
+    let idle_since = talk(&client, &server)?;
+    wait_expired(stage, CLIENT)?;
+    (stage.start_tracer)()?;
+    stage.keep(other);
+    let witness = Connection { listener, client, server, idle_since }.client_writes(stage)?;
+    Ok(Witness { nat: Some(backends[chosen]), ..witness })
+}
+
+/// TIME_WAIT or FIN_WAIT2 is all that is left of the server's side.
+fn close_unseen(stage: &Stage<'_>) -> Result<Witness> {
+    let Pair { client, server } = stage.open_and_talk(stage.net)?;
+    drop(server);
+    receive_end(&client)?;
+    (stage.start_tracer)()?;
+    send(&client, "SELECT 2;\n")?;
+    let errno = wait_error(&client)?;
+    stage.keep(client);
+    Ok(Witness::errno(errno))
+}
+
+/// Not even that is left.
+fn forget_unseen(stage: &Stage<'_>, still_listening: bool) -> Result<Witness> {
+    let net = stage.net;
+    let host = stage.lab.server()?;
+    host.sysctl("net/ipv4/tcp_fin_timeout", 1)?;
+    let listener = listen(host, net.server(PORT))?;
+    let client = connect(stage.lab.client()?, net.client(CLIENT), net.server(PORT))?;
+    let server = accept(&listener)?;
+    talk(&client, &server)?;
+    drop(server);
+    receive_end(&client)?;
+    if still_listening {
+        stage.keep(listener);
+    } else {
+        drop(listener);
+    }
+    wait_forgotten(host, CLIENT)?;
+    (stage.start_tracer)()?;
+    send(&client, "SELECT 2;\n")?;
+    let errno = wait_error(&client)?;
+    stage.keep(client);
+    Ok(Witness::errno(errno))
+}
+
+fn exhaust_keepalive(stage: &Stage<'_>) -> Result<Witness> {
+    let pair = stage.open_and_talk(stage.net)?;
+    (stage.start_tracer)()?;
+    keepalive(&pair.client, Duration::from_secs(1), Duration::from_secs(1), 2)?;
+    stage.cut_path()?;
+    pair.client_fails(stage)
 }

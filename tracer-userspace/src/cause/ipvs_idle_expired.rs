@@ -2,7 +2,7 @@
 
 use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, remedy};
 use crate::{
-    event::IpvsEnd,
+    event::{IpvsEnd, tcp_state},
     evidence::{Evidence, has, seconds},
     fix::Fix,
     incident::{Confidence, Finding},
@@ -33,7 +33,8 @@ pub const CAUSE: Cause = Cause {
             ),
             Sign::inferred(
                 "a packet to an IPVS service of this host was answered by its stack after more \
-                 silence than the limit; the entry had ended before tracing began",
+                 silence than the limit (or one of its server came back untranslated); the entry had \
+                 ended before tracing began",
                 &[Need::Full("reset_sent")],
             ),
         ],
@@ -187,30 +188,33 @@ fn seen(evidence: &Evidence<'_>) -> Option<Verdict> {
 
 /// The entry ended before tracing began: only arithmetic is left.
 fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
-    if evidence.ipvs().is_some() {
-        return None;
-    }
+    let balanced = evidence.balanced()?;
     let at = evidence.stateless()?;
-    let trigger = at.it.trigger?;
-    evidence.ipvs_service(at.netns, trigger.flow.dst)?;
-    let limit_s = f64::from(evidence.host(at.netns)?.ipvs.as_ref()?.timeout_tcp_s?);
-    let watched_s = evidence.age_s(evidence.started);
-    if evidence.idle_s().is_none() && evidence.session.covers("ipvs_end") && watched_s > limit_s {
-        // Nothing to calculate with, and long enough watched to have seen it.
+    // Half closed it had another, shorter limit.
+    let half_closed = evidence
+        .victims()
+        .any(|(_, _, socket)| !matches!(socket.state, tcp_state::ESTABLISHED | tcp_state::CLOSE));
+    if balanced.has_entry != Some(false) || half_closed {
         return None;
     }
-    if let Some(idle_s) = evidence.idle_s() {
-        let expired_for_s = idle_s - limit_s;
-        // Still within its limit; or it ended while we watched, and we would have seen it.
-        let would_be_seen =
-            evidence.session.covers("ipvs_end") && expired_for_s < watched_s - SLACK_S;
-        if expired_for_s < 0.0 || would_be_seen {
-            return None;
-        }
+    let limit_s = balanced_limit_s(evidence)?;
+    let idle_s = evidence.idle_s()?;
+    let expired_for_s = idle_s - limit_s;
+    // Still within its limit; or it ended while we watched, and we would have seen it.
+    let watched_s = evidence.age_s(evidence.started);
+    let would_be_seen = evidence.session.covers("ipvs_end") && expired_for_s < watched_s - SLACK_S;
+    if expired_for_s < 0.0 || would_be_seen {
+        return None;
     }
-    let idle = evidence
-        .idle_s()
-        .map_or("an unknown time (the client is not on this host)".into(), human_s);
+    let service = balanced.virtual_flow.dst;
+    let met = match balanced.client {
+        None => format!(
+            "{service} is an IPVS service here, yet its packet was answered by the local stack"
+        ),
+        Some(_) => format!(
+            "a packet of its server reached the client untranslated, and {service} has no entry for it"
+        ),
+    };
     Some(
         Verdict::new(
             Confidence::Inferred,
@@ -222,15 +226,16 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
         .finding(Finding {
             kind: "ipvs_no_entry",
             ts: at.ts,
-            summary: format!(
-                "{} is an IPVS service here, yet its packet was answered by the local stack; idle \
-                 for {idle}, limit {}",
-                trigger.flow.dst,
-                human_s(limit_s)
-            ),
+            summary: format!("{met}; idle for {}, limit {}", human_s(idle_s), human_s(limit_s)),
         })
         .prove("keep rsttrace running: the next expiry is then seen, not computed"),
     )
+}
+
+/// The limit of established connections where the connection's service is.
+fn balanced_limit_s(evidence: &Evidence<'_>) -> Option<f64> {
+    let balanced = evidence.balanced()?;
+    evidence.host(balanced.netns)?.ipvs.as_ref()?.timeout_tcp_s.map(f64::from)
 }
 
 fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
@@ -250,8 +255,7 @@ fn limit_s(evidence: &Evidence<'_>) -> Option<f64> {
     if let Some((_, end)) = evidence.ipvs() {
         return Some(end.timeout_s);
     }
-    let at = evidence.stateless()?;
-    evidence.host(at.netns)?.ipvs.as_ref()?.timeout_tcp_s.map(f64::from)
+    balanced_limit_s(evidence)
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
@@ -262,7 +266,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let netns = evidence
         .ipvs()
         .map(|(loss, _)| loss.netns)
-        .or_else(|| evidence.stateless().map(|at| at.netns));
+        .or_else(|| evidence.balanced().map(|balanced| balanced.netns));
     if let Some(netns) = netns {
         fixes.push(remedy::ipvs_timeout(evidence.place(netns), limit_s, evidence.idle_s()));
     }

@@ -100,7 +100,14 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             ),
         );
     }
-    if at.it.socket.is_some() || !evidence.was_used() || evidence.has_loss() {
+    // Who has had the FIN was closed on, whoever listens there; otherwise a listener is another server. At
+    // a virtual address nobody expects a socket.
+    let closed = evidence.peer_closed();
+    if (at.it.socket.is_some() && !closed)
+        || !evidence.was_used()
+        || evidence.has_loss()
+        || evidence.balanced().is_some()
+    {
         return None;
     }
     // A virtual service has no sockets: what was lost there is an entry, and nobody saw it end.
@@ -111,6 +118,20 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     // story of a server that restarted.
     if evidence.client_view().is_some_and(|flow| flow.src == here) {
         return None;
+    }
+    if closed {
+        return Some(
+            Verdict::new(Confidence::Inferred, format!("{here} had closed its socket, unseen"))
+                .finding(Finding {
+                    kind: "fin_received",
+                    ts: at.ts,
+                    summary: format!(
+                        "its peer had received a FIN, and a packet after that found no connection at \
+                         {here}"
+                    ),
+                })
+                .prove("keep rsttrace running: who closes a connection is then on record"),
+        );
     }
     Some(
         Verdict::new(

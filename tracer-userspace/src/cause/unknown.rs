@@ -1,8 +1,8 @@
 //! Evidence listed, no verdict: never a guess.
 
-use super::{Cause, Family, Verdict, doc::Doc, no_fixes, no_not_fixes, nothing_ruled_out};
+use super::{Cause, Family, Verdict, doc::Doc, human_s, no_fixes, no_not_fixes, nothing_ruled_out};
 use crate::{
-    evidence::{Evidence, has},
+    evidence::{Balanced, Evidence, has},
     incident::Finding,
 };
 
@@ -31,7 +31,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         let here = at.it.trigger.map(|trigger| trigger.flow.dst);
         evidence.client_view().map(|flow| flow.src) == here
     });
-    let (why, prove) = if let Some(at) = strayed {
+    let (why, prove) = if let Some(balanced) = evidence.balanced() {
+        without_entry(evidence, balanced)
+    } else if let Some(at) = strayed {
         let from = at.it.trigger.map_or(String::new(), |t| t.flow.src.ip().to_string());
         (
             format!(
@@ -90,4 +92,41 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         });
     }
     Some(Verdict { confidence: None, why, findings, prove: Some(prove.into()) })
+}
+
+/// A connection through IPVS of which nobody saw the entry end.
+fn without_entry(evidence: &Evidence<'_>, balanced: Balanced<'_>) -> (String, &'static str) {
+    let service = balanced.virtual_flow.dst;
+    match balanced.has_entry {
+        Some(true) => {
+            return (
+                format!(
+                    "a packet of its server reached the client untranslated, though {service} still has \
+                     its IPVS entry"
+                ),
+                "does the server's way back still lead through the node that balances? compare `ip route \
+                 get` on both",
+            );
+        }
+        None => {
+            return (
+                format!(
+                    "a packet of its server reached the client untranslated; whether {service} still \
+                     has its IPVS entry could not be read"
+                ),
+                "keep rsttrace running: the end of an entry is then seen",
+            );
+        }
+        Some(false) => {}
+    }
+    let idle = match evidence.idle_s() {
+        Some(idle_s) => format!("after {} of silence", human_s(idle_s)),
+        None => "and how long it was silent is not known here".to_owned(),
+    };
+    (
+        format!("{service} is an IPVS service here and had no entry for it, {idle}"),
+        "was the table flushed, a server removed and added again, or the address moved here from another \
+         node? silence longer than the timeout of `ipvsadm -L --timeout` would be an idle expiry. Keep \
+         rsttrace running: the end of an entry is then seen",
+    )
 }

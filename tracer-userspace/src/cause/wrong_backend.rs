@@ -60,7 +60,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     }
     let at = evidence.stateless()?;
     let socket = at.it.socket.as_ref()?;
-    if socket.state != tcp_state::LISTEN || evidence.has_loss() {
+    if socket.state != tcp_state::LISTEN || evidence.has_loss() || evidence.balanced().is_some() {
         return None;
     }
     let here = at.it.trigger?.flow.dst;

@@ -233,7 +233,7 @@ fn ipvs(evidence: &Evidence<'_>, cause: &Cause) -> Option<IpvsFacts> {
             timeout_s: Some(end.timeout_s),
         });
     }
-    let netns = evidence.sent()?.netns;
+    let netns = evidence.balanced()?.netns;
     let timeout_s = evidence.host(netns)?.ipvs.as_ref()?.timeout_tcp_s.map(f64::from);
     Some(IpvsFacts { state: None, timeout_s })
 }

@@ -24,7 +24,7 @@ fn connecting() -> Socket {
 fn service(ts: Nanos, servers: &[(&str, u32)]) -> Event {
     let destination = |&(server, weight): &(&str, u32)| {
         let server = address(server);
-        IpvsDestination { ip: server.ip(), port: server.port(), weight }
+        IpvsDestination { ip: server.ip(), port: server.port(), weight, forward: 0 }
     };
     let service = IpvsService {
         ip: address(VIP).ip(),

@@ -183,7 +183,8 @@ fn a_packet_dropped_by_a_full_table_opens_and_its_timeout_follows() {
 
 /// The node's state: VIP is an IPVS service with this timeout.
 fn service(timeout_s: u32) -> Event {
-    let destinations = vec![IpvsDestination { ip: address(SERVER).ip(), port: 3306, weight: 1 }];
+    let destinations =
+        vec![IpvsDestination { ip: address(SERVER).ip(), port: 3306, weight: 1, forward: 0 }];
     let service = IpvsService {
         ip: address(VIP).ip(),
         port: 3306,

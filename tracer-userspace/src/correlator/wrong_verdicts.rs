@@ -31,7 +31,8 @@ fn rstack(ts: Nanos, ns: u32, s: crate::event::Socket) -> Event {
     e
 }
 fn service(ts: Nanos, proto: u8) -> Event {
-    let destinations = vec![IpvsDestination { ip: address(SERVER).ip(), port: 3306, weight: 1 }];
+    let destinations =
+        vec![IpvsDestination { ip: address(SERVER).ip(), port: 3306, weight: 1, forward: 0 }];
     let service = IpvsService {
         ip: address(VIP).ip(),
         port: 3306,

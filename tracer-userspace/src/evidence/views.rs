@@ -22,6 +22,9 @@ impl Evidence<'_> {
         if let Some((original, _)) = self.nat_tuples() {
             return Some(original);
         }
+        if let Some(balanced) = self.balanced {
+            return Some(balanced.virtual_flow);
+        }
         let sides = self.sides();
         sides.iter().find(|side| side.at_initiator).or(sides.first()).map(|side| side.flow)
     }
@@ -34,6 +37,10 @@ impl Evidence<'_> {
         }
         if let Some((_, reply)) = self.nat_tuples() {
             return Some(reply.reversed());
+        }
+        if let Some(balanced) = self.balanced {
+            let Flow { src, dst } = balanced.virtual_flow;
+            return Some(Flow { src, dst: balanced.server.unwrap_or(dst) });
         }
         let sides = self.sides();
         sides.iter().find(|side| !side.at_initiator).or(sides.first()).map(|side| side.flow)

@@ -32,6 +32,7 @@ const IPVS_SVC_ATTR_SCHED_NAME: u16 = 6;
 
 const IPVS_DEST_ATTR_ADDR: u16 = 1;
 const IPVS_DEST_ATTR_PORT: u16 = 2;
+const IPVS_DEST_ATTR_FWD_METHOD: u16 = 3;
 const IPVS_DEST_ATTR_WEIGHT: u16 = 4;
 const IPVS_DEST_ATTR_ADDR_FAMILY: u16 = 11;
 
@@ -142,19 +143,20 @@ fn service(bytes: &[u8]) -> io::Result<IpvsService> {
 
 /// A tunnelled destination may be of another family than its service, and says so.
 fn destination(bytes: &[u8], mut family: u16) -> io::Result<IpvsDestination> {
-    let (mut address, mut port, mut weight) = (None, 0, 0);
+    let (mut address, mut port, mut weight, mut forward) = (None, 0, 0, 0);
     for attribute in attributes(bytes) {
         let (kind, payload) = attribute?;
         match kind {
             IPVS_DEST_ATTR_ADDR => address = Some(payload),
             IPVS_DEST_ATTR_PORT => port = u16::from_be_bytes(leading(payload)?),
+            IPVS_DEST_ATTR_FWD_METHOD => forward = u32_of(payload)?,
             IPVS_DEST_ATTR_WEIGHT => weight = u32_of(payload)?,
             IPVS_DEST_ATTR_ADDR_FAMILY => family = u16_of(payload)?,
             _ => {}
         }
     }
     let address = address.ok_or_else(|| malformed("destination without address"))?;
-    Ok(IpvsDestination { ip: ip_of(family, address)?, port, weight })
+    Ok(IpvsDestination { ip: ip_of(family, address)?, port, weight, forward })
 }
 
 fn nested(reply: &[u8], wanted: u16) -> io::Result<&[u8]> {

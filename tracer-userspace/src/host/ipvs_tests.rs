@@ -67,7 +67,7 @@ fn a_destination_takes_the_service_family_unless_it_names_its_own() {
         (IPVS_DEST_ATTR_PORT, &[0x1f, 0x90]),
         (IPVS_DEST_ATTR_WEIGHT, &[0; 4]),
     ];
-    let expected = IpvsDestination { ip: v6.into(), port: 8080, weight: 0 };
+    let expected = IpvsDestination { ip: v6.into(), port: 8080, weight: 0, forward: 0 };
     assert_eq!(destination(&bytes(&of), AF_INET6).expect("valid"), expected);
     let own = AF_INET6.to_ne_bytes();
     of.push((IPVS_DEST_ATTR_ADDR_FAMILY, &own));

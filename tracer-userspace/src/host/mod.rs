@@ -6,10 +6,12 @@
 //! is `None`.
 
 mod cgroup;
+pub mod clock;
 mod conntrack;
 mod counters;
 mod inside;
 mod ipvs;
+mod ipvs_conn;
 mod machine;
 mod netlink;
 mod netns;
@@ -20,6 +22,7 @@ mod pods;
 mod process;
 mod sock_diag;
 mod state;
+mod survey;
 mod sysctl;
 
 use std::io;
@@ -34,11 +37,11 @@ use inside::inside;
 use netns::Namespaces;
 pub use owner::OwnedSocket;
 use pods::Pods;
-pub use sock_diag::{SocketFilter, SocketList};
+pub use sock_diag::SocketFilter;
 pub use state::{
-    ConntrackStat, ConntrackState, ConntrackTcpTimeouts, IpvsDestination, IpvsService, IpvsState,
-    NetnsReach, NetnsState, Owner, OwnerBy, Pod, SocketAges, SocketState, SocketTimer, TcpCounters,
-    TcpSysctls, TimerKind,
+    ConntrackStat, ConntrackState, ConntrackTcpTimeouts, IpvsDestination, IpvsEntry, IpvsService,
+    IpvsState, IpvsTable, NetnsReach, NetnsState, Owner, OwnerBy, Pod, SocketAges, SocketList,
+    SocketState, SocketTimer, TcpCounters, TcpSysctls, TimerKind,
 };
 
 use crate::event::{Flow, tcp_state};
@@ -61,6 +64,7 @@ pub struct Host {
     /// Where the machine's own files are, best first.
     roots: Arc<[PathBuf]>,
     pods: Arc<Mutex<Pods>>,
+    balancers: survey::Balancers,
 }
 
 impl Host {
@@ -79,7 +83,8 @@ impl Host {
         // A service or container may have mounts of its own; pid 1 sees the machine's.
         let roots = ["/proc/1/root", "/"].map(PathBuf::from);
         let pods = Arc::new(Mutex::new(Pods::new(roots.to_vec())));
-        Ok(Host { jobs, own, roots: Arc::new(roots), pods })
+        let balancers = survey::Balancers::default();
+        Ok(Host { jobs, own, roots: Arc::new(roots), pods, balancers })
     }
 
     /// The settings and counters of the network namespace with inode number `inum`, read at most

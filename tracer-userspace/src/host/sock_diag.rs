@@ -10,7 +10,7 @@ use rustix::net::netlink::SOCK_DIAG;
 
 use super::netlink::Link;
 use super::nlmsg::{attributes, leading, malformed, u32_of};
-use super::state::{MOST_LISTENERS, SocketAges, SocketState, SocketTimer, TimerKind};
+use super::state::{MOST_LISTENERS, SocketAges, SocketList, SocketState, SocketTimer, TimerKind};
 use crate::event::{Flow, tcp_state};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -42,14 +42,17 @@ impl SocketFilter {
     /// Every listening socket.
     pub const LISTENERS: Self =
         Self { states: 1 << tcp_state::LISTEN, local_port: None, remote_port: None };
-}
-
-/// A list of sockets.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct SocketList {
-    pub sockets: Vec<SocketState>,
-    /// There are more than were asked for.
-    pub truncated: bool,
+    /// Every connection that was made and is not over.
+    pub const CONNECTIONS: Self = Self {
+        states: 1 << tcp_state::ESTABLISHED
+            | 1 << tcp_state::FIN_WAIT1
+            | 1 << tcp_state::FIN_WAIT2
+            | 1 << tcp_state::CLOSE_WAIT
+            | 1 << tcp_state::LAST_ACK
+            | 1 << tcp_state::CLOSING,
+        local_port: None,
+        remote_port: None,
+    };
 }
 
 /// The sockets of the calling thread's namespace, both families, at most `most`.
@@ -151,6 +154,7 @@ fn socket(body: &[u8]) -> io::Result<SocketState> {
         send_queue: number(2)?,
         ages: None,
         bytes_received: None,
+        bytes_acked: None,
         v6_only: false,
     };
     for attribute in attributes(rest) {
@@ -181,6 +185,7 @@ fn read_info(socket: &mut SocketState, info: &[u8]) -> io::Result<()> {
     const LAST_DATA_SENT: usize = 44;
     const LAST_DATA_RECEIVED: usize = 52;
     const LAST_ACK_RECEIVED: usize = 56;
+    const BYTES_ACKED: usize = 120;
     const BYTES_RECEIVED: usize = 128;
     if matches!(socket.state, tcp_state::LISTEN | tcp_state::NEW_SYN_RECV | tcp_state::TIME_WAIT) {
         return Ok(());
@@ -191,10 +196,8 @@ fn read_info(socket: &mut SocketState, info: &[u8]) -> io::Result<()> {
         data_received_ms: ms(LAST_DATA_RECEIVED)?,
         ack_received_ms: ms(LAST_ACK_RECEIVED)?,
     });
-    socket.bytes_received = info
-        .get(BYTES_RECEIVED..)
-        .and_then(|rest| rest.first_chunk())
-        .map(|bytes| u64::from_ne_bytes(*bytes));
+    let count = |at: usize| info.get(at..)?.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes));
+    (socket.bytes_acked, socket.bytes_received) = (count(BYTES_ACKED), count(BYTES_RECEIVED));
     Ok(())
 }
 

@@ -174,6 +174,31 @@ pub struct IpvsDestination {
     pub port: u16,
     /// Share of new connections; 0 takes none and keeps the old ones.
     pub weight: u32,
+    /// `IP_VS_CONN_F_*`: 0 masquerading, which alone translates addresses, 2 tunnel, 3 direct routing.
+    #[serde(default)]
+    pub forward: u32,
+}
+
+/// One entry of the IPVS connection table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpvsEntry {
+    /// Client to virtual service.
+    pub virtual_flow: Flow,
+    /// The real server that it was given to.
+    pub server: SocketAddr,
+    /// The kernel's name, `ESTABLISHED`.
+    pub state: String,
+    /// Whole seconds until it ends unless another packet comes.
+    pub left_s: u32,
+}
+
+/// The IPVS connection table of a namespace, or as much of it as was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpvsTable {
+    pub entries: Vec<IpvsEntry>,
+    /// There are more.
+    #[serde(default)]
+    pub truncated: bool,
 }
 
 /// TCP settings of a namespace: `/proc/sys/net/ipv4/tcp_*` (IPv6 uses them too).
@@ -220,6 +245,15 @@ pub struct TcpCounters {
     pub embryonic_rsts: Option<u64>,
 }
 
+/// A list of sockets.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SocketList {
+    pub sockets: Vec<SocketState>,
+    /// There are more than were asked for.
+    #[serde(default)]
+    pub truncated: bool,
+}
+
 /// One TCP socket as the kernel lists it (`struct inet_diag_msg` and `struct tcp_info`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketState {
@@ -245,8 +279,12 @@ pub struct SocketState {
     /// Absent for listeners and mini-sockets.
     #[serde(default)]
     pub ages: Option<SocketAges>,
+    /// Payload, in order.
     #[serde(default)]
     pub bytes_received: Option<u64>,
+    /// Payload that the peer has acknowledged; its SYN and FIN count as a byte each.
+    #[serde(default)]
+    pub bytes_acked: Option<u64>,
     /// IPV6_V6ONLY: a wildcard listener that takes no IPv4.
     #[serde(default)]
     pub v6_only: bool,

@@ -37,6 +37,8 @@ use crate::{
     host::{Host, OwnedSocket},
 };
 
+pub use crate::host::clock::{monotonic as now, wall};
+
 /// The eBPF object of this build; empty when it was built without `cargo xtask build`.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer"));
 
@@ -91,22 +93,6 @@ pub struct Live {
     pub refused: Vec<Refused>,
 }
 
-/// CLOCK_MONOTONIC, nanoseconds: the clock of `bpf_ktime_get_ns`.
-pub fn now() -> Nanos {
-    nanos(rustix::time::ClockId::Monotonic)
-}
-
-/// CLOCK_REALTIME, nanoseconds.
-pub fn wall() -> i64 {
-    i64::try_from(nanos(rustix::time::ClockId::Realtime)).unwrap_or(i64::MAX)
-}
-
-pub(super) fn nanos(clock: rustix::time::ClockId) -> Nanos {
-    let time = rustix::time::clock_gettime(clock);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
-}
-
 impl Live {
     /// Attaches everything this kernel can give.
     ///
@@ -126,7 +112,7 @@ impl Live {
             changes,
             kernel: RunningKernel::new(hz, symbols, reasons),
             survivors: Survivors::start(host.clone()).map_err(Internal)?,
-            questions: Questions::ask(host).map_err(Internal)?,
+            questions: Questions::ask(host, now()).map_err(Internal)?,
             pending: Vec::new(),
             drained: now(),
             undecodable: 0,
@@ -161,7 +147,7 @@ impl Live {
         });
         tokio::select! {
             result = records => result?,
-            event = questions.answered() => pending.push(event),
+            events = questions.answered() => pending.extend(events),
             event = survivors.next() => pending.push(event),
         }
         Ok(())
@@ -286,6 +272,12 @@ impl Live {
             Body::NetfilterDrop(_) | Body::IpvsEnd(_) | Body::ConntrackEnd(_) => (None, FRESH),
             _ => (None, STALE),
         };
+        if let Body::ResetSent(it) = &event.body
+            && it.met_no_connection()
+            && let Some(packet) = it.trigger
+        {
+            self.questions.inquiry(ts, netns, packet.flow);
+        }
         if let Some(socket) = socket.filter(|socket| socket.inode != 0) {
             let Socket { inode, flow, ref opener, .. } = *socket;
             let opener = opener.clone();
@@ -333,7 +325,6 @@ fn is_asked(socket: &Socket) -> bool {
 
 fn session(host: &Host, coverage: Vec<SignalCoverage>) -> Session {
     use std::os::linux::fs::MetadataExt as _;
-    let wall = nanos(rustix::time::ClockId::Realtime);
     let inode_of = |path| {
         let meta = std::fs::metadata(path).ok()?;
         u32::try_from(meta.st_ino()).ok()
@@ -346,7 +337,7 @@ fn session(host: &Host, coverage: Vec<SignalCoverage>) -> Session {
         hostname: host.hostname(),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         initial_netns,
-        wall_offset_ns: i64::try_from(wall.saturating_sub(now())).unwrap_or(0),
+        wall_offset_ns: wall().saturating_sub(i64::try_from(now()).unwrap_or(0)),
         coverage,
     }
 }

@@ -12,10 +12,12 @@ use anyhow::{Context as _, Result};
 use rustix::time::ClockId;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::live::nanos;
 use crate::{
-    event::{Body, Event, Nanos},
-    host::{Host, OwnedSocket},
+    event::{Body, Event, Flow, Nanos},
+    host::{
+        Host, OwnedSocket,
+        clock::{self, nanos},
+    },
 };
 
 /// More open questions than this mean a storm: further ones are not asked, and verdicts say less.
@@ -24,11 +26,29 @@ const OPEN: usize = 512;
 /// Owners are asked for once; so many sockets and processes are remembered as asked.
 const ASKED: usize = 4096;
 
+/// Packets that met no connection and are asked about, a second: each costs a walk through all the
+/// machine's sockets, and whoever scans with ACKs sends thousands.
+const INQUIRIES: usize = 10;
+
+const SECOND: Nanos = 1_000_000_000;
+
 #[derive(Clone, Debug)]
 enum Question {
-    Netns { netns: u32, max_age: Duration },
+    Netns {
+        netns: u32,
+        max_age: Duration,
+    },
     Owner(OwnedSocket),
-    Process { pid: u32 },
+    Process {
+        pid: u32,
+    },
+    /// What exists, in all namespaces?
+    Survey,
+    /// What is there about a packet that met no connection?
+    Inquiry {
+        netns: u32,
+        packet: Flow,
+    },
 }
 
 /// A socket's inode, or a pid in one second: pids are not given twice in so short a time.
@@ -37,64 +57,76 @@ type Topic = (u64, Option<u64>);
 /// One question with the time of the record that raised it, which the answer carries too.
 type Asked = (u64, Nanos, Question);
 
+/// A part of an answer; the last one closes its question.
+struct Answer {
+    events: Vec<Event>,
+    closes: Option<u64>,
+}
+
 /// The asking side.
 pub struct Questions {
     /// Owners are short-lived and asked on a thread of their own, ahead of everything else.
     owners: mpsc::Sender<Asked>,
     namespaces: mpsc::Sender<Asked>,
-    answers: UnboundedReceiver<(u64, Option<Event>)>,
+    inquiries: mpsc::Sender<Asked>,
+    answers: UnboundedReceiver<Answer>,
     open: BTreeMap<u64, Nanos>,
     next: u64,
-    seen: HashSet<Topic>,
-    order: VecDeque<Topic>,
+    owned: Recent<Topic>,
+    strayed: Recent<(u32, Flow)>,
+    /// Times of the newest inquiries.
+    inquired: VecDeque<Nanos>,
     /// Namespaces with an open question: one answer serves all who ask meanwhile.
     busy: BTreeMap<u32, u64>,
 }
 
 impl Questions {
-    /// Starts the answering threads; they end with this value.
+    /// Starts the answering threads; they end with this value. What exists is read at once, as of `ts`.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn ask(host: Host) -> Result<Self> {
+    pub fn ask(host: Host, ts: Nanos) -> Result<Self> {
         let (answer, answers) = unbounded_channel();
+        // Inquiries build on the survey, so they wait for it.
+        let (first, survey) = (0, Question::Survey);
+        let inquiries = answerer("rsttrace-stray", host.clone(), answer.clone())?;
+        inquiries.send((first, ts, survey)).context("a helper thread has ended")?;
         Ok(Self {
             owners: answerer("rsttrace-owner", host.clone(), answer.clone())?,
             namespaces: answerer("rsttrace-netns", host, answer)?,
+            inquiries,
             answers,
-            open: BTreeMap::new(),
-            next: 0,
-            seen: HashSet::new(),
-            order: VecDeque::new(),
+            open: BTreeMap::from([(first, ts)]),
+            next: first + 1,
+            owned: Recent::default(),
+            strayed: Recent::default(),
+            inquired: VecDeque::new(),
             busy: BTreeMap::new(),
         })
     }
 
     /// Who owns this socket? Asked once per socket.
     pub fn owner(&mut self, ts: Nanos, socket: OwnedSocket) {
-        if self.is_new((socket.inode, None)) {
+        if self.owned.is_new((socket.inode, None)) {
             self.send(ts, Question::Owner(socket));
         }
     }
 
     /// Which process is this? Asked once a second.
     pub fn process(&mut self, ts: Nanos, pid: u32) {
-        if self.is_new((pid.into(), Some(ts / 1_000_000_000))) {
+        if self.owned.is_new((pid.into(), Some(ts / SECOND))) {
             self.send(ts, Question::Process { pid });
         }
     }
 
-    fn is_new(&mut self, topic: Topic) -> bool {
-        if !self.seen.insert(topic) {
-            return false;
+    /// What is there about a packet that the stack of this namespace had no connection for? Asked once
+    /// per pair of addresses.
+    pub fn inquiry(&mut self, ts: Nanos, netns: u32, packet: Flow) {
+        self.inquired.retain(|at| at.saturating_add(SECOND) > ts);
+        if self.inquired.len() < INQUIRIES && self.strayed.is_new((netns, packet)) {
+            self.inquired.push_back(ts);
+            self.send(ts, Question::Inquiry { netns, packet });
         }
-        self.order.push_back(topic);
-        if self.order.len() > ASKED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.seen.remove(&oldest);
-        }
-        true
     }
 
     /// What is the state of this namespace, at most `max_age` old?
@@ -116,6 +148,7 @@ impl Questions {
         let thread = match question {
             Question::Netns { .. } => &self.namespaces,
             Question::Owner(_) | Question::Process { .. } => &self.owners,
+            Question::Inquiry { .. } | Question::Survey => &self.inquiries,
         };
         thread.send((id, ts, question)).ok()?;
         self.open.insert(id, ts);
@@ -128,12 +161,13 @@ impl Questions {
     }
 
     /// Waits for an answer that says something.
-    pub async fn answered(&mut self) -> Event {
+    pub async fn answered(&mut self) -> Vec<Event> {
         loop {
             match self.answers.recv().await {
                 Some(answer) => {
-                    if let Some(event) = self.close(answer) {
-                        return event;
+                    let events = self.close(answer);
+                    if !events.is_empty() {
+                        return events;
                     }
                 }
                 // The threads are gone; there is nothing to wait for any more.
@@ -151,25 +185,58 @@ impl Questions {
         events
     }
 
-    fn close(&mut self, (id, event): (u64, Option<Event>)) -> Option<Event> {
-        self.open.remove(&id);
-        self.busy.retain(|_, open| *open != id);
-        event
+    fn close(&mut self, Answer { events, closes }: Answer) -> Vec<Event> {
+        if let Some(id) = closes {
+            self.open.remove(&id);
+            self.busy.retain(|_, open| *open != id);
+        }
+        events
+    }
+}
+
+/// The last few thousand things that were asked about.
+struct Recent<T> {
+    seen: HashSet<T>,
+    order: VecDeque<T>,
+}
+
+impl<T> Default for Recent<T> {
+    fn default() -> Self {
+        Self { seen: HashSet::new(), order: VecDeque::new() }
+    }
+}
+
+impl<T: Copy + Eq + std::hash::Hash> Recent<T> {
+    fn is_new(&mut self, thing: T) -> bool {
+        if !self.seen.insert(thing) {
+            return false;
+        }
+        self.order.push_back(thing);
+        if self.order.len() > ASKED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.seen.remove(&oldest);
+        }
+        true
     }
 }
 
 fn answerer(
     name: &str,
     host: Host,
-    answer: UnboundedSender<(u64, Option<Event>)>,
+    answer: UnboundedSender<Answer>,
 ) -> Result<mpsc::Sender<Asked>> {
     let (ask, questions) = mpsc::channel::<Asked>();
     thread::Builder::new()
         .name(name.into())
         .spawn(move || {
             for (id, ts, question) in questions {
-                let event = reply(&host, ts, question);
-                if answer.send((id, event)).is_err() {
+                let tell = |events, closes| answer.send(Answer { events, closes }).is_ok();
+                let events = match question {
+                    Question::Survey => survey(&host, ts, &mut |events| tell(events, None)),
+                    question => reply(&host, ts, question).into_iter().collect(),
+                };
+                if !tell(events, Some(id)) {
                     return;
                 }
             }
@@ -180,8 +247,20 @@ fn answerer(
 
 /// CLOCK_BOOTTIME as CLOCK_MONOTONIC, which stands still while the machine sleeps.
 fn monotonic(boottime: Nanos) -> Nanos {
-    let asleep = nanos(ClockId::Boottime).saturating_sub(nanos(ClockId::Monotonic));
-    boottime.saturating_sub(asleep)
+    boottime.saturating_sub(nanos(ClockId::Boottime).saturating_sub(clock::monotonic()))
+}
+
+/// Reads all namespaces once, as of `ts`; nothing is left to tell at the end.
+fn survey(host: &Host, ts: Nanos, tell: &mut dyn FnMut(Vec<Event>) -> bool) -> Vec<Event> {
+    host.survey(|state, stock| {
+        let netns = state.inum;
+        let mut events = vec![Event { ts, netns, body: Body::Netns(Box::new(state)) }];
+        if !stock.is_empty() {
+            events.push(Event { ts, netns, body: Body::Stock(Box::new(stock)) });
+        }
+        tell(events)
+    });
+    Vec::new()
 }
 
 fn reply(host: &Host, ts: Nanos, question: Question) -> Option<Event> {
@@ -197,6 +276,10 @@ fn reply(host: &Host, ts: Nanos, question: Question) -> Option<Event> {
             let owner = Box::new(host.process(pid)?);
             (0, Body::Process { started: monotonic(owner.start_boottime_ns?), owner })
         }
+        Question::Inquiry { netns, packet } => {
+            (netns, Body::Inquiry(Box::new(host.inquire(netns, packet))))
+        }
+        Question::Survey => return None,
     };
     Some(Event { ts, netns, body })
 }

@@ -205,6 +205,7 @@ mod tests {
                 ack_received_ms: age_ms,
             }),
             bytes_received: None,
+            bytes_acked: None,
             v6_only: false,
         }
     }

@@ -1,0 +1,178 @@
+//! Taking stock: what all namespaces hold when tracing begins, and what they hold of one packet later.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::inside::{inside, read_here};
+use super::sock_diag::{self, SocketFilter};
+use super::state::{IpvsEntry, IpvsTable, NetnsState, SocketState};
+use super::{Host, clock, ipvs_conn, places};
+use crate::event::{Flow, Inquiry, IpvsFound, Nanos, Stock};
+
+/// Namespaces that are looked into, by the age of their number.
+const MOST_NAMESPACES: usize = 512;
+/// Connections of one namespace, and of all.
+const MOST_SOCKETS: usize = 2048;
+const MOST_SOCKETS_IN_ALL: usize = 16_384;
+/// Entries of one IPVS table: the time to read them grows with the square of their number.
+const MOST_ENTRIES: usize = 16_384;
+/// Connections from one address and port.
+const MOST_KIN: usize = 16;
+/// A table is read anew after this long: reading it holds up nobody, but it is not free either.
+const TABLE_STAYS: Duration = Duration::from_secs(5);
+
+/// A table and when it was read.
+type Read = (Nanos, IpvsTable);
+
+/// The namespaces that balanced when tracing began. Only for connections made before that are entries
+/// looked up: the ends of others are seen.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Balancers(Arc<Mutex<BTreeMap<u32, Read>>>);
+
+impl Balancers {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Read>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Host {
+    /// Reads every namespace once and hands over its state and its stock, until `each` says no. Enters
+    /// each namespace and leaves it: none is kept alive by having been looked at.
+    pub fn survey(&self, mut each: impl FnMut(NetnsState, Stock) -> bool) {
+        let Ok(nsfs) = fs::metadata("/proc/self/ns/net").map(|own| own.dev()) else {
+            return;
+        };
+        let found: BTreeMap<u32, _> = places::scan(nsfs).into_iter().collect();
+        let mut room = MOST_SOCKETS_IN_ALL;
+        for (inum, place) in found.into_iter().take(MOST_NAMESPACES) {
+            let Ok(ns) = File::open(&place.path) else {
+                continue;
+            };
+            // The path may have come to lead elsewhere since.
+            if places::inum(&place.path, nsfs) != Some(inum) {
+                continue;
+            }
+            let most = MOST_SOCKETS.min(room);
+            let read = || (read_here(), take_stock(most));
+            let read = if inum == self.own { Ok(read()) } else { inside(ns.as_fd(), read) };
+            let Ok((mut state, stock)) = read else {
+                continue;
+            };
+            (state.inum, state.reach) = (inum, place.reach);
+            room -= stock.sockets.as_ref().map_or(0, |list| list.sockets.len()).min(room);
+            if let Some(table) = &stock.ipvs {
+                self.balancers.lock().insert(inum, (stock.read, table.clone()));
+            }
+            if !each(state, stock) {
+                return;
+            }
+        }
+    }
+
+    /// What there is about a packet that the stack of namespace `netns` reset for want of a connection.
+    #[must_use]
+    pub fn inquire(&self, netns: u32, packet: Flow) -> Inquiry {
+        let read = clock::monotonic();
+        let filter =
+            SocketFilter { local_port: Some(packet.dst.port()), ..SocketFilter::CONNECTIONS };
+        let sockets = self.enter(netns, || kin(filter, packet.dst)).flatten();
+        Inquiry {
+            packet: Some(packet),
+            read,
+            sockets,
+            ipvs: self.entries_of([packet.src, packet.dst]),
+        }
+    }
+
+    /// The entries of these clients in every table there is.
+    fn entries_of(&self, clients: [SocketAddr; 2]) -> Vec<IpvsFound> {
+        let now = clock::monotonic();
+        let stays = u64::try_from(TABLE_STAYS.as_nanos()).unwrap_or(u64::MAX);
+        let old = |(read, _): &Read| now.saturating_sub(*read) >= stays;
+        let old: Vec<u32> = self
+            .balancers
+            .lock()
+            .iter()
+            .filter(|(_, table)| old(table))
+            .map(|(inum, _)| *inum)
+            .collect();
+        for inum in old {
+            let table = self.enter(inum, || ipvs_conn::read(MOST_ENTRIES)).flatten();
+            let mut balancers = self.balancers.lock();
+            match table {
+                Some(table) => balancers.insert(inum, (now, table)),
+                None => balancers.remove(&inum),
+            };
+        }
+        let of_clients = |(netns, (read, table)): (&u32, &Read)| {
+            let theirs = |entry: &&IpvsEntry| clients.contains(&entry.virtual_flow.src);
+            let entries = table.entries.iter().filter(theirs).cloned().collect();
+            let table = IpvsTable { entries, truncated: table.truncated };
+            IpvsFound { netns: *netns, read: *read, table }
+        };
+        self.balancers.lock().iter().map(of_clients).collect()
+    }
+}
+
+fn take_stock(most_sockets: usize) -> Stock {
+    Stock {
+        read: clock::monotonic(),
+        sockets: sock_diag::list(SocketFilter::CONNECTIONS, most_sockets).ok(),
+        ipvs: ipvs_conn::read(MOST_ENTRIES),
+    }
+}
+
+/// The connections of a local address.
+fn kin(filter: SocketFilter, local: SocketAddr) -> Option<Vec<SocketState>> {
+    let mut list = sock_diag::list(filter, MOST_SOCKETS).ok()?;
+    list.sockets.retain(|socket| socket.flow.src == local);
+    list.sockets.truncate(MOST_KIN);
+    Some(list.sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn our_own_connections_are_in_stock_and_their_namespace_with_them() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a local port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
+        let host = Host::new().expect("proc is mounted");
+        let mut found = None;
+        host.survey(|state, stock| {
+            if state.inum == host.own {
+                found = Some((state, stock));
+            }
+            found.is_none()
+        });
+        let (state, stock) = found.expect("our own namespace");
+        assert!(state.tcp.keepalive_time_s.is_some());
+        let local = client.local_addr().expect("bound");
+        if let Some(list) = stock.sockets.filter(|list| !list.truncated) {
+            assert!(list.sockets.iter().any(|socket| socket.flow.src == local));
+        }
+    }
+
+    #[test]
+    fn a_stray_packet_leads_to_the_connection_of_the_same_address_and_port() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a local port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
+        let host = Host::new().expect("proc is mounted");
+        let local = client.local_addr().expect("bound");
+        let stray = Flow { src: SocketAddr::from(([192, 0, 2, 1], 3306)), dst: local };
+        let inquiry = host.inquire(host.own, stray);
+        assert_eq!(inquiry.packet, Some(stray));
+        if let Some(sockets) = inquiry.sockets {
+            let peers: Vec<_> = sockets.iter().map(|socket| socket.flow.dst).collect();
+            assert_eq!(peers, [listener.local_addr().expect("bound")]);
+        }
+    }
+}

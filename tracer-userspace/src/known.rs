@@ -1,0 +1,82 @@
+//! What exists: connections, IPVS entries and what was found about a stray packet. Bounded by count;
+//! of what does not fit, the verdicts say less.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+
+use crate::event::{Flow, Inquiry, IpvsEnd, Stock};
+
+/// IPVS entries kept from the start, of all namespaces (a few hundred bytes each).
+const ENTRIES: usize = 32_768;
+/// Connections kept from the start, of all namespaces.
+const CONNECTIONS: usize = 32_768;
+/// Inquiries kept: many more than cases settle at once, as no more than ten a second are made.
+const INQUIRIES: usize = 256;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// The real server of each entry, by namespace and virtual flow.
+    entries: HashMap<(u32, Flow), SocketAddr>,
+    /// Whether all entries of a namespace are in `entries`.
+    complete: BTreeMap<u32, bool>,
+    /// Connections, local side first.
+    connections: HashSet<Flow>,
+    inquiries: VecDeque<(u32, Inquiry)>,
+}
+
+impl Known {
+    /// Takes in what namespace `netns` held at the start.
+    pub fn take_stock(&mut self, netns: u32, stock: Stock) {
+        if let Some(table) = stock.ipvs {
+            let room = ENTRIES.saturating_sub(self.entries.len());
+            let all = !table.truncated && table.entries.len() <= room;
+            self.complete.insert(netns, all);
+            for entry in table.entries.into_iter().take(room) {
+                self.entries.insert((netns, entry.virtual_flow), entry.server);
+            }
+        }
+        for socket in stock.sockets.into_iter().flat_map(|list| list.sockets) {
+            if self.connections.len() < CONNECTIONS {
+                self.connections.insert(socket.flow);
+            }
+        }
+    }
+
+    /// An entry has ended: its addresses may be used for another connection from now on.
+    pub fn forget(&mut self, netns: u32, end: &IpvsEnd) {
+        self.entries.remove(&(netns, end.virtual_flow));
+    }
+
+    pub fn take_inquiry(&mut self, netns: u32, inquiry: Inquiry) {
+        if self.inquiries.len() >= INQUIRIES {
+            self.inquiries.pop_front();
+        }
+        self.inquiries.push_back((netns, inquiry));
+    }
+
+    /// The real server of an entry that existed at the start and whose end was not seen.
+    pub fn server(&self, netns: u32, virtual_flow: Flow) -> Option<SocketAddr> {
+        self.entries.get(&(netns, virtual_flow)).copied()
+    }
+
+    /// Whether a namespace had an entry at the start; `None` when nobody can tell.
+    pub fn had_entry(&self, netns: u32, virtual_flow: Flow) -> Option<bool> {
+        if self.server(netns, virtual_flow).is_some() {
+            return Some(true);
+        }
+        self.complete.get(&netns).filter(|all| **all).map(|_| false)
+    }
+
+    /// Whether a connection with these addresses, local side first, existed at the start.
+    pub fn had_connection(&self, flow: Flow) -> bool {
+        self.connections.contains(&flow)
+    }
+
+    /// The newest inquiry about a packet in a namespace.
+    pub fn inquiry(&self, netns: u32, packet: Flow) -> Option<&Inquiry> {
+        let about =
+            |(asked, inquiry): &&(u32, Inquiry)| *asked == netns && inquiry.packet == Some(packet);
+        self.inquiries.iter().rev().find(about).map(|(_, inquiry)| inquiry)
+    }
+}
