@@ -47,11 +47,12 @@ pub fn run(chosen: &[&'static Scenario], settings: Settings) -> Result<bool> {
         Runner { guest: Guest::probe()?, settings, failed: 0, session_problems: Vec::new() };
     let results = chosen.len() + usize::from(!runner.settings.provoke_only);
     println!("PLAN {results}");
+    println!("CAUSES {}", expect::causes().collect::<Vec<_>>().join(" "));
 
     let mut playable = Vec::new();
     for &scenario in chosen {
         match runner.guest.lack(scenario.needs) {
-            Some(fact) => println!("RESULT {} skip {fact}", scenario.name),
+            Some(fact) => skip(scenario, &fact),
             None => playable.push(scenario),
         }
     }
@@ -189,17 +190,12 @@ impl Runner {
                 .collect();
             let verdict = play.verdict(&of_play, self.guest.series(), tracer.is_some());
             match &verdict {
-                Ok(Verdict { cause, confidence, .. }) => {
-                    println!("RESULT {name} pass {cause} {confidence}")
-                }
+                Ok(verdict) => pass(name, verdict),
                 Err(error) => self.fail(name, &one_line(error)),
             }
             if verdict.is_err() || self.settings.verbose {
                 eprintln!("# {name}: provoked in {:.1?}", play.took);
                 of_play.iter().for_each(|record| eprintln!("#   {}", record.line));
-            }
-            for fact in verdict.iter().flat_map(|verdict| &verdict.facts) {
-                eprintln!("# {name}: {fact}");
             }
             failed |= verdict.is_err();
         }
@@ -217,6 +213,24 @@ impl Runner {
     fn fail(&mut self, name: &str, reason: &str) {
         println!("RESULT {name} fail {reason}");
         self.failed += 1;
+    }
+}
+
+fn skip(scenario: &Scenario, lack: &str) {
+    println!("RESULT {} skip {lack}", scenario.name);
+    for incident in (scenario.expect)(Net::new(number_of(scenario))).incidents {
+        println!("FACT {} {} {lack}", scenario.name, incident.causes[0]);
+    }
+}
+
+fn pass(name: &str, verdict: &Verdict) {
+    let (cause, confidence) = verdict.first();
+    println!("RESULT {name} pass {cause} {confidence}");
+    for (cause, confidence) in &verdict.given {
+        println!("GAVE {name} {cause} {confidence}");
+    }
+    for (cause, fact) in &verdict.facts {
+        println!("FACT {name} {cause} {fact}");
     }
 }
 
@@ -244,11 +258,7 @@ impl Play {
         }
         if !traced {
             let errno = witness.errno.map_or_else(|| "none".to_owned(), errno_name);
-            return Ok(Verdict {
-                cause: "provoked".to_owned(),
-                confidence: errno,
-                facts: Vec::new(),
-            });
+            return Ok(Verdict { given: vec![("provoked".to_owned(), errno)], facts: Vec::new() });
         }
         let facts = Facts { series, witness, namespaces: &self.namespaces };
         expect::judge(&self.expect, records, &facts)

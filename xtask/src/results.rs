@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use crate::table::aligned;
+
 /// How one scenario ended on one kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -21,12 +23,27 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// Something that a scenario said about a cause.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    pub scenario: String,
+    pub cause: String,
+    /// The confidence with which the cause was given, or the kernel's fact because of which it was not.
+    pub text: String,
+}
+
 /// The results of one guest, in the order in which they came.
 #[derive(Debug, Default)]
 pub struct Results {
     planned: Option<usize>,
     done: Option<usize>,
     pub verdicts: Vec<(String, Verdict)>,
+    /// Every cause that there is.
+    pub causes: Vec<String>,
+    /// The verdicts of the scenarios that passed.
+    pub gave: Vec<Said>,
+    /// Why this kernel gives less.
+    pub facts: Vec<Said>,
     malformed: Option<String>,
 }
 
@@ -50,6 +67,12 @@ impl Results {
                 }
                 None => false,
             },
+            "CAUSES" => {
+                self.causes = rest.split_whitespace().map(str::to_owned).collect();
+                true
+            }
+            "GAVE" => parse_said(rest).map(|said| self.gave.push(said)).is_some(),
+            "FACT" => parse_said(rest).map(|said| self.facts.push(said)).is_some(),
             _ => true,
         };
         if !understood {
@@ -90,11 +113,19 @@ fn parse_result(rest: &str) -> Option<(String, Verdict)> {
     Some((scenario.to_owned(), verdict))
 }
 
+/// `<scenario> <cause> <text…>`
+fn parse_said(rest: &str) -> Option<Said> {
+    let mut words = rest.trim().splitn(3, ' ').map(str::to_owned);
+    Some(Said { scenario: words.next()?, cause: words.next()?, text: words.next()? })
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub passed: usize,
     pub failed: usize,
     pub skipped: usize,
+    /// Causes that some kernel was not shown to give, and no fact says why.
+    pub missing: usize,
 }
 
 impl Tally {
@@ -127,8 +158,11 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { passed, failed, skipped } = self;
+        let Self { passed, failed, skipped, missing } = self;
         write!(f, "{passed} passed, {failed} failed")?;
+        if *missing > 0 {
+            write!(f, ", {missing} causes without a scenario")?;
+        }
         if *skipped > 0 {
             write!(f, ", {skipped} skipped")?;
         }
@@ -152,26 +186,17 @@ pub fn matrix(columns: &[(String, &Results)]) -> String {
         Some(verdict) => verdict.to_string(),
         None => "-".to_owned(),
     };
-    let head = scenarios.iter().map(|s| s.len()).max().unwrap_or(0).max("scenario".len());
-    let width = |column: usize| {
-        let longest = scenarios.iter().map(|s| cell(s, column).len()).max();
-        longest.unwrap_or(0).max(columns[column].0.len())
+    let row = |scenario: &&str| {
+        let cells = (0..columns.len()).map(|column| cell(scenario, column));
+        ((*scenario).to_owned(), cells.collect())
     };
-    let widths: Vec<_> = (0..columns.len()).map(width).collect();
-    let mut rows = Vec::new();
-    let mut row = |first: &str, cells: &mut dyn Iterator<Item = String>| {
-        let cells = cells.zip(&widths).map(|(cell, width)| format!("  {cell:width$}"));
-        let line = format!("{first:head$}{}", cells.collect::<String>());
-        rows.push(line.trim_end().to_owned());
-    };
-    row("scenario", &mut columns.iter().map(|(name, _)| name.clone()));
-    for scenario in &scenarios {
-        row(scenario, &mut (0..columns.len()).map(|column| cell(scenario, column)));
+    let rows: Vec<_> = scenarios.iter().map(row).collect();
+    let mut table = aligned("scenario", columns.iter().map(|(name, _)| name.clone()), &rows);
+    for line in scenarios.iter().flat_map(|scenario| reasons(scenario, columns, &cells)) {
+        table.push('\n');
+        table.push_str(&line);
     }
-    for scenario in &scenarios {
-        rows.extend(reasons(scenario, columns, &cells));
-    }
-    rows.join("\n")
+    table
 }
 
 /// One line for each reason, naming the kernels that gave it.

@@ -10,6 +10,7 @@ use clap::Args;
 
 use crate::{
     build, cmd,
+    coverage::coverage,
     kernels::{self, Kernel},
     results::{Results, Tally, Verdict, matrix},
     vm::{self, Lab, Options},
@@ -70,7 +71,7 @@ impl Test {
             let outcomes =
                 vm::each(&kernels, self.jobs.into(), |kernel| Ok(self.run_on(&lab, kernel)));
             let outcomes: Vec<_> = outcomes.into_iter().collect::<Result<_>>()?;
-            report(&kernels, &outcomes, &mut tally);
+            report(&kernels, &outcomes, self.scenarios.is_empty(), &mut tally);
         }
         println!("{tally}");
         Ok(ExitCode::from(u8::from(tally.failed > 0)))
@@ -129,7 +130,7 @@ fn cargo_test(tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-fn report(kernels: &[Kernel], outcomes: &[Outcome], tally: &mut Tally) {
+fn report(kernels: &[Kernel], outcomes: &[Outcome], all_scenarios: bool, tally: &mut Tally) {
     println!();
     for (kernel, outcome) in kernels.iter().zip(outcomes) {
         println!("{:5} {}: {}", kernel.wanted, kernel.package, outcome.ran);
@@ -150,4 +151,9 @@ fn report(kernels: &[Kernel], outcomes: &[Outcome], tally: &mut Tally) {
         }
     }
     println!();
+    if all_scenarios {
+        let coverage = coverage(&columns);
+        println!("{}\n", coverage.table);
+        tally.missing += coverage.missing.len();
+    }
 }

@@ -21,14 +21,21 @@ pub struct Facts<'a> {
     pub namespaces: &'a [(Role, u64)],
 }
 
-/// What was said of a scenario that passed. Both are `none` if rightly nothing was said; a verdict of `unknown` has
-/// no confidence either.
+/// What was said of a scenario that passed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Verdict {
-    pub cause: String,
-    pub confidence: String,
-    /// The kernel facts because of which less than the full verdict was expected.
-    pub facts: Vec<&'static str>,
+    /// Cause and confidence of each incident; empty if rightly nothing was said. A verdict of `unknown` has the
+    /// confidence `none`.
+    pub given: Vec<(String, String)>,
+    /// Where less than the full verdict was expected: the cause that it would have been, and the kernel fact.
+    pub facts: Vec<(&'static str, &'static str)>,
+}
+
+impl Verdict {
+    /// Cause and confidence of the first incident, or twice `none`.
+    pub fn first(&self) -> (&str, &str) {
+        self.given.first().map_or(("none", "none"), |(cause, confidence)| (cause, confidence))
+    }
 }
 
 /// Whether an incident is about the addresses of one scenario.
@@ -59,20 +66,19 @@ pub fn judge(expect: &Expect, records: &[Record], facts: &Facts<'_>) -> Result<V
     }
     let mut kernel_facts = Vec::new();
     for (wanted, found) in expect.incidents.iter().zip(&firsts) {
-        let (wanted, fact) = wanted.for_series(facts.series);
-        kernel_facts.extend(fact);
-        check_incident(wanted, found, facts).with_context(|| describe(found))?;
+        let (on_series, fact) = wanted.for_series(facts.series);
+        kernel_facts.extend(fact.map(|fact| (wanted.causes[0], fact)));
+        check_incident(on_series, found, facts).with_context(|| describe(found))?;
     }
     for follow in follows {
         check_follow(follow, &firsts).with_context(|| format!("follow-up {}", describe(follow)))?;
     }
-    let said = |path: &str| {
-        let first = firsts.first().and_then(|first| text(first, path).ok());
-        first.unwrap_or("none").to_owned()
-    };
+    let said = |value: &Value, path: &str| text(value, path).unwrap_or("none").to_owned();
     Ok(Verdict {
-        cause: said("/rsttrace/cause"),
-        confidence: said("/rsttrace/confidence"),
+        given: firsts
+            .iter()
+            .map(|it| (said(it, "/rsttrace/cause"), said(it, "/rsttrace/confidence")))
+            .collect(),
         facts: kernel_facts,
     })
 }

@@ -256,6 +256,11 @@ const CAUSES: &[(&str, &[&str])] = &[
     ("unknown", &["unknown"]),
 ];
 
+/// The contract's causes.
+pub fn causes() -> impl Iterator<Item = &'static str> {
+    CAUSES.iter().flat_map(|(_, causes)| causes.iter().copied())
+}
+
 pub fn family_of(cause: &str) -> Option<&'static str> {
     CAUSES.iter().find_map(|(family, causes)| causes.contains(&cause).then_some(*family))
 }
