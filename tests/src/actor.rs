@@ -119,6 +119,11 @@ pub fn wait_error(stream: &TcpStream) -> Result<Errno> {
     }
 }
 
+/// The socket's error, if it has one by now; takes it.
+pub fn error_now(stream: &TcpStream) -> Result<Option<Errno>> {
+    Ok(sockopt::socket_error(stream).context("read SO_ERROR")?.err())
+}
+
 /// Waits until data lies unread in the socket's queue.
 pub fn wait_unread(socket: impl AsFd) -> Result<()> {
     let ready = wait(socket, PollFlags::IN).context("wait for unread data")?;

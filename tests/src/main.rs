@@ -8,6 +8,7 @@ mod expect;
 mod guest;
 mod lab;
 mod netns;
+mod punctual;
 mod rawtcp;
 mod record;
 mod run;

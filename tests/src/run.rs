@@ -17,6 +17,7 @@ use crate::actor::errno_name;
 use crate::expect::{self, Expect, Facts, Verdict};
 use crate::guest::Guest;
 use crate::lab::{Lab, Net, Role};
+use crate::punctual::Delays;
 use crate::scenarios::{self, Scenario, Stage, TracerUse, Witness};
 use crate::tracer::{Farewell, Record, Tracer};
 
@@ -43,8 +44,13 @@ const SESSION: &str = "tracer_session";
 
 /// Whether everything passed.
 pub fn run(chosen: &[&'static Scenario], settings: Settings) -> Result<bool> {
-    let mut runner =
-        Runner { guest: Guest::probe()?, settings, failed: 0, session_problems: Vec::new() };
+    let mut runner = Runner {
+        guest: Guest::probe()?,
+        settings,
+        failed: 0,
+        delays: Delays::default(),
+        session_problems: Vec::new(),
+    };
     let results = chosen.len() + usize::from(!runner.settings.provoke_only);
     println!("PLAN {results}");
     println!("CAUSES {}", expect::causes().collect::<Vec<_>>().join(" "));
@@ -63,6 +69,7 @@ pub fn run(chosen: &[&'static Scenario], settings: Settings) -> Result<bool> {
         runner.play_alone(scenario);
     }
     if !runner.settings.provoke_only {
+        runner.session_problems.extend(runner.delays.complaint());
         match runner.session_problems.as_slice() {
             [] => println!("RESULT {SESSION} pass none none"),
             [first, ..] => runner.fail(SESSION, &first.clone()),
@@ -76,6 +83,7 @@ struct Runner {
     guest: Guest,
     settings: Settings,
     failed: usize,
+    delays: Delays,
     session_problems: Vec<String>,
 }
 
@@ -188,6 +196,7 @@ impl Runner {
                 .filter(|record| expect::belongs(record, &play.net))
                 .cloned()
                 .collect();
+            self.delays.add(&of_play);
             let verdict = play.verdict(&of_play, self.guest.series(), tracer.is_some());
             match &verdict {
                 Ok(verdict) => pass(name, verdict),

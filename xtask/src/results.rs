@@ -80,6 +80,11 @@ impl Results {
         }
     }
 
+    /// Whether a line is for the tables only.
+    pub fn is_bookkeeping(line: &str) -> bool {
+        ["CAUSES ", "GAVE "].iter().any(|word| line.starts_with(word))
+    }
+
     /// Why these results cannot be trusted to be all of them.
     pub fn incomplete(&self) -> Option<String> {
         let count = self.verdicts.len();

@@ -41,6 +41,10 @@ pub struct Test {
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
     jobs: u8,
 
+    /// Seed of what scenarios do in random order; they print the one that they use
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
     #[command(flatten)]
     options: Options,
 }
@@ -81,11 +85,16 @@ impl Test {
     fn run_on(&self, lab: &Lab, kernel: &Kernel) -> Outcome {
         let words = ["rsttrace-guest", "run"].into_iter();
         let words = words.chain(self.scenarios.iter().map(String::as_str));
-        let command = words.map(cmd::quote).collect::<Vec<_>>().join(" ");
+        let mut command = words.map(cmd::quote).collect::<Vec<_>>().join(" ");
+        if let Some(seed) = self.seed {
+            command = format!("RSTTRACE_SEED={seed} {command}");
+        }
         let mut results = Results::default();
         let guest = lab.run(kernel, &command, &mut |line| {
             results.line(line);
-            vm::print_line(&format!("[{}] {line}", kernel.wanted));
+            if !Results::is_bookkeeping(line) {
+                vm::print_line(&format!("[{}] {line}", kernel.wanted));
+            }
         });
         let failures = results.verdicts.iter().any(|(_, v)| matches!(v, Verdict::Fail(_)));
         let (complaint, ran) = match guest {

@@ -57,15 +57,10 @@ pub fn judge(expect: &Expect, records: &[Record], facts: &Facts<'_>) -> Result<V
         .map(|record| &record.value)
         .partition(|value| value.pointer("/rsttrace/follows").is_some());
 
-    if firsts.len() != expect.incidents.len() {
-        let found = match firsts.as_slice() {
-            [] => "nothing was printed".to_owned(),
-            some => some.iter().map(|it| describe(it)).collect::<Vec<_>>().join("; "),
-        };
-        bail!("{} incidents, not {}: {found}", firsts.len(), expect.incidents.len());
-    }
+    let pairs =
+        if expect.in_any_order { by_source(expect, &firsts)? } else { in_order(expect, &firsts)? };
     let mut kernel_facts = Vec::new();
-    for (wanted, found) in expect.incidents.iter().zip(&firsts) {
+    for (wanted, found) in pairs {
         let (on_series, fact) = wanted.for_series(facts.series);
         kernel_facts.extend(fact.map(|fact| (wanted.causes[0], fact)));
         check_incident(on_series, found, facts).with_context(|| describe(found))?;
@@ -81,6 +76,41 @@ pub fn judge(expect: &Expect, records: &[Record], facts: &Facts<'_>) -> Result<V
             .collect(),
         facts: kernel_facts,
     })
+}
+
+/// What was expected, each with what was found.
+type Pairs<'a> = Vec<(&'a Incident, &'a Value)>;
+
+fn in_order<'a>(expect: &'a Expect, firsts: &[&'a Value]) -> Result<Pairs<'a>> {
+    if firsts.len() != expect.incidents.len() {
+        let found = match firsts {
+            [] => "nothing was printed".to_owned(),
+            some => some.iter().map(|it| describe(it)).collect::<Vec<_>>().join("; "),
+        };
+        bail!("{} incidents, not {}: {found}", firsts.len(), expect.incidents.len());
+    }
+    Ok(expect.incidents.iter().zip(firsts.iter().copied()).collect())
+}
+
+/// Every expected incident exactly once, and no other.
+fn by_source<'a>(expect: &'a Expect, firsts: &[&'a Value]) -> Result<Pairs<'a>> {
+    let is_of =
+        |wanted: &Incident, found: &Value| endpoint(found, "/source", Some(wanted.source)).is_ok();
+    for &found in firsts {
+        let expected = expect.incidents.iter().any(|wanted| is_of(wanted, found));
+        ensure!(expected, "nothing broke there: {}", describe(found));
+    }
+    let mut pairs = Vec::new();
+    for wanted in &expect.incidents {
+        let mut of = firsts.iter().filter(|found| is_of(wanted, found));
+        let what = || format!("{} {} -> {}", wanted.causes[0], wanted.source, wanted.destination);
+        let found = of.next().with_context(|| format!("nothing was printed of {}", what()))?;
+        if let Some(again) = of.next() {
+            bail!("{} was told twice: {}; {}", what(), describe(found), describe(again));
+        }
+        pairs.push((wanted, *found));
+    }
+    Ok(pairs)
 }
 
 fn check_incident(wanted: &Incident, found: &Value, facts: &Facts<'_>) -> Result<()> {

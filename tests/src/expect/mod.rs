@@ -9,13 +9,18 @@ use std::net::SocketAddr;
 
 pub use judge::{Facts, Verdict, belongs, judge};
 
+pub use shape::delay;
+
 use crate::lab::Role;
 
-/// The connections that a scenario breaks, in the order in which it breaks them.
+/// The connections that a scenario breaks.
 #[derive(Clone, Debug, Default)]
 pub struct Expect {
     pub incidents: Vec<Incident>,
-    /// What the scenario's own sockets see: one of these. Empty: nothing ends in an error.
+    /// They are told apart by their source, not by their order.
+    pub in_any_order: bool,
+    /// What the scenario's own sockets see: one of these. Empty: nothing ends in an error, or the scenario looks
+    /// itself.
     pub actor_errnos: Vec<&'static str>,
 }
 
@@ -26,7 +31,12 @@ impl Expect {
     }
 
     pub fn one(incident: Incident) -> Self {
-        Self { actor_errnos: incident.errnos.clone(), incidents: vec![incident] }
+        Self { actor_errnos: incident.errnos.clone(), incidents: vec![incident], ..Self::default() }
+    }
+
+    /// Each of these once, whenever it comes.
+    pub fn in_any_order(incidents: impl IntoIterator<Item = Incident>) -> Self {
+        Self { incidents: incidents.into_iter().collect(), in_any_order: true, ..Self::default() }
     }
 
     pub fn then(mut self, incident: Incident) -> Self {

@@ -157,7 +157,13 @@ fn kill(mut owner: Child) -> Result<()> {
 
 /// The owner dies with data unread.
 fn kill_owner(stage: &Stage<'_>) -> Result<Witness> {
-    let Pair { client, server } = stage.open_and_talk(stage.net)?;
+    let pair = stage.open_and_talk(stage.net)?;
+    fails(stage, kill_with_unread(pair)?)
+}
+
+/// Kills the owner of the server's socket while a request lies unread in it; the client's socket.
+pub(super) fn kill_with_unread(pair: Pair) -> Result<TcpStream> {
+    let Pair { client, server } = pair;
     let mut owner = give_away(server)?;
     send(&client, "SELECT 2;\n")?;
     let stdout = owner.stdout.take().context("the owner's stdout")?;
@@ -165,7 +171,7 @@ fn kill_owner(stage: &Stage<'_>) -> Result<Witness> {
     BufReader::new(stdout).read_line(&mut line).context("wait for the owner")?;
     kill(owner)?;
     ensure!(line.trim() == OWNER_HAS_DATA, "the owner said {line:?}");
-    fails(stage, client)
+    Ok(client)
 }
 
 /// The owner dies with everything read: the client gets a FIN, and writes all the same.

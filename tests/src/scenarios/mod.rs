@@ -5,6 +5,7 @@ mod benign;
 mod capacity;
 mod closing;
 mod conntrack;
+mod interleaved;
 pub mod ipvs;
 mod ipvs_halfclose;
 mod ipvs_near_miss;
@@ -188,6 +189,7 @@ pub fn all() -> Vec<&'static Scenario> {
         listener::SCENARIOS,
         remote::SCENARIOS,
         benign::SCENARIOS,
+        interleaved::SCENARIOS,
         late::SCENARIOS,
     ]
     .into_iter()

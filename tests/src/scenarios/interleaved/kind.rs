@@ -1,0 +1,369 @@
+//! The ways in which a connection of the interleaved scenario ends, step by step.
+
+use std::fmt;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::io::Errno;
+
+use super::super::{Pair, Stage, closing, ipvs};
+use crate::actor::{
+    abort_on_close, accept, connect, errno_name, error_now, keepalive, listen, receive_end, send,
+    talk, try_connect, user_timeout, wait_acknowledged, wait_error, wait_unread,
+};
+use crate::expect::Incident;
+use crate::lab::{Lab, Net};
+use crate::netns::proc_net;
+
+/// Ports of the server, and of the service in front of it; each worker has its own next to these.
+const DIRECT: u16 = 3306;
+const THROUGH_IPVS: u16 = 4306;
+const TRANSLATED: u16 = 5306;
+const REJECTED: u16 = 6306;
+const NOBODY: u16 = 9306;
+/// Each connection has a listener of its own.
+const CLOSING: u16 = 20_000;
+/// The first client's port.
+const CLIENTS: u16 = 42_000;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Whoever starts a program: until it is the program it has a copy of every socket here, and a socket that is closed or
+/// killed meanwhile would live on in it.
+static STARTING: Mutex<()> = Mutex::new(());
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    CloseUnread,
+    LingerZero,
+    WriteAfterClose,
+    KillOwner,
+    CloseListener,
+    Destroy,
+    Reject,
+    ExpireIpvs,
+    DeleteConntrack,
+    KeepaliveGone,
+    UserTimeout,
+    Refuse,
+    HealthCheck,
+    CloseOrderly,
+}
+
+/// What came of a step.
+pub enum Turn {
+    Went,
+    /// Nothing happened: its time has not come.
+    Waits,
+    Done,
+}
+
+/// What all connections share: the service, the translation, the rules.
+pub fn prepare(stage: &Stage<'_>, workers: usize) -> Result<()> {
+    let (net, node, server) = (stage.net, stage.lab.node()?, stage.lab.server()?);
+    let ports = |base| base..base + u16::try_from(workers).unwrap_or(u16::MAX);
+    ipvs::track(stage)?;
+    ipvs::serve(stage, net.vip(THROUGH_IPVS), &[net.server(THROUGH_IPVS)], ipvs::TIMEOUT)?;
+    for port in ports(THROUGH_IPVS).skip(1) {
+        node.run(&format!("ipvsadm -A -t {} -s rr", net.vip(port)))?;
+        node.run(&format!("ipvsadm -a -t {} -r {} -m", net.vip(port), net.server(port)))?;
+    }
+    let range = |base| format!("{}-{}", ports(base).start, ports(base).end - 1);
+    node.nft(&format!(
+        "table ip nat {{
+            chain prerouting {{
+                type nat hook prerouting priority -100;
+                ip daddr {} tcp dport {} dnat to {};
+            }}
+        }}
+        table inet firewall {{
+            chain forward {{
+                type filter hook forward priority 0;
+                tcp dport {} tcp flags & (psh | ack) == (psh | ack) reject with tcp reset;
+            }}
+        }}",
+        net.vip(0).ip(),
+        range(TRANSLATED),
+        net.server(0).ip(),
+        range(REJECTED),
+    ))?;
+    server.nft(
+        "table inet cut {
+            set gone { type inet_service; }
+            chain input { type filter hook input priority 0; tcp sport @gone drop; }
+        }",
+    )
+}
+
+/// Where one worker's connections are made.
+pub struct Place<'a> {
+    lab: &'a Lab,
+    listeners: Vec<TcpListener>,
+}
+
+impl<'a> Place<'a> {
+    pub fn open(net: Net, lab: &'a Lab, worker: usize) -> Result<Self> {
+        let worker = u16::try_from(worker)?;
+        let mut listeners = Vec::new();
+        for port in [DIRECT, THROUGH_IPVS, TRANSLATED, REJECTED] {
+            listeners.push(listen(lab.server()?, net.server(port + worker))?);
+        }
+        for port in [DIRECT, REJECTED] {
+            listeners.push(listen(lab.server()?, net.v6().server(port + worker))?);
+        }
+        Ok(Self { lab, listeners })
+    }
+
+    fn accept(&self, on: SocketAddr) -> Result<TcpStream> {
+        let bound = |listener: &&TcpListener| listener.local_addr().is_ok_and(|it| it == on);
+        accept(self.listeners.iter().find(bound).with_context(|| format!("no listener at {on}"))?)
+    }
+}
+
+/// One connection and how far it has come.
+pub struct Connection {
+    kind: Kind,
+    client_at: SocketAddr,
+    /// As the client addresses it.
+    service: SocketAddr,
+    server_at: SocketAddr,
+    client: Option<TcpStream>,
+    server: Option<TcpStream>,
+    listener: Option<TcpListener>,
+    steps: u8,
+    idle_since: Instant,
+}
+
+impl fmt::Display for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {} ({:?}, step {})", self.client_at, self.service, self.kind, self.steps)
+    }
+}
+
+impl Connection {
+    pub fn new(kind: Kind, index: usize, worker: usize, net: Net) -> Self {
+        let number = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
+        let (index, worker) = (number(index), number(worker));
+        // Translation and the service are IPv4's.
+        let translated = matches!(kind, Kind::ExpireIpvs | Kind::DeleteConntrack);
+        let net = if index % 3 == 0 && !translated { net.v6() } else { net };
+        let port = match kind {
+            Kind::ExpireIpvs => THROUGH_IPVS + worker,
+            Kind::DeleteConntrack => TRANSLATED + worker,
+            Kind::Reject => REJECTED + worker,
+            Kind::Refuse => NOBODY + worker,
+            Kind::CloseListener => CLOSING + index,
+            _ => DIRECT + worker,
+        };
+        Self {
+            kind,
+            client_at: net.client(CLIENTS + index),
+            service: if translated { net.vip(port) } else { net.server(port) },
+            server_at: net.server(port),
+            client: None,
+            server: None,
+            listener: None,
+            steps: 0,
+            idle_since: Instant::now(),
+        }
+    }
+
+    /// What must be told of it; nothing of an orderly close. Victim and errno are the other scenarios' business: among so
+    /// many connections a socket may hear of its end after the incident has been told.
+    pub fn expected(&self) -> Option<Incident> {
+        let incident = |cause| Incident::new(cause, self.client_at, self.service).observed();
+        let by_server = |cause| incident(cause).origin("local_socket");
+        Some(match self.kind {
+            Kind::CloseUnread => by_server("close_unread_data"),
+            Kind::LingerZero => by_server("linger_zero"),
+            Kind::KillOwner => by_server("process_killed"),
+            Kind::CloseListener => by_server("listener_closed"),
+            Kind::WriteAfterClose => incident("data_after_close"),
+            Kind::Destroy => by_server("socket_destroyed"),
+            Kind::Reject => incident("firewall_reject").origin("netfilter"),
+            Kind::ExpireIpvs => incident("ipvs_idle_expired")
+                .nat(self.server_at)
+                .origin("local_stack")
+                .ipvs_timeout(ipvs::TIMEOUT),
+            Kind::DeleteConntrack => {
+                incident("conntrack_deleted").nat(self.server_at).origin("local_stack")
+            }
+            Kind::KeepaliveGone => incident("keepalive_exhausted").keepalive(true),
+            Kind::UserTimeout => incident("user_timeout"),
+            Kind::Refuse => incident("connection_refused"),
+            Kind::HealthCheck => incident("handshake_rejected"),
+            Kind::CloseOrderly => return None,
+        })
+    }
+
+    /// What is still open of it: closing it would be one more event.
+    pub fn sockets(self) -> impl Iterator<Item = OwnedFd> {
+        let streams = self.client.into_iter().chain(self.server).map(OwnedFd::from);
+        streams.chain(self.listener.map(OwnedFd::from))
+    }
+
+    pub fn step(&mut self, place: &Place<'_>) -> Result<Turn> {
+        let starts_programs = matches!(
+            self.kind,
+            Kind::KillOwner
+                | Kind::KeepaliveGone
+                | Kind::UserTimeout
+                | Kind::DeleteConntrack
+                | Kind::Destroy
+        );
+        let _starting = (starts_programs && self.steps > 0)
+            .then(|| STARTING.lock().unwrap_or_else(PoisonError::into_inner));
+        let turn = match self.steps {
+            0 => self.open(place)?,
+            1 => self.lead_up(place)?,
+            2 => self.break_it(place)?,
+            _ => self.witness()?,
+        };
+        if !matches!(turn, Turn::Waits) {
+            self.steps += 1;
+        }
+        Ok(turn)
+    }
+
+    fn client(&self) -> Result<&TcpStream> {
+        self.client.as_ref().context("its client is gone")
+    }
+
+    fn server(&self) -> Result<&TcpStream> {
+        self.server.as_ref().context("its server is gone")
+    }
+
+    fn open(&mut self, place: &Place<'_>) -> Result<Turn> {
+        let (client_ns, server_ns) = (place.lab.client()?, place.lab.server()?);
+        match self.kind {
+            Kind::Refuse => {
+                let refused = try_connect(client_ns, self.client_at, self.service)?.err();
+                ensure!(refused == Some(Errno::CONNREFUSED), "it ended in {refused:?}");
+                return Ok(Turn::Done);
+            }
+            Kind::CloseListener => {
+                self.listener = Some(listen(server_ns, self.server_at)?);
+                self.client = Some(connect(client_ns, self.client_at, self.service)?);
+                return Ok(Turn::Went);
+            }
+            _ => {}
+        }
+        let client = connect(client_ns, self.client_at, self.service)?;
+        let server = place.accept(self.server_at)?;
+        match self.kind {
+            Kind::HealthCheck => {}
+            // The client's words would be the ones that are rejected.
+            Kind::Reject => send(&server, "8.0.36 greeting\n")?,
+            _ => {
+                talk(&client, &server)?;
+            }
+        }
+        self.idle_since = Instant::now();
+        (self.client, self.server) = (Some(client), Some(server));
+        Ok(Turn::Went)
+    }
+
+    /// What has to be so before it breaks.
+    fn lead_up(&mut self, place: &Place<'_>) -> Result<Turn> {
+        let (client_at, server_ns) = (self.client_at, place.lab.server()?);
+        let cut = || {
+            let port = client_at.port();
+            server_ns.nft(&format!("add element inet cut gone {{ {port} }}"))
+        };
+        match self.kind {
+            Kind::CloseUnread => send(self.client()?, "SELECT 2;\n")?,
+            Kind::WriteAfterClose | Kind::CloseOrderly => self.server = None,
+            Kind::KeepaliveGone => {
+                keepalive(self.client()?, SECOND, SECOND, 2)?;
+                cut()?;
+            }
+            Kind::UserTimeout => {
+                user_timeout(self.client()?, 2 * SECOND)?;
+                cut()?;
+            }
+            Kind::DeleteConntrack => {
+                // An acknowledgement after the deletion would make the entry anew.
+                wait_acknowledged(server_ns, client_at.port())?;
+                let (ip, port) = (client_at.ip(), client_at.port());
+                let tool = format!("conntrack -D -p tcp --orig-src {ip} --sport {port}");
+                place.lab.node()?.run(&tool)?;
+            }
+            Kind::ExpireIpvs => {
+                if self.idle_since.elapsed() < Duration::from_secs(ipvs::TIMEOUT) {
+                    return Ok(Turn::Waits);
+                }
+                let table = place.lab.node()?.enter(|| proc_net("ip_vs_conn"))?;
+                if ipvs::has_entry(&table, client_at.port()) {
+                    return Ok(Turn::Waits);
+                }
+            }
+            _ => {}
+        }
+        Ok(Turn::Went)
+    }
+
+    fn break_it(&mut self, place: &Place<'_>) -> Result<Turn> {
+        match self.kind {
+            Kind::CloseUnread => {
+                wait_unread(self.server()?)?;
+                self.server = None;
+            }
+            Kind::LingerZero => {
+                abort_on_close(self.server()?)?;
+                self.server = None;
+            }
+            Kind::HealthCheck => {
+                abort_on_close(self.client()?)?;
+                self.client = None;
+            }
+            Kind::KillOwner => {
+                let server = self.server.take().context("its server is gone")?;
+                let client = self.client.take().context("its client is gone")?;
+                self.client = Some(closing::kill_with_unread(Pair { client, server })?);
+            }
+            Kind::CloseListener => self.listener = None,
+            Kind::WriteAfterClose => {
+                receive_end(self.client()?)?;
+                send(self.client()?, "SELECT 2;\n")?;
+            }
+            Kind::CloseOrderly => {
+                receive_end(self.client()?)?;
+                self.client = None;
+                return Ok(Turn::Done);
+            }
+            Kind::Destroy => {
+                // With the brackets that IPv6 needs.
+                let client = self.client_at;
+                place.lab.server()?.run(&format!("ss -K dst {client}"))?;
+            }
+            Kind::Reject | Kind::ExpireIpvs | Kind::UserTimeout => {
+                send(self.client()?, "SELECT 2;\n")?;
+            }
+            Kind::DeleteConntrack => send(self.server()?, "you have been idle\n")?,
+            Kind::KeepaliveGone => {}
+            Kind::Refuse => bail!("there is nothing left to break"),
+        }
+        Ok(Turn::Went)
+    }
+
+    /// The victim's error must come, or nothing was provoked.
+    fn witness(&mut self) -> Result<Turn> {
+        let (victim, wanted) = match self.kind {
+            Kind::HealthCheck | Kind::DeleteConntrack => (self.server()?, Errno::CONNRESET),
+            Kind::KeepaliveGone | Kind::UserTimeout => (self.client()?, Errno::TIMEDOUT),
+            Kind::WriteAfterClose => (self.client()?, Errno::PIPE),
+            _ => (self.client()?, Errno::CONNRESET),
+        };
+        let slow = matches!(self.kind, Kind::KeepaliveGone | Kind::UserTimeout);
+        let errno = match error_now(victim)? {
+            None if slow => return Ok(Turn::Waits),
+            None => wait_error(victim)?,
+            Some(errno) => errno,
+        };
+        ensure!(errno == wanted, "its error is {}", errno_name(errno));
+        Ok(Turn::Done)
+    }
+}

@@ -1,0 +1,156 @@
+//! Two hundred connections at once, broken for a dozen reasons in random order, each of them known beforehand by its
+//! tuple: no verdict may spill over to a neighbour, nothing may be told twice, nothing benign be blamed.
+
+mod kind;
+
+use std::env;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow};
+
+use super::{Scenario, Stage, TracerUse, Witness};
+use crate::expect::Expect;
+use crate::guest::Need;
+use crate::lab::{Net, Topology};
+use kind::{Connection, Kind, Place, Turn};
+
+pub const SCENARIOS: &[Scenario] = &[Scenario::new(
+    "interleaved",
+    Topology::Routed,
+    |net| Expect::in_any_order(plan(net).filter_map(|connection| connection.expected())),
+    interleave,
+)
+.needs(&[Need::Ipvs, Need::Conntrack])
+.tracer(TracerUse::Own)];
+
+/// How many connections there are of each kind.
+const KINDS: [(Kind, usize); 14] = [
+    (Kind::CloseUnread, 20),
+    (Kind::LingerZero, 20),
+    (Kind::WriteAfterClose, 18),
+    (Kind::KillOwner, 6),
+    (Kind::CloseListener, 12),
+    (Kind::Destroy, 12),
+    (Kind::Reject, 18),
+    (Kind::ExpireIpvs, 20),
+    (Kind::DeleteConntrack, 14),
+    (Kind::KeepaliveGone, 10),
+    (Kind::UserTimeout, 10),
+    (Kind::Refuse, 12),
+    (Kind::HealthCheck, 12),
+    (Kind::CloseOrderly, 16),
+];
+
+/// They are played by so many threads, so that resets of different connections meet.
+const WORKERS: usize = 4;
+
+/// The seed of the order in which things happen, of `RSTTRACE_SEED`.
+const SEED: &str = "RSTTRACE_SEED";
+
+fn plan(net: Net) -> impl Iterator<Item = Connection> {
+    let kinds = KINDS.into_iter().flat_map(|(kind, count)| std::iter::repeat_n(kind, count));
+    kinds.enumerate().map(move |(index, kind)| Connection::new(kind, index, index % WORKERS, net))
+}
+
+fn seed() -> Result<u64> {
+    match env::var(SEED) {
+        Ok(text) => text.parse().with_context(|| format!("{SEED} is {text:?}, not a number")),
+        Err(_) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            Ok(u64::from(now.subsec_micros()))
+        }
+    }
+}
+
+/// A small generator (xorshift64*).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let high = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
+        usize::try_from(high).unwrap_or(0) % sides.max(1)
+    }
+}
+
+fn interleave(stage: &Stage<'_>) -> Result<Witness> {
+    let seed = seed()?;
+    eprintln!("# interleaved: {SEED}={seed}");
+    kind::prepare(stage, WORKERS)?;
+    let (net, lab) = (stage.net, stage.lab);
+    let played: Vec<Result<Vec<Connection>>> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|worker| {
+                scope.spawn(move || {
+                    let place = Place::open(net, lab, worker)?;
+                    let mine = plan(net).enumerate().filter(|(index, _)| index % WORKERS == worker);
+                    // A generator of zero stays at zero.
+                    let dice = Dice((seed + 1) * 1_000_003 + worker as u64);
+                    play(mine.map(|(_, connection)| connection).collect(), &place, dice)
+                })
+            })
+            .collect();
+        let join = |worker: thread::ScopedJoinHandle<'_, _>| {
+            worker.join().unwrap_or_else(|_| Err(anyhow!("a worker panicked")))
+        };
+        workers.into_iter().map(join).collect()
+    });
+    for connection in played.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten() {
+        connection.sockets().for_each(|socket| stage.keep(socket));
+    }
+    Ok(Witness::default())
+}
+
+/// Takes one step of one connection after the other, whichever the dice choose.
+fn play(mut open: Vec<Connection>, place: &Place<'_>, mut dice: Dice) -> Result<Vec<Connection>> {
+    let mut done = Vec::with_capacity(open.len());
+    let mut waited = 0;
+    while !open.is_empty() {
+        let index = dice.roll(open.len());
+        let connection = &mut open[index];
+        let turn =
+            connection.step(place).with_context(|| format!("the connection {connection}"))?;
+        match turn {
+            Turn::Went => waited = 0,
+            Turn::Waits => {
+                waited += 1;
+                if waited > open.len() {
+                    thread::sleep(Duration::from_millis(20));
+                }
+            }
+            Turn::Done => done.push(open.swap_remove(index)),
+        }
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn there_are_two_hundred_connections_with_tuples_of_their_own_and_a_dozen_causes() {
+        let net = Net::new(1);
+        assert_eq!(plan(net).count(), 200);
+        let expected: Vec<_> = plan(net).filter_map(|it| it.expected()).collect();
+        let tuples: BTreeSet<_> = expected.iter().map(|it| (it.source, it.destination)).collect();
+        assert_eq!(tuples.len(), expected.len());
+        let causes: BTreeSet<_> = expected.iter().map(|it| it.causes[0]).collect();
+        assert!(causes.len() >= 12, "{causes:?}");
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_order() {
+        let rolls = |seed| {
+            let mut dice = Dice(seed);
+            (0..50).map(|_| dice.roll(200)).collect::<Vec<_>>()
+        };
+        assert_eq!(rolls(7), rolls(7));
+        assert_ne!(rolls(7), rolls(8));
+    }
+}
