@@ -151,6 +151,12 @@ impl Runner {
     }
 
     fn play_alone(&mut self, scenario: &'static Scenario) {
+        // Where no shared scenario has loaded them, the first reject would race with the tracer's hooks.
+        for (module, _) in LATE_MODULES {
+            if let Err(error) = self.guest.load(module) {
+                return self.fail(scenario.name, &one_line(&error));
+            }
+        }
         let tracer = OnceCell::new();
         let start = || {
             let started = self.start_tracer(scenario.tracer.arguments())?;

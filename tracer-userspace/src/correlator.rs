@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::{
     case::{At, Case, Identity, Record},
     cause::{self, Cause, Family, NotFix, Verdict},
-    event::{Body, Event, Nanos, Session, Via},
-    evidence::{ECONNRESET, Evidence, Hosts},
+    event::{Body, Event, Nanos, Via},
+    evidence::{ECONNRESET, Evidence, Hosts, Watched},
     fix::Fix,
     idle::IdleAges,
     incident::{
@@ -106,8 +106,7 @@ pub struct Counters {
 
 /// The correlator.
 pub struct Correlator {
-    session: Session,
-    started: Nanos,
+    watched: Watched,
     memory: Memory,
     drops: Memory,
     hosts: Hosts,
@@ -131,8 +130,7 @@ impl Default for Correlator {
 impl Correlator {
     pub fn new() -> Self {
         Self {
-            session: Session::default(),
-            started: 0,
+            watched: Watched::default(),
             memory: Memory::new(MEMORY),
             drops: Memory::new(DROPS),
             hosts: BTreeMap::new(),
@@ -168,12 +166,7 @@ impl Correlator {
         let Event { ts, netns, body } = event;
         let loss = match body {
             Body::Session(session) => {
-                // It comes again when a module brings a signal; only IPVS ends make old state matter.
-                let sees_ends = session.covers("ipvs_end") && !self.session.covers("ipvs_end");
-                if self.started == 0 || sees_ends {
-                    self.started = ts;
-                }
-                self.session = *session;
+                self.watched.update(ts, *session);
                 return;
             }
             Body::Netns(mut state) => {
@@ -297,8 +290,7 @@ impl Correlator {
             .and_then(|index| index.checked_sub(self.forgotten))
             .and_then(|index| self.finished.get(index));
         let memories = [&self.memory, &self.drops];
-        let evidence =
-            Evidence::new(case, memories, &self.hosts, &self.known, &self.session, self.started);
+        let evidence = Evidence::new(case, memories, &self.hosts, &self.known, &self.watched);
         if let (Some(sample), Some(view)) = (cause::idle_sample(&evidence), evidence.client_view())
         {
             self.idle_ages.broke(view.dst, sample);

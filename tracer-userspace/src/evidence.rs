@@ -5,6 +5,9 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 mod balanced;
 mod views;
+mod watched;
+
+pub use watched::Watched;
 
 pub use balanced::Balanced;
 
@@ -48,8 +51,7 @@ pub type Hosts = BTreeMap<u32, NetnsState>;
 pub struct Evidence<'a> {
     pub case: &'a Case,
     pub session: &'a Session,
-    /// When tracing began: older state may have died unseen.
-    pub started: Nanos,
+    watched: &'a Watched,
     hosts: &'a Hosts,
     known: &'a Known,
     balanced: Option<Balanced<'a>>,
@@ -68,13 +70,12 @@ impl<'a> Evidence<'a> {
         memories: [&'a Memory; 2],
         hosts: &'a Hosts,
         known: &'a Known,
-        session: &'a Session,
-        started: Nanos,
+        watched: &'a Watched,
     ) -> Self {
         let mut evidence = Self {
             case,
-            session,
-            started,
+            session: &watched.session,
+            watched,
             hosts,
             known,
             balanced: None,
@@ -192,6 +193,11 @@ impl<'a> Evidence<'a> {
             .collect()
     }
 
+    /// When tracing began: older state may have died unseen.
+    pub fn started(&self) -> Nanos {
+        self.watched.started
+    }
+
     // ---- the reset ----
 
     /// The first reset this host sent in this case.
@@ -291,12 +297,9 @@ impl<'a> Evidence<'a> {
         })
     }
 
-    /// Whether every reset that this host sends would have been seen: only then is one that nobody here
-    /// sent somebody else's.
+    /// Whether a reset of this case that nobody here sent is somebody else's.
     pub fn sees_every_reset(&self) -> bool {
-        let firewalls = ["firewall_reset", "firewall_reset6"];
-        self.session.shows_all("reset_sent")
-            && !firewalls.iter().any(|signal| self.session.is_attaching(signal))
+        self.watched.saw_every_reset(self.case.opened)
     }
 
     // ---- the victim ----

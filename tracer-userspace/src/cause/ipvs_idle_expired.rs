@@ -201,7 +201,7 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
     let idle_s = evidence.idle_s()?;
     let expired_for_s = idle_s - limit_s;
     // Still within its limit; or it ended while we watched, and we would have seen it.
-    let watched_s = evidence.age_s(evidence.started);
+    let watched_s = evidence.age_s(evidence.started());
     let would_be_seen = evidence.session.covers("ipvs_end") && expired_for_s < watched_s - SLACK_S;
     if expired_for_s < 0.0 || would_be_seen {
         return None;

@@ -1,7 +1,7 @@
 //! Resets that nobody here was seen to send: how much that says.
 
 use crate::{
-    event::{Body, Event, Socket, tcp_flag},
+    event::{Body, Event, SignalCoverage, Socket, tcp_flag},
     incident::Confidence,
     testing::{CLIENT, CLIENT_NS, SECOND, SERVER, causes, received, replay, session, socket},
 };
@@ -45,4 +45,31 @@ fn an_unused_connection_that_its_initiator_aborts_is_a_health_check() {
 fn an_unused_connection_that_its_responder_aborts_is_no_health_check() {
     let incidents = replay([session(5), aborted(unused(CLIENT, SERVER), 64)]);
     assert_eq!(causes(&incidents), ["peer_aborted"]);
+}
+
+/// A session in which the firewall's resets are not yet, or from now on, seen.
+fn firewall(ts: u64, way: Option<&str>) -> Event {
+    let mut event = session(ts);
+    if let Body::Session(session) = &mut event.body {
+        session.coverage.push(SignalCoverage {
+            id: "firewall_reset".into(),
+            way: way.map(str::to_owned),
+            blind: None,
+            attaching: false,
+        });
+    }
+    event
+}
+
+#[test]
+fn a_reset_from_before_the_firewall_was_hooked_is_nobodys_even_if_it_is_judged_later() {
+    let opened = 1000 * SECOND;
+    for (hooked, cause) in [(opened - 1, "peer_state_lost"), (opened + SECOND / 10, "unknown")] {
+        let incidents = replay([
+            firewall(5, None),
+            firewall(hooked, Some("nf_send_reset__kprobe")),
+            received(opened, CLIENT_NS, socket(1, CLIENT, SERVER, 990 * SECOND)),
+        ]);
+        assert_eq!(causes(&incidents), [cause], "hooked at {hooked}");
+    }
 }
