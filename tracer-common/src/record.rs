@@ -286,6 +286,14 @@ pub struct NetfilterDrop {
     pub tracked: u32,
 }
 
+/// `KIND_RULE_REJECT`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct RuleReject {
+    pub packet: Packet,
+    pub stack: Stack,
+}
+
 /// The reader and the writer must agree on these; a change is a new field at the end.
 const _: () = {
     assert!(size_of::<Flow>() == 40);
@@ -302,6 +310,7 @@ const _: () = {
     assert!(size_of::<IpvsNoServer>() == 56);
     assert!(size_of::<IpvsServerRemoved>() == 40 + 32);
     assert!(size_of::<ConntrackEnd>() == 40 * 2 + 8 + 32 + 192 + 16);
+    assert!(size_of::<RuleReject>() == 56 + 192);
     assert!(size_of::<NetfilterDrop>() == 56 + 32 + 8);
     assert!(size_of::<TrackedPacket>() == 56 + 40 * 2 + 16);
 };

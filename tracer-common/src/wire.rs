@@ -47,8 +47,10 @@ pub const KIND_IPVS_SERVER_REMOVED: u16 = 9;
 /// A new connection's translated tuple clashes with another entry's, and its packet is dropped
 /// ([`crate::record::TrackedPacket`]).
 pub const KIND_CONNTRACK_CLASH: u16 = 10;
+/// A firewall rule rejects a TCP packet with an ICMP error ([`crate::record::RuleReject`]).
+pub const KIND_RULE_REJECT: u16 = 12;
 /// Highest kind this version writes.
-pub const KIND_LAST: u16 = KIND_CONNTRACK_CLASH;
+pub const KIND_LAST: u16 = KIND_RULE_REJECT;
 
 /// Slots of the per-CPU `COUNTERS` map: `LOST + kind` counts records of that kind lost to a full
 /// ring, `UNREADABLE` counts kernel reads that failed.

@@ -11,7 +11,7 @@ use tracer_common::{
     wire::{
         ABSENT, Header, KIND_CONNTRACK_CLASH, KIND_CONNTRACK_END, KIND_CONNTRACK_INVALID,
         KIND_IPVS_END, KIND_IPVS_NO_SERVER, KIND_IPVS_SERVER_REMOVED, KIND_NETFILTER_DROP,
-        KIND_RESET_RECEIVED, KIND_RESET_SENT, KIND_SOCKET_ERROR, WIRE_VERSION,
+        KIND_RESET_RECEIVED, KIND_RESET_SENT, KIND_RULE_REJECT, KIND_SOCKET_ERROR, WIRE_VERSION,
     },
 };
 
@@ -149,6 +149,10 @@ pub fn decode(bytes: &[u8], kernel: &dyn Kernel) -> Result<Event> {
             Some(drop) => Body::NetfilterDrop(Box::new(drop)),
             None => Body::Unknown { kind, len },
         },
+        KIND_RULE_REJECT => match decoder.rule_reject(payload)? {
+            Some(drop) => Body::NetfilterDrop(Box::new(drop)),
+            None => Body::Unknown { kind, len },
+        },
         KIND_IPVS_NO_SERVER => match decoder.ipvs_no_server(payload)? {
             Some(drop) => Body::NetfilterDrop(Box::new(drop)),
             None => Body::Unknown { kind, len },
@@ -239,6 +243,7 @@ fn clashed(tracked: &ConntrackInvalid) -> NetfilterDrop {
         no_server: false,
         tracked: true,
         clash: Some(tracked.reply.reversed()),
+        rejected: None,
     }
 }
 
@@ -445,6 +450,20 @@ impl Decoder<'_> {
             no_server: false,
             tracked,
             clash: None,
+            rejected: None,
+        }))
+    }
+
+    fn rule_reject(&self, bytes: Bytes<'_>) -> Result<Option<NetfilterDrop>> {
+        use record::RuleReject as R;
+        let rejected = Some(self.stack(bytes.within(offset_of!(R, stack)))?);
+        Ok(packet(bytes.within(offset_of!(R, packet)))?.map(|packet| NetfilterDrop {
+            packet,
+            table_full: false,
+            no_server: false,
+            tracked: false,
+            clash: None,
+            rejected,
         }))
     }
 
@@ -471,6 +490,7 @@ impl Decoder<'_> {
             no_server: true,
             tracked: false,
             clash: None,
+            rejected: None,
         }))
     }
 

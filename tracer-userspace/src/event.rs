@@ -410,6 +410,9 @@ pub struct NetfilterDrop {
     /// is another entry's. `packet` is then as its sender addressed it.
     #[serde(default)]
     pub clash: Option<Flow>,
+    /// A rule answered it with an ICMP error, in these functions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<Stack>,
 }
 
 /// conntrack judged a packet of a translated connection INVALID, so it went on untranslated.

@@ -109,6 +109,7 @@ impl Memory {
                 known.packet.flow == new.packet.flow
                     && (known.table_full, known.no_server) == (new.table_full, new.no_server)
                     && known.clash.is_some() == new.clash.is_some()
+                    && known.rejected.is_some() == new.rejected.is_some()
             }
             (Loss::Invalid(known), Loss::Invalid(new)) => known.packet.flow == new.packet.flow,
             _ => false,

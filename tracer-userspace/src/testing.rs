@@ -263,14 +263,41 @@ pub fn judged_invalid(ts: Nanos, packet: Packet) -> Event {
 /// NAT finds no tuple for the connection of `packet`, which is dropped.
 pub fn clash_drop(ts: Nanos, packet: Packet) -> Event {
     let clash = Some(flow("10.0.1.1:50000", &packet.flow.dst.to_string()));
-    let it = NetfilterDrop { packet, table_full: false, no_server: false, tracked: true, clash };
+    let it = NetfilterDrop {
+        packet,
+        table_full: false,
+        no_server: false,
+        tracked: true,
+        clash,
+        rejected: None,
+    };
     at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
 }
 
 /// A full table drops `packet`.
 pub fn full_drop(ts: Nanos, packet: Packet) -> Event {
-    let it =
-        NetfilterDrop { packet, table_full: true, no_server: false, tracked: false, clash: None };
+    let it = NetfilterDrop {
+        packet,
+        table_full: true,
+        no_server: false,
+        tracked: false,
+        clash: None,
+        rejected: None,
+    };
+    at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
+}
+
+/// A rule rejects `packet` with an ICMP error.
+pub fn rule_reject(ts: Nanos, packet: Packet) -> Event {
+    let rejected = Some(stack(&["nf_send_unreach", "nft_reject_inet_eval", "nft_do_chain"]));
+    let it = NetfilterDrop {
+        packet,
+        table_full: false,
+        no_server: false,
+        tracked: false,
+        clash: None,
+        rejected,
+    };
     at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
 }
 
@@ -282,6 +309,7 @@ pub fn no_server_drop(ts: Nanos, syn: Packet) -> Event {
         no_server: true,
         tracked: false,
         clash: None,
+        rejected: None,
     };
     at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
 }

@@ -1,9 +1,9 @@
 //! Somebody decided that the connection shall end.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{CLIENT, PORT, Scenario, Stage, Witness};
-use crate::actor::send;
+use crate::actor::{listen, send, try_connect};
 use crate::expect::{Expect, Incident};
 use crate::lab::{Net, Topology};
 
@@ -26,6 +26,32 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(rejected(net)),
         reject_by_iptables,
     ),
+    Scenario::new(
+        "firewall_reject_icmp",
+        Topology::Routed,
+        |net| Expect::one(refused(net)),
+        |stage| refuse_by_nft(stage, stage.net),
+    ),
+    Scenario::new(
+        "firewall_reject_icmp_v6",
+        Topology::Routed,
+        |net| Expect::one(refused(net.v6())),
+        |stage| refuse_by_nft(stage, stage.net.v6()),
+    ),
+    // An established connection takes an ICMP error for a passing trouble, until its retries end.
+    Scenario::new(
+        "firewall_reject_icmp_midstream",
+        Topology::Routed,
+        |net| Expect::one(prohibited(net)),
+        prohibit_midstream,
+    ),
+    // The rule is about another port; nobody listens on this one.
+    Scenario::new(
+        "near_miss_reject_rule_of_another_port",
+        Topology::Routed,
+        |net| Expect::one(nobody_listens(net)),
+        refuse_beside_a_rule,
+    ),
     Scenario::new("socket_destroyed", Topology::Direct, |net| Expect::one(destroyed(net)), destroy),
 ];
 
@@ -44,16 +70,64 @@ fn destroyed(net: Net) -> Incident {
         .origin("local_socket")
 }
 
-fn reject_by_nft(stage: &Stage<'_>, net: Net) -> Result<Witness> {
-    let pair = stage.open_and_talk(net)?;
+fn refused(net: Net) -> Incident {
+    Incident::new("firewall_reject", net.client(CLIENT), net.server(PORT))
+        .observed()
+        .victim("source", "ECONNREFUSED")
+        .origin("none")
+        .evidence("ICMP")
+        .first_fix("change_the_rule", "firewall")
+}
+
+fn prohibited(net: Net) -> Incident {
+    refused(net).victim("source", "EHOSTUNREACH").action("timeout")
+}
+
+fn nobody_listens(net: Net) -> Incident {
+    Incident::new("connection_refused", net.client(CLIENT), net.server(PORT))
+        .victim("source", "ECONNREFUSED")
+        .origin("local_stack")
+}
+
+/// A rule of the node for connections to a port; `reject` alone is an ICMP port unreachable.
+fn reject(stage: &Stage<'_>, port: u16, with: &str) -> Result<()> {
     stage.lab.node()?.nft(&format!(
         "table inet firewall {{
             chain forward {{
                 type filter hook forward priority 0;
-                tcp dport {PORT} reject with tcp reset;
+                tcp dport {port} reject {with};
             }}
         }}"
-    ))?;
+    ))
+}
+
+fn refuse(stage: &Stage<'_>, net: Net) -> Result<Witness> {
+    let refused = try_connect(stage.lab.client()?, net.client(CLIENT), net.server(PORT))?.err();
+    Ok(Witness::errno(refused.context("the connection was made in spite of the rule")?))
+}
+
+fn refuse_by_nft(stage: &Stage<'_>, net: Net) -> Result<Witness> {
+    stage.keep(listen(stage.lab.server()?, net.server(PORT))?);
+    reject(stage, PORT, "")?;
+    refuse(stage, net)
+}
+
+fn refuse_beside_a_rule(stage: &Stage<'_>) -> Result<Witness> {
+    reject(stage, PORT + 1, "")?;
+    refuse(stage, stage.net)
+}
+
+fn prohibit_midstream(stage: &Stage<'_>) -> Result<Witness> {
+    stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", 3)?;
+    let pair = stage.open_and_talk(stage.net)?;
+    reject(stage, PORT, "with icmpx type admin-prohibited")?;
+    send(&pair.client, "SELECT 2;\n")?;
+    pair.client_fails(stage)
+}
+
+fn reject_by_nft(stage: &Stage<'_>, net: Net) -> Result<Witness> {
+    let pair = stage.open_and_talk(net)?;
+    reject(stage, PORT, "with tcp reset")?;
     send(&pair.client, "SELECT 2;\n")?;
     pair.client_fails(stage)
 }

@@ -1,12 +1,13 @@
 //! The path or the peer is gone, and a timer of the kernel says so.
 
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 
 use super::{CLIENT, PORT, Scenario, Stage, Witness};
-use crate::actor::{keepalive, listen, send, try_connect, user_timeout, wait_error};
+use crate::actor::{keepalive, listen, send, try_connect, user_timeout, wait_error, wait_proc};
 use crate::expect::{Expect, Incident};
 use crate::lab::{Net, Topology};
 
@@ -30,6 +31,18 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(timed_out("retransmission_timeout", net)),
         exhaust_syns,
     ),
+    direct(
+        "retransmission_timeout_zero_window",
+        |net| Expect::one(timed_out("retransmission_timeout", net).evidence("zero-window probes")),
+        exhaust_window_probes,
+    ),
+    // The node has lost its route and says so; the socket fails with that error, in the end.
+    Scenario::new(
+        "retransmission_timeout_unreachable",
+        Topology::Routed,
+        |net| Expect::one(unreachable(net)),
+        lose_the_route,
+    ),
     direct("user_timeout", |net| Expect::one(timed_out("user_timeout", net)), exceed_user_timeout),
 ];
 
@@ -46,6 +59,13 @@ fn timed_out(cause: &'static str, net: Net) -> Incident {
         .observed()
         .victim("source", "ETIMEDOUT")
         .origin("none")
+}
+
+fn unreachable(net: Net) -> Incident {
+    timed_out("retransmission_timeout", net)
+        .errno(&["EHOSTUNREACH"])
+        .action("timeout")
+        .evidence("EHOSTUNREACH")
 }
 
 /// The kernel says goodbye with an RST that nobody receives.
@@ -78,6 +98,33 @@ fn exhaust_retransmissions(stage: &Stage<'_>) -> Result<Witness> {
     stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", 3)?;
     let pair = stage.open_and_talk(stage.net)?;
     stage.cut_path()?;
+    send(&pair.client, "SELECT 2;\n")?;
+    pair.client_fails(stage)
+}
+
+/// The server reads nothing, so that its window closes; then the client's probes of it go unanswered.
+fn exhaust_window_probes(stage: &Stage<'_>) -> Result<Witness> {
+    stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", 3)?;
+    stage.lab.server()?.sysctl("net/ipv4/tcp_rmem", "4096 8192 16384")?;
+    let pair = stage.open_and_talk(stage.net)?;
+    pair.client.set_nonblocking(true).context("make the client's socket non-blocking")?;
+    while (&pair.client).write(&[b'x'; 4096]).is_ok() {}
+    pair.client.set_nonblocking(false).context("make the client's socket blocking")?;
+    // The sixth column is `timer:when`; 4 is the timer of window probes.
+    wait_proc(stage.lab.client()?, "tcp", "the first window probe", |table| {
+        table.lines().any(|line| {
+            line.split_whitespace().nth(5).is_some_and(|timer| timer.starts_with("04:"))
+        })
+    })?;
+    stage.cut_path()?;
+    pair.client_fails(stage)
+}
+
+fn lose_the_route(stage: &Stage<'_>) -> Result<Witness> {
+    stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", 3)?;
+    let pair = stage.open_and_talk(stage.net)?;
+    let server = stage.net.server(PORT).ip();
+    stage.lab.node()?.run(&format!("ip route add unreachable {server}/32"))?;
     send(&pair.client, "SELECT 2;\n")?;
     pair.client_fails(stage)
 }

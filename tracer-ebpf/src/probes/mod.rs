@@ -12,6 +12,7 @@ mod nf_ct_delete;
 mod nf_ct_l4proto_log_invalid;
 mod nf_ct_resolve_clash;
 mod nf_send_reset;
+mod nf_send_unreach;
 mod tcp_receive_reset;
 mod tcp_reset;
 mod tcp_send_reset;

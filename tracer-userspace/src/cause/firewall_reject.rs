@@ -1,30 +1,34 @@
-//! A firewall rule answered with a reset.
+//! A firewall rule answered with a reset or an ICMP error.
 
 use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, nothing_ruled_out, remedy};
 use crate::{
-    evidence::{Evidence, has},
+    event::{Flow, Stack},
+    evidence::{ECONNREFUSED, Evidence, has},
     fix::{Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
+    memory::Remembered,
 };
 
 pub const CAUSE: Cause = Cause {
     id: "firewall_reject",
     family: Family::Policy,
-    title: "a rule answered with a reset",
+    title: "a rule answered with a reset or an ICMP error",
     doc: Doc {
-        about: "An nftables `reject with tcp reset` or an iptables `REJECT --reject-with \
-                tcp-reset` rule dropped the packet and answered it with a reset in the peer's name \
-                (nf_send_reset). The peer never saw the packet. Without kprobes the reset itself is not \
-                seen; what is seen is the drop, and the reset that its sender receives in the same \
-                instant.",
+        about: "A reject rule dropped the packet and answered it in the peer's name, with a reset \
+                (nftables `reject with tcp reset`, iptables `REJECT --reject-with tcp-reset`) or with an \
+                ICMP error (the default of both). The peer never saw the packet. After an ICMP error a \
+                connect fails at once with ECONNREFUSED or EHOSTUNREACH, an established connection only \
+                when its retries have run out. Without kprobes the answer itself is not seen; what is \
+                seen is the drop, and the failure of its sender in the same instant.",
         signs: &[
             Sign::observed(
-                "nf_send_reset or nf_send_reset6 ran for the packet",
+                "nf_send_reset or nf_send_reset6 ran for the packet, or nf_send_unreach or \
+                 nf_send_unreach6 and its sender failed without a reset",
                 &[Need::Full("firewall_reset")],
             ),
             Sign::correlated(
-                "netfilter dropped the packet, its sender received a reset within 50 ms, and no \
-                 stack on this host sent one",
+                "netfilter dropped the packet, its sender received a reset or was refused within \
+                 50 ms, and no stack on this host sent a reset",
                 &[
                     Need::Any("firewall_reset"),
                     Need::Any("reset_received"),
@@ -34,6 +38,10 @@ pub const CAUSE: Cause = Cause {
         ],
         mistaken_for: &[
             ("connection_refused", "a closed port answers a SYN in the same way; here a rule did"),
+            (
+                "retransmission_timeout",
+                "a rule that only drops answers nothing; look for its counter",
+            ),
             ("peer_state_lost", "a rule on another host looks like this from here"),
         ],
         fixes: &[CHANGE_RULE],
@@ -52,25 +60,44 @@ const CHANGE_RULE: Remedy = Remedy {
     summary: "change the reject rule",
     reason: "the connection was refused by policy, not by the peer",
     how: "nft list ruleset, iptables-save and ip6tables-save in that namespace show it: look for \
-          `reject with tcp reset` or `--reject-with tcp-reset`",
+          `reject` or `-j REJECT`",
 };
 
 const NOT_FIXES: &[(&str, &str)] =
     &[("any timeout or keepalive sysctl", "a rule does not look at them")];
 
-/// A rule's reset arrives in the same softirq as the drop of the packet it answers.
+/// A rule's answer arrives in the same softirq as the drop of the packet it answers.
 const SAME_PACKET_S: f64 = 0.05;
+
+/// What made the rule, as far as the functions tell. iptables-nft evaluates its targets below
+/// nft_do_chain, too.
+fn tool(stack: &Stack) -> &'static str {
+    let runs = |part: &str| stack.iter().any(|name| name.starts_with(part));
+    if runs("reject_tg") || runs("nft_target_eval") {
+        "an iptables REJECT rule"
+    } else if has(stack, "nft_do_chain") {
+        "an nftables reject rule"
+    } else {
+        "a firewall rule"
+    }
+}
+
+/// The connection's packet that a rule answered with an ICMP error, where no reset ended it first.
+fn unreachable<'a>(evidence: &Evidence<'a>) -> Option<(&'a Remembered, Flow, &'a Stack)> {
+    let no_reset = evidence.sent().is_none() && evidence.received().is_none();
+    if evidence.error().is_none() || !(no_reset || evidence.timed_out().is_some()) {
+        return None;
+    }
+    evidence
+        .drops()
+        .iter()
+        .find_map(|(loss, drop)| Some((*loss, drop.packet.flow, drop.rejected.as_ref()?)))
+}
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if let Some(at) = evidence.rejected() {
         let place = evidence.place(at.netns).describe();
-        let tool = if has(&at.it.stack, "reject_tg") || has(&at.it.stack, "reject_tg6") {
-            "an iptables REJECT rule"
-        } else if at.it.stack.iter().any(|name| name.starts_with("nft_reject")) {
-            "an nftables reject rule"
-        } else {
-            "a firewall rule"
-        };
+        let tool = tool(&at.it.stack);
         return Some(
             Verdict::new(Confidence::Observed, format!("{tool} {place} answered it with a reset"))
                 .finding(Finding {
@@ -83,28 +110,50 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
                 }),
         );
     }
-    // Without kprobes: the packet was dropped by netfilter, its sender received a reset at once, and
-    // no stack on this host sent one.
-    let received = evidence.received()?;
-    if evidence.sent().is_some_and(|sent| sent.ts <= received.ts) {
+    if let Some((loss, flow, stack)) = unreachable(evidence) {
+        let (tool, place) = (tool(stack), evidence.place(loss.netns).describe());
+        let why = format!("{tool} {place} answered it with an ICMP error");
+        return Some(Verdict::new(Confidence::Observed, why).finding(Finding {
+            kind: "firewall_unreachable",
+            ts: loss.ts,
+            summary: format!(
+                "{tool} {place} dropped {flow} and answered with an ICMP error, {} before",
+                human_s(evidence.age_s(loss.ts).abs())
+            ),
+        }));
+    }
+    by_its_drop(evidence)
+}
+
+/// Without kprobes: the packet was dropped by netfilter, its sender was reset or refused at once, and no
+/// stack on this host sent a reset.
+fn by_its_drop(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let (ts, flow, answer) = match (evidence.received(), evidence.error()) {
+        (Some(at), _) => (at.ts, at.it.socket.flow, "a reset"),
+        (None, Some(at)) if at.it.socket.err == ECONNREFUSED => {
+            (at.ts, at.it.socket.flow, "an ICMP error")
+        }
+        _ => return None,
+    };
+    if evidence.sent().is_some_and(|sent| sent.ts <= ts) {
         return None;
     }
     let (loss, drop) = evidence.drops().iter().find(|(loss, drop)| {
         !drop.is_failure()
-            && drop.packet.flow == received.it.socket.flow
+            && drop.packet.flow == flow
             && evidence.age_s(loss.ts).abs() < SAME_PACKET_S
     })?;
     let place = evidence.place(loss.netns).describe();
     Some(
         Verdict::new(
             Confidence::Correlated,
-            format!("a firewall rule {place} dropped its packet and answered with a reset"),
+            format!("a firewall rule {place} dropped its packet and answered with {answer}"),
         )
         .finding(Finding {
             kind: "netfilter_drop",
             ts: loss.ts,
             summary: format!(
-                "netfilter dropped {} {place}, {} before the reset came",
+                "netfilter dropped {} {place}, {} before {answer} came",
                 drop.packet.flow,
                 human_s(evidence.age_s(loss.ts).abs())
             ),
@@ -114,7 +163,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let netns = evidence.rejected().map_or(evidence.case.netns, |at| at.netns);
+    let netns = evidence
+        .rejected()
+        .map(|at| at.netns)
+        .or_else(|| unreachable(evidence).map(|(loss, _, _)| loss.netns))
+        .unwrap_or(evidence.case.netns);
     vec![Fix {
         summary: format!("change the reject rule {}", evidence.place(netns).describe()),
         ..CHANGE_RULE.fix()

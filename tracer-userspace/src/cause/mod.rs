@@ -187,13 +187,13 @@ pub const ALL: &[Cause] = &[
     no_backend::CAUSE,
     // The entry is there, and did not apply.
     conntrack_invalid::CAUSE,
+    // A rule answered: what it answered may look like a closed port, or run out of retries.
+    firewall_reject::CAUSE,
     // Timers that gave up.
     keepalive_exhausted::CAUSE,
     user_timeout::CAUSE,
     retransmission_timeout::CAUSE,
-    // What this host's policy, limits and applications did. A rule's reset is told first: it may
-    // answer a SYN, which would otherwise look like a closed port.
-    firewall_reject::CAUSE,
+    // What this host's policy, limits and applications did.
     connection_refused::CAUSE,
     handshake_rejected::CAUSE,
     socket_destroyed::CAUSE,

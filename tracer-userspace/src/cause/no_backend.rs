@@ -97,7 +97,8 @@ fn refused<'a>(evidence: &Evidence<'a>) -> Option<&'a At<NetfilterDrop>> {
             let service = evidence.ipvs_service(at.netns, drop.packet.flow.dst);
             service.is_some_and(|service| service.destinations.iter().all(|d| d.weight == 0))
         };
-        drop.packet.is_syn() && (drop.no_server || (!drop.table_full && unusable()))
+        drop.packet.is_syn()
+            && (drop.no_server || (!drop.table_full && drop.rejected.is_none() && unusable()))
     })
 }
 

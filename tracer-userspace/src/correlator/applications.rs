@@ -1,11 +1,11 @@
 //! What applications, their limits and their half-closed connections look like, each with its near miss.
 
 use crate::{
-    event::{ResetSent, Socket, SocketEnd, Task, tcp_flag, tcp_state},
+    event::{Event, Packet, ResetSent, Socket, SocketEnd, Task, tcp_flag, tcp_state},
     incident::{Confidence, Incident},
     testing::{
         CLIENT, CLIENT_NS, SECOND, SERVER, SERVER_NS, active, article, at_listener, causes, data,
-        ipvs_end, ipvs_ended, received, replay, sent, socket, task,
+        failed, ipvs_end, ipvs_ended, no_socket, received, replay, rule_reject, sent, socket, task,
     },
 };
 
@@ -230,4 +230,62 @@ fn a_stray_packet_at_a_listener_that_checks_no_cookies_or_of_a_used_connection_i
     let used = socket(1, CLIENT, SERVER, 990 * SECOND);
     let incidents = replay([sent(NOW, SERVER_NS, answer), received(NOW + 1, CLIENT_NS, used)]);
     assert_eq!(causes(&incidents), ["wrong_backend"]);
+}
+
+/// A connect from CLIENT to SERVER that fails.
+fn connect_failed(err: u32) -> Event {
+    let mut connecting = socket(1, CLIENT, SERVER, 0);
+    (connecting.state, connecting.last_received, connecting.rcv_nxt) =
+        (tcp_state::SYN_SENT, None, 0);
+    (connecting.bytes_sent, connecting.bytes_received, connecting.snd_una) = (0, 0, 5000);
+    failed(NOW, CLIENT_NS, connecting, err, &["tcp_v4_err"])
+}
+
+fn syn(src: &str, dst: &str) -> Packet {
+    Packet { flags: tcp_flag::SYN, ack: 0, payload: 0, ..data(src, dst) }
+}
+
+#[test]
+fn a_connect_that_a_rule_answered_with_an_icmp_error_was_not_refused_by_a_closed_port() {
+    let rule = rule_reject(NOW - MILLISECOND, syn(CLIENT, SERVER));
+    let incidents = replay([rule, connect_failed(111)]);
+    assert_eq!(causes(&incidents), ["firewall_reject"]);
+    assert!(incidents[0].why.contains("nftables"), "{}", incidents[0].why);
+    assert_eq!((incidents[0].rst.direction, incidents[0].rst.origin), ("none", Some("none")));
+}
+
+#[test]
+fn a_rule_that_answered_another_connection_explains_no_refused_connect() {
+    let rule = rule_reject(NOW - MILLISECOND, syn("10.0.0.2:41823", SERVER));
+    assert_eq!(causes(&replay([rule, connect_failed(111)])), ["connection_refused"]);
+    // A rule alone breaks nothing that anybody here would notice.
+    assert!(replay([rule_reject(NOW, syn(CLIENT, SERVER))]).is_empty());
+}
+
+#[test]
+fn retries_that_a_rule_answered_with_icmp_errors_ran_out_because_of_the_rule() {
+    let mut client = socket(1, CLIENT, SERVER, 990 * SECOND);
+    client.err_soft = 113;
+    let gave_up = failed(NOW, CLIENT_NS, client.clone(), 113, &["tcp_write_timer"]);
+    let rule = rule_reject(995 * SECOND, data(CLIENT, SERVER));
+    assert_eq!(causes(&replay([rule, gave_up.clone()])), ["firewall_reject"]);
+    assert_eq!(causes(&replay([gave_up.clone()])), ["retransmission_timeout"]);
+    // It has heard from its peer since: the rule was of another time.
+    let long_ago = rule_reject(900 * SECOND, data(CLIENT, SERVER));
+    assert_eq!(causes(&replay([long_ago, gave_up])), ["retransmission_timeout"]);
+}
+
+#[test]
+fn what_the_peer_is_answered_after_a_timeout_is_not_the_timeouts_reset() {
+    let client = socket(1, CLIENT, SERVER, 990 * SECOND);
+    let mut late = data(SERVER, CLIENT);
+    (late.seq, late.ack) = (9000, 5000);
+    let incidents = replay([
+        failed(NOW, CLIENT_NS, client, 110, &["tcp_write_timer"]),
+        sent(NOW + MILLISECOND, CLIENT_NS, no_socket(late)),
+        received(NOW + 2 * MILLISECOND, SERVER_NS, server()),
+    ]);
+    assert_eq!(causes(&incidents), ["retransmission_timeout"]);
+    let rst = &incidents[0].rst;
+    assert_eq!((rst.direction, rst.origin, rst.reason.as_deref()), ("none", Some("none"), None));
 }

@@ -168,23 +168,28 @@ fn action(evidence: &Evidence<'_>, cause: &Cause) -> Action {
 }
 
 fn rst(evidence: &Evidence<'_>, cause: &Cause) -> Rst {
-    let origin = match evidence.sent() {
+    // A timer's own goodbye, if it said one; what the peer is answered afterwards is an effect.
+    let (sent, received) = match evidence.timed_out() {
+        Some(_) => (evidence.active(), None),
+        None => (evidence.sent(), evidence.received()),
+    };
+    let origin = match sent {
         Some(at) if at.it.via == Via::Netfilter => Some("netfilter"),
         Some(at) if at.it.trigger.is_none() => Some("local_socket"),
         Some(at) => match &at.it.socket {
             Some(socket) if socket.state != tcp_state::LISTEN => Some("local_socket"),
             _ => Some("local_stack"),
         },
-        None if evidence.received().is_none() => Some("none"),
+        None if received.is_none() => Some("none"),
         None if cause.id == "firewall_reject" => Some("netfilter"),
         None => evidence.sees_every_reset().then_some("remote"),
     };
-    let direction = match (evidence.received(), evidence.sent()) {
+    let direction = match (received, sent) {
         (Some(_), _) => "received",
         (None, Some(_)) => "sent",
         (None, None) => "none",
     };
-    let reason = evidence.sent().and_then(|at| at.it.reason.as_deref()).map(str::to_owned);
+    let reason = sent.and_then(|at| at.it.reason.as_deref()).map(str::to_owned);
     Rst { direction, origin, reason }
 }
 

@@ -186,28 +186,28 @@ pub const ALL: &[Signal] = &[
     },
     Signal {
         id: "firewall_reset",
-        title: "an IPv4 firewall rule answers with a reset",
+        title: "an IPv4 firewall rule answers with a reset or an ICMP error",
         module: Some("nf_reject_ipv4"),
-        ways: &[way(&["nf_send_reset"]), FIREWALL_BY_DROP],
-        blind: "resets by IPv4 firewall rules are not seen (no reject rule has loaded nf_reject_ipv4)",
+        ways: &[way(&["nf_send_reset", "nf_send_unreach"]), FIREWALL_BY_DROP],
+        blind: "rejects by IPv4 firewall rules are not seen (no reject rule has loaded nf_reject_ipv4)",
     },
     Signal {
         id: "firewall_reset6",
-        title: "an IPv6 firewall rule answers with a reset",
+        title: "an IPv6 firewall rule answers with a reset or an ICMP error",
         module: Some("nf_reject_ipv6"),
-        ways: &[way(&["nf_send_reset6"]), FIREWALL_BY_DROP],
-        blind: "resets by IPv6 firewall rules are not seen (no reject rule has loaded nf_reject_ipv6)",
+        ways: &[way(&["nf_send_reset6", "nf_send_unreach6"]), FIREWALL_BY_DROP],
+        blind: "rejects by IPv6 firewall rules are not seen (no reject rule has loaded nf_reject_ipv6)",
     },
 ];
 
-/// The one way to a firewall's reset without kprobes.
+/// The one way to a firewall's answer without kprobes.
 const FIREWALL_BY_DROP: Way = way(&["kfree_skb_netfilter"])
     .needs("VALUE_OF_skb_drop_reason_DOT_SKB_DROP_REASON_NETFILTER_DROP")
     .only_without_kprobes()
     .cost(EVERY_DROP)
     .blind(
-        "a firewall's reset is inferred from the drop of the packet it answers, and only when its \
-         receiver is on this host",
+        "a firewall's reset or ICMP error is inferred from the drop of the packet it answers, and only \
+         when its receiver is on this host",
     );
 
 #[cfg(test)]

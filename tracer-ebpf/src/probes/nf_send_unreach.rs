@@ -1,0 +1,54 @@
+//! `nf_send_unreach` and `nf_send_unreach6`: a firewall rule drops a packet and answers with an ICMP
+//! error (nft `reject`, whose default this is, and iptables `REJECT`). A connect fails with the error's
+//! errno at once; an established connection notes it, goes on sending, and fails with it when the
+//! retries end.
+//!
+//! proto 5.10 on: void(struct sk_buff *skb_in, int code, int hook)
+//! proto 5.10 on: void(struct net *net, struct sk_buff *skb_in, unsigned char code, unsigned int hooknum)
+//!
+//! Cannot tell whether the ICMP error left: the kernel limits their rate.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{macros::kprobe, programs::ProbeContext};
+use tracer_common::{
+    record::{Packet, RuleReject},
+    wire::KIND_RULE_REJECT,
+};
+
+use crate::{emit::emit, packet, task};
+
+#[kprobe(function = "nf_send_unreach")]
+pub fn nf_send_unreach__kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(skb) = ctx.arg(0) {
+        report(&ctx, skb);
+    }
+    0
+}
+
+#[kprobe(function = "nf_send_unreach6")]
+pub fn nf_send_unreach6__kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(skb) = ctx.arg(1) {
+        report(&ctx, skb);
+    }
+    0
+}
+
+#[inline(always)]
+fn report(ctx: &ProbeContext, skb: u64) -> Option<()> {
+    let mut rejected = MaybeUninit::<Packet>::zeroed();
+    // Rules reject other protocols, too.
+    // SAFETY: all integers, of which zero is a value.
+    let rejected = unsafe {
+        packet::fill(rejected.as_mut_ptr(), skb)?;
+        rejected.assume_init()
+    };
+    emit::<RuleReject>(KIND_RULE_REJECT, packet::netns(skb), |out| {
+        // SAFETY: `out` is the record's payload.
+        unsafe {
+            (*out).packet = rejected;
+            task::fill_stack(ctx, &raw mut (*out).stack);
+        }
+    });
+    Some(())
+}
