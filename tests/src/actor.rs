@@ -16,7 +16,7 @@ use crate::netns::{Namespace, proc_net};
 
 /// How long anything may take that is bound to happen. Guests are emulated, and many scenarios share two processors.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-const POLL_EVERY: Duration = Duration::from_millis(50);
+pub const POLL_EVERY: Duration = Duration::from_millis(50);
 
 fn tcp_socket(address: SocketAddr) -> Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };

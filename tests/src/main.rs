@@ -8,6 +8,7 @@ mod expect;
 mod guest;
 mod lab;
 mod netns;
+mod program;
 mod punctual;
 mod rawtcp;
 mod record;
@@ -62,6 +63,9 @@ enum Command {
     /// What `process_killed` kills
     #[command(hide = true)]
     Actor,
+    /// One end of a connection
+    #[command(hide = true)]
+    Program(program::Role),
 }
 
 fn main() -> ExitCode {
@@ -84,6 +88,7 @@ fn main() -> ExitCode {
         }
         Command::Demo => demo::demo(&cli.tracer).map(|()| true),
         Command::Actor => scenarios::own_socket().map(|()| true),
+        Command::Program(role) => program::play(&role).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -4,7 +4,6 @@
 //! their addresses. The others follow one by one, each under a tracer of its own.
 
 use std::cell::OnceCell;
-use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -18,7 +17,7 @@ use crate::expect::{self, Expect, Facts, Verdict};
 use crate::guest::Guest;
 use crate::lab::{Lab, Net, Role};
 use crate::punctual::Delays;
-use crate::scenarios::{self, Scenario, Stage, TracerUse, Witness};
+use crate::scenarios::{self, Kept, Scenario, Stage, TracerUse, Witness};
 use crate::tracer::{Farewell, Record, Tracer};
 
 pub struct Settings {
@@ -96,7 +95,7 @@ pub struct Play {
     namespaces: Vec<(Role, u64)>,
     took: Duration,
     /// Closed only after the tracer has ended. Sockets first, then their namespaces.
-    _sockets: Vec<OwnedFd>,
+    _kept: Vec<Kept>,
     _lab: Option<Lab>,
 }
 
@@ -302,7 +301,7 @@ pub fn play(scenario: &'static Scenario, start_tracer: &dyn Fn() -> Result<()>) 
         witness: Err(anyhow!("not played")),
         namespaces: Vec::new(),
         took: Duration::ZERO,
-        _sockets: Vec::new(),
+        _kept: Vec::new(),
         _lab: None,
     };
     match build_lab(net, scenario) {
@@ -313,7 +312,7 @@ pub fn play(scenario: &'static Scenario, start_tracer: &dyn Fn() -> Result<()>) 
             // A scenario that panics has failed; the others have not.
             let provoked = catch_unwind(AssertUnwindSafe(|| (scenario.provoke)(&stage)));
             play.witness = provoked.unwrap_or_else(|_| Err(anyhow!("the scenario panicked")));
-            play._sockets = stage.into_kept();
+            play._kept = stage.into_kept();
             play._lab = Some(lab);
         }
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::shape::{self, dotted, list, same, text};
-use super::{Expect, Incident};
+use super::{Expect, Incident, Owner};
 use crate::lab::{Net, Role};
 use crate::scenarios::Witness;
 use crate::tracer::Record;
@@ -146,11 +146,37 @@ fn check_incident(wanted: &Incident, found: &Value, facts: &Facts<'_>) -> Result
         same(first, "/id", id).context("the first fix")?;
         same(first, "/owner", owner).with_context(|| format!("the fix {id}"))?;
     }
+    for (index, owner) in wanted.owners.iter().enumerate() {
+        check_owner(found, index == 0, owner, &facts.witness.pids)?;
+    }
     if let Some(word) = wanted.evidence {
         let mentioned = list(found, "evidence")
             .iter()
             .any(|it| text(it, "/summary").is_ok_and(|it| it.contains(word)));
         ensure!(mentioned, "no evidence mentions {word:?}");
+    }
+    Ok(())
+}
+
+fn check_owner(found: &Value, first: bool, owner: &Owner, pids: &[(&str, u32)]) -> Result<()> {
+    let pid = pids.iter().find_map(|(end, pid)| (*end == owner.end).then_some(*pid));
+    let pid = pid.context("the scenario did not say which process it is")?;
+    let at = if first { "" } else { "/rsttrace/peer" };
+    if first {
+        same(found, "/rsttrace/process_of", owner.end)?;
+    }
+    equal(found, &format!("{at}/process/pid"), Value::from(pid))
+        .with_context(|| format!("the process at the {}", owner.end))?;
+    same(
+        found,
+        if first { "/rsttrace/process_by" } else { "/rsttrace/peer/process_by" },
+        owner.by,
+    )?;
+    if let Some(pod) = owner.pod {
+        let paths = ["k8s/pod/uid", "container/id", "k8s/namespace/name", "k8s/pod/name"];
+        for (path, wanted) in paths.iter().zip(pod) {
+            same(found, &format!("{at}/{path}"), wanted)?;
+        }
     }
     Ok(())
 }

@@ -71,9 +71,32 @@ pub struct Incident {
     pub netns: Vec<Role>,
     /// Id and owner of the first fix.
     pub first_fix: Option<(&'static str, &'static str)>,
+    /// The process at one end or at both.
+    pub owners: Vec<Owner>,
     /// A word that some line of the evidence contains.
     pub evidence: Option<&'static str>,
     variations: Vec<Variation>,
+}
+
+/// The process at an end of a connection: the one that the scenario saw there. The first of two is the `process`.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// `source` or `destination`.
+    pub end: &'static str,
+    /// How it must have been found.
+    pub by: &'static str,
+    /// Its pod's uid, container, namespace and name.
+    pub pod: Option<[&'static str; 4]>,
+}
+
+impl Owner {
+    pub fn new(end: &'static str, by: &'static str) -> Self {
+        Self { end, by, pod: None }
+    }
+
+    pub fn pod(self, pod: [&'static str; 4]) -> Self {
+        Self { pod: Some(pod), ..self }
+    }
 }
 
 /// What a kernel series cannot show, and what the incident is there.
@@ -101,6 +124,7 @@ impl Incident {
             ipvs_timeout: None,
             netns: Vec::new(),
             first_fix: None,
+            owners: Vec::new(),
             evidence: None,
             variations: Vec::new(),
         }
@@ -177,6 +201,11 @@ impl Incident {
 
     pub fn first_fix(mut self, id: &'static str, owner: &'static str) -> Self {
         self.first_fix = Some((id, owner));
+        self
+    }
+
+    pub fn owner(mut self, owner: Owner) -> Self {
+        self.owners.push(owner);
         self
     }
 

@@ -13,10 +13,12 @@ mod ipvs_service;
 mod late;
 mod listener;
 mod nat;
+mod owners;
 mod policy;
 mod remote;
 mod timeout;
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -89,12 +91,15 @@ impl TracerUse {
     }
 }
 
+/// What must not end before the verdict has fallen.
+pub type Kept = Box<dyn Any + Send>;
+
 /// Where a scenario plays.
 pub struct Stage<'a> {
     pub net: Net,
     pub lab: &'a Lab,
     pub start_tracer: &'a dyn Fn() -> Result<()>,
-    kept: RefCell<Vec<OwnedFd>>,
+    kept: RefCell<Vec<Kept>>,
 }
 
 impl<'a> Stage<'a> {
@@ -104,7 +109,12 @@ impl<'a> Stage<'a> {
 
     /// Keeps a socket open until the verdict has fallen: closing it would be one more event.
     pub fn keep(&self, socket: impl Into<OwnedFd>) {
-        self.kept.borrow_mut().push(socket.into());
+        self.keep_alive(socket.into());
+    }
+
+    /// The same for anything else.
+    pub fn keep_alive(&self, thing: impl Any + Send) {
+        self.kept.borrow_mut().push(Box::new(thing));
     }
 
     /// From here on the server receives nothing, and nobody is told.
@@ -136,7 +146,7 @@ impl<'a> Stage<'a> {
         Ok(pair)
     }
 
-    pub fn into_kept(self) -> Vec<OwnedFd> {
+    pub fn into_kept(self) -> Vec<Kept> {
         self.kept.into_inner()
     }
 }
@@ -165,6 +175,8 @@ pub struct Witness {
     pub idle: Option<Duration>,
     /// The back end that a scheduler chose.
     pub nat: Option<SocketAddr>,
+    /// The process at an end (`source`, `destination`).
+    pub pids: Vec<(&'static str, u32)>,
 }
 
 impl Witness {
@@ -191,6 +203,7 @@ pub fn all() -> Vec<&'static Scenario> {
         benign::SCENARIOS,
         interleaved::SCENARIOS,
         late::SCENARIOS,
+        owners::SCENARIOS,
     ]
     .into_iter()
     .flatten()

@@ -1,0 +1,229 @@
+//! A program at one end of a connection: another process than the one that plays the scenario, so that it can be told
+//! from everybody who merely ran at the time.
+//!
+//! It does its next step when told to (a line on its standard input) and says when it has.
+
+use std::env;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::actor::{
+    PATIENCE, POLL_EVERY, accept, connect, listen, receive, send, user_timeout, wait_error,
+};
+use crate::netns::Namespace;
+
+const GREETING: &str = "8.0.36 greeting\n";
+const QUERY: &str = "SELECT 1;\n";
+const ANSWER: &str = "1 row\n";
+
+#[derive(Args)]
+pub struct Role {
+    /// Network namespace
+    netns: String,
+    #[arg(value_enum)]
+    end: End,
+    /// The client's address
+    client: SocketAddr,
+    /// The server's address
+    server: SocketAddr,
+    /// What it does when its connection has failed
+    #[arg(value_enum)]
+    then: Then,
+    /// It sets TCP_USER_TIMEOUT and sends once more
+    #[arg(long, value_name = "MS")]
+    user_timeout: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum End {
+    Client,
+    Server,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Then {
+    /// Closes its socket at once.
+    Close,
+    /// Ends at once.
+    Exit,
+    /// Keeps its socket.
+    Hold,
+}
+
+/// The program itself.
+pub fn play(role: &Role) -> Result<()> {
+    let mut told = io::stdin().lock().lines();
+    let mut wait = || -> Result<()> {
+        told.next().context("nobody tells it what to do any more")??;
+        Ok(())
+    };
+    let at = Namespace::open(&role.netns)?;
+    let (stream, _listener) = match role.end {
+        End::Client => {
+            wait()?;
+            (connect(&at, role.client, role.server)?, None)
+        }
+        End::Server => {
+            let listener = listen(&at, role.server)?;
+            say("listening")?;
+            (accept(&listener)?, Some(listener))
+        }
+    };
+    talk(&stream, role.end)?;
+    if let Some(ms) = role.user_timeout {
+        user_timeout(&stream, Duration::from_millis(ms))?;
+    }
+    say("connected")?;
+    wait()?;
+    if role.user_timeout.is_some() {
+        send(&stream, QUERY)?;
+    }
+    let errno = wait_error(&stream)?;
+    let _held = (role.then == Then::Hold).then_some(stream);
+    say(&errno.raw_os_error().to_string())?;
+    if role.then != Then::Exit {
+        // Until its input ends.
+        let _ = wait();
+    }
+    Ok(())
+}
+
+fn say(line: &str) -> Result<()> {
+    println!("{line}");
+    io::stdout().flush().context("say how far it is")
+}
+
+/// One end of a conversation in which the server speaks first.
+pub fn talk(stream: &TcpStream, end: End) -> Result<()> {
+    match end {
+        End::Server => {
+            send(stream, GREETING)?;
+            receive(stream, QUERY)?;
+            send(stream, ANSWER)
+        }
+        End::Client => {
+            receive(stream, GREETING)?;
+            send(stream, QUERY)?;
+            receive(stream, ANSWER)
+        }
+    }
+}
+
+/// A program that was started; it is killed when this is dropped.
+pub struct Program {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Program {
+    /// Starts this executable with `arguments`.
+    pub fn start(arguments: &[&str]) -> Result<Self> {
+        let mut child = Command::new(env::current_exe().context("find this program")?)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {}", arguments.join(" ")))?;
+        let input = child.stdin.take().context("the program's stdin")?;
+        let output = BufReader::new(child.stdout.take().context("the program's stdout")?);
+        Ok(Self { child, input, output })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Lets it do its next step.
+    pub fn tell(&mut self) -> Result<()> {
+        self.input.write_all(b"\n").context("tell the program to go on")
+    }
+
+    /// Waits for what it says next.
+    pub fn hear(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line).context("wait for the program")?;
+        ensure!(!line.is_empty(), "the program ended");
+        Ok(line.trim().to_owned())
+    }
+
+    pub fn expect(&mut self, wanted: &str) -> Result<()> {
+        let said = self.hear()?;
+        ensure!(said == wanted, "the program said {said:?}, not {wanted:?}");
+        Ok(())
+    }
+
+    /// Waits for the error with which its connection ended.
+    pub fn errno(&mut self) -> Result<Errno> {
+        let said = self.hear()?;
+        let number = said.parse().with_context(|| format!("the program said {said:?}"))?;
+        Ok(Errno::from_raw_os_error(number))
+    }
+
+    /// Waits until nothing is left of it, not even its pid.
+    pub fn wait(&mut self) -> Result<()> {
+        self.child.wait().context("wait for the program's end").map(drop)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs `work` while the tracer, if there is one, stands still: it sees what is left afterwards.
+pub fn while_the_tracer_sleeps<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let tracers = children_named("rsttrace")?;
+    // Stopped while it reads the kernel's symbols, it would have to do that in the second it has for a verdict.
+    let deadline = Instant::now() + PATIENCE;
+    while !tracers.iter().all(|pid| is_idle(*pid)) {
+        ensure!(Instant::now() < deadline, "the tracer does not come to rest");
+        thread::sleep(POLL_EVERY);
+    }
+    let signal = |signal| -> Result<()> {
+        for pid in &tracers {
+            kill_process(*pid, signal).context("stop and continue the tracer")?;
+        }
+        Ok(())
+    };
+    signal(Signal::STOP)?;
+    let done = work();
+    signal(Signal::CONT)?;
+    done
+}
+
+/// Whether all threads of a process wait for something to happen.
+fn is_idle(pid: Pid) -> bool {
+    let threads = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
+    threads.into_iter().flatten().flatten().all(|thread| {
+        // "pid (name) state …", where the name may hold anything.
+        fs::read_to_string(thread.path().join("stat"))
+            .is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, it)| it.starts_with(" S")))
+    })
+}
+
+fn children_named(comm: &str) -> Result<Vec<Pid>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").context("read /proc")? {
+        let path = entry?.path();
+        // Others come and go meanwhile.
+        let Ok(status) = fs::read_to_string(path.join("status")) else { continue };
+        let has = |line: String| status.lines().any(|it| it == line);
+        if has(format!("Name:\t{comm}")) && has(format!("PPid:\t{}", std::process::id())) {
+            let pid = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+            found.extend(pid.and_then(Pid::from_raw));
+        }
+    }
+    Ok(found)
+}

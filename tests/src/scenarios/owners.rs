@@ -1,0 +1,215 @@
+//! Who is named as the owner of a socket, when it is not there any more to be looked at. The tracer stands still while
+//! the program at one end closes, so that it never finds a descriptor.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process;
+
+use anyhow::{Context, Result};
+use rustix::io::Errno;
+
+use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
+use crate::actor::{abort_on_close, accept, connect, listen};
+use crate::expect::{Expect, Incident, Owner};
+use crate::lab::{Net, Topology};
+use crate::netns;
+use crate::program::{End, Program, talk, while_the_tracer_sleeps};
+
+pub const SCENARIOS: &[Scenario] = &[
+    alone(
+        "owner_closed_at_once",
+        |net| {
+            Expect::one(
+                aborted(net, "source")
+                    .owner(Owner::new("destination", "close"))
+                    .owner(Owner::new("source", "connect")),
+            )
+        },
+        client_closes_at_once,
+    ),
+    alone(
+        "owner_accepted_and_closed_at_once",
+        |net| {
+            Expect::one(
+                aborted(net, "destination")
+                    .owner(Owner::new("source", "close"))
+                    .owner(Owner::new("destination", "listener")),
+            )
+        },
+        server_closes_at_once,
+    ),
+    alone(
+        "owner_exited_at_once",
+        |net| {
+            Expect::one(
+                Incident::new("user_timeout", net.client(CLIENT), net.server(PORT))
+                    .observed()
+                    .victim("source", "ETIMEDOUT")
+                    .owner(Owner::new("source", "connect").pod(POD)),
+            )
+        },
+        client_exits_at_once,
+    ),
+    alone(
+        "owner_older_than_the_tracer",
+        |net| {
+            Expect::one(
+                aborted(net, "source")
+                    .owner(Owner::new("destination", "close"))
+                    .owner(Owner::new("source", "descriptor")),
+            )
+        },
+        older_client,
+    )
+    .tracer(TracerUse::Late),
+];
+
+const fn alone(
+    name: &'static str,
+    expect: fn(Net) -> Expect,
+    provoke: fn(&Stage<'_>) -> Result<Witness>,
+) -> Scenario {
+    Scenario::new(name, Topology::Direct, expect, provoke).tracer(TracerUse::Own)
+}
+
+/// This program aborts a connection whose other end is another program's.
+fn aborted(net: Net, victim: &'static str) -> Incident {
+    Incident::new("linger_zero", net.client(CLIENT), net.server(PORT))
+        .observed()
+        .victim(victim, "ECONNRESET")
+        .origin("local_socket")
+}
+
+/// Starts a client that will act on its error as `then` says, up to its connection; this is the server.
+fn client(stage: &Stage<'_>, then: &[&str]) -> Result<(Program, TcpStream)> {
+    let net = stage.net;
+    let listener = listen(stage.lab.server()?, net.server(PORT))?;
+    let client = start(stage, stage.lab.client()?.name(), "client", then)?;
+    let (mut client, server) = join(client, || accept(&listener))?;
+    client.tell()?;
+    stage.keep(listener);
+    Ok((client, server))
+}
+
+fn start(stage: &Stage<'_>, netns: &str, end: &str, then: &[&str]) -> Result<Program> {
+    let net = stage.net;
+    let (client, server) = (net.client(CLIENT).to_string(), net.server(PORT).to_string());
+    Program::start(&[&["program", netns, end, &client, &server], then].concat())
+}
+
+fn join(
+    mut client: Program,
+    accept: impl FnOnce() -> Result<TcpStream>,
+) -> Result<(Program, TcpStream)> {
+    client.tell()?;
+    let server = accept()?;
+    talk(&server, End::Server)?;
+    client.expect("connected")?;
+    Ok((client, server))
+}
+
+/// Aborts this end; the other one's error.
+fn abort(stream: TcpStream, other: &mut Program) -> Result<Errno> {
+    abort_on_close(&stream)?;
+    drop(stream);
+    other.errno()
+}
+
+/// The reset is received in softirq while this program runs: a bystander, as far as the client is concerned.
+fn client_closes_at_once(stage: &Stage<'_>) -> Result<Witness> {
+    let (mut client, server) = client(stage, &["close"])?;
+    let errno = while_the_tracer_sleeps(|| abort(server, &mut client))?;
+    let pids = vec![("source", client.pid()), ("destination", process::id())];
+    stage.keep_alive(client);
+    Ok(Witness { pids, ..Witness::errno(errno) })
+}
+
+fn server_closes_at_once(stage: &Stage<'_>) -> Result<Witness> {
+    let net = stage.net;
+    let mut server = start(stage, stage.lab.server()?.name(), "server", &["close"])?;
+    server.expect("listening")?;
+    let client = connect(stage.lab.client()?, net.client(CLIENT), net.server(PORT))?;
+    talk(&client, End::Client)?;
+    server.expect("connected")?;
+    server.tell()?;
+    let errno = while_the_tracer_sleeps(|| abort(client, &mut server))?;
+    let pids = vec![("source", process::id()), ("destination", server.pid())];
+    stage.keep_alive(server);
+    Ok(Witness { pids, ..Witness::errno(errno) })
+}
+
+fn older_client(stage: &Stage<'_>) -> Result<Witness> {
+    let (mut client, server) = client(stage, &["hold"])?;
+    (stage.start_tracer)()?;
+    let errno = abort(server, &mut client)?;
+    let pids = vec![("source", client.pid()), ("destination", process::id())];
+    stage.keep_alive(client);
+    Ok(Witness { pids, ..Witness::errno(errno) })
+}
+
+/// The pod in which the client runs: uid, container, namespace, name.
+const POD: [&str; 4] = [
+    "81e09ae0-12ec-4ec5-94b8-51cda7906370",
+    "3f9c2a7d51e84b06c1d29f5be7a4083d62f1c95ab07e3d4418f6a2c0be957d13",
+    "shop",
+    "orders-api-7c9",
+];
+
+/// A timer ends the connection, on whatever processor and in whatever task; and nothing is left of the client by the
+/// time the tracer looks, but the files of its node.
+fn client_exits_at_once(stage: &Stage<'_>) -> Result<Witness> {
+    let net = stage.net;
+    let listener = listen(stage.lab.server()?, net.server(PORT))?;
+    let netns = stage.lab.client()?.name();
+    let client = start(stage, netns, "client", &["exit", "--user-timeout", "1500"])?;
+    stage.keep_alive(Node::with_pod_of(&client)?);
+    let pids = vec![("source", client.pid())];
+    let (mut client, server) = join(client, || accept(&listener))?;
+    stage.cut_path()?;
+    client.tell()?;
+    let errno = while_the_tracer_sleeps(|| {
+        let errno = client.errno()?;
+        client.wait()?;
+        Ok(errno)
+    })?;
+    stage.keep(listener);
+    stage.keep(server);
+    Ok(Witness { pids, ..Witness::errno(errno) })
+}
+
+/// What a kubelet and a container runtime leave on a node, for one pod; removed again on drop.
+struct Node {
+    cgroups: [String; 3],
+    logs: String,
+}
+
+impl Node {
+    fn with_pod_of(program: &Program) -> Result<Self> {
+        const CGROUPS: &str = "/sys/fs/cgroup";
+        let [uid, container, namespace, name] = POD;
+        if !Path::new(CGROUPS).join("cgroup.procs").exists() {
+            netns::run(&format!("mount -t cgroup2 none {CGROUPS}"), "")?;
+        }
+        let slice = format!("{CGROUPS}/kubepods.slice");
+        let pod = format!("{slice}/kubepods-pod{}.slice", uid.replace('-', "_"));
+        let scope = format!("{pod}/cri-containerd-{container}.scope");
+        let logs = format!("/var/log/pods/{namespace}_{name}_{uid}");
+        for path in [&scope, &logs] {
+            fs::create_dir_all(path).with_context(|| format!("make {path}"))?;
+        }
+        let procs = format!("{scope}/cgroup.procs");
+        fs::write(&procs, program.pid().to_string()).with_context(|| format!("write {procs}"))?;
+        Ok(Self { cgroups: [scope, pod, slice], logs })
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        for path in self.cgroups.iter().chain([&self.logs]) {
+            if let Err(error) = fs::remove_dir(path) {
+                eprintln!("# teardown: remove {path}: {error}");
+            }
+        }
+    }
+}
