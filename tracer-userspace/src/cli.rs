@@ -2,8 +2,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
+mod check;
 mod help;
 mod terminal;
 
@@ -13,7 +14,10 @@ pub use terminal::{ColorWhen, page_width};
 
 use crate::{
     cause::Family,
-    filter::{Container, FailOn, Filter, PodName, Side, parse_cause, parse_family, parse_netns},
+    filter::{
+        Container, FailOn, Filter, PodName, Side, parse_cause, parse_comm, parse_family,
+        parse_netns,
+    },
 };
 
 /// Why was this connection reset, and what do I change so it stops?
@@ -126,7 +130,7 @@ pub struct ShowArgs {
     #[arg(
         long,
         value_name = "N",
-        value_parser = clap::value_parser!(u64).range(1..),
+        value_parser = value_parser!(u64).range(1..),
         help_heading = "When to stop"
     )]
     pub count: Option<u64>,
@@ -174,13 +178,13 @@ impl TraceArgs {
 #[command(next_help_heading = "Filters (all given ones must hold)")]
 struct FilterArgs {
     /// Only connections of this process, at either end
-    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    #[arg(long, value_name = "PID", value_delimiter = ',', value_parser = value_parser!(u32).range(1..))]
     pid: Vec<u32>,
     /// Only connections of processes with this name, at either end
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_comm)]
     comm: Vec<String>,
     /// Only this port, on either side, before or behind NAT
-    #[arg(long, value_name = "PORT", value_delimiter = ',')]
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = value_parser!(u16).range(1..))]
     port: Vec<u16>,
     /// Only this initiator: an address, a network, or address:port
     #[arg(long, value_name = "ADDR")]
@@ -292,6 +296,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         .parse::<u64>()
         .ok()
         .and_then(|number| number.checked_mul(millis))
+        .filter(|millis| *millis > 0)
         .map(Duration::from_millis)
         .ok_or_else(|| format!("`{text}` is no duration such as 30s or 5m"))
 }
@@ -328,7 +333,15 @@ mod tests {
 
     #[test]
     fn words_that_ask_for_nothing_are_usage_errors() {
-        for args in [["--count", "0"], ["--netns", "no-such"], ["--port", "65536"]] {
+        for args in [
+            ["--count", "0"],
+            ["--netns", "no-such"],
+            ["--port", "65536"],
+            ["--port", "0"],
+            ["--pid", "0"],
+            ["--duration", "0s"],
+            ["--comm", "kube-controller-manager"],
+        ] {
             let error = Cli::try_parse_from(["rsttrace", "live"].iter().chain(&args))
                 .expect_err("a usage error");
             assert_eq!(error.exit_code(), 2, "{args:?}");

@@ -26,7 +26,7 @@ mod applications;
 #[cfg(test)]
 mod catalogue;
 mod describe;
-mod event_id;
+pub mod event_id;
 #[cfg(test)]
 mod ipvs_tests;
 #[cfg(test)]

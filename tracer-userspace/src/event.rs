@@ -460,6 +460,17 @@ pub struct Session {
 }
 
 impl Session {
+    /// What stays invisible; two signals with the same blind spot have one.
+    pub fn blind_spots(&self) -> Vec<String> {
+        let mut spots: Vec<String> = Vec::new();
+        for spot in self.coverage.iter().filter_map(|signal| signal.blind.as_ref()) {
+            if !spots.contains(spot) {
+                spots.push(spot.clone());
+            }
+        }
+        spots
+    }
+
     /// Whether a signal's module is there and its hooks are not yet.
     pub fn is_attaching(&self, signal: &str) -> bool {
         self.coverage.iter().any(|s| s.id == signal && s.way.is_none() && s.attaching)

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    cause::{self, Family},
+    cause::{self, Cause, Family},
     host::Owner,
     incident::Incident,
     out::explain,
@@ -90,6 +90,24 @@ pub fn parse_netns(text: &str) -> Result<u32, String> {
         .filter(|_| is_namespace)
         .and_then(|meta| u32::try_from(meta.st_ino()).ok())
         .ok_or_else(|| format!("there is no network namespace {path}"))
+}
+
+/// Bytes of a process name that the kernel keeps (`TASK_COMM_LEN`, include/linux/sched.h).
+const COMM_BYTES: usize = 15;
+
+/// A process name as the kernel keeps it.
+///
+/// # Errors
+/// A sentence when no process can have it.
+pub fn parse_comm(text: &str) -> Result<String, String> {
+    match text.len() {
+        0 => Err("a process has a name".into()),
+        1..=COMM_BYTES => Ok(text.to_owned()),
+        _ => {
+            let kept = &text[..text.floor_char_boundary(COMM_BYTES)];
+            Err(format!("the kernel keeps {COMM_BYTES} bytes of a name: did you mean `{kept}`?"))
+        }
+    }
 }
 
 /// A cause id of the contract.
@@ -213,10 +231,14 @@ impl FromStr for FailOn {
 
 impl FailOn {
     pub fn matches(&self, incident: &Incident) -> bool {
+        self.is(incident.cause)
+    }
+
+    fn is(&self, cause: &Cause) -> bool {
         match self {
-            Self::Any => incident.cause.family != Family::Benign,
-            Self::Family(family) => incident.cause.family == *family,
-            Self::Cause(cause) => incident.cause.id == cause,
+            Self::Any => cause.family != Family::Benign,
+            Self::Family(family) => cause.family == *family,
+            Self::Cause(id) => cause.id == id,
         }
     }
 }
@@ -237,6 +259,38 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Whether a cause can be shown at all, whatever the connection.
+    fn lets_through_cause(&self, cause: &Cause) -> bool {
+        (self.cause.is_empty() || self.cause.iter().any(|id| id == cause.id))
+            && (self.family.is_empty() || self.family.contains(&cause.family))
+    }
+
+    /// Whether any cause satisfies both its criteria.
+    pub fn can_match_a_cause(&self) -> bool {
+        cause::ALL.iter().any(|cause| self.lets_through_cause(cause))
+    }
+
+    /// Whether a connection can have such ends: both are of one address family.
+    pub fn can_match_addresses(&self) -> bool {
+        let both = |is: fn(&Side) -> bool| {
+            let has = |sides: &[Side]| sides.is_empty() || sides.iter().any(is);
+            has(&self.src) && has(&self.dst)
+        };
+        both(|side| side.ip.is_ipv4()) || both(|side| side.ip.is_ipv6())
+    }
+
+    /// Whether what is waited for can be among what is shown.
+    pub fn lets_through(&self, waited: &FailOn) -> bool {
+        cause::ALL.iter().any(|cause| self.lets_through_cause(cause) && waited.is(cause))
+    }
+
+    /// Whether benign causes are named.
+    pub fn asks_for_benign(&self) -> bool {
+        let named = |cause: &Cause| self.cause.iter().any(|id| id == cause.id);
+        self.family.contains(&Family::Benign)
+            || cause::ALL.iter().any(|cause| cause.family == Family::Benign && named(cause))
+    }
+
     pub fn matches(&self, incident: &Incident) -> bool {
         fn any<T>(wanted: &[T], holds: impl Fn(&T) -> bool) -> bool {
             wanted.is_empty() || wanted.iter().any(holds)

@@ -9,7 +9,7 @@ use rsttrace::{
 };
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().and_then(Cli::check).unwrap_or_else(|error| error.exit());
     let result = match &cli.command {
         Command::Live(args) => cmd::live::run(args),
         Command::Record(args) => cmd::record::run(args),
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     match result {
         Ok(exit) => ExitCode::from(exit.code()),
         Err(failure) => {
-            eprintln!("rsttrace: {:#}", failure.error);
+            cmd::say(&format!("rsttrace: {:#}", failure.error));
             ExitCode::from(failure.exit.code())
         }
     }

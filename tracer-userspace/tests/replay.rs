@@ -107,5 +107,42 @@ fn what_fail_on_waits_for_is_found_in_what_the_filters_leave() {
     let code = |options: &[&str]| capture.replay(options).code;
     assert_eq!(code(&["--fail-on", "linger_zero"]), Some(5));
     assert_eq!(code(&["--fail-on", "capacity"]), Some(0));
-    assert_eq!(code(&["--fail-on", "linger_zero", "--cause", "conntrack_deleted"]), Some(0));
+    assert_eq!(code(&["--fail-on", "linger_zero", "--src", "192.0.2.1"]), Some(0));
+    assert_eq!(code(&["--fail-on", "linger_zero", "--cause", "conntrack_deleted"]), Some(2));
+}
+
+#[test]
+fn a_full_disk_ends_it_with_a_sentence_and_exit_code_1() {
+    let capture = Capture::new("full", |_| ());
+    let full = || fs::File::options().write(true).open("/dev/full").expect("the device");
+    let mut replay = Command::new(env!("CARGO_BIN_EXE_rsttrace"));
+    let output = replay.arg("replay").arg(&capture.0).stdout(full()).output().expect("it runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("No space left on device"), "{stderr}");
+}
+
+#[test]
+fn what_nobody_reads_on_standard_error_ends_nothing() {
+    let capture = Capture::new("unread", |_| ());
+    let full = fs::File::options().write(true).open("/dev/full").expect("the device");
+    let mut replay = Command::new(env!("CARGO_BIN_EXE_rsttrace"));
+    let output = replay.arg("replay").arg(&capture.0).stderr(full).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("VERDICT"));
+}
+
+#[test]
+fn benign_resets_are_shown_to_whoever_names_them() {
+    let golden =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/6.1/near_miss_ipvs_refused_later.cap");
+    let shown = |options: &[&str]| {
+        let mut replay = Command::new(env!("CARGO_BIN_EXE_rsttrace"));
+        let replay = replay.args(["replay", "-o", "json", golden]).args(options);
+        let output = replay.output().expect("it runs");
+        String::from_utf8_lossy(&output.stdout).matches("rsttrace.incident").count()
+    };
+    let benign = shown(&["--family", "benign"]);
+    assert!(benign > 0);
+    assert_eq!(shown(&[]) + benign, shown(&["--all"]));
 }

@@ -247,7 +247,8 @@ fn human_s(seconds: f64) -> String {
     } else if seconds >= 1.0 {
         format!("{seconds:.1} s")
     } else {
-        format!("{:.0} ms", seconds * 1000.0)
+        // Adding zero takes the sign from a zero.
+        format!("{:.0} ms", (seconds * 1000.0).round() + 0.0)
     }
 }
 
@@ -309,6 +310,13 @@ mod tests {
             let best = by_id(id).and_then(|cause| cause.doc.best(|_| true));
             assert!(best.is_none_or(|best| best <= ceiling), "{id}: {best:?}");
         }
+    }
+
+    #[test]
+    fn a_moment_ago_is_zero_and_not_minus_zero() {
+        assert_eq!(human_s(-0.0001), "0 ms");
+        assert_eq!(human_s(-0.0), "0 ms");
+        assert_eq!(human_s(0.0004), "0 ms");
     }
 
     #[test]

@@ -70,6 +70,10 @@ fn unanswered(socket: &Socket, connecting: bool) -> &'static str {
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let at = evidence.timed_out()?;
     let socket = &at.it.socket;
+    // Without the names of kernel functions an unanswered probe may have been a keepalive's.
+    if at.it.stack.is_empty() && socket.retransmits == 0 {
+        return None;
+    }
     // The state is CLOSE by now; a socket that never received anything was still connecting.
     let connecting = socket.state == tcp_state::SYN_SENT || socket.rcv_nxt == 0;
     let what = unanswered(socket, connecting);

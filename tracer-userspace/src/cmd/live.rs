@@ -5,7 +5,11 @@ use super::{
     show::Show,
     stream::{Observer, Turn, trace},
 };
-use crate::{cli::LiveArgs, event::Nanos, kernel::live::wall};
+use crate::{
+    cli::LiveArgs,
+    event::{Body, Event, Nanos},
+    kernel::live::wall,
+};
 
 /// The contract's interval for summary events.
 const SUMMARY_EVERY: Nanos = 60_000_000_000;
@@ -17,7 +21,7 @@ const SUMMARY_EVERY: Nanos = 60_000_000_000;
 pub fn run(args: &LiveArgs) -> Result<Exit, Failure> {
     let mut printer = Printer { show: Show::new(&args.show), next_summary: None };
     trace(&args.trace, &mut printer)?;
-    Ok(printer.show.close(wall()))
+    Ok(printer.show.close(wall())?)
 }
 
 struct Printer<'a> {
@@ -26,6 +30,13 @@ struct Printer<'a> {
 }
 
 impl Observer for Printer<'_> {
+    fn event(&mut self, event: &Event) -> anyhow::Result<()> {
+        if let Body::Session(session) = &event.body {
+            self.show.session(session);
+        }
+        Ok(())
+    }
+
     fn turn(&mut self, turn: &Turn<'_>) -> anyhow::Result<bool> {
         self.show.count(&turn.counters, turn.unreadable);
         self.show.incidents(turn.incidents, turn.now);

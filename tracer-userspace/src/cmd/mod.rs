@@ -6,8 +6,11 @@ pub mod live;
 pub mod record;
 pub mod replay;
 mod show;
+mod stderr;
 mod stdout;
 mod stream;
+
+pub use stderr::say;
 
 /// How a command ended, as the exit code tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use rustix::fs::{Mode, OFlags};
 
 use super::{
-    Exit, Failure,
+    Exit, Failure, say,
     stream::{Observer, Turn, trace},
 };
 use crate::{
@@ -31,7 +31,7 @@ pub fn run(args: &RecordArgs) -> Result<Exit, Failure> {
         let _ = std::fs::remove_file(&args.file);
     }
     traced?;
-    eprintln!("{}", summary_text(&recorder.summary));
+    say(&summary_text(&recorder.summary));
     Ok(Exit::Fine)
 }
 

@@ -4,7 +4,7 @@ use std::{fs::File, io::BufReader};
 
 use anyhow::{Context as _, anyhow};
 
-use super::{Exit, Failure, show::Show};
+use super::{Exit, Failure, say, show::Show};
 use crate::{
     capture::{CaptureError, Reader},
     cli::ReplayArgs,
@@ -36,7 +36,7 @@ pub fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
                 // A recorder that was killed does not make what it wrote wrong.
                 damaged += u64::from(!matches!(error, CaptureError::Cut { .. }));
                 if damaged <= NAMED {
-                    eprintln!("rsttrace: {name}: {error}");
+                    say(&format!("rsttrace: {name}: {error}"));
                 }
                 continue;
             }
@@ -45,7 +45,10 @@ pub fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
         match &event.body {
             // It ends a run at the end of time.
             Body::Tick => {}
-            Body::Session(session) => clock = Clock { offset: session.wall_offset_ns, last: now },
+            Body::Session(session) => {
+                show.session(session);
+                clock = Clock { offset: session.wall_offset_ns, last: now };
+            }
             _ => clock.last = now,
         }
         show.incidents(&correlator.feed(event), now);
@@ -58,13 +61,13 @@ pub fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
         show.incidents(&correlator.finish(), u64::MAX);
     }
     show.count(&correlator.counters(), damaged);
-    let exit = show.close(clock.wall());
+    let exit = show.close(clock.wall())?;
     match (damaged, correlator.counters().unknown_records) {
         (0, 0) => {}
-        (0, unknown) => eprintln!(
+        (0, unknown) => say(&format!(
             "rsttrace: events skipped, because a newer rsttrace wrote them and this build does not know \
              their kind: {unknown}"
-        ),
+        )),
         (damaged, _) => {
             return Err(anyhow!("lines of {name} that cannot be read: {damaged}").into());
         }

@@ -1,13 +1,13 @@
 //! Where incidents go, for every command that prints them: filters, formats, limits, summary.
 
-use std::io::{self, Write as _};
+use std::io;
 
-use super::Exit;
+use super::{Exit, say, stdout};
 use crate::{
     cause::Family,
     cli::{OutputFormat, ShowArgs},
     correlator::Counters,
-    event::Nanos,
+    event::{Nanos, Session},
     filter::Filter,
     incident::Incident,
     out::{
@@ -22,10 +22,14 @@ pub struct Show<'a> {
     filter: Filter,
     table: Table,
     summary: Summary,
+    /// `--all`, or somebody asks for them by name.
+    shows_benign: bool,
     shown: u64,
     found: bool,
     /// The reader of standard output is gone.
     closed: bool,
+    /// Why standard output could not be written, if it was not for that.
+    failure: Option<anyhow::Error>,
 }
 
 impl<'a> Show<'a> {
@@ -35,14 +39,17 @@ impl<'a> Show<'a> {
             width: args.width(),
             wide: args.output == OutputFormat::Wide,
         };
+        let filter = args.filter();
         Self {
             args,
-            filter: args.filter(),
+            shows_benign: args.all || filter.asks_for_benign(),
+            filter,
             table: Table::new(options),
             summary: Summary::default(),
             shown: 0,
             found: false,
             closed: false,
+            failure: None,
         }
     }
 
@@ -50,7 +57,13 @@ impl<'a> Show<'a> {
         matches!(self.args.output, OutputFormat::Table | OutputFormat::Wide)
     }
 
-    /// `--count` is reached, or nobody reads any more.
+    /// Whose run it is, for the summary events.
+    pub fn session(&mut self, session: &Session) {
+        self.summary.hostname.clone_from(&session.hostname);
+        self.summary.boot_id.clone_from(&session.boot_id);
+    }
+
+    /// `--count` is reached, or nothing can be printed any more.
     pub fn is_full(&self) -> bool {
         self.closed || self.args.count.is_some_and(|count| self.shown >= count)
     }
@@ -74,15 +87,16 @@ impl<'a> Show<'a> {
             self.summary.count(incident);
             self.found |= self.args.fail_on.as_ref().is_some_and(|wanted| wanted.matches(incident));
             let benign = incident.cause.family == Family::Benign;
-            if (benign && !self.args.all) || self.is_full() {
+            if (benign && !self.shows_benign) || self.is_full() {
                 continue;
             }
             if incident.follows.is_none() {
                 self.shown += 1;
             }
             let text = match self.args.output {
-                OutputFormat::Json => Some(json::incident(incident)),
-                OutputFormat::JsonPretty => Some(json::pretty(&json::incident(incident))),
+                OutputFormat::Json | OutputFormat::JsonPretty => {
+                    Some(self.json(json::incident(incident)))
+                }
                 OutputFormat::Table | OutputFormat::Wide => self.table.incident(incident, now),
             };
             self.print(text);
@@ -96,23 +110,37 @@ impl<'a> Show<'a> {
     /// A summary event; people get theirs at the end only.
     pub fn periodic_summary(&mut self, wall_ns: i64) {
         if !self.is_text() {
-            self.print(Some(json::summary(&self.summary, wall_ns)));
+            self.print(Some(self.json(json::summary(&self.summary, wall_ns))));
         }
     }
 
     /// Folded counts, the closing summary, and the exit code.
-    pub fn close(mut self, wall_ns: i64) -> Exit {
+    ///
+    /// # Errors
+    /// When standard output could not be written, then or before.
+    pub fn close(mut self, wall_ns: i64) -> anyhow::Result<Exit> {
         let text = match self.is_text() {
             true => self.table.flush(),
-            false => Some(json::summary(&self.summary, wall_ns)),
+            false => Some(self.json(json::summary(&self.summary, wall_ns))),
         };
         self.print(text);
-        eprintln!("{}", crate::out::summary_text(&self.summary));
-        if self.found { Exit::Found } else { Exit::Fine }
+        say(&crate::out::summary_text(&self.summary));
+        match (self.failure, self.found) {
+            (Some(error), _) => Err(error),
+            (None, true) => Ok(Exit::Found),
+            (None, false) => Ok(Exit::Fine),
+        }
     }
 
-    /// One piece of output, at once: a reader of the pipe must not wait for a buffer to fill. A closed
-    /// pipe ends everything quietly.
+    /// A line of JSON as it was asked for.
+    fn json(&self, line: String) -> String {
+        match self.args.output {
+            OutputFormat::JsonPretty => json::pretty(&line),
+            _ => line,
+        }
+    }
+
+    /// One piece of output. A closed pipe ends everything quietly, and a full disk does not.
     fn print(&mut self, text: Option<String>) {
         let Some(mut text) = text.filter(|_| !self.closed) else {
             return;
@@ -120,8 +148,13 @@ impl<'a> Show<'a> {
         if !text.ends_with('\n') {
             text.push('\n');
         }
-        let mut out = io::stdout().lock();
-        self.closed = out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err();
+        match stdout::write(&text) {
+            Ok(reads) => self.closed = !reads,
+            Err(error) => {
+                self.closed = true;
+                self.failure = Some(error);
+            }
+        }
     }
 }
 

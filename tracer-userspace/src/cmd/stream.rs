@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, say};
 use crate::{
     cli::{Owners, TraceArgs},
     correlator::{Correlator, Counters},
@@ -102,7 +102,7 @@ async fn run(args: &TraceArgs, observer: &mut dyn Observer) -> Result<(), Failur
         };
         if let Some(changed) = live.take_changes()? {
             feed.event(live.opening())?;
-            eprint!("{}", notice::changed(&changed, args.notice_width()));
+            say(&notice::changed(&changed, args.notice_width()));
         }
         for event in if stop { live.rest() } else { live.drain() } {
             feed.event(event)?;
@@ -144,15 +144,15 @@ impl Feed<'_> {
 
 /// Says that everything is attached, and what stays invisible.
 fn announce(live: &Live, args: &TraceArgs) {
-    eprint!("{}", notice::ready(&live.session.coverage, args.notice_width()));
+    say(&notice::ready(&live.session.coverage, args.notice_width()));
     if args.verbose {
         for signal in &live.session.coverage {
             if let Some(way) = &signal.way {
-                eprintln!("rsttrace: attached: {}: {way}", signal.id);
+                say(&format!("rsttrace: attached: {}: {way}", signal.id));
             }
         }
         for refused in &live.refused {
-            eprintln!("rsttrace: not attached: {}: {}", refused.program, refused.why);
+            say(&format!("rsttrace: not attached: {}: {}", refused.program, refused.why));
         }
     }
 }

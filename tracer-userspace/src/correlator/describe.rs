@@ -83,12 +83,7 @@ pub fn incident(
             .collect(),
         fixes: (cause.fixes)(evidence),
         not_fixes: (cause.not_fixes)(evidence),
-        blind_spots: evidence
-            .session
-            .coverage
-            .iter()
-            .filter_map(|signal| signal.blind.clone())
-            .collect(),
+        blind_spots: evidence.session.blind_spots(),
         prove: verdict.prove,
         lost_events: 0,
     }

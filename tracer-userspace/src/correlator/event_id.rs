@@ -5,13 +5,27 @@ use sha1::{Digest, Sha1};
 
 use crate::event::{Flow, Nanos};
 
-/// A UUIDv8 (RFC 9562 5.8): 48 bits of milliseconds, then a hash.
+/// An incident's id.
 pub fn event_id(boot_id: &str, netns: u32, flow: Flow, opened: Nanos, wall_ns: i64) -> String {
     let mut hash = Sha1::new();
     hash.update(boot_id.as_bytes());
     hash.update(netns.to_be_bytes());
     hash.update(flow.key().to_string().as_bytes());
     hash.update(opened.to_be_bytes());
+    uuid(hash, wall_ns)
+}
+
+/// A summary event's id: one for each run and moment.
+pub fn summary_id(boot_id: &str, wall_ns: i64) -> String {
+    let mut hash = Sha1::new();
+    hash.update(boot_id.as_bytes());
+    hash.update(b"summary");
+    hash.update(wall_ns.to_be_bytes());
+    uuid(hash, wall_ns)
+}
+
+/// A UUIDv8 (RFC 9562 5.8): 48 bits of milliseconds, then the hash.
+fn uuid(hash: Sha1, wall_ns: i64) -> String {
     let digest = hash.finalize();
     let millis = u64::try_from(wall_ns / 1_000_000).unwrap_or(0);
     let mut bytes = [0_u8; 16];

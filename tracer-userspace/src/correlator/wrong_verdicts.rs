@@ -514,3 +514,14 @@ fn direct_routing_has_no_nat_side() {
     ev[0] = ipvs_ended(930 * SECOND, end);
     assert_eq!(replay(ev)[0].destination_nat, None);
 }
+
+#[test]
+fn without_the_names_of_kernel_functions_unanswered_probes_have_no_verdict() {
+    let mut probed = socket(1, CLIENT, SERVER, 5000 * SECOND);
+    (probed.probes_out, probed.retransmits) = (9, 0);
+    let i = replay([failed(9000 * SECOND, CLIENT_NS, probed.clone(), 110, &[])]);
+    assert_eq!(causes(&i), ["unknown"]);
+    probed.retransmits = 15;
+    let i = replay([failed(9000 * SECOND, CLIENT_NS, probed, 110, &[])]);
+    assert_eq!(causes(&i), ["retransmission_timeout"]);
+}

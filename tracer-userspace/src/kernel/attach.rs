@@ -1,7 +1,10 @@
 //! Carries out the plan with aya: loads the object with the facts of this kernel and attaches, for each
 //! signal, the first way that this kernel takes.
 
-use std::{io::ErrorKind, path::Path};
+use std::{
+    io::{ErrorKind, Write as _},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -49,7 +52,8 @@ impl log::Log for StderrLog {
         true
     }
     fn log(&self, record: &log::Record<'_>) {
-        eprintln!("rsttrace: kernel: {}", record.args());
+        // Nobody may be reading.
+        let _ = writeln!(std::io::stderr(), "rsttrace: kernel: {}", record.args());
     }
     fn flush(&self) {}
 }

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::Summary;
+use super::{Summary, escape::terminal};
 use crate::{
     cause::Family,
+    correlator::event_id::summary_id,
     event::Nanos,
     fix::Fix,
     host::{Owner, Pod},
@@ -40,7 +41,14 @@ fn seconds(value: f64) -> Value {
 /// What was measured, to the millisecond. Always with a decimal point: an index that derives its type
 /// from the first value it sees must not take it for an integer.
 fn measured(value: f64) -> Value {
-    Value::from((value * 1000.0).round() / 1000.0)
+    // Adding zero takes the sign from a zero.
+    Value::from((value * 1000.0).round() / 1000.0 + 0.0)
+}
+
+/// Text for people, in which a process may have named itself: once out of its JSON string it must not
+/// move a cursor. Fields that hold nothing but such a name keep it as it is.
+fn sentence(text: &str) -> Value {
+    terminal(text).into()
 }
 
 /// An object without the absent values.
@@ -90,7 +98,7 @@ fn age_s(opened: Nanos, ts: Nanos) -> Value {
 }
 
 fn finding(opened: Nanos, finding: &Finding) -> Value {
-    json!({"kind": finding.kind, "age_s": age_s(opened, finding.ts), "summary": finding.summary})
+    json!({"kind": finding.kind, "age_s": age_s(opened, finding.ts), "summary": sentence(&finding.summary)})
 }
 
 fn strings(values: Vec<String>) -> Option<Value> {
@@ -102,7 +110,7 @@ fn fix(fix: &Fix) -> Value {
         ("id", Some(fix.id.into())),
         ("owner", Some(fix.owner.id().into())),
         ("risk", Some(fix.risk.id().into())),
-        ("summary", Some(fix.summary.clone().into())),
+        ("summary", Some(sentence(&fix.summary))),
         ("reason", Some(fix.reason.clone().into())),
         ("current", fix.current.clone().map(Value::from)),
         ("wanted", fix.wanted.clone().map(Value::from)),
@@ -216,11 +224,11 @@ fn verdict(incident: &Incident) -> Value {
                 incident
                     .ruled_out
                     .iter()
-                    .map(|it| json!({"cause": it.cause, "because": it.because}))
+                    .map(|it| json!({"cause": it.cause, "because": sentence(&it.because)}))
                     .collect(),
             ),
         ),
-        ("fixes", Some(incident.fixes.iter().map(fix).collect())),
+        ("fixes", list(incident.fixes.iter().map(fix).collect())),
         (
             "not_fixes",
             list(
@@ -232,7 +240,7 @@ fn verdict(incident: &Incident) -> Value {
             ),
         ),
         ("blind_spots", strings(incident.blind_spots.clone())),
-        ("prove", incident.prove.clone().map(Value::from)),
+        ("prove", incident.prove.as_deref().map(sentence)),
         ("lost_events", Some(incident.lost_events.into())),
     ])
 }
@@ -247,7 +255,7 @@ fn tree(incident: &Incident) -> Value {
     object([
         ("@timestamp", Some(timestamp(incident.wall_ns).into())),
         ("level", Some(incident.level().into())),
-        ("message", Some(incident.message().into())),
+        ("message", Some(sentence(&incident.message()))),
         ("event_id", Some(incident.event_id.clone().into())),
         ("ecs", Some(json!({"version": "8.11.0"}))),
         (
@@ -338,15 +346,19 @@ pub fn summary(summary: &Summary, wall_ns: i64) -> String {
             .map(|(cause, count)| json!({"cause": cause, "count": count}))
             .collect::<Vec<_>>()
     };
+    let id = summary_id(&summary.boot_id, wall_ns);
     json!({
         "@timestamp": timestamp(wall_ns),
         "level": "info",
         "message": super::summary_text(summary),
+        "event_id": id,
         "ecs": {"version": "8.11.0"},
         "event": {
+            "id": id,
             "kind": "metric", "category": ["network"], "type": ["info"],
             "module": "rsttrace", "dataset": "rsttrace.summary",
         },
+        "host": {"name": summary.hostname},
         "rsttrace": {
             "schema": "1.0",
             "summary": {

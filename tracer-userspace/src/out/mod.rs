@@ -17,6 +17,8 @@ pub mod table;
 /// What a run has seen, for the summary events and the closing line.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
+    pub hostname: String,
+    pub boot_id: String,
     /// Cause id to incidents; benign ones apart. Repeats at a connection's other end do not count.
     incidents: BTreeMap<&'static str, u64>,
     benign: BTreeMap<&'static str, u64>,

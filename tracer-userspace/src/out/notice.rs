@@ -14,27 +14,37 @@ fn lines(width: usize, texts: impl IntoIterator<Item = String>) -> String {
     page.finish().unwrap_or_default()
 }
 
-fn gap(signal: &SignalCoverage) -> Option<String> {
-    let how = if signal.way.is_some() { "in part" } else { "not seen" };
-    signal.blind.as_ref().map(|blind| format!("{how}: {}: {blind}", signal.id))
+/// What stays invisible, and of which signals: those with the same gap are told together.
+fn gaps<'a>(coverage: impl IntoIterator<Item = &'a SignalCoverage>) -> Vec<String> {
+    let mut gaps: Vec<(&str, Vec<&str>, &str)> = Vec::new();
+    for signal in coverage {
+        let how = if signal.way.is_some() { "in part" } else { "not seen" };
+        let Some(blind) = signal.blind.as_deref() else { continue };
+        match gaps.iter_mut().find(|gap| gap.0 == how && gap.2 == blind) {
+            Some(gap) => gap.1.push(&signal.id),
+            None => gaps.push((how, vec![&signal.id], blind)),
+        }
+    }
+    gaps.into_iter()
+        .map(|(how, ids, blind)| format!("{how}: {}: {blind}", ids.join(", ")))
+        .collect()
 }
 
 /// Everything that will attach is attached; what stays invisible, and of which signals.
 pub fn ready(coverage: &[SignalCoverage], width: usize) -> String {
     let covered = coverage.iter().filter(|signal| signal.way.is_some()).count();
     let first = format!("ready, {covered} of {} signals covered", coverage.len());
-    lines(width, std::iter::once(first).chain(coverage.iter().filter_map(gap)))
+    lines(width, std::iter::once(first).chain(gaps(coverage)))
 }
 
 /// What a module brought or took away.
 pub fn changed(changed: &[SignalCoverage], width: usize) -> String {
-    lines(
-        width,
-        changed.iter().filter_map(|signal| match &signal.way {
-            Some(way) => Some(format!("{} is covered now ({way})", signal.id)),
-            None => gap(signal),
-        }),
-    )
+    let covered = changed.iter().filter_map(|signal| {
+        let way = signal.way.as_ref()?;
+        Some(format!("{} is covered now ({way})", signal.id))
+    });
+    let gone = changed.iter().filter(|signal| signal.way.is_none());
+    lines(width, covered.chain(gaps(gone)))
 }
 
 #[cfg(test)]
@@ -61,6 +71,21 @@ mod tests {
             ready(&coverage, 200),
             "rsttrace: ready, 2 of 3 signals covered\n\
              rsttrace: in part: reset_received: no ACK bit\n\
+             rsttrace: not seen: ipvs_end: no module\n"
+        );
+    }
+
+    #[test]
+    fn signals_with_the_same_gap_are_told_in_one_line() {
+        let coverage = [
+            signal("firewall_reset", Some("a"), Some("only its drop")),
+            signal("ipvs_end", None, Some("no module")),
+            signal("firewall_reset6", Some("a"), Some("only its drop")),
+        ];
+        assert_eq!(
+            ready(&coverage, 200),
+            "rsttrace: ready, 2 of 3 signals covered\n\
+             rsttrace: in part: firewall_reset, firewall_reset6: only its drop\n\
              rsttrace: not seen: ipvs_end: no module\n"
         );
     }

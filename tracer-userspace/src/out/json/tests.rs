@@ -140,3 +140,44 @@ fn timestamps_have_nine_digits_and_z() {
     assert_eq!(timestamp(1_763_695_304_102_345_678), "2025-11-21T03:21:44.102345678Z");
     assert_eq!(timestamp(1_763_695_304_000_000_000), "2025-11-21T03:21:44.000000000Z");
 }
+
+#[test]
+fn a_process_that_names_itself_with_an_escape_sequence_stays_harmless_in_sentences() {
+    let mut hostile = replay(article()).remove(0);
+    hostile.why = "\u{1b}[2Jroot had closed it".into();
+    hostile.evidence[0].summary = "\u{1b}]0;title\u{7}".into();
+    hostile.prove = Some("ask \u{202e}him".into());
+    let line: Value = serde_json::from_str(&incident(&hostile)).expect("JSON");
+    for pointer in ["/message", "/rsttrace/evidence/0/summary", "/rsttrace/prove"] {
+        let text = line.pointer(pointer).and_then(Value::as_str).expect("a sentence");
+        assert!(!text.contains(|c: char| c.is_control() || c == '\u{202e}'), "{pointer}: {text:?}");
+    }
+}
+
+#[test]
+fn an_empty_list_is_absent() {
+    let mut benign = replay(article()).remove(0);
+    benign.fixes.clear();
+    let line: Value = serde_json::from_str(&incident(&benign)).expect("JSON");
+    assert!(line["rsttrace"].get("fixes").is_none(), "{line}");
+}
+
+#[test]
+fn a_moment_before_the_epoch_of_an_incident_is_no_negative_zero() {
+    assert_eq!(measured(-0.0001).to_string(), "0.0");
+}
+
+#[test]
+fn a_summary_event_says_whose_it_is_and_has_an_id_of_its_own() {
+    let of = |boot_id: &str, wall_ns| -> Value {
+        let summary =
+            Summary { hostname: "node-1".into(), boot_id: boot_id.into(), ..Summary::default() };
+        serde_json::from_str(&super::summary(&summary, wall_ns)).expect("JSON")
+    };
+    let first = of("a", 1_000_000_000);
+    assert_eq!(first["host"]["name"], "node-1");
+    assert_eq!(first["event_id"], first["event"]["id"]);
+    assert_eq!(first["event_id"], of("a", 1_000_000_000)["event_id"]);
+    assert_ne!(first["event_id"], of("a", 2_000_000_000)["event_id"]);
+    assert_ne!(first["event_id"], of("b", 1_000_000_000)["event_id"]);
+}

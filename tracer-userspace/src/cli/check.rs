@@ -1,0 +1,70 @@
+//! Options that are each right and ask for nothing together.
+
+use clap::{CommandFactory as _, error::ErrorKind};
+
+use super::{Cli, Command, ShowArgs};
+
+impl Cli {
+    /// # Errors
+    /// A usage error that names the options.
+    pub fn check(self) -> Result<Self, clap::Error> {
+        let show = match &self.command {
+            Command::Live(args) => &args.show,
+            Command::Replay(args) => &args.show,
+            Command::Record(_) | Command::Explain(_) | Command::Doctor(_) => return Ok(self),
+        };
+        match contradiction(show) {
+            Some(sentence) => Err(Self::command().error(ErrorKind::ArgumentConflict, sentence)),
+            None => Ok(self),
+        }
+    }
+}
+
+/// What no incident could ever satisfy.
+fn contradiction(args: &ShowArgs) -> Option<String> {
+    let filter = args.filter();
+    if !filter.can_match_a_cause() {
+        return Some("none of the causes of --cause is of a family of --family".into());
+    }
+    if !filter.can_match_addresses() {
+        return Some("--src and --dst are of different address families".into());
+    }
+    let waits = args.fail_on.as_ref()?;
+    (!filter.lets_through(waits))
+        .then(|| "--fail-on waits for something that --cause and --family leave out".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(["rsttrace", "live"].iter().chain(args)).and_then(Cli::check)
+    }
+
+    #[test]
+    fn filters_that_exclude_each_other_are_usage_errors() {
+        for args in [
+            &["--cause", "linger_zero", "--family", "remote,capacity"][..],
+            &["--src", "10.0.0.1", "--dst", "fd00::1"],
+            &["--cause", "linger_zero", "--fail-on", "timeout_mismatch"],
+            &["--family", "benign", "--fail-on", "any"],
+        ] {
+            assert_eq!(parse(args).expect_err("a usage error").exit_code(), 2, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn filters_that_can_hold_together_are_fine() {
+        for args in [
+            &["--cause", "linger_zero,peer_aborted", "--family", "remote"][..],
+            &["--src", "10.0.0.1", "--src", "fd00::1", "--dst", "fd00::2"],
+            &["--cause", "linger_zero", "--fail-on", "application"],
+            &["--port", "3306", "--fail-on", "any"],
+        ] {
+            assert!(parse(args).is_ok(), "{args:?}");
+        }
+    }
+}
