@@ -15,8 +15,8 @@ pub use terminal::{ColorWhen, page_width};
 use crate::{
     cause::Family,
     filter::{
-        Container, FailOn, Filter, PodName, Side, parse_cause, parse_comm, parse_family,
-        parse_netns,
+        Container, Expression, FailOn, Filter, PodName, Side, parse_cause, parse_comm,
+        parse_family, parse_netns,
     },
 };
 
@@ -192,6 +192,9 @@ struct FilterArgs {
     /// Only this responder: an address, a network, or address:port; before or behind NAT
     #[arg(long, value_name = "ADDR")]
     dst: Vec<Side>,
+    /// Only this network (10.0.0.0/8) or address, at either end
+    #[arg(long, value_name = "CIDR")]
+    cidr: Vec<Side>,
     /// Only this network namespace: inode number, name, or path
     #[arg(long, value_name = "NETNS", value_parser = parse_netns)]
     netns: Vec<u32>,
@@ -207,6 +210,10 @@ struct FilterArgs {
     /// Only these families of causes
     #[arg(long, value_name = "FAMILY", value_delimiter = ',', value_parser = parse_family)]
     family: Vec<Family>,
+    /// As tcpdump has it: `host 10.0.0.1 and port 3306`; host, net, port and portrange, each after src
+    /// or dst if you like, and, or, not, parentheses
+    #[arg(value_name = "EXPRESSION")]
+    expression: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -258,6 +265,15 @@ pub enum Owners {
 }
 
 impl ShowArgs {
+    /// The words after the options.
+    ///
+    /// # Errors
+    /// A sentence when they are no expression.
+    fn expression(&self) -> Result<Option<Expression>, String> {
+        let words = self.filters.expression.join(" ");
+        (!words.is_empty()).then(|| Expression::parse(&words)).transpose()
+    }
+
     pub fn filter(&self) -> Filter {
         let args = &self.filters;
         Filter {
@@ -266,6 +282,9 @@ impl ShowArgs {
             port: args.port.clone(),
             src: args.src.clone(),
             dst: args.dst.clone(),
+            cidr: args.cidr.clone(),
+            // It was checked when the command line was.
+            expression: self.expression().ok().flatten(),
             netns: args.netns.clone(),
             container: args.container.clone(),
             pod: args.pod.clone(),

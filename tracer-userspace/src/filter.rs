@@ -1,5 +1,7 @@
 //! Which incidents are shown: all given criteria must hold.
 
+mod expression;
+
 use std::{
     net::{IpAddr, SocketAddr},
     str::FromStr,
@@ -11,6 +13,8 @@ use crate::{
     incident::Incident,
     out::explain,
 };
+
+pub use expression::Expression;
 
 /// An address, a network (`10.0.0.0/8`), or an address with a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,6 +255,9 @@ pub struct Filter {
     pub port: Vec<u16>,
     pub src: Vec<Side>,
     pub dst: Vec<Side>,
+    /// Either end.
+    pub cidr: Vec<Side>,
+    pub expression: Option<Expression>,
     pub netns: Vec<u32>,
     pub container: Vec<Container>,
     pub pod: Vec<PodName>,
@@ -309,6 +316,8 @@ impl Filter {
             && any(&self.port, |port| source.iter().chain(&destination).any(|a| a.port() == *port))
             && any(&self.src, |side| source.iter().any(|address| side.matches(*address)))
             && any(&self.dst, |side| destination.iter().any(|address| side.matches(*address)))
+            && any(&self.cidr, |side| source.iter().chain(&destination).any(|a| side.matches(*a)))
+            && self.expression.as_ref().is_none_or(|it| it.matches(&source, &destination))
             && any(&self.netns, |netns| incident.namespaces.contains(netns))
             && any(&self.cause, |cause| incident.cause.id == cause)
             && any(&self.family, |family| incident.cause.family == *family)

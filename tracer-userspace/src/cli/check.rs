@@ -13,6 +13,10 @@ impl Cli {
             Command::Replay(args) => &args.show,
             Command::Record(_) | Command::Explain(_) | Command::Doctor(_) => return Ok(self),
         };
+        if let Err(sentence) = show.expression() {
+            let sentence = format!("the expression is not understood: {sentence}");
+            return Err(Self::command().error(ErrorKind::ValueValidation, sentence));
+        }
         match contradiction(show) {
             Some(sentence) => Err(Self::command().error(ErrorKind::ArgumentConflict, sentence)),
             None => Ok(self),
@@ -51,6 +55,8 @@ mod tests {
             &["--src", "10.0.0.1", "--dst", "fd00::1"],
             &["--cause", "linger_zero", "--fail-on", "timeout_mismatch"],
             &["--family", "benign", "--fail-on", "any"],
+            &["host", "10.0.0.1", "and"],
+            &["port 0"],
         ] {
             assert_eq!(parse(args).expect_err("a usage error").exit_code(), 2, "{args:?}");
         }
@@ -63,6 +69,8 @@ mod tests {
             &["--src", "10.0.0.1", "--src", "fd00::1", "--dst", "fd00::2"],
             &["--cause", "linger_zero", "--fail-on", "application"],
             &["--port", "3306", "--fail-on", "any"],
+            &["--cidr", "10.0.0.0/8", "host", "10.0.0.1", "and", "port", "3306"],
+            &["host 10.0.0.1 and (port 3306 or port 5432)"],
         ] {
             assert!(parse(args).is_ok(), "{args:?}");
         }
