@@ -189,6 +189,16 @@ pub fn wait_acknowledged(at: &Namespace, peer_port: u16) -> Result<()> {
     })
 }
 
+/// Waits until a connection of this namespace has sent its last segment again so many times.
+pub fn wait_retransmissions(at: &Namespace, peer_port: u16, count: u8) -> Result<()> {
+    // The seventh column, in hexadecimal.
+    wait_proc(at, "tcp", "the retransmissions", |table| {
+        let sent =
+            connection_line(table, peer_port).and_then(|line| line.split_whitespace().nth(6));
+        sent.is_some_and(|sent| u32::from_str_radix(sent, 16).is_ok_and(|it| it >= count.into()))
+    })
+}
+
 /// Waits until nothing is left of a connection, not even TIME_WAIT.
 pub fn wait_forgotten(at: &Namespace, peer_port: u16) -> Result<()> {
     wait_proc(at, "tcp", "the end of the connection's last state", |table| {

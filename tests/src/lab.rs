@@ -91,6 +91,11 @@ impl Net {
         SocketAddr::new(self.ip(2, 2), port)
     }
 
+    /// The node's address on the servers' side.
+    pub fn node(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip(2, 1), port)
+    }
+
     pub fn spare(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.ip(3, 2), port)
     }

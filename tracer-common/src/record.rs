@@ -232,6 +232,9 @@ pub struct IpvsServerRemoved {
     pub forward: Flow,
     /// Who removed it.
     pub task: Task,
+    /// `ip_vs_dest.conn_flags`: `IP_VS_CONN_F_*`, the forwarding method in the low three bits.
+    pub flags: u32,
+    pub pad: u32,
 }
 
 /// `KIND_CONNTRACK_END`.
@@ -308,7 +311,7 @@ const _: () = {
     assert!(size_of::<SocketError>() == 192 + 32 + 192 + 40);
     assert!(size_of::<IpvsEnd>() == 40 * 2 + 16 + 32 + 192 + 16);
     assert!(size_of::<IpvsNoServer>() == 56);
-    assert!(size_of::<IpvsServerRemoved>() == 40 + 32);
+    assert!(size_of::<IpvsServerRemoved>() == 40 + 32 + 8);
     assert!(size_of::<ConntrackEnd>() == 40 * 2 + 8 + 32 + 192 + 16);
     assert!(size_of::<RuleReject>() == 56 + 192);
     assert!(size_of::<NetfilterDrop>() == 56 + 32 + 8);

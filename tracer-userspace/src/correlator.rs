@@ -18,7 +18,7 @@ use crate::{
         Action, Confidence, ConntrackFacts, Finding, Incident, IpvsFacts, Rst, RuledOut, Victim,
     },
     known::Known,
-    memory::{Loss, Memory, Remembered},
+    memory::{IpvsServers, Loss, Memory, Remembered},
 };
 
 #[cfg(test)]
@@ -109,6 +109,7 @@ pub struct Correlator {
     watched: Watched,
     memory: Memory,
     drops: Memory,
+    ipvs_servers: IpvsServers,
     hosts: Hosts,
     known: Known,
     idle_ages: IdleAges,
@@ -133,6 +134,7 @@ impl Correlator {
             watched: Watched::default(),
             memory: Memory::new(MEMORY),
             drops: Memory::new(DROPS),
+            ipvs_servers: IpvsServers::default(),
             hosts: BTreeMap::new(),
             known: Known::default(),
             idle_ages: IdleAges::default(),
@@ -211,7 +213,14 @@ impl Correlator {
                 self.counters.unknown_records += 1;
                 return;
             }
-            Body::IpvsServerRemoved(_) => return,
+            Body::IpvsServerRemoved(it) => {
+                self.ipvs_servers.remember(At { ts, netns, it: *it });
+                return;
+            }
+            Body::IpvsOrphan(it) => {
+                self.ipvs_servers.remember_orphan(At { ts, netns, it: *it });
+                return;
+            }
             Body::IpvsEnd(end) => {
                 self.known.forget(netns, &end);
                 Loss::Ipvs(end)
@@ -290,7 +299,9 @@ impl Correlator {
             .and_then(|index| index.checked_sub(self.forgotten))
             .and_then(|index| self.finished.get(index));
         let memories = [&self.memory, &self.drops];
-        let evidence = Evidence::new(case, memories, &self.hosts, &self.known, &self.watched);
+        let servers = &self.ipvs_servers;
+        let evidence =
+            Evidence::new(case, memories, servers, &self.hosts, &self.known, &self.watched);
         if let (Some(sample), Some(view)) = (cause::idle_sample(&evidence), evidence.client_view())
         {
             self.idle_ages.broke(view.dst, sample);

@@ -500,6 +500,7 @@ impl Decoder<'_> {
         Ok(IpvsServerRemoved {
             service: forward.src,
             server: forward.dst,
+            flags: bytes.u32(offset_of!(R, flags))?,
             task: task(bytes.within(offset_of!(R, task)))?,
         })
     }

@@ -12,7 +12,7 @@ mod stock;
 
 pub use stock::{Inquiry, IpvsFound, Stock};
 
-use crate::host::{NetnsState, Owner};
+use crate::host::{IpvsEntry, NetnsState, Owner};
 
 /// CLOCK_MONOTONIC nanoseconds.
 pub type Nanos = u64;
@@ -367,8 +367,16 @@ pub struct IpvsServerRemoved {
     /// The virtual service; unspecified for a firewall mark.
     pub service: SocketAddr,
     pub server: SocketAddr,
+    /// `IP_VS_CONN_F_*`
+    pub flags: u32,
     /// Who removed it.
     pub task: Task,
+}
+
+/// Whether IPVS translates addresses: `IP_VS_CONN_F_FWD_MASK` (7) is `IP_VS_CONN_F_MASQ` (0), as opposed
+/// to tunnels and direct routing (include/uapi/linux/ip_vs.h).
+pub fn ipvs_masquerades(flags: u32) -> bool {
+    flags & 7 == 0
 }
 
 /// A conntrack entry of a living connection ended.
@@ -497,6 +505,9 @@ pub enum Body {
     SocketError(Box<SocketError>),
     IpvsEnd(Box<IpvsEnd>),
     IpvsServerRemoved(Box<IpvsServerRemoved>),
+    /// The IPVS entry of a connection that timed out: its real server is no longer part of its service.
+    /// The time is the timeout's, the namespace the entry's.
+    IpvsOrphan(Box<IpvsEntry>),
     ConntrackEnd(Box<ConntrackEnd>),
     NetfilterDrop(Box<NetfilterDrop>),
     ConntrackInvalid(Box<ConntrackInvalid>),

@@ -14,15 +14,15 @@ pub use balanced::Balanced;
 use crate::{
     case::{At, Case},
     event::{
-        ConntrackEnd, ConntrackInvalid, Flow, IpvsEnd, Nanos, NetfilterDrop, ResetReceived,
-        ResetSent, Session, Socket, SocketError, Via, tcp_flag, tcp_state,
+        ConntrackEnd, ConntrackInvalid, Flow, IpvsEnd, IpvsServerRemoved, Nanos, NetfilterDrop,
+        ResetReceived, ResetSent, Session, Socket, SocketError, Via, tcp_flag, tcp_state,
     },
     fix::Place,
-    host::{IpvsService, NetnsReach, NetnsState},
+    host::{IpvsEntry, IpvsService, NetnsReach, NetnsState},
     idle::{Ages, IdleAges},
     incident::Confidence,
     known::Known,
-    memory::{Loss, Memory, Remembered},
+    memory::{IpvsServers, Loss, Memory, Remembered},
 };
 
 /// ECONNRESET, ETIMEDOUT, ECONNREFUSED (asm-generic/errno.h).
@@ -53,6 +53,7 @@ pub struct Evidence<'a> {
     pub session: &'a Session,
     watched: &'a Watched,
     hosts: &'a Hosts,
+    ipvs_servers: &'a IpvsServers,
     known: &'a Known,
     balanced: Option<Balanced<'a>>,
     ipvs: Option<(&'a Remembered, &'a IpvsEnd)>,
@@ -68,6 +69,7 @@ impl<'a> Evidence<'a> {
     pub fn new(
         case: &'a Case,
         memories: [&'a Memory; 2],
+        ipvs_servers: &'a IpvsServers,
         hosts: &'a Hosts,
         known: &'a Known,
         watched: &'a Watched,
@@ -77,6 +79,7 @@ impl<'a> Evidence<'a> {
             session: &watched.session,
             watched,
             hosts,
+            ipvs_servers,
             known,
             balanced: None,
             ipvs: None,
@@ -386,6 +389,26 @@ impl<'a> Evidence<'a> {
     /// The IPVS entry of this connection, if its end is on record and fits.
     pub fn ipvs(&self) -> Option<(&'a Remembered, &'a IpvsEnd)> {
         self.ipvs
+    }
+
+    /// Its IPVS entry, found without its real server when it timed out.
+    pub fn ipvs_orphan(&self) -> Option<&'a At<IpvsEntry>> {
+        let asked_for = |ts| self.case.errors.iter().any(|at| at.ts == ts);
+        self.ipvs_servers.orphans(self.case.identity.flows()).find(|at| asked_for(at.ts))
+    }
+
+    /// The removal of its real server from IPVS, of those that came before it broke and after it was
+    /// last alive.
+    pub fn ipvs_server_removed(
+        &self,
+        netns: u32,
+        virtual_flow: Flow,
+        real_flow: Flow,
+    ) -> Option<&'a At<IpvsServerRemoved>> {
+        let alive = self.last_received().unwrap_or(0);
+        self.ipvs_servers
+            .removals(netns, virtual_flow, real_flow)
+            .find(|at| at.ts <= self.case.opened && at.ts.saturating_add(TOLERANCE) >= alive)
     }
 
     /// The NAT entry of this connection, if its end is on record and fits, and IPVS did not take it

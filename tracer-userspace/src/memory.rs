@@ -5,6 +5,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+mod ipvs;
+
+pub use ipvs::IpvsServers;
+
 use crate::event::{ConntrackEnd, ConntrackInvalid, Flow, IpvsEnd, Nanos, NetfilterDrop};
 
 /// State that ended, or a packet that was dropped.

@@ -10,10 +10,11 @@ use std::{
 use crate::{
     correlator::Correlator,
     event::{
-        Body, ConntrackEnd, ConntrackInvalid, Event, Flow, IpvsEnd, Keepalive, Nanos,
-        NetfilterDrop, Packet, ResetReceived, ResetSent, Session, SignalCoverage, Socket,
+        Body, ConntrackEnd, ConntrackInvalid, Event, Flow, IpvsEnd, IpvsServerRemoved, Keepalive,
+        Nanos, NetfilterDrop, Packet, ResetReceived, ResetSent, Session, SignalCoverage, Socket,
         SocketError, Stack, Task, Via, tcp_flag, tcp_state,
     },
+    host::IpvsEntry,
     incident::Incident,
 };
 
@@ -228,6 +229,24 @@ pub fn ipvs_end(timeout_s: f64) -> IpvsEnd {
         task: task("swapper", 0),
         stack: stack(&["ip_vs_conn_expire", "call_timer_fn"]),
     }
+}
+
+/// SERVER is taken out of VIP.
+pub fn server_removed(ts: Nanos) -> Event {
+    let (service, server) = (address(VIP), address(SERVER));
+    let it = IpvsServerRemoved { service, server, flags: 0, task: task("ipvsadm", 321) };
+    at(ts, NODE_NS, Body::IpvsServerRemoved(Box::new(it)))
+}
+
+/// The entry of CLIENT to VIP is found without its server.
+pub fn ipvs_orphan(ts: Nanos) -> Event {
+    let it = IpvsEntry {
+        virtual_flow: flow(CLIENT, VIP),
+        server: address(SERVER),
+        state: "ESTABLISHED".into(),
+        left_s: 700,
+    };
+    at(ts, NODE_NS, Body::IpvsOrphan(Box::new(it)))
 }
 
 pub fn ipvs_ended(ts: Nanos, end: IpvsEnd) -> Event {

@@ -10,6 +10,7 @@ use crate::actor::{accept, accept_either, connect, listen, send, talk, wait_erro
 use crate::expect::{Expect, Incident};
 use crate::guest::Need;
 use crate::lab::{Net, Role, Topology, mapped};
+use crate::netns::Namespace;
 
 /// Instead of 900 s.
 pub(super) const TIMEOUT: u64 = 4;
@@ -112,7 +113,15 @@ pub fn serve(
     backends: &[SocketAddr],
     timeout: u64,
 ) -> Result<()> {
-    let node = stage.lab.node()?;
+    serve_at(stage.lab.node()?, vip, backends, timeout)
+}
+
+pub(super) fn serve_at(
+    node: &Namespace,
+    vip: SocketAddr,
+    backends: &[SocketAddr],
+    timeout: u64,
+) -> Result<()> {
     let (bits, flag) = if vip.is_ipv4() { (32, "") } else { (128, "nodad") };
     node.run("ip link add vip0 type dummy")?;
     node.run("ip link set vip0 up")?;

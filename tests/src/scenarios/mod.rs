@@ -8,6 +8,7 @@ mod conntrack;
 mod interleaved;
 pub mod ipvs;
 mod ipvs_halfclose;
+mod ipvs_lost;
 mod ipvs_near_miss;
 mod ipvs_service;
 mod late;
@@ -177,6 +178,8 @@ pub struct Witness {
     pub nat: Option<SocketAddr>,
     /// The process at an end (`source`, `destination`).
     pub pids: Vec<(&'static str, u32)>,
+    /// The client whose connection it was, where chance decides.
+    pub source: Option<SocketAddr>,
 }
 
 impl Witness {
@@ -191,6 +194,7 @@ pub fn all() -> Vec<&'static Scenario> {
         ipvs_halfclose::SCENARIOS,
         ipvs_near_miss::SCENARIOS,
         ipvs_service::SCENARIOS,
+        ipvs_lost::SCENARIOS,
         conntrack::SCENARIOS,
         nat::SCENARIOS,
         capacity::SCENARIOS,

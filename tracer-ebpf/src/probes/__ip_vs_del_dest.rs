@@ -12,7 +12,7 @@ use tracer_common::{record::IpvsServerRemoved, wire::KIND_IPVS_SERVER_REMOVED};
 
 use crate::{
     emit::emit,
-    kread::{facts, read, read_or_zero},
+    kread::{copy, facts, read, read_or_zero},
     packet,
     probes::ip_vs_conn_expire::{AF_INET6, IPPROTO_TCP, OFFSET_OF_netns_ipvs_DOT_net, address},
     task,
@@ -25,6 +25,7 @@ facts! {
     OFFSET_OF_ip_vs_dest_DOT_protocol,
     OFFSET_OF_ip_vs_dest_DOT_vaddr,
     OFFSET_OF_ip_vs_dest_DOT_vport,
+    OFFSET_OF_ip_vs_dest_DOT_conn_flags,
 }
 
 #[kprobe(function = "__ip_vs_del_dest")]
@@ -52,6 +53,7 @@ fn report(ctx: &ProbeContext) -> Option<()> {
             (*forward).dst_addr = address(dest, OFFSET_OF_ip_vs_dest_DOT_addr.load(), v6);
             (*forward).dst_port =
                 u16::from_be(read_or_zero(dest, OFFSET_OF_ip_vs_dest_DOT_port.load()));
+            copy!(out.flags, dest, OFFSET_OF_ip_vs_dest_DOT_conn_flags);
             task::fill(&raw mut (*out).task);
         }
     });

@@ -108,7 +108,8 @@ pub const ESTABLISHED: u32 = 1;
 /// The stamps of segments and of our own start are this coarse, seconds.
 const SLACK_S: f64 = 1.0;
 
-/// Ended by its own timer, not because somebody asked.
+/// Ended by its own timer, not because somebody asked, and in a state in which packets re-armed it:
+/// once its server is gone they are dropped.
 pub fn is_natural(end: &IpvsEnd) -> bool {
     let asked = [
         "ip_vs_expire_nodest_conn_flush",
@@ -118,7 +119,7 @@ pub fn is_natural(end: &IpvsEnd) -> bool {
         "ip_vs_conn_net_cleanup",
         "__ip_vs_cleanup_batch",
     ];
-    !end.forced && !asked.iter().any(|function| has(&end.stack, function))
+    !end.forced && !end.server_gone && !asked.iter().any(|function| has(&end.stack, function))
 }
 
 /// The entry's name for its state (net/netfilter/ipvs/ip_vs_proto_tcp.c).

@@ -1,13 +1,16 @@
 //! The real server was taken out of IPVS under a live connection.
 
+use std::net::SocketAddr;
+
 use super::{
-    Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, ipvs_idle_expired::state_name,
-    nothing_ruled_out, remedy,
+    Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, ipvs_entry_dropped::lost_to,
+    ipvs_idle_expired::state_name, nothing_ruled_out, remedy,
 };
 use crate::{
-    event::IpvsEnd,
-    evidence::{Evidence, has},
-    fix::{Fix, FixOwner, Remedy, Risk},
+    case::At,
+    event::{IpvsEnd, IpvsServerRemoved, Socket},
+    evidence::{Evidence, has, seconds},
+    fix::{Change, Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
 };
 
@@ -23,23 +26,38 @@ pub const CAUSE: Cause = Cause {
                 kube-proxy sets 1.",
         signs: &[
             Sign::observed(
-                "IPVS ended the entry in the flush that follows a removal",
+                "IPVS ended the entry in the flush that follows a removal, or for a packet that found \
+                 the entry without its server",
                 &[Need::Full("ipvs_end")],
             ),
+            Sign::observed(
+                "the removal was seen, and the entry was found without its server when the connection \
+                 timed out",
+                &[Need::Any("ipvs_server_removed"), Need::Any("socket_error")],
+            ),
             Sign::correlated(
-                "a packet had the entry ended, and the service no longer lists its server",
-                &[Need::Full("ipvs_end")],
+                "the entry ran out after its server had been taken out",
+                &[Need::Any("ipvs_end")],
+            ),
+            Sign::correlated(
+                "the entry was found without its server when the connection timed out",
+                &[Need::Any("socket_error")],
             ),
         ],
         mistaken_for: &[
             ("ipvs_idle_expired", "there the entry had been silent for all of its limit"),
+            (
+                "retransmission_timeout",
+                "there nobody answered already before the server was removed, which is what a health \
+                 check does with a dead one",
+            ),
             (
                 "a crashed server",
                 "its address stays in the service until somebody or a health check removes it; \
                  until then its own host, or nobody, answers",
             ),
         ],
-        fixes: &[DRAIN],
+        fixes: &[DRAIN, RESET],
         not_fixes: NOT_FIXES,
     },
     judge,
@@ -56,6 +74,16 @@ const DRAIN: Remedy = Remedy {
     reason: "a server with weight 0 keeps its connections and takes no new ones",
     how: "ipvsadm -e … -w 0, wait until ActiveConn is 0, then ipvsadm -d; in Kubernetes a preStop \
           hook longer than the longest request",
+};
+
+const RESET: Remedy = Remedy {
+    id: "reset_instead_of_hang",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "let IPVS end the connections of a removed server at once",
+    reason: "their clients are then reset and reconnect, instead of waiting for their retransmissions to \
+             run out",
+    how: "net.ipv4.vs.expire_nodest_conn=1 in the namespace that owns the table",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[
@@ -75,31 +103,101 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if !evidence.looks_like_lost_state() {
         return None;
     }
+    ended(evidence).or_else(|| hung(evidence))
+}
+
+/// Its entry ended, for want of the server or long after.
+fn ended(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (loss, end) = evidence.ipvs()?;
     let by_flush = removed(end);
     // Asked for by a packet that found its server gone; port reuse asks the same way, but only for
     // entries that are closing.
-    let by_packet = end.forced && is_gone(evidence, loss.netns, end);
-    if !by_flush && !by_packet {
+    let by_packet = end.forced && (end.server_gone || is_gone(evidence, loss.netns, end));
+    let ran_out = !end.forced && end.server_gone && lost_to(end).is_none();
+    if !by_flush && !by_packet && !ran_out {
         return None;
     }
-    Some(
-        Verdict::new(
-            if by_flush { Confidence::Observed } else { Confidence::Correlated },
-            format!("its real server {} had been taken out of IPVS", end.real_flow.dst),
-        )
-        .finding(Finding {
-            kind: "ipvs_server_removed",
-            ts: loss.ts,
-            summary: format!(
-                "IPVS ended the entry {} ({}) because its server {} is gone, {} before",
-                end.virtual_flow,
-                state_name(end.state),
-                end.real_flow.dst,
-                human_s(evidence.age_s(loss.ts)),
-            ),
-        }),
-    )
+    let removal = evidence.ipvs_server_removed(loss.netns, end.virtual_flow, end.real_flow);
+    let confidence = match (by_flush || (by_packet && end.server_gone), removal) {
+        (true, _) => Confidence::Observed,
+        (false, Some(_)) if ran_out => evidence.lost_entry_confidence(),
+        _ => Confidence::Correlated,
+    };
+    let how = if ran_out { "ran out" } else { "was ended" };
+    let finding = Finding {
+        kind: "ipvs_server_removed",
+        ts: loss.ts,
+        summary: format!(
+            "the IPVS entry {} ({}) {how} without its server {}, {} before",
+            end.virtual_flow,
+            state_name(end.state),
+            end.real_flow.dst,
+            human_s(evidence.age_s(loss.ts)),
+        ),
+    };
+    Some(verdict(evidence, confidence, end.real_flow.dst, removal).finding(finding))
+}
+
+/// Its entry is still there, without the server: every packet that arrives for it is dropped.
+fn hung(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let socket = &evidence.timed_out()?.it.socket;
+    let At { ts, netns, it: entry } = evidence.ipvs_orphan()?;
+    let removal = evidence.ipvs_server_removed(*netns, entry.virtual_flow, entry.real_flow());
+    // Nobody answered before the server was removed: it was removed because it is dead.
+    if removal.is_some_and(|at| seconds(ts.saturating_sub(at.ts)) < unanswered_s(socket)) {
+        return None;
+    }
+    let confidence = if removal.is_some() { Confidence::Observed } else { Confidence::Correlated };
+    let finding = Finding {
+        kind: "ipvs_orphan",
+        ts: *ts,
+        summary: format!(
+            "the IPVS entry {} ({}, {} s left) {} has no server any more: packets for {} are dropped",
+            entry.virtual_flow,
+            entry.state,
+            entry.left_s,
+            evidence.place(*netns).describe(),
+            entry.server,
+        ),
+    };
+    Some(verdict(evidence, confidence, entry.server, removal).finding(finding))
+}
+
+fn verdict(
+    evidence: &Evidence<'_>,
+    confidence: Confidence,
+    server: SocketAddr,
+    removal: Option<&At<IpvsServerRemoved>>,
+) -> Verdict {
+    let Some(at) = removal else {
+        let why = format!("its real server {server} had been taken out of IPVS");
+        return Verdict::new(confidence, why);
+    };
+    let IpvsServerRemoved { service, task, .. } = &at.it;
+    let place = evidence.place(at.netns).describe();
+    let before = human_s(evidence.age_s(at.ts));
+    let why = format!("{task} had taken its real server {server} out of IPVS {before} before");
+    Verdict::new(confidence, why).finding(Finding {
+        kind: "ipvs_server_removal",
+        ts: at.ts,
+        summary: format!(
+            "{task} took {server} out of the IPVS service {service} {place}, {before} before"
+        ),
+    })
+}
+
+/// How long a socket that gave up has had no answer at least, seconds: each wait is twice the one before,
+/// from 0.2 s (TCP_RTO_MIN) to 120 s (TCP_RTO_MAX, include/net/tcp.h).
+fn unanswered_s(socket: &Socket) -> f64 {
+    let by_probes = f64::from(socket.probes_out) * socket.keepalive.intvl_s;
+    let waits = match (socket.retransmits, socket.user_timeout_ms) {
+        (0, _) => 0,
+        (sent, 0) => i32::from(sent) + 1,
+        // The last wait is cut to fit TCP_USER_TIMEOUT.
+        (sent, _) => i32::from(sent),
+    };
+    let by_retries: f64 = (0..waits).map(|wait| (0.2 * 2f64.powi(wait)).min(120.0)).sum();
+    by_retries.max(by_probes)
 }
 
 /// The service is known here and no longer lists this server.
@@ -111,12 +209,36 @@ fn is_gone(evidence: &Evidence<'_>, netns: u32, end: &IpvsEnd) -> bool {
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let server =
-        evidence.ipvs().map_or("the server".into(), |(_, end)| end.real_flow.dst.to_string());
-    vec![Fix {
+    let entry = evidence.ipvs_orphan();
+    let server = match (evidence.ipvs(), entry) {
+        (Some((_, end)), _) => end.real_flow.dst.to_string(),
+        (None, Some(at)) => at.it.server.to_string(),
+        (None, None) => "the server".into(),
+    };
+    let mut fixes = vec![Fix {
         summary: format!("drain {server} before removing it: weight 0, wait, then delete"),
         ..DRAIN.fix()
-    }]
+    }];
+    let netns = evidence.ipvs().map(|(loss, _)| loss.netns).or(entry.map(|at| at.netns));
+    let ipvs = |netns| evidence.host(netns).and_then(|host| host.ipvs.as_ref());
+    if let Some(netns) = netns
+        && ipvs(netns).is_none_or(|ipvs| ipvs.expire_nodest_conn != Some(true))
+    {
+        let from = ipvs(netns).and_then(|ipvs| ipvs.expire_nodest_conn).map(u64::from);
+        let place = evidence.place(netns);
+        fixes.push(Fix {
+            current: from.map(|from| from.to_string()),
+            wanted: Some("1".into()),
+            changes: vec![Change::Sysctl {
+                place,
+                key: "net.ipv4.vs.expire_nodest_conn",
+                from,
+                to: 1,
+            }],
+            ..RESET.fix()
+        });
+    }
+    fixes
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

@@ -22,6 +22,7 @@ mod doc;
 mod firewall_reject;
 mod handshake_rejected;
 mod idle_close_race;
+mod ipvs_entry_dropped;
 mod ipvs_halfclose_expired;
 mod ipvs_idle_expired;
 mod ipvs_server_removed;
@@ -179,6 +180,7 @@ pub const ALL: &[Cause] = &[
     ipvs_idle_expired::CAUSE,
     ipvs_halfclose_expired::CAUSE,
     ipvs_server_removed::CAUSE,
+    ipvs_entry_dropped::CAUSE,
     conntrack_deleted::CAUSE,
     conntrack_early_drop::CAUSE,
     masquerade_flushed::CAUSE,

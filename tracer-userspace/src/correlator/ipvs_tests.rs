@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    event::{Packet, Socket, tcp_flag, tcp_state},
+    event::{IpvsEnd, Packet, ResetSent, Socket, SocketEnd, tcp_flag, tcp_state},
     host::{IpvsDestination, IpvsService, IpvsState, NetnsState},
     incident::Confidence,
     testing::*,
@@ -128,4 +128,175 @@ fn an_old_refusal_of_the_same_ports_explains_no_later_timeout() {
         failed(5000 * SECOND, CLIENT_NS, later, 110, &["tcp_retransmit_timer"]),
     ]);
     assert_eq!(causes(&incidents), ["no_backend", "retransmission_timeout"]);
+}
+
+/// CLIENT heard last at 100 s, retransmits `retransmits` times and gives up.
+fn gave_up(ts: Nanos, retransmits: u8) -> Event {
+    let mut client = socket(1, CLIENT, VIP, 100 * SECOND);
+    client.retransmits = retransmits;
+    failed(ts, CLIENT_NS, client, 110, &["tcp_write_timeout", "tcp_retransmit_timer"])
+}
+
+#[test]
+fn a_silent_drop_for_a_removed_server_is_told_with_who_removed_it() {
+    let incidents =
+        replay([server_removed(200 * SECOND), gave_up(300 * SECOND, 5), ipvs_orphan(300 * SECOND)]);
+    assert_eq!(causes(&incidents), ["ipvs_server_removed"]);
+    let incident = &incidents[0];
+    assert_eq!(incident.confidence, Some(Confidence::Observed));
+    assert_eq!((incident.action, incident.errno), (Action::Timeout, Some(110)));
+    assert_eq!((incident.source, incident.destination), (address(CLIENT), address(VIP)));
+    assert_eq!(incident.destination_nat, Some(address(SERVER)));
+    assert!(incident.why.starts_with("ipvsadm (pid 321)"), "{}", incident.why);
+    assert!(incident.fixes.iter().any(|fix| fix.id == "reset_instead_of_hang"));
+}
+
+#[test]
+fn an_entry_found_without_its_server_is_enough_to_correlate() {
+    let incidents = replay([gave_up(300 * SECOND, 5), ipvs_orphan(300 * SECOND)]);
+    assert_eq!(causes(&incidents), ["ipvs_server_removed"]);
+    assert_eq!(incidents[0].confidence, Some(Confidence::Correlated));
+}
+
+#[test]
+fn keepalive_that_runs_out_at_a_removed_server_is_the_removals_doing() {
+    let mut client = socket(1, CLIENT, VIP, 100 * SECOND);
+    (client.keepalive.enabled, client.probes_out) = (true, 9);
+    let incidents = replay([
+        server_removed(200 * SECOND),
+        failed(1900 * SECOND, CLIENT_NS, client, 110, &["tcp_keepalive_timer"]),
+        ipvs_orphan(1900 * SECOND),
+    ]);
+    assert_eq!(causes(&incidents), ["ipvs_server_removed"]);
+}
+
+#[test]
+fn a_server_removed_because_it_was_silent_is_not_the_root() {
+    // Six waits of 0.2 s and more: nobody answered for 12 s before.
+    let incidents =
+        replay([server_removed(295 * SECOND), gave_up(300 * SECOND, 5), ipvs_orphan(300 * SECOND)]);
+    assert_eq!(causes(&incidents), ["retransmission_timeout"]);
+}
+
+#[test]
+fn a_removal_without_an_entry_of_the_connection_explains_no_timeout() {
+    let incidents = replay([server_removed(200 * SECOND), gave_up(300 * SECOND, 5)]);
+    assert_eq!(causes(&incidents), ["retransmission_timeout"]);
+}
+
+#[test]
+fn an_entry_found_for_an_earlier_timeout_explains_no_later_one() {
+    let mut later = socket(8, CLIENT, VIP, 2000 * SECOND);
+    (later.snd_una, later.snd_nxt, later.rcv_nxt) = (90_000_000, 90_000_100, 70_000_000);
+    let incidents = replay([
+        gave_up(300 * SECOND, 5),
+        ipvs_orphan(300 * SECOND),
+        failed(3000 * SECOND, CLIENT_NS, later, 110, &["tcp_retransmit_timer"]),
+    ]);
+    assert_eq!(causes(&incidents), ["ipvs_server_removed", "retransmission_timeout"]);
+}
+
+/// The article's incident, its entry without a server when it ran out.
+fn ran_out_without_server() -> Vec<Event> {
+    let mut events = article();
+    events[0] = ipvs_ended(930 * SECOND, IpvsEnd { server_gone: true, ..ipvs_end(900.0) });
+    events
+}
+
+#[test]
+fn an_entry_that_ran_out_after_its_server_was_removed_did_not_expire_for_idleness() {
+    let mut events = ran_out_without_server();
+    let incidents = replay(events.clone());
+    assert_eq!(causes(&incidents), ["ipvs_server_removed"]);
+    assert_eq!(incidents[0].confidence, Some(Confidence::Correlated));
+    events.insert(0, server_removed(500 * SECOND));
+    let incidents = replay(events);
+    assert_eq!(causes(&incidents), ["ipvs_server_removed"]);
+    assert_eq!(incidents[0].confidence, Some(Confidence::Observed));
+}
+
+#[test]
+fn a_server_that_was_added_again_explains_no_expiry() {
+    let mut events = article();
+    events.insert(0, server_removed(500 * SECOND));
+    assert_eq!(causes(&replay(events)), ["ipvs_idle_expired"]);
+}
+
+/// The article's incident, its entry ended below these functions.
+fn ended_below(functions: &[&str]) -> Vec<Event> {
+    let mut events = article();
+    let end = IpvsEnd { stack: stack(functions), ..ipvs_end(900.0) };
+    events[0] = ipvs_ended(930 * SECOND, end);
+    events
+}
+
+#[test]
+fn the_drop_entry_defence_is_named_and_can_be_switched_off() {
+    let incidents = replay(ended_below(&[
+        "ip_vs_conn_expire",
+        "ip_vs_random_dropentry",
+        "defense_work_handler",
+    ]));
+    assert_eq!(causes(&incidents), ["ipvs_entry_dropped"]);
+    assert_eq!(incidents[0].confidence, Some(Confidence::Observed));
+    assert_eq!(incidents[0].fixes[0].id, "switch_drop_entry_off");
+}
+
+#[test]
+fn a_flush_is_named_even_though_it_takes_the_servers_first() {
+    let flush = ["ip_vs_conn_expire", "ip_vs_conn_net_cleanup", "__ip_vs_cleanup_batch"];
+    for (caller, says) in [
+        ("cleanup_net", "its network namespace ended"),
+        ("__do_sys_delete_module.constprop.0", "unloaded ip_vs"),
+    ] {
+        let mut events = ended_below(&[&flush[..], &[caller]].concat());
+        if let Body::IpvsEnd(end) = &mut events[0].body {
+            end.server_gone = true;
+        }
+        events.insert(0, server_removed(929 * SECOND));
+        let incidents = replay(events);
+        assert_eq!(causes(&incidents), ["ipvs_entry_dropped"], "{caller}");
+        assert!(incidents[0].why.contains(says), "{}", incidents[0].why);
+    }
+}
+
+/// The stack of a director resets a mid-stream packet; nothing of it is on record.
+fn without_an_entry(idle_s: u64, end: Option<SocketEnd>) -> Vec<Event> {
+    let broke = 1000 * SECOND;
+    vec![
+        sent(broke, NODE_NS, ResetSent { end, ..no_socket(data(CLIENT, VIP)) }),
+        service(broke, &[(SERVER, 1)]),
+        received(broke + 1, CLIENT_NS, socket(1, CLIENT, VIP, (1000 - idle_s) * SECOND)),
+    ]
+}
+
+#[test]
+fn a_director_that_never_had_the_entry_is_inferred_with_a_test_that_proves_it() {
+    let incidents = replay(without_an_entry(20, None));
+    assert_eq!(causes(&incidents), ["ipvs_entry_dropped"]);
+    assert_eq!(incidents[0].confidence, Some(Confidence::Inferred));
+    assert!(incidents[0].prove.is_some());
+}
+
+#[test]
+fn a_server_on_the_director_itself_is_no_fail_over() {
+    let end = SocketEnd {
+        ts: 990 * SECOND,
+        task: task("mysqld", 7),
+        err: 0,
+        old_state: tcp_state::ESTABLISHED,
+        new_state: 4,
+        idle_s: None,
+    };
+    assert_eq!(causes(&replay(without_an_entry(20, Some(end)))), ["socket_gone"]);
+}
+
+#[test]
+fn a_stray_ack_to_a_service_is_no_fail_over() {
+    let ack = Packet { payload: 0, flags: tcp_flag::ACK, ..data(CLIENT, VIP) };
+    let incidents = replay([
+        sent(1000 * SECOND, NODE_NS, no_socket(ack)),
+        service(1000 * SECOND, &[(SERVER, 1)]),
+    ]);
+    assert_eq!(causes(&incidents), ["unknown"]);
 }

@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 
 use super::{DEFAULT_PORT_RANGE, Evidence};
-use crate::event::{Flow, tcp_flag, tcp_state};
+use crate::{
+    case::At,
+    event::{Flow, ipvs_masquerades, tcp_flag, tcp_state},
+};
 
 /// One end's view of the connection.
 struct Side {
@@ -22,6 +25,9 @@ impl Evidence<'_> {
         if let Some((original, _)) = self.nat_tuples() {
             return Some(original);
         }
+        if let Some(orphan) = self.ipvs_orphan() {
+            return Some(orphan.it.virtual_flow);
+        }
         if let Some(balanced) = self.balanced {
             return Some(balanced.virtual_flow);
         }
@@ -32,11 +38,18 @@ impl Evidence<'_> {
     /// Initiator to responder, as the responder sees it: behind NAT.
     pub fn server_view(&self) -> Option<Flow> {
         if let Some((_, end)) = self.ipvs {
-            // IP_VS_CONN_F_FWD_MASK: only masquerading (0) translates addresses.
-            return Some(if end.flags & 7 == 0 { end.real_flow } else { end.virtual_flow });
+            let translates = ipvs_masquerades(end.flags);
+            return Some(if translates { end.real_flow } else { end.virtual_flow });
         }
         if let Some((_, reply)) = self.nat_tuples() {
             return Some(reply.reversed());
+        }
+        if let Some(At { netns, it: orphan, .. }) = self.ipvs_orphan() {
+            let (virtual_flow, real_flow) = (orphan.virtual_flow, orphan.real_flow());
+            // The entry does not show how it forwards.
+            let removed = self.ipvs_server_removed(*netns, virtual_flow, real_flow);
+            let translates = removed.is_some_and(|at| ipvs_masquerades(at.it.flags));
+            return Some(if translates { real_flow } else { virtual_flow });
         }
         if let Some(balanced) = self.balanced {
             let Flow { src, dst } = balanced.virtual_flow;

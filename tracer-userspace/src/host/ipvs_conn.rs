@@ -55,7 +55,7 @@ fn entry(line: &str) -> Option<IpvsEntry> {
 }
 
 /// Eight hexadecimal digits, or IPv6 in full.
-fn ip(word: &str) -> Option<IpAddr> {
+pub(super) fn ip(word: &str) -> Option<IpAddr> {
     if word.contains(':') {
         return word.parse().ok().map(|ip: Ipv6Addr| IpAddr::V6(ip));
     }

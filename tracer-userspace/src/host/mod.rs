@@ -12,6 +12,7 @@ mod counters;
 mod inside;
 mod ipvs;
 mod ipvs_conn;
+mod ipvs_orphans;
 mod machine;
 mod netlink;
 mod netns;
@@ -65,6 +66,7 @@ pub struct Host {
     roots: Arc<[PathBuf]>,
     pods: Arc<Mutex<Pods>>,
     balancers: survey::Balancers,
+    orphans: ipvs_orphans::Orphans,
 }
 
 impl Host {
@@ -84,7 +86,8 @@ impl Host {
         let roots = ["/proc/1/root", "/"].map(PathBuf::from);
         let pods = Arc::new(Mutex::new(Pods::new(roots.to_vec())));
         let balancers = survey::Balancers::default();
-        Ok(Host { jobs, own, roots: Arc::new(roots), pods, balancers })
+        let orphans = ipvs_orphans::Orphans::default();
+        Ok(Host { jobs, own, roots: Arc::new(roots), pods, balancers, orphans })
     }
 
     /// The settings and counters of the network namespace with inode number `inum`, read at most

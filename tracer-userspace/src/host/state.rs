@@ -192,6 +192,13 @@ pub struct IpvsEntry {
     pub left_s: u32,
 }
 
+impl IpvsEntry {
+    /// Client to real server.
+    pub fn real_flow(&self) -> Flow {
+        Flow { src: self.virtual_flow.src, dst: self.server }
+    }
+}
+
 /// The IPVS connection table of a namespace, or as much of it as was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IpvsTable {

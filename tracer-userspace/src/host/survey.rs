@@ -20,11 +20,11 @@ const MOST_NAMESPACES: usize = 512;
 const MOST_SOCKETS: usize = 2048;
 const MOST_SOCKETS_IN_ALL: usize = 16_384;
 /// Entries of one IPVS table: the time to read them grows with the square of their number.
-const MOST_ENTRIES: usize = 16_384;
+pub(super) const MOST_ENTRIES: usize = 16_384;
 /// Connections from one address and port.
 const MOST_KIN: usize = 16;
 /// A table is read anew after this long: reading it holds up nobody, but it is not free either.
-const TABLE_STAYS: Duration = Duration::from_secs(5);
+pub(super) const TABLE_STAYS: Duration = Duration::from_secs(5);
 
 /// A table and when it was read.
 type Read = (Nanos, IpvsTable);
@@ -37,6 +37,11 @@ pub(super) struct Balancers(Arc<Mutex<BTreeMap<u32, Read>>>);
 impl Balancers {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Read>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Their namespaces.
+    pub(super) fn namespaces(&self) -> Vec<u32> {
+        self.lock().keys().copied().collect()
     }
 }
 

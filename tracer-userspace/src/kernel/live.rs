@@ -269,14 +269,23 @@ impl Live {
             // Nobody asks who was refused, and a scan is refused a thousand times a second.
             Body::ResetReceived(it) => (Some(&it.socket).filter(|it| is_asked(it)), FRESH),
             Body::SocketError(it) => (Some(&it.socket).filter(|it| is_asked(it)), FRESH),
-            Body::NetfilterDrop(_) | Body::IpvsEnd(_) | Body::ConntrackEnd(_) => (None, FRESH),
+            Body::NetfilterDrop(_)
+            | Body::IpvsEnd(_)
+            | Body::IpvsServerRemoved(_)
+            | Body::ConntrackEnd(_) => (None, FRESH),
             _ => (None, STALE),
         };
-        if let Body::ResetSent(it) = &event.body
-            && it.met_no_connection()
-            && let Some(packet) = it.trigger
-        {
-            self.questions.inquiry(ts, netns, packet.flow);
+        match &event.body {
+            Body::ResetSent(it) if it.met_no_connection() => {
+                if let Some(packet) = it.trigger {
+                    self.questions.inquiry(ts, netns, packet.flow);
+                }
+            }
+            Body::SocketError(it) if it.socket.err == ETIMEDOUT => {
+                self.questions.ipvs_orphan(ts, it.socket.flow);
+            }
+            Body::IpvsEnd(_) | Body::IpvsServerRemoved(_) => self.questions.ipvs_in(netns),
+            _ => {}
         }
         if let Some(socket) = socket.filter(|socket| socket.inode != 0) {
             let Socket { inode, flow, ref opener, .. } = *socket;

@@ -2,7 +2,7 @@
 //! socket's owner takes milliseconds, and the ring buffer must not wait for it.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     sync::mpsc,
     thread,
     time::Duration,
@@ -30,6 +30,9 @@ const ASKED: usize = 4096;
 /// machine's sockets, and whoever scans with ACKs sends thousands.
 const INQUIRIES: usize = 10;
 
+/// Namespaces with IPVS that are looked into before all others.
+const IPVS: usize = 64;
+
 const SECOND: Nanos = 1_000_000_000;
 
 #[derive(Clone, Debug)]
@@ -48,6 +51,11 @@ enum Question {
     Inquiry {
         netns: u32,
         packet: Flow,
+    },
+    /// Has the IPVS entry of this connection lost its real server?
+    IpvsOrphan {
+        flow: Flow,
+        likely: Vec<u32>,
     },
 }
 
@@ -78,6 +86,8 @@ pub struct Questions {
     inquired: VecDeque<Nanos>,
     /// Namespaces with an open question: one answer serves all who ask meanwhile.
     busy: BTreeMap<u32, u64>,
+    /// Namespaces in which IPVS was seen at work.
+    ipvs: BTreeSet<u32>,
 }
 
 impl Questions {
@@ -102,6 +112,7 @@ impl Questions {
             strayed: Recent::default(),
             inquired: VecDeque::new(),
             busy: BTreeMap::new(),
+            ipvs: BTreeSet::new(),
         })
     }
 
@@ -139,6 +150,19 @@ impl Questions {
         }
     }
 
+    /// Has the IPVS entry of this connection lost its real server?
+    pub fn ipvs_orphan(&mut self, ts: Nanos, flow: Flow) {
+        let likely = self.ipvs.iter().copied().collect();
+        self.send(ts, Question::IpvsOrphan { flow, likely });
+    }
+
+    /// IPVS is at work in this namespace.
+    pub fn ipvs_in(&mut self, netns: u32) {
+        if self.ipvs.len() < IPVS {
+            self.ipvs.insert(netns);
+        }
+    }
+
     fn send(&mut self, ts: Nanos, question: Question) -> Option<u64> {
         if self.open.len() >= OPEN {
             return None;
@@ -146,7 +170,7 @@ impl Questions {
         let id = self.next;
         self.next += 1;
         let thread = match question {
-            Question::Netns { .. } => &self.namespaces,
+            Question::Netns { .. } | Question::IpvsOrphan { .. } => &self.namespaces,
             Question::Owner(_) | Question::Process { .. } => &self.owners,
             Question::Inquiry { .. } | Question::Survey => &self.inquiries,
         };
@@ -275,6 +299,10 @@ fn reply(host: &Host, ts: Nanos, question: Question) -> Option<Event> {
         Question::Process { pid } => {
             let owner = Box::new(host.process(pid)?);
             (0, Body::Process { started: monotonic(owner.start_boottime_ns?), owner })
+        }
+        Question::IpvsOrphan { flow, likely } => {
+            let (netns, entry) = host.ipvs_orphan(flow, &likely)?;
+            (netns, Body::IpvsOrphan(Box::new(entry)))
         }
         Question::Inquiry { netns, packet } => {
             (netns, Body::Inquiry(Box::new(host.inquire(netns, packet))))

@@ -1,6 +1,10 @@
 //! What decoding needs to know of the running kernel: its tick, its symbols, its names for reasons.
 
-use std::{cell::Cell, collections::BTreeMap, path::Path};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use super::symbols::KernelSymbols;
 use crate::decode::Kernel;
@@ -11,11 +15,18 @@ pub struct RunningKernel {
     hz: u64,
     /// Loaded in the background: it takes a while and is not needed for attaching.
     symbols: SymbolTable,
-    /// A stack passed a module, or no known function: what is loaded may have changed.
-    stale: Cell<bool>,
+    /// What stacks passed since the last look that may be others by now.
+    passed: RefCell<Passed>,
     /// What was loaded when the symbols were read.
     modules: Vec<String>,
     reasons: BTreeMap<u32, String>,
+}
+
+#[derive(Default)]
+struct Passed {
+    modules: BTreeSet<String>,
+    /// An address that no known function holds.
+    unknown: bool,
 }
 
 /// Kernel symbols, which take a while to read.
@@ -65,7 +76,7 @@ impl SymbolTable {
 impl RunningKernel {
     /// `reasons` are the values and full names of `enum sk_rst_reason`.
     pub fn new(hz: u64, symbols: SymbolTable, reasons: BTreeMap<u32, String>) -> Self {
-        Self { hz, symbols, stale: Cell::new(false), modules: SymbolTable::modules(), reasons }
+        Self { hz, symbols, passed: RefCell::default(), modules: SymbolTable::modules(), reasons }
     }
 
     /// Decoding names functions, so it has to wait for the table.
@@ -74,19 +85,32 @@ impl RunningKernel {
         self.symbols = loading.wait();
     }
 
-    /// Reads the symbols anew when a stack led into modules and they are others now; whether it did.
+    /// Reads the symbols anew when a stack led into a module that is elsewhere now, or into nothing known
+    /// and modules have come; whether it did. Reading takes a while, so a module that has not moved does
+    /// not ask for it; nor does one that has gone, whose last stacks the symbols at hand still name.
     pub fn take_new_modules(&mut self) -> bool {
-        if !self.stale.take() {
+        let passed = self.passed.take();
+        if passed.modules.is_empty() && !passed.unknown {
             return false;
         }
-        let modules = SymbolTable::modules();
-        if modules == self.modules {
+        let now = SymbolTable::modules();
+        let moved = |name: &String| {
+            let place = place_of(&now, name);
+            place.is_some() && place != place_of(&self.modules, name)
+        };
+        let unknown = passed.unknown && now != self.modules;
+        if !unknown && !passed.modules.iter().any(moved) {
             return false;
         }
-        self.modules = modules;
+        self.modules = now;
         self.symbols = SymbolTable::start().wait();
         true
     }
+}
+
+/// Where a module is, in a list of names and places.
+fn place_of<'a>(modules: &'a [String], name: &str) -> Option<&'a str> {
+    modules.iter().find_map(|module| module.strip_prefix(name)?.strip_prefix(' '))
 }
 
 impl Kernel for RunningKernel {
@@ -95,8 +119,13 @@ impl Kernel for RunningKernel {
     }
     fn symbol(&self, address: u64) -> Option<&str> {
         let function = self.symbols.get()?.lookup(address);
-        if function.is_none_or(|function| function.in_module) {
-            self.stale.set(true);
+        let mut passed = self.passed.borrow_mut();
+        match function.map(|function| function.module) {
+            Some(Some(module)) if !passed.modules.contains(module) => {
+                passed.modules.insert(module.to_owned());
+            }
+            Some(_) => {}
+            None => passed.unknown = true,
         }
         function.map(|function| function.name)
     }

@@ -33,7 +33,7 @@ struct Symbol {
 pub struct Function<'a> {
     pub name: &'a str,
     /// Its place may have been another function's when the symbols were read: modules come and go.
-    pub in_module: bool,
+    pub module: Option<&'a str>,
 }
 
 impl KernelSymbols {
@@ -89,7 +89,8 @@ impl KernelSymbols {
             .take_while(|s| s.address == nearest)
             .filter(|s| s.is_code)
             .last()?;
-        Some(Function { name: self.name(symbol)?, in_module: symbol.in_module })
+        let module = if symbol.in_module { self.module(symbol) } else { None };
+        Some(Function { name: self.name(symbol)?, module })
     }
 
     /// The address of a symbol of any type. `None` if it is absent, withheld, or if several
@@ -114,6 +115,14 @@ impl KernelSymbols {
 
     fn name(&self, symbol: &Symbol) -> Option<&str> {
         std::str::from_utf8(self.bytes(symbol)?).ok()
+    }
+
+    /// What stands in brackets behind the name.
+    fn module(&self, symbol: &Symbol) -> Option<&str> {
+        let behind = self.text.get(symbol.start as usize + usize::from(symbol.len)..)?;
+        let line = behind.split(|byte| *byte == b'\n').next()?;
+        let module = line.trim_ascii().strip_prefix(b"[")?.strip_suffix(b"]")?;
+        std::str::from_utf8(module).ok()
     }
 }
 
@@ -176,11 +185,11 @@ ffffffffc0000200 t helper\t[nf_nat]
     }
 
     #[test]
-    fn a_function_of_a_module_is_marked() {
+    fn a_function_of_a_module_names_it() {
         let symbols = symbols(TEXT);
-        let in_module = |address| symbols.lookup(address).map(|function| function.in_module);
-        assert_eq!(in_module(0xffff_ffff_8100_0800), Some(false));
-        assert_eq!(in_module(0xffff_ffff_c000_0042), Some(true));
+        let module = |address| symbols.lookup(address).and_then(|function| function.module);
+        assert_eq!(module(0xffff_ffff_8100_0800), None);
+        assert_eq!(module(0xffff_ffff_c000_0042), Some("ip_vs"));
     }
 
     #[test]

@@ -1,0 +1,252 @@
+//! IPVS entries that are lost for another reason than time: to a removed server, a defence, an unload, a
+//! fail-over; and what looks like it.
+
+use std::net::TcpStream;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::ipvs::{
+    Connection, NEVER, TIMEOUT, has_entry, idle_expired, ipvs, serve, serve_at, track,
+};
+use super::ipvs::{NEEDS, wait_expired};
+use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
+use crate::actor::{
+    PATIENCE, accept, connect, listen, receive_end, send, talk, wait_error, wait_forgotten,
+    wait_proc, wait_retransmissions,
+};
+use crate::expect::{Expect, Incident};
+use crate::lab::{Net, Role, Topology};
+use crate::netns::{Namespace, proc_net};
+
+pub const SCENARIOS: &[Scenario] = &[
+    // Without expire_nodest_conn: every packet is dropped, and nobody is told.
+    ipvs("ipvs_server_removed_silent", |net| Expect::one(hung(net)), remove_silently),
+    ipvs(
+        "ipvs_server_removed_before_start",
+        |net| Expect::one(found_late(net)),
+        remove_before_start,
+    )
+    .tracer(TracerUse::Late),
+    // The entry runs out while the client retransmits, and the next packet is answered.
+    ipvs(
+        "ipvs_server_removed_ran_out",
+        |net| Expect::one(removed(net).victim("source", "ECONNRESET")),
+        |stage| without_server(stage, TIMEOUT)?.client_writes(stage),
+    ),
+    // A dead server is removed because it is dead.
+    ipvs("near_miss_ipvs_server_dead", |net| Expect::one(dead(net)), remove_dead),
+    ipvs("ipvs_entry_dropped", |net| Expect::one(by_defence(net)), defend),
+    ipvs(
+        "ipvs_entry_dropped_unload",
+        |net| Expect::one(by_unload(net)).then(idle_expired(net)),
+        unload,
+    )
+    .tracer(TracerUse::Own),
+    Scenario::new(
+        "ipvs_entry_dropped_failover",
+        Topology::RoutedTwo,
+        |net| Expect::one(by_failover(net)),
+        fail_over,
+    )
+    .needs(NEEDS),
+    ipvs(
+        "near_miss_ipvs_server_on_director",
+        |net| Expect::one(closed_here(net)),
+        close_on_director,
+    ),
+];
+
+fn removed(net: Net) -> Incident {
+    Incident::new("ipvs_server_removed", net.client(CLIENT), net.vip(PORT))
+        .observed()
+        .nat(net.server(PORT))
+        .evidence("ipvsadm")
+        .first_fix("drain_before_removal", "kube-proxy")
+}
+
+fn hung(net: Net) -> Incident {
+    removed(net).victim("source", "ETIMEDOUT").action("timeout").origin("none")
+}
+
+fn found_late(net: Net) -> Incident {
+    Incident::new("ipvs_server_removed", net.client(CLIENT), net.vip(PORT))
+        .confidence(&["correlated"])
+        .victim("source", "ETIMEDOUT")
+        .action("timeout")
+}
+
+fn dead(net: Net) -> Incident {
+    Incident::new("retransmission_timeout", net.client(CLIENT), net.vip(PORT))
+        .observed()
+        .victim("source", "ETIMEDOUT")
+}
+
+fn dropped(net: Net) -> Incident {
+    Incident::new("ipvs_entry_dropped", net.client(CLIENT), net.vip(PORT))
+        .victim("source", "ECONNRESET")
+        .origin("local_stack")
+}
+
+fn by_defence(net: Net) -> Incident {
+    dropped(net).observed().nat(net.server(PORT)).first_fix("switch_drop_entry_off", "node")
+}
+
+fn by_unload(net: Net) -> Incident {
+    dropped(net).observed().nat(net.server(PORT)).evidence("unloaded ip_vs")
+}
+
+fn by_failover(net: Net) -> Incident {
+    dropped(net).inferred().netns(&[Role::Spare, Role::Client])
+}
+
+fn closed_here(net: Net) -> Incident {
+    Incident::new("socket_gone", net.client(CLIENT), net.vip(PORT))
+        .or_cause("data_after_close")
+        .victim("source", "EPIPE")
+        .origin("local_stack")
+}
+
+/// A connection whose server has just been removed.
+fn without_server(stage: &Stage<'_>, timeout: u64) -> Result<Connection> {
+    let node = stage.lab.node()?;
+    let connection = Connection::tracked(stage, timeout)?;
+    node.sysctl("net/ipv4/vs/expire_nodest_conn", 0)?;
+    remove(stage, node)?;
+    Ok(connection)
+}
+
+fn remove(stage: &Stage<'_>, node: &Namespace) -> Result<()> {
+    let net = stage.net;
+    node.run(&format!("ipvsadm -d -t {} -r {}", net.vip(PORT), net.server(PORT))).map(drop)
+}
+
+fn remove_silently(stage: &Stage<'_>) -> Result<Witness> {
+    stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", RETRIES)?;
+    without_server(stage, NEVER)?.client_writes(stage)
+}
+
+fn remove_before_start(stage: &Stage<'_>) -> Result<Witness> {
+    stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", RETRIES)?;
+    let connection = without_server(stage, NEVER)?;
+    (stage.start_tracer)()?;
+    connection.client_writes(stage)
+}
+
+/// The client gives up after about 6 s.
+const RETRIES: u8 = 4;
+
+fn remove_dead(stage: &Stage<'_>) -> Result<Witness> {
+    let (client, node) = (stage.lab.client()?, stage.lab.node()?);
+    client.sysctl("net/ipv4/tcp_retries2", RETRIES)?;
+    node.sysctl("net/ipv4/vs/expire_nodest_conn", 0)?;
+    let connection = Connection::tracked(stage, NEVER)?;
+    stage.cut_path()?;
+    send(&connection.client, "SELECT 2;\n")?;
+    wait_retransmissions(client, PORT, RETRIES)?;
+    remove(stage, node)?;
+    let errno = wait_error(&connection.client)?;
+    connection.keep(stage);
+    Ok(Witness::errno(errno))
+}
+
+/// Half-open in the eyes of IPVS: the client's acknowledgements do not get that far. Of so many entries
+/// the defence finds one soon, although it looks at 1/32 of the table in a second.
+const HALF_OPEN: u16 = 48;
+
+fn defend(stage: &Stage<'_>) -> Result<Witness> {
+    let (net, node) = (stage.net, stage.lab.node()?);
+    serve(stage, net.vip(PORT), &[net.server(PORT)], NEVER)?;
+    node.nft(
+        "table inet handshake {
+            chain early { type filter hook prerouting priority -300;
+                iifname client tcp flags & (fin | syn | rst | psh | ack) == ack drop; }
+        }",
+    )?;
+    // A SYN-ACK that is sent again for an entry that is gone would be answered by the client's host.
+    stage.lab.server()?.sysctl("net/ipv4/tcp_synack_retries", 0)?;
+    let listener = listen(stage.lab.server()?, net.server(PORT))?;
+    let ports = CLIENT..CLIENT + HALF_OPEN;
+    let mut clients: Vec<(u16, TcpStream)> = ports
+        .map(|port| Ok((port, connect(stage.lab.client()?, net.client(port), net.vip(PORT))?)))
+        .collect::<Result<_>>()?;
+    node.sysctl("net/ipv4/vs/drop_entry", 3)?;
+    let missing = |table: &str| clients.iter().position(|(port, _)| !has_entry(table, *port));
+    wait_proc(node, "ip_vs_conn", "the first dropped entry", |table| missing(table).is_some())?;
+    let lost = node.enter(|| Ok(missing(&proc_net("ip_vs_conn")?)))?.context("it came back")?;
+    node.sysctl("net/ipv4/vs/drop_entry", 0)?;
+    let (port, client) = clients.swap_remove(lost);
+    send(&client, "SELECT 1;\n")?;
+    let errno = wait_error(&client)?;
+    stage.keep(listener);
+    stage.keep(client);
+    clients.into_iter().for_each(|(_, client)| stage.keep(client));
+    Ok(Witness { source: Some(net.client(port)), ..Witness::errno(errno) })
+}
+
+/// The module goes while the tracer runs, and comes back: the second connection's expiry is seen again.
+fn unload(stage: &Stage<'_>) -> Result<Witness> {
+    let (net, node) = (stage.net, stage.lab.node()?);
+    let first = Connection::tracked(stage, NEVER)?;
+    // A service holds the module.
+    node.run("ipvsadm -C")?;
+    let deadline = Instant::now() + PATIENCE;
+    while !modprobe(&["-r", "-q", "ip_vs_rr", "ip_vs"])? {
+        // Namespaces of other scenarios end in the background.
+        ensure!(Instant::now() < deadline, "ip_vs cannot be unloaded");
+        thread::sleep(Duration::from_millis(200));
+    }
+    send(&first.client, "SELECT 2;\n")?;
+    let errno = wait_error(&first.client)?;
+    let Connection { listener, client, server, .. } = first;
+    drop((client, server));
+
+    ensure!(modprobe(&["ip_vs"])?, "ip_vs cannot be loaded again");
+    track(stage)?;
+    node.run("ip link del vip0")?;
+    serve(stage, net.vip(PORT), &[net.server(PORT)], TIMEOUT)?;
+    let client = connect(stage.lab.client()?, net.client(CLIENT), net.vip(PORT))?;
+    let server = accept(&listener)?;
+    let idle_since = talk(&client, &server)?;
+    wait_expired(stage, CLIENT)?;
+    let second = Connection { listener, client, server, idle_since }.client_writes(stage)?;
+    ensure!(second.errno == Some(errno), "the connections ended in {errno} and {:?}", second.errno);
+    Ok(second)
+}
+
+fn modprobe(arguments: &[&str]) -> Result<bool> {
+    let status = Command::new("modprobe").args(arguments).status().context("run modprobe")?;
+    Ok(status.success())
+}
+
+/// The address moves to a director with the same service and no entries.
+fn fail_over(stage: &Stage<'_>) -> Result<Witness> {
+    let (net, node, spare) = (stage.net, stage.lab.node()?, stage.lab.spare()?);
+    let connection = Connection::tracked(stage, NEVER)?;
+    serve_at(spare, net.vip(PORT), &[net.server(PORT)], NEVER)?;
+    let vip = net.vip(PORT).ip();
+    node.run(&format!("ip addr del {vip}/32 dev vip0"))?;
+    node.run(&format!("ip route add {vip} via {}", net.spare(PORT).ip()))?;
+    connection.client_writes(stage)
+}
+
+/// The server runs on the director and closes; its connection has an entry all the time.
+fn close_on_director(stage: &Stage<'_>) -> Result<Witness> {
+    let (net, node) = (stage.net, stage.lab.node()?);
+    node.sysctl("net/ipv4/tcp_fin_timeout", 1)?;
+    serve(stage, net.vip(PORT), &[], NEVER)?;
+    node.run(&format!("ipvsadm -a -t {} -r {} -g", net.vip(PORT), net.node(PORT)))?;
+    let listener = listen(node, net.vip(PORT))?;
+    let client = connect(stage.lab.client()?, net.client(CLIENT), net.vip(PORT))?;
+    let server = accept(&listener)?;
+    talk(&client, &server)?;
+    drop((server, listener));
+    receive_end(&client)?;
+    wait_forgotten(node, CLIENT)?;
+    send(&client, "SELECT 2;\n")?;
+    let errno = wait_error(&client)?;
+    stage.keep(client);
+    Ok(Witness::errno(errno))
+}

@@ -1,0 +1,180 @@
+//! IPVS entries whose real server is no longer part of their service: every packet for them is dropped,
+//! unless `vs/expire_nodest_conn` is set.
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::state::IpvsEntry;
+use super::survey::{MOST_ENTRIES, TABLE_STAYS};
+use super::{Host, clock, ipvs_conn};
+use crate::event::{Flow, Nanos};
+
+/// When a namespace was looked into, and what was found.
+type Read = (Nanos, Vec<IpvsEntry>);
+
+/// What was found lately: a removed server fails many connections at once.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Orphans(Arc<Mutex<HashMap<u32, Read>>>);
+
+impl Orphans {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Read>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Host {
+    /// The IPVS entry of a connection, if its real server is no longer part of its service, and the
+    /// namespace that holds it: a `likely` one, or one that balanced when tracing began. A table is read
+    /// at most every five seconds.
+    #[must_use]
+    pub fn ipvs_orphan(&self, flow: Flow, likely: &[u32]) -> Option<(u32, IpvsEntry)> {
+        let others = self.balancers.namespaces();
+        let others = others.iter().filter(|inum| !likely.contains(inum));
+        likely.iter().chain(others).find_map(|&inum| Some((inum, self.orphan_in(inum, flow)?)))
+    }
+
+    fn orphan_in(&self, inum: u32, flow: Flow) -> Option<IpvsEntry> {
+        let now = clock::monotonic();
+        let stays = u64::try_from(TABLE_STAYS.as_nanos()).unwrap_or(u64::MAX);
+        let is_fresh = |(read, _): &Read| now.saturating_sub(*read) < stays;
+        if !self.orphans.lock().get(&inum).is_some_and(is_fresh) {
+            let found = self.enter(inum, read).unwrap_or_default();
+            let mut orphans = self.orphans.lock();
+            orphans.retain(|_, read| is_fresh(read));
+            orphans.insert(inum, (now, found));
+        }
+        let is_its = |entry: &&IpvsEntry| {
+            [entry.virtual_flow, entry.real_flow()].iter().any(|its| its.key() == flow.key())
+        };
+        self.orphans.lock().get(&inum)?.1.iter().find(is_its).cloned()
+    }
+}
+
+/// The entries without a server of the calling thread's namespace; none where ip_vs is not loaded or
+/// never had a connection.
+fn read() -> Vec<IpvsEntry> {
+    let file = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}"));
+    // Up to 6.18 the table is one for all namespaces, and reading it walks all of it.
+    if !file("ip_vs_stats").is_ok_and(|stats| had_connections(&stats)) {
+        return Vec::new();
+    }
+    let Ok(services) = file("ip_vs").map(|text| Services::parse(&text)) else {
+        return Vec::new();
+    };
+    let table = ipvs_conn::read(MOST_ENTRIES).map(|table| table.entries).unwrap_or_default();
+    table.into_iter().filter(|entry| !services.has(entry)).collect()
+}
+
+/// Real servers by service, from `/proc/net/ip_vs`.
+#[derive(Default)]
+struct Services {
+    by_address: HashMap<SocketAddr, Vec<SocketAddr>>,
+    /// Which service of a firewall mark an entry belongs to is not shown.
+    of_marks: Vec<SocketAddr>,
+}
+
+impl Services {
+    fn parse(text: &str) -> Self {
+        let mut services = Self::default();
+        let mut servers: Option<&mut Vec<SocketAddr>> = None;
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            let (kind, what) = (words.next(), words.next());
+            match (kind, what) {
+                (Some("->"), Some(server)) => {
+                    if let (Some(servers), Some(server)) = (&mut servers, endpoint(server)) {
+                        servers.push(server);
+                    }
+                }
+                (Some("TCP"), Some(service)) => {
+                    servers = endpoint(service)
+                        .map(|service| services.by_address.entry(service).or_default());
+                }
+                (Some("FWM"), _) => servers = Some(&mut services.of_marks),
+                _ => servers = None,
+            }
+        }
+        services
+    }
+
+    fn has(&self, entry: &IpvsEntry) -> bool {
+        let of_service = self.by_address.get(&entry.virtual_flow.dst).into_iter().flatten();
+        of_service.chain(&self.of_marks).any(|server| *server == entry.server)
+    }
+}
+
+/// The first number of `ip_vs_stats`, after two lines of headings.
+fn had_connections(stats: &str) -> bool {
+    let first = stats.lines().nth(2).and_then(|line| line.split_whitespace().next());
+    first.is_some_and(|number| u64::from_str_radix(number, 16).is_ok_and(|count| count > 0))
+}
+
+/// `0A0C6401:0CEA` or `[fd00:…:0001]:0CEA`.
+fn endpoint(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.rsplit_once(':')?;
+    let ip = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
+    Some(SocketAddr::new(ipvs_conn::ip(ip)?, u16::from_str_radix(port, 16).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVICES: &str = "\
+IP Virtual Server version 1.2.1 (size=4096)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port Forward Weight ActiveConn InActConn
+UDP  0A0C6401:0CEA rr \n  -> 0A0C0202:0CEA      Masq    1      0          0         
+TCP  0A0C6401:0CEA rr \n  -> 0A0C0203:0CEA      Masq    1      0          0         
+TCP  [fd00:000c:0064:0000:0000:0000:0000:0001]:0CEA rr 
+  -> [fd00:000c:0002:0000:0000:0000:0000:0002]:0CEA      Masq    1      1          0         
+";
+
+    fn entry(service: &str, server: &str) -> IpvsEntry {
+        let at = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        IpvsEntry {
+            virtual_flow: Flow { src: at("10.12.1.2:40001"), dst: at(service) },
+            server: at(server),
+            state: "ESTABLISHED".into(),
+            left_s: 897,
+        }
+    }
+
+    fn v4() -> IpvsEntry {
+        entry("10.12.100.1:3306", "10.12.2.2:3306")
+    }
+
+    fn v6() -> IpvsEntry {
+        entry("[fd00:c:64::1]:3306", "[fd00:c:2::2]:3306")
+    }
+
+    #[test]
+    fn a_server_is_gone_when_its_own_service_does_not_list_it() {
+        let services = Services::parse(SERVICES);
+        assert!(!services.has(&v4()), "only the UDP service of that address lists it");
+        assert!(services.has(&v6()));
+        assert!(!Services::parse("").has(&v6()));
+    }
+
+    #[test]
+    fn a_server_of_any_firewall_mark_may_be_the_entrys() {
+        let marked =
+            format!("{SERVICES}FWM  00000001 rr \n  -> 0A0C0202:0CEA      Masq    1      0    0\n");
+        assert!(Services::parse(&marked).has(&v4()));
+    }
+
+    #[test]
+    fn a_table_that_never_had_a_connection_is_not_read() {
+        let stats = |first: &str| {
+            format!(
+                "   Total Incoming Outgoing         Incoming         Outgoing\n   \
+                 Conns  Packets  Packets            Bytes            Bytes\n       \
+                 {first}        5        3              15C               FD\n"
+            )
+        };
+        assert!(had_connections(&stats("1F")));
+        assert!(!had_connections(&stats("0")) && !had_connections(""));
+    }
+}
