@@ -122,6 +122,9 @@ fn check_incident(wanted: &Incident, found: &Value, facts: &Facts<'_>) -> Result
     if nat.is_some() {
         endpoint(found, "/destination/nat", nat)?;
     }
+    if wanted.untranslated {
+        ensure!(found.pointer("/destination/nat").is_none(), "destination.nat is there");
+    }
     one_of(found, "/rsttrace/confidence", &wanted.confidences)?;
     one_of(found, "/error/code", &wanted.errnos)?;
     one_of(found, "/rsttrace/victim", &wanted.victims)?;

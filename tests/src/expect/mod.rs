@@ -60,6 +60,8 @@ pub struct Incident {
     pub source: SocketAddr,
     pub destination: SocketAddr,
     pub nat: Option<SocketAddr>,
+    /// No `destination.nat`.
+    pub untranslated: bool,
     pub victims: Vec<&'static str>,
     pub errnos: Vec<&'static str>,
     pub action: Option<&'static str>,
@@ -115,6 +117,7 @@ impl Incident {
             source,
             destination,
             nat: None,
+            untranslated: false,
             victims: Vec::new(),
             errnos: Vec::new(),
             action: None,
@@ -150,6 +153,12 @@ impl Incident {
 
     pub fn nat(mut self, backend: SocketAddr) -> Self {
         self.nat = Some(backend);
+        self
+    }
+
+    pub fn untranslated(mut self) -> Self {
+        self.nat = None;
+        self.untranslated = true;
         self
     }
 

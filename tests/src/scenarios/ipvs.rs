@@ -39,9 +39,22 @@ pub const SCENARIOS: &[Scenario] = &[
         "ipvs_idle_expired_two_backends",
         Topology::RoutedTwo,
         |net| Expect::one(idle_expired(net)),
-        two_backends,
+        |stage| two_backends(stage, false),
     )
     .needs(NEEDS),
+    // The packet is given to the other server, whose listener resets it: the root is the lost entry.
+    Scenario::new(
+        "ipvs_idle_expired_sloppy_tcp",
+        Topology::RoutedTwo,
+        |net| Expect::one(idle_expired(net)),
+        |stage| two_backends(stage, true),
+    )
+    .needs(NEEDS),
+    ipvs(
+        "ipvs_idle_expired_direct_routing",
+        |net| Expect::one(not_translated(net)),
+        direct_routing,
+    ),
     ipvs("ipvs_idle_expired_server_first", |net| Expect::one(seen_by_server(net)), server_first),
     // The server's error is the other end of the same broken connection.
     ipvs(
@@ -79,6 +92,10 @@ pub(super) fn idle_expired(net: Net) -> Incident {
         .ipvs_timeout(TIMEOUT)
         .netns(&[Role::Node, Role::Client])
         .first_fix("keepalive_below_limit", "application")
+}
+
+fn not_translated(net: Net) -> Incident {
+    idle_expired(net).untranslated()
 }
 
 fn seen_by_server(net: Net) -> Incident {
@@ -216,9 +233,10 @@ fn without_conntrack(stage: &Stage<'_>) -> Result<Witness> {
     connection.client_writes(stage)
 }
 
-fn two_backends(stage: &Stage<'_>) -> Result<Witness> {
+fn two_backends(stage: &Stage<'_>, sloppy: bool) -> Result<Witness> {
     let net = stage.net;
     track(stage)?;
+    stage.lab.node()?.sysctl("net/ipv4/vs/sloppy_tcp", u8::from(sloppy))?;
     let backends = [net.server(PORT), net.spare(PORT)];
     serve(stage, net.vip(PORT), &backends, TIMEOUT)?;
     let listener = listen(stage.lab.server()?, backends[0])?;
@@ -230,6 +248,25 @@ fn two_backends(stage: &Stage<'_>) -> Result<Witness> {
     stage.keep(other);
     let witness = Connection { listener, client, server, idle_since }.client_writes(stage)?;
     Ok(Witness { nat: Some(backends[chosen]), ..witness })
+}
+
+/// The server has the service's address, too, and answers past IPVS.
+fn direct_routing(stage: &Stage<'_>) -> Result<Witness> {
+    let (net, node, server) = (stage.net, stage.lab.node()?, stage.lab.server()?);
+    serve(stage, net.vip(PORT), &[], TIMEOUT)?;
+    node.run(&format!("ipvsadm -a -t {} -r {} -g", net.vip(PORT), net.server(PORT)))?;
+    // Its answers come from an address of the node's own.
+    node.sysctl("net/ipv4/conf/all/accept_local", 1)?;
+    node.sysctl("net/ipv4/conf/all/rp_filter", 0)?;
+    server.run("ip link add vip0 type dummy")?;
+    server.run("ip link set vip0 up")?;
+    server.run(&format!("ip addr add {}/32 dev vip0", net.vip(PORT).ip()))?;
+    let listener = listen(server, net.vip(PORT))?;
+    let client = connect(stage.lab.client()?, net.client(CLIENT), net.vip(PORT))?;
+    let server = accept(&listener)?;
+    let idle_since = talk(&client, &server)?;
+    wait_expired(stage, CLIENT)?;
+    Connection { listener, client, server, idle_since }.client_writes(stage)
 }
 
 /// The segment leaves the node with the server's own address, and the client's host knows no such connection.

@@ -11,8 +11,8 @@ use super::ipvs::{
 };
 use super::{CLIENT, PORT, Scenario, Stage, Witness};
 use crate::actor::{
-    abort_on_close, accept, connect, keepalive, listen, receive, send, talk, try_connect,
-    wait_error, wait_unread,
+    abort_on_close, accept, connect, keepalive, listen, receive, receive_end, send, talk,
+    try_connect, wait_error, wait_proc, wait_unread,
 };
 use crate::expect::{Expect, Incident};
 use crate::lab::Net;
@@ -26,6 +26,8 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(idle_expired(net).or_both_victims()).then(closed_by_server(net)),
         tuple_reused,
     ),
+    // conn_reuse_mode: the old entry is ended for the new SYN.
+    ipvs("near_miss_ipvs_port_reused", |_| Expect::nothing(), reuse_port),
     // The answer to a SYN is never the end of an older connection.
     ipvs(
         "near_miss_ipvs_refused_later",
@@ -102,6 +104,24 @@ fn tuple_reused(stage: &Stage<'_>) -> Result<Witness> {
     stage.keep(listener);
     stage.keep(client);
     Ok(Witness { idle: Some(idle), ..Witness::errno(errno) })
+}
+
+/// Closed in order, and opened again from the same port while IPVS still has the entry.
+fn reuse_port(stage: &Stage<'_>) -> Result<Witness> {
+    let (net, node) = (stage.net, stage.lab.node()?);
+    node.sysctl("net/ipv4/vs/conn_reuse_mode", 1)?;
+    let Connection { listener, client, server, .. } = Connection::tracked(stage, NEVER)?;
+    drop(server);
+    receive_end(&client)?;
+    drop(client);
+    wait_proc(node, "ip_vs_conn", "the entry's TIME_WAIT", |table| table.contains("TIME_WAIT"))?;
+    let client = connect(stage.lab.client()?, net.client(CLIENT), net.vip(PORT))?;
+    let server = accept(&listener)?;
+    talk(&client, &server)?;
+    stage.keep(listener);
+    stage.keep(client);
+    stage.keep(server);
+    Ok(Witness::default())
 }
 
 /// After the first connection, the service is taken away and the same ports are refused.
