@@ -202,10 +202,10 @@ fn end(side: Side, owner: &Owner) -> String {
     /// As many digits as container tools show.
     const SHORT_ID: usize = 12;
     let what = match owner.by {
-        OwnerBy::Listener => " (its listener)",
+        OwnerBy::Listener => ", its listener",
         _ => "",
     };
-    let mut text = format!("{}{what} {} (pid {})", side.id(), owner.comm, owner.pid);
+    let mut text = format!("{} {} (pid {}{what})", side.id(), owner.comm, owner.pid);
     match owner.pod.as_ref() {
         Some(Pod { name: Some(name), namespace: Some(namespace), .. }) => {
             text.push_str(&format!(", pod {namespace}/{name}"));
@@ -396,6 +396,31 @@ mod tests {
         let text = told(PLAIN, &hostile);
         assert!(!text.contains(['\u{1b}', '\r']), "{text}");
         assert!(text.contains("\\u{1b}[2J"), "{text}");
+    }
+
+    #[test]
+    fn the_processes_at_both_ends_are_told_with_pod_and_container() {
+        let mut both = incident();
+        let pod = |uid: &str, name: Option<&str>| Pod {
+            uid: Some(uid.into()),
+            name: name.map(str::to_owned),
+            namespace: name.map(|_| "shop".into()),
+        };
+        both.owner = Some(Owner {
+            pid: 7,
+            comm: "node".into(),
+            container_id: Some("3f9c".repeat(16)),
+            pod: Some(pod("u-1", Some("orders-api-7c9"))),
+            ..Owner::default()
+        });
+        both.owner_side = Some(Side::Source);
+        let by = OwnerBy::Listener;
+        let pod = Some(pod("u-2", None));
+        both.peer = Some(Owner { pid: 8, comm: "mysqld".into(), by, pod, ..Owner::default() });
+        let wanted = "  PROCESS    source node (pid 7), pod shop/orders-api-7c9, container \
+                      3f9c3f9c3f9c; destination mysqld (pid 8, its listener), pod u-2\n";
+        let text = told(BROAD, &both);
+        assert!(text.contains(wanted), "{text}");
     }
 
     #[test]

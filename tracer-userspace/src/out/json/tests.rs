@@ -1,6 +1,7 @@
 use super::*;
 use crate::{
-    host::Owner,
+    host::OwnerBy,
+    incident::Side,
     testing::{article, replay},
 };
 
@@ -133,6 +134,43 @@ fn a_hostile_process_name_stays_inside_its_string() {
     assert!(!text.contains(['\n', '\u{1b}']), "one line without control characters");
     let value: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(value["process"]["name"], comm);
+}
+
+#[test]
+fn both_ends_are_told_with_container_and_pod() {
+    let mut both = replay(article()).remove(0);
+    let pod = Pod {
+        uid: Some("81e09ae0-12ec-4ec5-94b8-51cda7906370".into()),
+        name: Some("orders-api-7c9".into()),
+        namespace: Some("shop".into()),
+    };
+    both.owner = Some(Owner {
+        pid: 7,
+        comm: "node".into(),
+        container_id: Some("3f9c".repeat(16)),
+        pod: Some(pod),
+        ..Owner::default()
+    });
+    both.owner_side = Some(Side::Source);
+    both.peer =
+        Some(Owner { pid: 8, comm: "mysqld".into(), by: OwnerBy::Listener, ..Owner::default() });
+    let line: Value = serde_json::from_str(&incident(&both)).expect("JSON");
+    assert_eq!(line["container"], json!({"id": "3f9c".repeat(16)}));
+    assert_eq!(
+        line["k8s"],
+        json!({
+            "pod": {"name": "orders-api-7c9", "uid": "81e09ae0-12ec-4ec5-94b8-51cda7906370"},
+            "namespace": {"name": "shop"},
+        })
+    );
+    assert_eq!(
+        [&line["rsttrace"]["process_of"], &line["rsttrace"]["process_by"]],
+        ["source", "descriptor"]
+    );
+    assert_eq!(
+        line["rsttrace"]["peer"],
+        json!({"process": {"pid": 8, "name": "mysqld"}, "process_by": "listener"})
+    );
 }
 
 #[test]
