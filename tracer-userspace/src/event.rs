@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 mod stock;
 
-pub use stock::{Inquiry, IpvsFound, Stock};
+pub use stock::{ConntrackFound, Inquiry, IpvsFound, Stock};
 
 use crate::host::{IpvsEntry, NetnsState, Owner};
 
@@ -462,6 +462,9 @@ pub struct Session {
     pub kernel: String,
     /// Inode of the initial network namespace.
     pub initial_netns: u32,
+    /// The tracer's own process: what it looks up, the kernel may reap in its name. 0 when unknown.
+    #[serde(default)]
+    pub pid: u32,
     /// CLOCK_REALTIME minus CLOCK_MONOTONIC, nanoseconds.
     pub wall_offset_ns: i64,
     pub coverage: Vec<SignalCoverage>,

@@ -4,12 +4,14 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 mod balanced;
+mod translated;
 mod views;
 mod watched;
 
 pub use watched::Watched;
 
 pub use balanced::Balanced;
+pub use translated::Translated;
 
 use crate::{
     case::{At, Case},
@@ -56,6 +58,7 @@ pub struct Evidence<'a> {
     ipvs_servers: &'a IpvsServers,
     known: &'a Known,
     balanced: Option<Balanced<'a>>,
+    translated: Option<Translated<'a>>,
     ipvs: Option<(&'a Remembered, &'a IpvsEnd)>,
     conntrack: Option<(&'a Remembered, &'a ConntrackEnd)>,
     /// An entry of the same tuple in another zone ended as well, and a packet does not tell its zone.
@@ -82,6 +85,7 @@ impl<'a> Evidence<'a> {
             ipvs_servers,
             known,
             balanced: None,
+            translated: None,
             ipvs: None,
             conntrack: None,
             zone_is_ambiguous: false,
@@ -92,6 +96,7 @@ impl<'a> Evidence<'a> {
         evidence.look_back(memories);
         evidence.invalid = evidence.find_invalid(memories);
         evidence.balanced = evidence.find_balanced();
+        evidence.translated = evidence.find_translated();
         evidence
     }
 
@@ -354,7 +359,8 @@ impl<'a> Evidence<'a> {
 
     /// How long nothing had come in when it broke, seconds.
     pub fn idle_s(&self) -> Option<f64> {
-        let client_heard = self.balanced.and_then(|balanced| balanced.client_heard());
+        let client_heard = (self.balanced.and_then(|it| it.client_heard()))
+            .or_else(|| self.translated.and_then(|it| it.client_heard()));
         let last = match (self.last_received().max(client_heard), self.ipvs) {
             (Some(last), _) => last,
             (None, Some((_, end))) => end.last_packet?,

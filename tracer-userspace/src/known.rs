@@ -1,7 +1,7 @@
 //! What exists: connections, IPVS entries and what was found about a stray packet. Bounded by count;
 //! of what does not fit, the verdicts say less.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use crate::event::{Flow, Inquiry, IpvsEnd, Stock};
@@ -20,8 +20,9 @@ pub struct Known {
     entries: HashMap<(u32, Flow), SocketAddr>,
     /// Whether all entries of a namespace are in `entries`.
     complete: BTreeMap<u32, bool>,
-    /// Connections, local side first.
-    connections: HashSet<Flow>,
+    /// Local addresses of connections by their remote one.
+    peers: HashMap<SocketAddr, Vec<SocketAddr>>,
+    connections: usize,
     inquiries: VecDeque<(u32, Inquiry)>,
 }
 
@@ -37,8 +38,9 @@ impl Known {
             }
         }
         for socket in stock.sockets.into_iter().flat_map(|list| list.sockets) {
-            if self.connections.len() < CONNECTIONS {
-                self.connections.insert(socket.flow);
+            if self.connections < CONNECTIONS {
+                self.connections += 1;
+                self.peers.entry(socket.flow.dst).or_default().push(socket.flow.src);
             }
         }
     }
@@ -68,9 +70,9 @@ impl Known {
         self.complete.get(&netns).filter(|all| **all).map(|_| false)
     }
 
-    /// Whether a connection with these addresses, local side first, existed at the start.
-    pub fn had_connection(&self, flow: Flow) -> bool {
-        self.connections.contains(&flow)
+    /// Who had a connection with this address at the start.
+    pub fn peers_of(&self, remote: SocketAddr) -> &[SocketAddr] {
+        self.peers.get(&remote).map_or(&[], Vec::as_slice)
     }
 
     /// The newest inquiry about a packet in a namespace.

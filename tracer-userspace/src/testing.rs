@@ -96,6 +96,7 @@ pub fn session(ts: Nanos) -> Event {
         hostname: "node".into(),
         kernel: "test".into(),
         initial_netns: 1,
+        pid: 0,
         wall_offset_ns: 1_763_695_304_000_000_000,
         coverage: ["reset_sent", "reset_received", "ipvs_end", "conntrack_end", "conntrack_full"]
             .map(covered)

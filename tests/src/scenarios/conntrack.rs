@@ -44,7 +44,7 @@ pub const SCENARIOS: &[Scenario] = &[
     conntrack("near_miss_conntrack_one_backend", |_| Expect::nothing(), picked_up_again),
 ];
 
-const NEEDS: &[Need] = &[Need::Conntrack];
+pub(super) const NEEDS: &[Need] = &[Need::Conntrack];
 
 const fn conntrack(
     name: &'static str,
@@ -94,14 +94,14 @@ pub fn translate(stage: &Stage<'_>, to: &str) -> Result<()> {
     ))
 }
 
-struct Connection {
+pub(super) struct Connection {
     client: TcpStream,
     server: TcpStream,
-    idle_since: Instant,
+    pub(super) idle_since: Instant,
 }
 
 impl Connection {
-    fn open(stage: &Stage<'_>) -> Result<Self> {
+    pub(super) fn open(stage: &Stage<'_>) -> Result<Self> {
         let (connection, listener) = Self::open_listening(stage)?;
         stage.keep(listener);
         Ok(connection)
@@ -118,14 +118,14 @@ impl Connection {
     }
 
     /// An expired entry stays in the table until a packet meets it, so there is nothing to watch but the clock.
-    fn outwait_timeout(&self) -> Duration {
+    pub(super) fn outwait_timeout(&self) -> Duration {
         let end = self.idle_since + TIMEOUT + SLACK;
         thread::sleep(end.saturating_duration_since(Instant::now()));
         self.idle_since.elapsed()
     }
 
     /// The segment is not translated back, and the client's host knows no connection with the server's own address.
-    fn server_writes(self, stage: &Stage<'_>) -> Result<Witness> {
+    pub(super) fn server_writes(self, stage: &Stage<'_>) -> Result<Witness> {
         send(&self.server, "you have been idle\n")?;
         let errno = wait_error(&self.server)?;
         stage.keep(self.client);
@@ -134,7 +134,7 @@ impl Connection {
     }
 }
 
-fn shorten_timeout(stage: &Stage<'_>) -> Result<()> {
+pub(super) fn shorten_timeout(stage: &Stage<'_>) -> Result<()> {
     let key = "net/netfilter/nf_conntrack_tcp_timeout_established";
     stage.lab.node()?.sysctl(key, TIMEOUT.as_secs())
 }

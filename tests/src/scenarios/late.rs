@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::ipvs::{Connection, NEEDS, NEVER, TIMEOUT, serve, track, wait_expired};
-use super::{CLIENT, PORT, Pair, Scenario, Stage, TracerUse, Witness};
+use super::{CLIENT, PORT, Pair, Scenario, Stage, TracerUse, Witness, conntrack};
 use crate::actor::{
     abort_on_close, accept, accept_either, connect, keepalive, listen, receive_end, send, talk,
-    wait_error, wait_forgotten,
+    wait_acknowledged, wait_error, wait_forgotten,
 };
 use crate::expect::{Expect, Incident};
 use crate::lab::{Net, Role, Topology};
@@ -63,6 +63,16 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(young(net).victim("destination", "ECONNRESET")),
         |stage| server_writes(stage, lose_entry(stage)?),
     ),
+    tracked(
+        "conntrack_idle_expired_started_late",
+        |net| Expect::one(nat_expired(net)),
+        |stage| lose_nat_entry(stage, true),
+    ),
+    tracked(
+        "near_miss_started_late_conntrack_young",
+        |net| Expect::one(nat_gone(net)),
+        |stage| lose_nat_entry(stage, false),
+    ),
     direct("data_after_close_started_late", |net| Expect::one(closed(net)), close_unseen),
     direct(
         "socket_gone_started_late",
@@ -84,6 +94,16 @@ const fn balanced(
     provoke: fn(&Stage<'_>) -> Result<Witness>,
 ) -> Scenario {
     Scenario::new(name, Topology::Routed, expect, provoke).needs(NEEDS).tracer(TracerUse::Late)
+}
+
+const fn tracked(
+    name: &'static str,
+    expect: fn(Net) -> Expect,
+    provoke: fn(&Stage<'_>) -> Result<Witness>,
+) -> Scenario {
+    Scenario::new(name, Topology::Routed, expect, provoke)
+        .needs(conntrack::NEEDS)
+        .tracer(TracerUse::Late)
 }
 
 const fn direct(
@@ -112,6 +132,22 @@ fn young(net: Net) -> Incident {
         .or_cause("ipvs_entry_dropped")
         .or_cause("ipvs_server_removed")
         .victim("source", "ECONNRESET")
+        .idle()
+}
+
+/// What is left: the silence, the limit, and the entry that the server's packet made.
+fn nat_expired(net: Net) -> Incident {
+    Incident::new("conntrack_idle_expired", net.client(CLIENT), net.vip(PORT))
+        .inferred()
+        .nat(net.server(PORT))
+        .victim("destination", "ECONNRESET")
+        .idle()
+}
+
+/// It was deleted, unseen: no timer did it.
+fn nat_gone(net: Net) -> Incident {
+    Incident::new("unknown", net.client(CLIENT), net.vip(PORT))
+        .victim("destination", "ECONNRESET")
         .idle()
 }
 
@@ -200,6 +236,25 @@ fn one_of_two(stage: &Stage<'_>) -> Result<Witness> {
     stage.keep(other);
     let witness = Connection { listener, client, server, idle_since }.client_writes(stage)?;
     Ok(Witness { nat: Some(backends[chosen]), ..witness })
+}
+
+/// A NAT entry that is gone when the tracer comes: it expired and a dump reaped it, or it was deleted.
+fn lose_nat_entry(stage: &Stage<'_>, expire: bool) -> Result<Witness> {
+    let node = stage.lab.node()?;
+    if expire {
+        conntrack::shorten_timeout(stage)?;
+    }
+    let connection = conntrack::Connection::open(stage)?;
+    wait_acknowledged(stage.lab.server()?, CLIENT)?;
+    if expire {
+        connection.outwait_timeout();
+        node.run("conntrack -L -p tcp")?;
+    } else {
+        node.run("conntrack -F")?;
+    }
+    (stage.start_tracer)()?;
+    let idle = connection.idle_since.elapsed();
+    Ok(Witness { idle: Some(idle), ..connection.server_writes(stage)? })
 }
 
 /// TIME_WAIT or FIN_WAIT2 is all that is left of the server's side.

@@ -61,7 +61,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         return None;
     }
     let (loss, end) = evidence.conntrack()?;
-    if end.portid == 0 {
+    // A look-up of ours that met an expired entry has removed it, too.
+    let own = end.task.pid == evidence.session.pid && end.task.pid != 0;
+    if end.portid == 0 || own {
         return None;
     }
     let confidence = evidence.lost_entry_confidence();

@@ -5,7 +5,7 @@ use crate::{
     event::ConntrackEnd,
     evidence::{Evidence, has, seconds},
     fix::{Change, Fix, FixOwner, Remedy, Risk},
-    incident::Finding,
+    incident::{Confidence, Finding},
 };
 
 pub const CAUSE: Cause = Cause {
@@ -30,6 +30,11 @@ pub const CAUSE: Cause = Cause {
             Sign::correlated(
                 "the removal was seen, the sender of the reset was not",
                 &[Need::Any("conntrack_end"), Need::Any("reset_received")],
+            ),
+            Sign::inferred(
+                "a packet of the server came back untranslated after more silence than the longest limit \
+                 of an entry, and one namespace of this host does NAT; it had ended before tracing began",
+                &[Need::Full("reset_sent")],
             ),
         ],
         mistaken_for: &[
@@ -101,6 +106,12 @@ pub fn state_name(state: u32) -> &'static str {
     usize::try_from(state).ok().and_then(|i| NAMES.get(i)).copied().unwrap_or("UNKNOWN")
 }
 
+/// The limit of a connection that is open and has nothing unacknowledged: the longest of all.
+const ESTABLISHED: &str = "nf_conntrack_tcp_timeout_established";
+
+/// The stamps of segments and of our own start are this coarse, seconds.
+const SLACK_S: f64 = 1.0;
+
 /// The kernel took it because its time was up: not a user's deletion, not an eviction, not a flush.
 fn expired(ts: u64, end: &ConntrackEnd) -> bool {
     let other = ["early_drop", "nf_ct_iterate_cleanup", "nf_ct_iterate_cleanup_net"];
@@ -118,13 +129,17 @@ fn ran_s(evidence: &Evidence<'_>) -> Option<f64> {
 /// The sysctl whose value ran, and that value in seconds. The entry only holds a deadline; the
 /// distance from the last segment to it names the limit.
 pub fn limit(evidence: &Evidence<'_>) -> Option<(&'static str, u32)> {
+    if let Some(translated) = evidence.translated() {
+        let table = evidence.host(translated.netns?)?.conntrack.as_ref()?;
+        return Some((ESTABLISHED, table.tcp_timeout.established_s?));
+    }
     let (loss, end) = evidence.conntrack()?;
     let timeouts = &evidence.host(loss.netns)?.conntrack.as_ref()?.tcp_timeout;
     let by_state = match end.state {
         2 => ("nf_conntrack_tcp_timeout_syn_recv", timeouts.syn_recv_s),
         4 => ("nf_conntrack_tcp_timeout_fin_wait", timeouts.fin_wait_s),
         5 => ("nf_conntrack_tcp_timeout_close_wait", timeouts.close_wait_s),
-        _ => ("nf_conntrack_tcp_timeout_established", timeouts.established_s),
+        _ => (ESTABLISHED, timeouts.established_s),
     };
     let hidden = [
         ("nf_conntrack_tcp_timeout_unacknowledged", timeouts.unacknowledged_s),
@@ -150,6 +165,10 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if !evidence.looks_like_lost_state() {
         return None;
     }
+    seen(evidence).or_else(|| inferred(evidence))
+}
+
+fn seen(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (loss, end) = evidence.conntrack()?;
     if !expired(loss.ts, end) {
         return None;
@@ -173,6 +192,45 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     ))
 }
 
+/// The entry went before tracing began: only arithmetic is left. No entry outlives the longest of its
+/// limits.
+fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let translated = evidence.translated()?;
+    let at = evidence.stateless()?;
+    let place = evidence.place(translated.netns?).describe();
+    let (name, limit) = limit(evidence)?;
+    let idle_s = evidence.idle_s()?;
+    let expired_for_s = idle_s - f64::from(limit);
+    let watched_s = evidence.age_s(evidence.started());
+    // An entry that tracing found alive would have been seen to end.
+    let would_be_seen =
+        evidence.session.covers("conntrack_end") && expired_for_s < watched_s - SLACK_S;
+    if translated.has_entry || expired_for_s < 0.0 || would_be_seen {
+        return None;
+    }
+    Some(
+        Verdict::new(
+            Confidence::Inferred,
+            format!(
+                "no conntrack entry was left to translate it ({name} = {limit} s), and tracing began \
+                 after it ended"
+            ),
+        )
+        .finding(Finding {
+            kind: "conntrack_no_entry",
+            ts: at.ts,
+            summary: format!(
+                "a packet of {} reached the client of {} untranslated; NAT is done {place}, {name} = \
+                 {limit} s, idle for {}",
+                translated.server,
+                translated.original.dst,
+                human_s(idle_s),
+            ),
+        })
+        .prove("keep rsttrace running: the next expiry is then seen, not computed"),
+    )
+}
+
 fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
     if !evidence.session.covers("conntrack_end") {
         return None;
@@ -191,9 +249,11 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
         return Vec::new();
     };
     let mut fixes = vec![remedy::keepalive_below(evidence, ran_s, "the conntrack timer")];
-    if let (Some((loss, _)), Some((key, limit_s))) = (evidence.conntrack(), limit(evidence)) {
+    let netns = (evidence.conntrack().map(|(loss, _)| loss.netns))
+        .or_else(|| evidence.translated().and_then(|translated| translated.netns));
+    if let (Some(netns), Some((key, limit_s))) = (netns, limit(evidence)) {
         let to = remedy::limit_above(evidence.idle_s().unwrap_or(0.0).max(f64::from(limit_s)));
-        let place = evidence.place(loss.netns);
+        let place = evidence.place(netns);
         fixes.push(Fix {
             summary: format!("raise {key} to {to} s {}", place.describe()),
             current: Some(format!("{limit_s} s")),

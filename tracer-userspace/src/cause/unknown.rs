@@ -2,7 +2,7 @@
 
 use super::{Cause, Family, Verdict, doc::Doc, human_s, no_fixes, no_not_fixes, nothing_ruled_out};
 use crate::{
-    evidence::{Balanced, Evidence, has},
+    evidence::{Balanced, Evidence, Translated, has},
     incident::Finding,
 };
 
@@ -33,6 +33,8 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     });
     let (why, prove) = if let Some(balanced) = evidence.balanced() {
         without_entry(evidence, balanced)
+    } else if let Some(translated) = evidence.translated() {
+        untranslated(evidence, translated)
     } else if let Some(at) = strayed {
         let from = at.it.trigger.map_or(String::new(), |t| t.flow.src.ip().to_string());
         (
@@ -128,5 +130,27 @@ fn without_entry(evidence: &Evidence<'_>, balanced: Balanced<'_>) -> (String, &'
         "was the table flushed, a server removed and added again, or the address moved here from another \
          node? silence longer than the timeout of `ipvsadm -L --timeout` would be an idle expiry. Keep \
          rsttrace running: the end of an entry is then seen",
+    )
+}
+
+/// A connection through NAT of which nobody saw the entry end.
+fn untranslated(evidence: &Evidence<'_>, translated: Translated<'_>) -> (String, &'static str) {
+    let Translated { server, original, .. } = translated;
+    let idle = evidence.idle_s().map_or(String::new(), |s| format!(" after {}", human_s(s)));
+    let met =
+        format!("a packet of {server} reached the client of {} untranslated{idle}", original.dst);
+    if translated.has_entry {
+        return (
+            format!("{met}, though the conntrack entry that translates it still exists"),
+            "does the way back still lead through the host that does the NAT? compare `ip route get` on \
+             both ends",
+        );
+    }
+    (
+        format!("{met}: its conntrack entry was gone before tracing began"),
+        "was the entry deleted or the table flushed (conntrack -D or -F, a CNI, an interface that went \
+         down)? silence longer than net.netfilter.nf_conntrack_tcp_timeout_established of the namespace \
+         that does the NAT would be an idle expiry. Keep rsttrace running there: the end of an entry is \
+         then seen",
     )
 }

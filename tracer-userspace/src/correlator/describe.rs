@@ -245,6 +245,7 @@ fn conntrack(evidence: &Evidence<'_>, cause: &Cause) -> Option<ConntrackFacts> {
     let lost = evidence.conntrack();
     let netns = lost
         .map(|(loss, _)| loss.netns)
+        .or_else(|| evidence.translated().and_then(|translated| translated.netns))
         .or_else(|| evidence.drops().first().map(|(loss, _)| loss.netns))?;
     let table = evidence.host(netns).and_then(|host| host.conntrack.as_ref());
     let limit =

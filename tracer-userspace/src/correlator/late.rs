@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::{
-    event::{Inquiry, IpvsFound, Stock, tcp_state},
+    event::{ConntrackFound, Flow, Inquiry, IpvsFound, Stock, tcp_state},
     host::{
-        IpvsDestination, IpvsEntry, IpvsService, IpvsState, IpvsTable, NetnsState, SocketAges,
-        SocketList, SocketState,
+        ConntrackEntry, ConntrackState, ConntrackTcpTimeouts, IpvsDestination, IpvsEntry,
+        IpvsService, IpvsState, IpvsTable, NetnsState, SocketAges, SocketList, SocketState,
     },
     testing::*,
 };
@@ -157,6 +157,7 @@ fn inquiry(sockets: Vec<SocketState>, entries: Vec<IpvsEntry>) -> Event {
         read: BROKE + 1,
         sockets: Some(sockets),
         ipvs: vec![IpvsFound { netns: NODE_NS, read: BROKE + 1, table }],
+        conntrack: Vec::new(),
     };
     at(BROKE, CLIENT_NS, Body::Inquiry(Box::new(inquiry)))
 }
@@ -294,4 +295,91 @@ fn who_has_had_the_fin_was_closed_on_by_whoever_listens() {
         assert_eq!(incident.cause.id, "socket_gone");
         assert_eq!(incident.confidence, Some(Confidence::Inferred));
     }
+}
+
+/// The node's state: it does NAT, and conntrack gives established connections `limit_s`.
+fn tracks(limit_s: u32) -> Event {
+    let tcp_timeout =
+        ConntrackTcpTimeouts { established_s: Some(limit_s), ..ConntrackTcpTimeouts::default() };
+    let conntrack = Some(ConntrackState { tcp_timeout, ..ConntrackState::default() });
+    let translates = Some(true);
+    let state = NetnsState { inum: NODE_NS, conntrack, translates, ..NetnsState::default() };
+    at(STARTED, NODE_NS, Body::Netns(Box::new(state)))
+}
+
+fn tracked(original: Flow, reply: Flow) -> ConntrackEntry {
+    ConntrackEntry { original, reply, state: Some(8), left_s: Some(9) }
+}
+
+/// What was found about a packet: these sockets, and these entries on the node.
+fn traced(
+    netns: u32,
+    packet: Flow,
+    sockets: Vec<SocketState>,
+    entries: Vec<ConntrackEntry>,
+) -> Event {
+    let inquiry = Inquiry {
+        packet: Some(packet),
+        read: BROKE + 1,
+        sockets: Some(sockets),
+        ipvs: Vec::new(),
+        conntrack: vec![ConntrackFound { netns: NODE_NS, entries }],
+    };
+    at(BROKE, netns, Body::Inquiry(Box::new(inquiry)))
+}
+
+#[test]
+fn a_nat_entry_that_expired_unseen_is_inferred_where_one_namespace_does_nat() {
+    let stray = flow(SERVER, CLIENT);
+    let client = || vec![exists(CLIENT, VIP)];
+    let judge = |nodes: Vec<Event>, sockets, entries| {
+        let [packet, hurt] = server_first(973);
+        let found = traced(CLIENT_NS, stray, sockets, entries);
+        judged([nodes, vec![packet, found, hurt]].concat())
+    };
+    let incident = judge(vec![tracks(900)], client(), vec![]);
+    assert_eq!(incident.cause.id, "conntrack_idle_expired");
+    assert_eq!(incident.confidence, Some(Confidence::Inferred));
+    assert_eq!((incident.source, incident.destination), (address(CLIENT), address(VIP)));
+    assert_eq!(incident.destination_nat, Some(address(SERVER)));
+    assert!(incident.prove.is_some());
+
+    let also = |translates| {
+        let state = NetnsState { inum: 99, translates, ..NetnsState::default() };
+        vec![tracks(900), at(STARTED, 99, Body::Netns(Box::new(state)))]
+    };
+    let alive = vec![tracked(flow(CLIENT, VIP), flow(SERVER, CLIENT))];
+    let another = vec![SocketState { bytes_acked: Some(7), ..exists(CLIENT, VIP) }];
+    let two = vec![exists(CLIENT, VIP), exists(CLIENT, "10.96.0.11:3306")];
+    for (what, nodes, sockets, entries) in [
+        ("less idle than the limit", vec![tracks(86_400)], client(), vec![]),
+        ("its entry lives", vec![tracks(900)], client(), alive),
+        ("two do NAT", also(Some(true)), client(), vec![]),
+        ("another may do NAT", also(None), client(), vec![]),
+        ("no client", vec![tracks(900)], vec![], vec![]),
+        ("another connection of that port", vec![tracks(900)], another, vec![]),
+        ("two clients", vec![tracks(900)], two, vec![]),
+    ] {
+        let incident = judge(nodes, sockets, entries);
+        assert_eq!(incident.cause.id, "unknown", "{what}");
+        assert_eq!(incident.source, address(CLIENT), "{what}");
+        assert!(incident.prove.is_some(), "{what}");
+    }
+}
+
+#[test]
+fn what_our_own_look_up_reaped_was_deleted_by_nobody() {
+    let mut own = session(1);
+    if let Body::Session(session) = &mut own.body {
+        session.pid = 4000;
+    }
+    let mut reaped = conntrack_end(99 * SECOND, 1);
+    reaped.task.pid = 4000;
+    let [packet, hurt] = server_first(973);
+    let mut correlator = Correlator::new();
+    for event in [own, conntrack_ended(100 * SECOND, reaped), packet, hurt] {
+        correlator.push(event);
+    }
+    let incidents = correlator.finish();
+    assert_ne!(causes(&incidents), ["conntrack_deleted"]);
 }

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Flow, Nanos};
-use crate::host::{IpvsTable, SocketList, SocketState};
+use crate::host::{ConntrackEntry, IpvsTable, SocketList, SocketState};
 
 /// What a namespace held when tracing began.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -38,6 +38,15 @@ pub struct Inquiry {
     pub sockets: Option<Vec<SocketState>>,
     /// The entries of both of the packet's addresses, in every namespace that balances.
     pub ipvs: Vec<IpvsFound>,
+    /// The entries of the packet and of `sockets`, in the namespaces that track connections.
+    pub conntrack: Vec<ConntrackFound>,
+}
+
+/// The conntrack entries that one namespace has of the tuples in question.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConntrackFound {
+    pub netns: u32,
+    pub entries: Vec<ConntrackEntry>,
 }
 
 /// The entries of an address in the table of one namespace.

@@ -36,9 +36,7 @@ pub struct Balanced<'a> {
 impl Balanced<'_> {
     /// When the client's socket last heard from its peer.
     pub fn client_heard(&self) -> Option<Nanos> {
-        let ages = self.client?.ages?;
-        let age_ms = ages.data_received_ms.min(ages.ack_received_ms);
-        Some(self.read.saturating_sub(u64::from(age_ms) * 1_000_000))
+        Some(self.read.saturating_sub(self.client?.heard_ns_before()?))
     }
 }
 
@@ -49,7 +47,7 @@ impl<'a> Evidence<'a> {
     }
 
     pub(super) fn find_balanced(&self) -> Option<Balanced<'a>> {
-        if self.has_loss() {
+        if self.has_loss() || self.invalid.is_some() {
             return None;
         }
         let at = self.stateless()?;
@@ -128,7 +126,7 @@ impl<'a> Evidence<'a> {
         }
         let holds = |server: &SocketAddr| {
             let flow = Flow { src: *server, dst: virtual_flow.src };
-            self.known.had_connection(flow)
+            self.known.peers_of(flow.dst).contains(&flow.src)
                 || self.victims().any(|(_, _, socket)| socket.flow == flow)
         };
         let all: Vec<_> = servers(service).collect();
@@ -160,7 +158,7 @@ fn has_entry(inquiry: &Inquiry, netns: u32, virtual_flow: Flow, ts: Nanos) -> Op
 
 /// Whether two sockets can be the ends of one connection: what one has had acknowledged, the other has
 /// received.
-fn are_one_connection(client: &SocketState, server: &Socket) -> bool {
+pub(super) fn are_one_connection(client: &SocketState, server: &Socket) -> bool {
     if client.state != tcp_state::ESTABLISHED && server.state == tcp_state::ESTABLISHED {
         return false;
     }

@@ -31,6 +31,9 @@ impl Evidence<'_> {
         if let Some(balanced) = self.balanced {
             return Some(balanced.virtual_flow);
         }
+        if let Some(translated) = self.translated {
+            return Some(translated.original);
+        }
         let sides = self.sides();
         sides.iter().find(|side| side.at_initiator).or(sides.first()).map(|side| side.flow)
     }
@@ -54,6 +57,9 @@ impl Evidence<'_> {
         if let Some(balanced) = self.balanced {
             let Flow { src, dst } = balanced.virtual_flow;
             return Some(Flow { src, dst: balanced.server.unwrap_or(dst) });
+        }
+        if let Some(translated) = self.translated {
+            return Some(Flow { dst: translated.server, ..translated.original });
         }
         let sides = self.sides();
         sides.iter().find(|side| !side.at_initiator).or(sides.first()).map(|side| side.flow)

@@ -9,7 +9,7 @@ use std::thread;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::state::NetnsState;
-use super::{conntrack, counters, ipvs, sock_diag, sysctl};
+use super::{conntrack, counters, ipvs, nat, sock_diag, sysctl};
 
 /// Runs `read` in a thread that has moved into the namespace `ns`. The thread ends with it, so
 /// none is ever left behind in a foreign namespace because the way back failed.
@@ -36,6 +36,7 @@ pub(super) fn read_here() -> NetnsState {
             .map(|text| counters::parse(&text))
             .unwrap_or_default(),
         listeners: sock_diag::listeners(),
+        translates: nat::read(),
         ..NetnsState::default()
     }
 }

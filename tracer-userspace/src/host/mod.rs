@@ -9,11 +9,13 @@ mod cgroup;
 pub mod clock;
 mod conntrack;
 mod counters;
+mod ctnetlink;
 mod inside;
 mod ipvs;
 mod ipvs_conn;
 mod ipvs_orphans;
 mod machine;
+mod nat;
 mod netlink;
 mod netns;
 mod nlmsg;
@@ -40,9 +42,9 @@ pub use owner::OwnedSocket;
 use pods::Pods;
 pub use sock_diag::SocketFilter;
 pub use state::{
-    ConntrackStat, ConntrackState, ConntrackTcpTimeouts, IpvsDestination, IpvsEntry, IpvsService,
-    IpvsState, IpvsTable, NetnsReach, NetnsState, Owner, OwnerBy, Pod, SocketAges, SocketList,
-    SocketState, SocketTimer, TcpCounters, TcpSysctls, TimerKind,
+    ConntrackEntry, ConntrackStat, ConntrackState, ConntrackTcpTimeouts, IpvsDestination,
+    IpvsEntry, IpvsService, IpvsState, IpvsTable, NetnsReach, NetnsState, Owner, OwnerBy, Pod,
+    SocketAges, SocketList, SocketState, SocketTimer, TcpCounters, TcpSysctls, TimerKind,
 };
 
 use crate::event::{Flow, tcp_state};
@@ -65,7 +67,7 @@ pub struct Host {
     /// Where the machine's own files are, best first.
     roots: Arc<[PathBuf]>,
     pods: Arc<Mutex<Pods>>,
-    balancers: survey::Balancers,
+    holders: survey::Holders,
     orphans: ipvs_orphans::Orphans,
 }
 
@@ -85,9 +87,9 @@ impl Host {
         // A service or container may have mounts of its own; pid 1 sees the machine's.
         let roots = ["/proc/1/root", "/"].map(PathBuf::from);
         let pods = Arc::new(Mutex::new(Pods::new(roots.to_vec())));
-        let balancers = survey::Balancers::default();
+        let holders = survey::Holders::default();
         let orphans = ipvs_orphans::Orphans::default();
-        Ok(Host { jobs, own, roots: Arc::new(roots), pods, balancers, orphans })
+        Ok(Host { jobs, own, roots: Arc::new(roots), pods, holders, orphans })
     }
 
     /// The settings and counters of the network namespace with inode number `inum`, read at most

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::Flow;
+use crate::event::{Flow, Nanos};
 
 /// How a person (or a printed command) enters a network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -39,6 +39,8 @@ pub struct NetnsState {
     /// Addresses on which TCP sockets listen; one that takes both families is there twice. `None`
     /// where the kernel does not list its sockets.
     pub listeners: Option<Vec<SocketAddr>>,
+    /// It has rules for NAT. `None` where that cannot be told.
+    pub translates: Option<bool>,
 }
 
 impl NetnsState {
@@ -208,6 +210,21 @@ pub struct IpvsTable {
     pub truncated: bool,
 }
 
+/// One conntrack entry of a TCP connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConntrackEntry {
+    /// As the first packet went.
+    pub original: Flow,
+    /// As the answers come: `original` reversed, unless there is NAT.
+    pub reply: Flow,
+    /// `TCP_CONNTRACK_*`.
+    #[serde(default)]
+    pub state: Option<u8>,
+    /// Whole seconds until it expires unless another packet comes.
+    #[serde(default)]
+    pub left_s: Option<u32>,
+}
+
 /// TCP settings of a namespace: `/proc/sys/net/ipv4/tcp_*` (IPv6 uses them too).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -295,6 +312,14 @@ pub struct SocketState {
     /// IPV6_V6ONLY: a wildcard listener that takes no IPv4.
     #[serde(default)]
     pub v6_only: bool,
+}
+
+impl SocketState {
+    /// How long before it was read the socket last heard from its peer, nanoseconds.
+    pub fn heard_ns_before(&self) -> Option<Nanos> {
+        let ages = self.ages?;
+        Some(u64::from(ages.data_received_ms.min(ages.ack_received_ms)) * 1_000_000)
+    }
 }
 
 /// How long ago a socket last sent or received, milliseconds. A socket that never did counts from

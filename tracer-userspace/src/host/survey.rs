@@ -11,8 +11,8 @@ use std::time::Duration;
 use super::inside::{inside, read_here};
 use super::sock_diag::{self, SocketFilter};
 use super::state::{IpvsEntry, IpvsTable, NetnsState, SocketState};
-use super::{Host, clock, ipvs_conn, places};
-use crate::event::{Flow, Inquiry, IpvsFound, Nanos, Stock};
+use super::{Host, clock, ctnetlink, ipvs_conn, places};
+use crate::event::{ConntrackFound, Flow, Inquiry, IpvsFound, Nanos, Stock};
 
 /// Namespaces that are looked into, by the age of their number.
 const MOST_NAMESPACES: usize = 512;
@@ -23,19 +23,28 @@ const MOST_SOCKETS_IN_ALL: usize = 16_384;
 pub(super) const MOST_ENTRIES: usize = 16_384;
 /// Connections from one address and port.
 const MOST_KIN: usize = 16;
+/// Namespaces that are asked for a conntrack entry.
+const MOST_TRACKING: usize = 32;
 /// A table is read anew after this long: reading it holds up nobody, but it is not free either.
 pub(super) const TABLE_STAYS: Duration = Duration::from_secs(5);
 
 /// A table and when it was read.
 type Read = (Nanos, IpvsTable);
 
-/// The namespaces that balanced when tracing began. Only for connections made before that are entries
-/// looked up: the ends of others are seen.
+/// The namespaces that balanced or tracked connections when tracing began. Only for connections made
+/// before that are entries looked up: the ends of others are seen.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Balancers(Arc<Mutex<BTreeMap<u32, Read>>>);
+pub(super) struct Holders(Arc<Mutex<Held>>);
 
-impl Balancers {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Read>> {
+#[derive(Debug, Default)]
+struct Held {
+    ipvs: BTreeMap<u32, Read>,
+    /// Number of entries.
+    conntrack: BTreeMap<u32, u32>,
+}
+
+impl Holders {
+    fn lock(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -70,9 +79,14 @@ impl Host {
             };
             (state.inum, state.reach) = (inum, place.reach);
             room -= stock.sockets.as_ref().map_or(0, |list| list.sockets.len()).min(room);
+            let mut holders = self.holders.lock();
             if let Some(table) = &stock.ipvs {
-                self.balancers.lock().insert(inum, (stock.read, table.clone()));
+                holders.ipvs.insert(inum, (stock.read, table.clone()));
             }
+            if let Some(count) = state.conntrack.as_ref().and_then(|table| table.count) {
+                holders.conntrack.insert(inum, count);
+            }
+            drop(holders);
             if !each(state, stock) {
                 return;
             }
@@ -86,12 +100,28 @@ impl Host {
         let filter =
             SocketFilter { local_port: Some(packet.dst.port()), ..SocketFilter::CONNECTIONS };
         let sockets = self.enter(netns, || kin(filter, packet.dst)).flatten();
+        let mut tuples = vec![packet, packet.reversed()];
+        tuples.extend(sockets.iter().flatten().map(|socket| socket.flow));
         Inquiry {
             packet: Some(packet),
             read,
             sockets,
             ipvs: self.entries_of([packet.src, packet.dst]),
+            conntrack: self.tracked(netns, &tuples),
         }
+    }
+
+    /// Who tracks these tuples.
+    fn tracked(&self, netns: u32, tuples: &[Flow]) -> Vec<ConntrackFound> {
+        let holders = self.holders.lock().conntrack.clone();
+        // In a namespace without rules nothing is tracked, and most of a node's are pods without any.
+        let few = holders.len() <= MOST_TRACKING;
+        let asked = holders.into_iter().filter(|(inum, count)| few || *count > 0 || *inum == netns);
+        let found = |(netns, _): (u32, u32)| {
+            let entries = self.enter(netns, || ctnetlink::entries(tuples)).flatten()?;
+            (!entries.is_empty()).then_some(ConntrackFound { netns, entries })
+        };
+        asked.take(MOST_TRACKING).filter_map(found).collect()
     }
 
     /// The entries of these clients in every table there is.
@@ -100,18 +130,19 @@ impl Host {
         let stays = u64::try_from(TABLE_STAYS.as_nanos()).unwrap_or(u64::MAX);
         let old = |(read, _): &Read| now.saturating_sub(*read) >= stays;
         let old: Vec<u32> = self
-            .balancers
+            .holders
             .lock()
+            .ipvs
             .iter()
             .filter(|(_, table)| old(table))
             .map(|(inum, _)| *inum)
             .collect();
         for inum in old {
             let table = self.enter(inum, || ipvs_conn::read(MOST_ENTRIES)).flatten();
-            let mut balancers = self.balancers.lock();
+            let mut holders = self.holders.lock();
             match table {
-                Some(table) => balancers.insert(inum, (now, table)),
-                None => balancers.remove(&inum),
+                Some(table) => holders.ipvs.insert(inum, (now, table)),
+                None => holders.ipvs.remove(&inum),
             };
         }
         let of_clients = |(netns, (read, table)): (&u32, &Read)| {
@@ -120,7 +151,7 @@ impl Host {
             let table = IpvsTable { entries, truncated: table.truncated };
             IpvsFound { netns: *netns, read: *read, table }
         };
-        self.balancers.lock().iter().map(of_clients).collect()
+        self.holders.lock().ipvs.iter().map(of_clients).collect()
     }
 }
 

@@ -346,6 +346,7 @@ fn session(host: &Host, coverage: Vec<SignalCoverage>) -> Session {
         hostname: host.hostname(),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         initial_netns,
+        pid: std::process::id(),
         wall_offset_ns: wall().saturating_sub(i64::try_from(now()).unwrap_or(0)),
         coverage,
     }
