@@ -30,7 +30,7 @@ impl Host {
     /// at most every five seconds.
     #[must_use]
     pub fn ipvs_orphan(&self, flow: Flow, likely: &[u32]) -> Option<(u32, IpvsEntry)> {
-        let others = self.balancers.namespaces();
+        let others = self.holders.balancers();
         let others = others.iter().filter(|inum| !likely.contains(inum));
         likely.iter().chain(others).find_map(|&inum| Some((inum, self.orphan_in(inum, flow)?)))
     }

@@ -48,9 +48,9 @@ impl Holders {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Their namespaces.
-    pub(super) fn namespaces(&self) -> Vec<u32> {
-        self.lock().keys().copied().collect()
+    /// Namespaces with an IPVS table.
+    pub(super) fn balancers(&self) -> Vec<u32> {
+        self.lock().ipvs.keys().copied().collect()
     }
 }
 
