@@ -471,6 +471,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// Whether a signal is known not to be seen.
+    pub fn lacks(&self, signal: &str) -> bool {
+        self.coverage.iter().any(|s| s.id == signal && s.way.is_none())
+    }
+
     /// What stays invisible; two signals with the same blind spot have one.
     pub fn blind_spots(&self) -> Vec<String> {
         let mut spots: Vec<String> = Vec::new();

@@ -21,9 +21,9 @@ use super::captures;
 const LESSER: [&str; 3] = ["retransmission_timeout", "user_timeout", "keepalive_exhausted"];
 
 /// The stream without a piece of its evidence.
-struct Ablation {
-    gone: String,
-    rest: Vec<Event>,
+pub struct Ablation {
+    pub gone: String,
+    pub rest: Vec<Event>,
 }
 
 impl Ablation {
@@ -93,7 +93,7 @@ fn comes_by(signal: &str, body: &Body) -> bool {
 }
 
 /// As on a kernel that does not give a signal, and where that is known.
-fn without_signal(events: &[Event]) -> Vec<Ablation> {
+pub fn without_signal(events: &[Event]) -> Vec<Ablation> {
     let signals = events.iter().find_map(|event| match &event.body {
         Body::Session(session) => Some(session.coverage.iter().map(|signal| signal.id.clone())),
         _ => None,
@@ -125,13 +125,13 @@ fn ends(incident: &Incident) -> Vec<SocketAddr> {
 }
 
 /// Whether two incidents are about one connection, whichever sides of NAT they know.
-fn same_connection(one: &Incident, other: &Incident) -> bool {
+pub fn same_connection(one: &Incident, other: &Incident) -> bool {
     let known = ends(one);
     [other.source, other.destination].iter().all(|end| known.contains(end))
 }
 
 /// `linger_zero (observed)`.
-fn told(incident: &Incident) -> String {
+pub fn told(incident: &Incident) -> String {
     match incident.confidence {
         Some(confidence) => format!("{} ({})", incident.cause.id, confidence.id()),
         None => incident.cause.id.to_owned(),
@@ -139,14 +139,14 @@ fn told(incident: &Incident) -> String {
 }
 
 /// Whether `incident` says no more than `whole` did.
-fn is_weaker(incident: &Incident, whole: &Incident) -> bool {
+pub fn is_weaker(incident: &Incident, whole: &Incident) -> bool {
     let confident = incident.confidence > Some(Confidence::Inferred);
     let same = incident.cause.id == whole.cause.id && incident.confidence <= whole.confidence;
     same || !confident || LESSER.contains(&incident.cause.id)
 }
 
 /// Whether the verdict on this connection is no longer there, or is less sure.
-fn is_lowered(whole: &Incident, found: &[Incident]) -> bool {
+pub fn is_lowered(whole: &Incident, found: &[Incident]) -> bool {
     !found.iter().any(|incident| {
         same_connection(whole, incident)
             && incident.cause.id == whole.cause.id

@@ -4,4 +4,5 @@
 mod ablation;
 mod captures;
 mod damage;
+mod documented;
 mod replay;

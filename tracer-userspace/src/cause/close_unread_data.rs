@@ -21,7 +21,7 @@ pub const CAUSE: Cause = Cause {
         signs: &[Sign::observed(
             "a reset sent by __tcp_close with reason TCP_ABORT_ON_CLOSE, or before 6.10 with \
                  unread bytes in the queue",
-            &[Need::Any("reset_sent")],
+            &[Need::Any("reset_sent"), Need::Any("kernel_symbols")],
         )],
         mistaken_for: &[
             ("linger_zero", "there SO_LINGER asked for the reset"),

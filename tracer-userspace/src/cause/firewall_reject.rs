@@ -22,9 +22,13 @@ pub const CAUSE: Cause = Cause {
                 seen is the drop, and the failure of its sender in the same instant.",
         signs: &[
             Sign::observed(
-                "nf_send_reset or nf_send_reset6 ran for the packet, or nf_send_unreach or \
-                 nf_send_unreach6 and its sender failed without a reset",
+                "nf_send_reset ran for the packet, or nf_send_unreach and its sender failed without a \
+                 reset",
                 &[Need::Full("firewall_reset")],
+            ),
+            Sign::observed(
+                "the same by nf_send_reset6 or nf_send_unreach6",
+                &[Need::Full("firewall_reset6")],
             ),
             Sign::correlated(
                 "netfilter dropped the packet, its sender received a reset or was refused within \

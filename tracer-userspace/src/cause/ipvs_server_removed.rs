@@ -28,7 +28,7 @@ pub const CAUSE: Cause = Cause {
             Sign::observed(
                 "IPVS ended the entry in the flush that follows a removal, or for a packet that found \
                  the entry without its server",
-                &[Need::Full("ipvs_end")],
+                &[Need::Full("ipvs_end"), Need::Any("kernel_symbols")],
             ),
             Sign::observed(
                 "the removal was seen, and the entry was found without its server when the connection \

@@ -19,7 +19,7 @@ pub const CAUSE: Cause = Cause {
                 Keepalive found out that the peer or the path is gone; it is not what broke it.",
         signs: &[Sign::observed(
             "the socket failed with ETIMEDOUT in the keepalive timer, without TCP_USER_TIMEOUT",
-            &[Need::Any("socket_error")],
+            &[Need::Any("socket_error"), Need::Any("kernel_symbols")],
         )],
         mistaken_for: &[
             (

@@ -17,11 +17,17 @@ pub const CAUSE: Cause = Cause {
         about: "An application asked for a reset instead of a close: SO_LINGER with timeout 0, \
                 connect(AF_UNSPEC) on a connected socket, or TCP_LINGER2 below 0. What was in flight in \
                 either direction is thrown away.",
-        signs: &[Sign::observed(
-            "a reset sent from tcp_disconnect with SO_LINGER 0 set, or by connect(AF_UNSPEC), \
-                 or for a socket whose TCP_LINGER2 is below 0",
-            &[Need::Any("reset_sent")],
-        )],
+        signs: &[
+            Sign::observed(
+                "a reset sent from tcp_disconnect with SO_LINGER 0 set, or by connect(AF_UNSPEC), or at \
+                 the close of a socket whose TCP_LINGER2 is below 0",
+                &[Need::Any("reset_sent"), Need::Any("kernel_symbols")],
+            ),
+            Sign::observed(
+                "an orphan whose TCP_LINGER2 is below 0 answered the acknowledgement of its FIN",
+                &[Need::Any("reset_sent")],
+            ),
+        ],
         mistaken_for: &[
             ("close_unread_data", "there the queue, not the option, made it a reset"),
             (

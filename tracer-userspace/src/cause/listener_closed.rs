@@ -19,7 +19,7 @@ pub const CAUSE: Cause = Cause {
         signs: &[Sign::observed(
             "the reset was sent from inet_csk_listen_stop, in the context of the process that \
                  closed the listener",
-            &[Need::Any("reset_sent")],
+            &[Need::Any("reset_sent"), Need::Any("kernel_symbols")],
         )],
         mistaken_for: &[
             ("connection_refused", "those who come after the close are refused"),

@@ -22,11 +22,19 @@ pub const CAUSE: Cause = Cause {
             Sign::observed(
                 "the entry was deleted below iterate_cleanup_work() or masq_device_event(), and a stack \
                  without state reset the next packet",
-                &[Need::Any("conntrack_end"), Need::Full("reset_sent")],
+                &[
+                    Need::Any("conntrack_end"),
+                    Need::Full("reset_sent"),
+                    Need::Any("kernel_symbols"),
+                ],
             ),
             Sign::correlated(
                 "the flush was seen, the sender of the reset was not",
-                &[Need::Any("conntrack_end"), Need::Any("reset_received")],
+                &[
+                    Need::Any("conntrack_end"),
+                    Need::Any("reset_received"),
+                    Need::Any("kernel_symbols"),
+                ],
             ),
         ],
         mistaken_for: &[

@@ -21,7 +21,7 @@ pub const CAUSE: Cause = Cause {
         signs: &[Sign::observed(
             "the reset of a close with unread data, sent by an exiting process that was killed \
                  or has a status other than 0",
-            &[Need::Any("reset_sent")],
+            &[Need::Any("reset_sent"), Need::Any("kernel_symbols")],
         )],
         mistaken_for: &[
             ("close_unread_data", "there the process went on living, or ended with status 0"),

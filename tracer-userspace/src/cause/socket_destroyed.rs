@@ -19,11 +19,11 @@ pub const CAUSE: Cause = Cause {
             Sign::observed(
                 "tcp_abort is on the stack of the reset or of the socket's error, in the \
                  destroyer's own context",
-                &[Need::Any("reset_sent")],
+                &[Need::Any("reset_sent"), Need::Any("kernel_symbols")],
             ),
             Sign::observed(
                 "the socket failed with ECONNABORTED in tcp_abort, where nothing was sent",
-                &[Need::Any("socket_error")],
+                &[Need::Any("socket_error"), Need::Any("kernel_symbols")],
             ),
         ],
         mistaken_for: &[

@@ -23,7 +23,7 @@ pub const CAUSE: Cause = Cause {
         signs: &[Sign::observed(
             "a reset of an orphan that the kernel sent to free its memory, by its reason or its \
              functions",
-            &[Need::Any("reset_sent")],
+            &[Need::Any("reset_sent"), Need::Any("kernel_symbols")],
         )],
         mistaken_for: &[
             ("close_unread_data", "there the application left data unread; memory was not short"),

@@ -46,10 +46,17 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         )
     } else if let Some(at) = evidence.sent() {
         let reason = at.it.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
-        (
-            format!("this host sent the reset{reason}, and nothing on record explains it"),
-            "keep rsttrace running before the next one: what died earlier is then on record",
-        )
+        let nameless = at.it.trigger.is_none() && evidence.session.lacks("kernel_symbols");
+        let prove = match nameless {
+            true => {
+                "let kernel symbols be read (kernel.kptr_restrict, CAP_SYSLOG): the next one then names \
+                 the function that aborted the socket"
+            }
+            false => {
+                "keep rsttrace running before the next one: what died earlier is then on record"
+            }
+        };
+        (format!("this host sent the reset{reason}, and nothing on record explains it"), prove)
     } else if !evidence.session.shows_all("reset_sent") && evidence.received().is_some() {
         (
             "RST received; this kernel does not show every reset that this host sends".to_owned(),

@@ -40,7 +40,7 @@ pub struct Attached {
 impl Attached {
     /// What was decided, as events carry it.
     pub fn coverage(&self) -> impl Iterator<Item = SignalCoverage> {
-        self.choices.iter().map(Choice::coverage)
+        self.choices.iter().map(|choice| choice.coverage(signal::is_absent))
     }
 }
 

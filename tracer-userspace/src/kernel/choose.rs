@@ -47,19 +47,19 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// As events carry it.
-    pub fn coverage(&self) -> SignalCoverage {
+    /// As events carry it; `is_absent` knows modules.
+    pub fn coverage(&self, is_absent: impl Fn(&str) -> bool) -> SignalCoverage {
         let names = |programs: &[Program]| {
             programs.iter().map(|it| it.name.as_str()).collect::<Vec<_>>().join(", ")
         };
         let blind = match &self.taken {
-            Some((way, _)) => way.blind,
-            None => Some(self.signal.blind),
+            Some((way, _)) => way.blind.map(str::to_owned),
+            None => Some(self.signal.unseen(is_absent)),
         };
         SignalCoverage {
             id: self.signal.id.into(),
             way: self.taken.as_ref().map(|(_, programs)| names(programs)),
-            blind: blind.map(str::to_owned),
+            blind,
             attaching: false,
         }
     }
@@ -194,8 +194,10 @@ mod tests {
             unreachable!("{:?}", choices[0].passed[0].1)
         };
         assert_eq!(refused[0].why, "not today");
-        let blind = choices[0].coverage().blind;
+        let blind = choices[0].coverage(|_| false).blind;
         assert_eq!(blind.as_deref(), Some(choices[0].signal.blind));
+        let blind = choices[0].coverage(|module| module == "nf_conntrack").blind;
+        assert!(blind.is_some_and(|it| it.starts_with("nf_conntrack is not loaded")));
     }
 
     #[test]

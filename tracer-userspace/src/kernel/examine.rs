@@ -79,7 +79,7 @@ fn absent_modules(names: &BTreeSet<String>) -> BTreeSet<&'static str> {
             !built_in
         })
         .filter_map(|signal| signal.module)
-        .filter(|module| !Path::new("/sys/module").join(module).exists())
+        .filter(|module| signal::is_absent(module))
         .collect()
 }
 

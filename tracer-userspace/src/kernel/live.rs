@@ -167,7 +167,7 @@ impl Live {
                     let blind = signal::ALL
                         .iter()
                         .find(|signal| signal.id == id)
-                        .map(|signal| signal.blind.to_owned());
+                        .map(|signal| signal.unseen(signal::is_absent));
                     changed.push(SignalCoverage {
                         id: id.into(),
                         way: None,

@@ -3,6 +3,8 @@
 //! The ELF says which programs exist and what they need; this list says which of them together make
 //! up a signal, and what stays invisible otherwise. `live` attaches from it and tells the gaps.
 
+use std::path::Path;
+
 /// One thing worth knowing.
 pub struct Signal {
     pub id: &'static str,
@@ -13,6 +15,24 @@ pub struct Signal {
     pub module: Option<&'static str>,
     /// What nobody can see when no way works.
     pub blind: &'static str,
+}
+
+impl Signal {
+    /// What is not seen when no way works, and why, if its module is not there: then there is nothing to
+    /// see.
+    pub fn unseen(&self, is_absent: impl Fn(&str) -> bool) -> String {
+        match self.module.filter(|module| is_absent(module)) {
+            Some(module) => {
+                format!("{module} is not loaded: nothing to see, and hooked as soon as it is")
+            }
+            None => self.blind.into(),
+        }
+    }
+}
+
+/// Whether a module is neither loaded nor, as far as its directory tells, built in.
+pub fn is_absent(module: &str) -> bool {
+    !Path::new("/sys/module").join(module).exists()
 }
 
 /// A set of hooks that together give a signal.

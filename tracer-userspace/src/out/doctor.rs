@@ -141,9 +141,9 @@ fn signals(page: &mut Page, signals: &[SignalReport]) {
     modules.dedup();
     for module in modules.into_iter().filter(|module| dormant(module).next().is_some()) {
         let ids: Vec<_> = dormant(module).map(|it| it.id).collect();
-        let text = format!("{module} is not loaded: nothing to see, and hooked as soon as it is");
         list(page, State::Dormant, &ids);
-        more(page, "", &text);
+        let unseen = signal::ALL.iter().find(|it| it.module == Some(module));
+        more(page, "", &unseen.map_or(String::new(), |it| it.unseen(|_| true)));
     }
 }
 
