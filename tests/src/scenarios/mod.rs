@@ -61,6 +61,11 @@ impl Scenario {
         Self { name, topology, tracer: TracerUse::Shared, needs: &[], expect, provoke }
     }
 
+    /// Breaks hundreds of connections.
+    pub fn is_large(&self) -> bool {
+        self.name == interleaved::NAME
+    }
+
     const fn needs(self, needs: &'static [Need]) -> Self {
         Self { needs, ..self }
     }

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,7 +17,7 @@ use crate::expect::Incident;
 use crate::lab::{Lab, Net};
 use crate::netns::proc_net;
 
-/// Ports of the server, and of the service in front of it; each worker has its own next to these.
+/// Ports of the server, and of the service in front of it.
 const DIRECT: u16 = 3306;
 const THROUGH_IPVS: u16 = 4306;
 const TRANSLATED: u16 = 5306;
@@ -30,10 +29,6 @@ const CLOSING: u16 = 20_000;
 const CLIENTS: u16 = 42_000;
 
 const SECOND: Duration = Duration::from_secs(1);
-
-/// Whoever starts a program: until it is the program it has a copy of every socket here, and a socket that is closed or
-/// killed meanwhile would live on in it.
-static STARTING: Mutex<()> = Mutex::new(());
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -62,33 +57,25 @@ pub enum Turn {
 }
 
 /// What all connections share: the service, the translation, the rules.
-pub fn prepare(stage: &Stage<'_>, workers: usize) -> Result<()> {
+pub fn prepare(stage: &Stage<'_>) -> Result<()> {
     let (net, node, server) = (stage.net, stage.lab.node()?, stage.lab.server()?);
-    let ports = |base| base..base + u16::try_from(workers).unwrap_or(u16::MAX);
     ipvs::track(stage)?;
     ipvs::serve(stage, net.vip(THROUGH_IPVS), &[net.server(THROUGH_IPVS)], ipvs::TIMEOUT)?;
-    for port in ports(THROUGH_IPVS).skip(1) {
-        node.run(&format!("ipvsadm -A -t {} -s rr", net.vip(port)))?;
-        node.run(&format!("ipvsadm -a -t {} -r {} -m", net.vip(port), net.server(port)))?;
-    }
-    let range = |base| format!("{}-{}", ports(base).start, ports(base).end - 1);
     node.nft(&format!(
         "table ip nat {{
             chain prerouting {{
                 type nat hook prerouting priority -100;
-                ip daddr {} tcp dport {} dnat to {};
+                ip daddr {} tcp dport {TRANSLATED} dnat to {};
             }}
         }}
         table inet firewall {{
             chain forward {{
                 type filter hook forward priority 0;
-                tcp dport {} tcp flags & (psh | ack) == (psh | ack) reject with tcp reset;
+                tcp dport {REJECTED} tcp flags & (psh | ack) == (psh | ack) reject with tcp reset;
             }}
         }}",
         net.vip(0).ip(),
-        range(TRANSLATED),
         net.server(0).ip(),
-        range(REJECTED),
     ))?;
     server.nft(
         "table inet cut {
@@ -98,23 +85,26 @@ pub fn prepare(stage: &Stage<'_>, workers: usize) -> Result<()> {
     )
 }
 
-/// Where one worker's connections are made.
+/// Where the connections are made.
 pub struct Place<'a> {
     lab: &'a Lab,
     listeners: Vec<TcpListener>,
 }
 
 impl<'a> Place<'a> {
-    pub fn open(net: Net, lab: &'a Lab, worker: usize) -> Result<Self> {
-        let worker = u16::try_from(worker)?;
+    pub fn open(net: Net, lab: &'a Lab) -> Result<Self> {
         let mut listeners = Vec::new();
         for port in [DIRECT, THROUGH_IPVS, TRANSLATED, REJECTED] {
-            listeners.push(listen(lab.server()?, net.server(port + worker))?);
+            listeners.push(listen(lab.server()?, net.server(port))?);
         }
         for port in [DIRECT, REJECTED] {
-            listeners.push(listen(lab.server()?, net.v6().server(port + worker))?);
+            listeners.push(listen(lab.server()?, net.v6().server(port))?);
         }
         Ok(Self { lab, listeners })
+    }
+
+    pub fn listeners(self) -> impl Iterator<Item = TcpListener> {
+        self.listeners.into_iter()
     }
 
     fn accept(&self, on: SocketAddr) -> Result<TcpStream> {
@@ -144,19 +134,18 @@ impl fmt::Display for Connection {
 }
 
 impl Connection {
-    pub fn new(kind: Kind, index: usize, worker: usize, net: Net) -> Self {
-        let number = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
-        let (index, worker) = (number(index), number(worker));
+    pub fn new(kind: Kind, index: usize, net: Net) -> Self {
+        let index = u16::try_from(index).unwrap_or(u16::MAX);
         // Translation and the service are IPv4's.
         let translated = matches!(kind, Kind::ExpireIpvs | Kind::DeleteConntrack);
         let net = if index % 3 == 0 && !translated { net.v6() } else { net };
         let port = match kind {
-            Kind::ExpireIpvs => THROUGH_IPVS + worker,
-            Kind::DeleteConntrack => TRANSLATED + worker,
-            Kind::Reject => REJECTED + worker,
-            Kind::Refuse => NOBODY + worker,
+            Kind::ExpireIpvs => THROUGH_IPVS,
+            Kind::DeleteConntrack => TRANSLATED,
+            Kind::Reject => REJECTED,
+            Kind::Refuse => NOBODY,
             Kind::CloseListener => CLOSING + index,
-            _ => DIRECT + worker,
+            _ => DIRECT,
         };
         Self {
             kind,
@@ -206,16 +195,6 @@ impl Connection {
     }
 
     pub fn step(&mut self, place: &Place<'_>) -> Result<Turn> {
-        let starts_programs = matches!(
-            self.kind,
-            Kind::KillOwner
-                | Kind::KeepaliveGone
-                | Kind::UserTimeout
-                | Kind::DeleteConntrack
-                | Kind::Destroy
-        );
-        let _starting = (starts_programs && self.steps > 0)
-            .then(|| STARTING.lock().unwrap_or_else(PoisonError::into_inner));
         let turn = match self.steps {
             0 => self.open(place)?,
             1 => self.lead_up(place)?,

@@ -7,7 +7,7 @@ use std::env;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 
 use super::{Scenario, Stage, TracerUse, Witness};
 use crate::expect::Expect;
@@ -15,8 +15,10 @@ use crate::guest::Need;
 use crate::lab::{Net, Topology};
 use kind::{Connection, Kind, Place, Turn};
 
+pub const NAME: &str = "interleaved";
+
 pub const SCENARIOS: &[Scenario] = &[Scenario::new(
-    "interleaved",
+    NAME,
     Topology::Routed,
     |net| Expect::in_any_order(plan(net).filter_map(|connection| connection.expected())),
     interleave,
@@ -42,15 +44,12 @@ const KINDS: [(Kind, usize); 14] = [
     (Kind::CloseOrderly, 16),
 ];
 
-/// They are played by so many threads, so that resets of different connections meet.
-const WORKERS: usize = 4;
-
 /// The seed of the order in which things happen, of `RSTTRACE_SEED`.
 const SEED: &str = "RSTTRACE_SEED";
 
 fn plan(net: Net) -> impl Iterator<Item = Connection> {
     let kinds = KINDS.into_iter().flat_map(|(kind, count)| std::iter::repeat_n(kind, count));
-    kinds.enumerate().map(move |(index, kind)| Connection::new(kind, index, index % WORKERS, net))
+    kinds.enumerate().map(move |(index, kind)| Connection::new(kind, index, net))
 }
 
 fn seed() -> Result<u64> {
@@ -79,28 +78,14 @@ impl Dice {
 fn interleave(stage: &Stage<'_>) -> Result<Witness> {
     let seed = seed()?;
     eprintln!("# interleaved: {SEED}={seed}");
-    kind::prepare(stage, WORKERS)?;
-    let (net, lab) = (stage.net, stage.lab);
-    let played: Vec<Result<Vec<Connection>>> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..WORKERS)
-            .map(|worker| {
-                scope.spawn(move || {
-                    let place = Place::open(net, lab, worker)?;
-                    let mine = plan(net).enumerate().filter(|(index, _)| index % WORKERS == worker);
-                    // A generator of zero stays at zero.
-                    let dice = Dice((seed + 1) * 1_000_003 + worker as u64);
-                    play(mine.map(|(_, connection)| connection).collect(), &place, dice)
-                })
-            })
-            .collect();
-        let join = |worker: thread::ScopedJoinHandle<'_, _>| {
-            worker.join().unwrap_or_else(|_| Err(anyhow!("a worker panicked")))
-        };
-        workers.into_iter().map(join).collect()
-    });
-    for connection in played.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten() {
+    kind::prepare(stage)?;
+    let place = Place::open(stage.net, stage.lab)?;
+    // A generator of zero stays at zero.
+    let dice = Dice(seed.wrapping_add(1).wrapping_mul(1_000_003) | 1);
+    for connection in play(plan(stage.net).collect(), &place, dice)? {
         connection.sockets().for_each(|socket| stage.keep(socket));
     }
+    place.listeners().for_each(|socket| stage.keep(socket));
     Ok(Witness::default())
 }
 
