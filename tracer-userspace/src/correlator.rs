@@ -202,6 +202,7 @@ impl Correlator {
             }
             Body::Lost(lost) => {
                 self.counters.lost = lost;
+                self.watched.lost(ts);
                 return;
             }
             Body::Survived { service, idle_s } => {

@@ -310,6 +310,11 @@ impl<'a> Evidence<'a> {
         self.watched.saw_every_reset(self.case.opened)
     }
 
+    /// Whether records of this case may be missing.
+    pub fn lost_records(&self) -> bool {
+        self.watched.lost_records(self.case.opened)
+    }
+
     // ---- the victim ----
 
     /// The error that woke an application. The closer's own ECONNRESET after SO_LINGER 0 or

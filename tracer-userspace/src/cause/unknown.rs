@@ -62,6 +62,12 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             "RST received; this kernel does not show every reset that this host sends".to_owned(),
             "capture on the interfaces of this host: a reset that comes from none of them was made here",
         )
+    } else if evidence.received().is_some() && evidence.lost_records() {
+        (
+            "RST received, and records were lost at that time: this host may have sent it"
+                .to_owned(),
+            "wait for the next one: losses are rare, and are counted in lost_events",
+        )
     } else if let Some(at) = evidence.received() {
         match at.it.packet {
             None => (

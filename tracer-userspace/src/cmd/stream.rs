@@ -107,8 +107,9 @@ async fn run(args: &TraceArgs, observer: &mut dyn Observer) -> Result<(), Failur
         for event in if stop { live.rest() } else { live.drain() } {
             feed.event(event)?;
         }
-        if live.lost() != lost {
-            lost = live.lost();
+        let lost_now = live.lost();
+        if lost_now != lost {
+            lost = lost_now;
             feed.event(Event { ts: now(), netns: 0, body: Body::Lost(lost) })?;
         }
         let until = if stop { Nanos::MAX } else { live.judging_time() };

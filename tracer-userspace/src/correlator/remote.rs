@@ -3,7 +3,7 @@
 use crate::{
     event::{Body, Event, SignalCoverage, Socket, tcp_flag},
     incident::Confidence,
-    testing::{CLIENT, CLIENT_NS, SECOND, SERVER, causes, received, replay, session, socket},
+    testing::{CLIENT, CLIENT_NS, SECOND, SERVER, at, causes, received, replay, session, socket},
 };
 
 /// RST|ACK with this TTL is accepted by `socket`.
@@ -71,5 +71,19 @@ fn a_reset_from_before_the_firewall_was_hooked_is_nobodys_even_if_it_is_judged_l
             received(opened, CLIENT_NS, socket(1, CLIENT, SERVER, 990 * SECOND)),
         ]);
         assert_eq!(causes(&incidents), [cause], "hooked at {hooked}");
+    }
+}
+
+#[test]
+fn when_records_were_lost_a_reset_that_nobody_here_sent_is_nobodys() {
+    let opened = 1000 * SECOND;
+    for (lost, cause) in [(opened + SECOND / 10, "unknown"), (900 * SECOND, "peer_state_lost")] {
+        let mut events = [
+            session(5),
+            at(lost, 0, Body::Lost(3)),
+            received(opened, CLIENT_NS, socket(1, CLIENT, SERVER, 990 * SECOND)),
+        ];
+        events.sort_by_key(|event| event.ts);
+        assert_eq!(causes(&replay(events)), [cause], "lost at {lost}");
     }
 }

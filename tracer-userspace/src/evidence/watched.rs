@@ -5,6 +5,9 @@ use crate::event::{Nanos, Session};
 /// Their modules come with the first rule that wants them.
 const FIREWALLS: [&str; 2] = ["firewall_reset", "firewall_reset6"];
 
+/// Records that were lost are told within so long.
+const TOLD_WITHIN: Nanos = 1_000_000_000;
+
 /// The newest [`Session`], and when its signals came.
 #[derive(Default)]
 pub struct Watched {
@@ -13,6 +16,8 @@ pub struct Watched {
     pub started: Nanos,
     /// When the resets of a firewall's rules were hooked, if that was after tracing began.
     firewalls_since: Nanos,
+    /// When it was last told that records were lost.
+    lost_at: Option<Nanos>,
 }
 
 impl Watched {
@@ -33,11 +38,22 @@ impl Watched {
         self.session = session;
     }
 
+    /// Records were lost, a moment ago at most.
+    pub fn lost(&mut self, ts: Nanos) {
+        self.lost_at = Some(ts);
+    }
+
+    /// Whether records may be missing of what happened at a time.
+    pub fn lost_records(&self, at: Nanos) -> bool {
+        self.lost_at.is_some_and(|lost| at.abs_diff(lost) <= TOLD_WITHIN)
+    }
+
     /// Whether every reset that this host sent at a time would have been seen: only then is one that
     /// nobody here sent somebody else's.
     pub fn saw_every_reset(&self, at: Nanos) -> bool {
         self.session.shows_all("reset_sent")
             && !FIREWALLS.into_iter().any(|signal| self.session.is_attaching(signal))
             && at > self.firewalls_since
+            && !self.lost_records(at)
     }
 }

@@ -4,7 +4,11 @@
 //! that a recorded stream has the order in which it was judged. Host state is read when a record asks
 //! for it and follows that record in the stream.
 
-use std::{task::Poll, time::Duration};
+use std::{
+    os::fd::AsFd as _,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -21,6 +25,7 @@ use tracer_common::wire::{COUNTER_LOST, COUNTER_UNREADABLE, KIND_LAST};
 use super::{
     attach::{AttachOptions, Attached, StderrLog},
     choose::Refused,
+    missed,
     prepare::StartError,
     questions::Questions,
     running::RunningKernel,
@@ -58,12 +63,15 @@ const PATIENCE: Nanos = 600_000_000;
 /// `CONFIG_HZ` of most distributions, where the clock's resolution does not tell.
 const DEFAULT_HZ: u32 = 250;
 
+/// How often the kernel is asked what it left out: before a case that missed something is judged.
+const MISSED_EVERY: Duration = Duration::from_millis(100);
+
 /// One load of the object: its programs stay attached as long as this lives.
 struct Part {
     ring: AsyncFd<RingBuf<MapData>>,
     counters: PerCpuArray<MapData, u64>,
     log: Option<EbpfLogger<StderrLog>>,
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
 }
 
 impl Part {
@@ -73,7 +81,13 @@ impl Part {
         let ring = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
             .map_err(std::io::Error::from)
             .context("cannot wait for the ring buffer")?;
-        Ok((Self { ring, counters, log, _ebpf: ebpf }, refused))
+        Ok((Self { ring, counters, log, ebpf }, refused))
+    }
+
+    /// Runs of its programs that the kernel left out.
+    fn missed(&self) -> u64 {
+        let programs = self.ebpf.programs().filter_map(|(_, program)| program.fd().ok());
+        programs.map(|fd| missed::runs(fd.as_fd())).sum()
     }
 }
 
@@ -81,6 +95,8 @@ impl Part {
 pub struct Live {
     /// What was attached at the start, then what modules brought later.
     parts: Vec<Part>,
+    missed: u64,
+    missed_at: Option<Instant>,
     changes: UnboundedReceiver<Change>,
     kernel: RunningKernel,
     questions: Questions,
@@ -109,6 +125,8 @@ impl Live {
         let (part, refused) = Part::new(attached).map_err(Internal)?;
         Ok(Self {
             parts: vec![part],
+            missed: 0,
+            missed_at: None,
             changes,
             kernel: RunningKernel::new(hz, symbols, reasons),
             survivors: Survivors::start(host.clone()).map_err(Internal)?,
@@ -308,9 +326,14 @@ impl Live {
         self.pending.is_empty() && self.questions.oldest().is_none()
     }
 
-    /// Records lost because the ring was full, all kinds.
-    pub fn lost(&self) -> u64 {
-        (0..=u32::from(KIND_LAST)).map(|kind| self.counter(COUNTER_LOST + kind)).sum()
+    /// Records lost because the ring was full, all kinds, and those that the kernel let nobody make.
+    pub fn lost(&mut self) -> u64 {
+        if self.missed_at.is_none_or(|at| at.elapsed() >= MISSED_EVERY) {
+            self.missed_at = Some(Instant::now());
+            self.missed = self.parts.iter().map(Part::missed).sum();
+        }
+        let lost = (0..=u32::from(KIND_LAST)).map(|kind| self.counter(COUNTER_LOST + kind));
+        lost.sum::<u64>() + self.missed
     }
 
     /// Kernel reads that failed, and records that could not be decoded.

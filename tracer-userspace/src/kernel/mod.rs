@@ -11,6 +11,7 @@ pub mod examine;
 pub mod facts;
 pub mod live;
 pub mod manifest;
+mod missed;
 pub mod permission;
 pub mod plan;
 pub mod prepare;
