@@ -368,6 +368,7 @@ pub struct IpvsServerRemoved {
     pub service: SocketAddr,
     pub server: SocketAddr,
     /// `IP_VS_CONN_F_*`
+    #[serde(default)]
     pub flags: u32,
     /// Who removed it.
     pub task: Task,

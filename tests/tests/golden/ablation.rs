@@ -15,10 +15,15 @@ use rsttrace::{
 use super::captures;
 
 /// Causes that may take another's place with confidence: they say less, and what they say was seen.
-///
-/// A lost drop or deletion leaves the error of the socket whose retries ran out. That they did run
-/// out is no guess; why nothing came back is then no longer on record.
-const LESSER: [&str; 3] = ["retransmission_timeout", "user_timeout", "keepalive_exhausted"];
+const LESSER: [(&str, Option<&str>); 4] = [
+    // A lost drop or deletion leaves the error of the socket whose retries ran out. That they did run out is
+    // no guess; why nothing came back is then no longer on record.
+    ("retransmission_timeout", None),
+    ("user_timeout", None),
+    ("keepalive_exhausted", None),
+    // That the socket was closed is seen in its state; for how long it had been idle then is not.
+    ("data_after_close", Some("idle_close_race")),
+];
 
 /// The stream without a piece of its evidence.
 pub struct Ablation {
@@ -142,7 +147,10 @@ pub fn told(incident: &Incident) -> String {
 pub fn is_weaker(incident: &Incident, whole: &Incident) -> bool {
     let confident = incident.confidence > Some(Confidence::Inferred);
     let same = incident.cause.id == whole.cause.id && incident.confidence <= whole.confidence;
-    same || !confident || LESSER.contains(&incident.cause.id)
+    let lesser = |&(less, of): &(&str, Option<&str>)| {
+        less == incident.cause.id && of.is_none_or(|of| of == whole.cause.id)
+    };
+    same || !confident || LESSER.iter().any(lesser)
 }
 
 /// Whether the verdict on this connection is no longer there, or is less sure.

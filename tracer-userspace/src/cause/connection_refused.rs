@@ -20,8 +20,9 @@ pub const CAUSE: Cause = Cause {
                 "the stack of this host reset a SYN for which it has no socket",
                 &[Need::Full("reset_sent")],
             ),
-            Sign::correlated(
-                "a connecting socket of this host received a reset or ECONNREFUSED from elsewhere",
+            Sign::inferred(
+                "a connecting socket of this host received a reset or ECONNREFUSED, and nobody here was seen \
+                 to answer: a rule or a balancer on the way refuses in the same way",
                 &[Need::Any("reset_received")],
             ),
         ],
@@ -65,9 +66,13 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         (None, Some(at)) if at.it.socket.err == ECONNREFUSED => at.ts,
         _ => return None,
     };
-    Some(Verdict::new(Confidence::Correlated, "the peer refused the connection").finding(Finding {
-        kind: "refused",
-        ts,
-        summary: "the connect was answered with a refusal".into(),
-    }))
+    Some(
+        Verdict::new(Confidence::Inferred, "the peer refused the connection")
+            .finding(Finding {
+                kind: "refused",
+                ts,
+                summary: "the connect was answered with a refusal".into(),
+            })
+            .prove("does anything listen on the peer's port? if so, a rule or a balancer on the way refused"),
+    )
 }

@@ -39,6 +39,14 @@ pub const CAUSE: Cause = Cause {
                     Need::Full("reset_sent"),
                 ],
             ),
+            Sign::inferred(
+                "the same in a namespace that could not be read: IPVS drops packets, too",
+                &[
+                    Need::Any("firewall_reset"),
+                    Need::Any("reset_received"),
+                    Need::Full("reset_sent"),
+                ],
+            ),
         ],
         mistaken_for: &[
             ("connection_refused", "a closed port answers a SYN in the same way; here a rule did"),
@@ -150,7 +158,11 @@ fn by_its_drop(evidence: &Evidence<'_>) -> Option<Verdict> {
     let place = evidence.place(loss.netns).describe();
     Some(
         Verdict::new(
-            Confidence::Correlated,
+            // An IPVS service without a server does the same.
+            match evidence.host(loss.netns) {
+                Some(_) => Confidence::Correlated,
+                None => Confidence::Inferred,
+            },
             format!("a firewall rule {place} dropped its packet and answered with {answer}"),
         )
         .finding(Finding {

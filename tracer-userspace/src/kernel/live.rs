@@ -248,6 +248,8 @@ impl Live {
             }
             for event in decoded {
                 match event {
+                    // Of a kind that is known, but of a packet that is not TCP's.
+                    Ok(Event { body: Body::Unknown { kind, .. }, .. }) if kind <= KIND_LAST => {}
                     Ok(event) => self.accept(event),
                     Err(_) => self.undecodable += 1,
                 }
