@@ -383,6 +383,18 @@ mod tests {
     }
 
     #[test]
+    fn every_cause_of_the_contract_has_a_scenario_that_provokes_it() {
+        let provoked: BTreeSet<_> = scenarios::all()
+            .iter()
+            .filter(|scenario| !scenario.name.starts_with("near_miss"))
+            .flat_map(|scenario| (scenario.expect)(Net::new(number_of(scenario))).incidents)
+            .filter_map(|incident| incident.causes.first().copied())
+            .collect();
+        let missing: Vec<_> = expect::causes().filter(|cause| !provoked.contains(cause)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
     fn reasons_are_single_lines() {
         assert_eq!(one_line(&anyhow!("a\n  b").context("c")), "c: a b");
     }

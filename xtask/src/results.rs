@@ -129,8 +129,6 @@ pub struct Tally {
     pub passed: usize,
     pub failed: usize,
     pub skipped: usize,
-    /// Causes that some kernel was not shown to give, and no fact says why.
-    pub missing: usize,
 }
 
 impl Tally {
@@ -163,11 +161,8 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { passed, failed, skipped, missing } = self;
+        let Self { passed, failed, skipped } = self;
         write!(f, "{passed} passed, {failed} failed")?;
-        if *missing > 0 {
-            write!(f, ", {missing} causes without a scenario")?;
-        }
         if *skipped > 0 {
             write!(f, ", {skipped} skipped")?;
         }

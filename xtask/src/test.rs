@@ -162,7 +162,11 @@ fn report(kernels: &[Kernel], outcomes: &[Outcome], all_scenarios: bool, tally: 
     println!();
     if all_scenarios {
         let coverage = coverage(&columns);
-        println!("{}\n", coverage.table);
-        tally.missing += coverage.missing.len();
+        println!("{}", coverage.table);
+        for cause in &coverage.missing {
+            tally.failed += 1;
+            println!("  {cause}: FAIL: no scenario on some kernel, and no fact says why");
+        }
+        println!();
     }
 }

@@ -10,12 +10,16 @@ use super::{
     captures,
 };
 
-/// As on a kernel that shows no symbols: functions on the stack have no names.
+/// As on a kernel before 6.10 that shows no symbols: functions on the stack have no names, and a reset says
+/// nothing of its reason.
 fn without_symbols(events: &[Event]) -> Ablation {
     let mut rest = events.to_vec();
     for event in &mut rest {
         match &mut event.body {
-            Body::ResetSent(it) => it.stack.clear(),
+            Body::ResetSent(it) => {
+                it.stack.clear();
+                it.reason = None;
+            }
             Body::SocketError(it) => it.stack.clear(),
             Body::IpvsEnd(it) => it.stack.clear(),
             Body::ConntrackEnd(it) => it.stack.clear(),

@@ -22,7 +22,7 @@ pub const CAUSE: Cause = Cause {
             Sign::observed(
                 "data was answered for a socket that its owner had closed within the last second, and \
                  that had been idle then; the sender, on this host, had not read the end",
-                &[Need::Any("reset_sent"), Need::Any("socket_end"), Need::Any("reset_received")],
+                &[Need::Any("reset_sent"), Need::Any("socket_end")],
             ),
             Sign::correlated(
                 "the same with the sender on another host",

@@ -35,7 +35,7 @@ pub const CAUSE: Cause = Cause {
             Sign::inferred(
                 "the stack of an IPVS service reset a mid-stream packet; no entry of it ended while \
                  watched, and it had not been idle for the limit",
-                &[Need::Any("ipvs_end"), Need::Full("reset_sent")],
+                &[Need::Full("reset_sent")],
             ),
         ],
         mistaken_for: &[

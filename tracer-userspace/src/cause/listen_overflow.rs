@@ -19,7 +19,7 @@ pub const CAUSE: Cause = Cause {
         signs: &[Sign::observed(
             "the listener answered the last ACK of a handshake with INVALID_SYN, or before \
                  6.10 from tcp_check_req with more waiting than allowed",
-            &[Need::Any("reset_sent")],
+            &[Need::Any("reset_sent"), Need::Any("kernel_symbols")],
         )],
         mistaken_for: &[
             ("connection_refused", "there nobody listens"),

@@ -19,10 +19,14 @@ pub const CAUSE: Cause = Cause {
                 gets ETIMEDOUT, or the ICMP error that came meanwhile, and the peer is sent no reset. The \
                 cause is on the way: a packet dropped in silence, a lost route, an MTU black hole, a dead \
                 host; the evidence lists the drops seen here.",
-        signs: &[Sign::observed(
-            "the socket failed in the retransmission or the probe timer",
-            &[Need::Any("socket_error")],
-        )],
+        signs: &[
+            Sign::observed("the socket failed with ETIMEDOUT", &[Need::Any("socket_error")]),
+            Sign::observed(
+                "it failed in the retransmission or the probe timer with what an ICMP error had said \
+                 before",
+                &[Need::Any("socket_error"), Need::Any("kernel_symbols")],
+            ),
+        ],
         mistaken_for: &[
             ("ipvs_idle_expired", "900 s of silence before the first failure, and a reset"),
             ("keepalive_exhausted", "nothing was outstanding: keepalive probes went unanswered"),

@@ -28,6 +28,11 @@ pub const CAUSE: Cause = Cause {
                  IPVS or conntrack entry of it had ended",
                 &[Need::Full("reset_sent")],
             ),
+            Sign::inferred(
+                "the same of a packet without payload: that the connection was in use is what its other \
+                 end says",
+                &[Need::Full("reset_sent"), Need::Any("reset_received")],
+            ),
         ],
         mistaken_for: &[
             (
