@@ -196,6 +196,10 @@ impl Correlator {
                 self.known.take_stock(netns, *stock);
                 return;
             }
+            Body::AcceptQueue(queue) => {
+                self.known.take_queue(netns, *queue);
+                return;
+            }
             Body::Inquiry(inquiry) => {
                 self.known.take_inquiry(netns, *inquiry);
                 return;

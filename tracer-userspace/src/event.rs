@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 mod stock;
 
-pub use stock::{ConntrackFound, Inquiry, IpvsFound, Stock};
+pub use stock::{AcceptQueue, ConntrackFound, Inquiry, IpvsFound, Stock};
 
+use crate::evidence::ETIMEDOUT;
 use crate::host::{IpvsEntry, NetnsState, Owner};
 
 /// CLOCK_MONOTONIC nanoseconds.
@@ -163,6 +164,11 @@ impl Socket {
     pub fn is_connection(&self) -> bool {
         use tcp_state::{LISTEN, NEW_SYN_RECV, TIME_WAIT};
         !matches!(self.state, LISTEN | NEW_SYN_RECV | TIME_WAIT)
+    }
+
+    /// It gave up, and its peer's application had never said anything: that may not even have accepted it.
+    pub fn was_never_answered(&self) -> bool {
+        self.err == ETIMEDOUT && self.bytes_received == 0
     }
 
     /// Neither side ever sent payload.
@@ -542,6 +548,8 @@ pub enum Body {
     Stock(Box<Stock>),
     /// What was there when a packet met a stack without its connection.
     Inquiry(Box<Inquiry>),
+    /// The queue of a listener that did not answer.
+    AcceptQueue(Box<AcceptQueue>),
     /// Records lost since the start, all kinds.
     Lost(u64),
     /// Everything up to the event's time is here, so cases that have settled by then are judged.

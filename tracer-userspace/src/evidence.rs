@@ -16,8 +16,9 @@ pub use translated::Translated;
 use crate::{
     case::{At, Case},
     event::{
-        ConntrackEnd, ConntrackInvalid, Flow, IpvsEnd, IpvsServerRemoved, Nanos, NetfilterDrop,
-        ResetReceived, ResetSent, Session, Socket, SocketError, Via, tcp_flag, tcp_state,
+        AcceptQueue, ConntrackEnd, ConntrackInvalid, Flow, IpvsEnd, IpvsServerRemoved, Nanos,
+        NetfilterDrop, ResetReceived, ResetSent, Session, Socket, SocketError, Via, tcp_flag,
+        tcp_state,
     },
     fix::Place,
     host::{IpvsEntry, IpvsService, NetnsReach, NetnsState},
@@ -275,6 +276,11 @@ impl<'a> Evidence<'a> {
     /// A local socket aborted on purpose (as opposed to a keepalive timer giving up).
     fn active_abort(&self) -> bool {
         self.active().is_some() && self.timed_out().is_none()
+    }
+
+    /// The newest reading of the accept queue at an address of this host, and its namespace.
+    pub fn accept_queue(&self, address: SocketAddr) -> Option<&'a (u32, AcceptQueue)> {
+        self.known.queue(address)
     }
 
     /// The reset of a connection that nobody had accepted when its listener closed.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 
-use crate::event::{Flow, Inquiry, IpvsEnd, Stock};
+use crate::event::{AcceptQueue, Flow, Inquiry, IpvsEnd, Stock};
 
 /// IPVS entries kept from the start, of all namespaces (a few hundred bytes each).
 const ENTRIES: usize = 32_768;
@@ -24,6 +24,7 @@ pub struct Known {
     peers: HashMap<SocketAddr, Vec<SocketAddr>>,
     connections: usize,
     inquiries: VecDeque<(u32, Inquiry)>,
+    queues: VecDeque<(u32, AcceptQueue)>,
 }
 
 impl Known {
@@ -55,6 +56,18 @@ impl Known {
             self.inquiries.pop_front();
         }
         self.inquiries.push_back((netns, inquiry));
+    }
+
+    pub fn take_queue(&mut self, netns: u32, queue: AcceptQueue) {
+        if self.queues.len() >= INQUIRIES {
+            self.queues.pop_front();
+        }
+        self.queues.push_back((netns, queue));
+    }
+
+    /// The newest reading of the accept queue of an address, and its namespace.
+    pub fn queue(&self, address: SocketAddr) -> Option<&(u32, AcceptQueue)> {
+        self.queues.iter().rev().find(|(_, queue)| queue.address == address)
     }
 
     /// The real server of an entry that existed at the start and whose end was not seen.

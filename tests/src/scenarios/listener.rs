@@ -2,10 +2,10 @@
 
 use std::net::{TcpListener, TcpStream};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{CLIENT, PORT, Scenario, Stage, Witness};
-use crate::actor::{accept, connect, listen, listen_for, send, talk, wait_error};
+use crate::actor::{accept, connect, listen, listen_for, send, talk, try_connect, wait_error};
 use crate::expect::{Expect, Incident};
 use crate::lab::{Net, Topology};
 use crate::rawtcp::{ACK, RST, RawEnd, SYN, v4};
@@ -25,6 +25,11 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     direct("near_miss_listener_closed_after_accept", |_| Expect::nothing(), close_empty_listener),
     direct("listen_overflow", |net| Expect::one(refused(net)), abort_on_overflow),
+    direct("listen_overflow_syn", |net| Expect::one(silent(net)), connect_to_full_queue),
+    // The client takes itself for connected: its handshake's last packet was dropped, and so is its data.
+    direct("listen_overflow_data", |net| Expect::one(silent(net)), send_to_full_queue),
+    // There is room in the queue: the packets are lost before they reach it.
+    direct("near_miss_queue_with_room", |net| Expect::one(lost(net)), connect_over_cut_path),
     direct("syncookie_failed", |net| Expect::one(bad_cookie(net)), return_a_wrong_cookie),
     direct("near_miss_syncookie_valid", |_| Expect::nothing(), return_the_cookie),
     direct("near_miss_ack_scan_of_listener", |net| Expect::one(stray(net)), scan_listener),
@@ -50,6 +55,22 @@ fn refused(net: Net) -> Incident {
         .observed()
         .victim("source", "ECONNRESET")
         .first_fix("larger_backlog", "application")
+}
+
+/// Nothing is answered.
+fn silent(net: Net) -> Incident {
+    Incident::new("listen_overflow", net.client(CLIENT), net.server(PORT))
+        .confidence(&["correlated"])
+        .victim("source", "ETIMEDOUT")
+        .action("timeout")
+        .origin("none")
+        .first_fix("larger_backlog", "application")
+}
+
+fn lost(net: Net) -> Incident {
+    Incident::new("retransmission_timeout", net.client(CLIENT), net.server(PORT))
+        .observed()
+        .victim("source", "ETIMEDOUT")
 }
 
 fn bad_cookie(net: Net) -> Incident {
@@ -92,6 +113,15 @@ fn close_empty_listener(stage: &Stage<'_>) -> Result<Witness> {
     Ok(Witness::default())
 }
 
+/// Fills the queue up to the last place.
+fn fill(stage: &Stage<'_>) -> Result<()> {
+    for filler in 0..=BACKLOG {
+        let from = stage.net.client(FILLERS + filler);
+        stage.keep(connect(stage.lab.client()?, from, stage.net.server(PORT))?);
+    }
+    Ok(())
+}
+
 /// A connection whose handshake the server has not seen finished: its acknowledgement is lost on the way, and the
 /// queue fills up meanwhile.
 fn half_open(stage: &Stage<'_>) -> Result<(TcpListener, TcpStream)> {
@@ -106,9 +136,7 @@ fn half_open(stage: &Stage<'_>) -> Result<(TcpListener, TcpStream)> {
         }}"
     ))?;
     let client = connect(stage.lab.client()?, net.client(CLIENT), net.server(PORT))?;
-    for filler in 0..=BACKLOG {
-        stage.keep(connect(stage.lab.client()?, net.client(FILLERS + filler), net.server(PORT))?);
-    }
+    fill(stage)?;
     server.nft("delete table inet lossy")?;
     Ok((listener, client))
 }
@@ -120,6 +148,34 @@ fn abort_on_overflow(stage: &Stage<'_>) -> Result<Witness> {
     let witness = fails(stage, client)?;
     stage.keep(listener);
     Ok(witness)
+}
+
+fn connect_to_full_queue(stage: &Stage<'_>) -> Result<Witness> {
+    let (net, client) = (stage.net, stage.lab.client()?);
+    client.sysctl("net/ipv4/tcp_syn_retries", 1)?;
+    stage.keep(listen_for(stage.lab.server()?, net.server(PORT), BACKLOG.into())?);
+    fill(stage)?;
+    let errno = try_connect(client, net.client(CLIENT), net.server(PORT))?.err();
+    Ok(Witness::errno(errno.context("the connection was made in spite of the full queue")?))
+}
+
+fn send_to_full_queue(stage: &Stage<'_>) -> Result<Witness> {
+    stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", 3)?;
+    let (listener, client) = half_open(stage)?;
+    send(&client, "SELECT 1;\n")?;
+    let witness = fails(stage, client)?;
+    stage.keep(listener);
+    Ok(witness)
+}
+
+fn connect_over_cut_path(stage: &Stage<'_>) -> Result<Witness> {
+    let (net, client) = (stage.net, stage.lab.client()?);
+    client.sysctl("net/ipv4/tcp_syn_retries", 1)?;
+    stage.keep(listen_for(stage.lab.server()?, net.server(PORT), BACKLOG.into())?);
+    stage.keep(connect(client, net.client(FILLERS), net.server(PORT))?);
+    stage.cut_path()?;
+    let errno = try_connect(client, net.client(CLIENT), net.server(PORT))?.err();
+    Ok(Witness::errno(errno.context("the connection was made in spite of the cut")?))
 }
 
 /// A client that the kernel of its host does not know, so that it does not interfere.

@@ -191,6 +191,8 @@ pub const ALL: &[Cause] = &[
     conntrack_invalid::CAUSE,
     // A rule answered: what it answered may look like a closed port, or run out of retries.
     firewall_reject::CAUSE,
+    // A full queue dropped its handshake: its retries run out.
+    listen_overflow::CAUSE,
     // Timers that gave up.
     keepalive_exhausted::CAUSE,
     user_timeout::CAUSE,
@@ -199,7 +201,6 @@ pub const ALL: &[Cause] = &[
     connection_refused::CAUSE,
     handshake_rejected::CAUSE,
     socket_destroyed::CAUSE,
-    listen_overflow::CAUSE,
     tcp_resource_limit::CAUSE,
     listener_closed::CAUSE,
     process_killed::CAUSE,

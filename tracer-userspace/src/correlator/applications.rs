@@ -1,11 +1,14 @@
 //! What applications, their limits and their half-closed connections look like, each with its near miss.
 
 use crate::{
-    event::{Event, Packet, ResetSent, Socket, SocketEnd, Task, tcp_flag, tcp_state},
+    event::{
+        AcceptQueue, Body, Event, Packet, ResetSent, Socket, SocketEnd, Task, tcp_flag, tcp_state,
+    },
     incident::{Confidence, Incident},
     testing::{
-        CLIENT, CLIENT_NS, SECOND, SERVER, SERVER_NS, active, article, at_listener, causes, data,
-        failed, ipvs_end, ipvs_ended, no_socket, received, replay, rule_reject, sent, socket, task,
+        CLIENT, CLIENT_NS, SECOND, SERVER, SERVER_NS, active, address, article, at, at_listener,
+        causes, data, failed, ipvs_end, ipvs_ended, no_socket, received, replay, rule_reject, sent,
+        socket, task,
     },
 };
 
@@ -288,4 +291,41 @@ fn what_the_peer_is_answered_after_a_timeout_is_not_the_timeouts_reset() {
     assert_eq!(causes(&incidents), ["retransmission_timeout"]);
     let rst = &incidents[0].rst;
     assert_eq!((rst.direction, rst.origin, rst.reason.as_deref()), ("none", Some("none"), None));
+}
+
+/// How full the queue at SERVER is found.
+fn queue(waiting: u32) -> Event {
+    let queue = AcceptQueue { address: address(SERVER), waiting, allowed: 3, read: NOW };
+    at(NOW, SERVER_NS, Body::AcceptQueue(Box::new(queue)))
+}
+
+#[test]
+fn a_connect_that_timed_out_at_a_full_queue_is_an_overflow_and_at_one_with_room_is_not() {
+    let incidents = replay([connect_failed(110), queue(4)]);
+    assert_eq!(causes(&incidents), ["listen_overflow"]);
+    assert_eq!(incidents[0].confidence, Some(Confidence::Correlated));
+    assert_eq!(causes(&replay([connect_failed(110), queue(3)])), ["retransmission_timeout"]);
+    assert_eq!(causes(&replay([connect_failed(110)])), ["retransmission_timeout"]);
+}
+
+#[test]
+fn a_connection_whose_server_has_spoken_was_accepted_before_its_queue_was_full() {
+    let client = socket(1, CLIENT, SERVER, 990 * SECOND);
+    let gave_up = failed(NOW, CLIENT_NS, client, 110, &["tcp_write_timer"]);
+    assert_eq!(causes(&replay([gave_up, queue(4)])), ["retransmission_timeout"]);
+}
+
+#[test]
+fn a_forgotten_handshake_at_a_full_queue_is_an_overflow_and_a_used_connection_is_not() {
+    let mut answer = at_listener(data(CLIENT, SERVER));
+    if let Some(listener) = &mut answer.socket {
+        (listener.ack_backlog, listener.max_ack_backlog) = (4, 3);
+    }
+    let client = |bytes_received| {
+        let client = socket(1, CLIENT, SERVER, 900 * SECOND);
+        received(NOW + 1, CLIENT_NS, Socket { bytes_received, ..client })
+    };
+    let told = |client| causes(&replay([sent(NOW, SERVER_NS, answer.clone()), client]));
+    assert_eq!(told(client(0)), ["listen_overflow"]);
+    assert_eq!(told(client(100)), ["wrong_backend"]);
 }

@@ -1,6 +1,8 @@
 //! What exists, as opposed to what happens: connections that are older than the tracer left no record
 //! of how they came to be.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Flow, Nanos};
@@ -47,6 +49,24 @@ pub struct Inquiry {
 pub struct ConntrackFound {
     pub netns: u32,
     pub entries: Vec<ConntrackEntry>,
+}
+
+/// The accept queue of the listener that a connection was meant for. The event's namespace is that of the
+/// listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptQueue {
+    /// What the connection was addressed to.
+    pub address: SocketAddr,
+    pub waiting: u32,
+    /// The queue is full when more than this wait.
+    pub allowed: u32,
+    pub read: Nanos,
+}
+
+impl AcceptQueue {
+    pub fn is_full(&self) -> bool {
+        self.waiting > self.allowed
+    }
 }
 
 /// The entries of an address in the table of one namespace.

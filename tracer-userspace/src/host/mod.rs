@@ -5,6 +5,7 @@
 //! replayed elsewhere. Nothing here runs a program, and nothing here is fatal: what cannot be read
 //! is `None`.
 
+mod accept_queue;
 mod cgroup;
 pub mod clock;
 mod conntrack;

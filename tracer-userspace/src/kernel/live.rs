@@ -307,6 +307,11 @@ impl Live {
             Body::IpvsEnd(_) | Body::IpvsServerRemoved(_) => self.questions.ipvs_in(netns),
             _ => {}
         }
+        if let Body::SocketError(it) = &event.body
+            && it.socket.was_never_answered()
+        {
+            self.questions.accept_queue(ts, netns, it.socket.flow.dst);
+        }
         if let Some(socket) = socket.filter(|socket| socket.inode != 0) {
             let Socket { inode, flow, ref opener, .. } = *socket;
             let opener = opener.clone();

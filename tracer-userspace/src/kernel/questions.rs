@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
+    net::SocketAddr,
     sync::mpsc,
     thread,
     time::Duration,
@@ -47,6 +48,11 @@ enum Question {
     },
     /// What exists, in all namespaces?
     Survey,
+    /// How full is the accept queue at an address that somebody could not reach?
+    AcceptQueue {
+        netns: u32,
+        address: SocketAddr,
+    },
     /// What is there about a packet that met no connection?
     Inquiry {
         netns: u32,
@@ -82,6 +88,7 @@ pub struct Questions {
     next: u64,
     owned: Recent<Topic>,
     strayed: Recent<(u32, Flow)>,
+    unreached: Recent<(SocketAddr, u64)>,
     /// Times of the newest inquiries.
     inquired: VecDeque<Nanos>,
     /// Namespaces with an open question: one answer serves all who ask meanwhile.
@@ -110,6 +117,7 @@ impl Questions {
             next: first + 1,
             owned: Recent::default(),
             strayed: Recent::default(),
+            unreached: Recent::default(),
             inquired: VecDeque::new(),
             busy: BTreeMap::new(),
             ipvs: BTreeSet::new(),
@@ -137,6 +145,16 @@ impl Questions {
         if self.inquired.len() < INQUIRIES && self.strayed.is_new((netns, packet)) {
             self.inquired.push_back(ts);
             self.send(ts, Question::Inquiry { netns, packet });
+        }
+    }
+
+    /// How full is the accept queue at `address`, which somebody in this namespace could not reach? Asked
+    /// once a second.
+    pub fn accept_queue(&mut self, ts: Nanos, netns: u32, address: SocketAddr) {
+        self.inquired.retain(|at| at.saturating_add(SECOND) > ts);
+        if self.inquired.len() < INQUIRIES && self.unreached.is_new((address, ts / SECOND)) {
+            self.inquired.push_back(ts);
+            self.send(ts, Question::AcceptQueue { netns, address });
         }
     }
 
@@ -172,7 +190,9 @@ impl Questions {
         let thread = match question {
             Question::Netns { .. } | Question::IpvsOrphan { .. } => &self.namespaces,
             Question::Owner(_) | Question::Process { .. } => &self.owners,
-            Question::Inquiry { .. } | Question::Survey => &self.inquiries,
+            Question::Inquiry { .. } | Question::AcceptQueue { .. } | Question::Survey => {
+                &self.inquiries
+            }
         };
         thread.send((id, ts, question)).ok()?;
         self.open.insert(id, ts);
@@ -306,6 +326,10 @@ fn reply(host: &Host, ts: Nanos, question: Question) -> Option<Event> {
         }
         Question::Inquiry { netns, packet } => {
             (netns, Body::Inquiry(Box::new(host.inquire(netns, packet))))
+        }
+        Question::AcceptQueue { netns, address } => {
+            let (netns, queue) = host.accept_queue(netns, address)?;
+            (netns, Body::AcceptQueue(Box::new(queue)))
         }
         Question::Survey => return None,
     };
