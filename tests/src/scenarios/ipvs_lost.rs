@@ -73,7 +73,7 @@ fn hung(net: Net) -> Incident {
 
 fn found_late(net: Net) -> Incident {
     Incident::new("ipvs_server_removed", net.client(CLIENT), net.vip(PORT))
-        .confidence(&["correlated"])
+        .inferred()
         .victim("source", "ETIMEDOUT")
         .action("timeout")
 }

@@ -26,11 +26,11 @@ pub const CAUSE: Cause = Cause {
             Sign::observed(
                 "the entry ended in ip_vs_random_dropentry or in the flush of the table, and the stack \
                  then reset a packet of it",
-                &[Need::Full("ipvs_end"), Need::Any("reset_sent")],
+                &[Need::Full("ipvs_end"), Need::Any("reset_sent"), Need::Any("kernel_symbols")],
             ),
             Sign::correlated(
                 "the entry ended so, and a bare reset or a timeout followed",
-                &[Need::Full("ipvs_end")],
+                &[Need::Full("ipvs_end"), Need::Any("kernel_symbols")],
             ),
             Sign::inferred(
                 "the stack of an IPVS service reset a mid-stream packet; no entry of it ended while \

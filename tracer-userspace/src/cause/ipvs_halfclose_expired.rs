@@ -2,7 +2,7 @@
 
 use super::{
     Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s,
-    ipvs_idle_expired::{ESTABLISHED, finding, is_natural, state_name},
+    ipvs_idle_expired::{ESTABLISHED, finding, had_time, is_natural, state_name},
     remedy,
 };
 use crate::{
@@ -91,7 +91,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         return None;
     }
     let (loss, end) = evidence.ipvs()?;
-    if end.state == ESTABLISHED || !is_natural(end) {
+    if end.state == ESTABLISHED || !is_natural(end) || !had_time(end, loss.ts) {
         return None;
     }
     let confidence = evidence.lost_entry_confidence();

@@ -2,7 +2,7 @@
 
 use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, remedy};
 use crate::{
-    event::{IpvsEnd, tcp_state},
+    event::{IpvsEnd, Nanos, tcp_state},
     evidence::{Evidence, has, seconds},
     fix::Fix,
     incident::{Confidence, Finding},
@@ -120,6 +120,12 @@ pub fn is_natural(end: &IpvsEnd) -> bool {
         "__ip_vs_cleanup_batch",
     ];
     !end.forced && !end.server_gone && !asked.iter().any(|function| has(&end.stack, function))
+}
+
+/// Whether its timer had the time to run out; an entry that ended sooner was ended, whoever did it.
+pub fn had_time(end: &IpvsEnd, ended: Nanos) -> bool {
+    let left_alone = |last| seconds(ended.saturating_sub(last)) >= end.timeout_s - SLACK_S;
+    end.last_packet.is_none_or(left_alone)
 }
 
 /// The entry's name for its state (net/netfilter/ipvs/ip_vs_proto_tcp.c).

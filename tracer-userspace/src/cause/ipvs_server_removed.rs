@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 
 use super::{
-    Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, ipvs_entry_dropped::lost_to,
-    ipvs_idle_expired::state_name, nothing_ruled_out, remedy,
+    Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s,
+    ipvs_entry_dropped::lost_to,
+    ipvs_idle_expired::{had_time, state_name},
+    nothing_ruled_out, remedy,
 };
 use crate::{
     case::At,
@@ -35,11 +37,16 @@ pub const CAUSE: Cause = Cause {
                  timed out",
                 &[Need::Any("ipvs_server_removed"), Need::Any("socket_error")],
             ),
+            Sign::observed(
+                "the removal was seen, the entry ran out without its server, and the stack then reset a \
+                 packet of it",
+                &[Need::Any("ipvs_server_removed"), Need::Any("ipvs_end"), Need::Any("reset_sent")],
+            ),
             Sign::correlated(
                 "the entry ran out after its server had been taken out",
                 &[Need::Any("ipvs_end")],
             ),
-            Sign::correlated(
+            Sign::inferred(
                 "the entry was found without its server when the connection timed out",
                 &[Need::Any("socket_error")],
             ),
@@ -113,7 +120,8 @@ fn ended(evidence: &Evidence<'_>) -> Option<Verdict> {
     // Asked for by a packet that found its server gone; port reuse asks the same way, but only for
     // entries that are closing.
     let by_packet = end.forced && (end.server_gone || is_gone(evidence, loss.netns, end));
-    let ran_out = !end.forced && end.server_gone && lost_to(end).is_none();
+    let ran_out =
+        !end.forced && end.server_gone && lost_to(end).is_none() && had_time(end, loss.ts);
     if !by_flush && !by_packet && !ran_out {
         return None;
     }
@@ -147,7 +155,8 @@ fn hung(evidence: &Evidence<'_>) -> Option<Verdict> {
     if removal.is_some_and(|at| seconds(ts.saturating_sub(at.ts)) < unanswered_s(socket)) {
         return None;
     }
-    let confidence = if removal.is_some() { Confidence::Observed } else { Confidence::Correlated };
+    // Without the removal nobody knows which came first: it, or the silence of a dead server.
+    let confidence = if removal.is_some() { Confidence::Observed } else { Confidence::Inferred };
     let finding = Finding {
         kind: "ipvs_orphan",
         ts: *ts,

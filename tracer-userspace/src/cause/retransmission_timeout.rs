@@ -26,6 +26,10 @@ pub const CAUSE: Cause = Cause {
                  before",
                 &[Need::Any("socket_error"), Need::Any("kernel_symbols")],
             ),
+            Sign::observed(
+                "its IPVS server was taken out only after it had stopped to answer",
+                &[Need::Any("socket_error"), Need::Any("ipvs_server_removed")],
+            ),
         ],
         mistaken_for: &[
             ("ipvs_idle_expired", "900 s of silence before the first failure, and a reset"),
