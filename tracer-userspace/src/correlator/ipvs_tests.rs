@@ -152,10 +152,10 @@ fn a_silent_drop_for_a_removed_server_is_told_with_who_removed_it() {
 }
 
 #[test]
-fn an_entry_found_without_its_server_is_enough_to_correlate() {
+fn an_entry_found_without_its_server_is_inferred_while_nobody_knows_when_it_was_removed() {
     let incidents = replay([gave_up(300 * SECOND, 5), ipvs_orphan(300 * SECOND)]);
     assert_eq!(causes(&incidents), ["ipvs_server_removed"]);
-    assert_eq!(incidents[0].confidence, Some(Confidence::Correlated));
+    assert_eq!(incidents[0].confidence, Some(Confidence::Inferred));
 }
 
 #[test]
