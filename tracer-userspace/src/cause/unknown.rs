@@ -27,9 +27,13 @@ pub const CAUSE: Cause = Cause {
 
 #[expect(clippy::unnecessary_wraps, reason = "the signature of every cause's judge")]
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    // What strays in after the client was reset only meets what the reset left behind.
     let strayed = evidence.stateless().filter(|at| {
         let here = at.it.trigger.map(|trigger| trigger.flow.dst);
         evidence.client_view().map(|flow| flow.src) == here
+            && evidence
+                .received()
+                .is_none_or(|reset| reset.ts > at.ts || Some(reset.it.socket.flow.src) != here)
     });
     let (why, prove) = if let Some(balanced) = evidence.balanced() {
         without_entry(evidence, balanced)

@@ -2,8 +2,8 @@
 
 use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, nothing_ruled_out, remedy};
 use crate::{
-    event::Socket,
-    evidence::Evidence,
+    event::{Socket, SocketError},
+    evidence::{Evidence, has},
     fix::{Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
 };
@@ -14,7 +14,7 @@ pub const CAUSE: Cause = Cause {
     title: "TCP_USER_TIMEOUT elapsed",
     doc: Doc {
         about: "The application set TCP_USER_TIMEOUT, and for that long nothing it had sent was \
-                acknowledged, or no probe answered. It takes the place of tcp_retries2 and of the count \
+                acknowledged, or no probe answered, or the peer answered but kept its receive window closed. It takes the place of tcp_retries2 and of the count \
                 of keepalive probes; while connecting tcp_syn_retries holds as well \
                 (net/ipv4/tcp_timer.c, tcp_write_timeout and tcp_keepalive_timer).",
         signs: &[Sign::observed(
@@ -25,7 +25,7 @@ pub const CAUSE: Cause = Cause {
             ("retransmission_timeout", "the option is off, or the SYNs ran out before it"),
             ("keepalive_exhausted", "the option is off"),
         ],
-        fixes: &[RESTORE],
+        fixes: &[RESTORE, READ],
         not_fixes: NOT_FIXES,
     },
     judge,
@@ -44,11 +44,31 @@ const RESTORE: Remedy = Remedy {
     how: "look for drops on the way (ipvs, conntrack, firewall, MTU) in the seconds before",
 };
 
+const READ: Remedy = Remedy {
+    id: "keep_reading",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "find out why the peer's application stopped reading; raise TCP_USER_TIMEOUT only if it \
+              may pause for so long",
+    reason: "the path is fine: the peer answered every window probe, and had no room for data",
+    how: "look at the receive queue (Recv-Q of ss -tn) and the threads of the peer's process",
+};
+
 const NOT_FIXES: &[(&str, &str)] =
     &[("net.ipv4.tcp_retries2", "TCP_USER_TIMEOUT takes its place for this socket")];
 
 fn timeout_s(socket: &Socket) -> f64 {
     f64::from(socket.user_timeout_ms) / 1000.0
+}
+
+/// Whether the peer answered the window probes, each answer of which sets their count back to 0
+/// (net/ipv4/tcp_input.c, tcp_ack), but never opened its window.
+fn window_stayed_closed(error: &SocketError) -> bool {
+    let socket = &error.socket;
+    socket.rcv_nxt != 0
+        && socket.snd_wnd == 0
+        && (socket.retransmits, socket.probes_out) == (0, 0)
+        && !has(&error.stack, "tcp_keepalive_timer")
 }
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
@@ -62,24 +82,36 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if socket.user_timeout_ms == 0 || syns_ran_out {
         return None;
     }
+    let (how, counted) = if window_stayed_closed(&at.it) {
+        ("while the peer kept its receive window closed", "with the peer's window at 0".to_owned())
+    } else {
+        (
+            "without an answer",
+            format!(
+                "after {} retransmissions and {} probes",
+                socket.retransmits, socket.probes_out
+            ),
+        )
+    };
     Some(
         Verdict::new(
             Confidence::Observed,
-            format!("TCP_USER_TIMEOUT of {} elapsed without an answer", human_s(timeout_s(socket))),
+            format!("TCP_USER_TIMEOUT of {} elapsed {how}", human_s(timeout_s(socket))),
         )
         .finding(Finding {
             kind: "user_timeout",
             ts: at.ts,
             summary: format!(
-                "gave up with TCP_USER_TIMEOUT {} ms after {} retransmissions and {} probes",
-                socket.user_timeout_ms, socket.retransmits, socket.probes_out
+                "gave up with TCP_USER_TIMEOUT {} ms {counted}",
+                socket.user_timeout_ms
             ),
         }),
     )
 }
 
-fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
-    vec![RESTORE.fix()]
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    let closed = evidence.timed_out().is_some_and(|at| window_stayed_closed(&at.it));
+    vec![if closed { READ } else { RESTORE }.fix()]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

@@ -269,6 +269,38 @@ fn syns_that_ran_out_are_no_user_timeout() {
 }
 
 #[test]
+fn a_peer_that_answers_with_a_closed_window_is_not_a_lost_path() {
+    let gave_up = |snd_wnd, probes_out| {
+        let waiting = crate::event::Socket {
+            user_timeout_ms: 3000,
+            snd_wnd,
+            probes_out,
+            ..socket(1, CLIENT, VIP, 27 * SECOND)
+        };
+        let i =
+            replay([failed(30 * SECOND, CLIENT_NS, waiting, 110, &["tcp_write_timer_handler"])]);
+        assert_eq!(causes(&i), ["user_timeout"]);
+        (i[0].message().contains("window closed"), i[0].fixes[0].id)
+    };
+    assert_eq!(gave_up(0, 0), (true, "keep_reading"));
+    assert_eq!(gave_up(0, 3), (false, "restore_the_path"), "the probes went unanswered");
+    assert_eq!(gave_up(65535, 0), (false, "restore_the_path"));
+}
+
+#[test]
+fn a_stray_segment_after_the_reset_does_not_explain_it() {
+    let after = |stray: Nanos| {
+        let mut c = Correlator::new();
+        c.push(session(980 * SECOND));
+        c.push(received(1000 * SECOND, CLIENT_NS, socket(1, CLIENT, SERVER, 27 * SECOND)));
+        c.push(sent(1000 * SECOND + stray, CLIENT_NS, no_socket(data(SERVER, CLIENT))));
+        let i = c.finish();
+        i[0].message()
+    };
+    assert!(!after(SECOND / 5).contains("does not know"), "{}", after(SECOND / 5));
+}
+
+#[test]
 fn a_repeated_inference_keeps_its_test() {
     let mut c = Correlator::new();
     c.push(session(980 * SECOND));
