@@ -155,7 +155,9 @@ pub fn limit(evidence: &Evidence<'_>) -> Option<(&'static str, u32)> {
         Some(ran_s) => {
             let known: Vec<_> = known.collect();
             let possible = known.iter().filter(|(_, value)| f64::from(*value) <= ran_s + 1.0);
-            possible.max_by_key(|(_, value)| *value).copied()
+            // A hidden limit only replaces a longer one (nf_conntrack_proto_tcp.c): of equals, the
+            // state's own, which comes first.
+            possible.rev().max_by_key(|(_, value)| *value).copied()
         }
         None => known.into_iter().next(),
     }
