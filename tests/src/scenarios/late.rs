@@ -129,7 +129,6 @@ fn expired(net: Net) -> Incident {
 /// That it was lost is certain, and that it was no timer; what took it was not seen.
 fn young(net: Net) -> Incident {
     Incident::new("unknown", net.client(CLIENT), net.vip(PORT))
-        .or_cause("ipvs_entry_dropped")
         .or_cause("ipvs_server_removed")
         .victim("source", "ECONNRESET")
         .idle()

@@ -5,7 +5,7 @@ use super::{
     nothing_ruled_out, remedy,
 };
 use crate::{
-    event::{IpvsEnd, tcp_state},
+    event::IpvsEnd,
     evidence::{Evidence, has},
     fix::{Change, Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
@@ -35,7 +35,7 @@ pub const CAUSE: Cause = Cause {
             Sign::inferred(
                 "the stack of an IPVS service reset a mid-stream packet; no entry of it ended while \
                  watched, and it had not been idle for the limit",
-                &[Need::Full("reset_sent")],
+                &[Need::Full("reset_sent"), Need::Any("ipvs_end")],
             ),
         ],
         mistaken_for: &[
@@ -142,10 +142,8 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
     let watched_s = evidence.age_s(evidence.started());
     let would_be_seen = |since_s: f64| evidence.session.covers("ipvs_end") && since_s < watched_s;
     let idle = match evidence.idle_s() {
-        // Half closed, its limit was shorter, and it may have run out before tracing began.
-        Some(idle_s)
-            if idle_s < limit_s && (would_be_seen(idle_s) || !is_half_closed(evidence)) =>
-        {
+        // Before tracing began its server may have been removed, or a shorter limit have run out.
+        Some(idle_s) if idle_s < limit_s && would_be_seen(idle_s) => {
             format!("idle for {} only", human_s(idle_s))
         }
         None if would_be_seen(limit_s) => format!("watched for {}", human_s(watched_s)),
@@ -174,11 +172,6 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
              made? compare ipvsadm -Lnc on both directors",
         ),
     )
-}
-
-fn is_half_closed(evidence: &Evidence<'_>) -> bool {
-    let is_open = |state| matches!(state, tcp_state::ESTABLISHED | tcp_state::CLOSE);
-    evidence.victims().any(|(_, _, socket)| !is_open(socket.state))
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {

@@ -25,6 +25,10 @@ pub const CAUSE: Cause = Cause {
             Sign::observed(
                 "the entry ended by its own timer in ESTABLISHED, and a stack without state reset \
                  the next packet",
+                &[Need::Any("ipvs_end"), Need::Full("reset_sent"), Need::Any("kernel_symbols")],
+            ),
+            Sign::correlated(
+                "both were seen, but not which function ended the entry",
                 &[Need::Any("ipvs_end"), Need::Full("reset_sent")],
             ),
             Sign::correlated(
@@ -179,7 +183,11 @@ fn seen(evidence: &Evidence<'_>) -> Option<Verdict> {
     if after_s.is_some_and(|after_s| after_s < end.timeout_s - SLACK_S) {
         return None;
     }
-    let confidence = evidence.lost_entry_confidence();
+    // Without the kernel's symbols nothing says that it was the timer.
+    let confidence = match end.stack.is_empty() {
+        false => evidence.lost_entry_confidence(),
+        true => Confidence::Correlated,
+    };
     let mut verdict = Verdict::new(
         confidence,
         format!("its IPVS entry had expired (limit {})", human_s(end.timeout_s)),
