@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
-use rsttrace::out::json;
+use rsttrace::{cause::Family, incident::Confidence, out::json};
 
 use super::captures;
 
@@ -41,6 +41,12 @@ fn every_verdict_and_fix_of_the_captures_is_a_documented_one() -> Result<()> {
                 known || doc.signs.is_empty() && incident.confidence.is_none(),
                 "{name}: explain does not know that {cause:?} can be {:?}",
                 incident.confidence
+            );
+            let open = incident.confidence.is_none_or(|it| it == Confidence::Inferred)
+                || incident.cause.family == Family::Remote;
+            ensure!(
+                !open || incident.prove.is_some(),
+                "{name}: nothing is said of what would settle {cause:?}"
             );
             let fixes: Vec<_> = incident.fixes.iter().map(|fix| fix.id).collect();
             ensure!(

@@ -83,6 +83,10 @@ fn handshake(evidence: &Evidence<'_>) -> Option<(u64, &'static str)> {
     let at = evidence.sent()?;
     let trigger = at.it.trigger?;
     if trigger.has(tcp_flag::SYN) && trigger.has(tcp_flag::ACK) {
+        // Nobody is left who was: a server that never took the last ACK sends its SYN-ACK again.
+        if at.it.end.as_ref().is_some_and(|end| end.err != 0) {
+            return None;
+        }
         return Some((at.ts, "a SYN-ACK came for a connection nobody here was opening"));
     }
     if !trigger.has(tcp_flag::ACK) {

@@ -180,7 +180,9 @@ fn verdict(
 ) -> Verdict {
     let Some(at) = removal else {
         let why = format!("its real server {server} had been taken out of IPVS");
-        return Verdict::new(confidence, why);
+        return Verdict::new(confidence, why).prove(
+            "keep rsttrace running: a removal is then seen, and whether the server had answered until then",
+        );
     };
     let IpvsServerRemoved { service, task, .. } = &at.it;
     let place = evidence.place(at.netns).describe();
