@@ -1,10 +1,6 @@
 //! What decoding needs to know of the running kernel: its tick, its symbols, its names for reasons.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-};
+use std::{cell::RefCell, collections::BTreeMap, path::Path};
 
 use super::symbols::KernelSymbols;
 use crate::decode::Kernel;
@@ -24,7 +20,8 @@ pub struct RunningKernel {
 
 #[derive(Default)]
 struct Passed {
-    modules: BTreeSet<String>,
+    /// Modules, each with the highest address that was taken for its own.
+    modules: BTreeMap<String, u64>,
     /// An address that no known function holds.
     unknown: bool,
 }
@@ -94,9 +91,14 @@ impl RunningKernel {
             return false;
         }
         let now = SymbolTable::modules();
-        let moved = |name: &String| {
-            let place = place_of(&now, name);
-            place.is_some() && place != place_of(&self.modules, name)
+        // A function's end is not known, so what lies beyond a module's last one is taken for it: until
+        // another module is loaded there.
+        let moved = |(name, highest): (&String, &u64)| {
+            let Some(place) = place_of(&now, name) else { return false };
+            let is_new = |module: &&String| !self.modules.contains(module);
+            let between = |new: u64| address(place).is_some_and(|own| own < new) && new <= *highest;
+            Some(place) != place_of(&self.modules, name)
+                || now.iter().filter(is_new).filter_map(|module| base_of(module)).any(between)
         };
         let unknown = passed.unknown && now != self.modules;
         if !unknown && !passed.modules.iter().any(moved) {
@@ -113,6 +115,15 @@ fn place_of<'a>(modules: &'a [String], name: &str) -> Option<&'a str> {
     modules.iter().find_map(|module| module.strip_prefix(name)?.strip_prefix(' '))
 }
 
+fn address(place: &str) -> Option<u64> {
+    u64::from_str_radix(place.strip_prefix("0x")?, 16).ok()
+}
+
+/// Where a module of such a list begins.
+fn base_of(module: &str) -> Option<u64> {
+    address(module.split_once(' ')?.1)
+}
+
 impl Kernel for RunningKernel {
     fn hz(&self) -> u64 {
         self.hz
@@ -121,10 +132,13 @@ impl Kernel for RunningKernel {
         let function = self.symbols.get()?.lookup(address);
         let mut passed = self.passed.borrow_mut();
         match function.map(|function| function.module) {
-            Some(Some(module)) if !passed.modules.contains(module) => {
-                passed.modules.insert(module.to_owned());
-            }
-            Some(_) => {}
+            Some(Some(module)) => match passed.modules.get_mut(module) {
+                Some(highest) => *highest = address.max(*highest),
+                None => {
+                    passed.modules.insert(module.to_owned(), address);
+                }
+            },
+            Some(None) => {}
             None => passed.unknown = true,
         }
         function.map(|function| function.name)
