@@ -10,12 +10,14 @@
 //!   [`fix`]es.
 //! * [`capture`] keeps the events and gives them back.
 //! * [`doctor`] says what this machine does not let us see.
+//! * [`settings`] is the list of what may be changed, [`audit`] judges a host before anything breaks.
 //! * [`out`] shows them; [`cli`], [`filter`] and [`cmd`] are the command line.
 //!
 //! The layer rule: only `kernel/attach.rs` and `kernel/live.rs` name aya, and everything from
 //! `decode` to `fix` is pure — no clock, no I/O, no environment — so that a recorded stream gives the
 //! same verdicts anywhere. `cargo xtask check` enforces it.
 
+pub mod audit;
 pub mod capture;
 pub mod case;
 pub mod cause;
@@ -35,5 +37,6 @@ pub mod kernel;
 pub mod known;
 pub mod memory;
 pub mod out;
+pub mod settings;
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,6 @@
+//! What would break, before it does: the settings and tables of a host, judged by rules.
+//!
+//! [`view::View`] is plain data, read once from the live host or from a directory that stands in for
+//! it; the rules are functions of it.
+
+pub mod view;

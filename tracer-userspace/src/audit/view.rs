@@ -1,0 +1,51 @@
+//! A host as the rules see it: plain data, nothing is read from here on.
+
+use std::net::SocketAddr;
+
+use crate::{
+    fix::Place,
+    host::{ConntrackStat, IpvsService, TcpCounters},
+    settings::Values,
+};
+
+/// A host.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct View {
+    pub machine: Machine,
+    /// The initial namespace first.
+    pub namespaces: Vec<Netns>,
+}
+
+/// What is true of the whole machine.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Machine {
+    /// `uname -r`
+    pub release: String,
+    pub cpus: u32,
+    /// `MemTotal`
+    pub ram_bytes: Option<u64>,
+    /// The settings of [`crate::settings::Scope::Machine`].
+    pub values: Values,
+}
+
+/// One network namespace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Netns {
+    pub place: Place,
+    /// The settings of [`crate::settings::Scope::Netns`].
+    pub values: Values,
+    /// Virtual services; `None` while ip_vs is not loaded, or where they cannot be read.
+    pub services: Option<Vec<IpvsService>>,
+    /// It has rules for NAT. `None` where that cannot be told.
+    pub translates: Option<bool>,
+    pub listeners: Option<Vec<SocketAddr>>,
+    pub conntrack: ConntrackStat,
+    pub tcp: TcpCounters,
+}
+
+impl View {
+    /// The namespace with this inode number.
+    pub fn netns(&self, inum: u32) -> Option<&Netns> {
+        self.namespaces.iter().find(|netns| netns.place.netns == inum)
+    }
+}

@@ -1,0 +1,48 @@
+//! The values that were found in one place.
+
+use std::collections::BTreeMap;
+
+use super::Setting;
+
+/// Why a value is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// This kernel has no such setting, or its module is not loaded.
+    Absent,
+    /// We may not read it.
+    Denied,
+}
+
+/// The values of a network namespace or of the machine, as the kernel prints them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Values(BTreeMap<&'static str, Result<String, Unread>>);
+
+impl Values {
+    pub fn insert(&mut self, setting: &'static Setting, value: Result<String, Unread>) {
+        self.0.insert(setting.key, value);
+    }
+
+    /// The text, without the line's end.
+    pub fn text(&self, key: &str) -> Result<&str, Unread> {
+        match self.0.get(key) {
+            Some(Ok(text)) => Ok(text.trim()),
+            Some(Err(why)) => Err(*why),
+            None => Err(Unread::Absent),
+        }
+    }
+
+    /// The number; `None` where it is not known or no number.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        self.text(key).ok()?.parse().ok()
+    }
+
+    /// A switch; the kernel takes anything but 0 as on.
+    pub fn is_on(&self, key: &str) -> Option<bool> {
+        self.number(key).map(|value| value != 0)
+    }
+
+    /// Keys that exist and could not be read.
+    pub fn denied(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().filter(|(_, value)| **value == Err(Unread::Denied)).map(|(key, _)| *key)
+    }
+}
