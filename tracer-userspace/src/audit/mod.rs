@@ -3,4 +3,7 @@
 //! [`view::View`] is plain data, read once from the live host or from a directory that stands in for
 //! it; the rules are functions of it.
 
+mod live;
 pub mod view;
+
+pub use live::read;

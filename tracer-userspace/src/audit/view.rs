@@ -1,10 +1,10 @@
 //! A host as the rules see it: plain data, nothing is read from here on.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::{
     fix::Place,
-    host::{ConntrackStat, IpvsService, TcpCounters},
+    host::{ConntrackStat, IpvsService, IpvsTable, SocketList, TcpCounters},
     settings::Values,
 };
 
@@ -14,6 +14,17 @@ pub struct View {
     pub machine: Machine,
     /// The initial namespace first.
     pub namespaces: Vec<Netns>,
+    /// What could not be read, and why.
+    pub unseen: Vec<Unseen>,
+}
+
+/// Something that we could not look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unseen {
+    /// "netns web", "the IPVS timeouts on the host"
+    pub what: String,
+    /// In a clause: what is missing.
+    pub why: String,
 }
 
 /// What is true of the whole machine.
@@ -39,6 +50,13 @@ pub struct Netns {
     /// It has rules for NAT. `None` where that cannot be told.
     pub translates: Option<bool>,
     pub listeners: Option<Vec<SocketAddr>>,
+    /// The listening sockets themselves, for their accept queues.
+    pub queues: Option<SocketList>,
+    pub connections: Option<SocketList>,
+    /// The IPVS connection table; `None` while ip_vs is not loaded.
+    pub ipvs_table: Option<IpvsTable>,
+    /// Addresses of its interfaces.
+    pub addresses: Option<Vec<IpAddr>>,
     pub conntrack: ConntrackStat,
     pub tcp: TcpCounters,
 }

@@ -44,9 +44,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Reads the calling thread's network namespace; `None` while ip_vs is not loaded.
 pub(super) fn read() -> Option<IpvsState> {
-    // Asking netlink for an unknown family would make the kernel load ip_vs. Its proc file tells
-    // whether it is there.
-    if !Path::new("/proc/thread-self/net/ip_vs").exists() {
+    if !is_loaded() {
         return None;
     }
     let mut state = IpvsState {
@@ -66,11 +64,31 @@ pub(super) fn read() -> Option<IpvsState> {
     Some(state)
 }
 
-fn read_timeouts(ipvs: &mut Family, state: &mut IpvsState) -> io::Result<()> {
-    ipvs.request(IPVS_CMD_GET_CONFIG, &Attributes::default(), &mut |reply| timeouts(reply, state))
+/// The timeouts alone: the table of services may be long.
+pub(super) fn timeouts() -> Option<IpvsState> {
+    if !is_loaded() {
+        return None;
+    }
+    let mut state = IpvsState::default();
+    if let Ok(mut ipvs) = Family::connect("IPVS", IPVS_GENL_VERSION, Instant::now() + PATIENCE) {
+        let _ = read_timeouts(&mut ipvs, &mut state);
+    }
+    Some(state)
 }
 
-fn timeouts(reply: &[u8], state: &mut IpvsState) -> io::Result<()> {
+/// Asking netlink for an unknown family would make the kernel load ip_vs. Its proc file tells whether
+/// it is there.
+fn is_loaded() -> bool {
+    Path::new("/proc/thread-self/net/ip_vs").exists()
+}
+
+fn read_timeouts(ipvs: &mut Family, state: &mut IpvsState) -> io::Result<()> {
+    ipvs.request(IPVS_CMD_GET_CONFIG, &Attributes::default(), &mut |reply| {
+        take_timeouts(reply, state)
+    })
+}
+
+fn take_timeouts(reply: &[u8], state: &mut IpvsState) -> io::Result<()> {
     for attribute in attributes(reply) {
         let (kind, payload) = attribute?;
         let timeout = match kind {

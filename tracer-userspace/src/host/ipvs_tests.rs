@@ -20,7 +20,7 @@ fn timeouts_are_seconds_in_host_order() {
         (99, b"from a later kernel"),
     ]);
     let mut state = IpvsState::default();
-    timeouts(&reply, &mut state).expect("valid");
+    take_timeouts(&reply, &mut state).expect("valid");
     assert_eq!(state.timeout_tcp_s, Some(900));
     assert_eq!(state.timeout_tcpfin_s, Some(120));
     assert_eq!(state.timeout_udp_s, None);

@@ -13,6 +13,39 @@ pub(super) fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// `uname -r`
+pub(super) fn release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// Processors that this machine has online: kube-proxy sizes the conntrack table by them.
+pub(super) fn cpus() -> u32 {
+    let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    cpus_in(&online).unwrap_or(1)
+}
+
+/// A list such as `0-3,6`.
+fn cpus_in(list: &str) -> Option<u32> {
+    let mut count: u32 = 0;
+    for range in list.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        count = count.checked_add(last.checked_sub(first)?)?.checked_add(1)?;
+    }
+    Some(count)
+}
+
+/// `MemTotal`, which the kernel prints in KiB.
+pub(super) fn ram_bytes() -> Option<u64> {
+    mem_total(&fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn mem_total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 /// The coarse clock advances once per jiffy, so its resolution (`KTIME_LOW_RES`, which is
 /// `TICK_NSEC`) gives away `CONFIG_HZ` without a kernel configuration to read.
 pub(super) fn hz() -> Option<u32> {
@@ -35,6 +68,24 @@ mod tests {
             [(10_000_000, 100), (4_000_000, 250), (3_333_333, 300), (1_000_000, 1000)]
         {
             assert_eq!(hz_from(Timespec { tv_sec: 0, tv_nsec }), Some(hz));
+        }
+    }
+
+    #[test]
+    fn processors_are_counted_in_ranges() {
+        for (list, cpus) in [("0\n", Some(1)), ("0-3\n", Some(4)), ("0-1,4,6-7\n", Some(5))] {
+            assert_eq!(cpus_in(list), cpus, "{list}");
+        }
+        for list in ["", "3-1", "0-", "x", "0-4294967295"] {
+            assert_eq!(cpus_in(list), None, "{list}");
+        }
+    }
+
+    #[test]
+    fn memory_is_told_in_kibibytes() {
+        assert_eq!(mem_total("MemTotal:        2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
+        for text in ["", "MemTotal: 2048\n", "MemTotal: 99999999999999999999 kB\n"] {
+            assert_eq!(mem_total(text), None, "{text}");
         }
     }
 

@@ -6,6 +6,7 @@
 //! is `None`.
 
 mod accept_queue;
+mod addresses;
 mod cgroup;
 pub mod clock;
 mod conntrack;
@@ -15,6 +16,7 @@ mod inside;
 mod ipvs;
 mod ipvs_conn;
 mod ipvs_orphans;
+mod look;
 mod machine;
 mod nat;
 mod netlink;
@@ -38,6 +40,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use inside::inside;
+pub use look::{Found, Look, MachineFacts};
 use netns::Namespaces;
 pub use owner::OwnedSocket;
 use pods::Pods;

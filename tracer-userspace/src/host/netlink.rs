@@ -36,9 +36,14 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn open(protocol: Protocol, deadline: Instant) -> io::Result<Link> {
+    /// rtnetlink is number 0, which is no protocol.
+    pub(super) fn open(
+        protocol: impl Into<Option<Protocol>>,
+        deadline: Instant,
+    ) -> io::Result<Link> {
         let flags = SocketFlags::CLOEXEC;
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(protocol))?;
+        let protocol = protocol.into();
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?;
         // Connected to the kernel, the socket takes no message from anybody else.
         connect(&socket, &SocketAddrNetlink::new(0, 0))?;
         set_socket_timeout(&socket, Timeout::Recv, Some(RECEIVE_TIMEOUT))?;

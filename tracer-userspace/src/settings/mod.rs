@@ -4,9 +4,11 @@
 //! one of them touch anything else. Values are kept as the kernel prints them, so that an undo writes
 //! back exactly what was found.
 
+mod read;
 mod table;
 mod values;
 
+pub use read::{read_file, read_files};
 pub use table::ALL;
 pub use values::{Unread, Values};
 

@@ -1,0 +1,123 @@
+//! The view of the live host.
+
+use std::io::ErrorKind;
+
+use super::view::{Machine, Netns, Unseen, View};
+use crate::{
+    fix::Place,
+    host::{Found, Host, Look, NetnsReach},
+};
+
+/// Reads what we may of this machine. Nothing is changed, and nothing is fatal: what could not be read
+/// is in [`View::unseen`].
+#[must_use]
+pub fn read(host: &Host) -> View {
+    let facts = host.machine();
+    let mut view = View {
+        machine: Machine {
+            release: facts.release,
+            cpus: facts.cpus,
+            ram_bytes: facts.ram_bytes,
+            ..Machine::default()
+        },
+        ..View::default()
+    };
+    for Look { inum, reach, found } in host.look_around() {
+        let place = Place { netns: inum, reach };
+        match found {
+            Ok(found) => {
+                // Other namespaces do not show all of them.
+                if view.namespaces.is_empty() || place.reach == NetnsReach::Initial {
+                    view.machine.values = found.machine.clone();
+                }
+                let netns = netns(place, found);
+                view.unseen.extend(unread(&netns));
+                view.namespaces.push(netns);
+            }
+            // It ended while we looked.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => view.unseen.push(Unseen {
+                what: format!("everything {}", place.describe()),
+                why: match error.kind() {
+                    ErrorKind::PermissionDenied => {
+                        "entering another network namespace needs CAP_SYS_ADMIN".into()
+                    }
+                    _ => error.to_string(),
+                },
+            }),
+        }
+    }
+    let hidden = host.hidden_processes();
+    if hidden > 0 {
+        view.unseen.push(Unseen {
+            what: format!("the network namespaces of {hidden} processes of other users"),
+            why: "only root may look where they live (CAP_SYS_PTRACE)".into(),
+        });
+    }
+    view
+}
+
+fn netns(place: Place, found: Found) -> Netns {
+    let Found { state, values, addresses, connections, listeners, ipvs, .. } = found;
+    Netns {
+        place,
+        values,
+        services: state.ipvs.and_then(|ipvs| ipvs.services),
+        translates: state.translates,
+        listeners: state.listeners,
+        queues: listeners,
+        connections,
+        ipvs_table: ipvs,
+        addresses,
+        conntrack: state.conntrack.map(|conntrack| conntrack.stat).unwrap_or_default(),
+        tcp: state.counters,
+    }
+}
+
+/// What a namespace that we are in does not show.
+fn unread(netns: &Netns) -> Vec<Unseen> {
+    let place = netns.place.describe();
+    let mut list = Vec::new();
+    let mut denied: Vec<&str> = netns.values.denied().collect();
+    let has_ipvs = netns.ipvs_table.is_some() || denied.iter().any(|key| key.starts_with("ipvs."));
+    denied.retain(|key| !key.starts_with("ipvs."));
+    if has_ipvs && netns.services.is_none() {
+        list.push(Unseen {
+            what: format!("the IPVS timeouts and services {place}"),
+            why: "the kernel tells them with CAP_NET_ADMIN only".into(),
+        });
+    }
+    if !denied.is_empty() {
+        list.push(Unseen {
+            what: format!("{} {place}", denied.join(", ")),
+            why: "the file may not be read".into(),
+        });
+    }
+    if netns.translates.is_none() {
+        list.push(Unseen {
+            what: format!("whether there are rules for NAT {place}"),
+            why: "the kernel tells them with CAP_NET_ADMIN only".into(),
+        });
+    }
+    if netns.connections.is_none() {
+        list.push(Unseen {
+            what: format!("the TCP sockets {place}"),
+            why: "the kernel has no tcp_diag, or may not load it".into(),
+        });
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_read_without_any_right() {
+        let host = Host::new().expect("proc is mounted");
+        let view = read(&host);
+        assert!(view.machine.cpus > 0 && view.machine.ram_bytes.is_some());
+        let first = view.namespaces.first().expect("our own at least");
+        assert!(first.values.number("net.ipv4.tcp_keepalive_time").is_some());
+    }
+}

@@ -1,0 +1,179 @@
+//! Looking at every namespace for an audit: its settings, sockets, services and counters.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::inside::{inside, read_here};
+use super::sock_diag::{self, SocketFilter};
+use super::state::{IpvsState, IpvsTable, NetnsReach, NetnsState, SocketList};
+use super::{Host, addresses, ipvs_conn, machine, places};
+use crate::settings::{self, Scope, Setting, Unread, Values};
+
+/// Namespaces that are looked into, by the age of their number.
+const MOST_NAMESPACES: usize = 512;
+/// Connections of one namespace.
+const MOST_SOCKETS: usize = 4096;
+/// Listeners of one namespace.
+const MOST_LISTENERS: usize = 1024;
+/// Entries of one IPVS table.
+const MOST_ENTRIES: usize = super::survey::MOST_ENTRIES;
+
+/// What there is to say of the whole machine.
+#[derive(Debug)]
+pub struct MachineFacts {
+    /// `uname -r`
+    pub release: String,
+    pub cpus: u32,
+    pub ram_bytes: Option<u64>,
+}
+
+/// One namespace.
+#[derive(Debug)]
+pub struct Look {
+    pub inum: u32,
+    pub reach: NetnsReach,
+    pub found: io::Result<Found>,
+}
+
+/// What is in a namespace.
+#[derive(Debug)]
+pub struct Found {
+    pub state: NetnsState,
+    pub values: Values,
+    /// Of the machine, as this namespace shows them.
+    pub machine: Values,
+    /// Addresses of its interfaces.
+    pub addresses: Option<Vec<IpAddr>>,
+    pub connections: Option<SocketList>,
+    /// With the accept queue and its limit for the queues.
+    pub listeners: Option<SocketList>,
+    pub ipvs: Option<IpvsTable>,
+}
+
+impl Host {
+    /// Reads every namespace once. Enters each and leaves it.
+    #[must_use]
+    pub fn look_around(&self) -> Vec<Look> {
+        let Ok(nsfs) = fs::metadata("/proc/self/ns/net").map(|own| own.dev()) else {
+            return Vec::new();
+        };
+        let mut places: Vec<_> = places::scan(nsfs).into_iter().collect();
+        places.sort_unstable_by_key(|(inum, place)| (place.reach != NetnsReach::Initial, *inum));
+        places.truncate(MOST_NAMESPACES);
+        let look = |(inum, place): (u32, places::Place)| Look {
+            inum,
+            found: self.look_into(inum, &place.path, nsfs).map(|mut found| {
+                (found.state.inum, found.state.reach) = (inum, place.reach.clone());
+                found
+            }),
+            reach: place.reach,
+        };
+        places.into_iter().map(look).collect()
+    }
+
+    fn look_into(&self, inum: u32, path: &Path, nsfs: u64) -> io::Result<Found> {
+        if inum == self.own {
+            return Ok(found_here());
+        }
+        let ns = File::open(path)?;
+        // The path may have come to lead elsewhere since.
+        if places::inum(path, nsfs) != Some(inum) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        inside(ns.as_fd(), found_here)
+    }
+
+    /// The settings of one scope as a network namespace shows them. `None` when it cannot be entered.
+    #[must_use]
+    pub fn values(&self, netns: u32, scope: Scope) -> Option<Values> {
+        self.enter(netns, || values_here(scope, super::ipvs::timeouts().as_ref()))
+    }
+
+    #[must_use]
+    pub fn machine(&self) -> MachineFacts {
+        MachineFacts {
+            release: machine::release(),
+            cpus: machine::cpus(),
+            ram_bytes: machine::ram_bytes(),
+        }
+    }
+
+    /// How many processes do not let us see in which namespace they live.
+    #[must_use]
+    pub fn hidden_processes(&self) -> usize {
+        let hides = |pid: &u32| {
+            fs::metadata(format!("/proc/{pid}/ns/net"))
+                .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        };
+        places::processes().iter().filter(|pid| hides(pid)).count()
+    }
+}
+
+fn found_here() -> Found {
+    let state = read_here();
+    Found {
+        values: values_here(Scope::Netns, state.ipvs.as_ref()),
+        machine: values_here(Scope::Machine, None),
+        addresses: addresses::read().ok(),
+        connections: sock_diag::list(SocketFilter::CONNECTIONS, MOST_SOCKETS).ok(),
+        listeners: sock_diag::list(SocketFilter::LISTENERS, MOST_LISTENERS).ok(),
+        ipvs: ipvs_conn::read(MOST_ENTRIES),
+        state,
+    }
+}
+
+fn values_here(scope: Scope, ipvs: Option<&IpvsState>) -> Values {
+    let mut values = settings::read_files(Path::new("/"), scope);
+    if scope == Scope::Netns {
+        let timeout = |read: fn(&IpvsState) -> Option<u32>| match ipvs {
+            None => Err(Unread::Absent),
+            Some(state) => read(state).map(|s| s.to_string()).ok_or(Unread::Denied),
+        };
+        for (key, value) in [
+            ("ipvs.tcp", timeout(|ipvs| ipvs.timeout_tcp_s)),
+            ("ipvs.tcpfin", timeout(|ipvs| ipvs.timeout_tcpfin_s)),
+            ("ipvs.udp", timeout(|ipvs| ipvs.timeout_udp_s)),
+        ] {
+            if let Some(setting) = Setting::find(key) {
+                values.insert(setting, value);
+            }
+        }
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn our_own_namespace_is_seen_with_its_settings_sockets_and_addresses() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a local port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
+        let host = Host::new().expect("proc is mounted");
+        let looks = host.look_around();
+        let own = looks.into_iter().find(|look| look.inum == host.own).expect("our own");
+        let found = own.found.expect("readable without any right");
+        assert!(found.values.number("net.ipv4.tcp_keepalive_time").is_some());
+        assert_eq!(found.values.text("ipvs.tcp").is_ok(), found.state.ipvs.is_some());
+        let local = client.local_addr().expect("bound");
+        assert!(found.addresses.is_none_or(|them| them.contains(&local.ip())));
+        if let Some(list) = found.connections.filter(|list| !list.truncated) {
+            assert!(list.sockets.iter().any(|socket| socket.flow.src == local));
+        }
+    }
+
+    #[test]
+    fn values_of_a_namespace_that_does_not_exist_are_none() {
+        let host = Host::new().expect("proc is mounted");
+        assert_eq!(host.values(1, Scope::Netns), None);
+        let own = host.values(host.own, Scope::Netns).expect("our own");
+        assert!(own.number("net.ipv4.tcp_retries2").is_some());
+    }
+}
