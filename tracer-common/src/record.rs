@@ -293,8 +293,12 @@ pub struct NetfilterDrop {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct RuleReject {
+    /// As the rule met it: on its way NAT may have changed it already.
     pub packet: Packet,
     pub stack: Stack,
+    /// Both tuples of its conntrack entry, where that translates; zeros otherwise.
+    pub original: Flow,
+    pub reply: Flow,
 }
 
 /// The reader and the writer must agree on these; a change is a new field at the end.
@@ -313,7 +317,7 @@ const _: () = {
     assert!(size_of::<IpvsNoServer>() == 56);
     assert!(size_of::<IpvsServerRemoved>() == 40 + 32 + 8);
     assert!(size_of::<ConntrackEnd>() == 40 * 2 + 8 + 32 + 192 + 16);
-    assert!(size_of::<RuleReject>() == 56 + 192);
+    assert!(size_of::<RuleReject>() == 56 + 192 + 40 * 2);
     assert!(size_of::<NetfilterDrop>() == 56 + 32 + 8);
     assert!(size_of::<TrackedPacket>() == 56 + 40 * 2 + 16);
 };

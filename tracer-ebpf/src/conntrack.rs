@@ -50,6 +50,12 @@ pub fn is_tcp(ct: u64) -> bool {
         ) == Some(IPPROTO_TCP)
 }
 
+/// Whether this is a TCP entry that changes addresses or ports.
+#[inline(always)]
+pub fn translates(ct: u64) -> bool {
+    ct != 0 && is_tcp(ct) && status(ct).is_some_and(|status| status & IPS_NAT != 0)
+}
+
 /// `TCP_CONNTRACK_*`.
 #[inline(always)]
 pub fn state(ct: u64) -> Option<u8> {
@@ -122,13 +128,10 @@ unsafe fn tuple(flow: *mut Flow, tuple: u64) {
 /// neither an INVALID verdict nor a clash of tuples breaks anything.
 #[inline(always)]
 pub fn report(kind: u16, skb: u64, ct: u64) -> Option<()> {
-    if ct == 0 || !is_tcp(ct) {
+    if !translates(ct) {
         return None;
     }
     let status = status(ct)?;
-    if status & IPS_NAT == 0 {
-        return None;
-    }
     emit::<TrackedPacket>(kind, netns(ct), |out| {
         // SAFETY: `out` is the record's payload.
         unsafe {

@@ -232,6 +232,12 @@ impl Identity {
         if let Some(flow) = record.flow() {
             self.add_flow(flow);
         }
+        if let Record::Drop(at) = record
+            && let Some(nat) = at.it.nat
+        {
+            self.add_flow(nat.original);
+            self.add_flow(nat.reply);
+        }
         if let Some(anchor) = record.anchor()
             && self.anchors.len() < MAX_RECORDS
         {

@@ -40,6 +40,8 @@ mod owners;
 #[cfg(test)]
 mod remote;
 #[cfg(test)]
+mod rules;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod wrong_verdicts;

@@ -17,8 +17,8 @@ use tracer_common::{
 
 use crate::event::{
     Body, ConntrackEnd, ConntrackInvalid, Event, Flow, IpvsEnd, IpvsServerRemoved, Keepalive,
-    Nanos, NetfilterDrop, Opener, Packet, ResetReceived, ResetSent, Socket, SocketEnd, SocketError,
-    Stack, Task, Via,
+    Nanos, NatTuples, NetfilterDrop, Opener, Packet, ResetReceived, ResetSent, Socket, SocketEnd,
+    SocketError, Stack, Task, Via,
 };
 
 /// Why bytes are not a record.
@@ -244,6 +244,7 @@ fn clashed(tracked: &ConntrackInvalid) -> NetfilterDrop {
         tracked: true,
         clash: Some(tracked.reply.reversed()),
         rejected: None,
+        nat: None,
     }
 }
 
@@ -451,19 +452,28 @@ impl Decoder<'_> {
             tracked,
             clash: None,
             rejected: None,
+            nat: None,
         }))
     }
 
     fn rule_reject(&self, bytes: Bytes<'_>) -> Result<Option<NetfilterDrop>> {
         use record::RuleReject as R;
         let rejected = Some(self.stack(bytes.within(offset_of!(R, stack)))?);
-        Ok(packet(bytes.within(offset_of!(R, packet)))?.map(|packet| NetfilterDrop {
-            packet,
-            table_full: false,
-            no_server: false,
-            tracked: false,
-            clash: None,
-            rejected,
+        let tuples = NatTuples {
+            original: flow(bytes.within(offset_of!(R, original)))?,
+            reply: flow(bytes.within(offset_of!(R, reply)))?,
+        };
+        Ok(packet(bytes.within(offset_of!(R, packet)))?.map(|met| {
+            let as_sent = tuples.as_sent(met.flow);
+            NetfilterDrop {
+                packet: Packet { flow: as_sent.unwrap_or(met.flow), ..met },
+                table_full: false,
+                no_server: false,
+                tracked: false,
+                clash: None,
+                rejected,
+                nat: as_sent.map(|_| tuples),
+            }
         }))
     }
 
@@ -491,6 +501,7 @@ impl Decoder<'_> {
             tracked: false,
             clash: None,
             rejected: None,
+            nat: None,
         }))
     }
 

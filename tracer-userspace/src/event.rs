@@ -428,6 +428,35 @@ pub struct NetfilterDrop {
     /// A rule answered it with an ICMP error, in these functions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<Stack>,
+    /// Its connection is translated, and a rule met it after that. `packet` is then as its sender
+    /// addressed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<NatTuples>,
+}
+
+/// Both directions of a translated connection, each as its sender addresses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatTuples {
+    pub original: Flow,
+    pub reply: Flow,
+}
+
+impl NatTuples {
+    /// How the sender of a packet that NAT has begun to change addressed it. `None` for a packet of
+    /// another connection.
+    pub fn as_sent(self, halfway: Flow) -> Option<Flow> {
+        let Self { original, reply } = self;
+        let goes = |from: Flow, to: Flow| {
+            halfway.src == from.src && (halfway.dst == from.dst || halfway.dst == to.src)
+        };
+        if goes(original, reply) {
+            Some(original)
+        } else if goes(reply, original) {
+            Some(reply)
+        } else {
+            None
+        }
+    }
 }
 
 /// conntrack judged a packet of a translated connection INVALID, so it went on untranslated.

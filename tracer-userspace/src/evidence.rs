@@ -316,6 +316,11 @@ impl<'a> Evidence<'a> {
         self.watched.saw_every_reset(self.case.opened)
     }
 
+    /// Whether a rule that answered in this case would have been seen.
+    pub fn sees_every_rule(&self) -> bool {
+        self.watched.saw_every_rule(self.case.opened)
+    }
+
     /// Whether records of this case may be missing.
     pub fn lost_records(&self) -> bool {
         self.watched.lost_records(self.case.opened)
@@ -458,7 +463,9 @@ impl<'a> Evidence<'a> {
             .drops
             .iter()
             .find_map(|(_, drop)| Some((drop.packet.flow, drop.clash?.reversed())));
-        ended.or(invalid).or(clash)
+        let rejected = self.drops.iter().find_map(|(_, drop)| drop.nat);
+        let rejected = rejected.map(|nat| (nat.original, nat.reply));
+        ended.or(invalid).or(clash).or(rejected)
     }
 
     /// Some loss of this connection is on record, whether or not a cause knows its kind: then "no socket

@@ -26,7 +26,10 @@ impl Loss {
         let mut keys = match self {
             Self::Ipvs(end) => vec![end.virtual_flow.key(), end.real_flow.key()],
             Self::Conntrack(end) => vec![end.original.key(), end.reply.key()],
-            Self::Drop(drop) => vec![drop.packet.flow.key()],
+            Self::Drop(drop) => {
+                let nat = drop.nat.iter().flat_map(|nat| [nat.original, nat.reply]);
+                nat.chain([drop.packet.flow]).map(Flow::key).collect()
+            }
             Self::Invalid(it) => {
                 vec![it.packet.flow.key(), it.original.key(), it.reply.key()]
             }

@@ -290,6 +290,7 @@ pub fn clash_drop(ts: Nanos, packet: Packet) -> Event {
         tracked: true,
         clash,
         rejected: None,
+        nat: None,
     };
     at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
 }
@@ -303,6 +304,7 @@ pub fn full_drop(ts: Nanos, packet: Packet) -> Event {
         tracked: false,
         clash: None,
         rejected: None,
+        nat: None,
     };
     at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
 }
@@ -317,6 +319,7 @@ pub fn rule_reject(ts: Nanos, packet: Packet) -> Event {
         tracked: false,
         clash: None,
         rejected,
+        nat: None,
     };
     at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
 }
@@ -330,6 +333,7 @@ pub fn no_server_drop(ts: Nanos, syn: Packet) -> Event {
         tracked: false,
         clash: None,
         rejected: None,
+        nat: None,
     };
     at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
 }

@@ -32,12 +32,18 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     direct(
         "data_after_close",
-        |net| Expect::one(after_close(net, "closed it")),
+        |net| {
+            let closed = after_close(net, "closed it");
+            Expect::one(closed.first_fix("reuser_gives_up_first", "application"))
+        },
         |stage| close_then_write(stage, Duration::ZERO),
     ),
     direct(
         "data_after_close_killed",
-        |net| Expect::one(after_close(net, "killed by signal 9")),
+        |net| {
+            let killed = after_close(net, "killed by signal 9");
+            Expect::one(killed.first_fix("stop_gracefully", "application"))
+        },
         kill_reader,
     ),
     direct(
@@ -45,6 +51,8 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(long_after_close(net)),
         |stage| write_long_after_close(stage, false),
     ),
+    // It was the client that had given up: what to change is on its side.
+    direct("socket_gone_at_the_client", |net| Expect::one(given_up(net)), answer_long_after_close),
     // The listener never had the connection, but its host had: the client has seen the FIN.
     direct(
         "near_miss_closed_not_wrong_backend",
@@ -89,6 +97,13 @@ fn long_after_close(net: Net) -> Incident {
         .or_cause("data_after_close")
         .victim("source", "EPIPE")
         .origin("local_stack")
+}
+
+fn given_up(net: Net) -> Incident {
+    Incident::new("socket_gone", net.client(CLIENT), net.server(PORT))
+        .victim("destination", "EPIPE")
+        .origin("local_stack")
+        .first_fix("caller_waits_longer", "application")
 }
 
 fn fails(stage: &Stage<'_>, client: TcpStream) -> Result<Witness> {
@@ -212,6 +227,17 @@ fn write_long_after_close(stage: &Stage<'_>, still_listening: bool) -> Result<Wi
     wait_forgotten(stage.lab.server()?, CLIENT)?;
     send(&client, "SELECT 2;\n")?;
     fails(stage, client)
+}
+
+/// The server takes longer than the client waits.
+fn answer_long_after_close(stage: &Stage<'_>) -> Result<Witness> {
+    stage.lab.client()?.sysctl("net/ipv4/tcp_fin_timeout", 1)?;
+    let Pair { client, server } = stage.open_and_talk(stage.net)?;
+    drop(client);
+    receive_end(&server)?;
+    wait_forgotten(stage.lab.client()?, PORT)?;
+    send(&server, "the answer\n")?;
+    fails(stage, server)
 }
 
 fn close_orderly(stage: &Stage<'_>) -> Result<Witness> {

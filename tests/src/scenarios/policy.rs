@@ -1,10 +1,14 @@
 //! Somebody decided that the connection shall end.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result};
 
-use super::{CLIENT, PORT, Scenario, Stage, Witness};
-use crate::actor::{listen, send, try_connect};
+use super::conntrack::translate;
+use super::{CLIENT, PORT, Pair, Scenario, Stage, Witness};
+use crate::actor::{accept, connect, listen, send, talk, try_connect, wait_retransmissions};
 use crate::expect::{Expect, Incident};
+use crate::guest::Need;
 use crate::lab::{Net, Topology};
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -45,6 +49,28 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(prohibited(net)),
         prohibit_midstream,
     ),
+    // The rule meets the packets after DNAT has changed them; their sender does not know that address.
+    Scenario::new(
+        "firewall_reject_icmp_behind_dnat",
+        Topology::Routed,
+        |net| Expect::one(refused_behind_dnat(net)),
+        refuse_behind_dnat,
+    )
+    .needs(&[Need::Conntrack]),
+    Scenario::new(
+        "firewall_reject_icmp_midstream_behind_dnat",
+        Topology::Routed,
+        |net| Expect::one(prohibited_behind_dnat(net)),
+        prohibit_midstream_behind_dnat,
+    )
+    .needs(&[Need::Conntrack]),
+    // Nobody answers for a while before there is a rule: it is named, and not blamed.
+    Scenario::new(
+        "retransmission_timeout_before_the_rule",
+        Topology::Routed,
+        |net| Expect::one(dead_before_the_rule(net)),
+        reject_a_dead_connection,
+    ),
     // The rule is about another port; nobody listens on this one.
     Scenario::new(
         "near_miss_reject_rule_of_another_port",
@@ -71,11 +97,32 @@ fn destroyed(net: Net) -> Incident {
 }
 
 fn refused(net: Net) -> Incident {
-    Incident::new("firewall_reject", net.client(CLIENT), net.server(PORT))
+    refused_at(net, net.server(PORT))
+}
+
+fn refused_at(net: Net, called: SocketAddr) -> Incident {
+    Incident::new("firewall_reject", net.client(CLIENT), called)
         .observed()
         .victim("source", "ECONNREFUSED")
         .origin("none")
         .evidence("ICMP")
+        .first_fix("change_the_rule", "firewall")
+}
+
+fn refused_behind_dnat(net: Net) -> Incident {
+    refused_at(net, net.vip(PORT)).nat(net.server(PORT))
+}
+
+fn prohibited_behind_dnat(net: Net) -> Incident {
+    refused_behind_dnat(net).victim("source", "EHOSTUNREACH").action("timeout")
+}
+
+fn dead_before_the_rule(net: Net) -> Incident {
+    Incident::new("retransmission_timeout", net.client(CLIENT), net.server(PORT))
+        .observed()
+        .victim("source", "ECONNREFUSED")
+        .origin("none")
+        .evidence("nftables reject rule")
         .first_fix("change_the_rule", "firewall")
 }
 
@@ -122,6 +169,40 @@ fn prohibit_midstream(stage: &Stage<'_>) -> Result<Witness> {
     let pair = stage.open_and_talk(stage.net)?;
     reject(stage, PORT, "with icmpx type admin-prohibited")?;
     send(&pair.client, "SELECT 2;\n")?;
+    pair.client_fails(stage)
+}
+
+fn refuse_behind_dnat(stage: &Stage<'_>) -> Result<Witness> {
+    let net = stage.net;
+    translate(stage, &net.server(PORT).to_string())?;
+    stage.keep(listen(stage.lab.server()?, net.server(PORT))?);
+    reject(stage, PORT, "")?;
+    let refused = try_connect(stage.lab.client()?, net.client(CLIENT), net.vip(PORT))?.err();
+    Ok(Witness::errno(refused.context("the connection was made in spite of the rule")?))
+}
+
+fn prohibit_midstream_behind_dnat(stage: &Stage<'_>) -> Result<Witness> {
+    let net = stage.net;
+    stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", 3)?;
+    translate(stage, &net.server(PORT).to_string())?;
+    let listener = listen(stage.lab.server()?, net.server(PORT))?;
+    let client = connect(stage.lab.client()?, net.client(CLIENT), net.vip(PORT))?;
+    let server = accept(&listener)?;
+    stage.keep(listener);
+    talk(&client, &server)?;
+    reject(stage, PORT, "with icmpx type admin-prohibited")?;
+    send(&client, "SELECT 2;\n")?;
+    Pair { client, server }.client_fails(stage)
+}
+
+/// The server has been deaf for three retransmissions when the rule comes.
+fn reject_a_dead_connection(stage: &Stage<'_>) -> Result<Witness> {
+    stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", 4)?;
+    let pair = stage.open_and_talk(stage.net)?;
+    stage.cut_path()?;
+    send(&pair.client, "SELECT 2;\n")?;
+    wait_retransmissions(stage.lab.client()?, PORT, 3)?;
+    reject(stage, PORT, "")?;
     pair.client_fails(stage)
 }
 

@@ -6,6 +6,9 @@
 //! proto 5.10 on: void(struct sk_buff *skb_in, int code, int hook)
 //! proto 5.10 on: void(struct net *net, struct sk_buff *skb_in, unsigned char code, unsigned int hooknum)
 //!
+//! By the time a filter chain meets a packet, NAT has changed its destination: its sender knows it by
+//! another tuple. The packet's conntrack entry has both.
+//!
 //! Cannot tell whether the ICMP error left: the kernel limits their rate.
 
 use core::mem::MaybeUninit;
@@ -16,7 +19,7 @@ use tracer_common::{
     wire::KIND_RULE_REJECT,
 };
 
-use crate::{emit::emit, packet, task};
+use crate::{conntrack, emit::emit, packet, task};
 
 #[kprobe(function = "nf_send_unreach")]
 pub fn nf_send_unreach__kprobe(ctx: ProbeContext) -> u32 {
@@ -43,11 +46,15 @@ fn report(ctx: &ProbeContext, skb: u64) -> Option<()> {
         packet::fill(rejected.as_mut_ptr(), skb)?;
         rejected.assume_init()
     };
+    let entry = conntrack::of_packet(skb);
     emit::<RuleReject>(KIND_RULE_REJECT, packet::netns(skb), |out| {
         // SAFETY: `out` is the record's payload.
         unsafe {
             (*out).packet = rejected;
             task::fill_stack(ctx, &raw mut (*out).stack);
+            if conntrack::translates(entry) {
+                conntrack::fill_tuples(&raw mut (*out).original, &raw mut (*out).reply, entry);
+            }
         }
     });
     Some(())

@@ -56,7 +56,8 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             ),
         );
     }
-    if evidence.sent().is_some() {
+    // A firewall's module that has just come may have come with the rule that answered.
+    if evidence.sent().is_some() || !evidence.sees_every_rule() {
         return None;
     }
     // The peer is elsewhere; a reset to a SYN, or an ICMP error in its place, is all there is.

@@ -37,7 +37,7 @@ pub const CAUSE: Cause = Cause {
             ("close_unread_data", "there the data had come before the close"),
             ("socket_gone", "there not even TIME_WAIT was left"),
         ],
-        fixes: &[GIVE_UP_FIRST],
+        fixes: &[remedy::STOP_GRACEFULLY, GIVE_UP_FIRST, remedy::RETRY],
         not_fixes: NOT_FIXES,
     },
     judge,
@@ -119,8 +119,13 @@ fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
     evidence.active().map(|_| "the reset answers no packet".into())
 }
 
-fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
-    vec![GIVE_UP_FIRST.fix()]
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    let end = answer(evidence).and_then(|(at, _)| at.it.end.as_ref());
+    // Whose process has ended did not close for idleness: no idle timeout would have helped.
+    match end.filter(|end| end.err == 0 && end.task.exiting) {
+        Some(end) => vec![remedy::stop_gracefully(&end.task), remedy::RETRY.fix()],
+        None => vec![GIVE_UP_FIRST.fix()],
+    }
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

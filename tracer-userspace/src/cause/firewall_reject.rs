@@ -1,10 +1,12 @@
 //! A firewall rule answered with a reset or an ICMP error.
 
-use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, nothing_ruled_out, remedy};
+use super::{
+    Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, nothing_ruled_out, remedy, unanswered,
+};
 use crate::{
-    event::{Flow, Stack},
+    event::{NetfilterDrop, Stack},
     evidence::{ECONNREFUSED, Evidence, has},
-    fix::{Fix, FixOwner, Remedy, Risk},
+    fix::{Fix, FixOwner, Place, Remedy, Risk},
     incident::{Confidence, Finding},
     memory::Remembered,
 };
@@ -65,7 +67,8 @@ pub const CAUSE: Cause = Cause {
     not_fixes,
 };
 
-const CHANGE_RULE: Remedy = Remedy {
+/// Whoever gave up: the rule answered in the peer's name.
+pub const CHANGE_RULE: Remedy = Remedy {
     id: "change_the_rule",
     owner: FixOwner::Firewall,
     risk: Risk::Medium,
@@ -83,7 +86,7 @@ const SAME_PACKET_S: f64 = 0.05;
 
 /// What made the rule, as far as the functions tell. iptables-nft evaluates its targets below
 /// nft_do_chain, too.
-fn tool(stack: &Stack) -> &'static str {
+pub fn tool(stack: &Stack) -> &'static str {
     let runs = |part: &str| stack.iter().any(|name| name.starts_with(part));
     if runs("reject_tg") || runs("nft_target_eval") {
         "an iptables REJECT rule"
@@ -94,16 +97,19 @@ fn tool(stack: &Stack) -> &'static str {
     }
 }
 
+/// [`CHANGE_RULE`], where the rule is.
+pub fn change_the_rule(place: Place) -> Fix {
+    Fix { summary: format!("change the reject rule {}", place.describe()), ..CHANGE_RULE.fix() }
+}
+
 /// The connection's packet that a rule answered with an ICMP error, where no reset ended it first.
-fn unreachable<'a>(evidence: &Evidence<'a>) -> Option<(&'a Remembered, Flow, &'a Stack)> {
+fn unreachable<'a>(evidence: &Evidence<'a>) -> Option<(&'a Remembered, &'a NetfilterDrop)> {
     let no_reset = evidence.sent().is_none() && evidence.received().is_none();
     if evidence.error().is_none() || !(no_reset || evidence.timed_out().is_some()) {
         return None;
     }
-    evidence
-        .drops()
-        .iter()
-        .find_map(|(loss, drop)| Some((*loss, drop.packet.flow, drop.rejected.as_ref()?)))
+    unanswered::rejected(evidence)
+        .filter(|(loss, _)| unanswered::rejected_from_the_start(evidence, loss))
 }
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
@@ -122,8 +128,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
                 }),
         );
     }
-    if let Some((loss, flow, stack)) = unreachable(evidence) {
+    if let Some((loss, drop)) = unreachable(evidence)
+        && let Some(stack) = &drop.rejected
+    {
         let (tool, place) = (tool(stack), evidence.place(loss.netns).describe());
+        let flow = drop.packet.flow;
         let why = format!("{tool} {place} answered it with an ICMP error");
         return Some(Verdict::new(Confidence::Observed, why).finding(Finding {
             kind: "firewall_unreachable",
@@ -182,12 +191,9 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let netns = evidence
         .rejected()
         .map(|at| at.netns)
-        .or_else(|| unreachable(evidence).map(|(loss, _, _)| loss.netns))
+        .or_else(|| unreachable(evidence).map(|(loss, _)| loss.netns))
         .unwrap_or(evidence.case.netns);
-    vec![Fix {
-        summary: format!("change the reject rule {}", evidence.place(netns).describe()),
-        ..CHANGE_RULE.fix()
-    }]
+    vec![change_the_rule(evidence.place(netns))]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

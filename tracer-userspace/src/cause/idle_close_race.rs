@@ -37,7 +37,7 @@ pub const CAUSE: Cause = Cause {
             ("socket_gone", "there not even TIME_WAIT was left"),
             ("ipvs_idle_expired", "there neither end had closed: the entry between them was gone"),
         ],
-        fixes: &[remedy::POOL, KEEP_LONGER, RETRY],
+        fixes: &[remedy::POOL, KEEP_LONGER, remedy::RETRY],
         not_fixes: &[data_after_close::NOT_FIXES[0], PROBES],
     },
     judge,
@@ -54,15 +54,6 @@ const KEEP_LONGER: Remedy = Remedy {
     reason: "whoever reuses a connection must be the first to give it up",
     how: "a server's keep-alive timeout goes above its load balancer's idle timeout with 15 s to \
           spare: 75 s for one of 60 s",
-};
-
-const RETRY: Remedy = Remedy {
-    id: "retry_idempotent",
-    owner: FixOwner::Application,
-    risk: Risk::Low,
-    summary: "repeat a request that met a closed connection, on a new one",
-    reason: "no timeout closes the window of one round trip altogether",
-    how: "only requests that are safe to repeat, and only when no byte of an answer has come",
 };
 
 const PROBES: (&str, &str) = (
@@ -144,7 +135,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let Some(idle_s) = idle_at_close(evidence) else {
         return Vec::new();
     };
-    vec![remedy::pool_below(idle_s), KEEP_LONGER.fix(), RETRY.fix()]
+    vec![remedy::pool_below(idle_s), KEEP_LONGER.fix(), remedy::RETRY.fix()]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

@@ -6,11 +6,11 @@ use super::{
     Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s,
     ipvs_entry_dropped::lost_to,
     ipvs_idle_expired::{had_time, state_name},
-    nothing_ruled_out, remedy,
+    nothing_ruled_out, remedy, unanswered,
 };
 use crate::{
     case::At,
-    event::{IpvsEnd, IpvsServerRemoved, Socket},
+    event::{IpvsEnd, IpvsServerRemoved},
     evidence::{Evidence, has, seconds},
     fix::{Change, Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
@@ -152,7 +152,8 @@ fn hung(evidence: &Evidence<'_>) -> Option<Verdict> {
     let At { ts, netns, it: entry } = evidence.ipvs_orphan()?;
     let removal = evidence.ipvs_server_removed(*netns, entry.virtual_flow, entry.real_flow());
     // Nobody answered before the server was removed: it was removed because it is dead.
-    if removal.is_some_and(|at| seconds(ts.saturating_sub(at.ts)) < unanswered_s(socket)) {
+    if removal.is_some_and(|at| seconds(ts.saturating_sub(at.ts)) < unanswered::at_least_s(socket))
+    {
         return None;
     }
     // Without the removal nobody knows which came first: it, or the silence of a dead server.
@@ -195,20 +196,6 @@ fn verdict(
             "{task} took {server} out of the IPVS service {service} {place}, {before} before"
         ),
     })
-}
-
-/// How long a socket that gave up has had no answer at least, seconds: each wait is twice the one before,
-/// from 0.2 s (TCP_RTO_MIN) to 120 s (TCP_RTO_MAX, include/net/tcp.h).
-fn unanswered_s(socket: &Socket) -> f64 {
-    let by_probes = f64::from(socket.probes_out) * socket.keepalive.intvl_s;
-    let waits = match (socket.retransmits, socket.user_timeout_ms) {
-        (0, _) => 0,
-        (sent, 0) => i32::from(sent) + 1,
-        // The last wait is cut to fit TCP_USER_TIMEOUT.
-        (sent, _) => i32::from(sent),
-    };
-    let by_retries: f64 = (0..waits).map(|wait| (0.2 * 2f64.powi(wait)).min(120.0)).sum();
-    by_retries.max(by_probes)
 }
 
 /// The service is known here and no longer lists this server.

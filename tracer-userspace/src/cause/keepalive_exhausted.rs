@@ -1,6 +1,9 @@
 //! Keepalive probes ran out: the peer or the path is gone.
 
-use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, nothing_ruled_out, remedy};
+use super::{
+    Cause, Doc, Family, Need, NotFix, Sign, Verdict, firewall_reject::CHANGE_RULE, human_s,
+    nothing_ruled_out, remedy, unanswered,
+};
 use crate::{
     evidence::{Evidence, has},
     fix::{Fix, FixOwner, Remedy, Risk},
@@ -32,7 +35,7 @@ pub const CAUSE: Cause = Cause {
                 "somebody answered, and had no state: the reset has its own cause",
             ),
         ],
-        fixes: &[RESTORE],
+        fixes: &[RESTORE, CHANGE_RULE],
         not_fixes: NOT_FIXES,
     },
     judge,
@@ -64,30 +67,30 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     }
     let keepalive = socket.keepalive;
     let idle = evidence.idle_s().map_or(String::new(), |s| format!(", silent for {}", human_s(s)));
-    Some(
-        Verdict::new(
-            Confidence::Observed,
-            format!(
-                "{} keepalive probes {} apart went unanswered{idle}",
-                keepalive.probes,
-                human_s(keepalive.intvl_s)
-            ),
-        )
-        .finding(Finding {
-            kind: "keepalive_gave_up",
-            ts: at.ts,
-            summary: format!(
-                "tcp_keepalive_timer gave up after {} probes (time {}, interval {})",
-                socket.probes_out,
-                human_s(keepalive.time_s),
-                human_s(keepalive.intvl_s)
-            ),
-        }),
+    let mut verdict = Verdict::new(
+        Confidence::Observed,
+        format!(
+            "{} keepalive probes {} apart went unanswered{idle}",
+            keepalive.probes,
+            human_s(keepalive.intvl_s)
+        ),
     )
+    .finding(Finding {
+        kind: "keepalive_gave_up",
+        ts: at.ts,
+        summary: format!(
+            "tcp_keepalive_timer gave up after {} probes (time {}, interval {})",
+            socket.probes_out,
+            human_s(keepalive.time_s),
+            human_s(keepalive.intvl_s)
+        ),
+    });
+    verdict.findings.extend(unanswered::dropped(evidence));
+    Some(verdict)
 }
 
-fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
-    vec![RESTORE.fix()]
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    unanswered::fixes(evidence, RESTORE.fix())
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

@@ -43,6 +43,7 @@ mod socket_destroyed;
 mod socket_gone;
 mod syncookie_failed;
 mod tcp_resource_limit;
+mod unanswered;
 mod unknown;
 mod user_timeout;
 mod wrong_backend;

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{
     evidence::Evidence,
-    fix::{Fix, FixOwner, Remedy, Risk},
+    fix::Fix,
     incident::{Confidence, Finding},
 };
 
@@ -27,23 +27,13 @@ pub const CAUSE: Cause = Cause {
             ("close_unread_data", "there the process went on living, or ended with status 0"),
             ("socket_gone", "there a packet came after the process had gone"),
         ],
-        fixes: &[STOP_GRACEFULLY],
+        fixes: &[remedy::STOP_GRACEFULLY],
         not_fixes: NOT_FIXES,
     },
     judge,
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
-};
-
-const STOP_GRACEFULLY: Remedy = Remedy {
-    id: "stop_gracefully",
-    owner: FixOwner::Application,
-    risk: Risk::Low,
-    summary: "stop the process gracefully, and find out what killed it",
-    reason: "a killed process cannot read what is queued, so the kernel resets its peers",
-    how: "signal 9 without an operator is often the OOM killer (dmesg) or a grace period that is \
-          too short (terminationGracePeriodSeconds, TimeoutStopSec)",
 };
 
 const NOT_FIXES: &[(&str, &str)] =
@@ -66,8 +56,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     ))
 }
 
-fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
-    vec![STOP_GRACEFULLY.fix()]
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    let died = close_unread_data::abort(evidence).map(|(at, _)| &at.it.task);
+    vec![died.map_or_else(|| remedy::STOP_GRACEFULLY.fix(), remedy::stop_gracefully)]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

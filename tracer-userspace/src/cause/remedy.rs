@@ -2,7 +2,7 @@
 
 use crate::{
     cause::NotFix,
-    event::Keepalive,
+    event::{Keepalive, Task},
     evidence::Evidence,
     fix::{Change, Fix, FixOwner, Place, Remedy, Risk},
 };
@@ -28,6 +28,43 @@ pub const POOL: Remedy = Remedy {
     reason: "a connection the pool has closed is never reused",
     how: "set the pool's idle timeout and maximum lifetime below the limit, or validate on borrow",
 };
+
+/// For the window that no timeout closes.
+pub const RETRY: Remedy = Remedy {
+    id: "retry_idempotent",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "repeat a request that met a closed connection, on a new one",
+    reason: "no timeout closes the window of one round trip altogether",
+    how: "only requests that are safe to repeat, and only when no byte of an answer has come",
+};
+
+/// For a process that ended and left connections that were in use.
+pub const STOP_GRACEFULLY: Remedy = Remedy {
+    id: "stop_gracefully",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "let the process drain its connections before it ends: take no new ones, finish what is under \
+              way, then close",
+    reason: "nobody is left to read what its peers still send, and the kernel answers that with a reset",
+    how: "handle SIGTERM so; in Kubernetes let a preStop hook wait until no more traffic comes, and make \
+          terminationGracePeriodSeconds (systemd: TimeoutStopSec) longer than the longest request. \
+          Signal 9 without an operator is often the OOM killer (dmesg), or a grace period that is too \
+          short",
+};
+
+/// [`STOP_GRACEFULLY`], for this process.
+pub fn stop_gracefully(task: &Task) -> Fix {
+    let summary = match task.killed_by() {
+        Some(signal) => {
+            format!(
+                "find out what sent {task} signal {signal}, and let it drain its connections first"
+            )
+        }
+        None => format!("let {} drain its connections before it exits", task.comm),
+    };
+    Fix { summary, ..STOP_GRACEFULLY.fix() }
+}
 
 /// A longer IPVS timeout, where the clients cannot be changed.
 pub const IPVS_TIMEOUT: Remedy = Remedy {

@@ -1,6 +1,9 @@
 //! Unanswered data, SYNs or window probes ran out of retries.
 
-use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, nothing_ruled_out, remedy};
+use super::{
+    Cause, Doc, Family, Need, NotFix, Sign, Verdict, firewall_reject::CHANGE_RULE,
+    nothing_ruled_out, remedy, unanswered,
+};
 use crate::{
     event::{Socket, tcp_state},
     evidence::Evidence,
@@ -40,7 +43,7 @@ pub const CAUSE: Cause = Cause {
                  first",
             ),
         ],
-        fixes: &[RESTORE],
+        fixes: &[RESTORE, CHANGE_RULE],
         not_fixes: NOT_FIXES,
     },
     judge,
@@ -100,23 +103,12 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             socket.retransmits, socket.probes_out, socket.retries2
         ),
     });
-    if let Some((loss, drop)) = evidence.drops().first() {
-        verdict = verdict.finding(Finding {
-            kind: "netfilter_drop",
-            ts: loss.ts,
-            summary: format!(
-                "netfilter dropped {} {}, {} before",
-                drop.packet.flow,
-                evidence.place(loss.netns).describe(),
-                human_s(evidence.age_s(loss.ts)),
-            ),
-        });
-    }
+    verdict.findings.extend(unanswered::dropped(evidence));
     Some(verdict)
 }
 
-fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
-    vec![RESTORE.fix()]
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    unanswered::fixes(evidence, RESTORE.fix())
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

@@ -42,7 +42,7 @@ pub const CAUSE: Cause = Cause {
             ("wrong_backend", "there a listener met the packet"),
             ("data_after_close", "there the closed socket was still remembered"),
         ],
-        fixes: &[DETECT_RESTARTS],
+        fixes: &[DETECT_RESTARTS, GIVE_UP_LAST, remedy::STOP_GRACEFULLY],
         not_fixes: NOT_FIXES,
     },
     judge,
@@ -58,6 +58,16 @@ const DETECT_RESTARTS: Remedy = Remedy {
     summary: "reconnect when the server restarts, and close connections before stopping it",
     reason: "a restarted server knows nothing of its old connections",
     how: "validate pooled connections on borrow, or keep keepalive short enough to notice",
+};
+
+const GIVE_UP_LAST: Remedy = Remedy {
+    id: "caller_waits_longer",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "let the client wait longer than the server takes to answer",
+    reason: "the client had given the connection up when the server still sent on it",
+    how: "client request timeout > the server's slowest answer and its keep-alive timeout, or limit what \
+          the server may take; a server must expect the error and give the work up",
 };
 
 const NOT_FIXES: &[(&str, &str)] =
@@ -155,8 +165,16 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     )
 }
 
-fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
-    vec![DETECT_RESTARTS.fix()]
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    let here = evidence.stateless().and_then(|at| at.it.trigger).map(|packet| packet.flow.dst);
+    if here.is_none() || evidence.client_view().map(|flow| flow.src) != here {
+        return vec![DETECT_RESTARTS.fix()];
+    }
+    // It was the client's: no server has to be waited for, or detected.
+    match end(evidence).filter(|end| end.err == 0 && end.task.exiting) {
+        Some(end) => vec![remedy::stop_gracefully(&end.task)],
+        None => vec![GIVE_UP_LAST.fix()],
+    }
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

@@ -2,7 +2,7 @@
 
 use super::{Cause, Family, Verdict, doc::Doc, human_s, no_fixes, no_not_fixes, nothing_ruled_out};
 use crate::{
-    evidence::{Balanced, Evidence, Translated, has},
+    evidence::{Balanced, ECONNREFUSED, Evidence, Translated, has},
     incident::Finding,
 };
 
@@ -85,6 +85,14 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
                 "wait for the next one: the firewall's resets are seen from now on",
             ),
         }
+    } else if evidence.error().is_some_and(|at| at.it.socket.err == ECONNREFUSED)
+        && !evidence.sees_every_rule()
+    {
+        (
+            "the connect was refused, and a firewall module was loaded too recently to know its part"
+                .to_owned(),
+            "connect again: the firewall's answers are seen from now on",
+        )
     } else if let Some(at) = evidence.error() {
         let icmp = ["tcp_v4_err", "tcp_v6_err"].iter().any(|name| has(&at.it.stack, name));
         (

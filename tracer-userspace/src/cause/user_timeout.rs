@@ -1,6 +1,9 @@
 //! TCP_USER_TIMEOUT elapsed.
 
-use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, nothing_ruled_out, remedy};
+use super::{
+    Cause, Doc, Family, Need, NotFix, Sign, Verdict, firewall_reject::CHANGE_RULE, human_s,
+    nothing_ruled_out, remedy, unanswered,
+};
 use crate::{
     event::{Socket, SocketError},
     evidence::{Evidence, has},
@@ -25,7 +28,7 @@ pub const CAUSE: Cause = Cause {
             ("retransmission_timeout", "the option is off, or the SYNs ran out before it"),
             ("keepalive_exhausted", "the option is off"),
         ],
-        fixes: &[RESTORE, READ],
+        fixes: &[RESTORE, READ, CHANGE_RULE],
         not_fixes: NOT_FIXES,
     },
     judge,
@@ -93,25 +96,22 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             ),
         )
     };
-    Some(
-        Verdict::new(
-            Confidence::Observed,
-            format!("TCP_USER_TIMEOUT of {} elapsed {how}", human_s(timeout_s(socket))),
-        )
-        .finding(Finding {
-            kind: "user_timeout",
-            ts: at.ts,
-            summary: format!(
-                "gave up with TCP_USER_TIMEOUT {} ms {counted}",
-                socket.user_timeout_ms
-            ),
-        }),
+    let mut verdict = Verdict::new(
+        Confidence::Observed,
+        format!("TCP_USER_TIMEOUT of {} elapsed {how}", human_s(timeout_s(socket))),
     )
+    .finding(Finding {
+        kind: "user_timeout",
+        ts: at.ts,
+        summary: format!("gave up with TCP_USER_TIMEOUT {} ms {counted}", socket.user_timeout_ms),
+    });
+    verdict.findings.extend(unanswered::dropped(evidence));
+    Some(verdict)
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let closed = evidence.timed_out().is_some_and(|at| window_stayed_closed(&at.it));
-    vec![if closed { READ } else { RESTORE }.fix()]
+    unanswered::fixes(evidence, if closed { READ } else { RESTORE }.fix())
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

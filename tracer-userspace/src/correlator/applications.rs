@@ -329,3 +329,53 @@ fn a_forgotten_handshake_at_a_full_queue_is_an_overflow_and_a_used_connection_is
     assert_eq!(told(client(0)), ["listen_overflow"]);
     assert_eq!(told(client(100)), ["wrong_backend"]);
 }
+
+/// How CLIENT's or SERVER's socket ended: its process by this exit code, or alive.
+fn ended(exit_code: Option<u32>) -> SocketEnd {
+    SocketEnd {
+        ts: NOW - SECOND / 10,
+        task: Task {
+            exiting: exit_code.is_some(),
+            exit_code: exit_code.unwrap_or(0),
+            ..task("shop", 77)
+        },
+        err: 0,
+        old_state: tcp_state::ESTABLISHED,
+        new_state: tcp_state::FIN_WAIT1,
+        idle_s: Some(0.2),
+    }
+}
+
+#[test]
+fn no_idle_timeout_is_advised_where_the_process_had_ended() {
+    let advised = |exit_code| {
+        let mut answer = no_socket(data(CLIENT, SERVER));
+        let mut waiting = server();
+        (waiting.state, waiting.dead) = (tcp_state::TIME_WAIT, true);
+        (answer.socket, answer.end) = (Some(waiting), Some(ended(exit_code)));
+        let incidents = replay([sent(NOW, SERVER_NS, answer)]);
+        assert_eq!(causes(&incidents), ["data_after_close"]);
+        (fix_ids(&incidents[0])[0].to_owned(), incidents[0].fixes[0].summary.clone())
+    };
+    let (id, summary) = advised(Some(9));
+    assert_eq!(id, "stop_gracefully");
+    assert!(summary.contains("what sent shop (pid 77) signal 9"), "{summary}");
+    let (id, summary) = advised(Some(0));
+    assert_eq!(id, "stop_gracefully");
+    assert!(summary.contains("before it exits"), "{summary}");
+    assert_eq!(advised(None).0, "reuser_gives_up_first");
+}
+
+#[test]
+fn what_to_do_about_a_socket_that_is_gone_depends_on_whose_it_was() {
+    let advised = |stray: Packet, netns, exit_code| {
+        let mut answer = no_socket(stray);
+        answer.end = Some(ended(exit_code));
+        let incidents = replay([sent(NOW, netns, answer)]);
+        assert_eq!(causes(&incidents), ["socket_gone"]);
+        fix_ids(&incidents[0])[0].to_owned()
+    };
+    assert_eq!(advised(data(CLIENT, SERVER), SERVER_NS, None), "detect_restarts");
+    assert_eq!(advised(data(SERVER, CLIENT), CLIENT_NS, None), "caller_waits_longer");
+    assert_eq!(advised(data(SERVER, CLIENT), CLIENT_NS, Some(9)), "stop_gracefully");
+}

@@ -91,6 +91,39 @@ fn a_reset_decodes_to_what_was_written() {
     assert_eq!((reset.task.comm.as_str(), &reset.trigger), ("mysql", &None));
 }
 
+fn wire_flow(src: (u8, u16), dst: (u8, u16)) -> record::Flow {
+    let mut flow: record::Flow = zeroed();
+    (flow.src_addr, flow.src_port) = (mapped(src.0), src.1);
+    (flow.dst_addr, flow.dst_port) = (mapped(dst.0), dst.1);
+    flow
+}
+
+#[test]
+fn a_packet_rejected_between_its_translations_is_told_as_its_sender_addressed_it() {
+    const CLIENT: (u8, u16) = (1, 41822);
+    const VIP: (u8, u16) = (100, 3306);
+    const SERVER: (u8, u16) = (2, 13306);
+    // SNAT, too: the server knows the client as NODE.
+    const NODE: (u8, u16) = (3, 50000);
+    let told = |met: record::Flow, translated: bool| {
+        let mut reject: record::RuleReject = zeroed();
+        (reject.packet.flow, reject.packet.present) = (met, 1);
+        if translated {
+            (reject.original, reject.reply) = (wire_flow(CLIENT, VIP), wire_flow(SERVER, NODE));
+        }
+        let event = decode(&record(KIND_RULE_REJECT, &reject), &Canned).expect("a whole record");
+        let Body::NetfilterDrop(drop) = event.body else { unreachable!("another kind") };
+        (drop.packet.flow.to_string(), drop.nat.is_some())
+    };
+    let sent = |text: &str| (text.to_owned(), true);
+    assert_eq!(told(wire_flow(CLIENT, SERVER), true), sent("10.0.0.1:41822 -> 10.0.0.100:3306"));
+    assert_eq!(told(wire_flow(CLIENT, VIP), true), sent("10.0.0.1:41822 -> 10.0.0.100:3306"));
+    assert_eq!(told(wire_flow(SERVER, CLIENT), true), sent("10.0.0.2:13306 -> 10.0.0.3:50000"));
+    // Neither the entry's nor translated: as it is.
+    let plain = ("10.0.0.1:41822 -> 10.0.0.2:13306".to_owned(), false);
+    assert_eq!(told(wire_flow(CLIENT, SERVER), false), plain);
+}
+
 #[test]
 fn a_longer_payload_of_a_newer_writer_is_accepted() {
     let mut bytes = a_reset();

@@ -48,12 +48,15 @@ impl Watched {
         self.lost_at.is_some_and(|lost| at.abs_diff(lost) <= TOLD_WITHIN)
     }
 
+    /// Whether every answer of a rule with a reset or an ICMP error would have been seen at a time.
+    pub fn saw_every_rule(&self, at: Nanos) -> bool {
+        !FIREWALLS.into_iter().any(|signal| self.session.is_attaching(signal))
+            && at > self.firewalls_since
+    }
+
     /// Whether every reset that this host sent at a time would have been seen: only then is one that
     /// nobody here sent somebody else's.
     pub fn saw_every_reset(&self, at: Nanos) -> bool {
-        self.session.shows_all("reset_sent")
-            && !FIREWALLS.into_iter().any(|signal| self.session.is_attaching(signal))
-            && at > self.firewalls_since
-            && !self.lost_records(at)
+        self.session.shows_all("reset_sent") && self.saw_every_rule(at) && !self.lost_records(at)
     }
 }
