@@ -124,6 +124,26 @@ pub fn error_now(stream: &TcpStream) -> Result<Option<Errno>> {
     Ok(sockopt::socket_error(stream).context("read SO_ERROR")?.err())
 }
 
+/// The same for an error that may not come.
+pub fn error_within(stream: &TcpStream, limit: Duration) -> Result<Option<Errno>> {
+    wait_within(limit, stream, PollFlags::empty()).context("wait for the socket's error")?;
+    error_now(stream)
+}
+
+/// What one side writes reaches the other (`None`), or the writer's socket ends in an error.
+pub fn reaches(writer: &TcpStream, reader: &TcpStream) -> Result<Option<Errno>> {
+    send(writer, "SELECT 2;\n")?;
+    let mut fds = [PollFd::new(writer, PollFlags::empty()), PollFd::new(reader, PollFlags::IN)];
+    poll(&mut fds, Some(&timespec(PATIENCE)?)).context("poll both ends")?;
+    let is_readable = fds[1].revents().contains(PollFlags::IN);
+    if let Some(errno) = error_now(writer)? {
+        return Ok(Some(errno));
+    }
+    ensure!(is_readable, "neither data nor an error within {} s", PATIENCE.as_secs());
+    receive(reader, "SELECT 2;\n")?;
+    Ok(None)
+}
+
 /// Waits until data lies unread in the socket's queue.
 pub fn wait_unread(socket: impl AsFd) -> Result<()> {
     let ready = wait(socket, PollFlags::IN).context("wait for unread data")?;
@@ -132,8 +152,12 @@ pub fn wait_unread(socket: impl AsFd) -> Result<()> {
 }
 
 fn wait(socket: impl AsFd, events: PollFlags) -> Result<PollFlags> {
+    wait_within(PATIENCE, socket, events)
+}
+
+fn wait_within(limit: Duration, socket: impl AsFd, events: PollFlags) -> Result<PollFlags> {
     let mut fds = [PollFd::new(&socket, events)];
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + limit;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         match poll(&mut fds, Some(&timespec(left)?)) {

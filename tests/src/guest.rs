@@ -1,5 +1,6 @@
 //! What the kernel of this guest can do.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -76,6 +77,12 @@ impl Guest {
     /// `6.1` of `6.1.0-32-cloud-amd64`.
     pub fn series(&self) -> &str {
         series(&self.release)
+    }
+
+    /// The inode of the namespace in which this program runs.
+    pub fn initial_netns(&self) -> Result<u64> {
+        let path = "/proc/self/ns/net";
+        Ok(std::fs::metadata(path).with_context(|| format!("stat {path}"))?.ino())
     }
 
     /// Why this kernel cannot play a scenario with these needs.

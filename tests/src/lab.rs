@@ -176,6 +176,10 @@ impl Lab {
         self.namespaces.iter().map(|(role, namespace)| (*role, namespace.inode())).collect()
     }
 
+    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.iter().map(|(_, namespace)| namespace)
+    }
+
     fn namespace(&self, role: Role) -> Result<&Namespace> {
         self.namespaces
             .iter()

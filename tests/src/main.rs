@@ -6,6 +6,7 @@ mod actor;
 mod demo;
 mod expect;
 mod guest;
+mod heal;
 mod lab;
 mod netns;
 mod program;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use heal::Healing;
 use scenarios::{Scenario, TracerUse};
 
 /// Provokes every cause for real, in namespaces of its own, and checks what rsttrace says about it.
@@ -37,9 +39,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Plays scenarios and prints PLAN, one RESULT line each, and DONE
+    /// Plays scenarios and healings and prints PLAN, one RESULT or HEAL line each, and DONE
     Run {
-        /// Names, or beginnings of names such as `ipvs`; all if none is given
+        /// Names, or beginnings of names such as `ipvs` or `heal`; all if none is given
         scenarios: Vec<String>,
         /// One scenario after the other
         #[arg(long)]
@@ -56,7 +58,7 @@ enum Command {
         /// Names, or beginnings of names; all but the large one if none is given
         scenarios: Vec<String>,
     },
-    /// Names the scenarios
+    /// Names the scenarios and the healings
     List,
     /// The idle connection through IPVS, at a pace that a person can follow
     Demo,
@@ -74,13 +76,14 @@ fn main() -> ExitCode {
         Command::Run { scenarios, serial, provoke_only, verbose } => match choose(&scenarios) {
             Err(word) => return unknown(&word),
             Ok(chosen) => run::run(
-                &chosen,
+                &chosen.scenarios,
+                &chosen.healings,
                 run::Settings { tracer: cli.tracer, serial, provoke_only, verbose },
             ),
         },
         Command::Record { scenarios } => match choose(&scenarios) {
             Err(word) => return unknown(&word),
-            Ok(mut chosen) => {
+            Ok(Chosen { scenarios: mut chosen, .. }) => {
                 // Hundreds of connections are no regression test that anybody reads.
                 chosen.retain(|scenario| !scenarios.is_empty() || !scenario.is_large());
                 record::record(&chosen, &cli.tracer)
@@ -105,30 +108,40 @@ fn main() -> ExitCode {
 }
 
 fn unknown(word: &str) -> ExitCode {
-    eprintln!("rsttrace-guest: no scenario begins with {word:?}; see `rsttrace-guest list`");
+    eprintln!(
+        "rsttrace-guest: no scenario or healing begins with {word:?}; see `rsttrace-guest list`"
+    );
     ExitCode::from(2)
 }
 
-/// The scenarios that are called so, else those that begin so. An unknown word comes back.
-fn choose(words: &[String]) -> Result<Vec<&'static Scenario>, String> {
-    let all = scenarios::all();
+struct Chosen {
+    scenarios: Vec<&'static Scenario>,
+    healings: Vec<&'static Healing>,
+}
+
+/// Those that are called so, else those that begin so. An unknown word comes back.
+fn choose(words: &[String]) -> Result<Chosen, String> {
+    let mut chosen = Chosen { scenarios: scenarios::all(), healings: heal::all() };
     if words.is_empty() {
-        return Ok(all);
+        // `check` and `fix` are to come; until then healings are played when asked for.
+        chosen.healings.clear();
+        return Ok(chosen);
     }
-    let mut chosen = Vec::new();
+    let names = chosen.scenarios.iter().map(|it| it.name);
+    let names: Vec<_> = names.chain(chosen.healings.iter().map(|it| it.name)).collect();
+    let mut wanted = Vec::new();
     for word in words {
-        let exact = all.iter().any(|scenario| scenario.name == word);
-        let fits = |name: &str| {
-            if exact { name == word } else { name.starts_with(word.as_str()) }
-        };
-        if !all.iter().any(|scenario| fits(scenario.name)) {
+        let exact = names.iter().any(|name| name == word);
+        let fits = |name: &&str| if exact { name == word } else { name.starts_with(word.as_str()) };
+        let before = wanted.len();
+        wanted.extend(names.iter().copied().filter(fits));
+        if wanted.len() == before {
             return Err(word.clone());
         }
-        chosen.extend(
-            all.iter().filter(|scenario| fits(scenario.name)).map(|scenario| scenario.name),
-        );
     }
-    Ok(all.into_iter().filter(|scenario| chosen.contains(&scenario.name)).collect())
+    chosen.scenarios.retain(|scenario| wanted.contains(&scenario.name));
+    chosen.healings.retain(|healing| wanted.contains(&healing.name));
+    Ok(chosen)
 }
 
 fn list() {
@@ -141,6 +154,10 @@ fn list() {
         };
         println!("{:36} {how}", scenario.name);
     }
+    for healing in heal::all() {
+        let how = if healing.alone { "alone" } else { "beside the others" };
+        println!("{:36} {how}", healing.name);
+    }
 }
 
 #[cfg(test)]
@@ -149,13 +166,19 @@ mod tests {
 
     fn names(words: &[&str]) -> Result<Vec<&'static str>, String> {
         let words: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
-        Ok(choose(&words)?.iter().map(|scenario| scenario.name).collect())
+        Ok(choose(&words)?.scenarios.iter().map(|scenario| scenario.name).collect())
     }
 
     #[test]
     fn an_exact_name_is_not_the_beginning_of_others() {
         assert_eq!(names(&["ipvs_idle_expired"]), Ok(vec!["ipvs_idle_expired"]));
         assert!(names(&["ipvs_idle"]).is_ok_and(|names| names.len() > 3));
+    }
+
+    #[test]
+    fn a_word_chooses_among_healings_as_among_scenarios() {
+        let chosen = choose(&["heal_ipvs".to_owned()]).expect("known");
+        assert!(chosen.scenarios.is_empty() && chosen.healings.len() > 1);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Plays scenarios under a tracer and reports, one line each.
+//! Plays scenarios and healings under a tracer and reports, one line each.
 //!
 //! The scenarios that disturb nobody run at the same time under one tracer, and their incidents are told apart by
 //! their addresses. The others follow one by one, each under a tracer of its own.
@@ -15,6 +15,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use crate::actor::errno_name;
 use crate::expect::{self, Expect, Facts, Verdict};
 use crate::guest::Guest;
+use crate::heal::{self, Healing, Ward};
 use crate::lab::{Lab, Net, Role};
 use crate::punctual::Delays;
 use crate::scenarios::{self, Kept, Scenario, Stage, TracerUse, Witness};
@@ -28,7 +29,7 @@ pub struct Settings {
 }
 
 /// Expected incidents are given up when nothing at all has been printed for so long.
-const QUIET: Duration = Duration::from_secs(10);
+pub const QUIET: Duration = Duration::from_secs(10);
 /// Time for what should not come: a second incident for the same connection.
 pub const GRACE: Duration = Duration::from_millis(1_500);
 /// Modules that the tracer meets after its start, and the signal that each brings.
@@ -42,7 +43,11 @@ const FIRST_NUMBER: usize = 11;
 const SESSION: &str = "tracer_session";
 
 /// Whether everything passed.
-pub fn run(chosen: &[&'static Scenario], settings: Settings) -> Result<bool> {
+pub fn run(
+    chosen: &[&'static Scenario],
+    healings: &[&'static Healing],
+    settings: Settings,
+) -> Result<bool> {
     let mut runner = Runner {
         guest: Guest::probe()?,
         settings,
@@ -50,7 +55,7 @@ pub fn run(chosen: &[&'static Scenario], settings: Settings) -> Result<bool> {
         delays: Delays::default(),
         session_problems: Vec::new(),
     };
-    let results = chosen.len() + usize::from(!runner.settings.provoke_only);
+    let results = chosen.len() + healings.len() + usize::from(!runner.settings.provoke_only);
     println!("PLAN {results}");
     println!("CAUSES {}", expect::causes().collect::<Vec<_>>().join(" "));
 
@@ -67,6 +72,7 @@ pub fn run(chosen: &[&'static Scenario], settings: Settings) -> Result<bool> {
     for scenario in alone {
         runner.play_alone(scenario);
     }
+    runner.heal(healings);
     if !runner.settings.provoke_only {
         runner.session_problems.extend(runner.delays.complaint());
         match runner.session_problems.as_slice() {
@@ -169,6 +175,37 @@ impl Runner {
         let play = play(scenario, &start);
         let tracer = tracer.into_inner().flatten();
         self.judge(&[play], tracer.as_ref());
+        if let Some(tracer) = tracer {
+            self.end_session(tracer);
+        }
+    }
+
+    fn heal(&mut self, healings: &[&'static Healing]) {
+        if healings.is_empty() {
+            return;
+        }
+        let tracer = match self.start_tracer(&[]) {
+            Ok(tracer) => tracer,
+            Err(error) => {
+                self.session_problems.push(one_line(&error));
+                None
+            }
+        };
+        let ward = Ward {
+            guest: &self.guest,
+            program: &self.settings.tracer,
+            tracer: tracer.as_ref(),
+            verbose: self.settings.verbose,
+        };
+        let numbered: Vec<_> =
+            healings.iter().map(|&healing| (healing, number_of_healing(healing))).collect();
+        let failed = heal::run(&ward, &numbered);
+        if let Some(tracer) = &tracer
+            && (failed > 0 || self.settings.verbose)
+        {
+            tracer.stderr().iter().for_each(|line| eprintln!("# stderr: {line}"));
+        }
+        self.failed += failed;
         if let Some(tracer) = tracer {
             self.end_session(tracer);
         }
@@ -332,6 +369,12 @@ fn number_of(scenario: &Scenario) -> u8 {
     u8::try_from(FIRST_NUMBER + index).unwrap_or(u8::MAX)
 }
 
+/// Healings come after the scenarios.
+fn number_of_healing(healing: &Healing) -> u8 {
+    let index = heal::all().iter().position(|it| it.name == healing.name).unwrap_or(0);
+    u8::try_from(FIRST_NUMBER + scenarios::all().len() + index).unwrap_or(u8::MAX)
+}
+
 fn check_farewell(tracer: Tracer) -> Result<()> {
     let farewell = tracer.stop()?;
     ended_well(&farewell)?;
@@ -368,7 +411,10 @@ mod tests {
     fn every_scenario_has_a_name_and_subnets_of_its_own() {
         let all = scenarios::all();
         assert_eq!(all.iter().map(|it| it.name).collect::<BTreeSet<_>>().len(), all.len());
-        assert_eq!(all.iter().map(|it| number_of(it)).collect::<BTreeSet<_>>().len(), all.len());
+        let healings = heal::all();
+        let numbers = all.iter().map(|it| number_of(it));
+        let numbers = numbers.chain(healings.iter().map(|it| number_of_healing(it)));
+        assert_eq!(numbers.collect::<BTreeSet<_>>().len(), all.len() + healings.len());
     }
 
     #[test]

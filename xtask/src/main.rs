@@ -13,6 +13,7 @@ mod coverage;
 mod cpio;
 mod demo;
 mod dist;
+mod healing;
 mod initramfs;
 mod kernels;
 mod live;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::table::aligned;
+use crate::{healing::Healing, table::aligned};
 
 /// How one scenario ended on one kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,7 @@ pub struct Results {
     pub gave: Vec<Said>,
     /// Why this kernel gives less.
     pub facts: Vec<Said>,
+    pub healings: Vec<Healing>,
     malformed: Option<String>,
 }
 
@@ -67,6 +68,7 @@ impl Results {
                 }
                 None => false,
             },
+            "HEAL" => Healing::parse(rest).map(|it| self.healings.push(it)).is_some(),
             "CAUSES" => {
                 self.causes = rest.split_whitespace().map(str::to_owned).collect();
                 true
@@ -80,6 +82,12 @@ impl Results {
         }
     }
 
+    /// How every scenario and every healing ended.
+    pub fn all_verdicts(&self) -> impl Iterator<Item = &Verdict> {
+        let scenarios = self.verdicts.iter().map(|(_, verdict)| verdict);
+        scenarios.chain(self.healings.iter().map(|healing| &healing.verdict))
+    }
+
     /// Whether a line is for the tables only.
     pub fn is_bookkeeping(line: &str) -> bool {
         ["CAUSES ", "GAVE "].iter().any(|word| line.starts_with(word))
@@ -87,7 +95,7 @@ impl Results {
 
     /// Why these results cannot be trusted to be all of them.
     pub fn incomplete(&self) -> Option<String> {
-        let count = self.verdicts.len();
+        let count = self.verdicts.len() + self.healings.len();
         if let Some(line) = &self.malformed {
             return Some(format!("cannot understand the line `{line}`"));
         }

@@ -11,6 +11,7 @@ use clap::Args;
 use crate::{
     build, cmd,
     coverage::coverage,
+    healing,
     kernels::{self, Kernel},
     results::{Results, Tally, Verdict, matrix},
     vm::{self, Lab, Options},
@@ -21,7 +22,7 @@ const KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "7.2"];
 
 #[derive(Args)]
 pub struct Test {
-    /// Only these scenarios [default: all]
+    /// Only these scenarios and healings, or those that begin so [default: all]
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<String>,
 
@@ -96,7 +97,7 @@ impl Test {
                 vm::print_line(&format!("[{}] {line}", kernel.wanted));
             }
         });
-        let failures = results.verdicts.iter().any(|(_, v)| matches!(v, Verdict::Fail(_)));
+        let failures = results.all_verdicts().any(|it| matches!(it, Verdict::Fail(_)));
         let (complaint, ran) = match guest {
             Err(error) => (Some(format!("{error:#}")), "did not finish".to_owned()),
             Ok(guest) => {
@@ -151,9 +152,11 @@ fn report(kernels: &[Kernel], outcomes: &[Outcome], all_scenarios: bool, tally: 
         .map(|(kernel, outcome)| (kernel.wanted.to_string(), &outcome.results))
         .collect();
     println!("{}", matrix(&columns));
+    if let Some(table) = healing::table(&columns) {
+        println!("\n{table}");
+    }
     for (kernel, outcome) in kernels.iter().zip(outcomes) {
-        let verdicts = outcome.results.verdicts.iter();
-        verdicts.for_each(|(_, verdict)| tally.count(verdict));
+        outcome.results.all_verdicts().for_each(|verdict| tally.count(verdict));
         if let Some(complaint) = &outcome.complaint {
             tally.failed += 1;
             println!("  {}: FAIL: {complaint}", kernel.wanted);

@@ -16,10 +16,10 @@ use crate::lab::{Net, Topology};
 use crate::netns::Namespace;
 
 /// The first of the ports from which the table is filled.
-const FILLERS: u16 = 50_001;
-const COUNT: &str = "net/netfilter/nf_conntrack_count";
+pub const FILLERS: u16 = 50_001;
+pub const COUNT: &str = "net/netfilter/nf_conntrack_count";
 /// How many more entries the table may have than it has.
-const ROOM: u64 = 8;
+pub const ROOM: u64 = 8;
 
 pub const SCENARIOS: &[Scenario] = &[
     full_table(
@@ -36,8 +36,6 @@ pub const SCENARIOS: &[Scenario] = &[
     // Nobody is told that an orphan's retries ran out.
     orphans("near_miss_orphan_retries", |_| Expect::nothing(), unanswered_orphan),
 ];
-
-const MAX_ORPHANS: &str = "/proc/sys/net/ipv4/tcp_max_orphans";
 
 const fn orphans(
     name: &'static str,
@@ -60,7 +58,7 @@ fn freed(net: Net) -> Incident {
 /// is the first retransmission of the FIN that finds one too many.
 fn too_many_orphans(stage: &Stage<'_>) -> Result<Witness> {
     let pair = stage.open_and_talk(stage.net)?;
-    let _limit = Limit::lower(MAX_ORPHANS, 0)?;
+    let _limit = Limit::orphans(0)?;
     stage.cut_path()?;
     drop(pair.server);
     let errno = wait_error(&pair.client)?;
@@ -115,6 +113,11 @@ impl Limit {
         Self::lower("/proc/sys/net/netfilter/nf_conntrack_buckets", to)
     }
 
+    /// Most sockets that are closed and not acknowledged.
+    pub fn orphans(to: u64) -> Result<Self> {
+        Self::lower("/proc/sys/net/ipv4/tcp_max_orphans", to)
+    }
+
     fn lower(path: &'static str, to: u64) -> Result<Self> {
         let before = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
         fs::write(path, to.to_string()).with_context(|| format!("write {to} to {path}"))?;
@@ -130,7 +133,7 @@ impl Drop for Limit {
     }
 }
 
-fn track(node: &Namespace) -> Result<()> {
+pub fn track(node: &Namespace) -> Result<()> {
     node.nft(
         "table inet tracked {
             chain forward { type filter hook forward priority 0; ct state established accept; }
@@ -139,7 +142,11 @@ fn track(node: &Namespace) -> Result<()> {
 }
 
 /// Opens connections until the table is full. All of them are established, so none makes room for another.
-fn fill(stage: &Stage<'_>, limit: u64, ports: impl Iterator<Item = u16>) -> Result<Vec<TcpStream>> {
+pub fn fill(
+    stage: &Stage<'_>,
+    limit: u64,
+    ports: impl Iterator<Item = u16>,
+) -> Result<Vec<TcpStream>> {
     let (net, client, node) = (stage.net, stage.lab.client()?, stage.lab.node()?);
     let mut fillers = Vec::new();
     for port in ports {

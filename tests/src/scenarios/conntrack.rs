@@ -44,7 +44,7 @@ pub const SCENARIOS: &[Scenario] = &[
     conntrack("near_miss_conntrack_one_backend", |_| Expect::nothing(), picked_up_again),
 ];
 
-pub(super) const NEEDS: &[Need] = &[Need::Conntrack];
+pub const NEEDS: &[Need] = &[Need::Conntrack];
 
 const fn conntrack(
     name: &'static str,

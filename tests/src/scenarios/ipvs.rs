@@ -15,7 +15,7 @@ use crate::netns::Namespace;
 /// Instead of 900 s.
 pub(super) const TIMEOUT: u64 = 4;
 /// Longer than any scenario.
-pub(super) const NEVER: u64 = 600;
+pub const NEVER: u64 = 600;
 
 pub const SCENARIOS: &[Scenario] = &[
     ipvs(
@@ -71,7 +71,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ipvs("ipvs_server_removed", |net| Expect::one(server_removed(net)), remove_server),
 ];
 
-pub(super) const NEEDS: &[Need] = &[Need::Ipvs, Need::Conntrack];
+pub const NEEDS: &[Need] = &[Need::Ipvs, Need::Conntrack];
 
 pub(super) const fn ipvs(
     name: &'static str,
@@ -214,7 +214,7 @@ pub fn wait_expired(stage: &Stage<'_>, client_port: u16) -> Result<()> {
 }
 
 /// Lines are `TCP 0A0C0102 9C41 0A0C6401 0CEA …`: the third column is the client's port.
-pub(super) fn has_entry(table: &str, client_port: u16) -> bool {
+pub fn has_entry(table: &str, client_port: u16) -> bool {
     let port = format!("{client_port:04X}");
     table.lines().any(|line| line.split_whitespace().nth(2) == Some(&port))
 }

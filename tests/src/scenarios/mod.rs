@@ -2,9 +2,9 @@
 
 mod application;
 mod benign;
-mod capacity;
+pub mod capacity;
 mod closing;
-mod conntrack;
+pub mod conntrack;
 mod interleaved;
 pub mod ipvs;
 mod ipvs_halfclose;
@@ -13,7 +13,7 @@ mod ipvs_near_miss;
 mod ipvs_service;
 mod late;
 mod listener;
-mod nat;
+pub mod nat;
 mod owners;
 mod policy;
 mod remote;

@@ -20,9 +20,9 @@ const COUNT: &str = "net/netfilter/nf_conntrack_count";
 /// The one port that NAT may use.
 const ONLY_PORT: u16 = 50_000;
 /// Beyond any window that the ends can have agreed on (64 KiB, scaled by 2^14: RFC 7323 2.3).
-const FAR: u32 = 1 << 30;
+pub const FAR: u32 = 1 << 30;
 /// What the server has said when `talk` is over, bytes.
-const SAID: u32 = 22;
+pub const SAID: u32 = 22;
 
 pub const SCENARIOS: &[Scenario] = &[
     nat("conntrack_invalid", |net| Expect::one(invalid(net)), |stage| beyond_window(stage, false)),
@@ -115,7 +115,7 @@ fn beyond_window(stage: &Stage<'_>, liberal: bool) -> Result<Witness> {
     Ok(witness)
 }
 
-fn postrouting(stage: &Stage<'_>, statement: &str) -> Result<()> {
+pub fn postrouting(stage: &Stage<'_>, statement: &str) -> Result<()> {
     stage.lab.node()?.nft(&format!(
         "table ip nat {{
             chain postrouting {{

@@ -1,0 +1,99 @@
+//! Entries of connection tracking that run out, or do not apply.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, bail};
+
+use super::{By, Ended, Foreseen, Healing, LIMIT, Round, Scene, be_idle, exchange, set_options};
+use crate::actor::{accept, connect, listen, talk, wait_error};
+use crate::expect::Incident;
+use crate::lab::{Net, Role, Topology};
+use crate::rawtcp::{ACK, PSH, RST, RawEnd, SYN, Segment};
+use crate::scenarios::conntrack::{NEEDS, translate};
+use crate::scenarios::nat::{FAR, SAID};
+use crate::scenarios::{PORT, Stage};
+
+pub const HEALINGS: &[Healing] = &[
+    conntrack(
+        "heal_conntrack_idle_expired",
+        idle_expired,
+        By::Fix("raise_conntrack_timeout"),
+        idle,
+    ),
+    conntrack(
+        "heal_conntrack_idle_expired_keepalive",
+        idle_expired,
+        By::Advice("keepalive_below_limit"),
+        idle,
+    ),
+    conntrack("heal_conntrack_invalid", invalid, By::Fix("conntrack_be_liberal"), beyond_window),
+];
+
+const fn conntrack(
+    name: &'static str,
+    expect: fn(Net, &Round) -> Incident,
+    by: By,
+    lay_out: for<'a> fn(&'a Stage<'a>) -> Result<Scene<'a>>,
+) -> Healing {
+    let foreseen = Foreseen::In(Role::Node);
+    Healing::new(name, Topology::Routed, expect, foreseen, by, lay_out).needs(NEEDS)
+}
+
+fn idle_expired(net: Net, round: &Round) -> Incident {
+    Incident::new("conntrack_idle_expired", net.client(round.port), net.vip(PORT)).observed()
+}
+
+fn invalid(net: Net, round: &Round) -> Incident {
+    Incident::new("conntrack_invalid", net.client(round.port), net.vip(PORT)).observed()
+}
+
+/// The server speaks first after the silence; its segment is not translated back.
+fn idle<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+    let (net, node) = (stage.net, stage.lab.node()?);
+    node.sysctl("net/netfilter/nf_conntrack_tcp_timeout_established", LIMIT)?;
+    translate(stage, &net.server(PORT).to_string())?;
+    let listener = listen(stage.lab.server()?, net.server(PORT))?;
+    Ok(Box::new(move |round| {
+        let client = connect(stage.lab.client()?, net.client(round.port), net.vip(PORT))?;
+        let server = accept(&listener)?;
+        let since = talk(&client, &server)?;
+        if let Some(advice) = &round.advice {
+            set_options(&server, advice)?;
+        }
+        Ok(Box::new(move || {
+            be_idle(since);
+            exchange(stage, server, client)
+        }))
+    }))
+}
+
+/// A segment from the server, far outside the window: INVALID and not translated, unless conntrack is
+/// told to be liberal. The client's host answers either with a reset or as it answers any such segment.
+fn beyond_window<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+    let (net, at) = (stage.net, stage.lab.server()?);
+    stage.lab.node()?.sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", 0)?;
+    translate(stage, &net.server(PORT).to_string())?;
+    let listener = listen(at, net.server(PORT))?;
+    Ok(Box::new(move |round| {
+        let SocketAddr::V4(to) = net.client(round.port) else { bail!("the client is not IPv4") };
+        let wire = RawEnd::new(at, net.server(PORT))?;
+        let client = connect(stage.lab.client()?, to.into(), net.vip(PORT))?;
+        let server = accept(&listener)?;
+        let of_round = |it: &Segment| it.from == to && it.has(ACK) && !it.has(SYN);
+        let made = wire.await_segment("the handshake's ACK", of_round)?;
+        talk(&client, &server)?;
+        let last = wire.await_segment("the client's last ACK", |it| {
+            of_round(it) && it.ack == made.ack.wrapping_add(SAID)
+        })?;
+        Ok(Box::new(move || {
+            wire.send(to, last.ack.wrapping_add(FAR), last.seq, ACK | PSH)?;
+            let answer = wire.await_segment("the client's answer", |it| {
+                it.from == to && (it.has(RST) || (it.ack == last.ack && it.seq == last.seq))
+            })?;
+            let errno = answer.has(RST).then(|| wait_error(&server)).transpose()?;
+            stage.keep(client);
+            stage.keep(server);
+            Ok(Ended::from(errno))
+        }))
+    }))
+}

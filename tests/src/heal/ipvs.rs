@@ -1,0 +1,218 @@
+//! Entries of IPVS that end before their connection does.
+
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::net::sockopt;
+
+use super::{
+    Begun, By, Ended, Foreseen, Healing, LIMIT, Round, Scene, be_idle, exchange, set_options,
+};
+use crate::actor::{
+    PATIENCE, accept, connect, error_within, listen, receive_end, send, talk, wait_proc, wait_until,
+};
+use crate::expect::Incident;
+use crate::lab::{Net, Role, Topology};
+use crate::netns::proc_net;
+use crate::scenarios::ipvs::{NEEDS, NEVER, has_entry, serve, track};
+use crate::scenarios::{PORT, Pair, Stage};
+
+pub const HEALINGS: &[Healing] = &[
+    ipvs(
+        "heal_ipvs_idle_expired",
+        idle_expired,
+        Foreseen::In(Role::Node),
+        By::FixOnlyNew("raise_ipvs_timeout", "already idle"),
+        |stage| balanced(stage, false),
+    ),
+    ipvs(
+        "heal_ipvs_idle_expired_keepalive",
+        idle_expired,
+        Foreseen::In(Role::Node),
+        By::Advice("keepalive_below_limit"),
+        |stage| balanced(stage, false),
+    ),
+    // SO_KEEPALIVE is on, with the two hours of the client's namespace.
+    ipvs(
+        "heal_ipvs_idle_expired_keepalive_time",
+        idle_expired,
+        Foreseen::In(Role::Node),
+        By::Chosen("keepalive_below_limit"),
+        |stage| balanced(stage, true),
+    ),
+    ipvs(
+        "heal_ipvs_halfclose_expired",
+        |net, round| incident("ipvs_halfclose_expired", net, round),
+        Foreseen::In(Role::Node),
+        By::Fix("raise_ipvs_fin_timeout"),
+        half_closed,
+    ),
+    ipvs(
+        "heal_ipvs_server_removed",
+        |net, round| incident("ipvs_server_removed", net, round),
+        Foreseen::In(Role::Node),
+        By::Advice("drain_before_removal"),
+        server_removed,
+    ),
+    ipvs(
+        "heal_ipvs_entry_dropped",
+        |net, round| incident("ipvs_entry_dropped", net, round),
+        Foreseen::In(Role::Node),
+        By::Fix("switch_drop_entry_off"),
+        defended,
+    ),
+];
+
+const fn ipvs(
+    name: &'static str,
+    expect: fn(Net, &Round) -> Incident,
+    foreseen: Foreseen,
+    by: By,
+    lay_out: for<'a> fn(&'a Stage<'a>) -> Result<Scene<'a>>,
+) -> Healing {
+    Healing::new(name, Topology::Routed, expect, foreseen, by, lay_out).needs(NEEDS)
+}
+
+fn incident(cause: &'static str, net: Net, round: &Round) -> Incident {
+    Incident::new(cause, net.client(round.port), net.vip(PORT))
+}
+
+fn idle_expired(net: Net, round: &Round) -> Incident {
+    incident("ipvs_idle_expired", net, round).observed().ipvs_timeout(LIMIT)
+}
+
+/// Connections through the service, on which both sides have spoken.
+fn connections<'a>(
+    stage: &'a Stage<'a>,
+    timeout: u64,
+) -> Result<impl Fn(&Round) -> Result<Pair> + 'a> {
+    let net = stage.net;
+    track(stage)?;
+    serve(stage, net.vip(PORT), &[net.server(PORT)], timeout)?;
+    let listener = listen(stage.lab.server()?, net.server(PORT))?;
+    Ok(move |round: &Round| {
+        let client = connect(stage.lab.client()?, net.client(round.port), net.vip(PORT))?;
+        let server = accept(&listener)?;
+        talk(&client, &server)?;
+        Ok(Pair { client, server })
+    })
+}
+
+fn balanced<'a>(stage: &'a Stage<'a>, keepalive: bool) -> Result<Scene<'a>> {
+    let open = connections(stage, LIMIT)?;
+    Ok(Box::new(move |round| {
+        let Pair { client, server } = open(round)?;
+        if keepalive {
+            sockopt::set_socket_keepalive(&client, true).context("set SO_KEEPALIVE")?;
+        }
+        if let Some(advice) = &round.advice {
+            set_options(&client, advice)?;
+        }
+        let since = Instant::now();
+        Ok(Box::new(move || {
+            be_idle(since);
+            exchange(stage, client, server)
+        }))
+    }))
+}
+
+/// The server has nothing more to say; the client goes on.
+fn half_closed<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+    let open = connections(stage, NEVER)?;
+    stage.lab.node()?.run(&format!("ipvsadm --set 0 {LIMIT} 0"))?;
+    Ok(Box::new(move |round| {
+        let Pair { client, server } = open(round)?;
+        server.shutdown(Shutdown::Write).context("shut the server's side down")?;
+        receive_end(&client)?;
+        let since = Instant::now();
+        Ok(Box::new(move || {
+            be_idle(since);
+            exchange(stage, client, server)
+        }))
+    }))
+}
+
+/// Removed at once, its clients hang; drained, the server goes when nobody needs it any more.
+fn server_removed<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+    stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", 3)?;
+    stage.lab.node()?.sysctl("net/ipv4/vs/expire_nodest_conn", 0)?;
+    let open = connections(stage, NEVER)?;
+    let (service, server) = (stage.net.vip(PORT), stage.net.server(PORT));
+    Ok(Box::new(move |round| {
+        let node = stage.lab.node()?;
+        let is_drained = round.advice.is_some();
+        // A connection that hung has left its entry.
+        let others = active_connections(&node.run("ipvsadm -Ln")?);
+        let Pair { client, server: end } = open(round)?;
+        let begun: Begun<'_> = Box::new(move || {
+            if !is_drained {
+                node.run(&format!("ipvsadm -d -t {service} -r {server}"))?;
+                let ended = exchange(stage, client, end)?;
+                node.run(&format!("ipvsadm -a -t {service} -r {server} -m"))?;
+                return Ok(ended);
+            }
+            node.run(&format!("ipvsadm -e -t {service} -r {server} -m -w 0"))?;
+            // The connection goes on, and ends when its client has no more to ask.
+            talk(&client, &end)?;
+            drop(client);
+            receive_end(&end)?;
+            drop(end);
+            wait_until(PATIENCE, "the end of the server's connections", || {
+                Ok(active_connections(&node.run("ipvsadm -Ln")?) == others)
+            })?;
+            node.run(&format!("ipvsadm -d -t {service} -r {server}"))?;
+            node.run(&format!("ipvsadm -a -t {service} -r {server} -m"))?;
+            Ok(Ended::default())
+        });
+        Ok(begun)
+    }))
+}
+
+/// `  -> 10.12.2.2:3306     Masq    0      1          0`: the fifth column of the only server.
+fn active_connections(services: &str) -> Option<u32> {
+    let server = services.lines().find(|line| line.contains("-> 10."))?;
+    server.split_whitespace().nth(4)?.parse().ok()
+}
+
+/// Half-open in the eyes of IPVS: the client's acknowledgements do not get that far. Of so many entries
+/// the defence finds one soon, although it looks at 1/32 of the table in a second.
+const HALF_OPEN: u16 = 48;
+/// In so long it would have found one.
+const DEFENDED: Duration = Duration::from_secs(5);
+
+fn defended<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+    let (net, node) = (stage.net, stage.lab.node()?);
+    serve(stage, net.vip(PORT), &[net.server(PORT)], NEVER)?;
+    node.nft(
+        "table inet handshake {
+            chain early { type filter hook prerouting priority -300;
+                iifname client tcp flags & (fin | syn | rst | psh | ack) == ack drop; }
+        }",
+    )?;
+    // A SYN-ACK that is sent again for an entry that is gone would be answered by the client's host.
+    stage.lab.server()?.sysctl("net/ipv4/tcp_synack_retries", 0)?;
+    stage.keep(listen(stage.lab.server()?, net.server(PORT))?);
+    node.sysctl("net/ipv4/vs/drop_entry", 3)?;
+    Ok(Box::new(move |round| {
+        let ports = round.port..round.port + HALF_OPEN;
+        let clients = ports
+            .map(|port| Ok((port, connect(stage.lab.client()?, net.client(port), net.vip(PORT))?)))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Box::new(move || {
+            let missing =
+                |table: &str| clients.iter().position(|(port, _)| !has_entry(table, *port));
+            let deadline = Instant::now() + DEFENDED;
+            wait_proc(node, "ip_vs_conn", "the first dropped entry", |table| {
+                missing(table).is_some() || Instant::now() > deadline
+            })?;
+            let lost = node.enter(|| Ok(missing(&proc_net("ip_vs_conn")?)))?;
+            let (port, client) = &clients[lost.unwrap_or(0)];
+            send(client, "SELECT 1;\n")?;
+            let errno = error_within(client, Duration::from_secs(2))?;
+            let ended = Ended { errno, port: Some(*port) };
+            clients.into_iter().for_each(|(_, client)| stage.keep(client));
+            Ok(ended)
+        }))
+    }))
+}

@@ -1,0 +1,179 @@
+//! Limits that are one number for all namespaces, so these run alone.
+
+use std::cell::Cell;
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{By, Ended, Foreseen, Healing, Round, Scene};
+use crate::actor::{accept, connect, error_within, listen, receive_end, send, talk, try_connect};
+use crate::expect::Incident;
+use crate::guest::Need;
+use crate::lab::{Net, Role, Topology};
+use crate::scenarios::capacity::{COUNT, FILLERS, Limit, ROOM, fill, track};
+use crate::scenarios::conntrack::translate;
+use crate::scenarios::{PORT, Stage};
+
+pub const HEALINGS: &[Healing] = &[
+    Healing::new(
+        "heal_conntrack_table_full",
+        Topology::Routed,
+        |net, it| incident("conntrack_table_full", net, it).action("drop"),
+        Foreseen::In(Role::Node),
+        By::Fix("raise_conntrack_max"),
+        full_table,
+    )
+    .needs(&[Need::Conntrack])
+    .alone(),
+    Healing::new(
+        "heal_conntrack_early_drop",
+        Topology::RoutedTwo,
+        |net, it| Incident::new("conntrack_early_drop", net.client(it.port), net.vip(PORT)),
+        Foreseen::In(Role::Node),
+        By::Fix("raise_conntrack_max"),
+        evicted,
+    )
+    .needs(&[Need::Conntrack])
+    .alone(),
+    Healing::new(
+        "heal_tcp_resource_limit",
+        Topology::Direct,
+        |net, it| incident("tcp_resource_limit", net, it),
+        Foreseen::OnHost,
+        By::Fix("raise_tcp_limits"),
+        no_orphans,
+    )
+    .alone(),
+];
+
+fn incident(cause: &'static str, net: Net, round: &Round) -> Incident {
+    Incident::new(cause, net.client(round.port), net.server(PORT))
+}
+
+/// The table is full of established connections, of which none makes room for another.
+fn full_table<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+    let (net, client, node) = (stage.net, stage.lab.client()?, stage.lab.node()?);
+    client.sysctl("net/ipv4/tcp_syn_retries", 1)?;
+    track(node)?;
+    let listener = listen(stage.lab.server()?, net.server(PORT))?;
+    let limit = node.sysctl_value(COUNT)? + ROOM;
+    stage.keep_alive(Limit::max(limit)?);
+    for filler in fill(stage, limit, FILLERS..)? {
+        stage.keep(filler);
+        stage.keep(accept(&listener)?);
+    }
+    Ok(Box::new(move |round| {
+        let port = round.port;
+        let listener = listener.try_clone()?;
+        Ok(Box::new(move || match try_connect(client, net.client(port), net.server(PORT))? {
+            Err(errno) => Ok(Ended::from(Some(errno))),
+            Ok(stream) => {
+                let server = accept(&listener)?;
+                talk(&stream, &server)?;
+                stage.keep(stream);
+                stage.keep(server);
+                Ok(Ended::default())
+            }
+        }))
+    }))
+}
+
+/// Flows that nobody answered, the only other kind of entry that a full table evicts.
+const DATAGRAMS: std::ops::Range<u16> = 10_000..30_000;
+const BURST: usize = 500;
+
+/// The node never sees the handshake's last ACK, so the entry stays half open, and goes when others come. Picked up
+/// again, the connection goes to the other server.
+fn evicted<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+    let (net, lab) = (stage.net, stage.lab);
+    let (one, other) = (net.server(PORT), net.spare(PORT));
+    translate(stage, &format!("numgen inc mod 2 map {{ 0 : {}, 1 : {} }}", one.ip(), other.ip()))?;
+    // Sent again after the eviction, the SYN|ACK would be one more story.
+    for host in [lab.server()?, lab.spare()?] {
+        host.sysctl("net/ipv4/tcp_synack_retries", 0)?;
+    }
+    stage.keep(listen(lab.server()?, one)?);
+    stage.keep(listen(lab.spare()?, other)?);
+    let (client_side, node) = (lab.client()?, lab.node()?);
+    // `early_drop` looks at eight buckets only (NF_CT_EVICTION_RANGE): in a small table one try of many
+    // meets the entry.
+    stage.keep_alive([Limit::buckets(512)?, Limit::max(node.sysctl_value(COUNT)? + 4)?]);
+    let filler = client_side.enter(|| Ok(UdpSocket::bind(net.client(0))?))?;
+    // As the host was for a while: full, with evictions.
+    let send_burst = move |ports: std::ops::Range<u16>| -> Result<()> {
+        for port in ports {
+            filler.send_to(b"x", net.server(port)).context("send a datagram")?;
+        }
+        Ok(())
+    };
+    send_burst(DATAGRAMS.start..DATAGRAMS.start + 50)?;
+    // How many flows it took.
+    let needed = Cell::new(DATAGRAMS.end);
+    let (send_burst, needed) = (std::rc::Rc::new(send_burst), std::rc::Rc::new(needed));
+    Ok(Box::new(move |round| {
+        let (port, send_burst, needed) = (round.port, send_burst.clone(), needed.clone());
+        node.run("conntrack -F")?;
+        client_side.nft(
+            "table inet mute {
+                chain output {
+                    type filter hook output priority 0;
+                    tcp flags & (syn|ack) == ack drop;
+                }
+            }",
+        )?;
+        let client = connect(client_side, net.client(port), net.vip(PORT))?;
+        let entry = format!(
+            "conntrack -G -p tcp -s {} -d {} --sport {port} --dport {PORT}",
+            net.client(0).ip(),
+            net.vip(0).ip()
+        );
+        node.run(&entry).context("the entry that is to be evicted")?;
+        Ok(Box::new(move || {
+            let mut ports = (DATAGRAMS.start..needed.get()).step_by(BURST);
+            let mut evicted = false;
+            while let Some(from) = ports.next().filter(|_| !evicted) {
+                send_burst(from..from + BURST as u16)?;
+                evicted = node.run(&entry).is_err();
+                if evicted {
+                    needed.set(from + BURST as u16);
+                }
+            }
+            // The burst is over; room again for the connection's next packet.
+            node.run("conntrack -D -p udp")?;
+            client_side.nft("delete table inet mute")?;
+            send(&client, "SELECT 2;\n")?;
+            let errno = error_within(&client, SURVIVES)?;
+            ensure!(errno.is_some() == evicted, "evicted: {evicted}, ended in {errno:?}");
+            stage.keep(client);
+            Ok(errno.into())
+        }))
+    }))
+}
+
+/// A socket that has heard of nothing for so long has not been reset: the first retransmission of a FIN comes sooner
+/// (TCP_RTO_MIN).
+const SURVIVES: Duration = Duration::from_secs(2);
+
+/// The FIN's acknowledgement never comes, and no orphan is allowed.
+fn no_orphans<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+    let net = stage.net;
+    stage.keep_alive(Limit::orphans(0)?);
+    let listener = listen(stage.lab.server()?, net.server(PORT))?;
+    Ok(Box::new(move |round| {
+        let client = connect(stage.lab.client()?, net.client(round.port), net.server(PORT))?;
+        let server = accept(&listener)?;
+        talk(&client, &server)?;
+        Ok(Box::new(move || {
+            stage.cut_path()?;
+            drop(server);
+            let errno = error_within(&client, SURVIVES)?;
+            stage.mend_path()?;
+            if errno.is_none() {
+                receive_end(&client)?;
+            }
+            stage.keep(client);
+            Ok(errno.into())
+        }))
+    }))
+}

@@ -1,0 +1,110 @@
+//! Accept queues that are too short for a burst of clients.
+
+use std::cell::{Cell, RefCell};
+use std::net::TcpListener;
+use std::rc::Rc;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::{By, Ended, Foreseen, Healing, Round, Scene};
+use crate::actor::{accept, connect, listen_for, talk, try_connect};
+use crate::expect::Incident;
+use crate::lab::{Net, Role, Topology};
+use crate::scenarios::{PORT, Stage};
+
+/// Small enough to be filled, large enough that the kernel needs no SYN cookies for it.
+const QUEUE: u16 = 3;
+
+pub const HEALINGS: &[Healing] = &[
+    // The plan says that the listener must be started again.
+    Healing::new(
+        "heal_listen_overflow",
+        Topology::Direct,
+        overflow,
+        Foreseen::In(Role::Server),
+        By::FixOnlyNew("raise_somaxconn", "restart"),
+        small_queue,
+    ),
+    Healing::new(
+        "heal_listen_overflow_backlog",
+        Topology::Direct,
+        overflow,
+        Foreseen::In(Role::Server),
+        By::Advice("larger_backlog"),
+        small_backlog,
+    ),
+];
+
+fn overflow(net: Net, round: &Round) -> Incident {
+    Incident::new("listen_overflow", net.client(round.port), net.server(PORT)).action("timeout")
+}
+
+/// What somaxconn makes of the 128 that it asks for.
+fn small_queue<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+    stage.lab.server()?.sysctl("net/core/somaxconn", QUEUE)?;
+    listening(stage, |_| Ok(128))
+}
+
+/// A program that asks for a short queue itself.
+fn small_backlog<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+    listening(stage, |round| round.advice.as_ref().map_or_else(|| Ok(QUEUE.into()), backlog))
+}
+
+/// `listen(fd, 256)`
+fn backlog(advice: &Value) -> Result<i32> {
+    let commands = advice["commands"].as_array().context("the fix has no commands")?;
+    let listen = commands.iter().find_map(|it| it.as_str()?.strip_prefix("listen(fd, "));
+    let backlog = listen.and_then(|it| it.strip_suffix(')')?.parse().ok());
+    backlog.with_context(|| format!("no listen() in {commands:?}"))
+}
+
+/// A listener that every round starts again, and so many clients as fill its queue, and one more.
+fn listening<'a>(stage: &'a Stage<'a>, backlog: fn(&Round) -> Result<i32>) -> Result<Scene<'a>> {
+    let (net, at) = (stage.net, stage.lab.client()?);
+    at.sysctl("net/ipv4/tcp_syn_retries", 1)?;
+    let start = move |round: &Round| -> Result<Running> {
+        let listener = listen_for(stage.lab.server()?, net.server(PORT), backlog(round)?)?;
+        Ok(Running { listener, queued: Cell::new(0) })
+    };
+    let running = RefCell::new(Some(Rc::new(start(&Round::new(0))?)));
+    Ok(Box::new(move |round| {
+        if let Some(old) = running.take() {
+            // Closed with connections in its queue, it would reset them.
+            old.empty(stage)?;
+        }
+        let (port, new) = (round.port, Rc::new(start(round)?));
+        *running.borrow_mut() = Some(new.clone());
+        Ok(Box::new(move || {
+            for filler in 1..=QUEUE + 1 {
+                stage.keep(connect(at, net.client(port + filler), net.server(PORT))?);
+                new.queued.set(new.queued.get() + 1);
+            }
+            let client = match try_connect(at, net.client(port), net.server(PORT))? {
+                Err(errno) => return Ok(Ended::from(Some(errno))),
+                Ok(client) => client,
+            };
+            new.empty(stage)?;
+            let server = accept(&new.listener)?;
+            talk(&client, &server)?;
+            stage.keep(client);
+            stage.keep(server);
+            Ok(Ended::default())
+        }))
+    }))
+}
+
+struct Running {
+    listener: TcpListener,
+    queued: Cell<usize>,
+}
+
+impl Running {
+    /// Accepts what is queued.
+    fn empty(&self, stage: &Stage<'_>) -> Result<()> {
+        for _ in 0..self.queued.take() {
+            stage.keep(accept(&self.listener)?);
+        }
+        Ok(())
+    }
+}

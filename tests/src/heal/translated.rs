@@ -1,0 +1,91 @@
+//! Translated connections and services whose owner has to change a rule or a server.
+
+use anyhow::Result;
+
+use super::{By, Ended, Foreseen, Healing, Scene};
+use crate::actor::{accept, connect, listen, talk, try_connect};
+use crate::expect::Incident;
+use crate::guest::Need;
+use crate::lab::{Role, Topology};
+use crate::scenarios::ipvs::{NEEDS, NEVER, serve};
+use crate::scenarios::nat::postrouting;
+use crate::scenarios::{PORT, Stage};
+
+pub const HEALINGS: &[Healing] = &[
+    Healing::new(
+        "heal_no_backend",
+        Topology::Routed,
+        |net, round| Incident::new("no_backend", net.client(round.port), net.vip(PORT)),
+        Foreseen::In(Role::Node),
+        By::Advice("give_it_a_server"),
+        no_server,
+    )
+    .needs(NEEDS),
+    Healing::new(
+        "heal_nat_port_exhausted",
+        Topology::Routed,
+        |net, round| Incident::new("nat_port_exhausted", net.client(round.port), net.server(PORT)),
+        Foreseen::Not("how many ports a rule of NAT leaves is no setting"),
+        By::Advice("more_nat_tuples"),
+        one_port,
+    )
+    .needs(&[Need::Conntrack]),
+];
+
+fn no_server<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+    let (net, node) = (stage.net, stage.lab.node()?);
+    let (service, server) = (net.vip(PORT), net.server(PORT));
+    serve(stage, service, &[], NEVER)?;
+    let listener = listen(stage.lab.server()?, server)?;
+    Ok(Box::new(move |round| {
+        let round = round.clone();
+        let listener = listener.try_clone()?;
+        Ok(Box::new(move || {
+            if round.advice.is_some() {
+                node.run(&format!("ipvsadm -a -t {service} -r {server} -m"))?;
+            }
+            let made = try_connect(stage.lab.client()?, net.client(round.port), service)?;
+            let client = match made {
+                Err(errno) => return Ok(Ended::from(Some(errno))),
+                Ok(client) => client,
+            };
+            let server_end = accept(&listener)?;
+            talk(&client, &server_end)?;
+            drop(client);
+            drop(server_end);
+            node.run(&format!("ipvsadm -d -t {service} -r {server}"))?;
+            Ok(Ended::default())
+        }))
+    }))
+}
+
+/// One port that NAT may use, and another connection that has it.
+fn one_port<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+    let (net, at) = (stage.net, stage.lab.client()?);
+    at.sysctl("net/ipv4/tcp_syn_retries", 1)?;
+    let listener = listen(stage.lab.server()?, net.server(PORT))?;
+    Ok(Box::new(move |round| {
+        // The entries and the rule of the round before.
+        let node = stage.lab.node()?;
+        node.nft("table ip nat {}; delete table ip nat")?;
+        node.run("conntrack -F")?;
+        let ports = if round.advice.is_some() { "1024-65535 fully-random" } else { "50000-50000" };
+        postrouting(stage, &format!("masquerade to :{ports}"))?;
+        let holder = connect(at, net.client(round.port + 1), net.server(PORT))?;
+        stage.keep(accept(&listener)?);
+        let (port, listener) = (round.port, listener.try_clone()?);
+        Ok(Box::new(move || {
+            let made = try_connect(at, net.client(port), net.server(PORT))?;
+            stage.keep(holder);
+            let client = match made {
+                Err(errno) => return Ok(Ended::from(Some(errno))),
+                Ok(client) => client,
+            };
+            let server = accept(&listener)?;
+            talk(&client, &server)?;
+            stage.keep(client);
+            stage.keep(server);
+            Ok(Ended::default())
+        }))
+    }))
+}

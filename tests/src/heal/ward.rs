@@ -1,0 +1,180 @@
+//! Plays healings under one tracer and reports, one `HEAL` line each. Those that disturb nobody run side by side.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Barrier, OnceLock};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::Value;
+
+use super::operator::Rsttrace;
+use super::steps::{Case, Step, Steps};
+use super::{Foreseen, Healing, Round, Scene};
+use crate::guest::Guest;
+use crate::lab::{Lab, Net};
+use crate::run::one_line;
+use crate::scenarios::Stage;
+use crate::tracer::Tracer;
+
+pub struct Ward<'a> {
+    pub guest: &'a Guest,
+    pub program: &'a Path,
+    pub tracer: Option<&'a Tracer>,
+    pub verbose: bool,
+}
+
+/// `chosen` with the numbers of their subnets; how many failed.
+pub fn run(ward: &Ward<'_>, chosen: &[(&'static Healing, u8)]) -> usize {
+    let mut playable = Vec::new();
+    for &(healing, number) in chosen {
+        match ward.guest.lack(healing.needs) {
+            Some(fact) => report(healing, "skip", Steps::default(), &fact),
+            None => playable.push((healing, number)),
+        }
+    }
+    let (alone, beside): (Vec<_>, Vec<_>) = playable.into_iter().partition(|(it, _)| it.alone);
+    let mut failed = ward.treat(&beside);
+    for one in alone {
+        failed += ward.treat(&[one]);
+    }
+    failed
+}
+
+/// `check` is run once for all, when everything is laid out and nothing has broken.
+struct Survey {
+    laid_out: Barrier,
+    done: Barrier,
+    findings: OnceLock<Result<Vec<Value>>>,
+}
+
+impl Ward<'_> {
+    /// How many failed.
+    fn treat(&self, healings: &[(&'static Healing, u8)]) -> usize {
+        if healings.is_empty() {
+            return 0;
+        }
+        let rsttrace = Rsttrace { program: self.program };
+        let everybody = healings.len() + 1;
+        let survey = Survey {
+            laid_out: Barrier::new(everybody),
+            done: Barrier::new(everybody),
+            findings: OnceLock::new(),
+        };
+        let labs: Vec<_> = healings
+            .iter()
+            .map(|(healing, number)| Lab::build(Net::new(*number), healing.topology))
+            .collect();
+        thread::scope(|scope| {
+            let (survey, rsttrace) = (&survey, &rsttrace);
+            let threads: Vec<_> = healings
+                .iter()
+                .zip(&labs)
+                .map(|(&(healing, number), lab)| {
+                    scope.spawn(move || {
+                        self.play(healing, Net::new(number), lab.as_ref(), survey, rsttrace)
+                    })
+                })
+                .collect();
+            survey.laid_out.wait();
+            if self.tracer.is_some() {
+                let started = Instant::now();
+                let findings = survey.findings.get_or_init(|| rsttrace.check());
+                if self.verbose {
+                    eprintln!("# check took {:.1?}", started.elapsed());
+                    findings.iter().flatten().for_each(|it| eprintln!("#   {it}"));
+                }
+            }
+            survey.done.wait();
+            threads.into_iter().map(|it| it.join().map_or(1, usize::from)).sum()
+        })
+    }
+
+    /// Whether it failed.
+    fn play(
+        &self,
+        healing: &'static Healing,
+        net: Net,
+        lab: Result<&Lab, &anyhow::Error>,
+        survey: &Survey,
+        rsttrace: &Rsttrace<'_>,
+    ) -> bool {
+        let started = Instant::now();
+        let mut steps = Steps::default();
+        let directory = PathBuf::from("/tmp").join(healing.name);
+        let result = match lab {
+            Err(error) => {
+                survey.pass();
+                Err(anyhow!("{error:#}"))
+            }
+            Ok(lab) => {
+                let stage = Stage::new(net, lab, &|| Ok(()));
+                let laid_out = caught(|| (healing.lay_out)(&stage)).context("not laid out");
+                survey.pass();
+                laid_out.and_then(|scene| {
+                    caught(|| match (self.tracer, survey.findings.get()) {
+                        (Some(tracer), Some(findings)) => {
+                            let (guest, directory) = (self.guest, &directory);
+                            let case = Case {
+                                healing,
+                                net,
+                                lab,
+                                scene: &scene,
+                                rsttrace,
+                                tracer,
+                                guest,
+                                directory,
+                            };
+                            case.play(findings, &mut steps)
+                        }
+                        _ => provoke(&scene, &mut steps),
+                    })
+                })
+            }
+        };
+        if self.verbose || result.is_err() {
+            eprintln!("# {}: {:.1?}", healing.name, started.elapsed());
+        }
+        match &result {
+            Ok(()) => report(healing, "pass", steps, why_not_foreseen(healing)),
+            Err(error) => report(healing, "fail", steps, &one_line(error)),
+        }
+        result.is_err()
+    }
+}
+
+/// Without a tracer: whether it breaks at all.
+fn provoke(scene: &Scene<'_>, steps: &mut Steps) -> Result<()> {
+    let ended = scene(&Round::new(0))?()?;
+    ended.errno.context("the connection did not break")?;
+    steps.broke = Step::Shown;
+    Ok(())
+}
+
+impl Survey {
+    /// Waits until everybody is ready, and until `check` has looked.
+    fn pass(&self) {
+        self.laid_out.wait();
+        self.done.wait();
+    }
+}
+
+/// One that panics has failed; the others have not.
+fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(anyhow!("it panicked")))
+}
+
+fn why_not_foreseen(healing: &Healing) -> &'static str {
+    match healing.foreseen {
+        Foreseen::Not(why) => why,
+        Foreseen::In(_) | Foreseen::OnHost => "",
+    }
+}
+
+fn report(healing: &Healing, verdict: &str, steps: Steps, text: &str) {
+    let Healing { name, by, .. } = healing;
+    let (cause, id, how) = (healing.cause(), by.id(), by.how());
+    let line = format!("HEAL {name} {cause} {id} {how} {verdict} {steps} {text}");
+    println!("{}", line.trim_end());
+}
