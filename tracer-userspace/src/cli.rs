@@ -4,13 +4,15 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
+mod audit;
 mod check;
 mod help;
 mod terminal;
 
+pub use audit::{CheckArgs, FailOnFinding};
 use help::live_notes;
 use terminal::columns;
-pub use terminal::{ColorWhen, page_width};
+pub use terminal::{ColorWhen, page_columns, page_width};
 
 use crate::{
     cause::Family,
@@ -32,6 +34,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Live(LiveArgs),
+    Check(CheckArgs),
     Record(RecordArgs),
     Replay(ReplayArgs),
     Explain(ExplainArgs),
@@ -294,10 +297,9 @@ impl ShowArgs {
         }
     }
 
-    /// Columns for standard output: the terminal's, within what reads well, or a fixed width for files
-    /// and pipes.
+    /// Columns for standard output.
     pub fn width(&self) -> usize {
-        columns(std::io::stdout()).map_or(100, |columns| columns.clamp(60, 160))
+        page_columns()
     }
 }
 

@@ -70,6 +70,17 @@ impl Place {
         }
     }
 
+    /// Whether a person means this one: its number, its path, or the last part of that.
+    pub fn is_called(&self, name: &str) -> bool {
+        let by_path = match &self.reach {
+            NetnsReach::Named(path) | NetnsReach::Docker(path) => {
+                path == name || path.rsplit('/').next() == Some(name)
+            }
+            _ => false,
+        };
+        by_path || name.parse() == Ok(self.netns)
+    }
+
     /// For a sentence: "on the host", "in netns web".
     pub fn describe(&self) -> String {
         match &self.reach {

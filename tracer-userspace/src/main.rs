@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     let cli = Cli::try_parse().and_then(Cli::check).unwrap_or_else(|error| error.exit());
     let result = match &cli.command {
         Command::Live(args) => cmd::live::run(args),
+        Command::Check(args) => cmd::check::run(args),
         Command::Record(args) => cmd::record::run(args),
         Command::Replay(args) => cmd::replay::run(args),
         Command::Doctor(args) => cmd::doctor::run(args),

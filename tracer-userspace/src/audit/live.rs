@@ -1,5 +1,6 @@
 //! The view of the live host.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 
 use super::view::{Machine, Netns, Unseen, View};
@@ -7,6 +8,9 @@ use crate::{
     fix::Place,
     host::{Found, Host, Look, NetnsReach},
 };
+
+/// Connections whose entries are looked up, one question each.
+const MOST_TRACKED: usize = 1024;
 
 /// Reads what we may of this machine. Nothing is changed, and nothing is fatal: what could not be read
 /// is in [`View::unseen`].
@@ -47,10 +51,27 @@ pub fn read(host: &Host) -> View {
             }),
         }
     }
+    let mut inodes = BTreeSet::new();
+    let mut flows = Vec::new();
+    for netns in &view.namespaces {
+        for socket in netns.connections.iter().flat_map(|list| &list.sockets) {
+            inodes.insert(socket.inode);
+            flows.push(socket.flow);
+        }
+    }
+    inodes.remove(&0);
+    view.held = host.held(&inodes);
+    flows.truncate(MOST_TRACKED);
+    for netns in view.namespaces.iter_mut().filter(|netns| netns.translates == Some(true)) {
+        netns.tracked = host.tracked_in(netns.place.netns, &flows).unwrap_or_default();
+    }
     let hidden = host.hidden_processes();
     if hidden > 0 {
         view.unseen.push(Unseen {
-            what: format!("the network namespaces of {hidden} processes of other users"),
+            what: match hidden {
+                1 => "the network namespace of 1 process".into(),
+                _ => format!("the network namespaces of {hidden} processes"),
+            },
             why: "only root may look where they live (CAP_SYS_PTRACE)".into(),
         });
     }
@@ -69,6 +90,7 @@ fn netns(place: Place, found: Found) -> Netns {
         connections,
         ipvs_table: ipvs,
         addresses,
+        tracked: Vec::new(),
         conntrack: state.conntrack.map(|conntrack| conntrack.stat).unwrap_or_default(),
         tcp: state.counters,
     }

@@ -3,7 +3,30 @@
 //! [`view::View`] is plain data, read once from the live host or from a directory that stands in for
 //! it; the rules are functions of it.
 
+mod connections;
+mod finding;
 mod live;
+mod origin;
+mod remedies;
+pub mod rules;
 pub mod view;
 
+pub use finding::{Finding, Rank};
 pub use live::read;
+pub use rules::{Question, Rule};
+
+/// A host, judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Audit<'a> {
+    pub view: &'a view::View,
+    pub findings: &'a [Finding],
+}
+
+/// Everything that the rules find, the worst first.
+#[must_use]
+pub fn findings(question: &Question<'_>) -> Vec<Finding> {
+    let mut list: Vec<Finding> =
+        rules::ALL.iter().flat_map(|rule| (rule.judge)(question)).collect();
+    list.sort_by_key(|finding| std::cmp::Reverse(finding.rank));
+    list
+}

@@ -1,10 +1,14 @@
 //! A host as the rules see it: plain data, nothing is read from here on.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::{
     fix::Place,
-    host::{ConntrackStat, IpvsService, IpvsTable, SocketList, TcpCounters},
+    host::{
+        ConntrackEntry, ConntrackStat, HeldSocket, IpvsService, IpvsTable, NetnsReach, SocketList,
+        TcpCounters,
+    },
     settings::Values,
 };
 
@@ -14,6 +18,8 @@ pub struct View {
     pub machine: Machine,
     /// The initial namespace first.
     pub namespaces: Vec<Netns>,
+    /// Sockets of [`Netns::connections`] and who holds them, by inode number.
+    pub held: BTreeMap<u64, HeldSocket>,
     /// What could not be read, and why.
     pub unseen: Vec<Unseen>,
 }
@@ -55,6 +61,8 @@ pub struct Netns {
     pub connections: Option<SocketList>,
     /// The IPVS connection table; `None` while ip_vs is not loaded.
     pub ipvs_table: Option<IpvsTable>,
+    /// Entries of connection tracking that belong to a connection of a socket on this machine.
+    pub tracked: Vec<ConntrackEntry>,
     /// Addresses of its interfaces.
     pub addresses: Option<Vec<IpAddr>>,
     pub conntrack: ConntrackStat,
@@ -62,6 +70,11 @@ pub struct Netns {
 }
 
 impl View {
+    /// Where the machine's own values are changed.
+    pub fn initial(&self) -> Option<&Netns> {
+        self.namespaces.first().filter(|netns| netns.place.reach == NetnsReach::Initial)
+    }
+
     /// The namespace with this inode number.
     pub fn netns(&self, inum: u32) -> Option<&Netns> {
         self.namespaces.iter().find(|netns| netns.place.netns == inum)

@@ -223,6 +223,7 @@ pub const ALL: &[Cause] = &[
 pub use conntrack_idle_expired::{limit as conntrack_limit, state_name as conntrack_state_name};
 pub use ipvs_idle_expired::state_name as ipvs_state_name;
 pub use middlebox_idle_timeout::sample as idle_sample;
+pub use remedy::{Period, ipvs_timeout, limit_above};
 
 /// The cause with this id.
 pub fn by_id(id: &str) -> Option<&'static Cause> {

@@ -30,3 +30,18 @@ const WIDTH: usize = 80;
 pub fn live_notes() -> String {
     format!("Causes, by family:\n\n{}\n{LIVE_NOTES}", explain::list(false, WIDTH))
 }
+
+pub const CHECK_NOTES: &str = "\
+Examples:
+  rsttrace check
+          What would break on this host, in all its network namespaces.
+  rsttrace check --netns web,db -o wide
+          Two of them, with the commands of every fix.
+  rsttrace check -o json | jq 'select(.rank == \"break\")'
+          One JSON object for each finding, and a summary last.
+  rsttrace check --fail-on break
+          For a script: exit code 5 if something will break.
+
+Exit status:
+  0  fine, whatever was found     2  usage
+  1  internal failure             5  what --fail-on asked for was found";

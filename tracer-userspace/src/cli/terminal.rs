@@ -40,3 +40,9 @@ pub fn columns(stream: impl std::os::fd::AsFd) -> Option<usize> {
 pub fn page_width() -> usize {
     columns(std::io::stdout()).map_or(80, |columns| columns.clamp(40, 100))
 }
+
+/// Columns for stories on standard output: the terminal's, within what reads well, or a fixed width for
+/// files and pipes.
+pub fn page_columns() -> usize {
+    columns(std::io::stdout()).map_or(100, |columns| columns.clamp(60, 160))
+}

@@ -1,5 +1,6 @@
 //! The commands, one file each, and what they end with.
 
+pub mod check;
 pub mod doctor;
 pub mod explain;
 pub mod live;
@@ -18,6 +19,8 @@ pub enum Exit {
     Fine,
     /// Something that cannot happen did.
     Internal,
+    /// What was asked for makes no sense on this host.
+    Usage,
     /// A capability is missing.
     NotPermitted,
     /// This kernel cannot do it.
@@ -27,11 +30,12 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// The contract's number. 2 is a usage error, which the parser reports itself.
+    /// The contract's number. Most usage errors are reported by the parser itself.
     pub fn code(self) -> u8 {
         match self {
             Self::Fine => 0,
             Self::Internal => 1,
+            Self::Usage => 2,
             Self::NotPermitted => 3,
             Self::Unsupported => 4,
             Self::Found => 5,

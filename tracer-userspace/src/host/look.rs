@@ -1,5 +1,6 @@
 //! Looking at every namespace for an audit: its settings, sockets, services and counters.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
@@ -8,9 +9,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::inside::{inside, read_here};
+use super::options::{self, HeldSocket};
 use super::sock_diag::{self, SocketFilter};
-use super::state::{IpvsState, IpvsTable, NetnsReach, NetnsState, SocketList};
-use super::{Host, addresses, ipvs_conn, machine, places};
+use super::state::{ConntrackEntry, IpvsState, IpvsTable, NetnsReach, NetnsState, SocketList};
+use super::{Host, addresses, ctnetlink, ipvs_conn, machine, places};
+use crate::event::Flow;
 use crate::settings::{self, Scope, Setting, Unread, Values};
 
 /// Namespaces that are looked into, by the age of their number.
@@ -91,6 +94,23 @@ impl Host {
     #[must_use]
     pub fn values(&self, netns: u32, scope: Scope) -> Option<Values> {
         self.enter(netns, || values_here(scope, super::ipvs::timeouts().as_ref()))
+    }
+
+    /// The conntrack entries of a namespace that have one of these as a tuple. `None` where that cannot
+    /// be asked.
+    #[must_use]
+    pub fn tracked_in(&self, netns: u32, tuples: &[Flow]) -> Option<Vec<ConntrackEntry>> {
+        self.enter(netns, || ctnetlink::entries(tuples)).flatten()
+    }
+
+    /// Who holds the sockets with these inode numbers, and what their options are.
+    #[must_use]
+    pub fn held(&self, inodes: &BTreeSet<u64>) -> BTreeMap<u64, HeldSocket> {
+        let mut held = options::read(inodes);
+        for socket in held.values_mut() {
+            socket.owner = self.with_pod(std::mem::take(&mut socket.owner));
+        }
+        held
     }
 
     #[must_use]

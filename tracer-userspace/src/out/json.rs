@@ -47,7 +47,7 @@ fn measured(value: f64) -> Value {
 
 /// Text for people, in which a process may have named itself: once out of its JSON string it must not
 /// move a cursor. Fields that hold nothing but such a name keep it as it is.
-fn sentence(text: &str) -> Value {
+pub(super) fn sentence(text: &str) -> Value {
     terminal(text).into()
 }
 
@@ -101,11 +101,11 @@ fn finding(opened: Nanos, finding: &Finding) -> Value {
     json!({"kind": finding.kind, "age_s": age_s(opened, finding.ts), "summary": sentence(&finding.summary)})
 }
 
-fn strings(values: Vec<String>) -> Option<Value> {
+pub(super) fn strings(values: Vec<String>) -> Option<Value> {
     list(values.into_iter().map(Value::from).collect())
 }
 
-fn fix(fix: &Fix) -> Value {
+pub(super) fn fix(fix: &Fix) -> Value {
     object([
         ("id", Some(fix.id.into())),
         ("owner", Some(fix.owner.id().into())),

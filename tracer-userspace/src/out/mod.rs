@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::{cause::Family, correlator::Counters, incident::Incident};
 
+pub mod check;
 pub mod doctor;
 pub mod escape;
 pub mod explain;

@@ -1,0 +1,405 @@
+//! What the rules find of hosts that are made up here.
+
+use super::*;
+use crate::{
+    audit::{Finding, Rank, findings, view::Machine},
+    cause,
+    event::{Keepalive, tcp_state},
+    fix::Place,
+    host::{
+        ConntrackEntry, ConntrackStat, HeldSocket, IpvsDestination, IpvsEntry, IpvsService,
+        IpvsTable, NetnsReach, Owner, SocketList, SocketOptions, SocketState, TcpCounters,
+    },
+    settings::{self, Scope, Setting, Values},
+    testing::{address, flow},
+};
+
+fn values(scope: Scope) -> Values {
+    let mut values = Values::default();
+    for setting in settings::ALL.iter().filter(|it| it.scope == scope) {
+        if let Some(default) = setting.default {
+            values.insert(setting, Ok(default.to_string()));
+        }
+    }
+    values
+}
+
+/// A namespace with every default, without services, rules or sockets.
+fn netns(number: u32) -> Netns {
+    let reach = match number {
+        1 => NetnsReach::Initial,
+        number => NetnsReach::Named(format!("/run/netns/n{number}")),
+    };
+    let mut values = values(Scope::Netns);
+    set(&mut values, "net.netfilter.nf_conntrack_count", 10);
+    Netns {
+        place: Place { netns: number, reach },
+        values,
+        services: None,
+        translates: Some(false),
+        listeners: None,
+        queues: None,
+        connections: None,
+        ipvs_table: None,
+        tracked: Vec::new(),
+        addresses: None,
+        conntrack: ConntrackStat::default(),
+        tcp: TcpCounters::default(),
+    }
+}
+
+/// A host as it comes, with the namespaces given.
+fn host(namespaces: Vec<Netns>) -> View {
+    let mut values = values(Scope::Machine);
+    set(&mut values, "net.netfilter.nf_conntrack_max", 262_144);
+    set(&mut values, "net.netfilter.nf_conntrack_buckets", 262_144);
+    set(&mut values, "net.ipv4.tcp_max_orphans", 16_384);
+    let machine = Machine { release: "test".into(), cpus: 4, ram_bytes: None, values };
+    View { machine, namespaces, ..View::default() }
+}
+
+fn set(values: &mut Values, key: &str, value: u64) {
+    values.insert(Setting::find(key).expect("listed"), Ok(value.to_string()));
+}
+
+fn service(on: &str, servers: &[(&str, u32)]) -> IpvsService {
+    let on = address(on);
+    let server = |(at, weight): &(&str, u32)| IpvsDestination {
+        ip: address(at).ip(),
+        port: address(at).port(),
+        weight: *weight,
+        forward: 0,
+    };
+    IpvsService {
+        ip: on.ip(),
+        port: on.port(),
+        fwmark: 0,
+        protocol: TCP,
+        scheduler: "rr".into(),
+        destinations: servers.iter().map(server).collect(),
+    }
+}
+
+/// With one service, and the one connection through it that the table knows.
+fn balancer(number: u32) -> Netns {
+    Netns {
+        services: Some(vec![service("10.96.0.1:3306", &[("10.0.2.2:3306", 1)])]),
+        ipvs_table: Some(IpvsTable { entries: Vec::new(), truncated: false }),
+        ..netns(number)
+    }
+}
+
+fn entry(client: &str) -> IpvsEntry {
+    IpvsEntry {
+        virtual_flow: flow(client, "10.96.0.1:3306"),
+        server: address("10.0.2.2:3306"),
+        state: "ESTABLISHED".into(),
+        left_s: 800,
+    }
+}
+
+fn socket(local: &str, remote: &str, inode: u64) -> SocketState {
+    SocketState {
+        flow: flow(local, remote),
+        state: tcp_state::ESTABLISHED,
+        inode,
+        uid: 0,
+        timer: None,
+        retransmits: 0,
+        receive_queue: 0,
+        send_queue: 0,
+        ages: None,
+        bytes_received: None,
+        bytes_acked: None,
+        v6_only: false,
+    }
+}
+
+fn list(sockets: Vec<SocketState>) -> Option<SocketList> {
+    Some(SocketList { sockets, truncated: false })
+}
+
+/// SO_KEEPALIVE with this time, or off.
+fn held(time_s: Option<f64>) -> HeldSocket {
+    let keepalive = Keepalive {
+        enabled: time_s.is_some(),
+        time_s: time_s.unwrap_or(7200.0),
+        intvl_s: 75.0,
+        probes: 9,
+        time_is_own: false,
+    };
+    HeldSocket {
+        owner: Owner { pid: 7, comm: "app".into(), ..Owner::default() },
+        options: Some(SocketOptions { keepalive, user_timeout_ms: 0 }),
+    }
+}
+
+/// A client in namespace 2 with a connection through the balancer in namespace 1.
+fn pooled(keepalive_s: Option<f64>) -> View {
+    let mut node = balancer(1);
+    node.ipvs_table.as_mut().expect("a table").entries.push(entry("10.0.1.2:5000"));
+    let client = Netns {
+        connections: list(vec![socket("10.0.1.2:5000", "10.96.0.1:3306", 77)]),
+        ..netns(2)
+    };
+    let mut view = host(vec![node, client]);
+    view.held.insert(77, held(keepalive_s));
+    view
+}
+
+fn judged(view: &View) -> Vec<Finding> {
+    findings(&Question::new(view))
+}
+
+fn of_rule(view: &View, rule: &str) -> Vec<Finding> {
+    judged(view).into_iter().filter(|finding| finding.rule == rule).collect()
+}
+
+fn ranks(view: &View, rule: &str) -> Vec<(Rank, u32)> {
+    of_rule(view, rule).iter().map(|finding| (finding.rank, finding.place.netns)).collect()
+}
+
+#[test]
+fn a_host_as_it_comes_has_no_findings() {
+    assert_eq!(judged(&host(vec![netns(1), netns(2)])), []);
+}
+
+#[test]
+fn a_host_with_docker_is_told_of_its_nat_and_warned_of_one_thing() {
+    let view = host(vec![Netns { translates: Some(true), ..netns(1) }, netns(2)]);
+    let found: Vec<_> = judged(&view).iter().map(|it| (it.rank, it.rule)).collect();
+    assert_eq!(found, [(Rank::Warn, "conntrack_invalid"), (Rank::Info, "conntrack_hidden")]);
+}
+
+#[test]
+fn every_foreseen_cause_exists_and_is_in_its_rules_list() {
+    let mut view = pooled(None);
+    view.namespaces[0].translates = Some(true);
+    for finding in judged(&view) {
+        let rule = ALL.iter().find(|rule| rule.id == finding.rule).expect("its rule");
+        if let Some(id) = finding.cause {
+            assert!(rule.causes.contains(&id), "{id} of {}", rule.id);
+        }
+    }
+    for id in ALL.iter().flat_map(|rule| rule.causes) {
+        assert!(cause::by_id(id).is_some(), "{id}");
+    }
+}
+
+#[test]
+fn ids_of_rules_are_unique() {
+    for (at, rule) in ALL.iter().enumerate() {
+        assert!(ALL[..at].iter().all(|other| other.id != rule.id), "{}", rule.id);
+    }
+}
+
+#[test]
+fn a_pooled_connection_without_keepalive_breaks_after_the_ipvs_timeout() {
+    let found = of_rule(&pooled(None), "ipvs_idle");
+    assert_eq!(found.len(), 1);
+    let finding = &found[0];
+    assert_eq!((finding.rank, finding.after_s), (Rank::Break, Some(900)));
+    assert_eq!(finding.cause, Some("ipvs_idle_expired"));
+    assert_eq!(
+        finding.connections,
+        ["app (pid 7) 10.0.1.2:5000 → 10.96.0.1:3306: SO_KEEPALIVE off"]
+    );
+    let ids: Vec<_> = finding.fixes.iter().map(|fix| fix.id).collect();
+    assert_eq!(ids, ["keepalive_below_limit", "raise_ipvs_timeout", "pool_idle_below_limit"]);
+}
+
+#[test]
+fn the_default_keepalive_time_is_too_late_and_the_sysctls_reach_it() {
+    let found = of_rule(&pooled(Some(7200.0)), "ipvs_idle");
+    assert_eq!(found[0].rank, Rank::Break);
+    assert!(found[0].formula.contains("7200 × 1.125 = 8100 ≥ 900"), "{}", found[0].formula);
+    let sysctls = &found[0].fixes[1];
+    assert_eq!(sysctls.commands()[0], "ip netns exec n2 sysctl -w net.ipv4.tcp_keepalive_time=300");
+}
+
+#[test]
+fn a_keepalive_in_time_at_either_end_keeps_a_connection() {
+    assert_eq!(ranks(&pooled(Some(300.0)), "ipvs_idle"), [(Rank::Info, 1)]);
+    // 800 × 1.125 is the limit itself.
+    assert_eq!(ranks(&pooled(Some(800.0)), "ipvs_idle"), [(Rank::Break, 1)]);
+    assert_eq!(ranks(&pooled(Some(799.0)), "ipvs_idle"), [(Rank::Info, 1)]);
+
+    let mut view = pooled(None);
+    view.namespaces.push(Netns {
+        connections: list(vec![socket("10.0.2.2:3306", "10.0.1.2:5000", 78)]),
+        ..netns(3)
+    });
+    view.held.insert(78, held(Some(300.0)));
+    assert_eq!(ranks(&view, "ipvs_idle"), [(Rank::Info, 1)]);
+}
+
+#[test]
+fn a_service_alone_breaks_what_is_silent_and_a_longer_timeout_only_what_never_probes() {
+    let mut view = host(vec![balancer(1)]);
+    assert_eq!(ranks(&view, "ipvs_idle"), [(Rank::Break, 1)]);
+    set(&mut view.namespaces[0].values, "ipvs.tcp", 9000);
+    assert_eq!(ranks(&view, "ipvs_idle"), [(Rank::Warn, 1)]);
+    view.namespaces[0].services = Some(Vec::new());
+    assert_eq!(ranks(&view, "ipvs_idle"), []);
+}
+
+#[test]
+fn a_socket_that_nobody_may_ask_is_judged_by_its_timer_and_never_by_the_sysctl() {
+    let mut view = pooled(None);
+    view.held.clear();
+    let socket = &mut view.namespaces[1].connections.as_mut().expect("a list").sockets[0];
+    let timer = |left_ms| {
+        Some(crate::host::SocketTimer { kind: crate::host::TimerKind::Keepalive, left_ms })
+    };
+    socket.timer = timer(7_000_000);
+    let found = of_rule(&view, "ipvs_idle");
+    assert_eq!(found[0].rank, Rank::Break);
+    assert!(found[0].connections[0].ends_with("keepalive timer, 7000 s left"), "{found:?}");
+    // Little is left of it, which says nothing: packets do not arm it anew.
+    let socket = &mut view.namespaces[1].connections.as_mut().expect("a list").sockets[0];
+    socket.timer = timer(100_000);
+    assert_eq!(ranks(&view, "ipvs_idle"), [(Rank::Warn, 1)]);
+}
+
+#[test]
+fn all_timers_at_two_hours_are_a_lost_race() {
+    let mut node = balancer(1);
+    set(&mut node.values, "ipvs.tcp", 7200);
+    set(&mut node.values, "net.netfilter.nf_conntrack_tcp_timeout_established", 7200);
+    let found = of_rule(&host(vec![node.clone()]), "equal_timers");
+    assert_eq!((found[0].rank, found[0].after_s), (Rank::Break, Some(7200)));
+    assert!(found[0].reason.contains("are all 7200 s"), "{}", found[0].reason);
+    set(&mut node.values, "net.ipv4.tcp_keepalive_time", 2400);
+    assert_eq!(ranks(&host(vec![node]), "equal_timers"), []);
+}
+
+#[test]
+fn udp_entries_of_five_minutes_leave_room_for_437_flows_a_second() {
+    let mut view = host(vec![netns(1)]);
+    set(&mut view.machine.values, "net.netfilter.nf_conntrack_max", 131_072);
+    set(&mut view.namespaces[0].values, "net.netfilter.nf_conntrack_udp_timeout", 300);
+    let found = of_rule(&view, "udp_timers");
+    assert_eq!(found[0].rank, Rank::Warn);
+    assert!(found[0].reason.contains("437 new flows") && found[0].reason.contains("4369"));
+}
+
+#[test]
+fn a_nat_connection_breaks_when_its_entry_is_shorter_than_its_silence() {
+    let mut node = Netns { translates: Some(true), ..netns(1) };
+    set(&mut node.values, "net.netfilter.nf_conntrack_tcp_timeout_established", 600);
+    assert_eq!(ranks(&host(vec![node.clone()]), "conntrack_idle"), [(Rank::Warn, 1)]);
+    node.tracked.push(ConntrackEntry {
+        original: flow("10.0.1.2:5000", "10.9.9.9:80"),
+        reply: flow("10.0.2.2:80", "10.0.1.2:5000"),
+        state: Some(3),
+        left_s: Some(500),
+    });
+    let client =
+        Netns { connections: list(vec![socket("10.0.1.2:5000", "10.9.9.9:80", 77)]), ..netns(2) };
+    let mut view = host(vec![node, client]);
+    view.held.insert(77, held(None));
+    let found = of_rule(&view, "conntrack_idle");
+    assert_eq!((found[0].rank, found[0].after_s), (Rank::Break, Some(600)));
+    view.held.insert(77, held(Some(200.0)));
+    assert_eq!(ranks(&view, "conntrack_idle"), [(Rank::Warn, 1)]);
+}
+
+#[test]
+fn a_full_table_breaks_now_and_no_limit_is_no_full_table() {
+    let mut view = host(vec![netns(1), netns(2)]);
+    let count = "net.netfilter.nf_conntrack_count";
+    set(&mut view.namespaces[1].values, count, 262_100);
+    let found = of_rule(&view, "conntrack_room");
+    let told: Vec<_> = found.iter().map(|it| (it.rank, it.cause, it.place.netns)).collect();
+    assert_eq!(
+        told,
+        [
+            (Rank::Break, Some("conntrack_table_full"), 2),
+            (Rank::Warn, Some("conntrack_early_drop"), 2)
+        ]
+    );
+    // The limit is the host's, whoever fills the table.
+    let commands = found[0].fixes[0].commands();
+    assert_eq!(commands[0], "sysctl -w net.netfilter.nf_conntrack_max=524288");
+    set(&mut view.namespaces[1].values, count, 170_000);
+    assert_eq!(ranks(&view, "conntrack_room"), [(Rank::Warn, 2)]);
+    set(&mut view.machine.values, "net.netfilter.nf_conntrack_max", 0);
+    assert_eq!(ranks(&view, "conntrack_room"), []);
+}
+
+#[test]
+fn losses_are_told_by_their_counters() {
+    let conntrack = ConntrackStat {
+        drop: Some(3),
+        early_drop: Some(2),
+        insert_failed: Some(0),
+        ..ConntrackStat::default()
+    };
+    let found = of_rule(&host(vec![Netns { conntrack, ..netns(1) }]), "conntrack_losses");
+    let causes: Vec<_> = found.iter().filter_map(|it| it.cause).collect();
+    assert_eq!(causes, ["conntrack_table_full", "conntrack_early_drop"]);
+}
+
+#[test]
+fn an_accept_queue_that_is_nearly_full_or_tiny_is_told() {
+    let listener = |waiting, limit| SocketState {
+        state: tcp_state::LISTEN,
+        receive_queue: waiting,
+        send_queue: limit,
+        ..socket("0.0.0.0:80", "0.0.0.0:0", 5)
+    };
+    let with = |listener| host(vec![Netns { queues: list(vec![listener]), ..netns(1) }]);
+    assert_eq!(ranks(&with(listener(0, 128)), "accept_queue"), []);
+    assert_eq!(ranks(&with(listener(0, 3)), "accept_queue"), [(Rank::Warn, 1)]);
+    assert_eq!(ranks(&with(listener(90, 128)), "accept_queue"), [(Rank::Warn, 1)]);
+    assert_eq!(ranks(&with(listener(129, 128)), "accept_queue"), [(Rank::Break, 1)]);
+    let mut small = with(listener(0, 3));
+    set(&mut small.namespaces[0].values, "net.core.somaxconn", 3);
+    let found = of_rule(&small, "accept_queue");
+    assert!(found[0].reason.contains("more than 4 connections"), "{}", found[0].reason);
+}
+
+#[test]
+fn settings_of_ipvs_that_lose_connections_are_told_where_there_is_a_service() {
+    let mut node = balancer(1);
+    for (key, value) in [
+        ("net.ipv4.vs.drop_entry", 3),
+        ("net.ipv4.vs.sloppy_tcp", 1),
+        ("net.ipv4.vs.conn_reuse_mode", 0),
+    ] {
+        set(&mut node.values, key, value);
+    }
+    node.services = Some(vec![
+        service("10.96.0.1:80", &[("10.0.2.2:80", 1), ("10.0.3.2:80", 1)]),
+        service("10.96.0.2:80", &[("10.0.2.3:80", 0)]),
+    ]);
+    let found = judged(&host(vec![node]));
+    for (rule, cause) in [
+        ("ipvs_defence", "ipvs_entry_dropped"),
+        ("ipvs_sloppy", "wrong_backend"),
+        ("ipvs_reuse", "ipvs_server_removed"),
+        ("ipvs_no_server", "no_backend"),
+        ("ipvs_server_removed", "ipvs_server_removed"),
+        ("ipvs_halfclose", "ipvs_halfclose_expired"),
+    ] {
+        let it = found.iter().find(|it| it.rule == rule).expect(rule);
+        assert_eq!((it.rank, it.cause), (Rank::Warn, Some(cause)), "{rule}");
+    }
+}
+
+#[test]
+fn conntrack_that_ends_before_ipvs_is_told_where_ipvs_is_tracked() {
+    let mut node = balancer(1);
+    set(&mut node.values, "net.netfilter.nf_conntrack_tcp_timeout_established", 900);
+    assert_eq!(ranks(&host(vec![node.clone()]), "conntrack_before_ipvs"), []);
+    set(&mut node.values, "net.ipv4.vs.conntrack", 1);
+    let found = of_rule(&host(vec![node]), "conntrack_before_ipvs");
+    assert!(found[0].formula.contains("900 < 1035"), "{}", found[0].formula);
+}
+
+#[test]
+fn too_few_orphans_are_the_hosts_trouble() {
+    let mut view = host(vec![netns(1), netns(2)]);
+    set(&mut view.machine.values, "net.ipv4.tcp_max_orphans", 0);
+    assert_eq!(ranks(&view, "orphans"), [(Rank::Warn, 1)]);
+}

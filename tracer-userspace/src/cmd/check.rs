@@ -1,0 +1,59 @@
+//! `rsttrace check`: what would break on this host, before it does.
+
+use anyhow::{Context as _, anyhow};
+
+use super::{Exit, Failure, stdout};
+use crate::{
+    audit::{self, Audit, Question, view::View},
+    cli::{CheckArgs, FailOnFinding, OutputFormat, page_columns},
+    host::Host,
+    out::{check, json},
+};
+
+/// Reads the host, judges it and prints what was found.
+///
+/// # Errors
+/// [`Failure`] when the host cannot be read at all, when there is no such namespace, or when standard
+/// output cannot be written.
+pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
+    let host = Host::new().context("cannot read /proc")?;
+    let mut view = audit::read(&host);
+    let of = select(&view, &args.netns)?;
+    let mut findings = audit::findings(&Question::new(&view));
+    if let Some(of) = of {
+        findings.retain(|finding| of.contains(&finding.place.netns));
+        view.namespaces.retain(|netns| of.contains(&netns.place.netns));
+    }
+    let audit = Audit { view: &view, findings: &findings };
+    let text = match args.output {
+        OutputFormat::Table | OutputFormat::Wide => {
+            let wide = args.output == OutputFormat::Wide;
+            check::text(&audit, wide, args.color.on_stdout(), page_columns())
+        }
+        OutputFormat::Json => check::json(&audit).map(|line| line.to_string() + "\n").collect(),
+        OutputFormat::JsonPretty => {
+            check::json(&audit).map(|line| json::pretty(&line.to_string()) + "\n").collect()
+        }
+    };
+    stdout::write(&text)?;
+    let found = |wanted: &FailOnFinding| findings.iter().any(|finding| wanted.matches(finding));
+    Ok(match &args.fail_on {
+        Some(wanted) if found(wanted) => Exit::Found,
+        _ => Exit::Fine,
+    })
+}
+
+/// The namespaces that were asked for, by number; `None` for all.
+fn select(view: &View, wanted: &[String]) -> Result<Option<Vec<u32>>, Failure> {
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    let find = |name: &String| {
+        let is = |it: &&audit::view::Netns| it.place.is_called(name);
+        view.namespaces.iter().find(is).map(|netns| netns.place.netns).ok_or_else(|| Failure {
+            exit: Exit::Usage,
+            error: anyhow!("there is no network namespace {name}, or it may not be entered"),
+        })
+    };
+    wanted.iter().map(find).collect::<Result<_, _>>().map(Some)
+}
