@@ -7,10 +7,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 mod audit;
 mod check;
 mod help;
+mod plan;
 mod terminal;
 
 pub use audit::{CheckArgs, FailOnFinding};
 use help::live_notes;
+pub use plan::PlanArgs;
 use terminal::columns;
 pub use terminal::{ColorWhen, page_columns, page_width};
 
@@ -37,6 +39,7 @@ pub enum Command {
     Check(CheckArgs),
     Record(RecordArgs),
     Replay(ReplayArgs),
+    Plan(Box<PlanArgs>),
     Explain(ExplainArgs),
     Doctor(DoctorArgs),
 }

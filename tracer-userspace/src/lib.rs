@@ -18,6 +18,7 @@
 //! same verdicts anywhere. `cargo xtask check` enforces it.
 
 pub mod audit;
+pub mod capacity;
 pub mod capture;
 pub mod case;
 pub mod cause;

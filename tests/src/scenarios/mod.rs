@@ -17,6 +17,7 @@ pub mod nat;
 mod owners;
 mod policy;
 mod remote;
+mod sizing;
 mod timeout;
 
 use std::any::Any;
@@ -213,6 +214,7 @@ pub fn all() -> Vec<&'static Scenario> {
         interleaved::SCENARIOS,
         late::SCENARIOS,
         owners::SCENARIOS,
+        sizing::SCENARIOS,
     ]
     .into_iter()
     .flatten()

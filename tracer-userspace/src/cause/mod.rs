@@ -37,7 +37,7 @@ mod no_backend;
 mod peer_aborted;
 mod peer_state_lost;
 mod process_killed;
-mod remedy;
+pub(crate) mod remedy;
 mod retransmission_timeout;
 mod socket_destroyed;
 mod socket_gone;

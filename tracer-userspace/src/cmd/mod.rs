@@ -4,6 +4,7 @@ pub mod check;
 pub mod doctor;
 pub mod explain;
 pub mod live;
+pub mod plan;
 pub mod record;
 pub mod replay;
 mod show;

@@ -61,33 +61,53 @@ impl Host {
     /// Reads every namespace once. Enters each and leaves it.
     #[must_use]
     pub fn look_around(&self) -> Vec<Look> {
+        let looked = self.everywhere(found_here).into_iter();
+        looked
+            .map(|(inum, reach, found)| Look {
+                inum,
+                found: found.map(|mut found| {
+                    (found.state.inum, found.state.reach) = (inum, reach.clone());
+                    found
+                }),
+                reach,
+            })
+            .collect()
+    }
+
+    /// Runs `read` in every namespace, the initial one first, on a thread that enters and leaves it.
+    pub(super) fn everywhere<T: Send>(
+        &self,
+        read: impl Fn() -> T + Sync,
+    ) -> Vec<(u32, NetnsReach, io::Result<T>)> {
         let Ok(nsfs) = fs::metadata("/proc/self/ns/net").map(|own| own.dev()) else {
             return Vec::new();
         };
         let mut places: Vec<_> = places::scan(nsfs).into_iter().collect();
         places.sort_unstable_by_key(|(inum, place)| (place.reach != NetnsReach::Initial, *inum));
         places.truncate(MOST_NAMESPACES);
-        let look = |(inum, place): (u32, places::Place)| Look {
-            inum,
-            found: self.look_into(inum, &place.path, nsfs).map(|mut found| {
-                (found.state.inum, found.state.reach) = (inum, place.reach.clone());
-                found
-            }),
-            reach: place.reach,
+        let enter = |(inum, place): (u32, places::Place)| {
+            let read = self.read_in(inum, &place.path, nsfs, &read);
+            (inum, place.reach, read)
         };
-        places.into_iter().map(look).collect()
+        places.into_iter().map(enter).collect()
     }
 
-    fn look_into(&self, inum: u32, path: &Path, nsfs: u64) -> io::Result<Found> {
+    fn read_in<T: Send>(
+        &self,
+        inum: u32,
+        path: &Path,
+        nsfs: u64,
+        read: &(impl Fn() -> T + Sync),
+    ) -> io::Result<T> {
         if inum == self.own {
-            return Ok(found_here());
+            return Ok(read());
         }
         let ns = File::open(path)?;
         // The path may have come to lead elsewhere since.
         if places::inum(path, nsfs) != Some(inum) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        inside(ns.as_fd(), found_here)
+        inside(ns.as_fd(), read)
     }
 
     /// The settings of one scope as a network namespace shows them. `None` when it cannot be entered.
@@ -120,6 +140,16 @@ impl Host {
             cpus: machine::cpus(),
             ram_bytes: machine::ram_bytes(),
         }
+    }
+
+    /// Whether a process of this name runs.
+    #[must_use]
+    pub fn runs(&self, comm: &str) -> bool {
+        let is_it = |pid: &u32| {
+            fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|name| name.trim_end() == comm)
+        };
+        places::processes().iter().any(is_it)
     }
 
     /// How many processes do not let us see in which namespace they live.

@@ -31,6 +31,7 @@ mod sock_diag;
 mod state;
 mod survey;
 mod sysctl;
+mod traffic;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -52,6 +53,7 @@ pub use state::{
     IpvsEntry, IpvsService, IpvsState, IpvsTable, NetnsReach, NetnsState, Owner, OwnerBy, Pod,
     SocketAges, SocketList, SocketState, SocketTimer, TcpCounters, TcpSysctls, TimerKind,
 };
+pub use traffic::Traffic;
 
 use crate::event::{Flow, tcp_state};
 

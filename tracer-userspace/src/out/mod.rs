@@ -13,6 +13,7 @@ mod fold;
 pub mod json;
 pub mod notice;
 mod page;
+pub mod plan;
 pub mod table;
 
 /// What a run has seen, for the summary events and the closing line.

@@ -85,6 +85,14 @@ impl Page {
         self.paragraph(&head, HANG, &[(Style::Plain, text)]);
     }
 
+    /// A line to be copied, behind a label in the margin.
+    pub fn labelled_verbatim(&mut self, label: &str, style: Style, line: &str) {
+        let gap = " ".repeat(LABEL.saturating_sub(2 + label.chars().count()).max(1));
+        self.put(Style::Plain, "  ");
+        self.put(style, label);
+        self.verbatim(&gap, line);
+    }
+
     /// An empty line.
     pub fn blank(&mut self) {
         self.text.push('\n');

@@ -108,6 +108,11 @@ pub const ALL: &[Setting] = &[
     ipvs("ipvs.tcp", IpvsTimer::Tcp, 900, "ipvs.tcpTimeout"),
     ipvs("ipvs.tcpfin", IpvsTimer::TcpFin, 120, "ipvs.tcpFinTimeout"),
     ipvs("ipvs.udp", IpvsTimer::Udp, 300, "ipvs.udpTimeout"),
+    Setting {
+        stored: Stored::Parameter { module: "ip_vs", name: "conn_tab_bits" },
+        ..count("ip_vs.conn_tab_bits", (8, 27), 12).of_machine()
+    }
+    .read_only(),
     switch("net.ipv4.vs.conntrack", 0),
     switch("net.ipv4.vs.expire_nodest_conn", 0),
     switch("net.ipv4.vs.expire_quiescent_template", 0),

@@ -1,0 +1,94 @@
+//! `rsttrace plan`: settings for a load, with their arithmetic.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+
+use super::{Exit, Failure, say, stdout};
+use crate::{
+    audit,
+    capacity::{Demand, InForce, Kernel, Measured, Plan, balancer},
+    cli::{PageFormat, PlanArgs, page_width},
+    host::Host,
+    out::{json, plan},
+};
+
+/// Entries are counted this often between the readings of counters: a peak is short.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+
+/// Computes and prints.
+///
+/// # Errors
+/// [`Failure`] when the load is one that nothing can hold, or standard output cannot be written.
+pub fn run(args: &PlanArgs) -> Result<Exit, Failure> {
+    let demand = demand(args)?;
+    let made = Plan::new(demand)
+        .map_err(|why| Failure { exit: Exit::Usage, error: anyhow::anyhow!("no plan: {why}") })?;
+    let text = match args.page.output {
+        PageFormat::Text => plan::text(&made, args.page.color.on_stdout(), page_width()),
+        PageFormat::Json => plan::json(&made).to_string() + "\n",
+        PageFormat::JsonPretty => json::pretty(&plan::json(&made).to_string()) + "\n",
+    };
+    stdout::write(&text)?;
+    Ok(Exit::Fine)
+}
+
+fn demand(args: &PlanArgs) -> Result<Demand, Failure> {
+    let host = Host::new().context("this machine cannot be looked at")?;
+    let facts = host.machine();
+    let (mut now, mut measured, mut ipvs, mut kube_proxy) =
+        (InForce::default(), Measured::default(), true, false);
+    if args.from_host {
+        measured = measure(&host, args.sample);
+        let view = audit::read(&host);
+        now = InForce::of(&view, &measured);
+        ipvs = balancer(&view).is_some();
+        kube_proxy = host.runs("kube-proxy");
+        for unseen in &view.unseen {
+            say(&format!("rsttrace: not seen: {} ({})", unseen.what, unseen.why));
+        }
+    }
+    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs().max(1));
+    now.udp_s = seconds(args.udp_timeout).unwrap_or(now.udp_s);
+    now.time_wait_s = seconds(args.time_wait).unwrap_or(now.time_wait_s);
+    now.ipvs_tcp_s = seconds(args.ipvs_timeout).unwrap_or(now.ipvs_tcp_s);
+    let kernel = args.kernel.or_else(|| Kernel::parse(&facts.release));
+    Ok(Demand {
+        connections: args.connections.unwrap_or(0),
+        cps: args.cps.unwrap_or(measured.cps),
+        life_ms: u64::try_from(args.life.as_millis()).unwrap_or(u64::MAX),
+        udp: args.udp.unwrap_or(0),
+        quiet_s: args.quiet.map(|quiet| quiet.as_secs().max(1)),
+        ram_bytes: args
+            .ram
+            .or(facts.ram_bytes)
+            .context("this machine does not tell its memory: use --ram")?,
+        cpus: args.cpus.unwrap_or(facts.cpus.into()),
+        kernel: kernel.context("this machine does not tell its kernel: use --kernel")?,
+        ipvs: ipvs && !args.no_ipvs,
+        kube_proxy: args.kube_proxy || kube_proxy,
+        path: args.assume.clone(),
+        now,
+        max: args.max,
+    })
+}
+
+/// Reads the counters at both ends of a while, and the entries in between.
+fn measure(host: &Host, sample: Duration) -> Measured {
+    say(&format!("rsttrace: measuring for {} s", sample.as_secs_f64()));
+    let start = Instant::now();
+    let mut readings = vec![host.traffic()];
+    loop {
+        let left = sample.saturating_sub(start.elapsed());
+        thread::sleep(left.min(COUNT_EVERY));
+        readings.push(host.traffic());
+        if left.is_zero() || start.elapsed() >= sample {
+            break;
+        }
+    }
+    let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Measured::of(&readings, ms)
+}
