@@ -6,11 +6,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
 mod audit;
 mod check;
+mod fix;
 mod help;
 mod plan;
 mod terminal;
 
 pub use audit::{CheckArgs, FailOnFinding};
+pub use fix::FixArgs;
 use help::live_notes;
 pub use plan::PlanArgs;
 use terminal::columns;
@@ -41,6 +43,7 @@ pub enum Command {
     Replay(ReplayArgs),
     Plan(Box<PlanArgs>),
     Explain(ExplainArgs),
+    Fix(FixArgs),
     Doctor(DoctorArgs),
 }
 

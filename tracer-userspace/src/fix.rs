@@ -1,9 +1,13 @@
 //! Fixes as typed changes. Commands, persistent files, checks and undo lines are rendered from them,
 //! so they cannot disagree.
 
-use std::fmt::Write as _;
+mod caveats;
+mod elsewhere;
+mod persist;
 
-use crate::host::NetnsReach;
+pub use persist::{IPVSADM, Persist};
+
+use crate::{host::NetnsReach, settings::IpvsTimer};
 
 /// Who can make the change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,9 +112,10 @@ pub enum Change {
         from: Option<u64>,
         to: u64,
     },
-    /// The IPVS TCP timeout in seconds; the other two stay.
+    /// One IPVS timeout in seconds; the other two stay.
     IpvsTimeout {
         place: Place,
+        timer: IpvsTimer,
         from_s: Option<u32>,
         to_s: u32,
     },
@@ -122,6 +127,15 @@ pub enum Change {
     Advice {
         text: String,
     },
+}
+
+/// The command for one timeout: 0 keeps a value.
+fn ipvsadm_set(timer: IpvsTimer, seconds: u32) -> String {
+    match timer {
+        IpvsTimer::Tcp => format!("ipvsadm --set {seconds} 0 0"),
+        IpvsTimer::TcpFin => format!("ipvsadm --set 0 {seconds} 0"),
+        IpvsTimer::Udp => format!("ipvsadm --set 0 0 {seconds}"),
+    }
 }
 
 /// A set of changes that belong together.
@@ -169,13 +183,6 @@ impl Remedy {
     }
 }
 
-/// A file that keeps the change over a reboot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Persist {
-    pub path: String,
-    pub text: String,
-}
-
 impl Fix {
     /// Lines to run or to write into the application, in order.
     pub fn commands(&self) -> Vec<String> {
@@ -204,34 +211,6 @@ impl Fix {
     pub fn undo(&self) -> Vec<String> {
         self.changes.iter().filter_map(Change::undo).collect()
     }
-
-    /// The file for the initial namespace's values. Other namespaces are configured by whoever
-    /// creates them, so there is no file to name.
-    pub fn persist(&self) -> Option<Persist> {
-        let mut sysctls = String::new();
-        for change in &self.changes {
-            match change {
-                Change::Sysctl { place, key, to, .. } if place.reach == NetnsReach::Initial => {
-                    // Writing to a String cannot fail.
-                    let _ = writeln!(sysctls, "{key} = {to}");
-                }
-                Change::IpvsTimeout { place, to_s, .. } if place.reach == NetnsReach::Initial => {
-                    return Some(Persist {
-                        path: "/etc/systemd/system/ipvs-timeouts.service".into(),
-                        text: format!(
-                            "[Unit]\nDescription=IPVS timeouts (no sysctl holds them)\n\
-                             After=network-pre.target\n[Service]\nType=oneshot\n\
-                             ExecStart=/sbin/ipvsadm --set {to_s} 0 0\n\
-                             [Install]\nWantedBy=multi-user.target\n"
-                        ),
-                    });
-                }
-                _ => {}
-            }
-        }
-        (!sysctls.is_empty())
-            .then(|| Persist { path: "/etc/sysctl.d/90-rsttrace.conf".into(), text: sysctls })
-    }
 }
 
 impl Change {
@@ -240,8 +219,8 @@ impl Change {
             Self::Sysctl { place, key, to, .. } => {
                 Some(format!("{}sysctl -w {key}={to}", place.prefix()?))
             }
-            Self::IpvsTimeout { place, to_s, .. } => {
-                Some(format!("{}ipvsadm --set {to_s} 0 0", place.prefix()?))
+            Self::IpvsTimeout { place, timer, to_s, .. } => {
+                Some(format!("{}{}", place.prefix()?, ipvsadm_set(*timer, *to_s)))
             }
             Self::SocketOption { code } => Some(code.clone()),
             Self::Advice { .. } => None,
@@ -264,8 +243,8 @@ impl Change {
             Self::Sysctl { place, key, from: Some(from), .. } => {
                 Some(format!("{}sysctl -w {key}={from}", place.prefix()?))
             }
-            Self::IpvsTimeout { place, from_s: Some(from), .. } => {
-                Some(format!("{}ipvsadm --set {from} 0 0", place.prefix()?))
+            Self::IpvsTimeout { place, timer, from_s: Some(from), .. } => {
+                Some(format!("{}{}", place.prefix()?, ipvsadm_set(*timer, *from)))
             }
             _ => None,
         }

@@ -10,7 +10,8 @@
 //!   [`fix`]es.
 //! * [`capture`] keeps the events and gives them back.
 //! * [`doctor`] says what this machine does not let us see.
-//! * [`settings`] is the list of what may be changed, [`audit`] judges a host before anything breaks.
+//! * [`settings`] is the list of what may be changed, [`change`] changes it so that it can be taken back,
+//!   [`audit`] judges a host before anything breaks.
 //! * [`out`] shows them; [`cli`], [`filter`] and [`cmd`] are the command line.
 //!
 //! The layer rule: only `kernel/attach.rs` and `kernel/live.rs` name aya, and everything from
@@ -22,6 +23,7 @@ pub mod capacity;
 pub mod capture;
 pub mod case;
 pub mod cause;
+pub mod change;
 pub mod cli;
 pub mod cmd;
 pub mod correlator;

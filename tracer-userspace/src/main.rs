@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => cmd::doctor::run(args),
         Command::Plan(args) => cmd::plan::run(args),
         Command::Explain(args) => cmd::explain::run(args),
+        Command::Fix(args) => cmd::fix::run(args),
     };
     match result {
         Ok(exit) => ExitCode::from(exit.code()),

@@ -262,7 +262,10 @@ fn longer_ipvs(demand: &Demand, gap: &Gap) -> Result<Option<Item>, Impossible> {
     } else {
         let place = Place { netns: 0, reach: NetnsReach::Initial };
         let from_s = u32::try_from(now).ok();
-        (FixOwner::Node, Change::IpvsTimeout { place, from_s, to_s })
+        (
+            FixOwner::Node,
+            Change::IpvsTimeout { place, timer: crate::settings::IpvsTimer::Tcp, from_s, to_s },
+        )
     };
     let lost = demand.cps.div_ceil(100).saturating_mul(wanted);
     Ok(Some(Item {

@@ -37,6 +37,7 @@ pub const CAUSE: Cause = Cause {
     rule_out: nothing_ruled_out,
     fixes: no_fixes,
     not_fixes: no_not_fixes,
+    on_host: None,
 };
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {

@@ -1,9 +1,9 @@
 //! The conntrack entry of a connection behind NAT was evicted to make room for another.
 
 use super::{
-    Cause, Doc, Family, Need, NotFix, Sign, Verdict,
+    Cause, Doc, Family, Need, NotFix, Scene, Sign, Verdict,
     conntrack_idle_expired::state_name,
-    conntrack_table_full::{FIND_WHO, RAISE_MAX, more_room},
+    conntrack_table_full::{FIND_WHO, RAISE_MAX, more_room, room_on},
     human_s, remedy,
 };
 use crate::{
@@ -57,6 +57,7 @@ pub const CAUSE: Cause = Cause {
     rule_out,
     fixes,
     not_fixes,
+    on_host: Some(on_host),
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[(
@@ -112,6 +113,10 @@ fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let netns = evidence.conntrack().map_or(evidence.case.netns, |(loss, _)| loss.netns);
     more_room(evidence, netns)
+}
+
+fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+    room_on(scene)
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

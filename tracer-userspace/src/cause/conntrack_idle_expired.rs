@@ -1,7 +1,8 @@
 //! The conntrack entry of a connection behind NAT expired before the connection was used again.
 
-use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, remedy};
+use super::{Cause, Doc, Family, Need, NotFix, Scene, Sign, Verdict, human_s, remedy};
 use crate::{
+    audit::view::Netns,
     event::ConntrackEnd,
     evidence::{Evidence, has, seconds},
     fix::{Change, Fix, FixOwner, Remedy, Risk},
@@ -52,6 +53,7 @@ pub const CAUSE: Cause = Cause {
     rule_out,
     fixes,
     not_fixes,
+    on_host: Some(on_host),
 };
 
 const RAISE_TIMEOUT: Remedy = Remedy {
@@ -289,6 +291,42 @@ fn qualified(key: &str) -> &'static str {
         }
         _ => "net.netfilter.nf_conntrack_tcp_timeout_established",
     }
+}
+
+/// The limits that an open connection meets.
+const LIMITS: [&str; 3] = [
+    "net.netfilter.nf_conntrack_tcp_timeout_established",
+    "net.netfilter.nf_conntrack_tcp_timeout_unacknowledged",
+    "net.netfilter.nf_conntrack_tcp_timeout_max_retrans",
+];
+
+fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+    let translators = scene.translators();
+    let limit = |netns: &&Netns| scene.value(netns, LIMITS[0]).map(remedy::as_seconds);
+    let shortest = translators.iter().filter_map(limit).reduce(f64::min);
+    let mut fixes = remedy::keepalive_on(scene, shortest, "the conntrack timer");
+    fixes.extend(translators.iter().filter_map(|netns| raise(scene, netns, limit(netns)?)));
+    fixes.push(shortest.map_or_else(|| remedy::POOL.fix(), remedy::pool_below));
+    fixes
+}
+
+/// Every limit that the silence would reach; the hidden ones count only below that of the state.
+fn raise(scene: &Scene<'_>, netns: &Netns, established_s: f64) -> Option<Fix> {
+    // Five days (nf_conntrack_proto_tcp.c) is no limit that anybody meets: then say how long.
+    const DEFAULT_S: f64 = 432_000.0;
+    let idle_s = scene.idle_s.or((established_s < DEFAULT_S).then_some(established_s * 2.0))?;
+    let to = remedy::limit_above(idle_s);
+    let too_short =
+        LIMITS.iter().filter(|key| scene.value(netns, key).is_some_and(|now| now <= to));
+    let changes: Vec<_> = too_short.filter_map(|key| scene.sysctl(netns, key, to)).collect();
+    let place = netns.place.describe();
+    (!changes.is_empty()).then(|| Fix {
+        summary: format!("raise the conntrack timeouts of open connections to {to} s {place}"),
+        current: Some(format!("{established_s:.0} s")),
+        wanted: Some(format!("{to} s")),
+        changes,
+        ..RAISE_TIMEOUT.fix()
+    })
 }
 
 fn not_fixes(evidence: &Evidence<'_>) -> Vec<NotFix> {

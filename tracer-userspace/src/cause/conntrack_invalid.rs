@@ -2,10 +2,11 @@
 //! reached a host that never saw its tuple, and that host answered with a reset.
 
 use super::{
-    Cause, Doc, Family, Need, NotFix, Sign, Verdict, conntrack_idle_expired::state_name, human_s,
-    nothing_ruled_out, remedy,
+    Cause, Doc, Family, Need, NotFix, Scene, Sign, Verdict, conntrack_idle_expired::state_name,
+    human_s, nothing_ruled_out, remedy,
 };
 use crate::{
+    audit::view::Netns,
     evidence::Evidence,
     fix::{Change, Fix, FixOwner, Remedy, Risk},
     incident::Finding,
@@ -48,6 +49,7 @@ pub const CAUSE: Cause = Cause {
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
+    on_host: Some(on_host),
 };
 
 const BE_LIBERAL: Remedy = Remedy {
@@ -133,6 +135,22 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
         ..BE_LIBERAL.fix()
     };
     vec![accept, drop]
+}
+
+fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+    const KEY: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
+    let accept = |netns: &Netns| {
+        Some(Fix {
+            summary: format!("set nf_conntrack_tcp_be_liberal=1 {}", netns.place.describe()),
+            current: scene.value(netns, KEY).map(|now| now.to_string()),
+            wanted: Some("1".into()),
+            changes: vec![scene.sysctl(netns, KEY, 1)?],
+            ..BE_LIBERAL.fix()
+        })
+    };
+    let mut fixes: Vec<_> = scene.translators().into_iter().filter_map(accept).collect();
+    fixes.push(DROP_INVALID.fix());
+    fixes
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

@@ -1,6 +1,6 @@
 //! A packet was dropped because the conntrack table was full.
 
-use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, remedy};
+use super::{Cause, Doc, Family, Need, NotFix, Scene, Sign, Verdict, human_s, remedy};
 use crate::{
     event::tcp_flag,
     evidence::Evidence,
@@ -52,6 +52,7 @@ pub const CAUSE: Cause = Cause {
     rule_out,
     fixes,
     not_fixes,
+    on_host: Some(on_host),
 };
 
 pub const RAISE_MAX: Remedy = Remedy {
@@ -164,38 +165,72 @@ pub fn more_room(evidence: &Evidence<'_>, netns: u32) -> Vec<Fix> {
     let found = table(evidence, netns);
     let max = found.and_then(|table| table.max).map(u64::from);
     let count = found.and_then(|table| table.count).map(u64::from);
-    let peak = count.max(max).unwrap_or(STEP);
-    let wanted = (2 * peak).div_ceil(STEP) * STEP;
     // The one limit is checked against each namespace's own count and is writable only on the host.
     let host = Place { netns: evidence.session.initial_netns, reach: NetnsReach::Initial };
+    let buckets = found.and_then(|table| table.buckets).map(u64::from);
+    vec![raise(host, count, max, buckets), FIND_WHO.fix()]
+}
+
+/// Twice the peak, rounded up.
+fn wanted(count: Option<u64>, max: Option<u64>) -> u64 {
+    (2 * count.max(max).unwrap_or(STEP)).div_ceil(STEP) * STEP
+}
+
+/// [`RAISE_MAX`] with its values.
+fn raise(host: Place, count: Option<u64>, max: Option<u64>, buckets: Option<u64>) -> Fix {
+    let wanted = wanted(count, max);
     let memory_mb = wanted * ENTRY_BYTES / 1_000_000;
-    vec![
-        Fix {
-            summary: format!("raise nf_conntrack_max to {wanted} on the host"),
-            reason: format!(
-                "twice the peak, rounded up; costs about {memory_mb} MB when full; in kube-proxy \
-                 set conntrack.min or it will be overwritten"
-            ),
-            current: max.map(|max| max.to_string()),
-            wanted: Some(wanted.to_string()),
-            changes: vec![
-                Change::Sysctl {
-                    place: host.clone(),
-                    key: "net.netfilter.nf_conntrack_max",
-                    from: max,
-                    to: wanted,
-                },
-                Change::Sysctl {
-                    place: host,
-                    key: "net.netfilter.nf_conntrack_buckets",
-                    from: found.and_then(|table| table.buckets).map(u64::from),
-                    to: wanted,
-                },
-            ],
-            ..RAISE_MAX.fix()
-        },
-        FIND_WHO.fix(),
-    ]
+    Fix {
+        summary: format!("raise nf_conntrack_max to {wanted} on the host"),
+        reason: format!(
+            "twice the peak, rounded up; costs about {memory_mb} MB when full; in kube-proxy \
+             set conntrack.min or it will be overwritten"
+        ),
+        current: max.map(|max| max.to_string()),
+        wanted: Some(wanted.to_string()),
+        changes: vec![
+            Change::Sysctl {
+                place: host.clone(),
+                key: "net.netfilter.nf_conntrack_max",
+                from: max,
+                to: wanted,
+            },
+            Change::Sysctl {
+                place: host,
+                key: "net.netfilter.nf_conntrack_buckets",
+                from: buckets,
+                to: wanted,
+            },
+        ],
+        ..RAISE_MAX.fix()
+    }
+}
+
+fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+    room_on(scene)
+}
+
+/// [`RAISE_MAX`] and [`FIND_WHO`] for a host whose table is, or is about to be, too small.
+pub fn room_on(scene: &Scene<'_>) -> Vec<Fix> {
+    let machine = &scene.view.machine;
+    let number = |key| machine.values.number(key);
+    let max = number("net.netfilter.nf_conntrack_max");
+    let (Some(host), Some(max)) = (scene.host(), max) else {
+        return vec![RAISE_MAX.fix(), FIND_WHO.fix()];
+    };
+    let counts = scene.view.namespaces.iter();
+    let count = counts.filter_map(|it| it.values.number("net.netfilter.nf_conntrack_count")).max();
+    let buckets = number("net.netfilter.nf_conntrack_buckets");
+    let mut raise = raise(host.place.clone(), count, Some(max), buckets);
+    let wanted = wanted(count, Some(max));
+    if let Some(ram) = machine.ram_bytes.filter(|ram| wanted * ENTRY_BYTES > ram / 10) {
+        raise.risk = Risk::Medium;
+        raise.reason.push_str(&format!(
+            "; that is more than a tenth of the {} MB of memory here: find out first who fills it",
+            ram / 1_000_000
+        ));
+    }
+    vec![raise, FIND_WHO.fix()]
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

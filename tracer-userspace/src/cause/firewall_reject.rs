@@ -65,6 +65,7 @@ pub const CAUSE: Cause = Cause {
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
+    on_host: None,
 };
 
 /// Whoever gave up: the rule answered in the peer's name.

@@ -44,6 +44,7 @@ pub const CAUSE: Cause = Cause {
     rule_out,
     fixes,
     not_fixes,
+    on_host: None,
 };
 
 const KEEP_LONGER: Remedy = Remedy {

@@ -1,10 +1,11 @@
 //! The IPVS entry was lost to a flush, the drop_entry defence, a restart or a fail-over, not to idleness.
 
 use super::{
-    Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, ipvs_idle_expired::state_name,
+    Cause, Doc, Family, Need, NotFix, Scene, Sign, Verdict, human_s, ipvs_idle_expired::state_name,
     nothing_ruled_out, remedy,
 };
 use crate::{
+    audit::view::Netns,
     event::IpvsEnd,
     evidence::{Evidence, has},
     fix::{Change, Fix, FixOwner, Remedy, Risk},
@@ -50,6 +51,7 @@ pub const CAUSE: Cause = Cause {
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
+    on_host: Some(on_host),
 };
 
 const NO_DEFENCE: Remedy = Remedy {
@@ -191,6 +193,22 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
         }],
         ..NO_DEFENCE.fix()
     }]
+}
+
+fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+    let off = |netns: &Netns| {
+        let from = scene.value(netns, "net.ipv4.vs.drop_entry")?;
+        Some(Fix {
+            summary: format!("switch the drop_entry defence off {}", netns.place.describe()),
+            current: Some(from.to_string()),
+            wanted: Some("0".into()),
+            changes: vec![scene.sysctl(netns, "net.ipv4.vs.drop_entry", 0)?],
+            ..NO_DEFENCE.fix()
+        })
+    };
+    let mut fixes: Vec<_> = scene.balancers().into_iter().filter_map(off).collect();
+    fixes.push(SYNC.fix());
+    fixes
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

@@ -1,7 +1,8 @@
 //! The IPVS entry of an idle, established connection expired; the next packet met no state.
 
-use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s, remedy};
+use super::{Cause, Doc, Family, Need, NotFix, Scene, Sign, Verdict, human_s, remedy};
 use crate::{
+    audit::view::Netns,
     event::{IpvsEnd, Nanos, tcp_state},
     evidence::{Evidence, has, seconds},
     fix::Fix,
@@ -67,6 +68,7 @@ pub const CAUSE: Cause = Cause {
     rule_out,
     fixes,
     not_fixes,
+    on_host: Some(on_host),
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[
@@ -286,6 +288,18 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
         fixes.push(remedy::ipvs_timeout(evidence.place(netns), limit_s, evidence.idle_s()));
     }
     fixes.push(remedy::pool_below(limit_s));
+    fixes
+}
+
+fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+    let balancers = scene.balancers();
+    let limit = |netns: &&Netns| scene.value(netns, "ipvs.tcp").map(remedy::as_seconds);
+    let shortest = balancers.iter().filter_map(limit).reduce(f64::min);
+    let mut fixes = remedy::keepalive_on(scene, shortest, "the IPVS timer");
+    fixes.extend(balancers.iter().filter_map(|netns| {
+        Some(remedy::ipvs_timeout(netns.place.clone(), limit(netns)?, scene.idle_s))
+    }));
+    fixes.push(shortest.map_or_else(|| remedy::POOL.fix(), remedy::pool_below));
     fixes
 }
 

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use super::{
-    Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s,
+    Cause, Doc, Family, Need, NotFix, Scene, Sign, Verdict, human_s,
     ipvs_entry_dropped::lost_to,
     ipvs_idle_expired::{had_time, state_name},
     nothing_ruled_out, remedy, unanswered,
 };
 use crate::{
+    audit::view::Netns,
     case::At,
     event::{IpvsEnd, IpvsServerRemoved},
     evidence::{Evidence, has, seconds},
@@ -71,6 +72,7 @@ pub const CAUSE: Cause = Cause {
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
+    on_host: Some(on_host),
 };
 
 const DRAIN: Remedy = Remedy {
@@ -236,6 +238,23 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
             ..RESET.fix()
         });
     }
+    fixes
+}
+
+fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+    let reset = |netns: &Netns| {
+        Some(Fix {
+            summary: format!("{} {}", RESET.summary, netns.place.describe()),
+            current: scene
+                .value(netns, "net.ipv4.vs.expire_nodest_conn")
+                .map(|now| now.to_string()),
+            wanted: Some("1".into()),
+            changes: vec![scene.sysctl(netns, "net.ipv4.vs.expire_nodest_conn", 1)?],
+            ..RESET.fix()
+        })
+    };
+    let mut fixes = vec![DRAIN.fix()];
+    fixes.extend(scene.balancers().into_iter().filter_map(reset));
     fixes
 }
 

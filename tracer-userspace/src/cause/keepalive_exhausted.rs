@@ -1,10 +1,11 @@
 //! Keepalive probes ran out: the peer or the path is gone.
 
 use super::{
-    Cause, Doc, Family, Need, NotFix, Sign, Verdict, firewall_reject::CHANGE_RULE, human_s,
+    Cause, Doc, Family, Need, NotFix, Scene, Sign, Verdict, firewall_reject::CHANGE_RULE, human_s,
     nothing_ruled_out, remedy, unanswered,
 };
 use crate::{
+    audit::view::Netns,
     evidence::{Evidence, has},
     fix::{Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
@@ -35,13 +36,14 @@ pub const CAUSE: Cause = Cause {
                 "somebody answered, and had no state: the reset has its own cause",
             ),
         ],
-        fixes: &[RESTORE, CHANGE_RULE],
+        fixes: &[RESTORE, CHANGE_RULE, SOONER],
         not_fixes: NOT_FIXES,
     },
     judge,
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
+    on_host: Some(on_host),
 };
 
 const RESTORE: Remedy = Remedy {
@@ -52,6 +54,17 @@ const RESTORE: Remedy = Remedy {
     reason: "keepalive did its job: nobody answered",
     how: "was the peer restarted, its node lost, a route or policy changed? look for drops on the \
           way (ipvs, conntrack, firewall) in the minutes before",
+};
+
+const SOONER: Remedy = Remedy {
+    id: "detect_sooner",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "detect a dead peer sooner",
+    reason: "the application can connect again minutes after the peer died, not hours; it does not bring \
+             the peer back",
+    how: "net.ipv4.tcp_keepalive_time, _intvl and _probes in the application's network namespace, or \
+          TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT of the socket",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[(
@@ -91,6 +104,31 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     unanswered::fixes(evidence, RESTORE.fix())
+}
+
+fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+    let mut fixes = vec![RESTORE.fix()];
+    fixes.extend(scene.victims().into_iter().filter_map(|netns| sooner(scene, netns)));
+    fixes
+}
+
+/// [`SOONER`] with its values; never later than now.
+fn sooner(scene: &Scene<'_>, netns: &Netns) -> Option<Fix> {
+    let now = |key| scene.value(netns, key);
+    let (time, intvl, probes) = (now(remedy::TIME)?, now(remedy::INTVL)?, now(remedy::PROBES)?);
+    let wanted = (time.min(300), intvl.min(30), probes.min(3));
+    Some(Fix {
+        summary: format!(
+            "detect a dead peer after {} s instead of {} s {}",
+            wanted.0 + wanted.1 * wanted.2,
+            time + intvl * probes,
+            netns.place.describe()
+        ),
+        current: Some(format!("{time}/{intvl}/{probes}")),
+        wanted: Some(format!("{}/{}/{}", wanted.0, wanted.1, wanted.2)),
+        changes: remedy::keepalive_sysctls(scene, netns, wanted),
+        ..SOONER.fix()
+    })
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

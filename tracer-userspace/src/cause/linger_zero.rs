@@ -43,6 +43,7 @@ pub const CAUSE: Cause = Cause {
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
+    on_host: None,
 };
 
 const DROP_LINGER: Remedy = Remedy {

@@ -1,7 +1,8 @@
 //! The accept queue was full: the kernel answered with a reset, or not at all.
 
-use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, remedy};
+use super::{Cause, Doc, Family, Need, NotFix, Scene, Sign, Verdict, remedy};
 use crate::{
+    audit::view::Netns,
     case::At,
     event::ResetSent,
     evidence::Evidence,
@@ -48,13 +49,14 @@ pub const CAUSE: Cause = Cause {
                 "that fills the queue of half-open connections, and is answered with cookies",
             ),
         ],
-        fixes: &[LARGER_BACKLOG],
+        fixes: &[remedy::SOMAXCONN, LARGER_BACKLOG, PATIENT],
         not_fixes: NOT_FIXES,
     },
     judge,
     rule_out,
     fixes,
     not_fixes,
+    on_host: Some(on_host),
 };
 
 const LARGER_BACKLOG: Remedy = Remedy {
@@ -65,6 +67,15 @@ const LARGER_BACKLOG: Remedy = Remedy {
     reason: "the queue is the smaller of the listen() argument and net.core.somaxconn, fixed when \
              listen() is called: restart the listener",
     how: "listen(fd, n), and net.core.somaxconn of at least n in the listener's network namespace",
+};
+
+const PATIENT: Remedy = Remedy {
+    id: "switch_abort_on_overflow_off",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "let a full queue drop instead of reset",
+    reason: "the client sends its data again, and is served when the queue has room by then",
+    how: "net.ipv4.tcp_abort_on_overflow=0 in the listener's network namespace",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[(
@@ -170,6 +181,28 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
         ],
         ..LARGER_BACKLOG.fix()
     }]
+}
+
+fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+    let overflowed = |netns: &Netns| netns.tcp.listen_overflows.is_some_and(|count| count > 0);
+    let places = scene.places(overflowed);
+    let mut fixes: Vec<_> =
+        places.iter().filter_map(|netns| remedy::larger_somaxconn(scene, netns)).collect();
+    fixes.push(LARGER_BACKLOG.fix());
+    let patient = |netns: &&Netns| {
+        scene.value(netns, "net.ipv4.tcp_abort_on_overflow").filter(|now| *now != 0)?;
+        Some(Fix {
+            summary: format!("{} {}", PATIENT.summary, netns.place.describe()),
+            current: scene
+                .value(netns, "net.ipv4.tcp_abort_on_overflow")
+                .map(|now| now.to_string()),
+            wanted: Some("0".into()),
+            changes: vec![scene.sysctl(netns, "net.ipv4.tcp_abort_on_overflow", 0)?],
+            ..PATIENT.fix()
+        })
+    };
+    fixes.extend(places.iter().filter_map(patient));
+    fixes
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

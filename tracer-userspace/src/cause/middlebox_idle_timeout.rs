@@ -45,6 +45,7 @@ pub const CAUSE: Cause = Cause {
     rule_out,
     fixes,
     not_fixes,
+    on_host: None,
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[

@@ -39,6 +39,7 @@ mod peer_state_lost;
 mod process_killed;
 pub(crate) mod remedy;
 mod retransmission_timeout;
+mod scene;
 mod socket_destroyed;
 mod socket_gone;
 mod syncookie_failed;
@@ -137,6 +138,7 @@ impl Verdict {
 }
 
 pub use doc::{Doc, Need, Sign};
+pub use scene::Scene;
 
 /// Something people try that does not help here: what, and why not.
 pub type NotFix = (String, String);
@@ -157,9 +159,24 @@ pub struct Cause {
     /// What to change, best first.
     pub fixes: fn(&Evidence<'_>) -> Vec<Fix>,
     pub not_fixes: fn(&Evidence<'_>) -> Vec<NotFix>,
+    /// What to change on a host as it is, best first; `None` when there is nothing to compute and the
+    /// documented remedies are all that can be said.
+    pub on_host: Option<fn(&Scene<'_>) -> Vec<Fix>>,
 }
 
 impl Cause {
+    /// The fixes for a host as it is, best first.
+    pub fn fixes_on(&self, scene: &Scene<'_>) -> Vec<Fix> {
+        let mut fixes = self.on_host.map(|on_host| on_host(scene)).unwrap_or_default();
+        // What could not be computed here is told in general terms.
+        for remedy in self.doc.fixes {
+            if !fixes.iter().any(|fix| fix.id == remedy.id) {
+                fixes.push(remedy.fix());
+            }
+        }
+        fixes
+    }
+
     /// What is told is a dropped packet, at once: its sender may hear of it minutes later, and elsewhere.
     pub fn is_a_drop(&self) -> bool {
         matches!(self.id, "conntrack_table_full" | "nat_port_exhausted" | "no_backend")

@@ -35,6 +35,7 @@ pub const CAUSE: Cause = Cause {
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
+    on_host: None,
 };
 
 const MORE_TUPLES: Remedy = Remedy {

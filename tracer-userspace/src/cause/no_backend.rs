@@ -46,6 +46,7 @@ pub const CAUSE: Cause = Cause {
     rule_out,
     fixes,
     not_fixes,
+    on_host: None,
 };
 
 const SERVER: Remedy = Remedy {

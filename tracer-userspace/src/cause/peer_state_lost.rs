@@ -41,6 +41,7 @@ pub const CAUSE: Cause = Cause {
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
+    on_host: None,
 };
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {

@@ -1,10 +1,13 @@
 //! Fixes that several causes share, with values computed from what was measured.
 
 use crate::{
-    cause::NotFix,
+    audit::view::Netns,
+    cause::{NotFix, Scene},
     event::{Keepalive, Task},
     evidence::Evidence,
     fix::{Change, Fix, FixOwner, Place, Remedy, Risk},
+    host::{NetnsReach, SocketList, SocketState, TimerKind},
+    settings::IpvsTimer,
 };
 
 /// Keepalives often enough that an idle limit never runs out: the fix that works whoever owns the
@@ -129,13 +132,7 @@ pub fn keepalive_below(evidence: &Evidence<'_>, limit_s: f64, limit_is: &str) ->
     let by_sysctl = keepalive.is_some_and(|k| k.enabled && !k.time_is_own);
     let mut changes = Vec::new();
     if !by_sysctl {
-        let option = |level: &str, name: &str, value: u64| Change::SocketOption {
-            code: format!("setsockopt(fd, {level}, {name}, {value})"),
-        };
-        changes.push(option("SOL_SOCKET", "SO_KEEPALIVE", 1));
-        changes.push(option("IPPROTO_TCP", "TCP_KEEPIDLE", period.time_s));
-        changes.push(option("IPPROTO_TCP", "TCP_KEEPINTVL", period.intvl_s));
-        changes.push(option("IPPROTO_TCP", "TCP_KEEPCNT", period.probes));
+        changes.extend(socket_options(&period));
     }
     let sysctls_reach = keepalive.is_none_or(|keepalive| !keepalive.time_is_own);
     if let Some(place) = place.filter(|_| sysctls_reach) {
@@ -174,6 +171,115 @@ pub fn keepalive_below(evidence: &Evidence<'_>, limit_s: f64, limit_is: &str) ->
     }
 }
 
+pub const TIME: &str = "net.ipv4.tcp_keepalive_time";
+pub const INTVL: &str = "net.ipv4.tcp_keepalive_intvl";
+pub const PROBES: &str = "net.ipv4.tcp_keepalive_probes";
+
+/// The sysctls of keepalive that are to be changed, for time, interval and probes.
+pub fn keepalive_sysctls(
+    scene: &Scene<'_>,
+    netns: &Netns,
+    (time_s, intvl_s, probes): (u64, u64, u64),
+) -> Vec<Change> {
+    let wanted = [(TIME, time_s), (INTVL, intvl_s), (PROBES, probes)];
+    wanted.into_iter().filter_map(|(key, to)| scene.sysctl(netns, key, to)).collect()
+}
+
+/// [`KEEPALIVE`] for a host as it is: the application's part, and the node's where the application's
+/// namespace is known.
+pub fn keepalive_on(scene: &Scene<'_>, limit_s: Option<f64>, limit_is: &str) -> Vec<Fix> {
+    let Some(limit_s) = limit_s else {
+        return vec![KEEPALIVE.fix()];
+    };
+    let period = Period::below(limit_s);
+    let wanted = (period.time_s, period.intvl_s, period.probes);
+    let fix = |owner, changes| Fix {
+        owner,
+        summary: format!("send keepalives at least every {} s", period.time_s),
+        reason: format!(
+            "each probe re-arms {limit_is} ({limit_s:.0} s); a third of it survives a lost probe and a \
+             late timer"
+        ),
+        wanted: Some(format!("{}/{}/{}", period.time_s, period.intvl_s, period.probes)),
+        changes,
+        ..KEEPALIVE.fix()
+    };
+    let mut fixes = vec![fix(FixOwner::Application, socket_options(&period))];
+    let application = scene.application.and_then(|inum| scene.view.netns(inum));
+    // The sysctls reach nobody where no socket has keepalive on.
+    if let Some(netns) = application.filter(|netns| has_keepalive(netns)) {
+        // A pod's namespace is made anew with the pod: what is set from outside does not last.
+        let owner = match netns.place.reach {
+            NetnsReach::Initial | NetnsReach::Named(_) => FixOwner::Node,
+            _ => FixOwner::Pod,
+        };
+        let sysctls = fix(owner, keepalive_sysctls(scene, netns, wanted));
+        let place = netns.place.describe();
+        let summary = format!("{} {place}, for sockets with SO_KEEPALIVE", sysctls.summary);
+        fixes.push(Fix { id: "keepalive_sysctls", summary, ..sysctls });
+    }
+    fixes
+}
+
+fn has_keepalive(netns: &Netns) -> bool {
+    let waits = |socket: &SocketState| {
+        socket.timer.as_ref().is_some_and(|timer| timer.kind == TimerKind::Keepalive)
+    };
+    netns.connections.as_ref().is_some_and(|list| list.sockets.iter().any(waits))
+}
+
+fn socket_options(period: &Period) -> Vec<Change> {
+    let option = |level: &str, name: &str, value: u64| Change::SocketOption {
+        code: format!("setsockopt(fd, {level}, {name}, {value})"),
+    };
+    vec![
+        option("SOL_SOCKET", "SO_KEEPALIVE", 1),
+        option("IPPROTO_TCP", "TCP_KEEPIDLE", period.time_s),
+        option("IPPROTO_TCP", "TCP_KEEPINTVL", period.intvl_s),
+        option("IPPROTO_TCP", "TCP_KEEPCNT", period.probes),
+    ]
+}
+
+/// A longer accept queue, as far as the node decides about it.
+pub const SOMAXCONN: Remedy = Remedy {
+    id: "raise_somaxconn",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "raise net.core.somaxconn where it, and not the listener, bounds the accept queue",
+    reason: "a queue is the smaller of the listen() argument and net.core.somaxconn, fixed when listen() \
+             is called",
+    how: "net.core.somaxconn in the listener's network namespace; then restart the listener",
+};
+
+/// [`SOMAXCONN`] with its values, where a listener asked for at least as much.
+pub fn larger_somaxconn(scene: &Scene<'_>, netns: &Netns) -> Option<Fix> {
+    /// The default since 5.4 (include/linux/socket.h).
+    const ENOUGH: u64 = 4096;
+    const KEY: &str = "net.core.somaxconn";
+    let now = scene.value(netns, KEY)?;
+    // A listener's `send_queue` is its queue's limit.
+    let is_bound = |list: &SocketList| {
+        list.sockets.iter().any(|listener| u64::from(listener.send_queue) >= now)
+    };
+    if netns.queues.as_ref().is_some_and(|list| !list.truncated && !is_bound(list)) {
+        return None;
+    }
+    let to = (now * 4).clamp(ENOUGH, 65_535);
+    Some(Fix {
+        summary: format!("raise net.core.somaxconn to {to} {}", netns.place.describe()),
+        current: Some(now.to_string()),
+        wanted: Some(to.to_string()),
+        changes: vec![scene.sysctl(netns, KEY, to)?],
+        ..SOMAXCONN.fix()
+    })
+}
+
+/// A setting's value as a limit, seconds.
+#[expect(clippy::cast_precision_loss, reason = "no timeout has 53 bits")]
+pub fn as_seconds(value: u64) -> f64 {
+    value as f64
+}
+
 /// [`POOL`] with its value.
 pub fn pool_below(limit_s: f64) -> Fix {
     Fix {
@@ -201,7 +307,7 @@ pub fn ipvs_timeout(place: Place, now_s: f64, idle_s: Option<f64>) -> Fix {
         summary: format!("raise the IPVS TCP timeout to {to_s} s {}", place.describe()),
         current: now.map(|s| format!("{s} s")),
         wanted: Some(format!("{to_s} s")),
-        changes: vec![Change::IpvsTimeout { place, from_s: now, to_s }],
+        changes: vec![Change::IpvsTimeout { place, timer: IpvsTimer::Tcp, from_s: now, to_s }],
         ..IPVS_TIMEOUT.fix()
     }
 }

@@ -37,6 +37,7 @@ pub const CAUSE: Cause = Cause {
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
+    on_host: None,
 };
 
 const FIND_DESTROYER: Remedy = Remedy {

@@ -1,7 +1,8 @@
 //! A SYN cookie did not validate.
 
-use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, remedy};
+use super::{Cause, Doc, Family, Need, NotFix, Scene, Sign, Verdict, remedy};
 use crate::{
+    audit::view::Netns,
     evidence::{Evidence, seconds},
     fix::{Change, Fix, FixOwner, Remedy, Risk},
     incident::{Confidence, Finding},
@@ -27,13 +28,14 @@ pub const CAUSE: Cause = Cause {
             ("listen_overflow", "there the queue of finished handshakes was full"),
             ("handshake_rejected", "there no cookie had been sent"),
         ],
-        fixes: &[LARGER_QUEUES, SAME_NODE],
+        fixes: &[remedy::SOMAXCONN, LARGER_QUEUES, SAME_NODE],
         not_fixes: NOT_FIXES,
     },
     judge,
     rule_out,
     fixes,
     not_fixes,
+    on_host: Some(on_host),
 };
 
 const LARGER_QUEUES: Remedy = Remedy {
@@ -129,6 +131,14 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
         sysctl("net.ipv4.tcp_max_syn_backlog", host.tcp.max_syn_backlog);
     }
     vec![queues, SAME_NODE.fix()]
+}
+
+fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+    let failed = |netns: &Netns| netns.tcp.syncookies_failed.is_some_and(|count| count > 0);
+    let larger = |netns: &Netns| remedy::larger_somaxconn(scene, netns);
+    let mut fixes: Vec<_> = scene.places(failed).into_iter().filter_map(larger).collect();
+    fixes.extend([LARGER_QUEUES.fix(), SAME_NODE.fix()]);
+    fixes
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

@@ -1,6 +1,6 @@
 //! The kernel gave a closed connection up: too many orphans, or TCP memory exhausted.
 
-use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, remedy};
+use super::{Cause, Doc, Family, Need, NotFix, Scene, Sign, Verdict, remedy};
 use crate::{
     case::At,
     event::ResetSent,
@@ -36,6 +36,7 @@ pub const CAUSE: Cause = Cause {
     rule_out,
     fixes,
     not_fixes,
+    on_host: Some(on_host),
 };
 
 const RAISE_LIMITS: Remedy = Remedy {
@@ -122,6 +123,21 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 
 /// Half a GiB if each holds the 64 KiB that Documentation/networking/ip-sysctl.rst reckons with.
 const ENOUGH: u64 = 8192;
+
+fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+    const KEY: &str = "net.ipv4.tcp_max_orphans";
+    let now = scene.view.machine.values.number(KEY);
+    let change = scene
+        .host()
+        .zip(now)
+        .and_then(|(host, now)| scene.sysctl(host, KEY, (now * 2).max(ENOUGH)));
+    let mut limits = RAISE_LIMITS.fix();
+    if let (Some(now), Some(change)) = (now, change) {
+        limits.current = Some(format!("tcp_max_orphans {now}"));
+        limits.changes.push(change);
+    }
+    vec![limits, FEWER_ORPHANS.fix()]
+}
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
     remedy::told(NOT_FIXES)

@@ -23,6 +23,7 @@ pub const CAUSE: Cause = Cause {
     rule_out: nothing_ruled_out,
     fixes: no_fixes,
     not_fixes: no_not_fixes,
+    on_host: None,
 };
 
 #[expect(clippy::unnecessary_wraps, reason = "the signature of every cause's judge")]

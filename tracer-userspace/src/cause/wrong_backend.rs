@@ -1,7 +1,8 @@
 //! A mid-stream packet reached a listener that never had the connection.
 
-use super::{Cause, Doc, Family, Need, NotFix, Sign, Verdict, nothing_ruled_out, remedy};
+use super::{Cause, Doc, Family, Need, NotFix, Scene, Sign, Verdict, nothing_ruled_out, remedy};
 use crate::{
+    audit::view::Netns,
     event::tcp_state,
     evidence::Evidence,
     fix::{Fix, FixOwner, Remedy, Risk},
@@ -30,13 +31,14 @@ pub const CAUSE: Cause = Cause {
                  the cause",
             ),
         ],
-        fixes: &[KEEP_FLOWS],
+        fixes: &[KEEP_FLOWS, STRICT],
         not_fixes: NOT_FIXES,
     },
     judge,
     rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
+    on_host: Some(on_host),
 };
 
 const KEEP_FLOWS: Remedy = Remedy {
@@ -47,6 +49,16 @@ const KEEP_FLOWS: Remedy = Remedy {
     reason: "only that server has its socket",
     how: "schedule by source hash (sh, mh), synchronise connection tables between balancers, do \
           not use sloppy_tcp with several servers",
+};
+
+const STRICT: Remedy = Remedy {
+    id: "switch_sloppy_tcp_off",
+    owner: FixOwner::Node,
+    risk: Risk::Medium,
+    summary: "let IPVS make entries from SYNs only",
+    reason: "a packet in mid-stream is then reset by the balancer instead of being sent to another \
+             server; where an entry was lost the connection breaks all the same",
+    how: "net.ipv4.vs.sloppy_tcp=0 in the namespace that owns the table",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[(
@@ -83,6 +95,25 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
     vec![KEEP_FLOWS.fix()]
+}
+
+fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+    let strict = |netns: &Netns| {
+        Some(Fix {
+            summary: format!("{} {}", STRICT.summary, netns.place.describe()),
+            current: scene.value(netns, "net.ipv4.vs.sloppy_tcp").map(|now| now.to_string()),
+            wanted: Some("0".into()),
+            changes: vec![scene.sysctl(netns, "net.ipv4.vs.sloppy_tcp", 0)?],
+            ..STRICT.fix()
+        })
+    };
+    let several = |netns: &&Netns| {
+        netns.services.iter().flatten().any(|service| service.destinations.len() > 1)
+    };
+    let balancers = scene.balancers().into_iter().filter(several);
+    let mut fixes: Vec<_> = balancers.filter_map(strict).collect();
+    fixes.push(KEEP_FLOWS.fix());
+    fixes
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

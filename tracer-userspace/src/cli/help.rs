@@ -45,3 +45,25 @@ Examples:
 Exit status:
   0  fine, whatever was found     2  usage
   1  internal failure             5  what --fail-on asked for was found";
+
+pub const FIX_NOTES: &str = "\
+Examples:
+  rsttrace fix ipvs_idle_expired --idle 2h
+          The plan for connections that are silent for two hours.
+  rsttrace live -o json --count 1 | rsttrace fix --from -
+          The plan for the next connection that breaks.
+  rsttrace fix conntrack_table_full --apply
+          Shows the first fix that is the node's, asks, applies it and keeps the old values.
+  rsttrace fix --undo
+          Takes the newest one back.
+
+Files:
+  /var/lib/rsttrace/undo/ID.json     old values and files, for root only
+  /etc/sysctl.d/99-rsttrace-FIX.conf, and of the same name below /etc/modprobe.d,
+  /etc/modules-load.d and /etc/systemd/system: what keeps a fix over a reboot
+
+Exit status:
+  0  printed, applied, undone, or so already
+  1  not applied, and everything is as before; or not wholly undone; what is left is named
+  2  usage; --apply where nothing is the node's to change, or where nobody can be asked
+  3  not permitted: --apply and --undo need root";

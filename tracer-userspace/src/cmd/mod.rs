@@ -3,6 +3,7 @@
 pub mod check;
 pub mod doctor;
 pub mod explain;
+pub mod fix;
 pub mod live;
 pub mod plan;
 pub mod record;

@@ -1,7 +1,7 @@
 //! IPVS timeouts, switches and tables: generic netlink family "IPVS" (`linux/ip_vs.h`,
 //! `net/netfilter/ipvs/ip_vs_ctl.c`) and `/proc/sys/net/ipv4/vs`.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,11 +10,13 @@ use super::netlink::Family;
 use super::nlmsg::{Attributes, attributes, leading, malformed, u16_of, u32_of};
 use super::state::{IpvsDestination, IpvsService, IpvsState};
 use super::sysctl::{flag, value};
+use crate::settings::IpvsTimer;
 
 const IPVS_GENL_VERSION: u8 = 1;
 
 const IPVS_CMD_GET_SERVICE: u8 = 4;
 const IPVS_CMD_GET_DEST: u8 = 8;
+const IPVS_CMD_SET_CONFIG: u8 = 12;
 const IPVS_CMD_GET_CONFIG: u8 = 13;
 
 const IPVS_CMD_ATTR_SERVICE: u16 = 1;
@@ -74,6 +76,45 @@ pub(super) fn timeouts() -> Option<IpvsState> {
         let _ = read_timeouts(&mut ipvs, &mut state);
     }
     Some(state)
+}
+
+/// One timeout, seconds.
+///
+/// # Errors
+/// `NotFound` while ip_vs is not loaded, or the kernel's.
+pub(super) fn timeout(timer: IpvsTimer) -> io::Result<u32> {
+    let mut state = IpvsState::default();
+    read_timeouts(&mut loaded()?, &mut state)?;
+    let seconds = match timer {
+        IpvsTimer::Tcp => state.timeout_tcp_s,
+        IpvsTimer::TcpFin => state.timeout_tcpfin_s,
+        IpvsTimer::Udp => state.timeout_udp_s,
+    };
+    seconds.ok_or_else(|| ErrorKind::NotFound.into())
+}
+
+/// Sets one timeout; the others stay (`ip_vs_genl_set_config` takes an attribute that is not there
+/// for 0, and `ip_vs_set_timeout` 0 for "as it is").
+///
+/// # Errors
+/// `NotFound` while ip_vs is not loaded, or the kernel's: `EINVAL` above `INT_MAX / HZ`.
+pub(super) fn set_timeout(timer: IpvsTimer, seconds: u32) -> io::Result<()> {
+    let attribute = match timer {
+        IpvsTimer::Tcp => IPVS_CMD_ATTR_TIMEOUT_TCP,
+        IpvsTimer::TcpFin => IPVS_CMD_ATTR_TIMEOUT_TCP_FIN,
+        IpvsTimer::Udp => IPVS_CMD_ATTR_TIMEOUT_UDP,
+    };
+    let mut wanted = Attributes::default();
+    wanted.put(attribute, &seconds.to_ne_bytes());
+    loaded()?.request(IPVS_CMD_SET_CONFIG, &wanted, &mut |_| Ok(()))
+}
+
+/// The family, without making the kernel load it.
+fn loaded() -> io::Result<Family> {
+    if !is_loaded() {
+        return Err(io::Error::new(ErrorKind::NotFound, "ip_vs is not loaded"));
+    }
+    Family::connect("IPVS", IPVS_GENL_VERSION, Instant::now() + PATIENCE)
 }
 
 /// Asking netlink for an unknown family would make the kernel load ip_vs. Its proc file tells whether

@@ -32,6 +32,7 @@ mod state;
 mod survey;
 mod sysctl;
 mod traffic;
+mod tune;
 
 use std::io;
 use std::os::fd::AsFd;

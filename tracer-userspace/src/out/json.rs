@@ -105,6 +105,7 @@ pub(super) fn strings(values: Vec<String>) -> Option<Value> {
     list(values.into_iter().map(Value::from).collect())
 }
 
+/// A fix with its commands.
 pub(super) fn fix(fix: &Fix) -> Value {
     object([
         ("id", Some(fix.id.into())),

@@ -9,6 +9,7 @@ pub mod check;
 pub mod doctor;
 pub mod escape;
 pub mod explain;
+pub mod fix;
 mod fold;
 pub mod json;
 pub mod notice;

@@ -83,6 +83,11 @@ impl Setting {
         ALL.iter().find(|setting| setting.key == key)
     }
 
+    /// The setting that is this IPVS timeout.
+    pub fn of_timer(timer: IpvsTimer) -> Option<&'static Self> {
+        ALL.iter().find(|setting| setting.stored == Stored::IpvsTimeout(timer))
+    }
+
     /// Below `/`: where the value can be read, unless netlink holds it.
     pub fn path(&self) -> Option<String> {
         match self.stored {

@@ -1,0 +1,225 @@
+//! `rsttrace fix`: the plan for a cause or an incident, applied and taken back on request.
+
+mod asked;
+mod incident;
+mod undo;
+
+use std::io::{IsTerminal as _, stdin};
+
+use anyhow::anyhow;
+use jiff::Timestamp;
+
+use super::{Exit, Failure, say, stdout};
+use crate::{
+    audit,
+    cause::{self, Cause, Scene},
+    change::{
+        journal::{About, Item, Journal},
+        live::Live,
+        plan::Plan,
+        run::{Applied, apply},
+        store::Store,
+    },
+    cli::{FixArgs, PageFormat, page_width},
+    host::Host,
+    out::{fix as out, json},
+};
+use incident::Selected;
+use undo::stands;
+
+/// Prints the plan; with `--apply` carries one fix out.
+///
+/// # Errors
+/// [`Failure`] when the input cannot be read, the host cannot be changed, or standard output cannot be
+/// written.
+pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
+    if args.list {
+        return undo::list(args);
+    }
+    if args.undo.is_some() {
+        return undo::undo(args);
+    }
+    let selected = match &args.from {
+        Some(file) => incident::select(file, args.event.as_deref())?,
+        None => Selected::default(),
+    };
+    let named = args.cause.as_deref().and_then(cause::by_id);
+    let cause = selected.cause.or(named).ok_or_else(|| anyhow!("there is no cause"))?;
+    let host = Host::new().map_err(anyhow::Error::from)?;
+    if let Some(other) = selected.host.as_deref().filter(|name| *name != host.hostname()) {
+        say(&format!(
+            "rsttrace: the incident is of host {other:?}, and this is {:?}: the values below are of \
+             this host",
+            host.hostname()
+        ));
+    }
+    let plans = plans(args, cause, &selected, &host)?;
+    if args.apply {
+        return carry_out(args, cause, &plans, &host);
+    }
+    print(
+        args,
+        || out::text(cause, &plans, args.page.color.on_stdout(), page_width()),
+        || out::json(cause, &plans),
+    )
+}
+
+/// Prints a page in the format that was asked for.
+fn print(
+    args: &FixArgs,
+    text: impl FnOnce() -> String,
+    json: impl FnOnce() -> serde_json::Value,
+) -> Result<Exit, Failure> {
+    let page = match args.page.output {
+        PageFormat::Text => text(),
+        PageFormat::Json => json().to_string() + "\n",
+        PageFormat::JsonPretty => json::pretty(&json().to_string()) + "\n",
+    };
+    stdout::write(&page)?;
+    Ok(Exit::Fine)
+}
+
+fn usage(error: anyhow::Error) -> Failure {
+    Failure { exit: Exit::Usage, error }
+}
+
+fn plans(
+    args: &FixArgs,
+    cause: &'static Cause,
+    selected: &Selected,
+    host: &Host,
+) -> Result<Vec<Plan>, Failure> {
+    let view = audit::read(host);
+    if let Some(inum) = args.netns.filter(|inum| view.netns(*inum).is_none()) {
+        return Err(anyhow!("network namespace {inum} cannot be looked into").into());
+    }
+    let scene = Scene {
+        netns: args.netns,
+        idle_s: args.idle.map(|idle| idle.as_secs_f64()),
+        service: selected.service,
+        application: selected.application,
+        ..Scene::of(&view)
+    };
+    let when = Timestamp::now();
+    let plan = |fix: crate::fix::Fix| {
+        let header = [
+            format!("Written by rsttrace {} at {when:.0}", env!("CARGO_PKG_VERSION")),
+            format!("to end {}: {}.", cause.id, fix.summary),
+            "To take it back: rsttrace fix --undo".to_owned(),
+        ];
+        Plan::new(fix, &header, host)
+    };
+    let chosen = |plan: &Plan| args.choose.as_deref().is_none_or(|id| plan.fix.id == id);
+    let all: Vec<Plan> = cause.fixes_on(&scene).into_iter().map(plan).collect();
+    let ids: Vec<_> = all.iter().map(|plan| plan.fix.id).collect();
+    let plans: Vec<Plan> = all.into_iter().filter(chosen).collect();
+    match (&args.choose, plans.is_empty()) {
+        (Some(id), true) => Err(usage(anyhow!(
+            "there is no fix {id:?} for {} on this host; there is: {}",
+            cause.id,
+            ids.join(", ")
+        ))),
+        _ => Ok(plans),
+    }
+}
+
+fn carry_out(
+    args: &FixArgs,
+    cause: &'static Cause,
+    plans: &[Plan],
+    host: &Host,
+) -> Result<Exit, Failure> {
+    if !rustix::process::geteuid().is_root() {
+        let error = anyhow!("only root may change this host (CAP_NET_ADMIN, CAP_SYS_ADMIN)");
+        return Err(Failure { exit: Exit::NotPermitted, error });
+    }
+    let cannot_keep = |error| {
+        let folder = args.state_dir.display();
+        anyhow!("nothing was changed: old values cannot be kept in {folder}: {error}")
+    };
+    let store = Store::open(&args.state_dir).map_err(cannot_keep)?;
+    if args.idle.is_none()
+        && !args.force
+        && let Some(journal) = in_force(args, cause, &store, host)
+    {
+        say(&format!(
+            "rsttrace: {} is in force already, applied as {}; --force goes by the values of now",
+            journal.about.fix, journal.about.id
+        ));
+        let fix = &journal.about.fix;
+        return print(args, || out::already_text(fix), || out::already_json(fix));
+    }
+    let mut ours = plans.iter().filter(|plan| plan.is_node_owned());
+    let Some(plan) = ours.next() else {
+        return Err(usage(anyhow!(
+            "nothing here is the node's to change for {}: `rsttrace fix {}` tells who can do what",
+            cause.id,
+            cause.id
+        )));
+    };
+    if let Some(other) = ours.find(|other| other.fix.id == plan.fix.id) {
+        return Err(usage(anyhow!(
+            "this applies to several network namespaces, choose one with --netns: {}; {}",
+            plan.fix.summary,
+            other.fix.summary
+        )));
+    }
+    if !plan.problems.is_empty() {
+        return Err(anyhow!("nothing was changed: {}", plan.problems.join("; ")).into());
+    }
+    if !args.yes {
+        if !stdin().is_terminal() {
+            return Err(usage(anyhow!("nobody can be asked here: --yes applies without asking")));
+        }
+        let plans = std::slice::from_ref(plan);
+        let page = out::text(cause, plans, args.page.color.on_stdout(), page_width());
+        stdout::write(&page)?;
+        if !asked::agrees(&format!("Apply {} to this host?", plan.fix.id)) {
+            say("rsttrace: nothing was changed");
+            return Ok(Exit::Fine);
+        }
+    }
+    let now = Timestamp::now();
+    let about = About {
+        id: store.new_id(&now.strftime("%Y%m%d-%H%M%S").to_string()).map_err(cannot_keep)?,
+        boot_id: host.boot_id().unwrap_or_default(),
+        when: format!("{now:.0}"),
+        cause: Some(cause.id),
+        fix: plan.fix.id.into(),
+    };
+    let mut live = Live::new(host, &store, "/".as_ref(), None);
+    match apply(&mut live, &plan.steps, about) {
+        Ok(Applied::AlreadySo) => {
+            print(args, || out::already_text(plan.fix.id), || out::already_json(plan.fix.id))
+        }
+        Ok(Applied::Done(journal)) => {
+            print(args, || out::applied_text(&journal), || out::applied_json(&journal))
+        }
+        Err(failure) if failure.left.is_empty() => {
+            Err(anyhow!("{}; everything was restored", failure.reason).into())
+        }
+        Err(failure) => Err(anyhow!(
+            "{}; and this could not be restored: {}; `rsttrace fix --undo` tries again",
+            failure.reason,
+            failure.left.join("; ")
+        )
+        .into()),
+    }
+}
+
+/// An earlier apply for the same cause, whose values still stand. Fixes that go by the value of now
+/// would go further each time.
+fn in_force(args: &FixArgs, cause: &Cause, store: &Store, host: &Host) -> Option<Journal> {
+    let journals = store.ids().ok()?.into_iter().rev().filter_map(|id| store.load(&id).ok());
+    let is_asked_for = |journal: &Journal| {
+        let about = &journal.about;
+        let mut places = journal.items.iter().filter_map(Item::place);
+        about.cause == Some(cause.id)
+            && args.choose.as_deref().is_none_or(|id| about.fix == id)
+            && places.all(|at| args.netns.is_none_or(|asked| at.netns == asked))
+    };
+    journals.filter(is_asked_for).find(|journal| {
+        let mut live = Live::new(host, store, "/".as_ref(), Some(&journal.about.boot_id));
+        stands(journal, &mut live)
+    })
+}

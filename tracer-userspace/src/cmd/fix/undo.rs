@@ -1,0 +1,91 @@
+//! What was applied, and taking it back.
+
+use anyhow::anyhow;
+
+use super::{print, usage};
+use crate::{
+    change::{
+        journal::{Item, Journal},
+        live::Live,
+        run::{Effects, undo as take_back},
+        store::Store,
+    },
+    cli::FixArgs,
+    cmd::{Exit, Failure, say},
+    host::Host,
+    out::fix as out,
+};
+
+fn open(args: &FixArgs) -> Result<Option<Store>, Failure> {
+    if !Store::exists(&args.state_dir) {
+        return Ok(None);
+    }
+    let opened = Store::open(&args.state_dir);
+    opened.map(Some).map_err(|error| {
+        let exit = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => Exit::NotPermitted,
+            _ => Exit::Internal,
+        };
+        let error = anyhow!("cannot open {}: {error}", args.state_dir.join("undo").display());
+        Failure { exit, error }
+    })
+}
+
+/// Takes one apply back.
+pub fn undo(args: &FixArgs) -> Result<Exit, Failure> {
+    let wanted = args.undo.as_deref().filter(|id| *id != "newest");
+    let ids = match open(args)? {
+        Some(store) => Some((store.ids().map_err(anyhow::Error::from)?, store)),
+        None => None,
+    };
+    let newest = ids.as_ref().and_then(|(ids, _)| ids.last());
+    let Some((id, (_, store))) =
+        wanted.map(ToOwned::to_owned).or(newest.cloned()).zip(ids.as_ref())
+    else {
+        return match wanted {
+            Some(id) => Err(usage(anyhow!("nothing was applied as {id:?}"))),
+            None => {
+                say("rsttrace: nothing was applied, so there is nothing to take back");
+                Ok(Exit::Fine)
+            }
+        };
+    };
+    let journal = store.load(&id).map_err(|why| match why.as_str() {
+        "is not there" => usage(anyhow!("nothing was applied as {id:?}; --list tells what was")),
+        _ => anyhow!("the journal {id} {why}").into(),
+    })?;
+    let host = Host::new().map_err(anyhow::Error::from)?;
+    let mut live = Live::new(&host, store, "/".as_ref(), Some(&journal.about.boot_id));
+    let undone = take_back(&mut live, &journal, args.force);
+    print(args, || out::undone_text(&journal, &undone), || out::undone_json(&journal, &undone))?;
+    if undone.is_complete() {
+        return Ok(Exit::Fine);
+    }
+    Err(anyhow!(
+        "not everything was taken back: {}",
+        undone.foreign.iter().chain(&undone.failed).cloned().collect::<Vec<_>>().join("; ")
+    )
+    .into())
+}
+
+/// Tells what can be taken back.
+pub fn list(args: &FixArgs) -> Result<Exit, Failure> {
+    let mut journals = Vec::new();
+    if let Some(store) = open(args)? {
+        for id in store.ids().map_err(anyhow::Error::from)? {
+            match store.load(&id) {
+                Ok(journal) => journals.push(journal),
+                Err(why) => say(&format!("rsttrace: the journal {id} {why}")),
+            }
+        }
+    }
+    print(args, || out::list_text(&journals), || out::list_json(&journals))
+}
+
+/// Whether the values that a journal set still are what it set.
+pub fn stands(journal: &Journal, live: &mut Live<'_>) -> bool {
+    journal.items.iter().all(|item| match item {
+        Item::Value { slot, new, .. } => live.value(slot).is_ok_and(|now| now == *new),
+        Item::File { .. } => true,
+    })
+}
