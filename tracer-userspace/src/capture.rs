@@ -6,9 +6,10 @@
 
 use std::{
     collections::HashMap,
-    io::{self, BufRead, Read as _, Write},
+    io::{self, BufRead, Write},
 };
 
+use lines::{Line, Lines};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
     out::escape,
 };
 
+pub mod lines;
 mod newer;
 #[cfg(test)]
 mod tests;
@@ -23,9 +25,8 @@ mod tests;
 /// Raised when an old capture can no longer be read.
 const VERSION: u32 = 1;
 
-/// The longest line that is read: a namespace with some thousand IPVS services fits, and nothing
-/// that a damaged file claims is ever allocated.
-const MAX_LINE: u64 = 16 << 20;
+/// The longest line that is read: a namespace with some thousand IPVS services fits.
+pub const MAX_LINE: u64 = 16 << 20;
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -44,6 +45,8 @@ pub enum CaptureError {
     },
     /// The first line is not a capture's.
     NotACapture,
+    /// It is no stream of events either.
+    NotAStream,
     Version {
         found: u32,
     },
@@ -65,6 +68,10 @@ impl std::fmt::Display for CaptureError {
         match self {
             Self::Io { line, error } => write!(f, "line {line} cannot be read: {error}"),
             Self::NotACapture => write!(f, "this is not a capture of rsttrace (line 1)"),
+            Self::NotAStream => write!(
+                f,
+                "this is neither a capture of rsttrace (`record`) nor a stream of its events (`live -o json`)"
+            ),
             Self::Version { found } => write!(
                 f,
                 "the capture has format {found}; this build reads {VERSION}: replay it with the \
@@ -146,20 +153,8 @@ fn write_line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
 
 /// Reads a capture event by event. A damaged line is an error of its own, and the next line follows.
 pub struct Reader<R> {
-    input: R,
-    line: u64,
-    buffer: Vec<u8>,
-    /// The rest of the last line was too long and is still to be passed over.
-    in_mid_line: bool,
+    lines: Lines<R>,
     ended: bool,
-}
-
-/// How the next line ended.
-enum Line {
-    Whole,
-    TooLong,
-    Cut,
-    None,
 }
 
 impl<R: BufRead> Reader<R> {
@@ -168,44 +163,24 @@ impl<R: BufRead> Reader<R> {
     /// # Errors
     /// [`CaptureError`] when it is none, or of another version.
     pub fn new(input: R) -> Result<Self, CaptureError> {
-        let mut reader =
-            Self { input, line: 0, buffer: Vec::new(), in_mid_line: false, ended: false };
-        let line = reader.next_line().map_err(|error| CaptureError::Io { line: 1, error })?;
+        let mut lines = Lines::new(input, MAX_LINE);
+        let line = lines.read().map_err(|error| CaptureError::Io { line: 1, error })?;
         if !matches!(line, Line::Whole) {
             return Err(CaptureError::NotACapture);
         }
         let header: Header =
-            serde_json::from_slice(&reader.buffer).map_err(|_| CaptureError::NotACapture)?;
+            serde_json::from_slice(&lines.bytes).map_err(|_| CaptureError::NotACapture)?;
         match header.rsttrace_capture {
-            VERSION => Ok(reader),
+            VERSION => Ok(Self { lines, ended: false }),
             found => Err(CaptureError::Version { found }),
         }
     }
 
-    /// Reads a line into the buffer, no more of it than an event can have.
-    fn next_line(&mut self) -> io::Result<Line> {
-        if std::mem::take(&mut self.in_mid_line) {
-            self.input.skip_until(b'\n')?;
-        }
-        self.line += 1;
-        self.buffer.clear();
-        let read = (&mut self.input).take(MAX_LINE).read_until(b'\n', &mut self.buffer)?;
-        if self.buffer.last() == Some(&b'\n') {
-            self.buffer.pop();
-            return Ok(Line::Whole);
-        }
-        if read as u64 == MAX_LINE {
-            self.in_mid_line = true;
-            return Ok(Line::TooLong);
-        }
-        Ok(if read == 0 { Line::None } else { Line::Cut })
-    }
-
     fn next_event(&mut self) -> Result<Option<Event>, CaptureError> {
-        let line = self.next_line();
-        let number = self.line;
+        let line = self.lines.read();
+        let number = self.lines.number;
         match line {
-            Ok(Line::Whole) => newer::event(&self.buffer)
+            Ok(Line::Whole) => newer::event(&self.lines.bytes)
                 .map(Some)
                 .map_err(|error| CaptureError::Event { line: number, error }),
             Ok(Line::TooLong) => Err(CaptureError::TooLong { line: number }),

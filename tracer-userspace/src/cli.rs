@@ -9,12 +9,14 @@ mod check;
 mod fix;
 mod help;
 mod plan;
+mod report;
 mod terminal;
 
 pub use audit::{CheckArgs, FailOnFinding};
 pub use fix::FixArgs;
 use help::live_notes;
 pub use plan::PlanArgs;
+pub use report::{ReportArgs, ReportFormat};
 use terminal::columns;
 pub use terminal::{ColorWhen, page_columns, page_width};
 
@@ -41,6 +43,7 @@ pub enum Command {
     Check(CheckArgs),
     Record(RecordArgs),
     Replay(ReplayArgs),
+    Report(ReportArgs),
     Plan(Box<PlanArgs>),
     Explain(ExplainArgs),
     Fix(FixArgs),

@@ -9,6 +9,7 @@
 //!   puts both side by side, [`cause`] judges, [`correlator`] drives it and makes [`incident`]s with
 //!   [`fix`]es.
 //! * [`capture`] keeps the events and gives them back.
+//! * [`report`] tells afterwards what happened, from what was kept.
 //! * [`doctor`] says what this machine does not let us see.
 //! * [`settings`] is the list of what may be changed, [`change`] changes it so that it can be taken back,
 //!   [`audit`] judges a host before anything breaks.
@@ -40,6 +41,7 @@ pub mod kernel;
 pub mod known;
 pub mod memory;
 pub mod out;
+pub mod report;
 pub mod settings;
 #[cfg(test)]
 mod testing;

@@ -8,6 +8,7 @@ pub mod live;
 pub mod plan;
 pub mod record;
 pub mod replay;
+pub mod report;
 mod show;
 mod stderr;
 mod stdout;

@@ -1,0 +1,405 @@
+//! The report as one HTML file: no script, nothing loaded from anywhere, and a policy that says so.
+
+use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
+
+use super::{
+    chart::{self, Chart},
+    markdown::capital,
+    model::{CausePart, FixPart, Report, Said},
+    say::{percent, plural, seconds, span, who},
+    story::because,
+    text::Text,
+};
+
+const STYLE: &str = include_str!("html/style.css");
+
+/// What a browser may do with the page, should anything in it ever get past the escaping.
+const POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+
+/// Rows of the table of services, and of minutes.
+const ROWS: usize = 60;
+
+impl Render for Text {
+    fn render_to(&self, buffer: &mut String) {
+        self.as_str().render_to(buffer);
+    }
+}
+
+/// All of it.
+pub fn render(report: &Report) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta http-equiv="Content-Security-Policy" content=(POLICY);
+                meta name="color-scheme" content="light dark";
+                title { "rsttrace: " (report.headline) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                header {
+                    h1 { (report.headline) "." }
+                    p.lead { (report.summary) }
+                    (facts(report))
+                }
+                (first_answers(report))
+                (charts(report))
+                @for (place, part) in report.causes.iter().enumerate() {
+                    (cause(place, part, report.connections))
+                }
+                (timeline(report))
+                (impact(report))
+                (counters(report))
+                section {
+                    h2 { "What could not be seen" }
+                    ul { @for line in report.unseen_lines() { li { (line) } } }
+                }
+                (broken(report))
+                footer { "rsttrace " (report.rsttrace) " · all times are UTC" }
+            }
+        }
+    };
+    page.into_string()
+}
+
+fn facts(report: &Report) -> Markup {
+    html! {
+        p.facts {
+            span { "from " code { (report.file) } " (" (report.input) ")" }
+            @if !report.hosts.is_empty() {
+                span {
+                    "host "
+                    @for (place, host) in report.hosts.iter().take(5).enumerate() {
+                        @if place > 0 { ", " }
+                        code { (host) }
+                    }
+                    @for kernel in report.kernels.iter().take(3) { ", kernel " (kernel) }
+                }
+            }
+            @if let Some((first, last)) = report.extent {
+                span {
+                    (first.full()) " to " (last.full()) " UTC ("
+                    (span(last.0.saturating_sub(first.0))) ")"
+                }
+            }
+            @if let Some(selected) = report.selected() { span { b { (selected) } } }
+            span { (report.counted()) }
+        }
+    }
+}
+
+/// What, who, why and what to do, of the causes that broke most.
+fn first_answers(report: &Report) -> Markup {
+    html! {
+        @if !report.causes.is_empty() {
+            table.answers {
+                thead { tr { th { "broken" } th { "why" } th { "who" } th { "what to do" } } }
+                tbody {
+                    @for (place, part) in report.causes.iter().enumerate().take(5) {
+                        tr {
+                            td data-name="broken" {
+                                span.count { (part.connections) }
+                                " " small { (percent(part.connections, report.connections)) }
+                            }
+                            td data-name="why" {
+                                a href=(format!("#cause-{place}")) class=(colour(place)) { (part.cause) }
+                                br; (because(part))
+                            }
+                            td data-name="who" {
+                                @if !part.clients.is_empty() { b { (who(&part.clients, 3)) } br; }
+                                "→ " (to(part))
+                            }
+                            td data-name="what to do" {
+                                @if let Some(fix) = part.fixes.first() {
+                                    span.owner { (fix.fix.owner) } " " (fix.fix.summary)
+                                } @else { "no fix is named" }
+                            }
+                        }
+                    }
+                }
+            }
+            @if let Some(more) = report.causes.len().checked_sub(5).filter(|more| *more > 0) {
+                p { (plural(more as u64, "further cause")) " below." }
+            }
+        }
+    }
+}
+
+/// The class of a cause's colour.
+fn colour(place: usize) -> &'static str {
+    ["key c0", "key c1", "key c2", "key c3", "key c4"].get(place).copied().unwrap_or("key cx")
+}
+
+fn to(part: &CausePart) -> Markup {
+    html! {
+        @for (place, (address, _)) in part.services.iter().take(2).enumerate() {
+            @if place > 0 { ", " }
+            (address)
+        }
+        @if let Some(more) = part.services.len().checked_sub(2).filter(|more| *more > 0) {
+            " and " (plural(more as u64, "other"))
+        }
+        @if !part.servers.is_empty() { " (" (who(&part.servers, 2)) ")" }
+    }
+}
+
+fn charts(report: &Report) -> Markup {
+    let all: Vec<Chart> = [chart::over_time(report), chart::idle(report), chart::fill(report)]
+        .into_iter()
+        .flatten()
+        .collect();
+    html! {
+        @if !all.is_empty() {
+            section.charts {
+                @for chart in &all {
+                    figure {
+                        h3 { (chart.title) }
+                        ul.legend {
+                            @for (class, name) in &chart.legend { li class=(format!("key {class}")) { (name) } }
+                        }
+                        (chart.drawing)
+                        figcaption { (capital(&chart.caption)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn cause(place: usize, part: &CausePart, total: u64) -> Markup {
+    html! {
+        section.cause id=(format!("cause-{place}")) {
+            h2 class=(colour(place)) {
+                (part.cause) ": " (plural(part.connections, "connection"))
+                @if part.connections < total { ", " (percent(part.connections, total)) }
+            }
+            p { (capital(&because(part))) "." @for sentence in part.sentences() { " " (sentence) } }
+            h3 { "What was seen" }
+            p { "For example: " (part.message) " " small { "event " code { (part.event_id) } } }
+            ol.chain {
+                @for seen in &part.evidence {
+                    li.root[seen.root] {
+                        time { (seen.at.format("%H:%M:%S.%3f")) } " "
+                        span { (seen.text) @if seen.root { " " b { "← root cause" } } }
+                    }
+                }
+            }
+            @for (index, it) in part.fixes.iter().enumerate() { (fix(index + 1, it, part.connections)) }
+            @if !part.not_fixes.is_empty() {
+                h3 { "What does not help" }
+                ul { @for it in &part.not_fixes { li { b { (it.what) } ": " (it.because) } } }
+            }
+            @if !part.ruled_out.is_empty() {
+                h3 { "Ruled out" }
+                ul {
+                    @for it in &part.ruled_out {
+                        li { b { (it.cause) } ": " (it.reason(part.connections)) }
+                    }
+                }
+            }
+            @if !part.proves.is_empty() {
+                h3 { "What would settle it" }
+                ul { @for it in part.proves.iter().take(3) { li { (it.text) } } }
+            }
+            @if !part.verify.is_empty() {
+                h3 { "How to see that it is over" }
+                dl.lines {
+                    @for query in &part.verify {
+                        dt { (query.with) }
+                        dd { pre { (query.query) } "Expected: " (query.expected) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn fix(place: usize, part: &FixPart, total: u64) -> Markup {
+    let fix = &part.fix;
+    let lines = |name: Markup, lines: &[Text]| {
+        html! {
+            @if !lines.is_empty() {
+                dt { (name) }
+                dd {
+                    pre { @for (place, line) in lines.iter().enumerate() { @if place > 0 { "\n" } (line) } }
+                }
+            }
+        }
+    };
+    html! {
+        div.fix {
+            h3 { "Fix " (place) " " span.owner { (fix.owner) } " " (capital(fix.summary.as_str())) }
+            p { (capital(&part.about(total))) }
+            @for advice in &fix.advice { p { (capital(advice.as_str())) "." } }
+            dl.lines {
+                (lines(html! { "Do" }, &fix.commands))
+                @if let Some(file) = &fix.persist {
+                    (lines(html! { "Keep it over a reboot, in " code { (file.path) } }, &file.text))
+                }
+                (lines(html! { "See whether it is in force" }, &fix.verify))
+                (lines(html! { "Roll back" }, &fix.undo))
+            }
+            @if fix.undo.is_empty() { p { small { (part.without_undo()) } } }
+        }
+    }
+}
+
+fn timeline(report: &Report) -> Markup {
+    let Some(first) = report.timeline.first().map(|moment| moment.at.format("%F")) else {
+        return html! {};
+    };
+    html! {
+        section {
+            h2 { "Timeline " small { (first) } }
+            ol.chain {
+                @for moment in &report.timeline {
+                    li.root[moment.root] {
+                        time {
+                            @if moment.at.format("%F") != first { (moment.at.format("%F ")) }
+                            (moment.at.format("%H:%M:%S.%3f"))
+                        }
+                        " " span { (moment.text) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn said(list: &[Said], most: usize) -> String {
+    if list.is_empty() { "–".into() } else { who(list, most) }
+}
+
+fn impact(report: &Report) -> Markup {
+    if report.services.is_empty() {
+        return html! {};
+    }
+    let mut minutes: Vec<_> = report
+        .services
+        .iter()
+        .flat_map(|service| service.minutes.iter().map(|minute| (service.address, minute)))
+        .collect();
+    minutes.sort_by_key(|(_, minute)| minute.minute);
+    html! {
+        section {
+            h2 { "Impact" }
+            div.wide { table {
+                thead { tr {
+                    th { "service" } th.number { "connections" } th { "clients" } th { "server" }
+                    th { "busiest minute" }
+                } }
+                tbody {
+                    @for it in report.services.iter().take(ROWS) {
+                        tr {
+                            td { (it.address) @if let Some(nat) = it.backends_text() { br; small { "→ " (nat) } } }
+                            td.number { (it.connections) }
+                            td { (said(&it.clients, 4)) }
+                            td { (said(&it.servers, 2)) }
+                            td { (it.peak.minute.format("%H:%M")) " (" (it.peak.connections) ")" }
+                        }
+                    }
+                }
+            } }
+            (left_out(report.services.len()))
+            h3 { "By minute" }
+            div.wide { table {
+                thead { tr { th { "minute" } th { "service" } th { "broken connections" } } }
+                tbody {
+                    @for (service, minute) in minutes.iter().take(ROWS) {
+                        tr {
+                            td { (minute.minute.format("%F %H:%M")) }
+                            td { (service) }
+                            td {
+                                @for (place, it) in minute.causes.iter().enumerate() {
+                                    @if place > 0 { ", " }
+                                    b { (it.count) } " " (it.cause)
+                                }
+                            }
+                        }
+                    }
+                }
+            } }
+            (left_out(minutes.len()))
+        }
+    }
+}
+
+fn left_out(rows: usize) -> Markup {
+    html! {
+        @if let Some(more) = rows.checked_sub(ROWS).filter(|more| *more > 0) {
+            p { (plural(more as u64, "row")) " more: see " code { "-o json" } "." }
+        }
+    }
+}
+
+fn counters(report: &Report) -> Markup {
+    let Some(counters) = &report.counters else {
+        return html! {};
+    };
+    let rows = counters.iter().flat_map(|it| it.changed.iter().map(move |row| (it, row)));
+    html! {
+        section {
+            h2 { "Counters before and after" }
+            @if rows.clone().next().is_none() {
+                p { "No counter that rsttrace reads changed between two readings." }
+            } @else {
+                div.wide { table {
+                    thead { tr {
+                        th { "where" } th { "counter" } th.number { "before" } th.number { "after" }
+                        th.number { "change" } th { "read at" }
+                    } }
+                    tbody {
+                        @for (it, row) in rows.clone().take(ROWS) {
+                            tr {
+                                td { (it.place) }
+                                td { code { (row.name) } }
+                                td.number { (row.before) }
+                                td.number { (row.after) }
+                                td.number { b { (row.change()) } }
+                                td { (it.before.format("%T")) " and " (it.after.format("%T")) }
+                            }
+                        }
+                    }
+                } }
+                (left_out(rows.count()))
+            }
+            ul { @for line in report.fill_lines() { li { (capital(&line)) } } }
+        }
+    }
+}
+
+fn broken(report: &Report) -> Markup {
+    html! {
+        @if !report.broken.is_empty() {
+            section {
+                details {
+                    summary { h2 { "Every broken connection" } }
+                    div.wide { table {
+                        thead { tr {
+                            th { "time" } th { "cause" } th { "connection" } th { "client" }
+                            th.number { "idle" } th { "event" }
+                        } }
+                        tbody {
+                            @for it in &report.broken {
+                                tr {
+                                    td { (it.at.format("%F %H:%M:%S.%3f")) }
+                                    td { (it.cause) @if let Some(sure) = &it.confidence { br; small { (sure) } } }
+                                    td { (it.source) " → " (it.destination) }
+                                    td { @if let Some(client) = &it.client { (client) } }
+                                    td.number { @if let Some(idle) = it.idle_s { (seconds(idle)) } }
+                                    td { code.id { (it.event_id) } }
+                                }
+                            }
+                        }
+                    } }
+                    @if report.not_listed > 0 {
+                        p { (plural(report.not_listed, "connection")) " more: see " code { "rsttrace replay" } "." }
+                    }
+                }
+            }
+        }
+    }
+}

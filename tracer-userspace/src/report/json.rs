@@ -1,0 +1,11 @@
+//! The report as one JSON object.
+
+use super::model::Report;
+
+/// Indented, as it is read once and by people as well.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn render(report: &Report) -> serde_json::Result<String> {
+    Ok(serde_json::to_string_pretty(report)? + "\n")
+}

@@ -1,0 +1,135 @@
+//! What the runs in a stream counted. A summary event tells what its run had counted by then, so of each
+//! run the last one holds; a file may have several runs one after the other, and several hosts.
+
+use std::collections::BTreeMap;
+
+use super::{
+    text::Text,
+    told::{CauseCount, Counts, SummaryTold, Told},
+};
+
+type PerCause = BTreeMap<Text, u64>;
+
+/// The run that a host is in.
+#[derive(Default)]
+struct Run {
+    newest_ns: i64,
+    sequence: u64,
+    /// The newest summary, and the newest before the window.
+    now: Option<Counts>,
+    before: Option<Counts>,
+    /// Events of the stream itself, in the window: broken connections, and benign ones by cause.
+    broken: u64,
+    benign: PerCause,
+    lost: u64,
+}
+
+/// All runs.
+#[derive(Default)]
+pub struct Runs {
+    open: BTreeMap<Text, Run>,
+    total: Totals,
+}
+
+/// What they amount to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub benign: BTreeMap<Text, u64>,
+    pub lost: u64,
+    pub unreadable: u64,
+    pub forgotten: u64,
+    pub absorbed: u64,
+    /// Broken connections that the summaries count and that are not in the stream.
+    pub missing: u64,
+}
+
+impl Runs {
+    /// The run of an event. One that is later than all others and is numbered lower began anew.
+    fn at(&mut self, host: &Text, wall_ns: i64, began_anew: impl Fn(&Run) -> bool) -> &mut Run {
+        let run = self.open.entry(host.clone()).or_default();
+        if wall_ns > run.newest_ns && began_anew(run) {
+            self.total.add(&std::mem::take(run));
+        }
+        run.newest_ns = run.newest_ns.max(wall_ns);
+        run
+    }
+
+    /// Takes note of an incident, whether it is asked for or not.
+    pub fn incident(&mut self, told: &Told, asked_for: bool) {
+        let sequence = told.event.sequence;
+        let run = self.at(&told.host.name, told.wall_ns, |run| sequence < run.sequence);
+        run.sequence = run.sequence.max(sequence);
+        run.lost = run.lost.max(told.verdict.lost_events);
+        if !asked_for || told.verdict.follows.is_some() {
+            return;
+        }
+        match told.is_benign() {
+            true => *run.benign.entry(told.verdict.cause.clone()).or_default() += 1,
+            false => run.broken += 1,
+        }
+    }
+
+    /// Takes note of a summary.
+    pub fn summary(&mut self, told: SummaryTold, before_window: bool) {
+        let SummaryTold { wall_ns, host, rsttrace } = told;
+        let counts = rsttrace.summary;
+        let run = self.at(&host.name, wall_ns, |run| {
+            run.now.as_ref().is_some_and(|now| counts.is_below(now))
+        });
+        run.lost = run.lost.max(rsttrace.lost_events);
+        if before_window {
+            run.before = Some(counts.clone());
+        }
+        run.now = Some(counts);
+    }
+
+    pub fn finish(mut self) -> Totals {
+        for run in self.open.into_values() {
+            self.total.add(&run);
+        }
+        self.total
+    }
+}
+
+impl Totals {
+    fn add(&mut self, run: &Run) {
+        let now = run.now.clone().unwrap_or_default();
+        let before = run.before.clone().unwrap_or_default();
+        let mut benign = run.benign.clone();
+        for CauseCount { cause, count } in &now.benign {
+            let counted = count.saturating_sub(of(&before.benign, cause));
+            let seen = benign.entry(cause.clone()).or_default();
+            *seen = counted.max(*seen);
+        }
+        for (cause, count) in benign.into_iter().filter(|(_, count)| *count > 0) {
+            let sum = self.benign.entry(cause).or_default();
+            *sum = sum.saturating_add(count);
+        }
+        let add = |sum: &mut u64, count: u64| *sum = sum.saturating_add(count);
+        add(&mut self.lost, run.lost);
+        add(&mut self.unreadable, now.unreadable);
+        add(&mut self.forgotten, now.forgotten);
+        add(&mut self.absorbed, now.absorbed);
+        add(&mut self.missing, sum(&now.incidents).saturating_sub(run.broken));
+    }
+}
+
+impl Counts {
+    /// A run's counts only grow.
+    fn is_below(&self, earlier: &Self) -> bool {
+        let fewer = |now: &[CauseCount], then: &[CauseCount]| {
+            then.iter().any(|then| of(now, &then.cause) < then.count)
+        };
+        self.absorbed < earlier.absorbed
+            || fewer(&self.incidents, &earlier.incidents)
+            || fewer(&self.benign, &earlier.benign)
+    }
+}
+
+fn of(list: &[CauseCount], cause: &Text) -> u64 {
+    list.iter().find(|it| it.cause == *cause).map_or(0, |it| it.count)
+}
+
+fn sum(list: &[CauseCount]) -> u64 {
+    list.iter().fold(0, |sum, it| sum.saturating_add(it.count))
+}
