@@ -59,7 +59,7 @@ fn is_core(file: &str) -> bool {
         "incident.rs",
         "fix.rs",
     ];
-    let folders = ["capacity/", "cause/", "correlator/", "decode/", "evidence/", "fix/"];
+    let folders = ["capacity/", "cause/", "correlator/", "decode/", "evidence/", "report/", "fix/"];
     files.contains(&file) || folders.iter().any(|folder| file.starts_with(folder))
 }
 

@@ -17,11 +17,11 @@ use scale::Scale;
 
 /// Units of the drawing; the page scales it.
 const WIDTH: f64 = 760.0;
-const HEIGHT: f64 = 250.0;
-const LEFT: f64 = 56.0;
+const HEIGHT: f64 = 280.0;
+const LEFT: f64 = 72.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 34.0;
-const BOTTOM: f64 = 34.0;
+const BOTTOM: f64 = 38.0;
 
 /// Causes that have a colour of their own; the others share one.
 const COLOURS: usize = 5;
@@ -71,14 +71,14 @@ fn drawing(describe: &str, x: &Scale, y: &Scale, inside: Markup) -> Markup {
             @for tick in &y.ticks {
                 @let at = y.place(tick.at);
                 line.grid x1=(n(LEFT)) x2=(n(WIDTH - RIGHT)) y1=(n(at)) y2=(n(at)) {}
-                text x=(n(LEFT - 8.0)) y=(n(at + 4.0)) text-anchor="end" { (tick.text) }
+                text x=(n(LEFT - 8.0)) y=(n(at + 6.0)) text-anchor="end" { (tick.text) }
             }
             (inside)
             line.axis x1=(n(LEFT)) x2=(n(WIDTH - RIGHT)) y1=(n(bottom)) y2=(n(bottom)) {}
             @for (place, tick) in x.ticks.iter().enumerate() {
                 @let at = x.place(tick.at);
                 line.axis x1=(n(at)) x2=(n(at)) y1=(n(bottom)) y2=(n(bottom + 5.0)) {}
-                text.odd[place % 2 == 1] x=(n(at)) y=(n(bottom + 22.0)) text-anchor="middle" { (tick.text) }
+                text.odd[place % 2 == 1] x=(n(at)) y=(n(bottom + 26.0)) text-anchor="middle" { (tick.text) }
             }
         }
     }

@@ -19,6 +19,9 @@ use crate::cause;
 
 const MINUTE: i64 = 60_000_000_000;
 
+/// Causes that the paragraph tells in full.
+const IN_FULL: usize = 3;
+
 /// Fixes of one cause that are told.
 const FIXES: usize = 8;
 
@@ -71,7 +74,7 @@ impl Gather {
             unseen,
         };
         report.headline = story::headline(&report);
-        report.summary = story::summary(&report);
+        report.summary = story::summary(&report, IN_FULL);
         report.timeline = timeline::timeline(&report);
         report
     }

@@ -6,8 +6,8 @@ use super::{
     chart::{self, Chart},
     markdown::capital,
     model::{CausePart, FixPart, Report, Said},
-    say::{percent, plural, seconds, span, who},
-    story::because,
+    say::{percent, plural, seconds, span, who, who_of},
+    story::{because, summary},
     text::Text,
 };
 
@@ -42,7 +42,8 @@ pub fn render(report: &Report) -> String {
             body {
                 header {
                     h1 { (report.headline) "." }
-                    p.lead { (report.summary) }
+                    // The table below tells the others.
+                    p.lead { (summary(report, 1)) }
                     (facts(report))
                 }
                 (first_answers(report))
@@ -109,7 +110,7 @@ fn first_answers(report: &Report) -> Markup {
                                 br; (because(part))
                             }
                             td data-name="who" {
-                                @if !part.clients.is_empty() { b { (who(&part.clients, 3)) } br; }
+                                @if !part.clients.is_empty() { b { (who_of(&part.clients, part.connections, 3)) } br; }
                                 "→ " (to(part))
                             }
                             td data-name="what to do" {
@@ -269,8 +270,8 @@ fn timeline(report: &Report) -> Markup {
     }
 }
 
-fn said(list: &[Said], most: usize) -> String {
-    if list.is_empty() { "–".into() } else { who(list, most) }
+fn said(list: &[Said], connections: u64, most: usize) -> String {
+    if list.is_empty() { "–".into() } else { who_of(list, connections, most) }
 }
 
 fn impact(report: &Report) -> Markup {
@@ -296,8 +297,8 @@ fn impact(report: &Report) -> Markup {
                         tr {
                             td { (it.address) @if let Some(nat) = it.backends_text() { br; small { "→ " (nat) } } }
                             td.number { (it.connections) }
-                            td { (said(&it.clients, 4)) }
-                            td { (said(&it.servers, 2)) }
+                            td { (said(&it.clients, it.connections, 4)) }
+                            td { (said(&it.servers, it.connections, 2)) }
                             td { (it.peak.minute.format("%H:%M")) " (" (it.peak.connections) ")" }
                         }
                     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     model::{CausePart, FixPart, Report, Said},
-    say::{percent, plural, seconds, span, who},
+    say::{percent, plural, seconds, span, who_of},
     story::because,
 };
 
@@ -99,10 +99,10 @@ fn timeline(out: &mut String, report: &Report) {
     out.push('\n');
 }
 
-fn said(list: &[Said], most: usize) -> String {
+fn said(list: &[Said], connections: u64, most: usize) -> String {
     match list {
         [] => "-".into(),
-        list => text(&who(list, most)),
+        list => text(&who_of(list, connections, most)),
     }
 }
 
@@ -121,8 +121,8 @@ fn impact(out: &mut String, report: &Report) {
             it.address,
             backends.map(|it| format!(" → {it}")).unwrap_or_default(),
             it.connections,
-            said(&it.clients, 3),
-            said(&it.servers, 2),
+            said(&it.clients, it.connections, 3),
+            said(&it.servers, it.connections, 2),
             it.peak.minute.format("%H:%M"),
             it.peak.connections,
         );

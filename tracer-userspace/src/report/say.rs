@@ -75,6 +75,15 @@ pub fn who(said: &[Said], most: usize) -> String {
     names(said.iter().map(|it| it.text.as_str()), most)
 }
 
+/// [`who`], and of how many it is known if not of all.
+pub fn who_of(said: &[Said], connections: u64, most: usize) -> String {
+    let known: u64 = said.iter().map(|it| it.connections).sum();
+    match known < connections {
+        true => format!("{} (known of {known})", who(said, most)),
+        false => who(said, most),
+    }
+}
+
 /// Whether a text can stand in a query: an id of ours, or of a newer build.
 pub fn is_id(text: &Text) -> bool {
     let text = text.as_str();

@@ -2,11 +2,8 @@
 
 use super::{
     model::{CausePart, Report, Time},
-    say::{is_id, names, percent, plural, seconds, span, who},
+    say::{is_id, names, percent, plural, seconds, span, who, who_of},
 };
-
-/// Causes that the paragraph tells in full; the others are named.
-const IN_FULL: usize = 3;
 
 /// What the cause is, in words; its id where this build has none for it.
 pub fn because(part: &CausePart) -> String {
@@ -40,15 +37,15 @@ pub fn headline(report: &Report) -> String {
         None => String::new(),
     };
     let subject = plural(total, "connection");
-    let unknown = first.family.as_str() == "unknown";
-    let why = because(first);
-    match (report.causes.len(), unknown) {
-        (1, false) => format!("{subject} broke{within} because {why}"),
-        (1, true) => format!("{subject} broke{within}, and {why}"),
-        (_, false) => {
-            format!("{subject} broke{within}, {} of them because {why}", first.connections)
-        }
-        (_, true) => format!("{subject} broke{within}; for {} of them {why}", first.connections),
+    let why = match (because(first), first.family.as_str()) {
+        (why, "unknown") => format!(": {why}"),
+        // A title may have a "because" of its own.
+        (why, _) if why.contains(" because ") => format!(": {why}"),
+        (why, _) => format!(" because {why}"),
+    };
+    match report.causes.len() {
+        1 => format!("{subject} broke{within}{why}"),
+        _ => format!("{subject} broke{within}, {} of them{why}", first.connections),
     }
 }
 
@@ -63,7 +60,7 @@ fn whose(part: &CausePart) -> String {
     };
     let from = match part.clients.as_slice() {
         [] => String::new(),
-        clients => format!("of {} ", who(clients, 3)),
+        clients => format!("{} ", who_of(clients, part.connections, 3)),
     };
     format!("{from}to {to}{servers}")
 }
@@ -97,19 +94,20 @@ fn told(part: &CausePart, total: u64) -> String {
         some => format!("{some} ({}) broke", percent(some, total)),
     };
     let sure = who(&part.confidences, 3);
-    let details: Vec<String> = std::iter::once(whose(part)).chain(silence(part)).collect();
-    let mut text = format!("{share} because {} ({sure}): {}.", because(part), details.join("; "));
-    if part.family.as_str() == "unknown" {
-        text = format!("{share} and {}: {}.", because(part), details.join("; "));
-    }
-    if let Some(fix) = part.fixes.first() {
-        text.push_str(&format!(" To stop it, {}: {}.", fix.fix.owner, fix.fix.summary));
-    }
-    text
+    let silence = silence(part).map(|silence| format!(", {silence}")).unwrap_or_default();
+    let by = match part.family.as_str() {
+        "unknown" => String::new(),
+        _ => format!(" by {} ({sure})", part.cause),
+    };
+    let fix = match part.fixes.first() {
+        Some(fix) => format!(" Fix ({}): {}.", fix.fix.owner, fix.fix.summary),
+        None => String::new(),
+    };
+    format!("{share}{by}: {}; {}{silence}.{fix}", because(part), whose(part))
 }
 
-/// One paragraph.
-pub fn summary(report: &Report) -> String {
+/// One paragraph: so many causes in full, and the names of the others.
+pub fn summary(report: &Report, in_full: usize) -> String {
     let mut sentences = Vec::new();
     let on = match report.hosts.as_slice() {
         [] => String::new(),
@@ -127,11 +125,11 @@ pub fn summary(report: &Report) -> String {
         }
         None => sentences.push(format!("No connection broke{on}.")),
     }
-    sentences.extend(report.causes.iter().take(IN_FULL).map(|part| told(part, report.connections)));
+    sentences.extend(report.causes.iter().take(in_full).map(|part| told(part, report.connections)));
     let others: Vec<String> = report
         .causes
         .iter()
-        .skip(IN_FULL)
+        .skip(in_full)
         .map(|part| format!("{} {}", part.connections, part.cause))
         .collect();
     if !others.is_empty() {

@@ -3,7 +3,7 @@
 use super::{
     counters::{Counter, Reading},
     model::{CausePart, FixPart, Report, RuledOutPart, ServicePart},
-    say::{names, plural, seconds, who},
+    say::{names, plural, seconds, who, who_of},
 };
 
 impl Report {
@@ -119,7 +119,8 @@ impl CausePart {
             .collect();
         all.push(format!("Verdict: {}.", sure.join(", ")));
         if !self.clients.is_empty() {
-            all.push(format!("Clients: {}.", who(&self.clients, 5)));
+            let clients = who_of(&self.clients, self.connections, 5);
+            all.push(format!("Clients: {clients}."));
         }
         let services: Vec<String> = self.services.iter().map(|(it, _)| it.to_string()).collect();
         let servers = match self.servers.as_slice() {

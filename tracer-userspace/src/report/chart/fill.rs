@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use maud::html;
 
 use super::{
-    Chart, Report, class, drawing, n,
+    Chart, Report, drawing, n,
     scale::{Scale, Tick},
     time::{axis, range},
 };
@@ -17,19 +17,22 @@ use crate::report::{
 /// Namespaces that are drawn.
 const LINES: usize = 3;
 
+/// Their colours: not those of the causes that broke most.
+const COLOURS: [&str; LINES] = ["cx", "c4", "c3"];
+
 /// Below this share of its maximum no table is worth a picture.
 const WORTH: f64 = 0.05;
 
 /// `None` when no table was ever noticeably full.
 pub fn fill(report: &Report) -> Option<Chart> {
-    let (from, to) = range(report)?;
+    let range = range(report)?;
     let shown: Vec<(Text, Vec<Reading>)> = report
         .conntrack_fill
         .iter()
         .filter(|fill| fill.peak().is_some_and(|peak| peak.share() >= WORTH))
         .take(LINES)
         .map(|fill: &Fill| {
-            let inside = |reading: &&Reading| (from..=to).contains(&reading.at.0);
+            let inside = |reading: &&Reading| (range.begin..=range.end).contains(&reading.at.0);
             (fill.place.clone(), fill.readings.iter().filter(inside).copied().collect())
         })
         .filter(|(_, readings): &(_, Vec<_>)| !readings.is_empty())
@@ -38,27 +41,29 @@ pub fn fill(report: &Report) -> Option<Chart> {
         return None;
     }
     let ticks = [0, 25, 50, 75, 100]
-        .map(|percent| Tick { at: f64::from(percent) / 100.0, text: format!("{percent} %") });
-    let (x, y) = (axis((from, to)), Scale::upwards(1.0, ticks.into()));
+        .map(|percent| Tick { at: f64::from(percent) / 100.0, text: format!("{percent}%") });
+    let (x, y) = (axis(range), Scale::upwards(1.0, ticks.into()));
     let at = |reading: &Reading| {
         // A table may hold more than a maximum that was lowered.
-        (n(x.place((reading.at.0 - from) as f64)), n(y.place(reading.share().min(1.0))))
+        (n(x.place((reading.at.0 - range.begin) as f64)), n(y.place(reading.share().min(1.0))))
     };
     let inside = html! {
         line.limit x1=(n(x.place(0.0))) x2=(n(x.place(f64::MAX))) y1=(n(y.place(1.0))) y2=(n(y.place(1.0))) {}
         @for (place, (_, readings)) in shown.iter().enumerate() {
-            path.line class=(class(place)) d=(path(readings.iter().map(at))) {}
+            path class=(format!("line {}", COLOURS[place])) d=(path(readings.iter().map(at))) {}
             @for reading in readings {
                 @let (left, top) = at(reading);
-                circle class=(class(place)) cx=(left) cy=(top) r="2.5" {
+                circle class=(COLOURS[place]) cx=(left) cy=(top) r="2.5" {
                     title { (reading.at.format("%H:%M:%S")) ": " (reading.entries) " of " (reading.max) }
                 }
             }
         }
     };
     let caption = report.fill_lines().into_iter().next().unwrap_or_default();
-    let legend =
-        shown.iter().enumerate().map(|(place, (name, _))| (class(place), name.to_string()));
+    let legend = shown
+        .iter()
+        .enumerate()
+        .map(|(place, (name, _))| (COLOURS[place].into(), name.to_string()));
     Some(Chart {
         title: "Fill of the conntrack table",
         legend: legend.collect(),

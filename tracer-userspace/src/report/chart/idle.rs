@@ -40,8 +40,8 @@ pub fn idle(report: &Report) -> Option<Chart> {
     let least = values().fold(LONGEST_S, f64::min).max(SHORTEST_S);
     let most = values().fold(SHORTEST_S, f64::max).min(LONGEST_S);
     let (mut all, x) = match most / least > WIDE {
-        true => logarithmic(least, most),
-        false => equal(most),
+        true => logarithmic(least, most, limits[0].at),
+        false => equal(most, limits[0].at),
     };
     for bar in &mut all {
         bar.counts = vec![0; report.causes.len()];
@@ -86,32 +86,45 @@ fn caption(report: &Report, known: u64) -> String {
     )
 }
 
-/// Bars of one width, from 0.
-fn equal(most: f64) -> (Vec<Bar>, Scale) {
-    #[expect(clippy::cast_possible_truncation, reason = "ten years at most")]
-    let length_ms = (most * 1000.0).ceil() as i64;
-    let step = time_step_ms(length_ms, BARS);
-    let count = length_ms / step + 1;
+/// Bars of one width, from 0, one of which begins at the limit.
+fn equal(most: f64, limit: f64) -> (Vec<Bar>, Scale) {
+    let ms = |s: f64| {
+        #[expect(clippy::cast_possible_truncation, reason = "ten years at most")]
+        let ms = (s * 1000.0).round() as i64;
+        ms
+    };
     let s = |ms: i64| ms as f64 / 1000.0;
-    let all = (0..count).map(|index| bar(s(index * step), s((index + 1) * step))).collect();
-    let tick = time_step_ms(count * step, 9);
-    let ticks = (0..=count * step / tick)
+    let step = time_step_ms(ms(most), BARS);
+    let mut edges = vec![0];
+    let mut edge = ms(limit).rem_euclid(step);
+    while edge <= ms(most) + step {
+        if edge > 0 {
+            edges.push(edge);
+        }
+        edge += step;
+    }
+    let all = edges.windows(2).map(|edge| bar(s(edge[0]), s(edge[1]))).collect();
+    let end = edges.last().copied().unwrap_or(step);
+    let tick = time_step_ms(end, 8);
+    let ticks = (0..=end / tick)
         .map(|index| match index {
             0 => Tick { at: 0.0, text: "0".into() },
             index => Tick { at: s(index * tick), text: seconds(s(index * tick)) },
         })
         .collect();
-    (all, Scale::across(0.0, s(count * step), false, ticks))
+    (all, Scale::across(0.0, s(end), false, ticks))
 }
 
-/// Five bars for each power of ten.
-fn logarithmic(least: f64, most: f64) -> (Vec<Bar>, Scale) {
-    let (from, to) = (least.log10().floor(), most.log10().floor() + 1.0);
+/// Five bars for each power of ten, one of which begins at the limit.
+fn logarithmic(least: f64, most: f64, limit: f64) -> (Vec<Bar>, Scale) {
+    let bars_to = |value: f64| ((value / limit).log10() * 5.0).floor();
+    let edge = |bars: f64| limit * 10_f64.powf(bars / 5.0);
+    let (mut place, end) = (bars_to(least), bars_to(most) + 1.0);
+    let (low, high) = (edge(place), edge(end));
     let mut all = Vec::new();
-    let mut exponent = from;
-    while exponent < to - 0.01 {
-        all.push(bar(10_f64.powf(exponent), 10_f64.powf(exponent + 0.2)));
-        exponent += 0.2;
+    while place < end {
+        all.push(bar(edge(place), edge(place + 1.0)));
+        place += 1.0;
     }
     const TICKS: [(f64, &str); 14] = [
         (0.001, "1 ms"),
@@ -129,7 +142,6 @@ fn logarithmic(least: f64, most: f64) -> (Vec<Bar>, Scale) {
         (86_400_000.0, "1000 d"),
         (864_000_000.0, "10000 d"),
     ];
-    let (low, high) = (10_f64.powf(from), 10_f64.powf(to));
     let ticks = TICKS
         .iter()
         .filter(|(at, _)| (low * 0.99..=high * 1.01).contains(at))

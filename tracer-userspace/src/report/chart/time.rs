@@ -15,21 +15,35 @@ const MS: i64 = 1_000_000;
 const BARS: i64 = 60;
 const TICKS: i64 = 8;
 
-/// What the time axis shows: a little more than from the first to the last broken connection.
-pub fn range(report: &Report) -> Option<(i64, i64)> {
+/// What the time axis shows, nanoseconds.
+#[derive(Clone, Copy)]
+pub struct Range {
+    pub begin: i64,
+    pub end: i64,
+    /// The breadth of a bar.
+    step: i64,
+}
+
+/// A little more than from the first to the last broken connection, in whole bars. `None` for a single
+/// moment.
+pub fn range(report: &Report) -> Option<Range> {
     let first = report.causes.iter().map(|part| part.first.0).min()?;
     let last = report.causes.iter().map(|part| part.last.0).max()?;
     let (oldest, newest) =
         report.extent.map_or((first, last), |(oldest, newest)| (oldest.0, newest.0));
-    let margin = last.saturating_sub(first) / 10;
+    let margin = last.checked_sub(first).filter(|long| *long > 0)? / 10;
     let from = first.saturating_sub(margin).max(oldest).min(first);
     let to = last.saturating_add(margin).min(newest).max(last);
-    (to.checked_sub(from)? > 0).then_some((from, to))
+    let step = time_step_ms((to - from) / MS, BARS).saturating_mul(MS);
+    let begin = from - from.rem_euclid(step);
+    let bars = (to - begin) / step + 1;
+    Some(Range { begin, end: begin.saturating_add(step.saturating_mul(bars)), step })
 }
 
 /// A time axis.
-pub fn axis((from, to): (i64, i64)) -> Scale {
-    let step = time_step_ms((to - from) / MS, TICKS).saturating_mul(MS);
+pub fn axis(range: Range) -> Scale {
+    let Range { begin, end, .. } = range;
+    let step = time_step_ms((end - begin) / MS, TICKS).saturating_mul(MS);
     let how = match step {
         step if step < 1_000 * MS => "%H:%M:%S.%3f",
         step if step < 60_000 * MS => "%H:%M:%S",
@@ -37,29 +51,24 @@ pub fn axis((from, to): (i64, i64)) -> Scale {
         _ => "%F",
     };
     let mut ticks = Vec::new();
-    let mut at = from.div_euclid(step).saturating_add(1).saturating_mul(step);
-    while at <= to && ticks.len() <= usize::try_from(TICKS).unwrap_or_default() {
-        ticks.push(Tick { at: (at - from) as f64, text: Time(at).format(how) });
+    let mut at = begin.div_euclid(step).saturating_add(1).saturating_mul(step);
+    while at <= end && ticks.len() <= usize::try_from(TICKS).unwrap_or_default() {
+        ticks.push(Tick { at: (at - begin) as f64, text: Time(at).format(how) });
         at = at.saturating_add(step);
     }
-    Scale::across(0.0, (to - from) as f64, false, ticks)
+    Scale::across(0.0, (end - begin) as f64, false, ticks)
 }
 
 /// `None` for a single moment.
 pub fn over_time(report: &Report) -> Option<Chart> {
-    let (from, to) = range(report)?;
-    let step = time_step_ms((to - from) / MS, BARS).saturating_mul(MS);
-    let begin = from - from.rem_euclid(step);
-    let count = usize::try_from((to - begin) / step + 1).ok()?;
-    let mut all: Vec<Bar> = (0..count)
-        .map(|index| {
-            let at = begin.saturating_add(step.saturating_mul(index as i64));
-            Bar {
-                from: (at - from) as f64,
-                to: at.saturating_add(step).saturating_sub(from) as f64,
-                counts: vec![0; report.causes.len()],
-                tip: Time(at).format("%H:%M:%S"),
-            }
+    let range = range(report)?;
+    let Range { begin, end, step } = range;
+    let mut all: Vec<Bar> = (0..(end - begin) / step)
+        .map(|index| Bar {
+            from: (index * step) as f64,
+            to: ((index + 1) * step) as f64,
+            counts: vec![0; report.causes.len()],
+            tip: Time(begin + index * step).format("%H:%M:%S"),
         })
         .collect();
     for (place, part) in report.causes.iter().enumerate() {
@@ -74,7 +83,7 @@ pub fn over_time(report: &Report) -> Option<Chart> {
         bar.tip = format!("{}: {}", bar.tip, parts(&bar.counts, report));
     }
     let most = all.iter().map(Bar::total).max().unwrap_or_default();
-    let (x, y) = (axis((from, to)), Scale::up(most));
+    let (x, y) = (axis(range), Scale::up(most));
     let each = span(step);
     let caption = format!(
         "{} in bars of {each}; at most {most} in one.",
