@@ -1,13 +1,15 @@
 //! The IPVS entry expired in any state but ESTABLISHED: half-closed, or never fully opened.
 
 use super::{
-    Cause, Doc, Family, Need, NotFix, Sign, Verdict, human_s,
+    Cause, Doc, Family, Need, NotFix, Scene, Sign, Verdict, human_s,
     ipvs_idle_expired::{ESTABLISHED, finding, had_time, is_natural, state_name},
     remedy,
 };
 use crate::{
+    audit::view::Netns,
     evidence::Evidence,
-    fix::{Change, Fix, FixOwner, Remedy, Risk},
+    fix::{Change, Fix, FixOwner, Place, Remedy, Risk},
+    settings::IpvsTimer,
 };
 
 pub const CAUSE: Cause = Cause {
@@ -49,7 +51,7 @@ pub const CAUSE: Cause = Cause {
     rule_out,
     fixes,
     not_fixes,
-    on_host: None,
+    on_host: Some(on_host),
 };
 
 /// `IP_VS_TCP_S_*` (include/net/ip_vs.h): the server, or the client, has sent its FIN.
@@ -125,17 +127,38 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
         fixes.push(NO_HALF_CLOSE.fix());
     }
     if end.state == FIN_WAIT {
-        let place = evidence.place(loss.netns).describe();
-        let to_s = remedy::limit_above(evidence.idle_s().unwrap_or(end.timeout_s * 2.0));
-        fixes.push(Fix {
-            summary: format!("raise the IPVS timeout after a FIN to {to_s} s {place}"),
-            current: Some(human_s(end.timeout_s)),
-            wanted: Some(format!("{to_s} s")),
-            changes: vec![Change::Advice {
-                text: format!("{place}: ipvsadm --set 0 {to_s} 0 (0 keeps a value)"),
-            }],
-            ..RAISE_FIN_TIMEOUT.fix()
-        });
+        let place = evidence.place(loss.netns);
+        fixes.push(fin_timeout(place, end.timeout_s, evidence.idle_s()));
+    }
+    fixes
+}
+
+/// [`RAISE_FIN_TIMEOUT`] with its value.
+fn fin_timeout(place: Place, now_s: f64, idle_s: Option<f64>) -> Fix {
+    let to_s = remedy::raised(now_s, idle_s);
+    Fix {
+        summary: format!("raise the IPVS timeout after a FIN to {to_s} s {}", place.describe()),
+        current: Some(human_s(now_s)),
+        wanted: Some(format!("{to_s} s")),
+        changes: vec![Change::IpvsTimeout {
+            place,
+            timer: IpvsTimer::TcpFin,
+            from_s: Some(remedy::whole(now_s)).and_then(|s| u32::try_from(s).ok()),
+            to_s: u32::try_from(to_s).unwrap_or(u32::MAX),
+        }],
+        ..RAISE_FIN_TIMEOUT.fix()
+    }
+}
+
+fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+    let balancers = scene.balancers();
+    let limit = |netns: &&Netns| scene.value(netns, "ipvs.tcpfin").map(remedy::as_seconds);
+    let mut fixes = vec![remedy::KEEPALIVE.fix(), NO_HALF_CLOSE.fix()];
+    // No other state has a limit that can be set.
+    if scene.broken.ipvs_state == Some(FIN_WAIT) {
+        let raise =
+            |netns: &&Netns| Some(fin_timeout(netns.place.clone(), limit(netns)?, scene.idle_s));
+        fixes.extend(balancers.iter().filter_map(raise));
     }
     fixes
 }

@@ -185,7 +185,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 
 fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
     let overflowed = |netns: &Netns| netns.tcp.listen_overflows.is_some_and(|count| count > 0);
-    let places = scene.places(overflowed);
+    let places = scene.servers(overflowed);
     let mut fixes: Vec<_> =
         places.iter().filter_map(|netns| remedy::larger_somaxconn(scene, netns)).collect();
     fixes.push(LARGER_BACKLOG.fix());

@@ -138,7 +138,7 @@ impl Verdict {
 }
 
 pub use doc::{Doc, Need, Sign};
-pub use scene::Scene;
+pub use scene::{Broken, Scene};
 
 /// Something people try that does not help here: what, and why not.
 pub type NotFix = (String, String);
@@ -241,6 +241,11 @@ pub use conntrack_idle_expired::{limit as conntrack_limit, state_name as conntra
 pub use ipvs_idle_expired::state_name as ipvs_state_name;
 pub use middlebox_idle_timeout::sample as idle_sample;
 pub use remedy::{Period, ipvs_timeout, limit_above};
+
+/// The state of an IPVS entry with this name of the kernel's.
+pub fn ipvs_state(name: &str) -> Option<u32> {
+    (1..=10).find(|state| ipvs_state_name(*state) == name)
+}
 
 /// The cause with this id.
 pub fn by_id(id: &str) -> Option<&'static Cause> {

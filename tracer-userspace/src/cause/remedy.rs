@@ -115,7 +115,7 @@ pub fn describe(keepalive: Keepalive) -> String {
     }
 }
 
-fn whole(seconds: f64) -> u64 {
+pub fn whole(seconds: f64) -> u64 {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole seconds")]
     {
         seconds.max(0.0) as u64
@@ -205,9 +205,10 @@ pub fn keepalive_on(scene: &Scene<'_>, limit_s: Option<f64>, limit_is: &str) -> 
         ..KEEPALIVE.fix()
     };
     let mut fixes = vec![fix(FixOwner::Application, socket_options(&period))];
-    let application = scene.application.and_then(|inum| scene.view.netns(inum));
+    let application = scene.broken.application.and_then(|inum| scene.view.netns(inum));
     // The sysctls reach nobody where no socket has keepalive on.
-    if let Some(netns) = application.filter(|netns| has_keepalive(netns)) {
+    let reached = |netns: &&Netns| scene.broken.keepalive.unwrap_or_else(|| has_keepalive(netns));
+    if let Some(netns) = application.filter(reached) {
         // A pod's namespace is made anew with the pod: what is set from outside does not last.
         let owner = match netns.place.reach {
             NetnsReach::Initial | NetnsReach::Named(_) => FixOwner::Node,
@@ -216,7 +217,7 @@ pub fn keepalive_on(scene: &Scene<'_>, limit_s: Option<f64>, limit_is: &str) -> 
         let sysctls = fix(owner, keepalive_sysctls(scene, netns, wanted));
         let place = netns.place.describe();
         let summary = format!("{} {place}, for sockets with SO_KEEPALIVE", sysctls.summary);
-        fixes.push(Fix { id: "keepalive_sysctls", summary, ..sysctls });
+        fixes.push(Fix { summary, ..sysctls });
     }
     fixes
 }
@@ -298,9 +299,15 @@ pub fn limit_above(idle_s: f64) -> u64 {
     if wanted > 60 { wanted.div_ceil(60).saturating_mul(60) } else { wanted + 1 }
 }
 
+/// What to raise a limit to: above the silence it has to let pass, never below what it is; twice of
+/// what it is where nobody says how long that silence is.
+pub fn raised(now_s: f64, idle_s: Option<f64>) -> u64 {
+    idle_s.map_or_else(|| limit_above(now_s * 2.0), |idle_s| limit_above(idle_s).max(whole(now_s)))
+}
+
 /// [`IPVS_TIMEOUT`] with its value.
 pub fn ipvs_timeout(place: Place, now_s: f64, idle_s: Option<f64>) -> Fix {
-    let to = limit_above(idle_s.unwrap_or(now_s * 2.0).max(now_s));
+    let to = raised(now_s, idle_s);
     let to_s = u32::try_from(to).unwrap_or(u32::MAX);
     let now = u32::try_from(whole(now_s)).ok();
     Fix {

@@ -136,7 +136,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
     let failed = |netns: &Netns| netns.tcp.syncookies_failed.is_some_and(|count| count > 0);
     let larger = |netns: &Netns| remedy::larger_somaxconn(scene, netns);
-    let mut fixes: Vec<_> = scene.places(failed).into_iter().filter_map(larger).collect();
+    let mut fixes: Vec<_> = scene.servers(failed).into_iter().filter_map(larger).collect();
     fixes.extend([LARGER_QUEUES.fix(), SAME_NODE.fix()]);
     fixes
 }

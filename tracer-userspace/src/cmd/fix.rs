@@ -96,8 +96,7 @@ fn plans(
     let scene = Scene {
         netns: args.netns,
         idle_s: args.idle.map(|idle| idle.as_secs_f64()),
-        service: selected.service,
-        application: selected.application,
+        broken: selected.broken,
         ..Scene::of(&view)
     };
     let when = Timestamp::now();

@@ -6,8 +6,8 @@ use super::{Change, Fix};
 const CAVEATS: &[(&str, &str)] = &[
     (
         "ipvs.",
-        "entries that are idle now keep their old timer until their next packet: connections that are \
-         older than the limit already are lost all the same (ip_vs_conn_put arms it, \
+        "entries already idle keep their old timer until their next packet: those connections are \
+         lost all the same (ip_vs_conn_put arms it, \
          net/netfilter/ipvs/ip_vs_conn.c)",
     ),
     (

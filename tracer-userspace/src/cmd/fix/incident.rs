@@ -11,7 +11,7 @@ use anyhow::{Context as _, anyhow};
 use serde_json::Value;
 
 use crate::{
-    cause::{self, Cause},
+    cause::{self, Broken, Cause},
     cmd::{Failure, say},
 };
 
@@ -24,9 +24,7 @@ const NAMED: u64 = 10;
 #[derive(Debug, Default)]
 pub struct Selected {
     pub cause: Option<&'static Cause>,
-    pub service: Option<SocketAddr>,
-    /// Inode number of the victim's network namespace.
-    pub application: Option<u32>,
+    pub broken: Broken,
     /// The host that it was seen on.
     pub host: Option<String>,
 }
@@ -122,16 +120,20 @@ fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
 /// Summaries and the events of others are skipped.
 fn selected(value: &Value) -> Option<Selected> {
     let cause = cause::by_id(text(value, "/rsttrace/cause")?)?;
-    let ip: Option<IpAddr> = text(value, "/destination/ip").and_then(|ip| ip.parse().ok());
+    let ip = |pointer| text(value, pointer).and_then(|ip| ip.parse::<IpAddr>().ok());
     let port = value.pointer("/destination/port").and_then(Value::as_u64);
     let port = port.and_then(|port| u16::try_from(port).ok());
     let netns = value.pointer("/rsttrace/netns").and_then(Value::as_u64);
-    Some(Selected {
-        cause: Some(cause),
-        service: ip.zip(port).map(SocketAddr::from),
+    let broken = Broken {
+        client: ip("/source/ip"),
+        service: ip("/destination/ip").zip(port).map(SocketAddr::from),
+        server: ip("/destination/nat/ip"),
         application: netns.and_then(|inum| u32::try_from(inum).ok()),
-        host: text(value, "/host/name").map(str::to_owned),
-    })
+        keepalive: value.pointer("/rsttrace/keepalive/enabled").and_then(Value::as_bool),
+        ipvs_state: text(value, "/rsttrace/ipvs/state").and_then(cause::ipvs_state),
+    };
+    let host = text(value, "/host/name").map(str::to_owned);
+    Some(Selected { cause: Some(cause), broken, host })
 }
 
 #[cfg(test)]
@@ -157,8 +159,8 @@ mod tests {
         let (newest, _) = select(&text, None);
         let newest = newest.expect("two incidents");
         assert_eq!(newest.cause.map(|cause| cause.id), Some("ipvs_idle_expired"));
-        assert_eq!(newest.service, Some("10.96.12.8:3306".parse().expect("an address")));
-        assert_eq!(newest.application, Some(4_026_532_541));
+        assert_eq!(newest.broken.service, Some("10.96.12.8:3306".parse().expect("an address")));
+        assert_eq!(newest.broken.application, Some(4_026_532_541));
         let (asked, _) = select(&text, Some("b"));
         assert_eq!(asked.and_then(|it| it.cause).map(|it| it.id), Some("conntrack_invalid"));
         assert!(select(&text, Some("c")).0.is_none());
