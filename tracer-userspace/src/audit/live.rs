@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 
+use super::configured;
 use super::view::{Machine, Netns, Unseen, View};
 use crate::{
     fix::Place,
@@ -65,6 +66,12 @@ pub fn read(host: &Host) -> View {
     for netns in view.namespaces.iter_mut().filter(|netns| netns.translates == Some(true)) {
         netns.tracked = host.tracked_in(netns.place.netns, &flows).unwrap_or_default();
     }
+    view.configured = configured::read(host.root(), &view.machine.release);
+    let unread = view.configured.unread.iter();
+    view.unseen.extend(unread.map(|it| match it.split_once(": ") {
+        Some((what, why)) => Unseen { what: what.into(), why: why.into() },
+        None => Unseen { what: it.clone(), why: String::new() },
+    }));
     let hidden = host.hidden_processes();
     if hidden > 0 {
         view.unseen.push(Unseen {

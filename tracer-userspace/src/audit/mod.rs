@@ -3,6 +3,7 @@
 //! [`view::View`] is plain data, read once from the live host or from a directory that stands in for
 //! it; the rules are functions of it.
 
+pub mod configured;
 mod connections;
 mod finding;
 mod live;

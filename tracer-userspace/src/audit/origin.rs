@@ -1,29 +1,81 @@
-//! Where a value comes from.
+//! Where a value comes from, and who would have it otherwise.
 
 use super::view::{Netns, View};
-use crate::settings::{IpvsTimer, Setting, Stored};
+use crate::{
+    fix::FixOwner,
+    host::NetnsReach,
+    settings::{Scope, Setting, Stored},
+};
 
-/// In a clause: "the kernel's default", and who else says what.
+/// What the kernel has.
+pub fn effective(view: &View, netns: &Netns, setting: &Setting) -> Option<u64> {
+    match setting.scope {
+        Scope::Machine => view.machine.values.number(setting.key),
+        Scope::Netns => netns.values.number(setting.key),
+    }
+}
+
+/// In a sentence: the value, where it was read, who set it, who says otherwise.
 pub fn of(view: &View, netns: &Netns, key: &str) -> String {
-    let _ = view;
     let Some(setting) = Setting::find(key) else {
         return String::new();
     };
-    let is_default = setting.default.is_some() && netns.values.number(key) == setting.default;
-    let read = match setting.stored {
-        Stored::Sysctl => key.to_owned(),
-        Stored::IpvsTimeout(timer) => {
-            let name = match timer {
-                IpvsTimer::Tcp => "tcp",
-                IpvsTimer::TcpFin => "tcpfin",
-                IpvsTimer::Udp => "udp",
-            };
-            format!("ipvsadm -Ln --timeout ({name})")
-        }
-        Stored::Parameter { .. } => key.to_owned(),
+    let Some(now) = effective(view, netns, setting) else {
+        return format!("{key}: not read");
     };
-    match is_default {
-        true => format!("{read}: the kernel's default"),
-        false => format!("{read}: set by hand or by a program"),
+    let is_default = setting.default == Some(now);
+    let mut parts = Vec::new();
+    let file = view.configured.sysctl(key).filter(|_| is_initial(netns));
+    let proxy = writer(view, netns, setting);
+    match file {
+        Some(file) if file.number() == Some(now) => parts.push(format!("{} sets it", file.at)),
+        Some(file) => parts.push(format!("{} says {}, the kernel has {now}", file.at, file.value)),
+        None if is_default => parts.push("the kernel's default".into()),
+        None if proxy.is_some_and(|writes| writes == now) => {}
+        None if setting.default.is_none() => {}
+        None if is_initial(netns) => {
+            parts.push("set by hand or by a program, in no file that we know".into());
+        }
+        None => parts.push("set in this namespace alone".into()),
     }
+    if let (Some(writes), Some(name)) = (proxy, proxy_name(view)) {
+        let field = setting.kube_proxy.unwrap_or_default();
+        parts.push(format!("{name} writes {writes} at its start ({field})"));
+    }
+    let unit = match setting.unit {
+        crate::settings::Unit::Seconds => " s",
+        _ => "",
+    };
+    let read = match setting.stored {
+        Stored::IpvsTimeout(_) => format!("{key} (ipvsadm -Ln --timeout)"),
+        Stored::Sysctl | Stored::Parameter { .. } => key.to_owned(),
+    };
+    match parts.is_empty() {
+        true => format!("{read} = {now}{unit}"),
+        false => format!("{read} = {now}{unit}: {}", parts.join("; ")),
+    }
+}
+
+/// Who is to be asked for another value: kube-proxy where it writes this one.
+pub fn owner(view: &View, netns: &Netns, key: &str) -> FixOwner {
+    let setting = Setting::find(key);
+    match setting.and_then(|setting| writer(view, netns, setting)) {
+        Some(_) => FixOwner::KubeProxy,
+        None => FixOwner::Node,
+    }
+}
+
+/// What kube-proxy writes into it at its start.
+pub fn writer(view: &View, netns: &Netns, setting: &Setting) -> Option<u64> {
+    let proxy = view.configured.kube_proxy.as_ref().filter(|_| is_initial(netns))?;
+    proxy.writes(setting.key, view.machine.cpus)
+}
+
+pub fn proxy_name(view: &View) -> Option<String> {
+    view.configured.kube_proxy.as_ref().map(super::configured::KubeProxy::describe)
+}
+
+/// Files and kube-proxy set the values of the initial namespace only.
+pub fn is_initial(netns: &Netns) -> bool {
+    netns.place.reach == NetnsReach::Initial
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use super::configured::Configured;
 use crate::{
     fix::Place,
     host::{
@@ -20,6 +21,7 @@ pub struct View {
     pub namespaces: Vec<Netns>,
     /// Sockets of [`Netns::connections`] and who holds them, by inode number.
     pub held: BTreeMap<u64, HeldSocket>,
+    pub configured: Configured,
     /// What could not be read, and why.
     pub unseen: Vec<Unseen>,
 }

@@ -152,6 +152,13 @@ impl Host {
         places::processes().iter().any(is_it)
     }
 
+    /// `/` as pid 1 sees it, else as we do.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        let seen = self.roots.iter().find(|root| root.join("etc").is_dir());
+        seen.map_or(Path::new("/"), |root| root.as_path())
+    }
+
     /// How many processes do not let us see in which namespace they live.
     #[must_use]
     pub fn hidden_processes(&self) -> usize {

@@ -7,6 +7,7 @@ use super::{
 };
 
 mod accept_queue;
+mod configured;
 mod conntrack_before_ipvs;
 mod conntrack_hidden;
 mod conntrack_idle;
@@ -64,6 +65,7 @@ pub const ALL: &[Rule] = &[
     accept_queue::RULE,
     equal_timers::RULE,
     conntrack_before_ipvs::RULE,
+    configured::RULE,
     ipvs_halfclose::RULE,
     ipvs_server_removed::RULE,
     ipvs_no_server::RULE,

@@ -2,7 +2,12 @@
 
 use super::*;
 use crate::{
-    audit::{Finding, Rank, findings, view::Machine},
+    audit::{
+        Finding, Rank,
+        configured::{Assignment, KubeProxy, Line},
+        findings,
+        view::Machine,
+    },
     cause,
     event::{Keepalive, tcp_state},
     fix::Place,
@@ -402,4 +407,69 @@ fn too_few_orphans_are_the_hosts_trouble() {
     let mut view = host(vec![netns(1), netns(2)]);
     set(&mut view.machine.values, "net.ipv4.tcp_max_orphans", 0);
     assert_eq!(ranks(&view, "orphans"), [(Rank::Warn, 1)]);
+}
+
+/// A file of sysctl.d.
+fn line(key: &str, value: u64) -> Assignment {
+    let at = Line { file: "/etc/sysctl.d/99-custom.conf".into(), number: 6 };
+    Assignment { key: key.into(), value: value.to_string(), at, by_hand_only: false }
+}
+
+const ESTABLISHED: &str = "net.netfilter.nf_conntrack_tcp_timeout_established";
+
+#[test]
+fn a_file_that_kube_proxy_overwrites_is_told_before_and_after() {
+    let mut view = host(vec![netns(1)]);
+    view.configured.modules.push("nf_conntrack".into());
+    view.configured.sysctls.push(line(ESTABLISHED, 7200));
+    set(&mut view.namespaces[0].values, ESTABLISHED, 7200);
+    assert_eq!(ranks(&view, "configured"), []);
+    view.configured.kube_proxy = Some(KubeProxy { pid: Some(12), ..KubeProxy::default() });
+    let reason = |view: &View| of_rule(view, "configured")[0].reason.clone();
+    assert_eq!(
+        reason(&view),
+        "/etc/sysctl.d/99-custom.conf:6 gives net.netfilter.nf_conntrack_tcp_timeout_established the value \
+         7200 it has now, and kube-proxy (pid 12) writes 86400 over it at its next start"
+    );
+    set(&mut view.namespaces[0].values, ESTABLISHED, 86_400);
+    assert!(reason(&view).contains(
+        "says net.netfilter.nf_conntrack_tcp_timeout_established = 7200, but the kernel has 86400"
+    ));
+    view.configured.kube_proxy = None;
+    assert!(reason(&view).contains("somebody wrote it after the boot"));
+}
+
+#[test]
+fn ipvs_timeouts_that_no_file_holds_are_forgotten_by_a_reboot() {
+    let mut view = host(vec![netns(1)]);
+    set(&mut view.namespaces[0].values, "ipvs.tcp", 7200);
+    let found = of_rule(&view, "configured");
+    assert_eq!((found[0].rank, found[0].cause), (Rank::Warn, Some("ipvs_idle_expired")));
+    assert!(found[0].reason.contains("while the keepalive stays at 7200 s"), "{}", found[0].reason);
+    let mut kept = view.clone();
+    let at = Line { file: "/etc/systemd/system/ipvs.service".into(), number: 4 };
+    kept.configured.ipvs_timeouts.push(at);
+    assert_eq!(ranks(&kept, "configured"), []);
+    let fields = [("ipvs.tcpTimeout", 7200)].into();
+    view.configured.kube_proxy = Some(KubeProxy { fields, ..KubeProxy::default() });
+    assert_eq!(ranks(&view, "configured"), []);
+}
+
+#[test]
+fn conntrack_settings_need_their_module_at_boot() {
+    let mut view = host(vec![netns(1)]);
+    view.configured.sysctls.push(line("net.netfilter.nf_conntrack_udp_timeout", 30));
+    let found = of_rule(&view, "configured");
+    assert!(found[0].reason.contains("nothing loads nf_conntrack"), "{}", found[0].reason);
+    view.configured.modules.push("nf_conntrack".into());
+    assert_eq!(ranks(&view, "configured"), []);
+}
+
+#[test]
+fn files_are_the_hosts_and_no_other_namespaces() {
+    let mut view = host(vec![netns(1), Netns { translates: Some(true), ..netns(2) }]);
+    view.configured.sysctls.push(line("net.netfilter.nf_conntrack_tcp_be_liberal", 1));
+    let found = of_rule(&view, "conntrack_invalid");
+    let source = "net.netfilter.nf_conntrack_tcp_be_liberal = 0: the kernel's default";
+    assert_eq!(found[0].source, source);
 }
