@@ -1,13 +1,14 @@
 //! The view of the live host.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::path::Path;
 
 use super::configured;
 use super::view::{Machine, Netns, Unseen, View};
 use crate::{
     fix::Place,
-    host::{Found, Host, Look, NetnsReach},
+    host::{Found, Host, Look, MachineFacts, NetnsReach, fixture},
 };
 
 /// Connections whose entries are looked up, one question each.
@@ -17,7 +18,51 @@ const MOST_TRACKED: usize = 1024;
 /// is in [`View::unseen`].
 #[must_use]
 pub fn read(host: &Host) -> View {
-    let facts = host.machine();
+    let mut view = gathered(host.machine(), host.look_around());
+    let mut inodes = BTreeSet::new();
+    let mut flows = Vec::new();
+    for netns in &view.namespaces {
+        for socket in netns.connections.iter().flat_map(|list| &list.sockets) {
+            inodes.insert(socket.inode);
+            flows.push(socket.flow);
+        }
+    }
+    inodes.remove(&0);
+    view.held = host.held(&inodes);
+    flows.truncate(MOST_TRACKED);
+    for netns in view.namespaces.iter_mut().filter(|netns| netns.translates == Some(true)) {
+        netns.tracked = host.tracked_in(netns.place.netns, &flows).unwrap_or_default();
+    }
+    configure(&mut view, host.root());
+    let hidden = host.hidden_processes();
+    if hidden > 0 {
+        view.unseen.push(Unseen {
+            what: match hidden {
+                1 => "the network namespace of 1 process".into(),
+                _ => format!("the network namespaces of {hidden} processes"),
+            },
+            why: "only root may look where they live (CAP_SYS_PTRACE)".into(),
+        });
+    }
+    view
+}
+
+/// The view of a directory that stands in for a host ([`fixture`]).
+///
+/// # Errors
+/// When the directory holds no copy of a host.
+pub fn read_root(root: &Path) -> io::Result<View> {
+    let mut view = gathered(fixture::machine(root)?, fixture::namespaces(root));
+    configure(&mut view, root);
+    view.unseen.retain(|unseen| !unseen.what.starts_with("the TCP sockets"));
+    view.unseen.push(Unseen {
+        what: "sockets, accept queues and rules of nftables".into(),
+        why: "no file holds them".into(),
+    });
+    Ok(view)
+}
+
+fn gathered(facts: MachineFacts, looks: Vec<Look>) -> View {
     let mut view = View {
         machine: Machine {
             release: facts.release,
@@ -27,7 +72,7 @@ pub fn read(host: &Host) -> View {
         },
         ..View::default()
     };
-    for Look { inum, reach, found } in host.look_around() {
+    for Look { inum, reach, found } in looks {
         let place = Place { netns: inum, reach };
         match found {
             Ok(found) => {
@@ -52,37 +97,16 @@ pub fn read(host: &Host) -> View {
             }),
         }
     }
-    let mut inodes = BTreeSet::new();
-    let mut flows = Vec::new();
-    for netns in &view.namespaces {
-        for socket in netns.connections.iter().flat_map(|list| &list.sockets) {
-            inodes.insert(socket.inode);
-            flows.push(socket.flow);
-        }
-    }
-    inodes.remove(&0);
-    view.held = host.held(&inodes);
-    flows.truncate(MOST_TRACKED);
-    for netns in view.namespaces.iter_mut().filter(|netns| netns.translates == Some(true)) {
-        netns.tracked = host.tracked_in(netns.place.netns, &flows).unwrap_or_default();
-    }
-    view.configured = configured::read(host.root(), &view.machine.release);
+    view
+}
+
+fn configure(view: &mut View, root: &Path) {
+    view.configured = configured::read(root, &view.machine.release);
     let unread = view.configured.unread.iter();
     view.unseen.extend(unread.map(|it| match it.split_once(": ") {
         Some((what, why)) => Unseen { what: what.into(), why: why.into() },
         None => Unseen { what: it.clone(), why: String::new() },
     }));
-    let hidden = host.hidden_processes();
-    if hidden > 0 {
-        view.unseen.push(Unseen {
-            what: match hidden {
-                1 => "the network namespace of 1 process".into(),
-                _ => format!("the network namespaces of {hidden} processes"),
-            },
-            why: "only root may look where they live (CAP_SYS_PTRACE)".into(),
-        });
-    }
-    view
 }
 
 fn netns(place: Place, found: Found) -> Netns {
@@ -110,9 +134,10 @@ fn unread(netns: &Netns) -> Vec<Unseen> {
     let mut denied: Vec<&str> = netns.values.denied().collect();
     let has_ipvs = netns.ipvs_table.is_some() || denied.iter().any(|key| key.starts_with("ipvs."));
     denied.retain(|key| !key.starts_with("ipvs."));
-    if has_ipvs && netns.services.is_none() {
+    let denied_timeouts = netns.values.denied().any(|key| key.starts_with("ipvs."));
+    if has_ipvs && denied_timeouts {
         list.push(Unseen {
-            what: format!("the IPVS timeouts and services {place}"),
+            what: format!("the IPVS timeouts {place}"),
             why: "the kernel tells them with CAP_NET_ADMIN only".into(),
         });
     }

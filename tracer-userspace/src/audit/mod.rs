@@ -13,7 +13,7 @@ pub mod rules;
 pub mod view;
 
 pub use finding::{Finding, Rank};
-pub use live::read;
+pub use live::{read, read_root};
 pub use rules::{Question, Rule};
 
 /// A host, judged.

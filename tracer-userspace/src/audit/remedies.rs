@@ -4,6 +4,7 @@ use super::view::Netns;
 use crate::{
     cause::{self, Period},
     fix::{Change, Fix, FixOwner},
+    host::NetnsReach,
     settings::Setting,
 };
 
@@ -74,8 +75,9 @@ pub fn keepalive_sysctls(cause: &str, limit_s: u64, places: &[&Netns]) -> Option
     if changes.is_empty() {
         return None;
     }
+    let all_on_host = places.iter().all(|netns| netns.place.reach == NetnsReach::Initial);
     Some(Fix {
-        owner: FixOwner::Pod,
+        owner: if all_on_host { FixOwner::Node } else { FixOwner::Pod },
         summary: format!("send the first keepalive after {time_s} s {}", {
             let names: Vec<_> = places.iter().map(|netns| netns.place.describe()).collect();
             super::finding::some_of(&names)

@@ -1,5 +1,6 @@
 //! The arguments of `check`.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
@@ -34,6 +35,12 @@ pub struct CheckArgs {
     /// Only these network namespaces: inode number, name, or path
     #[arg(long, value_name = "NETNS", value_delimiter = ',')]
     pub netns: Vec<String>,
+
+    /// Judge a copy of a host in this directory instead of the live one: proc/, sys/, etc/, run/ and usr/
+    /// as they are on the host; `ipvs-timeouts` as `ipvsadm -Ln --timeout` prints them; and the same again
+    /// in run/netns/NAME/ for each further network namespace
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
 
     /// Exit with 5 if this was found: `break`, `warn` or worse, `info` or worse, or a cause
     #[arg(long, value_name = "WHAT")]

@@ -16,8 +16,13 @@ use crate::{
 /// [`Failure`] when the host cannot be read at all, when there is no such namespace, or when standard
 /// output cannot be written.
 pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
-    let host = Host::new().context("cannot read /proc")?;
-    let mut view = audit::read(&host);
+    let mut view = match &args.root {
+        Some(root) => audit::read_root(root).map_err(|error| Failure {
+            exit: Exit::Usage,
+            error: anyhow!(error).context(format!("{} is no copy of a host", root.display())),
+        })?,
+        None => audit::read(&Host::new().context("cannot read /proc")?),
+    };
     let of = select(&view, &args.netns)?;
     let mut findings = audit::findings(&Question::new(&view));
     if let Some(of) = of {

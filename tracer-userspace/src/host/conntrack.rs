@@ -45,7 +45,7 @@ fn tcp_timeouts() -> ConntrackTcpTimeouts {
 
 /// A header line, then one line of hexadecimal numbers per CPU. The columns changed their meaning
 /// between releases (`delete_list` became `chainlength`), so they are found by name.
-fn parse_stat(text: &str) -> ConntrackStat {
+pub(super) fn parse_stat(text: &str) -> ConntrackStat {
     let mut lines = text.lines();
     let names = lines.next().unwrap_or_default();
     let cpus: Vec<&str> = lines.collect();

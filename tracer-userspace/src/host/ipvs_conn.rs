@@ -16,7 +16,7 @@ pub(super) fn read(most: usize) -> Option<IpvsTable> {
     parse(BufReader::new(file), most).ok()
 }
 
-fn parse(text: impl BufRead, most: usize) -> io::Result<IpvsTable> {
+pub(super) fn parse(text: impl BufRead, most: usize) -> io::Result<IpvsTable> {
     let mut table = IpvsTable { entries: Vec::new(), truncated: false };
     for line in text.lines() {
         let Some(entry) = entry(&line?) else {

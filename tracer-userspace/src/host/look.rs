@@ -184,7 +184,12 @@ fn found_here() -> Found {
 }
 
 fn values_here(scope: Scope, ipvs: Option<&IpvsState>) -> Values {
-    let mut values = settings::read_files(Path::new("/"), scope);
+    values_in(Path::new("/"), scope, ipvs)
+}
+
+/// The values below a root, and the IPVS timeouts that were told.
+pub(super) fn values_in(root: &Path, scope: Scope, ipvs: Option<&IpvsState>) -> Values {
+    let mut values = settings::read_files(root, scope);
     if scope == Scope::Netns {
         let timeout = |read: fn(&IpvsState) -> Option<u32>| match ipvs {
             None => Err(Unread::Absent),

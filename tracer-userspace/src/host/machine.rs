@@ -25,7 +25,7 @@ pub(super) fn cpus() -> u32 {
 }
 
 /// A list such as `0-3,6`.
-fn cpus_in(list: &str) -> Option<u32> {
+pub(super) fn cpus_in(list: &str) -> Option<u32> {
     let mut count: u32 = 0;
     for range in list.trim().split(',') {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
@@ -40,7 +40,7 @@ pub(super) fn ram_bytes() -> Option<u64> {
     mem_total(&fs::read_to_string("/proc/meminfo").ok()?)
 }
 
-fn mem_total(meminfo: &str) -> Option<u64> {
+pub(super) fn mem_total(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)

@@ -35,8 +35,8 @@ fn judge(question: &Question<'_>) -> Vec<Finding> {
                 return None;
             }
             let reason = format!(
-                "conntrack forgets a silent connection after {conntrack} s {}, before IPVS does ({ipvs} s): \
-                 with NAT on top it may come back with another port and be reset",
+                "conntrack forgets a silent connection after {conntrack} s {}, and IPVS after {ipvs} s, not before: with NAT \
+                 on top it may come back with another port and be reset",
                 netns.place.describe()
             );
             Some(
