@@ -431,3 +431,53 @@ proptest! {
         }
     }
 }
+
+/// Recorded on 6.1: a pool that is idle for longer than IPVS allows, a full conntrack table for a minute,
+/// and a server that closes with data unread.
+fn storm() -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/storm.cap");
+    fs::read(path).expect("the storm")
+}
+
+#[test]
+fn a_storm_is_told_by_its_causes_by_what_was_counted_and_by_where_it_met_the_limit() {
+    let report = of(&storm());
+    let why = "22 of them because the application closed with data still unread";
+    assert!(report.headline.ends_with(why), "{}", report.headline);
+    let causes: Vec<(&str, u64)> =
+        report.causes.iter().map(|it| (it.cause.as_str(), it.connections)).collect();
+    assert_eq!(
+        causes[..3],
+        [("close_unread_data", 22), ("conntrack_table_full", 16), ("ipvs_idle_expired", 8)]
+    );
+    let page = html::render(&report);
+    for part in [
+        "Broken connections over time",
+        "IPVS ESTABLISHED 20 s",
+        "All 8 connections that broke by ipvs_idle_expired had been silent for the limit of 20 s or longer",
+        "The conntrack table in netns node held at most 48 of 48 entries (100 %)",
+        "rsttrace live --cause ipvs_idle_expired --dst 10.96.12.8:3306 --duration 10m",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    let text = markdown::render(&report);
+    for part in [
+        "| in netns node | nf_conntrack drop | 0 | ",
+        "| in netns mysql | TcpExt TCPAbortOnClose | ",
+        "ip netns exec node ipvsadm --set 20 0 0",
+        "| 2026-11-21 10:12 | 10.96.12.8:3306 | 4 ipvs_idle_expired, 2 conntrack_table_full |",
+    ] {
+        assert!(text.contains(part), "{part} is missing in:\n{text}");
+    }
+}
+
+#[test]
+fn a_window_of_a_storm_has_its_own_counters() {
+    let at = |time: &str| time.parse().ok();
+    let window = Window { since: at("10:12:10"), until: at("10:12:30") };
+    let report = read(&storm(), Selection { window, causes: Vec::new() }).expect("a report");
+    assert!(report.causes.iter().all(|it| it.cause.as_str() != "conntrack_table_full"));
+    let counters = report.counters.expect("a capture has them");
+    let drops = counters.iter().flat_map(|it| &it.changed).find(|it| it.name.ends_with(" drop"));
+    assert!(drops.is_none(), "the table was full before: {drops:?}");
+}

@@ -201,11 +201,12 @@ fn ruled_out(group: &Group) -> Vec<RuledOutPart> {
         .ruled_out
         .iter()
         .filter_map(|(cause, reasons)| {
-            let most = ranked(reasons).into_iter().next()?;
+            let most = reasons.values().max_by_key(|reason| reason.count)?;
             Some(RuledOutPart {
                 cause: cause.clone(),
-                because: most.text,
-                connections: most.connections,
+                because: most.text.clone(),
+                connections: most.count,
+                numbers_differ: most.numbers_differ,
                 other_reasons: reasons.len() - 1,
             })
         })

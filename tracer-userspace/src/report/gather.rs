@@ -10,7 +10,7 @@ use super::{
     counters::Namespaces,
     runs::Runs,
     text::Text,
-    told::{FixTold, NotFix, SummaryTold, Told},
+    told::{FixTold, NotFix, RuledOut, SummaryTold, Told},
     window::Window,
 };
 use crate::event::Session;
@@ -54,6 +54,14 @@ pub struct Named {
     idle_s: f64,
 }
 
+/// Why it was not a cause, in the words of the last connection.
+pub struct Reason {
+    pub text: Text,
+    pub count: u64,
+    /// Other connections had other numbers.
+    pub numbers_differ: bool,
+}
+
 /// One cause.
 pub struct Group {
     pub family: Text,
@@ -68,7 +76,8 @@ pub struct Group {
     /// Connections with SO_KEEPALIVE off, and those of which it is known.
     pub keepalive_off: u64,
     pub keepalive_known: u64,
-    pub ruled_out: BTreeMap<Text, Tally>,
+    /// Cause, then the reason without its numbers.
+    pub ruled_out: BTreeMap<Text, BTreeMap<String, Reason>>,
     pub not_fixes: BTreeMap<NotFix, u64>,
     pub proves: Tally,
     /// What a fix is called, whose it is, where it applies and why, to the fix.
@@ -303,9 +312,7 @@ impl Group {
             self.keepalive_off += u64::from(!keepalive.enabled);
         }
         for it in &verdict.ruled_out {
-            if self.ruled_out.len() < VARIANTS || self.ruled_out.contains_key(&it.cause) {
-                count(self.ruled_out.entry(it.cause.clone()).or_default(), it.because.clone());
-            }
+            self.add_ruled_out(it);
         }
         for it in &verdict.not_fixes {
             if self.not_fixes.len() < VARIANTS || self.not_fixes.contains_key(it) {
@@ -320,6 +327,27 @@ impl Group {
         let earlier = told.wall_ns < self.example.wall_ns;
         if better || (earlier && sureness(&told) == sureness(&self.example)) {
             self.example = told;
+        }
+    }
+
+    fn add_ruled_out(&mut self, it: &RuledOut) {
+        if self.ruled_out.len() >= VARIANTS && !self.ruled_out.contains_key(&it.cause) {
+            return;
+        }
+        let reasons = self.ruled_out.entry(it.cause.clone()).or_default();
+        let words = it.because.as_str().replace(|c: char| c.is_ascii_digit(), "");
+        let room = reasons.len() < VARIANTS;
+        match reasons.get_mut(&words) {
+            Some(reason) => {
+                reason.count += 1;
+                reason.numbers_differ |= reason.text != it.because;
+                reason.text = it.because.clone();
+            }
+            None if room => {
+                let text = it.because.clone();
+                reasons.insert(words, Reason { text, count: 1, numbers_differ: false });
+            }
+            None => {}
         }
     }
 

@@ -189,6 +189,12 @@ fn cause(place: usize, part: &CausePart, total: u64) -> Markup {
                 }
             }
             @for (index, it) in part.fixes.iter().enumerate() { (fix(index + 1, it, part.connections)) }
+            @if let Some(command) = part.plan() {
+                p {
+                    "On the host, " code { (command) } " makes this plan from the values in force, and \
+                     can apply and take back what is the node's to change."
+                }
+            }
             @if !part.not_fixes.is_empty() {
                 h3 { "What does not help" }
                 ul { @for it in &part.not_fixes { li { b { (it.what) } ": " (it.because) } } }

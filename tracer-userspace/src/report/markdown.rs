@@ -183,6 +183,14 @@ fn cause(out: &mut String, place: usize, part: &CausePart, total: u64) {
     for (index, it) in part.fixes.iter().enumerate() {
         fix(out, index + 1, it, part.connections);
     }
+    if let Some(command) = part.plan() {
+        let command = code(&command);
+        let _ = writeln!(
+            out,
+            "\nOn the host, {command} makes this plan from the values in force, and can apply and take \
+             back what is the node's to change."
+        );
+    }
     if !part.not_fixes.is_empty() {
         out.push_str("\n### What does not help\n\n");
         for it in &part.not_fixes {

@@ -161,7 +161,8 @@ pub struct RuledOutPart {
     /// The reason given most often, and how often.
     pub because: Text,
     pub connections: u64,
-    /// Other reasons, or the same with other numbers.
+    /// It was given with other numbers, too.
+    pub numbers_differ: bool,
     pub other_reasons: usize,
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     model::{CausePart, Moment, Report},
-    say::{plural, who},
+    say::{plural, who_of},
     story::because,
 };
 
@@ -46,11 +46,11 @@ fn of_cause(part: &CausePart, in_full: bool) -> Vec<Moment> {
         _ => format!("the first connection breaks by {}: {}", part.cause, because(part)),
     };
     moments.push(Moment { at: part.first, text: first, root: false });
-    if part.connections > 1 {
-        let peak = part.peak;
+    let peak = part.peak;
+    if peak.connections < part.connections {
         let by = match part.clients.as_slice() {
             [] => String::new(),
-            clients => format!(" ({})", who(clients, 3)),
+            clients => format!(" ({})", who_of(clients, part.connections, 3)),
         };
         // A minute begins before the first of its resets.
         let at = peak.minute.max(part.first);
@@ -61,7 +61,13 @@ fn of_cause(part: &CausePart, in_full: bool) -> Vec<Moment> {
             peak.minute.format("%H:%M")
         );
         moments.push(Moment { at, text, root: false });
-        let text = format!("the last connection breaks by {}", part.cause);
+    }
+    if part.connections > 1 {
+        let text = format!(
+            "the last of {} breaks by {}",
+            plural(part.connections, "connection"),
+            part.cause
+        );
         moments.push(Moment { at: part.last, text, root: false });
     }
     moments

@@ -106,6 +106,13 @@ impl Report {
 }
 
 impl CausePart {
+    /// The command that makes such a plan from what is in force now; `None` where there is nothing to
+    /// plan, or for a cause that this build does not know.
+    pub fn plan(&self) -> Option<String> {
+        let known = crate::cause::by_id(self.cause.as_str())?;
+        (!self.fixes.is_empty()).then(|| format!("rsttrace fix {}", known.id))
+    }
+
     /// What there is to say beside what it is.
     pub fn sentences(&self) -> Vec<String> {
         let mut all = Vec::new();
@@ -172,9 +179,10 @@ impl RuledOutPart {
     pub fn reason(&self, connections: u64) -> String {
         let of = (self.connections < connections)
             .then(|| format!("said of {} of {connections}", self.connections));
+        let numbers = self.numbers_differ.then(|| "with other numbers for others".to_owned());
         let others =
             (self.other_reasons > 0).then(|| plural(self.other_reasons as u64, "other reason"));
-        let notes: Vec<String> = [of, others].into_iter().flatten().collect();
+        let notes: Vec<String> = [of, numbers, others].into_iter().flatten().collect();
         match notes.is_empty() {
             true => self.because.to_string(),
             false => format!("{} ({})", self.because, notes.join("; ")),
