@@ -11,6 +11,7 @@ mod help;
 mod plan;
 mod report;
 mod terminal;
+mod watch;
 
 pub use audit::{CheckArgs, FailOnFinding};
 pub use fix::FixArgs;
@@ -19,6 +20,7 @@ pub use plan::PlanArgs;
 pub use report::{ReportArgs, ReportFormat};
 use terminal::columns;
 pub use terminal::{ColorWhen, page_columns, page_width};
+pub use watch::{Target, WatchArgs};
 
 use crate::{
     cause::Family,
@@ -44,6 +46,7 @@ pub enum Command {
     Record(RecordArgs),
     Replay(ReplayArgs),
     Report(ReportArgs),
+    Watch(WatchArgs),
     Plan(Box<PlanArgs>),
     Explain(ExplainArgs),
     Fix(FixArgs),

@@ -28,6 +28,7 @@ pub mod change;
 pub mod cli;
 pub mod cmd;
 pub mod correlator;
+pub mod countdown;
 pub mod decode;
 pub mod doctor;
 pub mod event;

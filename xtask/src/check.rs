@@ -56,6 +56,7 @@ fn is_core(file: &str) -> bool {
         "event.rs",
         "evidence.rs",
         "correlator.rs",
+        "countdown.rs",
         "incident.rs",
         "fix.rs",
     ];

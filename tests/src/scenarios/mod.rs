@@ -19,6 +19,7 @@ mod policy;
 mod remote;
 mod sizing;
 mod timeout;
+mod watching;
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -215,6 +216,7 @@ pub fn all() -> Vec<&'static Scenario> {
         late::SCENARIOS,
         owners::SCENARIOS,
         sizing::SCENARIOS,
+        watching::SCENARIOS,
     ]
     .into_iter()
     .flatten()

@@ -14,7 +14,7 @@ mod close_unread_data;
 mod connection_refused;
 mod conntrack_deleted;
 mod conntrack_early_drop;
-mod conntrack_idle_expired;
+pub(crate) mod conntrack_idle_expired;
 mod conntrack_invalid;
 mod conntrack_table_full;
 mod data_after_close;

@@ -13,6 +13,7 @@ mod show;
 mod stderr;
 mod stdout;
 mod stream;
+pub mod watch;
 
 pub use stderr::say;
 

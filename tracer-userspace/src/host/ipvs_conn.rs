@@ -16,6 +16,13 @@ pub(super) fn read(most: usize) -> Option<IpvsTable> {
     parse(BufReader::new(file), most).ok()
 }
 
+/// The same, but only the entries that are wanted, of the first `most`.
+pub(super) fn find(wanted: impl Fn(&IpvsEntry) -> bool, most: usize) -> Option<IpvsTable> {
+    let mut table = read(most)?;
+    table.entries.retain(wanted);
+    Some(table)
+}
+
 pub(super) fn parse(text: impl BufRead, most: usize) -> io::Result<IpvsTable> {
     let mut table = IpvsTable { entries: Vec::new(), truncated: false };
     for line in text.lines() {

@@ -19,6 +19,7 @@ mod ipvs_conn;
 mod ipvs_orphans;
 mod ipvs_services;
 mod look;
+mod lookout;
 mod machine;
 mod nat;
 mod netlink;
@@ -46,6 +47,7 @@ use std::time::{Duration, Instant};
 
 use inside::inside;
 pub use look::{Found, Look, MachineFacts};
+pub use lookout::Lookout;
 use netns::Namespaces;
 pub use options::{HeldSocket, SocketOptions};
 pub use owner::OwnedSocket;

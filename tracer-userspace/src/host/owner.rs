@@ -1,6 +1,7 @@
 //! Which process owns a socket: one that holds it (its link `/proc/PID/fd/N -> socket:[INODE]`), else
 //! the one that connected it, else one that listens where it was accepted.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -70,6 +71,16 @@ impl From<&Opener> for Owner {
             ..Self::default()
         }
     }
+}
+
+/// The inodes of the sockets that a process holds. `None` when it does not exist, or does not let us look.
+pub(super) fn sockets_of(pid: u32) -> Option<BTreeSet<u64>> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let inode = |entry: fs::DirEntry| {
+        let target = fs::read_link(entry.path()).ok()?;
+        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    };
+    Some(entries.flatten().filter_map(inode).collect())
 }
 
 /// Among several holders the lowest pid of those in network namespace `netns`, else of all: a

@@ -16,6 +16,7 @@ pub mod notice;
 mod page;
 pub mod plan;
 pub mod table;
+pub mod watch;
 
 /// What a run has seen, for the summary events and the closing line.
 #[derive(Clone, Debug, Default)]
