@@ -169,8 +169,17 @@ impl Sight {
         entry.it.translates() && !balanced
     }
 
-    /// What happens first.
+    /// What happens first. What was not looked at may hold a surprise.
     pub fn outlook(&self) -> Outlook {
+        let mut outlook = self.seen();
+        if outlook.level == Level::Fine && !self.unseen.is_empty() {
+            outlook.level = Level::Open;
+            outlook.text += "; but not everything could be looked at";
+        }
+        outlook
+    }
+
+    fn seen(&self) -> Outlook {
         let say = |level, text: String| Outlook { level, text };
         let ends: Vec<_> = self.living().collect();
         if ends.is_empty() && !self.ends.is_empty() {

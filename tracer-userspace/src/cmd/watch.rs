@@ -1,6 +1,9 @@
 //! `rsttrace watch FLOW`: the timers of one connection, live.
 
-use std::io::{self, BufRead as _, IsTerminal as _};
+use std::{
+    collections::BTreeSet,
+    io::{self, BufRead as _, IsTerminal as _},
+};
 
 use anyhow::{Context as _, anyhow};
 use tokio::{
@@ -48,7 +51,7 @@ fn usage(error: anyhow::Error) -> Failure {
 
 /// The connection that is meant; `None` when the user picked none.
 fn choose(host: &Host, target: Target) -> Result<Option<Flow>, Failure> {
-    let (sockets, whose) = match target {
+    let (mut sockets, whose) = match target {
         Target::Flow(flow) => return Ok(Some(flow)),
         Target::Process(pid) => {
             let of_process = host.connections_of(pid);
@@ -58,6 +61,9 @@ fn choose(host: &Host, target: Target) -> Result<Option<Flow>, Failure> {
         }
         Target::Pick => (host.connections(), "this host".to_owned()),
     };
+    // Both ends may be here, and are one connection.
+    let mut keys = BTreeSet::new();
+    sockets.retain(|socket| keys.insert(socket.flow.key()));
     match (sockets.as_slice(), target) {
         ([], _) => Err(usage(anyhow!("{whose} has no open TCP connection that we may see"))),
         ([one], Target::Process(_)) => Ok(Some(one.flow)),

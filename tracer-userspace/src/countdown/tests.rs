@@ -79,6 +79,14 @@ fn a_keepalive_before_the_entry_expires_is_fine() {
 }
 
 #[test]
+fn nothing_is_called_fine_while_something_could_not_be_looked_at() {
+    let unseen = vec!["conntrack entries".to_owned()];
+    let (level, text) = told(&Sight { ends: vec![client(None), server()], unseen, ..sight() });
+    assert_eq!(level, Level::Open);
+    assert!(text.ends_with("not everything could be looked at"), "{text}");
+}
+
+#[test]
 fn a_keepalive_that_comes_as_late_as_a_timer_may_be_is_not_fine() {
     let with = |next_s: u32| {
         let ends = vec![client(Some((TimerKind::Keepalive, next_s * 1000))), server()];

@@ -2,14 +2,14 @@
 //! its table, which can only be read whole and is therefore read every few seconds.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::sock_diag::{self, SocketFilter};
 use super::state::{ConntrackEntry, IpvsEntry, NetnsReach, Owner, SocketState};
-use super::{Host, OwnedSocket, clock, ctnetlink, ipvs, ipvs_conn, owner};
+use super::{Host, OwnedSocket, clock, ctnetlink, ipvs, ipvs_conn, owner, sysctl};
 use crate::countdown::{Balanced, End, In, Sight, tuples};
 use crate::event::{Flow, tcp_state};
 use crate::fix::Place;
@@ -198,8 +198,9 @@ fn part(flows: &[Flow], tables: bool) -> Part {
             Err(_) => part.unseen.push("sockets (the kernel has no tcp_diag, or may not load it)"),
         }
     }
-    let tracks = fs::exists("/proc/sys/net/netfilter/nf_conntrack_count").unwrap_or(false);
-    if tracks {
+    // Where nothing is tracked there is nothing to ask for.
+    let tracked: Option<u64> = sysctl::value("netfilter/nf_conntrack_count");
+    if tracked.is_some_and(|count| count > 0) {
         let both: Vec<Flow> = flows.iter().flat_map(|flow| [*flow, flow.reversed()]).collect();
         match ctnetlink::entries(&both) {
             Some(entries) => part.conntrack = entries,
