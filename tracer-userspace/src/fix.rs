@@ -1,11 +1,14 @@
 //! Fixes as typed changes. Commands, persistent files, checks and undo lines are rendered from them,
 //! so they cannot disagree.
 
+pub mod article;
 mod caveats;
 mod elsewhere;
 mod persist;
+mod snippets;
 
 pub use persist::{IPVSADM, Persist};
+pub use snippets::{Client, Pace, Snippet};
 
 use crate::{host::NetnsReach, settings::IpvsTimer};
 

@@ -92,6 +92,15 @@ impl<'a> Scene<'a> {
         self.places(|netns| Some(netns.place.netns) == self.broken.application)
     }
 
+    /// The shortest limit of an idle connection that the balancers and translators have, seconds.
+    pub fn shortest_limit_s(&self) -> Option<u64> {
+        let balanced = self.balancers().into_iter().filter_map(|it| self.value(it, "ipvs.tcp"));
+        const ESTABLISHED: &str = "net.netfilter.nf_conntrack_tcp_timeout_established";
+        let translated =
+            self.translators().into_iter().filter_map(|it| self.value(it, ESTABLISHED));
+        balanced.chain(translated).min()
+    }
+
     /// The initial namespace, where the machine's settings are changed.
     pub fn host(&self) -> Option<&'a Netns> {
         self.view.namespaces.iter().find(|netns| netns.place.reach == NetnsReach::Initial)

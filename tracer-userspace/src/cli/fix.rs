@@ -2,10 +2,21 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{ArgGroup, Args};
+use clap::{ArgGroup, Args, ValueEnum};
 
 use super::{PageArgs, help::FIX_NOTES, parse_duration};
-use crate::filter::{parse_cause, parse_netns};
+use crate::{
+    filter::{parse_cause, parse_netns},
+    fix::Client,
+};
+
+/// Well-known advice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Profile {
+    /// "Resolving DB Connection Error (ECONNRESET) Issues": nf_conntrack_max=131072, ipvsadm --set 7200
+    /// 120 300, keepalive 7200/75/5, …
+    Article,
+}
 
 /// Plan what ends a cause on this host: commands, files, and how to take it back
 ///
@@ -20,7 +31,7 @@ use crate::filter::{parse_cause, parse_netns};
 #[derive(Args, Debug)]
 #[command(
     after_long_help = FIX_NOTES,
-    group = ArgGroup::new("what").required(true).args(["cause", "from", "undo", "list"]),
+    group = ArgGroup::new("what").required(true).args(["cause", "from", "profile", "undo", "list"]),
 )]
 pub struct FixArgs {
     /// The cause to end, by its id
@@ -36,6 +47,10 @@ pub struct FixArgs {
     #[arg(long, value_name = "ID", requires = "from")]
     pub event: Option<String>,
 
+    /// Instead of a cause, well-known advice line by line, with what we think of it
+    #[arg(long, value_enum, value_name = "PROFILE")]
+    pub profile: Option<Profile>,
+
     /// Change only this network namespace: inode number, name, or path
     #[arg(long, value_name = "NETNS", value_parser = parse_netns)]
     pub netns: Option<u32>,
@@ -48,8 +63,12 @@ pub struct FixArgs {
     #[arg(long, value_name = "FIX")]
     pub choose: Option<String>,
 
+    /// Also print the lines for this client or proxy
+    #[arg(long = "for", value_enum, value_name = "CLIENT")]
+    pub client: Option<Client>,
+
     /// Apply the first fix that is the node's to make, or the one of --choose
-    #[arg(long, help_heading = "Changing the host", conflicts_with_all = ["undo", "list"])]
+    #[arg(long, help_heading = "Changing the host", conflicts_with_all = ["undo", "list", "profile"])]
     pub apply: bool,
 
     /// Do not ask

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::{Exit, Failure, say, stdout};
 use crate::{
-    audit,
+    audit::{self, view::View},
     cause::{self, Cause, Scene},
     change::{
         journal::{About, Item, Journal},
@@ -22,7 +22,10 @@ use crate::{
     },
     cli::{FixArgs, PageFormat, page_width},
     host::Host,
-    out::{fix as out, json},
+    out::{
+        fix::{self as out, Advised},
+        json, profile,
+    },
 };
 use incident::Selected;
 use undo::stands;
@@ -39,6 +42,9 @@ pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
     if args.undo.is_some() {
         return undo::undo(args);
     }
+    if args.profile.is_some() {
+        return profile(args);
+    }
     let selected = match &args.from {
         Some(file) => incident::select(file, args.event.as_deref())?,
         None => Selected::default(),
@@ -53,15 +59,43 @@ pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
             host.hostname()
         ));
     }
-    let plans = plans(args, cause, &selected, &host)?;
+    let view = view(args, &host)?;
+    let scene = Scene {
+        netns: args.netns,
+        idle_s: args.idle.map(|idle| idle.as_secs_f64()),
+        broken: selected.broken,
+        ..Scene::of(&view)
+    };
+    let plans = plans(args, cause, &scene, &host)?;
     if args.apply {
         return carry_out(args, cause, &plans, &host);
     }
+    let snippet = args.client.map(|client| Advised::new(client, scene.shortest_limit_s()));
     print(
         args,
-        || out::text(cause, &plans, args.page.color.on_stdout(), page_width()),
-        || out::json(cause, &plans),
+        || out::text(cause, &plans, snippet.as_ref(), args.page.color.on_stdout(), page_width()),
+        || out::json(cause, &plans, snippet.as_ref()),
     )
+}
+
+/// The article's own settings, line by line.
+fn profile(args: &FixArgs) -> Result<Exit, Failure> {
+    let host = Host::new().map_err(anyhow::Error::from)?;
+    let view = view(args, &host)?;
+    let scene = Scene { netns: args.netns, ..Scene::of(&view) };
+    print(
+        args,
+        || profile::text(&scene, args.page.color.on_stdout(), page_width()),
+        || profile::json(&scene),
+    )
+}
+
+fn view(args: &FixArgs, host: &Host) -> Result<View, Failure> {
+    let view = audit::read(host);
+    match args.netns.filter(|inum| view.netns(*inum).is_none()) {
+        Some(inum) => Err(anyhow!("network namespace {inum} cannot be looked into").into()),
+        None => Ok(view),
+    }
 }
 
 /// Prints a page in the format that was asked for.
@@ -86,19 +120,9 @@ fn usage(error: anyhow::Error) -> Failure {
 fn plans(
     args: &FixArgs,
     cause: &'static Cause,
-    selected: &Selected,
+    scene: &Scene<'_>,
     host: &Host,
 ) -> Result<Vec<Plan>, Failure> {
-    let view = audit::read(host);
-    if let Some(inum) = args.netns.filter(|inum| view.netns(*inum).is_none()) {
-        return Err(anyhow!("network namespace {inum} cannot be looked into").into());
-    }
-    let scene = Scene {
-        netns: args.netns,
-        idle_s: args.idle.map(|idle| idle.as_secs_f64()),
-        broken: selected.broken,
-        ..Scene::of(&view)
-    };
     let when = Timestamp::now();
     let plan = |fix: crate::fix::Fix| {
         let header = [
@@ -109,7 +133,7 @@ fn plans(
         Plan::new(fix, &header, host)
     };
     let chosen = |plan: &Plan| args.choose.as_deref().is_none_or(|id| plan.fix.id == id);
-    let all: Vec<Plan> = cause.fixes_on(&scene).into_iter().map(plan).collect();
+    let all: Vec<Plan> = cause.fixes_on(scene).into_iter().map(plan).collect();
     let ids: Vec<_> = all.iter().map(|plan| plan.fix.id).collect();
     let plans: Vec<Plan> = all.into_iter().filter(chosen).collect();
     match (&args.choose, plans.is_empty()) {
@@ -171,7 +195,7 @@ fn carry_out(
             return Err(usage(anyhow!("nobody can be asked here: --yes applies without asking")));
         }
         let plans = std::slice::from_ref(plan);
-        let page = out::text(cause, plans, args.page.color.on_stdout(), page_width());
+        let page = out::text(cause, plans, None, args.page.color.on_stdout(), page_width());
         stdout::write(&page)?;
         if !asked::agrees(&format!("Apply {} to this host?", plan.fix.id)) {
             say("rsttrace: nothing was changed");

@@ -14,10 +14,45 @@ use crate::{
         plan::Plan,
         run::Undone,
     },
+    fix::{Client, Pace, Snippet},
 };
 
+/// The lines for one client, and the limit that they stay below.
+#[derive(Debug)]
+pub struct Advised {
+    client: Client,
+    /// "below the 900 s of this host"
+    limit: String,
+    snippet: Snippet,
+}
+
+impl Advised {
+    /// `limit_s` is the shortest one on this host, if it has any.
+    pub fn new(client: Client, limit_s: Option<u64>) -> Self {
+        /// IPVS's, the shortest of the usual ones on a node (net/netfilter/ipvs/ip_vs_proto_tcp.c).
+        const USUAL_S: u64 = 900;
+        let limit = match limit_s {
+            Some(limit_s) => format!("below the shortest limit of this host, {limit_s} s"),
+            None => {
+                format!("below {USUAL_S} s; this host itself has no limit for idle connections")
+            }
+        };
+        let limit_s = limit_s.unwrap_or(USUAL_S);
+        // A third survives a lost probe and a late timer.
+        let time_s = (limit_s / 3).max(1);
+        let pace = Pace { time_s, intvl_s: (time_s / 10).clamp(1, 75), probes: 3, limit_s };
+        Self { client, limit, snippet: client.snippet(pace) }
+    }
+}
+
 /// Every fix, best first, and what does not help.
-pub fn text(cause: &Cause, plans: &[Plan], color: bool, width: usize) -> String {
+pub fn text(
+    cause: &Cause,
+    plans: &[Plan],
+    advised: Option<&Advised>,
+    color: bool,
+    width: usize,
+) -> String {
     let mut page = Page::new(color, width);
     let family = format!("({})", cause.family.id());
     page.paragraph(&[], "", &[(Style::Bold, cause.id), (Style::Dim, &family)]);
@@ -30,6 +65,12 @@ pub fn text(cause: &Cause, plans: &[Plan], color: bool, width: usize) -> String 
     if plans.is_empty() {
         page.blank();
         page.labelled("NO FIX", Style::Dim, "nothing is broken that a change would end");
+    }
+    if let Some(Advised { client, limit, snippet }) = advised {
+        page.blank();
+        page.labelled("FOR", Style::Green, &format!("{}, {limit}", client.id()));
+        block(&mut page, &snippet.text);
+        page.labelled("  but", Style::Yellow, snippet.note);
     }
     if !cause.doc.not_fixes.is_empty() {
         page.blank();
@@ -108,17 +149,21 @@ fn block(page: &mut Page, text: &str) {
 }
 
 /// The same as one JSON object.
-pub fn json(cause: &Cause, plans: &[Plan]) -> Value {
+pub fn json(cause: &Cause, plans: &[Plan], advised: Option<&Advised>) -> Value {
     let plans: Vec<Value> = plans.iter().map(plan_json).collect();
     let not_fixes: Vec<Value> = (cause.doc.not_fixes.iter())
         .map(|(what, because)| json!({"what": what, "because": because}))
         .collect();
-    json!({
-        "cause": cause.id,
-        "family": cause.family.id(),
-        "fixes": plans,
-        "not_fixes": not_fixes,
-    })
+    let advised = advised.map(|Advised { client, limit, snippet }| {
+        json!({"client": client.id(), "limit": limit, "text": snippet.text, "note": snippet.note})
+    });
+    object([
+        ("cause", Some(cause.id.into())),
+        ("family", Some(cause.family.id().into())),
+        ("fixes", Some(plans.into())),
+        ("for", advised),
+        ("not_fixes", Some(not_fixes.into())),
+    ])
 }
 
 fn plan_json(plan: &Plan) -> Value {

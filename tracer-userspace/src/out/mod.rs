@@ -15,6 +15,7 @@ pub mod json;
 pub mod notice;
 mod page;
 pub mod plan;
+pub mod profile;
 pub mod table;
 pub mod watch;
 
