@@ -12,6 +12,13 @@ use super::FileState;
 /// Nothing longer stands where a fix would put a settings file.
 const LONGEST: u64 = 64 * 1024;
 
+#[cfg(test)]
+use super::killed::point;
+
+/// A moment at which a kill leaves something half done: tests kill there.
+#[cfg(not(test))]
+fn point() {}
+
 const ENDING: &str = ".rsttrace-new";
 
 /// What is at a path.
@@ -84,17 +91,24 @@ pub fn put(path: &Path, state: &FileState) -> io::Result<()> {
     match state {
         FileState::Absent => absent(path)?,
         FileState::Link { target } => {
+            point();
             symlink(target, &beside)?;
+            point();
             fs::rename(&beside, path)?;
         }
         FileState::File { bytes, mode, uid, gid } => {
+            point();
             let mut file =
                 OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+            point();
             file.write_all(bytes)?;
+            point();
             own(&file, *uid, *gid)?;
             // After the owner, whose change takes bits away.
             file.set_permissions(fs::Permissions::from_mode(*mode))?;
+            point();
             file.sync_all()?;
+            point();
             fs::rename(&beside, path)?;
         }
     }
@@ -115,7 +129,9 @@ fn own(file: &File, uid: u32, gid: u32) -> io::Result<()> {
 /// The system's.
 pub fn make_folders(folder: &Path) -> io::Result<()> {
     for missing in missing_folders(&folder.join("x"))? {
+        point();
         fs::create_dir(&missing)?;
+        point();
         fs::set_permissions(&missing, fs::Permissions::from_mode(0o755))?;
         sync_folder(missing.parent().unwrap_or(Path::new("/")))?;
     }
@@ -129,9 +145,12 @@ pub fn make_folders(folder: &Path) -> io::Result<()> {
 pub fn tidy(path: &Path, folders: &[PathBuf]) -> io::Result<()> {
     absent(&beside(path)?)?;
     for folder in folders.iter().rev() {
+        point();
         match fs::remove_dir(folder) {
             Ok(()) => sync_folder(folder.parent().unwrap_or(Path::new("/")))?,
-            // Never made, or somebody else keeps something there by now.
+            // Never made, or removed by an undo that was killed then.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // Somebody else keeps something there by now.
             Err(_) => return Ok(()),
         }
     }
@@ -154,6 +173,7 @@ pub fn unfinished(name: &str) -> Option<&str> {
 }
 
 fn absent(path: &Path) -> io::Result<()> {
+    point();
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -165,6 +185,7 @@ fn absent(path: &Path) -> io::Result<()> {
 /// # Errors
 /// The system's.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    point();
     File::open(folder)?.sync_all()
 }
 

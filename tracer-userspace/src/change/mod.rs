@@ -18,6 +18,8 @@ pub mod store;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod killed;
+#[cfg(test)]
 mod tests;
 
 use crate::{fix::Place, settings::Setting};

@@ -44,16 +44,20 @@ impl Store {
             .mode(0o600)
             .custom_flags(nofollow)
             .open(folder.join("lock"))?;
-        flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive).map_err(
-            |error| match error.kind() {
-                ErrorKind::WouldBlock => io::Error::new(
-                    ErrorKind::WouldBlock,
-                    "another `rsttrace fix` is changing this host at this moment",
-                ),
-                _ => error.into(),
-            },
-        )?;
-        Ok(Self { folder, _lock: lock })
+        let locked = flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive);
+        locked.map_err(|error| match error {
+            Errno::WOULDBLOCK => io::Error::new(
+                ErrorKind::WouldBlock,
+                "another `rsttrace fix` is changing this host at this moment",
+            ),
+            _ => error.into(),
+        })?;
+        let store = Self { folder, _lock: lock };
+        // What a run that was killed while it saved has left.
+        for name in store.names()?.iter().filter_map(|name| disk::unfinished(name)) {
+            disk::tidy(&store.folder.join(name), &[])?;
+        }
+        Ok(store)
     }
 
     /// Whether anything was ever kept below this state directory: to look, nothing has to be made.

@@ -4,7 +4,7 @@ mod asked;
 mod incident;
 mod undo;
 
-use std::io::{IsTerminal as _, stdin};
+use std::io::{self, IsTerminal as _, stdin};
 
 use anyhow::anyhow;
 use jiff::Timestamp;
@@ -156,9 +156,12 @@ fn carry_out(
         let error = anyhow!("only root may change this host (CAP_NET_ADMIN, CAP_SYS_ADMIN)");
         return Err(Failure { exit: Exit::NotPermitted, error });
     }
-    let cannot_keep = |error| {
+    let cannot_keep = |error: io::Error| {
         let folder = args.state_dir.display();
-        anyhow!("nothing was changed: old values cannot be kept in {folder}: {error}")
+        match error.kind() {
+            io::ErrorKind::WouldBlock => anyhow!("nothing was changed: {error}"),
+            _ => anyhow!("nothing was changed: old values cannot be kept in {folder}: {error}"),
+        }
     };
     let store = Store::open(&args.state_dir).map_err(cannot_keep)?;
     if args.idle.is_none()
