@@ -31,7 +31,7 @@ pub enum Profile {
 #[derive(Args, Debug)]
 #[command(
     after_long_help = FIX_NOTES,
-    group = ArgGroup::new("what").required(true).args(["cause", "from", "profile", "undo", "list"]),
+    group = ArgGroup::new("what").required(true).args(["cause", "from", "check", "profile", "undo", "list"]),
 )]
 pub struct FixArgs {
     /// The cause to end, by its id
@@ -46,6 +46,10 @@ pub struct FixArgs {
     /// Of the incidents of --from, the one with this event_id
     #[arg(long, value_name = "ID", requires = "from")]
     pub event: Option<String>,
+
+    /// The fixes of everything that `check` finds on this host, worst first
+    #[arg(long)]
+    pub check: bool,
 
     /// Instead of a cause, well-known advice line by line, with what we think of it
     #[arg(long, value_enum, value_name = "PROFILE")]

@@ -52,6 +52,8 @@ Examples:
           The plan for connections that are silent for two hours.
   rsttrace live -o json --count 1 | rsttrace fix --from -
           The plan for the next connection that breaks.
+  rsttrace fix --check
+          The plans for everything that check finds, before it breaks.
   rsttrace fix conntrack_table_full --apply
           Shows the first fix that is the node's, asks, applies it and keeps the old values.
   rsttrace fix --undo

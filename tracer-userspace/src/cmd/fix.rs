@@ -1,6 +1,7 @@
 //! `rsttrace fix`: the plan for a cause or an incident, applied and taken back on request.
 
 mod asked;
+mod check;
 mod incident;
 mod undo;
 
@@ -21,6 +22,7 @@ use crate::{
         store::Store,
     },
     cli::{FixArgs, PageFormat, page_width},
+    fix::Fix,
     host::Host,
     out::{
         fix::{self as out, Advised},
@@ -45,6 +47,9 @@ pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
     if args.profile.is_some() {
         return profile(args);
     }
+    if args.check {
+        return check::run(args);
+    }
     let selected = match &args.from {
         Some(file) => incident::select(file, args.event.as_deref())?,
         None => Selected::default(),
@@ -68,7 +73,7 @@ pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
     };
     let plans = plans(args, cause, &scene, &host)?;
     if args.apply {
-        return carry_out(args, cause, &plans, &host);
+        return carry_out(args, Some(cause), &plans, &host);
     }
     let snippet = args.client.map(|client| Advised::new(client, scene.shortest_limit_s()));
     print(
@@ -123,16 +128,8 @@ fn plans(
     scene: &Scene<'_>,
     host: &Host,
 ) -> Result<Vec<Plan>, Failure> {
-    let when = Timestamp::now();
-    let plan = |fix: crate::fix::Fix| {
-        let header = [
-            format!("Written by rsttrace {} at {when:.0}", env!("CARGO_PKG_VERSION")),
-            format!("to end {}: {}.", cause.id, fix.summary),
-            "To take it back: rsttrace fix --undo".to_owned(),
-        ];
-        Plan::new(fix, &header, host)
-    };
     let chosen = |plan: &Plan| args.choose.as_deref().is_none_or(|id| plan.fix.id == id);
+    let plan = |fix: Fix| plan(fix, &format!("to end {}", cause.id), host);
     let all: Vec<Plan> = cause.fixes_on(scene).into_iter().map(plan).collect();
     let ids: Vec<_> = all.iter().map(|plan| plan.fix.id).collect();
     let plans: Vec<Plan> = all.into_iter().filter(chosen).collect();
@@ -146,9 +143,19 @@ fn plans(
     }
 }
 
+/// A plan whose files say who wrote them, when and why.
+fn plan(fix: Fix, why: &str, host: &Host) -> Plan {
+    let header = [
+        format!("Written by rsttrace {} at {:.0}", env!("CARGO_PKG_VERSION"), Timestamp::now()),
+        format!("{why}: {}.", fix.summary),
+        "To take it back: rsttrace fix --undo".to_owned(),
+    ];
+    Plan::new(fix, &header, host)
+}
+
 fn carry_out(
     args: &FixArgs,
-    cause: &'static Cause,
+    cause: Option<&'static Cause>,
     plans: &[Plan],
     host: &Host,
 ) -> Result<Exit, Failure> {
@@ -166,6 +173,7 @@ fn carry_out(
     let store = Store::open(&args.state_dir).map_err(cannot_keep)?;
     if args.idle.is_none()
         && !args.force
+        && !args.check
         && let Some(journal) = in_force(args, cause, &store, host)
     {
         say(&format!(
@@ -178,9 +186,7 @@ fn carry_out(
     let mut ours = plans.iter().filter(|plan| plan.is_node_owned());
     let Some(plan) = ours.next() else {
         return Err(usage(anyhow!(
-            "nothing here is the node's to change for {}: `rsttrace fix {}` tells who can do what",
-            cause.id,
-            cause.id
+            "nothing here is the node's to change; the same without --apply tells who can do what"
         )));
     };
     if let Some(other) = ours.find(|other| other.fix.id == plan.fix.id) {
@@ -197,9 +203,7 @@ fn carry_out(
         if !stdin().is_terminal() {
             return Err(usage(anyhow!("nobody can be asked here: --yes applies without asking")));
         }
-        let plans = std::slice::from_ref(plan);
-        let page = out::text(cause, plans, None, args.page.color.on_stdout(), page_width());
-        stdout::write(&page)?;
+        stdout::write(&out::plan_text(plan, args.page.color.on_stdout(), page_width()))?;
         if !asked::agrees(&format!("Apply {} to this host?", plan.fix.id)) {
             say("rsttrace: nothing was changed");
             return Ok(Exit::Fine);
@@ -210,7 +214,7 @@ fn carry_out(
         id: store.new_id(&now.strftime("%Y%m%d-%H%M%S").to_string()).map_err(cannot_keep)?,
         boot_id: host.boot_id().unwrap_or_default(),
         when: format!("{now:.0}"),
-        cause: Some(cause.id),
+        cause: cause.map(|cause| cause.id),
         fix: plan.fix.id.into(),
     };
     let mut live = Live::new(host, &store, "/".as_ref(), None);
@@ -235,12 +239,12 @@ fn carry_out(
 
 /// An earlier apply for the same cause, whose values still stand. Fixes that go by the value of now
 /// would go further each time.
-fn in_force(args: &FixArgs, cause: &Cause, store: &Store, host: &Host) -> Option<Journal> {
+fn in_force(args: &FixArgs, cause: Option<&Cause>, store: &Store, host: &Host) -> Option<Journal> {
     let journals = store.ids().ok()?.into_iter().rev().filter_map(|id| store.load(&id).ok());
     let is_asked_for = |journal: &Journal| {
         let about = &journal.about;
         let mut places = journal.items.iter().filter_map(Item::place);
-        about.cause == Some(cause.id)
+        about.cause == cause.map(|cause| cause.id)
             && args.choose.as_deref().is_none_or(|id| about.fix == id)
             && places.all(|at| args.netns.is_none_or(|asked| at.netns == asked))
     };

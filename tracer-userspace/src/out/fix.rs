@@ -3,10 +3,12 @@
 use serde_json::{Value, json};
 
 use super::{
+    escape::terminal,
     json::{fix as fix_json, object},
     page::{HANG, Page, Style},
 };
 use crate::{
+    audit::{Finding, Rank},
     cause::Cause,
     change::{
         FileState,
@@ -79,6 +81,50 @@ pub fn text(
         page.labelled("NOT A FIX", Style::Dim, &format!("{what}: {because}"));
     }
     page.finish().unwrap_or_default()
+}
+
+/// One plan alone.
+pub fn plan_text(plan: &Plan, color: bool, width: usize) -> String {
+    let mut page = Page::new(color, width);
+    one(&mut page, 1, plan, true);
+    page.finish().unwrap_or_default()
+}
+
+/// What was found, each with its fixes.
+pub fn findings_text(groups: &[(Finding, Vec<Plan>)], color: bool, width: usize) -> String {
+    let mut page = Page::new(color, width);
+    let mut number = 0;
+    let mut applies = true;
+    for (finding, plans) in groups {
+        let style = if finding.rank == Rank::Break { Style::Red } else { Style::Yellow };
+        page.labelled(&finding.rank.id().to_uppercase(), style, &finding.reason);
+        for plan in plans {
+            number += 1;
+            let is_first = applies && plan.is_node_owned();
+            applies &= !is_first;
+            one(&mut page, number, plan, is_first);
+        }
+        page.blank();
+    }
+    if groups.is_empty() {
+        page.labelled("NO FIX", Style::Dim, "check finds nothing on this host that has one");
+    }
+    page.finish().unwrap_or_default()
+}
+
+/// The same as one JSON object.
+pub fn findings_json(groups: &[(Finding, Vec<Plan>)]) -> Value {
+    let group = |(finding, plans): &(Finding, Vec<Plan>)| {
+        object([
+            ("rule", Some(finding.rule.into())),
+            ("rank", Some(finding.rank.id().into())),
+            ("cause", finding.cause.map(Value::from)),
+            ("netns", Some(finding.place.netns.into())),
+            ("reason", Some(terminal(&finding.reason).into())),
+            ("fixes", Some(plans.iter().map(plan_json).collect())),
+        ])
+    };
+    json!({"findings": groups.iter().map(group).collect::<Vec<_>>()})
 }
 
 fn one(page: &mut Page, number: usize, plan: &Plan, applies: bool) {
@@ -208,7 +254,7 @@ pub fn applied_text(journal: &Journal) -> String {
 fn change(item: &Item) -> String {
     match item {
         Item::Value { old, new, .. } => {
-            format!("{}: {old} -> {new}", super::escape::terminal(&item.describe()))
+            format!("{}: {old} -> {new}", terminal(&item.describe()))
         }
         Item::File { path, old, new, .. } => {
             let (old, new) = (kind(old), kind(new));
@@ -221,7 +267,7 @@ fn kind(state: &FileState) -> String {
     match state {
         FileState::Absent => "absent".into(),
         FileState::File { bytes, .. } => format!("{} bytes", bytes.len()),
-        FileState::Link { target } => format!("link to {}", super::escape::terminal(target)),
+        FileState::Link { target } => format!("link to {}", terminal(target)),
     }
 }
 
@@ -261,7 +307,7 @@ pub fn undone_text(journal: &Journal, undone: &Undone) -> String {
     let mut text = format!("{} ({}):\n", about.id, about.fix);
     for (what, list) in parts(undone) {
         for item in list {
-            text.push_str(&format!("  {what}: {}\n", super::escape::terminal(item)));
+            text.push_str(&format!("  {what}: {}\n", terminal(item)));
         }
     }
     text

@@ -1,0 +1,60 @@
+//! `rsttrace fix --check`: the fixes of what `check` finds.
+
+use super::{carry_out, plan, print, usage, view};
+use crate::{
+    audit::{self, Finding, Question},
+    cause,
+    change::plan::Plan,
+    cli::{FixArgs, page_width},
+    cmd::{Exit, Failure},
+    fix::Fix,
+    host::Host,
+    out::fix as out,
+};
+
+/// Prints the plan of every finding that has one; with `--apply` carries out the first that is the node's
+/// to make.
+///
+/// # Errors
+/// As [`super::run`].
+pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
+    let host = Host::new().map_err(anyhow::Error::from)?;
+    let view = view(args, &host)?;
+    let mut findings = audit::findings(&Question::new(&view));
+    findings.retain(|it| args.netns.is_none_or(|inum| it.place.netns == inum));
+    let groups = groups(findings, args.choose.as_deref(), &host);
+    if let (Some(id), true) = (&args.choose, groups.is_empty()) {
+        return Err(usage(anyhow::anyhow!("no finding of this host has a fix {id:?}")));
+    }
+    if args.apply {
+        let first = groups.iter().find(|(_, plans)| plans.iter().any(Plan::is_node_owned));
+        let cause = first.and_then(|(finding, _)| cause::by_id(finding.cause?));
+        let plans: Vec<Plan> = groups.into_iter().flat_map(|(_, plans)| plans).collect();
+        return carry_out(args, cause, &plans, &host);
+    }
+    print(
+        args,
+        || out::findings_text(&groups, args.page.color.on_stdout(), page_width()),
+        || out::findings_json(&groups),
+    )
+}
+
+/// The findings that have a fix, each fix where it is met first.
+fn groups(findings: Vec<Finding>, choose: Option<&str>, host: &Host) -> Vec<(Finding, Vec<Plan>)> {
+    let mut told: Vec<Fix> = Vec::new();
+    let mut groups = Vec::new();
+    for finding in findings {
+        let mut plans = Vec::new();
+        for fix in &finding.fixes {
+            if choose.is_none_or(|id| fix.id == id) && !told.contains(fix) {
+                told.push(fix.clone());
+                let why = format!("because of the finding {} of rsttrace check", finding.rule);
+                plans.push(plan(fix.clone(), &why, host));
+            }
+        }
+        if !plans.is_empty() {
+            groups.push((finding, plans));
+        }
+    }
+    groups
+}
