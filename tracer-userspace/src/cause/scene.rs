@@ -136,3 +136,7 @@ fn on_one_link(a: IpAddr, b: IpAddr) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+#[path = "scene_tests.rs"]
+mod tests;
