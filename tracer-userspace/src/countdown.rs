@@ -181,6 +181,9 @@ impl Sight {
 
     fn seen(&self) -> Outlook {
         let say = |level, text: String| Outlook { level, text };
+        if self.is_empty() {
+            return say(Level::Over, "nothing of it is left on this host".into());
+        }
         let ends: Vec<_> = self.living().collect();
         if ends.is_empty() && !self.ends.is_empty() {
             return say(
@@ -204,7 +207,7 @@ impl Sight {
             (Some((entry, left)), None) => self.no_keepalive(&entry, left, ends.len()),
             (None, _) if self.ends.is_empty() => say(
                 Level::Open,
-                "neither end is on this host, and no entry here that could be lost is told".into(),
+                "neither end is on this host, and no table here translates it".into(),
             ),
             (None, _) if !self.ipvs.is_empty() => {
                 say(Level::Fine, "packets pass: its IPVS timer has just been wound up".into())

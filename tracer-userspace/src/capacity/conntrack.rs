@@ -5,6 +5,7 @@ use super::{
     percent, seconds_of,
 };
 use crate::{
+    audit::configured::KubeProxy,
     fix::{Change, Fix, FixOwner, Place, Risk},
     host::NetnsReach,
 };
@@ -20,9 +21,6 @@ const BUCKETS_ROUND: u64 = 512;
 /// Shares of the memory: more than the first is told, more than the second is warned about, percent.
 const SHARE_TOLD: u64 = 5;
 const SHARE_WARNED: u64 = 10;
-/// kube-proxy's defaults (`conntrack.maxPerCore`, `conntrack.min`).
-const KUBE_PER_CORE: u64 = 32_768;
-const KUBE_MIN: u64 = 131_072;
 
 const SYSCTL_MAX: &str = "net.netfilter.nf_conntrack_max";
 const SYSCTL_BUCKETS: &str = "net.netfilter.nf_conntrack_buckets";
@@ -73,11 +71,6 @@ pub fn kernel_default(ram_bytes: u64, kernel: Kernel) -> (u64, u64) {
         little => (little / 16_384 / BUCKET_BYTES).max(least),
     };
     (buckets * factor, buckets)
-}
-
-/// What kube-proxy sets when it starts (`conntrack.maxPerCore`, `conntrack.min`).
-pub fn kube_proxy_default(cpus: u64) -> u64 {
-    (KUBE_PER_CORE * cpus).max(KUBE_MIN)
 }
 
 /// Flows per second that a table of `max` entries holds when each stays for so long.
@@ -234,12 +227,12 @@ fn max_item(demand: &Demand, table: &Table) -> Item {
         warnings.push("the peak is above 60 % of it: bursts are not in any average".into());
     }
     let judged = demand.max.is_some();
-    let (owner, changes) = if judged {
-        (FixOwner::Node, Vec::new())
-    } else if demand.kube_proxy {
-        (FixOwner::KubeProxy, vec![kube_proxy(demand, table.max)])
-    } else {
-        (FixOwner::Node, on_the_node(SYSCTL_MAX, now, table.max))
+    let by_proxy =
+        demand.kube_proxy.as_ref().and_then(|proxy| kube_proxy(proxy, demand, table.max));
+    let (owner, changes) = match by_proxy {
+        _ if judged => (FixOwner::Node, Vec::new()),
+        Some(change) => (FixOwner::KubeProxy, vec![change]),
+        None => (FixOwner::Node, on_the_node(SYSCTL_MAX, now, table.max)),
     };
     Item {
         key: SYSCTL_MAX,
@@ -272,20 +265,20 @@ fn max_item(demand: &Demand, table: &Table) -> Item {
     }
 }
 
-fn kube_proxy(demand: &Demand, max: u64) -> Change {
-    let own = kube_proxy_default(demand.cpus);
-    let sum = format!("max({KUBE_PER_CORE} × {} cpus, {KUBE_MIN}) = {own}", demand.cpus);
+/// What it takes for kube-proxy to write this. `None` where it leaves the value alone.
+fn kube_proxy(proxy: &KubeProxy, demand: &Demand, max: u64) -> Option<Change> {
+    let cpus = u32::try_from(demand.cpus).unwrap_or(u32::MAX);
+    let own = proxy.writes(SYSCTL_MAX, cpus)?;
+    let writes = format!(
+        "{} writes {own} at its start, the larger of conntrack.maxPerCore × {cpus} and conntrack.min",
+        proxy.describe()
+    );
     let text = if own >= max {
-        format!(
-            "nothing to do: kube-proxy's defaults give {sum}, unless its configuration says otherwise"
-        )
+        format!("nothing to do: {writes}")
     } else {
-        format!(
-            "in KubeProxyConfiguration: conntrack.min: {max}; its defaults give {sum}, and it writes its \
-             value over any sysctl when it starts"
-        )
+        format!("in KubeProxyConfiguration: conntrack.min: {max}; now {writes}")
     };
-    Change::Advice { text }
+    Some(Change::Advice { text })
 }
 
 fn buckets_item(demand: &Demand, table: &Table) -> Item {
@@ -354,7 +347,7 @@ pub fn notes(demand: &Demand, table: &Table) -> Vec<String> {
             "the limit is each namespace's own, the memory is everybody's: {all} entries in all"
         ));
     }
-    if !demand.kube_proxy {
+    if demand.kube_proxy.is_none() {
         notes.push(
             "where kube-proxy runs, it owns nf_conntrack_max (conntrack.maxPerCore, conntrack.min) and \
              the IPVS timeouts, and writes its own at every start: --kube-proxy"

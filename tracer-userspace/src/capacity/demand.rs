@@ -1,6 +1,6 @@
 //! What is asked for, and on which machine.
 
-use crate::settings::Setting;
+use crate::{audit::configured::KubeProxy, settings::Setting};
 
 /// The load, the machine it comes to, and the limits on its path.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,8 +20,8 @@ pub struct Demand {
     pub kernel: Kernel,
     /// IPVS is on the path.
     pub ipvs: bool,
-    /// kube-proxy runs here, and owns what it sets.
-    pub kube_proxy: bool,
+    /// kube-proxy runs there, and owns what it sets.
+    pub kube_proxy: Option<KubeProxy>,
     /// Other limits on the path.
     pub path: Vec<PathLimit>,
     /// What is configured now.

@@ -256,7 +256,7 @@ fn longer_ipvs(demand: &Demand, gap: &Gap) -> Result<Option<Item>, Impossible> {
         warnings
             .push(format!("{} ({} s) is shorter and is not helped by it", gap.owner, gap.seconds));
     }
-    let (owner, change) = if demand.kube_proxy {
+    let (owner, change) = if demand.kube_proxy.is_some() {
         let text = format!("in KubeProxyConfiguration: ipvs.tcpTimeout: {wanted}s");
         (FixOwner::KubeProxy, Change::Advice { text })
     } else {
@@ -307,7 +307,7 @@ fn conntrack_behind(demand: &Demand) -> Option<Item> {
         return None;
     }
     let value = now.max(least);
-    let change = if demand.kube_proxy {
+    let change = if demand.kube_proxy.is_some() {
         Change::Advice {
             text: format!("in KubeProxyConfiguration: conntrack.tcpEstablishedTimeout: {value}s"),
         }
@@ -321,7 +321,7 @@ fn conntrack_behind(demand: &Demand) -> Option<Item> {
         unit: Unit::Seconds,
         fix: Fix {
             id: "conntrack_behind_ipvs",
-            owner: if demand.kube_proxy { FixOwner::KubeProxy } else { FixOwner::Node },
+            owner: if demand.kube_proxy.is_some() { FixOwner::KubeProxy } else { FixOwner::Node },
             risk: Risk::Low,
             summary: format!("let conntrack keep established connections for {value} s"),
             reason:

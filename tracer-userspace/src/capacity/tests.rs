@@ -1,8 +1,9 @@
 //! The worked examples of the project's facts, and what plans must never do.
 
 use super::*;
+use crate::audit::configured::KubeProxy;
 use crate::capacity::{
-    conntrack::{entry_bytes, flows_per_s, kernel_default, kube_proxy_default, short_lived},
+    conntrack::{entry_bytes, flows_per_s, kernel_default, short_lived},
     idle::{detection_s, fits},
     overflow::full_after_s,
 };
@@ -22,7 +23,7 @@ fn demand() -> Demand {
         cpus: 4,
         kernel: NEW,
         ipvs: true,
-        kube_proxy: false,
+        kube_proxy: None,
         path: Vec::new(),
         now: InForce::default(),
         max: None,
@@ -189,8 +190,13 @@ fn r6_a_server_limit_bounds_lifetime_and_idle_eviction_but_no_keepalive() {
 
 #[test]
 fn kube_proxy_owns_what_it_writes_and_its_defaults_are_computed() {
-    assert_eq!([4, 16].map(kube_proxy_default), [131_072, 524_288]);
-    let plan = planned(Demand { connections: 200_000, kube_proxy: true, ..demand() });
+    let with = |cpus| {
+        let kube_proxy = Some(KubeProxy::default());
+        planned(Demand { connections: 200_000, cpus, kube_proxy, ..demand() })
+    };
+    let enough = with(16).item(MAX).expect("the item").fix.advice();
+    assert!(enough[0].starts_with("nothing to do: kube-proxy writes 524288"), "{enough:?}");
+    let plan = with(4);
     let fix = &plan.item(MAX).expect("the item").fix;
     assert_eq!(fix.owner, crate::fix::FixOwner::KubeProxy);
     assert!(fix.commands().is_empty());

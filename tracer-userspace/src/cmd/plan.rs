@@ -9,7 +9,7 @@ use anyhow::Context as _;
 
 use super::{Exit, Failure, say, stdout};
 use crate::{
-    audit,
+    audit::{self, configured::KubeProxy},
     capacity::{Demand, InForce, Kernel, Measured, Plan, balancer},
     cli::{PageFormat, PlanArgs, page_width},
     host::Host,
@@ -40,13 +40,13 @@ fn demand(args: &PlanArgs) -> Result<Demand, Failure> {
     let host = Host::new().context("this machine cannot be looked at")?;
     let facts = host.machine();
     let (mut now, mut measured, mut ipvs, mut kube_proxy) =
-        (InForce::default(), Measured::default(), true, false);
+        (InForce::default(), Measured::default(), true, None);
     if args.from_host {
         measured = measure(&host, args.sample);
         let view = audit::read(&host);
         now = InForce::of(&view, &measured);
         ipvs = balancer(&view).is_some();
-        kube_proxy = host.runs("kube-proxy");
+        kube_proxy = view.configured.kube_proxy.clone();
         for unseen in &view.unseen {
             say(&format!("rsttrace: not seen: {} ({})", unseen.what, unseen.why));
         }
@@ -69,7 +69,7 @@ fn demand(args: &PlanArgs) -> Result<Demand, Failure> {
         cpus: args.cpus.unwrap_or(facts.cpus.into()),
         kernel: kernel.context("this machine does not tell its kernel: use --kernel")?,
         ipvs: ipvs && !args.no_ipvs,
-        kube_proxy: args.kube_proxy || kube_proxy,
+        kube_proxy: kube_proxy.or_else(|| args.kube_proxy.then(KubeProxy::default)),
         path: args.assume.clone(),
         now,
         max: args.max,

@@ -208,6 +208,11 @@ fn a_closed_connection_is_over_whatever_tables_say() {
 }
 
 #[test]
+fn where_nothing_is_left_it_is_over() {
+    assert_eq!(told(&sight()).0, Level::Over);
+}
+
+#[test]
 fn every_name_of_the_connection_is_known_once() {
     let all = Sight {
         ends: vec![client(None), server()],

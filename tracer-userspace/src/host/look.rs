@@ -142,16 +142,6 @@ impl Host {
         }
     }
 
-    /// Whether a process of this name runs.
-    #[must_use]
-    pub fn runs(&self, comm: &str) -> bool {
-        let is_it = |pid: &u32| {
-            fs::read_to_string(format!("/proc/{pid}/comm"))
-                .is_ok_and(|name| name.trim_end() == comm)
-        };
-        places::processes().iter().any(is_it)
-    }
-
     /// `/` as pid 1 sees it, else as we do.
     #[must_use]
     pub fn root(&self) -> &Path {

@@ -166,6 +166,12 @@ impl Lookout {
         }
         if full {
             self.unseen = unseen.into_iter().map(str::to_owned).collect();
+            let hidden = self.host.hidden_processes();
+            if hidden > 0 {
+                self.unseen.push(format!(
+                    "the network namespaces of {hidden} processes (only root may look where they live)"
+                ));
+            }
             if closed > 0 {
                 self.unseen.push(format!(
                     "{closed} network namespaces (entering one needs CAP_SYS_ADMIN)"

@@ -74,7 +74,7 @@ fn machine(demand: &Demand) -> String {
     if demand.ipvs {
         text += ", IPVS on the path";
     }
-    if demand.kube_proxy {
+    if demand.kube_proxy.is_some() {
         text += ", kube-proxy";
     }
     text
@@ -188,7 +188,7 @@ pub fn json(plan: &Plan) -> Value {
                 "cpus": demand.cpus,
                 "kernel": format!("{}.{}", demand.kernel.major, demand.kernel.minor),
                 "ipvs": demand.ipvs,
-                "kube_proxy": demand.kube_proxy,
+                "kube_proxy": demand.kube_proxy.is_some(),
             })),
         ),
         ("memory", Some(memory(plan))),
@@ -264,7 +264,7 @@ mod tests {
             cpus: 64,
             kernel,
             ipvs: true,
-            kube_proxy: false,
+            kube_proxy: None,
             path: ["lb", "server"]
                 .map(|name| PathLimit { name: name.into(), seconds: 28_800 })
                 .into(),
