@@ -70,7 +70,7 @@ impl std::fmt::Display for CaptureError {
             Self::NotACapture => write!(f, "this is not a capture of rsttrace (line 1)"),
             Self::NotAStream => write!(
                 f,
-                "this is neither a capture of rsttrace (`record`) nor a stream of its events (`live -o json`)"
+                "this is neither a capture of rsttrace (`record`) nor a stream of its events, one a line (`live -o json`)"
             ),
             Self::Version { found } => write!(
                 f,

@@ -27,7 +27,11 @@ pub fn run(args: &ReportArgs) -> Result<Exit, Failure> {
             Box::new(BufReader::new(file))
         }
     };
-    let file = args.file.file_name().map_or(name.clone(), |it| it.to_string_lossy().into_owned());
+    let file = match (name.as_str(), args.file.file_name()) {
+        ("-", _) => "standard input".into(),
+        (_, Some(file)) => file.to_string_lossy().into_owned(),
+        (name, None) => name.to_owned(),
+    };
     let selection = Selection {
         window: Window { since: args.since, until: args.until },
         causes: args.cause.clone(),

@@ -6,8 +6,8 @@ use super::{
     Input,
     gather::{Gather, Group, Named, Service},
     model::{
-        Broken, CausePart, FixPart, Idle, Limit, Minute, Peak, Report, RuledOutPart, Seen,
-        ServicePart, Time, Unseen,
+        Broken, CausePart, Covered, Extent, FixPart, Idle, KeepaliveOff, Limit, Minute, Peak,
+        Report, RuledOutPart, Seen, ServicePart, Time, Toward, Unseen,
     },
     runs::Totals,
     say::{plural, ranked},
@@ -54,7 +54,9 @@ impl Gather {
             input: input.kind,
             hosts: ranked(&self.hosts).into_iter().map(|it| it.text).collect(),
             kernels: ranked(&self.kernels).into_iter().map(|it| it.text).collect(),
-            extent: self.extent.map(|(first, last)| (Time(first), Time(last))),
+            extent: self
+                .extent
+                .map(|(first, last)| Extent { first: Time(first), last: Time(last) }),
             since: self.selection.window.since_ns().map(Time),
             until: self.selection.window.until_ns().map(Time),
             only: self.selection.causes.clone(),
@@ -121,9 +123,12 @@ fn part(id: &str, group: &Group) -> CausePart {
         .filter_map(|chunk| Some((chunk.first()?.div_euclid(MINUTE), chunk.len() as u64)));
     let mut idle_s = group.idle_s.clone();
     idle_s.sort_by(f64::total_cmp);
-    let mut services: Vec<(SocketAddr, u64)> =
-        group.services.iter().map(|(address, count)| (*address, *count)).collect();
-    services.sort_by_key(|(_, count)| Reverse(*count));
+    let mut services: Vec<Toward> = group
+        .services
+        .iter()
+        .map(|(address, connections)| Toward { address: *address, connections: *connections })
+        .collect();
+    services.sort_by_key(|it| Reverse(it.connections));
     let idle = idle(&idle_s);
     let limits = limits(group);
     let example = &group.example;
@@ -139,8 +144,8 @@ fn part(id: &str, group: &Group) -> CausePart {
         clients: ranked(&group.clients),
         servers: ranked(&group.servers),
         idle,
-        keepalive_off: (group.keepalive_known > 0)
-            .then_some((group.keepalive_off, group.keepalive_known)),
+        keepalive: (group.keepalive_known > 0)
+            .then_some(KeepaliveOff { off: group.keepalive_off, known: group.keepalive_known }),
         message: example.message.clone(),
         event_id: example.event_id.clone(),
         evidence: evidence(example),
@@ -334,17 +339,23 @@ fn unseen(gather: &Gather, totals: &Totals, input: &Input) -> Unseen {
         let connections = plural(gather.elsewhere, "connection");
         format!("{connections} to further services are counted and not told apart")
     });
-    if gather.connections > 0 && gather.namespaces.is_empty() {
+    if gather.connections > 0 && input.kind == "ndjson" {
         notes.push(
-            "a stream of incidents holds no counters of the kernel; a capture (rsttrace record) does".into(),
+            "a stream of incidents holds no counters of the kernel; a capture (rsttrace record) does"
+                .into(),
+        );
+        notes.push(
+            "the commands are the stream's own words and nothing here has checked them; rsttrace fix \
+             makes its own"
+                .into(),
         );
     }
     let session = gather.session.as_ref();
     Unseen {
         blind_spots,
-        signals: session.map(|session| {
-            let covered = session.coverage.iter().filter(|signal| signal.way.is_some()).count();
-            (covered, session.coverage.len())
+        signals: session.map(|session| Covered {
+            covered: session.coverage.iter().filter(|signal| signal.way.is_some()).count(),
+            of: session.coverage.len(),
         }),
         lost_events: totals.lost,
         unreadable: totals.unreadable,

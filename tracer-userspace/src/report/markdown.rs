@@ -50,9 +50,10 @@ fn facts(out: &mut String, report: &Report) {
         };
         row("Host", &(hosts + &kernels));
     }
-    if let Some((first, last)) = report.extent {
-        let long = span(last.0.saturating_sub(first.0));
-        row("Covered", &format!("{} to {} UTC ({long})", first.full(), last.full()));
+    if let Some(extent) = report.extent {
+        let long = span(extent.long());
+        let (first, last) = (extent.first.full(), extent.last.full());
+        row("Covered", &format!("{first} to {last} UTC ({long})"));
     }
     if let Some(selected) = report.selected() {
         row("Selected", &text(&selected));

@@ -47,7 +47,7 @@ pub struct Report {
     pub kernels: Vec<Text>,
     /// The oldest and the newest event of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub extent: Option<(Time, Time)>,
+    pub extent: Option<Extent>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,12 +93,12 @@ pub struct CausePart {
     pub peak: Peak,
     pub clients: Vec<Said>,
     pub servers: Vec<Said>,
-    pub services: Vec<(SocketAddr, u64)>,
+    pub services: Vec<Toward>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Idle>,
     pub limits: Vec<Limit>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub keepalive_off: Option<(u64, u64)>,
+    pub keepalive: Option<KeepaliveOff>,
     /// The message of the example.
     pub message: Text,
     pub event_id: Text,
@@ -115,6 +115,41 @@ pub struct CausePart {
     pub times: Vec<i64>,
     #[serde(skip)]
     pub idle_s: Vec<f64>,
+}
+
+/// From the first to the last.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Extent {
+    pub first: Time,
+    pub last: Time,
+}
+
+impl Extent {
+    /// Nanoseconds.
+    pub fn long(self) -> i64 {
+        self.last.0.saturating_sub(self.first.0)
+    }
+}
+
+/// Connections to a service.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Toward {
+    pub address: SocketAddr,
+    pub connections: u64,
+}
+
+/// Sockets with SO_KEEPALIVE off, and those of which it is known.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct KeepaliveOff {
+    pub off: u64,
+    pub known: u64,
+}
+
+/// Signals covered, of how many.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Covered {
+    pub covered: usize,
+    pub of: usize,
 }
 
 /// Something that was said of so many connections.
@@ -227,9 +262,9 @@ pub struct Broken {
 pub struct Unseen {
     /// What was invisible to the tracer.
     pub blind_spots: Vec<Text>,
-    /// Signals covered, of how many.
+    /// As the capture ended.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub signals: Option<(usize, usize)>,
+    pub signals: Option<Covered>,
     /// Kernel records lost, records unreadable, losses forgotten.
     pub lost_events: u64,
     pub unreadable: u64,

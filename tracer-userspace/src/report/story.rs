@@ -1,7 +1,7 @@
 //! The report in one sentence, and in one paragraph.
 
 use super::{
-    model::{CausePart, Report, Time},
+    model::{CausePart, Extent, Report},
     say::{is_id, names, percent, plural, seconds, span, who, who_of},
 };
 
@@ -20,9 +20,9 @@ pub fn because(part: &CausePart) -> String {
 }
 
 /// From the first to the last broken connection.
-fn extent(report: &Report) -> Option<(Time, Time)> {
+fn extent(report: &Report) -> Option<Extent> {
     let first = report.causes.iter().map(|part| part.first).min()?;
-    Some((first, report.causes.iter().map(|part| part.last).max()?))
+    Some(Extent { first, last: report.causes.iter().map(|part| part.last).max()? })
 }
 
 /// One sentence.
@@ -31,7 +31,7 @@ pub fn headline(report: &Report) -> String {
         return "No connection broke".into();
     };
     let total = report.connections;
-    let took = extent(report).map(|(first, last)| last.0.saturating_sub(first.0));
+    let took = extent(report).map(Extent::long);
     let within = match took.filter(|took| total > 1 && *took >= 1_000_000_000) {
         Some(took) => format!(" within {}", span(took)),
         None => String::new(),
@@ -51,8 +51,7 @@ pub fn headline(report: &Report) -> String {
 
 /// Who met it: "orders-api to 10.96.12.8:3306 (mysqld)".
 fn whose(part: &CausePart) -> String {
-    let services: Vec<String> =
-        part.services.iter().map(|(address, _)| address.to_string()).collect();
+    let services: Vec<String> = part.services.iter().map(|it| it.address.to_string()).collect();
     let to = names(services.iter().map(String::as_str), 2);
     let servers = match part.servers.as_slice() {
         [] => String::new(),
@@ -114,7 +113,7 @@ pub fn summary(report: &Report, in_full: usize) -> String {
         hosts => format!(" on {}", names(hosts.iter().map(super::text::Text::as_str), 3)),
     };
     match extent(report) {
-        Some((first, last)) => {
+        Some(Extent { first, last }) => {
             let when = match first.format("%F") == last.format("%F") {
                 true if first.full() == last.full() => format!("At {} UTC", first.full()),
                 true => format!("Between {} and {} UTC", first.full(), last.format("%T")),
@@ -123,7 +122,10 @@ pub fn summary(report: &Report, in_full: usize) -> String {
             let broke = plural(report.connections, "connection");
             sentences.push(format!("{when}, {broke} broke{on}."));
         }
-        None => sentences.push(format!("No connection broke{on}.")),
+        None => {
+            let selected = report.selected().map(|it| format!(" ({it})")).unwrap_or_default();
+            sentences.push(format!("No connection broke{on}{selected}."));
+        }
     }
     sentences.extend(report.causes.iter().take(in_full).map(|part| told(part, report.connections)));
     let others: Vec<String> = report

@@ -1,7 +1,7 @@
 //! When what happened.
 
 use super::{
-    model::{CausePart, Moment, Report},
+    model::{CausePart, Extent, Moment, Report},
     say::{plural, who_of},
     story::because,
 };
@@ -17,7 +17,7 @@ pub fn timeline(report: &Report) -> Vec<Moment> {
         .enumerate()
         .flat_map(|(place, part)| of_cause(part, place < CHAINS))
         .collect();
-    if let Some((first, last)) = report.extent {
+    if let Some(Extent { first, last }) = report.extent {
         let (begins, ends) = match report.input {
             "capture" => ("tracing began", "the capture ends"),
             _ => ("the stream begins", "the stream ends"),

@@ -1,9 +1,7 @@
 //! How to see that it is over: the same question, put to whatever holds the events.
 
-use std::net::SocketAddr;
-
 use super::{
-    model::{Idle, Limit, Query},
+    model::{Idle, Limit, Query, Toward},
     say::{is_id, span},
     text::Text,
 };
@@ -31,7 +29,7 @@ fn duration(minutes: u64) -> String {
 /// The queries for one cause. None for an id that no query should be made of.
 pub fn queries(
     cause: &Text,
-    services: &[(SocketAddr, u64)],
+    services: &[Toward],
     idle: Option<&Idle>,
     limits: &[Limit],
     (first_ns, last_ns): (i64, i64),
@@ -39,13 +37,13 @@ pub fn queries(
     if !is_id(cause) {
         return Vec::new();
     }
-    let connections = services.iter().map(|(_, count)| count).sum();
+    let connections = services.iter().map(|it| it.connections).sum();
     let took_ns = last_ns.saturating_sub(first_ns);
     let minutes = minutes(idle, limits, connections, took_ns);
     let long = duration(minutes);
     // --dst takes an address of either family, with its port.
     let to = match services {
-        [(only, _)] => format!(" --dst {only}"),
+        [only] => format!(" --dst {}", only.address),
         _ => String::new(),
     };
     let before = match connections {
@@ -88,7 +86,8 @@ mod tests {
 
     fn of(cause: &str, idle_s: f64) -> Vec<Query> {
         let idle = Idle { shortest_s: idle_s, median_s: idle_s, longest_s: idle_s, known: 1 };
-        let service = (SocketAddr::from(([10, 96, 0, 10], 3306)), 4);
+        let address = std::net::SocketAddr::from(([10, 96, 0, 10], 3306));
+        let service = Toward { address, connections: 4 };
         queries(&cause.into(), &[service], Some(&idle), &[], (0, 60_000_000_000))
     }
 

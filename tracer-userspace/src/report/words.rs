@@ -2,7 +2,7 @@
 
 use super::{
     counters::{Counter, Reading},
-    model::{CausePart, FixPart, Report, RuledOutPart, ServicePart},
+    model::{CausePart, Covered, FixPart, KeepaliveOff, Report, RuledOutPart, ServicePart},
     say::{names, plural, seconds, who, who_of},
 };
 
@@ -20,15 +20,17 @@ impl Report {
     pub fn counted(&self) -> String {
         let mut text = plural(self.connections, "broken connection");
         let other_ends = plural(self.other_ends, "error");
-        let absorbed = plural(self.absorbed, "repeat");
-        match (self.other_ends, self.absorbed) {
+        // Counted for the whole file only.
+        let absorbed = if self.selected().is_some() { 0 } else { self.absorbed };
+        let repeats = plural(absorbed, "repeat");
+        match (self.other_ends, absorbed) {
             (0, 0) => {}
             (_, 0) => text.push_str(&format!(
                 "; {other_ends} at the other end of one of them counted with it"
             )),
-            (0, _) => text.push_str(&format!("; {absorbed} counted with them")),
+            (0, _) => text.push_str(&format!("; {repeats} counted with them")),
             (_, _) => text.push_str(&format!(
-                "; {other_ends} at their other ends and {absorbed} counted with them"
+                "; {other_ends} at their other ends and {repeats} counted with them"
             )),
         }
         if !self.benign.is_empty() {
@@ -96,8 +98,8 @@ impl Report {
                 }
             });
         }
-        if let Some((covered, all)) = unseen.signals {
-            lines.push(format!("{covered} of {all} signals were covered at the end"));
+        if let Some(Covered { covered, of }) = unseen.signals {
+            lines.push(format!("{covered} of {of} signals were covered at the end"));
         }
         lines
             .push("resets that are merely forwarded between two other hosts are never seen".into());
@@ -129,7 +131,7 @@ impl CausePart {
             let clients = who_of(&self.clients, self.connections, 5);
             all.push(format!("Clients: {clients}."));
         }
-        let services: Vec<String> = self.services.iter().map(|(it, _)| it.to_string()).collect();
+        let services: Vec<String> = self.services.iter().map(|it| it.address.to_string()).collect();
         let servers = match self.servers.as_slice() {
             [] => String::new(),
             servers => format!(" ({})", who(servers, 3)),
@@ -154,7 +156,7 @@ impl CausePart {
             let limits = names(limits.iter().map(String::as_str), 4);
             all.push(format!("Limit met: {limits}."));
         }
-        if let Some((off, known)) = self.keepalive_off {
+        if let Some(KeepaliveOff { off, known }) = self.keepalive {
             all.push(match off {
                 0 => "SO_KEEPALIVE was on.".into(),
                 off if off == known => "SO_KEEPALIVE was off.".into(),

@@ -30,7 +30,7 @@ pub fn range(report: &Report) -> Option<Range> {
     let first = report.causes.iter().map(|part| part.first.0).min()?;
     let last = report.causes.iter().map(|part| part.last.0).max()?;
     let (oldest, newest) =
-        report.extent.map_or((first, last), |(oldest, newest)| (oldest.0, newest.0));
+        report.extent.map_or((first, last), |extent| (extent.first.0, extent.last.0));
     let margin = last.checked_sub(first).filter(|long| *long > 0)? / 10;
     let from = first.saturating_sub(margin).max(oldest).min(first);
     let to = last.saturating_add(margin).min(newest).max(last);
