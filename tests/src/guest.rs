@@ -11,15 +11,17 @@ use anyhow::{Context, Result};
 pub enum Need {
     Conntrack,
     Ipvs,
+    /// IPVS holds no more connections than `net.ipv4.vs.conn_max`.
+    IpvsConnMax,
 }
 
 impl Need {
-    const ALL: [Self; 2] = [Self::Conntrack, Self::Ipvs];
+    const ALL: [Self; 3] = [Self::Conntrack, Self::Ipvs, Self::IpvsConnMax];
 
     fn module(self) -> &'static str {
         match self {
             Self::Conntrack => "nf_conntrack",
-            Self::Ipvs => "ip_vs",
+            Self::Ipvs | Self::IpvsConnMax => "ip_vs",
         }
     }
 
@@ -28,6 +30,15 @@ impl Need {
         match self {
             Self::Conntrack => "/proc/sys/net/netfilter/nf_conntrack_max",
             Self::Ipvs => "/proc/net/ip_vs",
+            Self::IpvsConnMax => "/proc/sys/net/ipv4/vs/conn_max",
+        }
+    }
+
+    /// As a reader of the coverage knows it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Conntrack | Self::Ipvs => self.module(),
+            Self::IpvsConnMax => "net.ipv4.vs.conn_max",
         }
     }
 }
@@ -88,7 +99,7 @@ impl Guest {
     /// Why this kernel cannot play a scenario with these needs.
     pub fn lack(&self, needs: &[Need]) -> Option<String> {
         let lacking = needs.iter().find(|need| self.lacks.contains(need))?;
-        Some(format!("kernel {} has no {}", self.release, lacking.module()))
+        Some(format!("kernel {} has no {}", self.release, lacking.name()))
     }
 }
 

@@ -115,6 +115,11 @@ impl Net {
         SocketAddr::new(self.ip(9, 9), port)
     }
 
+    /// The same for a client of it.
+    pub fn remote_client(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip(9, 8), port)
+    }
+
     pub fn owns(&self, ip: IpAddr) -> bool {
         match ip {
             IpAddr::V4(ip) => ip.octets()[..2] == [10, self.number],

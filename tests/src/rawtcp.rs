@@ -178,6 +178,22 @@ impl RawEnd {
         bail!("{what} did not arrive within {} s", PATIENCE.as_secs())
     }
 
+    /// The active side of a handshake, and the first data. Somebody must be answering meanwhile.
+    pub fn request(&self, to: SocketAddrV4) -> Result<Conversation> {
+        const ISN: u32 = 0x0dd5_0000;
+        self.send(to, ISN, 0, SYN)?;
+        let answer =
+            self.await_segment("a SYN-ACK", |it| it.to == self.address && it.has(SYN | ACK))?;
+        ensure!(answer.ack == ISN + 1, "the server acknowledged {:#x}", answer.ack);
+        let conversation = Conversation { peer: to, seq: answer.ack, ack: answer.end() };
+        self.send(to, conversation.seq, conversation.ack, ACK)?;
+        self.send(to, conversation.seq, conversation.ack, ACK | PSH)?;
+        self.await_segment("the first data's acknowledgement", |it| {
+            it.to == self.address && it.has(ACK) && !it.has(SYN)
+        })?;
+        Ok(conversation)
+    }
+
     /// The passive side of a handshake, up to the first data: the peer, what it sends next, what we send next.
     pub fn serve_first_request(&self) -> Result<Conversation> {
         const ISN: u32 = 0x5eed_0000;

@@ -235,6 +235,8 @@ pub struct IpvsServerRemoved {
     /// `ip_vs_dest.conn_flags`: `IP_VS_CONN_F_*`, the forwarding method in the low three bits.
     pub flags: u32,
     pub pad: u32,
+    /// Whether one server was removed, or its service, or all of them.
+    pub stack: Stack,
 }
 
 /// `KIND_CONNTRACK_END`.
@@ -277,6 +279,8 @@ pub struct TrackedPacket {
 pub const VIA_EARLY_DROP: u32 = 0;
 /// `via`: any TCP packet dropped by netfilter, where there are no kprobes.
 pub const VIA_KFREE_SKB: u32 = 1;
+/// `via`: a packet in mid-stream for an IPVS service that has lost a real server.
+pub const VIA_NO_DESTINATION: u32 = 2;
 
 /// `KIND_NETFILTER_DROP`.
 #[repr(C)]
@@ -315,7 +319,7 @@ const _: () = {
     assert!(size_of::<SocketError>() == 192 + 32 + 192 + 40);
     assert!(size_of::<IpvsEnd>() == 40 * 2 + 16 + 32 + 192 + 16);
     assert!(size_of::<IpvsNoServer>() == 56);
-    assert!(size_of::<IpvsServerRemoved>() == 40 + 32 + 8);
+    assert!(size_of::<IpvsServerRemoved>() == 40 + 32 + 8 + 192);
     assert!(size_of::<ConntrackEnd>() == 40 * 2 + 8 + 32 + 192 + 16);
     assert!(size_of::<RuleReject>() == 56 + 192 + 40 * 2);
     assert!(size_of::<NetfilterDrop>() == 56 + 32 + 8);

@@ -241,6 +241,7 @@ fn clashed(tracked: &ConntrackInvalid) -> NetfilterDrop {
         packet: Packet { flow: tracked.original, ..tracked.packet },
         table_full: false,
         no_server: false,
+        no_destination: false,
         tracked: true,
         clash: Some(tracked.reply.reversed()),
         rejected: None,
@@ -449,6 +450,7 @@ impl Decoder<'_> {
             packet,
             table_full: via == record::VIA_EARLY_DROP,
             no_server: false,
+            no_destination: via == record::VIA_NO_DESTINATION,
             tracked,
             clash: None,
             rejected: None,
@@ -469,6 +471,7 @@ impl Decoder<'_> {
                 packet: Packet { flow: as_sent.unwrap_or(met.flow), ..met },
                 table_full: false,
                 no_server: false,
+                no_destination: false,
                 tracked: false,
                 clash: None,
                 rejected,
@@ -498,6 +501,7 @@ impl Decoder<'_> {
             packet,
             table_full: false,
             no_server: true,
+            no_destination: false,
             tracked: false,
             clash: None,
             rejected: None,
@@ -513,6 +517,7 @@ impl Decoder<'_> {
             server: forward.dst,
             flags: bytes.u32(offset_of!(R, flags))?,
             task: task(bytes.within(offset_of!(R, task)))?,
+            stack: self.stack(bytes.within(offset_of!(R, stack)))?,
         })
     }
 }

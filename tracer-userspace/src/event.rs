@@ -12,7 +12,7 @@ mod stock;
 
 pub use stock::{AcceptQueue, ConntrackFound, Inquiry, IpvsFound, Stock};
 
-use crate::evidence::ETIMEDOUT;
+use crate::evidence::{ETIMEDOUT, has};
 use crate::host::{IpvsEntry, NetnsState, Owner};
 
 /// CLOCK_MONOTONIC nanoseconds.
@@ -378,6 +378,34 @@ pub struct IpvsServerRemoved {
     pub flags: u32,
     /// Who removed it.
     pub task: Task,
+    #[serde(default)]
+    pub stack: Stack,
+}
+
+/// What was taken away with a real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpvsRemoval {
+    Server,
+    Service,
+    /// Every service of the namespace.
+    Table,
+}
+
+impl IpvsServerRemoved {
+    /// Without the names of functions nothing but the server is known to be gone.
+    pub fn removal(&self) -> IpvsRemoval {
+        let by = |function: &str| has(&self.stack, function);
+        if by("ip_vs_flush") {
+            IpvsRemoval::Table
+        } else if !by("ip_vs_del_dest")
+            // The former up to 6.18, the latter in 7.2.
+            && (by("ip_vs_unlink_service") || by("__ip_vs_del_service"))
+        {
+            IpvsRemoval::Service
+        } else {
+            IpvsRemoval::Server
+        }
+    }
 }
 
 /// Whether IPVS translates addresses: `IP_VS_CONN_F_FWD_MASK` (7) is `IP_VS_CONN_F_MASQ` (0), as opposed
@@ -419,6 +447,9 @@ pub struct NetfilterDrop {
     /// A SYN for which its IPVS service had no usable server.
     #[serde(default)]
     pub no_server: bool,
+    /// For a service that has lost a real server: IPVS may have dropped it for want of that.
+    #[serde(default)]
+    pub no_destination: bool,
     /// The packet had a conntrack entry.
     pub tracked: bool,
     /// Its entry could not be inserted: the tuple that NAT chose, from its source to its destination,
@@ -521,6 +552,18 @@ impl Session {
             }
         }
         spots
+    }
+
+    /// What a timeout may be due to and this kernel's hooks do not show. Only where there are no kprobes is
+    /// every dropped packet looked at.
+    pub fn silent_drops(&self) -> Option<&'static str> {
+        let looks_at_all = |signal: &SignalCoverage| {
+            signal.way.as_ref().is_some_and(|way| way.contains("kfree_skb_netfilter"))
+        };
+        (!self.coverage.iter().any(looks_at_all)).then_some(
+            "packets that a firewall rule of this host drops without an answer are not seen: a timeout does \
+             not name the rule",
+        )
     }
 
     /// Whether a signal's module is there and its hooks are not yet.

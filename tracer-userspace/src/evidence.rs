@@ -16,9 +16,9 @@ pub use translated::Translated;
 use crate::{
     case::{At, Case},
     event::{
-        AcceptQueue, ConntrackEnd, ConntrackInvalid, Flow, IpvsEnd, IpvsServerRemoved, Nanos,
-        NetfilterDrop, ResetReceived, ResetSent, Session, Socket, SocketError, Via, tcp_flag,
-        tcp_state,
+        AcceptQueue, ConntrackEnd, ConntrackInvalid, Flow, IpvsEnd, IpvsRemoval, IpvsServerRemoved,
+        Nanos, NetfilterDrop, ResetReceived, ResetSent, Session, Socket, SocketError, Via,
+        tcp_flag, tcp_state,
     },
     fix::Place,
     host::{IpvsEntry, IpvsService, NetnsReach, NetnsState},
@@ -41,6 +41,9 @@ const TOLERANCE: Nanos = 12_000_000;
 
 /// A reset answers a packet within a round trip.
 const ANSWERED_WITHIN: Nanos = 1_000_000_000;
+
+/// TCP_RTO_MAX (include/net/tcp.h), and a timer that fires late.
+const LONGEST_RETRY: Nanos = 130_000_000_000;
 
 const IPPROTO_TCP: u8 = 6;
 
@@ -413,9 +416,15 @@ impl<'a> Evidence<'a> {
         self.ipvs
     }
 
-    /// Its IPVS entry, found without its real server when it timed out.
+    /// Its IPVS entry, found without its real server when it timed out or its packet was dropped.
     pub fn ipvs_orphan(&self) -> Option<&'a At<IpvsEntry>> {
-        let asked_for = |ts| self.case.errors.iter().any(|at| at.ts == ts);
+        let case = self.case;
+        // An answer may come only after its packet's case was closed; the next retry is dropped as well.
+        let asked_for = |ts| {
+            let drops = case.drops.iter().filter(|at| at.it.no_destination).map(|at| at.ts);
+            case.errors.iter().any(|at| at.ts == ts)
+                || drops.into_iter().any(|at| ts <= at && at - ts <= LONGEST_RETRY)
+        };
         self.ipvs_servers.orphans(self.case.identity.flows()).find(|at| asked_for(at.ts))
     }
 
@@ -431,6 +440,20 @@ impl<'a> Evidence<'a> {
         self.ipvs_servers
             .removals(netns, virtual_flow, real_flow)
             .find(|at| at.ts <= self.case.opened && at.ts.saturating_add(TOLERANCE) >= alive)
+    }
+
+    /// The removal of a server together with its IPVS service, of those that came before it broke and after
+    /// it was last alive.
+    pub fn ipvs_service_removed(
+        &self,
+        netns: u32,
+        service: SocketAddr,
+    ) -> Option<&'a At<IpvsServerRemoved>> {
+        let alive = self.last_received().unwrap_or(0);
+        self.ipvs_servers
+            .removals_of(netns, service)
+            .find(|at| at.ts <= self.case.opened && at.ts.saturating_add(TOLERANCE) >= alive)
+            .filter(|at| at.it.removal() != IpvsRemoval::Server)
     }
 
     /// The NAT entry of this connection, if its end is on record and fits, and IPVS did not take it
@@ -515,6 +538,11 @@ impl<'a> Evidence<'a> {
             None => NetnsReach::Unknown,
         };
         Place { netns, reach }
+    }
+
+    /// The namespace with an IPVS service at an address.
+    pub fn balancer_of(&self, address: SocketAddr) -> Option<u32> {
+        self.hosts.keys().copied().find(|netns| self.ipvs_service(*netns, address).is_some())
     }
 
     /// The IPVS service behind an address, in a given namespace.

@@ -114,7 +114,8 @@ impl Memory {
         let same = |known: &Loss| match (known, &loss.loss) {
             (Loss::Drop(known), Loss::Drop(new)) => {
                 known.packet.flow == new.packet.flow
-                    && (known.table_full, known.no_server) == (new.table_full, new.no_server)
+                    && (known.table_full, known.no_server, known.no_destination)
+                        == (new.table_full, new.no_server, new.no_destination)
                     && known.clash.is_some() == new.clash.is_some()
                     && known.rejected.is_some() == new.rejected.is_some()
             }

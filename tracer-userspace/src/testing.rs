@@ -234,8 +234,18 @@ pub fn ipvs_end(timeout_s: f64) -> IpvsEnd {
 
 /// SERVER is taken out of VIP.
 pub fn server_removed(ts: Nanos) -> Event {
-    let (service, server) = (address(VIP), address(SERVER));
-    let it = IpvsServerRemoved { service, server, flags: 0, task: task("ipvsadm", 321) };
+    server_removed_by(ts, &["__ip_vs_del_dest", "ip_vs_del_dest", "do_ip_vs_set_ctl"])
+}
+
+/// SERVER is taken out of VIP by these functions.
+pub fn server_removed_by(ts: Nanos, functions: &[&str]) -> Event {
+    let it = IpvsServerRemoved {
+        service: address(VIP),
+        server: address(SERVER),
+        flags: 0,
+        task: task("ipvsadm", 321),
+        stack: stack(functions),
+    };
     at(ts, NODE_NS, Body::IpvsServerRemoved(Box::new(it)))
 }
 
@@ -287,6 +297,7 @@ pub fn clash_drop(ts: Nanos, packet: Packet) -> Event {
         packet,
         table_full: false,
         no_server: false,
+        no_destination: false,
         tracked: true,
         clash,
         rejected: None,
@@ -301,6 +312,7 @@ pub fn full_drop(ts: Nanos, packet: Packet) -> Event {
         packet,
         table_full: true,
         no_server: false,
+        no_destination: false,
         tracked: false,
         clash: None,
         rejected: None,
@@ -316,9 +328,25 @@ pub fn rule_reject(ts: Nanos, packet: Packet) -> Event {
         packet,
         table_full: false,
         no_server: false,
+        no_destination: false,
         tracked: false,
         clash: None,
         rejected,
+        nat: None,
+    };
+    at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
+}
+
+/// netfilter drops `packet`, for a service that has lost a server.
+pub fn bereft_drop(ts: Nanos, packet: Packet) -> Event {
+    let it = NetfilterDrop {
+        packet,
+        table_full: false,
+        no_server: false,
+        no_destination: true,
+        tracked: false,
+        clash: None,
+        rejected: None,
         nat: None,
     };
     at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
@@ -330,6 +358,7 @@ pub fn no_server_drop(ts: Nanos, syn: Packet) -> Event {
         packet: syn,
         table_full: false,
         no_server: true,
+        no_destination: false,
         tracked: false,
         clash: None,
         rejected: None,

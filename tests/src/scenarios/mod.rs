@@ -11,6 +11,7 @@ mod ipvs_halfclose;
 mod ipvs_lost;
 mod ipvs_near_miss;
 mod ipvs_service;
+mod ipvs_unserved;
 mod late;
 mod listener;
 pub mod nat;
@@ -202,6 +203,7 @@ pub fn all() -> Vec<&'static Scenario> {
         ipvs_near_miss::SCENARIOS,
         ipvs_service::SCENARIOS,
         ipvs_lost::SCENARIOS,
+        ipvs_unserved::SCENARIOS,
         conntrack::SCENARIOS,
         nat::SCENARIOS,
         capacity::SCENARIOS,

@@ -101,6 +101,7 @@ fn comes_by(signal: &str, body: &Body) -> bool {
         }
         Body::NetfilterDrop(drop) if drop.clash.is_some() => signal == "conntrack_clash",
         Body::NetfilterDrop(drop) if drop.no_server => signal == "ipvs_no_server",
+        Body::NetfilterDrop(drop) if drop.no_destination => signal == "ipvs_server_removed",
         Body::NetfilterDrop(_) => signal == "conntrack_full",
         _ => false,
     }

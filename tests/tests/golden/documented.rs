@@ -23,6 +23,7 @@ fn without_symbols(events: &[Event]) -> Ablation {
             Body::SocketError(it) => it.stack.clear(),
             Body::IpvsEnd(it) => it.stack.clear(),
             Body::ConntrackEnd(it) => it.stack.clear(),
+            Body::IpvsServerRemoved(it) => it.stack.clear(),
             _ => {}
         }
     }

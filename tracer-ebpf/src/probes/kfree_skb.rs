@@ -1,8 +1,10 @@
 //! `skb:kfree_skb`: a packet is dropped. Never used alone where kprobes exist: the program tests a
-//! per-CPU flag set by `early_drop.rs` first and returns.
+//! per-CPU flag set by `early_drop.rs` and a time set by `__ip_vs_del_dest.rs` first and returns.
 //!
 //! TP_PROTO 5.10: (struct sk_buff *skb, void *location)
 //! 6.1: + enum skb_drop_reason reason; 6.12 on: + struct sock *rx_sk
+
+use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_ns},
@@ -10,7 +12,7 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use tracer_common::{
-    record::{NetfilterDrop, VIA_EARLY_DROP, VIA_KFREE_SKB},
+    record::{NetfilterDrop, Packet, VIA_EARLY_DROP, VIA_KFREE_SKB, VIA_NO_DESTINATION},
     wire::{ABSENT, KIND_NETFILTER_DROP},
 };
 
@@ -19,7 +21,7 @@ use crate::{
     emit::emit,
     kread::{facts, read_or_zero},
     packet,
-    probes::early_drop,
+    probes::{__ip_vs_del_dest, early_drop},
     task,
 };
 
@@ -28,13 +30,19 @@ facts! {
     VALUE_OF_skb_drop_reason_DOT_SKB_DROP_REASON_NETFILTER_DROP,
 }
 
+const SYN: u8 = 2;
+
 /// From `early_drop` to `kfree_skb` is a few microseconds, plus a log line to a slow console.
 const PENDING_NS: u64 = 50_000_000;
 
-/// The packet for which the conntrack table had no room.
+/// The packet for which the conntrack table had no room, or IPVS no server any more.
 #[raw_tracepoint(tracepoint = "kfree_skb")]
 pub fn kfree_skb__rawtp(ctx: RawTracePointContext) -> i32 {
     let Some(pending) = early_drop::pending() else {
+        // The reason first, where there is one: what runs for long misses what comes meanwhile.
+        if by_netfilter(&ctx) && __ip_vs_del_dest::is_looked_for() {
+            report_bereft(ctx.arg(0));
+        }
         return 0;
     };
     // SAFETY: this CPU's own slot.
@@ -53,6 +61,22 @@ pub fn kfree_skb__rawtp(ctx: RawTracePointContext) -> i32 {
     }
     report(ctx.arg(0), VIA_EARLY_DROP);
     0
+}
+
+/// A packet in mid-stream for a service that has lost a real server: whether its own is the lost one, the
+/// table of entries tells.
+#[inline(always)]
+fn report_bereft(skb: u64) -> Option<()> {
+    let mut dropped = MaybeUninit::<Packet>::zeroed();
+    // SAFETY: all integers, of which zero is a value.
+    let dropped = unsafe {
+        packet::fill(dropped.as_mut_ptr(), skb)?;
+        dropped.assume_init()
+    };
+    if dropped.flags & SYN == 0 && __ip_vs_del_dest::is_bereft(&dropped.flow, packet::netns(skb)) {
+        report(skb, VIA_NO_DESTINATION);
+    }
+    Some(())
 }
 
 /// Any TCP packet that netfilter drops: a rule, or a full table. Only attached where there are no

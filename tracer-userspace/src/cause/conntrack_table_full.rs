@@ -94,7 +94,8 @@ const STEP: u64 = 65536;
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (loss, drop) = evidence.drops().iter().find(|(loss, drop)| {
-        let unexplained = !drop.tracked && !drop.no_server && drop.rejected.is_none();
+        let unexplained =
+            !drop.tracked && !drop.no_server && !drop.no_destination && drop.rejected.is_none();
         drop.table_full || (unexplained && is_full(evidence, loss.netns))
     })?;
     // A reset has its own reason, whatever was dropped before; only one that tells of lost state in

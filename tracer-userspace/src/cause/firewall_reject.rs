@@ -162,6 +162,7 @@ fn by_its_drop(evidence: &Evidence<'_>) -> Option<Verdict> {
     }
     let (loss, drop) = evidence.drops().iter().find(|(loss, drop)| {
         !drop.is_failure()
+            && !drop.no_destination
             && drop.packet.flow == flow
             && evidence.age_s(loss.ts).abs() < SAME_PACKET_S
     })?;

@@ -1,7 +1,9 @@
 //! The IPVS entry was lost to a flush, the drop_entry defence, a restart or a fail-over, not to idleness.
 
 use super::{
-    Cause, Doc, Family, Need, NotFix, Scene, Sign, Verdict, human_s, ipvs_idle_expired::state_name,
+    Cause, Doc, Family, Need, NotFix, Scene, Sign, Verdict, human_s,
+    ipvs_idle_expired::state_name,
+    ipvs_server_removed::{self, ServerLoss},
     nothing_ruled_out, remedy,
 };
 use crate::{
@@ -20,7 +22,10 @@ pub const CAUSE: Cause = Cause {
         about: "The connection's IPVS entry ended before its time. Under memory pressure, or always with \
                 net.ipv4.vs.drop_entry=3, the drop_entry defence takes 1/32 of the table once a second \
                 and ends half-open entries, and established ones that have been idle for 60 s and seen \
-                at most 8 packets. Unloading ip_vs, or the end of its network namespace, ends all. And a \
+                at most 8 packets. `ipvsadm -C`, which a restore or a stop script may begin with, deletes \
+                every service: the entries end at once with net.ipv4.vs.expire_nodest_conn=1; with 0 they \
+                stay, IPVS looks at no packet any more, and the local stack answers, or, once there is \
+                another service, their packets are dropped in silence until they run out. Unloading ip_vs, or the end of its network namespace, ends all. And a \
                 director that takes over an address without synchronised entries never had them. The \
                 next packet is answered by the local stack: a reset.",
         signs: &[
@@ -28,6 +33,20 @@ pub const CAUSE: Cause = Cause {
                 "the entry ended in ip_vs_random_dropentry or in the flush of the table, and the stack \
                  then reset a packet of it",
                 &[Need::Full("ipvs_end"), Need::Any("reset_sent"), Need::Any("kernel_symbols")],
+            ),
+            Sign::observed(
+                "somebody deleted every service, and its entry then ended, or was found without a server \
+                 when the connection timed out or its packets were dropped here",
+                &[Need::Full("ipvs_server_removed"), Need::Any("kernel_symbols")],
+            ),
+            Sign::correlated(
+                "somebody deleted every service, and the stack then reset a packet of it: without services \
+                 IPVS does not look at packets",
+                &[
+                    Need::Any("ipvs_server_removed"),
+                    Need::Any("reset_sent"),
+                    Need::Any("kernel_symbols"),
+                ],
             ),
             Sign::correlated(
                 "the entry ended so, and a bare reset or a timeout followed",
@@ -41,10 +60,13 @@ pub const CAUSE: Cause = Cause {
         ],
         mistaken_for: &[
             ("ipvs_idle_expired", "there the entry had been silent for all of its limit"),
-            ("ipvs_server_removed", "there the entry is kept, and one server's connections fail"),
+            (
+                "ipvs_server_removed",
+                "there one server or one service was deleted, and its connections fail",
+            ),
             ("socket_gone", "the server still holds the connection; only the director does not"),
         ],
-        fixes: &[NO_DEFENCE, SYNC],
+        fixes: &[NO_DEFENCE, KEEP_SERVICES, SYNC],
         not_fixes: NOT_FIXES,
     },
     judge,
@@ -62,6 +84,17 @@ const NO_DEFENCE: Remedy = Remedy {
     reason: "the defence ends connections to save memory; an entry costs a few hundred bytes",
     how: "net.ipv4.vs.drop_entry=0 in the namespace that owns the table; with 1 it starts below \
           net.ipv4.vs.amemthresh free pages",
+};
+
+const KEEP_SERVICES: Remedy = Remedy {
+    id: "keep_the_services",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "do not clear the IPVS table while connections go through it",
+    reason: "an entry without its service is ended, or its packets are dropped",
+    how: "not ipvsadm -C, ipvsadm-restore behind it, or a stop script or kube-proxy --cleanup that does the \
+          same: add and edit services one by one, give servers weight 0 and wait until ActiveConn is 0 \
+          before deleting them",
 };
 
 const SYNC: Remedy = Remedy {
@@ -99,10 +132,18 @@ pub fn lost_to(end: &IpvsEnd) -> Option<String> {
 }
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    if let Some(loss) = cleared(evidence) {
+        return Some(loss.verdict(evidence));
+    }
     if !evidence.looks_like_lost_state() {
         return None;
     }
     seen(evidence).or_else(|| inferred(evidence))
+}
+
+/// Its service went with all the others.
+fn cleared<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
+    ipvs_server_removed::lost(evidence).filter(ServerLoss::with_all)
 }
 
 fn seen(evidence: &Evidence<'_>) -> Option<Verdict> {
@@ -177,6 +218,12 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    if let Some(at) = cleared(evidence).and_then(|loss| loss.removal) {
+        return vec![Fix {
+            summary: format!("keep {} from clearing the IPVS table", at.it.task.comm),
+            ..KEEP_SERVICES.fix()
+        }];
+    }
     let defence = evidence.ipvs().filter(|(_, end)| has(&end.stack, "ip_vs_random_dropentry"));
     let Some((loss, _)) = defence else {
         return vec![SYNC.fix()];

@@ -11,9 +11,10 @@ use super::{
 use crate::{
     audit::view::Netns,
     case::At,
-    event::{IpvsEnd, IpvsServerRemoved},
+    event::{IpvsEnd, IpvsRemoval, IpvsServerRemoved, Nanos},
     evidence::{Evidence, has, seconds},
     fix::{Change, Fix, FixOwner, Remedy, Risk},
+    host::IpvsEntry,
     incident::{Confidence, Finding},
 };
 
@@ -22,7 +23,8 @@ pub const CAUSE: Cause = Cause {
     family: Family::StateLost,
     title: "the real server was taken out of IPVS under a live connection",
     doc: Doc {
-        about: "A real server was deleted from its IPVS service while connections to it were open. \
+        about: "A real server was deleted from its IPVS service, or went with the service, while \
+                connections to it were open. \
                 With net.ipv4.vs.expire_nodest_conn=1 the entries are ended at once, or by the next \
                 packet, and that packet is answered by the local stack: a reset. With 0 every packet of \
                 them is dropped in silence until the retransmissions run out, about 15 minutes later. \
@@ -39,9 +41,23 @@ pub const CAUSE: Cause = Cause {
                 &[Need::Any("ipvs_server_removed"), Need::Any("socket_error")],
             ),
             Sign::observed(
+                "the removal was seen, packets of two ends that are elsewhere are dropped here for a second \
+                 and more, and the entry was found without its server",
+                &[Need::Full("ipvs_server_removed")],
+            ),
+            Sign::observed(
                 "the removal was seen, the entry ran out without its server, and the stack then reset a \
                  packet of it",
                 &[Need::Any("ipvs_server_removed"), Need::Any("ipvs_end"), Need::Any("reset_sent")],
+            ),
+            Sign::correlated(
+                "the removal of its whole service was seen, and the stack then reset a packet for that \
+                 address: without services IPVS does not look at packets",
+                &[
+                    Need::Any("ipvs_server_removed"),
+                    Need::Any("reset_sent"),
+                    Need::Any("kernel_symbols"),
+                ],
             ),
             Sign::correlated(
                 "the entry ran out after its server had been taken out",
@@ -53,6 +69,10 @@ pub const CAUSE: Cause = Cause {
             ),
         ],
         mistaken_for: &[
+            (
+                "ipvs_entry_dropped",
+                "there the whole table was cleared (ipvsadm -C), or the entry alone was lost",
+            ),
             ("ipvs_idle_expired", "there the entry had been silent for all of its limit"),
             (
                 "retransmission_timeout",
@@ -109,14 +129,33 @@ fn removed(end: &IpvsEnd) -> bool {
 }
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let loss = lost(evidence)?;
+    (!loss.with_all()).then(|| loss.verdict(evidence))
+}
+
+/// A connection that lost its real server, and how.
+pub struct ServerLoss<'a> {
+    confidence: Confidence,
+    server: SocketAddr,
+    /// What became of its entry.
+    entry: Finding,
+    /// Who took the server away, if that was seen.
+    pub removal: Option<&'a At<IpvsServerRemoved>>,
+}
+
+/// Also of a server that went with the whole table, which is `ipvs_entry_dropped`.
+pub fn lost<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
+    if only_dropped(evidence) {
+        return dropped(evidence);
+    }
     if !evidence.looks_like_lost_state() {
         return None;
     }
-    ended(evidence).or_else(|| hung(evidence))
+    ended(evidence).or_else(|| hung(evidence)).or_else(|| unhooked(evidence))
 }
 
 /// Its entry ended, for want of the server or long after.
-fn ended(evidence: &Evidence<'_>) -> Option<Verdict> {
+fn ended<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
     let (loss, end) = evidence.ipvs()?;
     let by_flush = removed(end);
     // Asked for by a packet that found its server gone; port reuse asks the same way, but only for
@@ -145,11 +184,11 @@ fn ended(evidence: &Evidence<'_>) -> Option<Verdict> {
             human_s(evidence.age_s(loss.ts)),
         ),
     };
-    Some(verdict(evidence, confidence, end.real_flow.dst, removal).finding(finding))
+    Some(ServerLoss { confidence, server: end.real_flow.dst, entry: finding, removal })
 }
 
 /// Its entry is still there, without the server: every packet that arrives for it is dropped.
-fn hung(evidence: &Evidence<'_>) -> Option<Verdict> {
+fn hung<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
     let socket = &evidence.timed_out()?.it.socket;
     let At { ts, netns, it: entry } = evidence.ipvs_orphan()?;
     let removal = evidence.ipvs_server_removed(*netns, entry.virtual_flow, entry.real_flow());
@@ -160,44 +199,119 @@ fn hung(evidence: &Evidence<'_>) -> Option<Verdict> {
     }
     // Without the removal nobody knows which came first: it, or the silence of a dead server.
     let confidence = if removal.is_some() { Confidence::Observed } else { Confidence::Inferred };
-    let finding = Finding {
+    Some(ServerLoss {
+        confidence,
+        server: entry.server,
+        entry: orphaned(evidence, *ts, *netns, entry),
+        removal,
+    })
+}
+
+/// Its entry is still there, but nobody looks: with its last service IPVS leaves netfilter's hooks
+/// (net/netfilter/ipvs/ip_vs_ctl.c), and the local stack gets the packet.
+fn unhooked<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
+    let at = evidence.stateless().filter(|at| at.it.socket.is_none() && at.it.end.is_none())?;
+    let service = at.it.trigger?.flow.dst;
+    let removal = evidence.ipvs_service_removed(at.netns, service)?;
+    if evidence.has_loss()
+        || evidence.ipvs_service(at.netns, service).is_some()
+        || !evidence.was_used()
+    {
+        return None;
+    }
+    let entry = Finding {
+        kind: "ipvs_no_service",
+        ts: at.ts,
+        summary: format!(
+            "a packet of it was answered by the local stack {}: {service} is no IPVS service any more",
+            evidence.place(at.netns).describe()
+        ),
+    };
+    Some(ServerLoss {
+        confidence: Confidence::Correlated,
+        server: removal.it.server,
+        entry,
+        removal: Some(removal),
+    })
+}
+
+/// Nobody of this host is hurt, but its packets are dropped here.
+fn dropped<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
+    let At { ts, netns, it: entry } = evidence.ipvs_orphan()?;
+    let removal = evidence.ipvs_server_removed(*netns, entry.virtual_flow, entry.real_flow());
+    Some(ServerLoss {
+        confidence: if removal.is_some() { Confidence::Observed } else { Confidence::Inferred },
+        server: entry.server,
+        entry: orphaned(evidence, *ts, *netns, entry),
+        removal,
+    })
+}
+
+fn only_dropped(evidence: &Evidence<'_>) -> bool {
+    let case = evidence.case;
+    case.drops.iter().any(|at| at.it.no_destination)
+        && case.sent.is_empty()
+        && case.received.is_empty()
+        && case.errors.is_empty()
+}
+
+fn orphaned(evidence: &Evidence<'_>, ts: Nanos, netns: u32, entry: &IpvsEntry) -> Finding {
+    Finding {
         kind: "ipvs_orphan",
-        ts: *ts,
+        ts,
         summary: format!(
             "the IPVS entry {} ({}, {} s left) {} has no server any more: packets for {} are dropped",
             entry.virtual_flow,
             entry.state,
             entry.left_s,
-            evidence.place(*netns).describe(),
+            evidence.place(netns).describe(),
             entry.server,
         ),
-    };
-    Some(verdict(evidence, confidence, entry.server, removal).finding(finding))
+    }
 }
 
-fn verdict(
-    evidence: &Evidence<'_>,
-    confidence: Confidence,
-    server: SocketAddr,
-    removal: Option<&At<IpvsServerRemoved>>,
-) -> Verdict {
-    let Some(at) = removal else {
-        let why = format!("its real server {server} had been taken out of IPVS");
-        return Verdict::new(confidence, why).prove(
-            "keep rsttrace running: a removal is then seen, and whether the server had answered until then",
-        );
-    };
-    let IpvsServerRemoved { service, task, .. } = &at.it;
-    let place = evidence.place(at.netns).describe();
-    let before = human_s(evidence.age_s(at.ts));
-    let why = format!("{task} had taken its real server {server} out of IPVS {before} before");
-    Verdict::new(confidence, why).finding(Finding {
-        kind: "ipvs_server_removal",
-        ts: at.ts,
-        summary: format!(
-            "{task} took {server} out of the IPVS service {service} {place}, {before} before"
-        ),
-    })
+impl ServerLoss<'_> {
+    /// Every service was taken away at once.
+    pub fn with_all(&self) -> bool {
+        self.removal.is_some_and(|at| at.it.removal() == IpvsRemoval::Table)
+    }
+
+    pub fn verdict(self, evidence: &Evidence<'_>) -> Verdict {
+        let Self { confidence, server, entry, removal } = self;
+        let Some(at) = removal else {
+            let why = format!("its real server {server} had been taken out of IPVS");
+            return Verdict::new(confidence, why).finding(entry).prove(
+                "keep rsttrace running: a removal is then seen, and whether the server had answered until \
+                 then",
+            );
+        };
+        let IpvsServerRemoved { service, task, .. } = &at.it;
+        let place = evidence.place(at.netns).describe();
+        let before = human_s(evidence.age_s(at.ts));
+        let (why, summary) = match at.it.removal() {
+            IpvsRemoval::Server => (
+                format!("{task} had taken its real server {server} out of IPVS"),
+                format!("{task} took {server} out of the IPVS service {service} {place}"),
+            ),
+            IpvsRemoval::Service => (
+                format!("{task} had deleted its IPVS service {service}"),
+                format!("{task} deleted the IPVS service {service}, {server} with it, {place}"),
+            ),
+            IpvsRemoval::Table => (
+                format!("{task} had cleared the IPVS table"),
+                format!(
+                    "{task} deleted every IPVS service, {service} and {server} with it, {place}"
+                ),
+            ),
+        };
+        Verdict::new(confidence, format!("{why} {before} before"))
+            .finding(Finding {
+                kind: "ipvs_server_removal",
+                ts: at.ts,
+                summary: format!("{summary}, {before} before"),
+            })
+            .finding(entry)
+    }
 }
 
 /// The service is known here and no longer lists this server.

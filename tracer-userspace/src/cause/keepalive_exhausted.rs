@@ -98,7 +98,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             human_s(keepalive.intvl_s)
         ),
     });
-    verdict.findings.extend(unanswered::dropped(evidence));
+    let dropped = unanswered::dropped(evidence);
+    if dropped.is_none() {
+        verdict = verdict.prove(unanswered::WHERE_IT_WENT);
+    }
+    verdict.findings.extend(dropped);
     Some(verdict)
 }
 

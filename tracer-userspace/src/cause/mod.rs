@@ -177,9 +177,16 @@ impl Cause {
         fixes
     }
 
-    /// What is told is a dropped packet, at once: its sender may hear of it minutes later, and elsewhere.
+    /// What is told may be a dropped packet, at once: its sender may hear of it minutes later, and elsewhere.
     pub fn is_a_drop(&self) -> bool {
-        matches!(self.id, "conntrack_table_full" | "nat_port_exhausted" | "no_backend")
+        matches!(
+            self.id,
+            "conntrack_table_full"
+                | "nat_port_exhausted"
+                | "no_backend"
+                | "ipvs_server_removed"
+                | "ipvs_entry_dropped"
+        )
     }
 }
 

@@ -22,7 +22,10 @@ pub const CAUSE: Cause = Cause {
                 tcp_syn_retries (6), about 130 s (Documentation/networking/ip-sysctl). The application \
                 gets ETIMEDOUT, or the ICMP error that came meanwhile, and the peer is sent no reset. The \
                 cause is on the way: a packet dropped in silence, a lost route, an MTU black hole, a dead \
-                host; the evidence lists the drops seen here.",
+                host; the evidence lists what was seen here: packets that a rule rejected, or a full IPVS \
+                table (net.ipv4.vs.conn_max). A rule of this host that only drops is not seen where there \
+                are kprobes: the kernel has no hook for it but one that looks at every dropped packet. Its \
+                own counter tells.",
         signs: &[
             Sign::observed("the socket failed with ETIMEDOUT", &[Need::Any("socket_error")]),
             Sign::observed(
@@ -44,7 +47,7 @@ pub const CAUSE: Cause = Cause {
                  first",
             ),
         ],
-        fixes: &[RESTORE, CHANGE_RULE, SOONER],
+        fixes: &[RESTORE, CHANGE_RULE, RAISE_CONN_MAX, SOONER],
         not_fixes: NOT_FIXES,
     },
     judge,
@@ -77,6 +80,16 @@ const SOONER: Remedy = Remedy {
 
 /// The least that Documentation/networking/ip-sysctl.rst recommends, for RFC 1122's 100 s.
 const RETRIES: u64 = 8;
+
+const RAISE_CONN_MAX: Remedy = Remedy {
+    id: "raise_ipvs_conn_max",
+    owner: FixOwner::Node,
+    risk: Risk::Medium,
+    summary: "raise the number of connections that IPVS may hold",
+    reason: "at net.ipv4.vs.conn_max (7.2 on) the SYN of every further connection is dropped in silence",
+    how: "net.ipv4.vs.conn_max in the namespace that owns the table (/proc/net/ip_vs_status shows how many \
+          there are); shorter timeouts after a FIN (ipvsadm --set 0 <tcpfin> 0) free entries sooner",
+};
 
 const NOT_FIXES: &[(&str, &str)] = &[(
     "net.ipv4.tcp_keepalive_*",
@@ -119,12 +132,50 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             socket.retransmits, socket.probes_out, socket.retries2
         ),
     });
-    verdict.findings.extend(unanswered::dropped(evidence));
+    if let Some((netns, conns, max)) = full_balancer(evidence) {
+        verdict.why += &format!("; IPVS takes no new connections ({conns} of {max})");
+        verdict = verdict.finding(Finding {
+            kind: "ipvs_conn_max",
+            ts: at.ts,
+            summary: format!(
+                "IPVS {} holds {conns} connections of at most {max} (net.ipv4.vs.conn_max), and drops the \
+                 SYNs of further ones in silence",
+                evidence.place(netns).describe(),
+            ),
+        });
+    }
+    let dropped = unanswered::dropped(evidence);
+    if dropped.is_none() {
+        verdict = verdict.prove(unanswered::WHERE_IT_WENT);
+    }
+    verdict.findings.extend(dropped);
     Some(verdict)
 }
 
+/// The namespace whose IPVS was full when it could not be reached, its connections and their limit.
+fn full_balancer(evidence: &Evidence<'_>) -> Option<(u32, u32, u32)> {
+    let at = evidence.timed_out()?;
+    let (socket, netns) = (&at.it.socket, evidence.balancer_of(at.it.socket.flow.dst)?);
+    let ipvs = evidence.host(netns)?.ipvs.as_ref()?;
+    let (conns, max) = (ipvs.conns?, ipvs.conn_max?);
+    (socket.rcv_nxt == 0 && conns >= max).then_some((netns, conns, max))
+}
+
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    unanswered::fixes(evidence, RESTORE.fix())
+    let mut fixes = unanswered::fixes(evidence, RESTORE.fix());
+    if let Some((netns, conns, max)) = full_balancer(evidence) {
+        let raise = Fix {
+            summary: format!(
+                "raise net.ipv4.vs.conn_max {}, or find out who holds its connections",
+                evidence.place(netns).describe()
+            ),
+            current: Some(max.to_string()),
+            wanted: Some(format!("more than {conns}")),
+            ..RAISE_CONN_MAX.fix()
+        };
+        fixes.insert(0, raise);
+    }
+    fixes
 }
 
 fn on_host(scene: &Scene<'_>) -> Vec<Fix> {

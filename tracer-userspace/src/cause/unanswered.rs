@@ -10,6 +10,11 @@ use crate::{
     memory::Remembered,
 };
 
+/// The test where nothing that was dropped here is on record.
+pub const WHERE_IT_WENT: &str = "while it retransmits, watch the counters of DROP rules and policies in every namespace on its way (nft \
+     list ruleset, iptables -L -v -n; a rule that only drops is not seen here), then capture on both sides \
+     of each hop";
+
 /// How long a socket that gave up has had no answer at least, seconds: each wait is twice the one before,
 /// from 0.2 s (TCP_RTO_MIN) to 120 s (TCP_RTO_MAX, include/net/tcp.h).
 pub fn at_least_s(socket: &Socket) -> f64 {

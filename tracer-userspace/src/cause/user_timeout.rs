@@ -106,7 +106,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         ts: at.ts,
         summary: format!("gave up with TCP_USER_TIMEOUT {} ms {counted}", socket.user_timeout_ms),
     });
-    verdict.findings.extend(unanswered::dropped(evidence));
+    let dropped = unanswered::dropped(evidence);
+    if dropped.is_none() && !window_stayed_closed(&at.it) {
+        verdict = verdict.prove(unanswered::WHERE_IT_WENT);
+    }
+    verdict.findings.extend(dropped);
     Some(verdict)
 }
 

@@ -83,7 +83,7 @@ pub fn incident(
             .collect(),
         fixes: (cause.fixes)(evidence),
         not_fixes: (cause.not_fixes)(evidence),
-        blind_spots: evidence.session.blind_spots(),
+        blind_spots: blind_spots(evidence, cause),
         prove: verdict.prove,
         lost_events: 0,
     }
@@ -130,6 +130,14 @@ impl Incident {
     }
 }
 
+fn blind_spots(evidence: &Evidence<'_>, cause: &Cause) -> Vec<String> {
+    let mut spots = evidence.session.blind_spots();
+    if cause.family == Family::Keepalive && evidence.drops().is_empty() {
+        spots.extend(evidence.session.silent_drops().map(str::to_owned));
+    }
+    spots
+}
+
 fn what(action: Action, cause: &Cause, idle_s: Option<f64>) -> String {
     let idle_matters = !matches!(cause.family, Family::Benign | Family::Application);
     let idle = match idle_s {
@@ -147,10 +155,13 @@ fn what(action: Action, cause: &Cause, idle_s: Option<f64>) -> String {
 
 fn action(evidence: &Evidence<'_>, cause: &Cause) -> Action {
     let case = evidence.case;
+    let timed_out = evidence.timed_out().is_some();
     if cause.is_a_drop() && case.sent.is_empty() && case.received.is_empty() {
-        return if case.drops.is_empty() { Action::Timeout } else { Action::Drop };
+        // Whoever waits here is told when that ends, and not by the drop of a packet meanwhile.
+        let waited = timed_out && cause.id.starts_with("ipvs_");
+        return if case.drops.is_empty() || waited { Action::Timeout } else { Action::Drop };
     }
-    if evidence.timed_out().is_some() {
+    if timed_out {
         return Action::Timeout;
     }
     if !case.sent.is_empty() || !case.received.is_empty() {

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     event::{IpvsEnd, Packet, ResetSent, Socket, SocketEnd, tcp_flag, tcp_state},
     host::{IpvsDestination, IpvsService, IpvsState, NetnsState},
-    incident::Confidence,
+    incident::{Confidence, Victim},
     testing::*,
 };
 
@@ -156,6 +156,102 @@ fn an_entry_found_without_its_server_is_inferred_while_nobody_knows_when_it_was_
     let incidents = replay([gave_up(300 * SECOND, 5), ipvs_orphan(300 * SECOND)]);
     assert_eq!(causes(&incidents), ["ipvs_server_removed"]);
     assert_eq!(incidents[0].confidence, Some(Confidence::Inferred));
+}
+
+#[test]
+fn packets_dropped_for_a_removed_server_between_two_ends_elsewhere_are_told_once() {
+    let dropped = |ts| bereft_drop(ts, data(CLIENT, VIP));
+    let found = 202 * SECOND;
+    let incidents = replay([
+        server_removed(200 * SECOND),
+        dropped(201 * SECOND),
+        dropped(found),
+        ipvs_orphan(found),
+        dropped(204 * SECOND),
+        ipvs_orphan(204 * SECOND),
+    ]);
+    assert_eq!(causes(&incidents), ["ipvs_server_removed"]);
+    let incident = &incidents[0];
+    assert_eq!((incident.action, incident.errno), (Action::Drop, None));
+    assert_eq!((incident.source, incident.destination), (address(CLIENT), address(VIP)));
+    assert_eq!(incident.destination_nat, Some(address(SERVER)));
+    assert_eq!(incident.confidence, Some(Confidence::Observed));
+    assert_eq!(incident.victim, Victim::Source);
+    assert_eq!((incident.rst.direction, incident.rst.origin), ("none", Some("none")));
+}
+
+#[test]
+fn a_packet_dropped_at_a_service_that_lost_another_server_is_nobodys_incident() {
+    let dropped = bereft_drop(202 * SECOND, data(CLIENT, VIP));
+    let removed = server_removed(200 * SECOND);
+    assert!(replay([removed.clone(), dropped.clone()]).is_empty());
+    // Nor does it explain a reset.
+    let reset = || article().into_iter().skip(1);
+    let dropped = bereft_drop(1000 * SECOND - 1, data(CLIENT, VIP));
+    let with_drop = replay([removed, dropped].into_iter().chain(reset()));
+    assert_eq!(causes(&with_drop), causes(&replay(reset())));
+}
+
+#[test]
+fn who_clears_the_whole_table_lost_the_entries_and_who_deletes_one_service_removed_its_servers() {
+    let flush =
+        ["__ip_vs_del_dest", "ip_vs_unlink_service", "ip_vs_flush.isra.0", "ip_vs_genl_set_cmd"];
+    let service = ["__ip_vs_del_dest", "__ip_vs_del_service", "ip_vs_del_service"];
+    for (functions, cause, says, fix) in [
+        (&flush[..], "ipvs_entry_dropped", "cleared the IPVS table", "keep_the_services"),
+        (&service[..], "ipvs_server_removed", "deleted its IPVS service", "drain_before_removal"),
+    ] {
+        let removal = |ts| server_removed_by(ts, functions);
+        let mut reset = ended_below(&["ip_vs_conn_expire", "ip_vs_expire_nodest_conn_flush"]);
+        reset.insert(0, removal(929 * SECOND));
+        let hung = vec![removal(200 * SECOND), gave_up(300 * SECOND, 5), ipvs_orphan(300 * SECOND)];
+        let dropped = vec![
+            removal(200 * SECOND),
+            bereft_drop(202 * SECOND, data(CLIENT, VIP)),
+            ipvs_orphan(202 * SECOND),
+        ];
+        for (events, action) in
+            [(reset, Action::Reset), (hung, Action::Timeout), (dropped, Action::Drop)]
+        {
+            let incidents = replay(events);
+            assert_eq!(causes(&incidents), [cause]);
+            assert_eq!(incidents[0].action, action);
+            let why = &incidents[0].why;
+            assert!(why.starts_with("ipvsadm (pid 321)") && why.contains(says), "{why}");
+            assert_eq!(incidents[0].fixes[0].id, fix);
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_came_too_late_for_one_retry_tells_the_next() {
+    let mut correlator = Correlator::new();
+    correlator.push(session(0));
+    correlator.push(server_removed(200 * SECOND));
+    correlator.push(bereft_drop(202 * SECOND, data(CLIENT, VIP)));
+    assert!(correlator.tick(203 * SECOND).is_empty());
+    // It carries the time of the packet that it was asked for.
+    correlator.push(ipvs_orphan(202 * SECOND));
+    correlator.push(bereft_drop(204 * SECOND, data(CLIENT, VIP)));
+    assert_eq!(causes(&correlator.finish()), ["ipvs_server_removed"]);
+}
+
+#[test]
+fn without_any_service_the_stack_answers_and_who_took_the_last_one_is_named() {
+    let reset = || article().into_iter().skip(1);
+    let told = |functions: &[&str], ts| {
+        replay(std::iter::once(server_removed_by(ts, functions)).chain(reset()))
+    };
+    let flush = ["__ip_vs_del_dest", "ip_vs_unlink_service", "ip_vs_flush"];
+    let service = ["__ip_vs_del_dest", "ip_vs_unlink_service", "do_ip_vs_set_ctl"];
+    let cleared = told(&flush, 500 * SECOND);
+    assert_eq!(causes(&cleared), ["ipvs_entry_dropped"]);
+    assert_eq!(cleared[0].confidence, Some(Confidence::Correlated));
+    assert_eq!(causes(&told(&service, 500 * SECOND)), ["ipvs_server_removed"]);
+    // It has heard from its peer since, or the service still has other servers.
+    assert_ne!(causes(&told(&flush, 10 * SECOND)), ["ipvs_entry_dropped"]);
+    let one = told(&["__ip_vs_del_dest", "ip_vs_del_dest"], 500 * SECOND);
+    assert_ne!(causes(&one), ["ipvs_server_removed"]);
 }
 
 #[test]

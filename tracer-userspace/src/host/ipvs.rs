@@ -1,6 +1,7 @@
 //! IPVS timeouts, switches and tables: generic netlink family "IPVS" (`linux/ip_vs.h`,
 //! `net/netfilter/ipvs/ip_vs_ctl.c`) and `/proc/sys/net/ipv4/vs`.
 
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -57,6 +58,10 @@ pub(super) fn read() -> Option<IpvsState> {
         conn_reuse_mode: value("ipv4/vs/conn_reuse_mode"),
         drop_entry: value("ipv4/vs/drop_entry"),
         secure_tcp: value("ipv4/vs/secure_tcp"),
+        conn_max: value("ipv4/vs/conn_max"),
+        conns: fs::read_to_string("/proc/thread-self/net/ip_vs_status")
+            .ok()
+            .and_then(|status| conns(&status)),
         ..IpvsState::default()
     };
     if let Ok(mut ipvs) = Family::connect("IPVS", IPVS_GENL_VERSION, Instant::now() + PATIENCE) {
@@ -66,7 +71,7 @@ pub(super) fn read() -> Option<IpvsState> {
     }
     if state.services.is_none() {
         // Netlink refuses whoever is no administrator; the file does not.
-        let text = std::fs::read_to_string("/proc/thread-self/net/ip_vs");
+        let text = fs::read_to_string("/proc/thread-self/net/ip_vs");
         state.services = text.ok().map(|text| ipvs_services::parse(&text));
     }
     Some(state)
@@ -121,6 +126,11 @@ fn loaded() -> io::Result<Family> {
         return Err(io::Error::new(ErrorKind::NotFound, "ip_vs is not loaded"));
     }
     Family::connect("IPVS", IPVS_GENL_VERSION, Instant::now() + PATIENCE)
+}
+
+/// `Conns:	2`, the first line of `/proc/net/ip_vs_status`.
+fn conns(status: &str) -> Option<u32> {
+    status.lines().find_map(|line| line.strip_prefix("Conns:"))?.trim().parse().ok()
 }
 
 /// Asking netlink for an unknown family would make the kernel load ip_vs. Its proc file tells whether

@@ -5,11 +5,18 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use super::state::IpvsEntry;
+use super::state::{IpvsEntry, NetnsState};
 use super::survey::{MOST_ENTRIES, TABLE_STAYS};
 use super::{Host, clock, ipvs_conn};
 use crate::event::{Flow, Nanos};
+
+const IPPROTO_TCP: u8 = 6;
+
+/// Namespaces that are asked for a service; its list is believed for so long.
+const MOST_BALANCERS: usize = 64;
+const SERVICES_STAY: Duration = Duration::from_secs(30);
 
 /// When a namespace was looked into, and what was found.
 type Read = (Nanos, Vec<IpvsEntry>);
@@ -32,13 +39,39 @@ impl Host {
     pub fn ipvs_orphan(&self, flow: Flow, likely: &[u32]) -> Option<(u32, IpvsEntry)> {
         let others = self.holders.balancers();
         let others = others.iter().filter(|inum| !likely.contains(inum));
-        likely.iter().chain(others).find_map(|&inum| Some((inum, self.orphan_in(inum, flow)?)))
+        likely.iter().chain(others).find_map(|&inum| Some((inum, self.orphan_in(inum, flow, 0)?)))
     }
 
-    fn orphan_in(&self, inum: u32, flow: Flow) -> Option<IpvsEntry> {
+    /// The state of the namespace that has a TCP service at an address, of those that [`Self::ipvs_orphan`]
+    /// looks into: first as it is known, then as it is now.
+    #[must_use]
+    pub fn ipvs_service(&self, service: SocketAddr, likely: &[u32]) -> Option<NetnsState> {
+        let balancers = self.holders.balancers();
+        let has_it = |state: &NetnsState| {
+            let services = state.ipvs.iter().flat_map(|ipvs| ipvs.services.iter().flatten());
+            services.into_iter().any(|it| {
+                it.protocol == IPPROTO_TCP && (it.ip, it.port) == (service.ip(), service.port())
+            })
+        };
+        let found = likely
+            .iter()
+            .chain(balancers.iter().filter(|inum| !likely.contains(inum)))
+            .take(MOST_BALANCERS)
+            .find(|inum| self.netns(**inum, SERVICES_STAY).as_ref().is_some_and(has_it))?;
+        self.netns(*found, Duration::ZERO)
+    }
+
+    /// The entry without a real server of a client whose packets namespace `inum` has been dropping since a
+    /// time. `None` also for a client on this host, which tells itself when it gives up.
+    #[must_use]
+    pub fn ipvs_dropped(&self, inum: u32, flow: Flow, since: Nanos) -> Option<IpvsEntry> {
+        self.orphan_in(inum, flow, since).filter(|_| !self.has_connection(flow))
+    }
+
+    fn orphan_in(&self, inum: u32, flow: Flow, read_after: Nanos) -> Option<IpvsEntry> {
         let now = clock::monotonic();
         let stays = u64::try_from(TABLE_STAYS.as_nanos()).unwrap_or(u64::MAX);
-        let is_fresh = |(read, _): &Read| now.saturating_sub(*read) < stays;
+        let is_fresh = |(read, _): &Read| now.saturating_sub(*read) < stays && *read >= read_after;
         if !self.orphans.lock().get(&inum).is_some_and(is_fresh) {
             let found = self.enter(inum, read).unwrap_or_default();
             let mut orphans = self.orphans.lock();

@@ -104,3 +104,10 @@ fn entries_that_lie_are_errors() {
     assert!(destination(&bytes(&[(IPVS_DEST_ATTR_ADDR, unspecified)]), 99).is_err());
     assert!(nested(&bytes(&[(9, b"x")]), IPVS_CMD_ATTR_SERVICE).is_err());
 }
+
+#[test]
+fn the_connections_that_there_are_come_from_the_status_of_newer_kernels() {
+    let status = "Conns:\t2\nConn buckets:\t256 (8 bits, lfactor -4)\nServices:\t1\n";
+    assert_eq!(conns(status), Some(2));
+    assert_eq!(conns("Services:\t1\n"), None);
+}

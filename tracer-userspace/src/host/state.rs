@@ -150,6 +150,10 @@ pub struct IpvsState {
     pub drop_entry: Option<u32>,
     /// `net.ipv4.vs.secure_tcp`: shorter state timeouts (same scale as `drop_entry`).
     pub secure_tcp: Option<u32>,
+    /// `net.ipv4.vs.conn_max` (7.2 on): at so many connections further SYNs are dropped.
+    pub conn_max: Option<u32>,
+    /// Connections there are, of all protocols, templates included (7.2 on).
+    pub conns: Option<u32>,
     /// Virtual services; `None` when netlink refused or failed, which is not the same as none.
     pub services: Option<Vec<IpvsService>>,
 }

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::inside::{inside, read_here};
 use super::sock_diag::{self, SocketFilter};
 use super::state::{IpvsEntry, IpvsTable, NetnsState, SocketState};
 use super::{Host, clock, ctnetlink, ipvs_conn, places};
-use crate::event::{ConntrackFound, Flow, Inquiry, IpvsFound, Nanos, Stock};
+use crate::event::{ConntrackFound, Flow, Inquiry, IpvsFound, Nanos, Stock, tcp_state};
 
 /// Namespaces that are looked into, by the age of their number.
 const MOST_NAMESPACES: usize = 512;
@@ -64,17 +65,9 @@ impl Host {
         let found: BTreeMap<u32, _> = places::scan(nsfs).into_iter().collect();
         let mut room = MOST_SOCKETS_IN_ALL;
         for (inum, place) in found.into_iter().take(MOST_NAMESPACES) {
-            let Ok(ns) = File::open(&place.path) else {
-                continue;
-            };
-            // The path may have come to lead elsewhere since.
-            if places::inum(&place.path, nsfs) != Some(inum) {
-                continue;
-            }
             let most = MOST_SOCKETS.min(room);
             let read = || (read_here(), take_stock(most));
-            let read = if inum == self.own { Ok(read()) } else { inside(ns.as_fd(), read) };
-            let Ok((mut state, stock)) = read else {
+            let Some((mut state, stock)) = self.read_inside(inum, &place.path, nsfs, read) else {
                 continue;
             };
             (state.inum, state.reach) = (inum, place.reach);
@@ -91,6 +84,34 @@ impl Host {
                 return;
             }
         }
+    }
+
+    /// Runs `read` inside the namespace behind `path` without keeping that alive.
+    fn read_inside<T: Send>(
+        &self,
+        inum: u32,
+        path: &Path,
+        nsfs: u64,
+        read: impl FnOnce() -> T + Send,
+    ) -> Option<T> {
+        let ns = File::open(path).ok()?;
+        // The path may have come to lead elsewhere since.
+        if places::inum(path, nsfs) != Some(inum) {
+            return None;
+        }
+        if inum == self.own { Some(read()) } else { inside(ns.as_fd(), read).ok() }
+    }
+
+    /// Whether a connection of this host, in whatever namespace, has this tuple, its own end first.
+    pub(super) fn has_connection(&self, flow: Flow) -> bool {
+        let Ok(nsfs) = fs::metadata("/proc/self/ns/net").map(|own| own.dev()) else {
+            return false;
+        };
+        places::scan(nsfs).into_iter().take(MOST_NAMESPACES).any(|(inum, place)| {
+            let found = self.read_inside(inum, &place.path, nsfs, || sock_diag::find(flow));
+            let socket = found.and_then(Result::ok).flatten();
+            socket.is_some_and(|socket| socket.state != tcp_state::LISTEN)
+        })
     }
 
     /// What there is about a packet that the stack of namespace `netns` reset for want of a connection.
@@ -204,6 +225,11 @@ mod tests {
         let host = Host::new().expect("proc is mounted");
         let local = client.local_addr().expect("bound");
         let stray = Flow { src: SocketAddr::from(([192, 0, 2, 1], 3306)), dst: local };
+        if host.socket(host.own, Flow { src: local, dst: local }).is_some() {
+            let peer = listener.local_addr().expect("bound");
+            assert!(host.has_connection(Flow { src: local, dst: peer }));
+            assert!(!host.has_connection(stray.reversed()));
+        }
         let inquiry = host.inquire(host.own, stray);
         assert_eq!(inquiry.packet, Some(stray));
         if let Some(sockets) = inquiry.sockets {

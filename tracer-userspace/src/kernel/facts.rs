@@ -14,6 +14,7 @@
 //!   `ip_vs_new_dest` copies `protocol` 0x190, `vport` 0x192 and `vaddr` 0x194 from the service.
 //! * `ip_vs_leave` reads the service's `af` 0x24, `port` 0x38, `fwmark` 0x3c and `ipvs` 0x50, and
 //!   `netns_ipvs.sysctl_cache_bypass` 0x71c. These, and the three before, were read in 5.10 only.
+//! * `__ip_vs_del_dest` and `ip_vs_in.part.0` test `netns_ipvs.sysctl_expire_nodest_conn` at 0x720.
 //! * `netns_ipvs.net`: `__ip_vs_init` begins with `ipvs->net = net`, which is
 //!   `mov %rbx,0x870(%rbp)`; `ip_vs_conn_drop_conntrack` loads `cp->ipvs` (0x50) and then 0x870 of
 //!   it as the first argument of `nf_conntrack_find_get`. 0x870 is 2160, as in 6.1's module BTF.
@@ -92,6 +93,7 @@ const TABLE: &[BuiltIn] = &[
     plain("ip_vs_service", "fwmark", 60, 4),
     plain("ip_vs_service", "ipvs", 80, 8),
     plain("netns_ipvs", "sysctl_cache_bypass", 1820, 4),
+    plain("netns_ipvs", "sysctl_expire_nodest_conn", 1824, 4),
     plain("netns_ipvs", "net", 2160, 8),
 ];
 

@@ -303,6 +303,12 @@ impl Live {
             }
             Body::SocketError(it) if it.socket.err == ETIMEDOUT => {
                 self.questions.ipvs_orphan(ts, it.socket.flow);
+                if it.socket.rcv_nxt == 0 {
+                    self.questions.ipvs_service(ts, it.socket.flow.dst);
+                }
+            }
+            Body::NetfilterDrop(it) if it.no_destination => {
+                self.questions.ipvs_dropped(ts, netns, it.packet.flow);
             }
             Body::IpvsEnd(_) | Body::IpvsServerRemoved(_) => self.questions.ipvs_in(netns),
             _ => {}

@@ -2,7 +2,7 @@
 //! socket's owner takes milliseconds, and the ring buffer must not wait for it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     net::SocketAddr,
     sync::mpsc,
     thread,
@@ -63,6 +63,45 @@ enum Question {
         flow: Flow,
         likely: Vec<u32>,
     },
+    /// Does IPVS take new connections to this address?
+    IpvsService {
+        address: SocketAddr,
+        likely: Vec<u32>,
+    },
+    /// The same of a client whose packets this namespace has been dropping for a while.
+    IpvsDropped {
+        netns: u32,
+        flow: Flow,
+        since: Nanos,
+    },
+}
+
+/// Packets of one client that a namespace drops, for a service that has lost a server.
+#[derive(Clone, Copy)]
+struct Dropping {
+    since: Nanos,
+    newest: Nanos,
+    asked: bool,
+}
+
+impl Dropping {
+    /// A server that is added again within a second breaks nothing: the next retry gets through.
+    const PATIENCE: Nanos = SECOND;
+    /// Retries are at most 120 s apart (TCP_RTO_MAX, include/net/tcp.h): later it is another story.
+    const FORGOTTEN: Nanos = 130 * SECOND;
+
+    fn new(ts: Nanos) -> Self {
+        Self { since: ts, newest: ts, asked: false }
+    }
+
+    /// One more is dropped; whether it is time to ask.
+    fn again(&mut self, ts: Nanos) -> bool {
+        if ts.saturating_sub(self.newest) > Self::FORGOTTEN {
+            *self = Self::new(ts);
+        }
+        self.newest = ts;
+        !self.asked && ts.saturating_sub(self.since) >= Self::PATIENCE
+    }
 }
 
 /// A socket's inode, or a pid in one second: pids are not given twice in so short a time.
@@ -83,14 +122,18 @@ pub struct Questions {
     owners: mpsc::Sender<Asked>,
     namespaces: mpsc::Sender<Asked>,
     inquiries: mpsc::Sender<Asked>,
+    /// IPVS tables may be long, and whoever waits for them waits for nothing else.
+    tables: mpsc::Sender<Asked>,
     answers: UnboundedReceiver<Answer>,
     open: BTreeMap<u64, Nanos>,
     next: u64,
     owned: Recent<Topic>,
     strayed: Recent<(u32, Flow)>,
     unreached: Recent<(SocketAddr, u64)>,
+    unserved: Recent<(SocketAddr, u64)>,
     /// Times of the newest inquiries.
     inquired: VecDeque<Nanos>,
+    dropping: HashMap<(u32, Flow), Dropping>,
     /// Namespaces with an open question: one answer serves all who ask meanwhile.
     busy: BTreeMap<u32, u64>,
     /// Namespaces in which IPVS was seen at work.
@@ -110,7 +153,8 @@ impl Questions {
         inquiries.send((first, ts, survey)).context("a helper thread has ended")?;
         Ok(Self {
             owners: answerer("rsttrace-owner", host.clone(), answer.clone())?,
-            namespaces: answerer("rsttrace-netns", host, answer)?,
+            namespaces: answerer("rsttrace-netns", host.clone(), answer.clone())?,
+            tables: answerer("rsttrace-ipvs", host, answer)?,
             inquiries,
             answers,
             open: BTreeMap::from([(first, ts)]),
@@ -118,7 +162,9 @@ impl Questions {
             owned: Recent::default(),
             strayed: Recent::default(),
             unreached: Recent::default(),
+            unserved: Recent::default(),
             inquired: VecDeque::new(),
+            dropping: HashMap::new(),
             busy: BTreeMap::new(),
             ipvs: BTreeSet::new(),
         })
@@ -141,8 +187,7 @@ impl Questions {
     /// What is there about a packet that the stack of this namespace had no connection for? Asked once
     /// per pair of addresses.
     pub fn inquiry(&mut self, ts: Nanos, netns: u32, packet: Flow) {
-        self.inquired.retain(|at| at.saturating_add(SECOND) > ts);
-        if self.inquired.len() < INQUIRIES && self.strayed.is_new((netns, packet)) {
+        if self.may_inquire(ts) && self.strayed.is_new((netns, packet)) {
             self.inquired.push_back(ts);
             self.send(ts, Question::Inquiry { netns, packet });
         }
@@ -151,8 +196,7 @@ impl Questions {
     /// How full is the accept queue at `address`, which somebody in this namespace could not reach? Asked
     /// once a second.
     pub fn accept_queue(&mut self, ts: Nanos, netns: u32, address: SocketAddr) {
-        self.inquired.retain(|at| at.saturating_add(SECOND) > ts);
-        if self.inquired.len() < INQUIRIES && self.unreached.is_new((address, ts / SECOND)) {
+        if self.may_inquire(ts) && self.unreached.is_new((address, ts / SECOND)) {
             self.inquired.push_back(ts);
             self.send(ts, Question::AcceptQueue { netns, address });
         }
@@ -174,6 +218,37 @@ impl Questions {
         self.send(ts, Question::IpvsOrphan { flow, likely });
     }
 
+    /// Does IPVS take new connections to an address that somebody could not reach? Asked once a second.
+    pub fn ipvs_service(&mut self, ts: Nanos, address: SocketAddr) {
+        if self.may_inquire(ts) && self.unserved.is_new((address, ts / SECOND)) {
+            self.inquired.push_back(ts);
+            let likely = self.ipvs.iter().copied().collect();
+            self.send(ts, Question::IpvsService { address, likely });
+        }
+    }
+
+    /// A packet of this client was dropped in this namespace, and its service has lost a real server: does
+    /// its entry want that one? Asked once, when that has been going on for a second.
+    pub fn ipvs_dropped(&mut self, ts: Nanos, netns: u32, flow: Flow) {
+        if self.dropping.len() >= ASKED {
+            self.dropping.clear();
+        }
+        let dropping = self.dropping.entry((netns, flow)).or_insert_with(|| Dropping::new(ts));
+        let (due, since) = (dropping.again(ts), dropping.since);
+        if due && self.may_inquire(ts) {
+            self.inquired.push_back(ts);
+            let asked = self.send(ts, Question::IpvsDropped { netns, flow, since }).is_some();
+            if let Some(dropping) = self.dropping.get_mut(&(netns, flow)) {
+                dropping.asked = asked;
+            }
+        }
+    }
+
+    fn may_inquire(&mut self, ts: Nanos) -> bool {
+        self.inquired.retain(|at| at.saturating_add(SECOND) > ts);
+        self.inquired.len() < INQUIRIES
+    }
+
     /// IPVS is at work in this namespace.
     pub fn ipvs_in(&mut self, netns: u32) {
         if self.ipvs.len() < IPVS {
@@ -188,7 +263,10 @@ impl Questions {
         let id = self.next;
         self.next += 1;
         let thread = match question {
-            Question::Netns { .. } | Question::IpvsOrphan { .. } => &self.namespaces,
+            Question::Netns { .. } => &self.namespaces,
+            Question::IpvsOrphan { .. }
+            | Question::IpvsDropped { .. }
+            | Question::IpvsService { .. } => &self.tables,
             Question::Owner(_) | Question::Process { .. } => &self.owners,
             Question::Inquiry { .. } | Question::AcceptQueue { .. } | Question::Survey => {
                 &self.inquiries
@@ -324,6 +402,14 @@ fn reply(host: &Host, ts: Nanos, question: Question) -> Option<Event> {
             let (netns, entry) = host.ipvs_orphan(flow, &likely)?;
             (netns, Body::IpvsOrphan(Box::new(entry)))
         }
+        Question::IpvsService { address, likely } => {
+            let state = host.ipvs_service(address, &likely)?;
+            (state.inum, Body::Netns(Box::new(state)))
+        }
+        Question::IpvsDropped { netns, flow, since } => {
+            let entry = host.ipvs_dropped(netns, flow, since)?;
+            (netns, Body::IpvsOrphan(Box::new(entry)))
+        }
         Question::Inquiry { netns, packet } => {
             (netns, Body::Inquiry(Box::new(host.inquire(netns, packet))))
         }
@@ -334,4 +420,21 @@ fn reply(host: &Host, ts: Nanos, question: Question) -> Option<Event> {
         Question::Survey => return None,
     };
     Some(Event { ts, netns, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_asked_about_when_its_packets_have_been_dropped_for_a_second() {
+        let mut dropping = Dropping::new(0);
+        let due: Vec<_> =
+            [2, 6, 14].into_iter().map(|tenths| dropping.again(tenths * SECOND / 10)).collect();
+        assert_eq!(due, [false, false, true]);
+        dropping.asked = true;
+        assert!(!dropping.again(3 * SECOND));
+        // Much later its server is removed again.
+        assert!(!dropping.again(1000 * SECOND) && dropping.again(1002 * SECOND));
+    }
 }

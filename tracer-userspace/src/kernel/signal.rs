@@ -74,6 +74,8 @@ pub const NEVER_SEEN: &[&str] = &[
      an incident",
     "packets that never reach the kernel's TCP: XDP, AF_XDP and DPDK, offloaded TCP, user-space stacks \
      such as gVisor's",
+    "packets that a firewall rule drops without an answer, where kprobes are used: a timeout does not name \
+     the rule",
     "what died before tracing began: such verdicts are inferred, or unknown",
     "UDP, QUIC and SCTP: TCP only",
 ];
@@ -161,7 +163,18 @@ pub const ALL: &[Signal] = &[
         id: "ipvs_server_removed",
         title: "a real server is taken out of an IPVS service, and by whom",
         module: Some("ip_vs"),
-        ways: &[way(&["__ip_vs_del_dest"]).needs("OFFSET_OF_ip_vs_dest_DOT_vaddr")],
+        ways: &[
+            way(&["__ip_vs_del_dest", "kfree_skb"])
+                .needs("OFFSET_OF_ip_vs_dest_DOT_vaddr")
+                .cost(
+                    "for an hour after a removal without vs/expire_nodest_conn it looks at every packet \
+                     that the kernel drops",
+                ),
+            way(&["__ip_vs_del_dest"]).needs("OFFSET_OF_ip_vs_dest_DOT_vaddr").blind(
+                "packets that IPVS drops for a removed server are not seen: ends that are both elsewhere \
+                 are not told of it",
+            ),
+        ],
         blind: "who takes real servers out of IPVS is not seen (ip_vs is not loaded, or cannot be hooked): \
                 ipvs_server_removed can only be correlated",
     },

@@ -1,6 +1,6 @@
 //! Real servers taken out of IPVS, and entries that were found without theirs.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, net::SocketAddr};
 
 use crate::{
     case::At,
@@ -51,6 +51,15 @@ impl IpvsServers {
             let of_service = service == virtual_flow.dst || service.ip().is_unspecified();
             at.netns == netns && of_service && at.it.server == real_flow.dst
         })
+    }
+
+    /// Removals of any server from a service, newest first.
+    pub fn removals_of(
+        &self,
+        netns: u32,
+        service: SocketAddr,
+    ) -> impl Iterator<Item = &At<IpvsServerRemoved>> {
+        self.removed.iter().rev().filter(move |at| at.netns == netns && at.it.service == service)
     }
 
     /// Entries without a server of any of these connections, newest first.

@@ -1,4 +1,17 @@
 //! The event as NDJSON: ECS names, schema 1.x, one line below 12 KiB.
+//!
+//! Beyond the fields that every schema 1.0 has, an event may carry these:
+//!
+//! * `rsttrace.process_of`: the end (`source`, `destination`) whose process `process`, `container` and
+//!   `k8s` are.
+//! * `rsttrace.process_by`: how that process was found: `descriptor` (it holds the socket), `connect` (it
+//!   made the connection), `close` (it closed it), `listener` (it listens where it was accepted).
+//! * `rsttrace.peer`: `process`, `process_by`, `container` and `k8s` of the other end, where that is on this
+//!   host, too.
+//! * `k8s.pod.uid`: the pod's UUID as in its control group, or 32 hexadecimal digits of a static pod. Without
+//!   names where the node's files tell none.
+//! * `rsttrace.community_id_nat`: the community id of the translated tuple.
+//! * `truncated`: `true` when lists were cut to keep the line short.
 
 use std::net::SocketAddr;
 
