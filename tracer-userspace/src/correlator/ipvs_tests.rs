@@ -396,3 +396,27 @@ fn a_stray_ack_to_a_service_is_no_fail_over() {
     ]);
     assert_eq!(causes(&incidents), ["unknown"]);
 }
+
+#[test]
+fn a_connect_that_timed_out_at_a_full_ipvs_table_names_it_and_what_to_raise() {
+    let table_of = |conns| {
+        let mut state = service(300 * SECOND, &[(SERVER, 1)]);
+        if let Body::Netns(netns) = &mut state.body
+            && let Some(ipvs) = &mut netns.ipvs
+        {
+            (ipvs.conns, ipvs.conn_max) = (Some(conns), Some(2));
+        }
+        state
+    };
+    let told = |failure: Event, conns| {
+        let incidents = replay([failure, table_of(conns)]);
+        assert_eq!(causes(&incidents), ["retransmission_timeout"]);
+        let names_it = incidents[0].evidence.iter().any(|it| it.summary.contains("conn_max"));
+        assert_eq!(names_it, incidents[0].fixes[0].id == "raise_ipvs_conn_max");
+        names_it
+    };
+    let connect = || failed(300 * SECOND, CLIENT_NS, connecting(), 110, &["tcp_retransmit_timer"]);
+    assert!(told(connect(), 2));
+    assert!(!told(connect(), 1), "there is room");
+    assert!(!told(gave_up(300 * SECOND, 5), 2), "it had been let in");
+}
