@@ -128,7 +128,7 @@ fn loaded() -> io::Result<Family> {
     Family::connect("IPVS", IPVS_GENL_VERSION, Instant::now() + PATIENCE)
 }
 
-/// `Conns:	2`, the first line of `/proc/net/ip_vs_status`.
+/// The first line of `/proc/net/ip_vs_status` is `Conns:`, a tab and the number.
 fn conns(status: &str) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("Conns:"))?.trim().parse().ok()
 }
