@@ -14,6 +14,7 @@ pub mod view;
 
 pub use finding::{Finding, Rank};
 pub use live::{read, read_root};
+pub use origin::{proxy_name, writer};
 pub use rules::{Question, Rule};
 
 /// A host, judged.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{FileState, Slot, Step};
 use crate::{
+    audit::{self, view::View},
     fix::{Fix, FixOwner, IPVSADM, Persist},
     host::Host,
     settings::Scope,
@@ -23,8 +24,9 @@ pub struct Plan {
 
 impl Plan {
     /// `header` are the comment lines of the files: who wrote them, when and why.
-    pub fn new(fix: Fix, header: &[String], host: &Host) -> Self {
+    pub fn new(fix: Fix, header: &[String], view: &View, host: &Host) -> Self {
         let mut caveats: Vec<String> = fix.caveats().into_iter().map(Into::into).collect();
+        caveats.extend(overruled(&fix, view));
         let has_ipvsadm = Path::new(IPVSADM).exists() && Path::new("/etc/systemd/system").exists();
         let (files, useless): (Vec<_>, Vec<_>) = fix
             .files()
@@ -58,6 +60,39 @@ impl Plan {
         let sets = |step: &Step| matches!(step, Step::Value { .. });
         self.fix.owner == FixOwner::Node && self.steps.iter().any(sets)
     }
+}
+
+/// Who writes another value over ours, at its start or at boot.
+fn overruled(fix: &Fix, view: &View) -> Vec<String> {
+    let mut list = Vec::new();
+    for change in &fix.changes {
+        let (Some((setting, _)), Some(place)) = (change.setting(), change.place()) else {
+            continue;
+        };
+        let netns = view.netns(place.netns);
+        let written = netns.and_then(|netns| audit::writer(view, netns, setting));
+        if let (Some(value), Some(name)) = (written, audit::proxy_name(view)) {
+            list.push(format!(
+                "{name} writes {value} into {} at its start: change its configuration as well",
+                setting.key
+            ));
+        }
+        let ours = fix.files().into_iter().find(|file| file.text.contains(setting.key));
+        let winner = view.configured.sysctl(setting.key);
+        if let (Some(ours), Some(winner)) = (ours, winner)
+            && !winner.by_hand_only
+            && is_later(&winner.at.file, &ours.path)
+        {
+            list.push(format!("{} sets {} as well, and wins at boot", winner.at, setting.key));
+        }
+    }
+    list
+}
+
+/// The order in which sysctl.d is applied: by the names of the files, whatever their folder.
+fn is_later(file: &str, than: &str) -> bool {
+    let name = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+    name(file) > name(than)
 }
 
 fn with_header(file: Persist, header: &[String]) -> Persist {
@@ -125,4 +160,47 @@ fn problems(steps: &[Step], host: &Host) -> Vec<String> {
         }
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        audit::configured::{Assignment, Line},
+        fix::{Change, Place, Risk},
+        host::NetnsReach,
+    };
+
+    const KEY: &str = "net.core.somaxconn";
+
+    fn fix() -> Fix {
+        let place = Place { netns: 1, reach: NetnsReach::Initial };
+        Fix {
+            id: "raise_somaxconn",
+            owner: FixOwner::Node,
+            risk: Risk::Low,
+            summary: String::new(),
+            reason: String::new(),
+            current: None,
+            wanted: None,
+            changes: vec![Change::Sysctl { place, key: KEY, from: Some(128), to: 4096 }],
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_applied_after_ours_is_told() {
+        for (file, told) in [
+            ("/etc/sysctl.d/99-zz.conf", true),
+            ("/usr/lib/sysctl.d/99-sysctl.conf", true),
+            ("/etc/sysctl.d/99-custom.conf", false),
+            ("/etc/sysctl.d/99-rsttrace-raise-somaxconn.conf", false),
+        ] {
+            let at = Line { file: file.into(), number: 3 };
+            let (key, value) = (KEY.into(), "128".into());
+            let mut view = View::default();
+            view.configured.sysctls = vec![Assignment { key, value, at, by_hand_only: false }];
+            let list = overruled(&fix(), &view);
+            assert_eq!(list.len(), usize::from(told), "{file}: {list:?}");
+        }
+    }
 }

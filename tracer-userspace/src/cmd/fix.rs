@@ -129,7 +129,7 @@ fn plans(
     host: &Host,
 ) -> Result<Vec<Plan>, Failure> {
     let chosen = |plan: &Plan| args.choose.as_deref().is_none_or(|id| plan.fix.id == id);
-    let plan = |fix: Fix| plan(fix, &format!("to end {}", cause.id), host);
+    let plan = |fix: Fix| plan(fix, &format!("to end {}", cause.id), scene.view, host);
     let all: Vec<Plan> = cause.fixes_on(scene).into_iter().map(plan).collect();
     let ids: Vec<_> = all.iter().map(|plan| plan.fix.id).collect();
     let plans: Vec<Plan> = all.into_iter().filter(chosen).collect();
@@ -144,13 +144,13 @@ fn plans(
 }
 
 /// A plan whose files say who wrote them, when and why.
-fn plan(fix: Fix, why: &str, host: &Host) -> Plan {
+fn plan(fix: Fix, why: &str, view: &View, host: &Host) -> Plan {
     let header = [
         format!("Written by rsttrace {} at {:.0}", env!("CARGO_PKG_VERSION"), Timestamp::now()),
         format!("{why}: {}.", fix.summary),
         "To take it back: rsttrace fix --undo".to_owned(),
     ];
-    Plan::new(fix, &header, host)
+    Plan::new(fix, &header, view, host)
 }
 
 fn carry_out(

@@ -2,7 +2,7 @@
 
 use super::{carry_out, plan, print, usage, view};
 use crate::{
-    audit::{self, Finding, Question},
+    audit::{self, Finding, Question, view::View},
     cause,
     change::plan::Plan,
     cli::{FixArgs, page_width},
@@ -22,7 +22,7 @@ pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
     let view = view(args, &host)?;
     let mut findings = audit::findings(&Question::new(&view));
     findings.retain(|it| args.netns.is_none_or(|inum| it.place.netns == inum));
-    let groups = groups(findings, args.choose.as_deref(), &host);
+    let groups = groups(findings, args.choose.as_deref(), &view, &host);
     if let (Some(id), true) = (&args.choose, groups.is_empty()) {
         return Err(usage(anyhow::anyhow!("no finding of this host has a fix {id:?}")));
     }
@@ -40,7 +40,12 @@ pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
 }
 
 /// The findings that have a fix, each fix where it is met first.
-fn groups(findings: Vec<Finding>, choose: Option<&str>, host: &Host) -> Vec<(Finding, Vec<Plan>)> {
+fn groups(
+    findings: Vec<Finding>,
+    choose: Option<&str>,
+    view: &View,
+    host: &Host,
+) -> Vec<(Finding, Vec<Plan>)> {
     let mut told: Vec<Fix> = Vec::new();
     let mut groups = Vec::new();
     for finding in findings {
@@ -49,7 +54,7 @@ fn groups(findings: Vec<Finding>, choose: Option<&str>, host: &Host) -> Vec<(Fin
             if choose.is_none_or(|id| fix.id == id) && !told.contains(fix) {
                 told.push(fix.clone());
                 let why = format!("because of the finding {} of rsttrace check", finding.rule);
-                plans.push(plan(fix.clone(), &why, host));
+                plans.push(plan(fix.clone(), &why, view, host));
             }
         }
         if !plans.is_empty() {
