@@ -123,8 +123,6 @@ struct Chosen {
 fn choose(words: &[String]) -> Result<Chosen, String> {
     let mut chosen = Chosen { scenarios: scenarios::all(), healings: heal::all() };
     if words.is_empty() {
-        // `check` and `fix` are to come; until then healings are played when asked for.
-        chosen.healings.clear();
         return Ok(chosen);
     }
     let names = chosen.scenarios.iter().map(|it| it.name);

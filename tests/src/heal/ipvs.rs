@@ -8,6 +8,7 @@ use rustix::net::sockopt;
 
 use super::{
     Begun, By, Ended, Foreseen, Healing, LIMIT, Round, Scene, be_idle, exchange, set_options,
+    synack_once,
 };
 use crate::actor::{
     PATIENCE, accept, connect, error_within, listen, receive_end, send, talk, wait_proc, wait_until,
@@ -38,7 +39,7 @@ pub const HEALINGS: &[Healing] = &[
         "heal_ipvs_idle_expired_keepalive_time",
         idle_expired,
         Foreseen::In(Role::Node),
-        By::Chosen("keepalive_below_limit"),
+        By::Chosen("keepalive_sysctls", "keeps its deadline"),
         |stage| balanced(stage, true),
     ),
     ipvs(
@@ -190,8 +191,7 @@ fn defended<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
                 iifname client tcp flags & (fin | syn | rst | psh | ack) == ack drop; }
         }",
     )?;
-    // A SYN-ACK that is sent again for an entry that is gone would be answered by the client's host.
-    stage.lab.server()?.sysctl("net/ipv4/tcp_synack_retries", 0)?;
+    synack_once(node)?;
     stage.keep(listen(stage.lab.server()?, net.server(PORT))?);
     node.sysctl("net/ipv4/vs/drop_entry", 3)?;
     Ok(Box::new(move |round| {

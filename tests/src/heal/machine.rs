@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{By, Ended, Foreseen, Healing, Round, Scene};
+use super::{By, Ended, Foreseen, Healing, Round, Scene, synack_once};
 use crate::actor::{accept, connect, error_within, listen, receive_end, send, talk, try_connect};
 use crate::expect::Incident;
 use crate::guest::Need;
@@ -89,10 +89,7 @@ fn evicted<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
     let (net, lab) = (stage.net, stage.lab);
     let (one, other) = (net.server(PORT), net.spare(PORT));
     translate(stage, &format!("numgen inc mod 2 map {{ 0 : {}, 1 : {} }}", one.ip(), other.ip()))?;
-    // Sent again after the eviction, the SYN|ACK would be one more story.
-    for host in [lab.server()?, lab.spare()?] {
-        host.sysctl("net/ipv4/tcp_synack_retries", 0)?;
-    }
+    synack_once(lab.node()?)?;
     stage.keep(listen(lab.server()?, one)?);
     stage.keep(listen(lab.spare()?, other)?);
     let (client_side, node) = (lab.client()?, lab.node()?);

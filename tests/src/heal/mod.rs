@@ -27,6 +27,7 @@ use crate::actor::reaches;
 use crate::expect::Incident;
 use crate::guest::Need;
 use crate::lab::{Net, Role, Topology};
+use crate::netns::Namespace;
 use crate::scenarios::{CLIENT, Stage};
 
 /// An idle limit, seconds: long enough for a conversation on a guest that has other work.
@@ -96,8 +97,8 @@ pub enum By {
     Fix(&'static str),
     /// The same, and what had begun before is not rescued; the plan says so with this word.
     FixOnlyNew(&'static str, &'static str),
-    /// `rsttrace fix --apply --choose` this one.
-    Chosen(&'static str),
+    /// As [`By::FixOnlyNew`] with `--choose`.
+    Chosen(&'static str, &'static str),
     /// Whoever owns it does what the incident's fix with this id says.
     Advice(&'static str),
 }
@@ -106,14 +107,14 @@ impl By {
     /// Whether rsttrace does it, or somebody who was told.
     pub fn how(self) -> &'static str {
         match self {
-            Self::Fix(_) | Self::FixOnlyNew(..) | Self::Chosen(_) => "applied",
+            Self::Fix(_) | Self::FixOnlyNew(..) | Self::Chosen(..) => "applied",
             Self::Advice(_) => "followed",
         }
     }
 
     pub fn id(self) -> &'static str {
         match self {
-            Self::Fix(id) | Self::FixOnlyNew(id, _) | Self::Chosen(id) | Self::Advice(id) => id,
+            Self::Fix(id) | Self::FixOnlyNew(id, _) | Self::Chosen(id, _) | Self::Advice(id) => id,
         }
     }
 }
@@ -181,6 +182,21 @@ fn exchange(stage: &Stage<'_>, writer: TcpStream, reader: TcpStream) -> Result<E
     stage.keep(writer);
     stage.keep(reader);
     Ok(errno.into())
+}
+
+/// Lets no SYN-ACK of a server through twice: one that is sent again after the loss of its entry would be answered with
+/// a reset, another story than the one that is told here. Not at the server, which would notice.
+fn synack_once(node: &Namespace) -> Result<()> {
+    node.nft(
+        "table inet once {
+            set greeted { type inet_service; flags dynamic; size 4096; }
+            chain early {
+                type filter hook prerouting priority -310;
+                iifname != client tcp flags & (syn | ack) == syn | ack tcp dport @greeted drop
+                iifname != client tcp flags & (syn | ack) == syn | ack add @greeted { tcp dport }
+            }
+        }",
+    )
 }
 
 /// Lets a connection be idle beyond the limit.

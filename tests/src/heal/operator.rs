@@ -65,7 +65,7 @@ pub struct Fixer<'a> {
     incidents: PathBuf,
     event_id: String,
     state: PathBuf,
-    choose: Option<&'static str>,
+    asked: &'a [&'a str],
 }
 
 impl<'a> Fixer<'a> {
@@ -73,7 +73,7 @@ impl<'a> Fixer<'a> {
         rsttrace: &'a Rsttrace<'a>,
         directory: &Path,
         incident: &Value,
-        choose: Option<&'static str>,
+        asked: &'a [&'a str],
     ) -> Result<Self> {
         std::fs::create_dir_all(directory)
             .with_context(|| format!("make {}", directory.display()))?;
@@ -81,21 +81,19 @@ impl<'a> Fixer<'a> {
         std::fs::write(&incidents, format!("{incident}\n"))
             .with_context(|| format!("write {}", incidents.display()))?;
         let event_id = incident["event_id"].as_str().context("no event_id")?.to_owned();
-        Ok(Self { rsttrace, incidents, event_id, state: directory.join("state"), choose })
+        Ok(Self { rsttrace, incidents, event_id, state: directory.join("state"), asked })
     }
 
     fn arguments<'b>(&'b self, more: &[&'b str]) -> Result<Vec<&'b str>> {
         let path = |path: &'b Path| path.to_str().context("a path that is not text");
         let mut arguments = vec!["fix", "--from", path(&self.incidents)?];
         arguments.extend(["--event", &self.event_id, "--state-dir", path(&self.state)?]);
-        if let Some(id) = self.choose {
-            arguments.extend(["--choose", id]);
-        }
+        arguments.extend(self.asked);
         arguments.extend(more);
         Ok(arguments)
     }
 
-    /// The plan, as people read it.
+    /// The plan, as people read it. What `asked` says of the choice is said each time.
     pub fn plan(&self) -> Result<String> {
         self.rsttrace.succeed(&self.arguments(&[])?)
     }

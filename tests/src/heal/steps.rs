@@ -117,9 +117,11 @@ impl Case<'_, '_> {
         steps.broke = Step::Shown;
         match self.healing.by {
             By::Advice(id) => self.follow(id, &incident, &before, steps),
-            By::Fix(_) => self.apply(None, None, &incident, &before, steps),
-            By::FixOnlyNew(_, word) => self.apply(None, Some(word), &incident, &before, steps),
-            By::Chosen(id) => self.apply(Some(id), None, &incident, &before, steps),
+            By::Fix(_) => self.apply(&[], None, &incident, &before, steps),
+            By::FixOnlyNew(_, word) => self.apply(&[], Some(word), &incident, &before, steps),
+            By::Chosen(id, word) => {
+                self.apply(&["--choose", id], Some(word), &incident, &before, steps)
+            }
         }
     }
 
@@ -146,19 +148,19 @@ impl Case<'_, '_> {
 
     fn apply(
         &self,
-        choose: Option<&'static str>,
+        asked: &[&str],
         only_new: Option<&str>,
         incident: &Value,
         before: &Snapshot,
         steps: &mut Steps,
     ) -> Result<()> {
         steps.fixed = Step::Failed;
-        let fixer = Fixer::new(self.rsttrace, self.directory, incident, choose)?;
+        let fixer = Fixer::new(self.rsttrace, self.directory, incident, asked)?;
+        let begun_before = only_new.map(|_| (self.scene)(&Round::new(1))).transpose()?;
         let plan = fixer.plan()?;
         let id = self.healing.by.id();
         ensure!(plan.contains(id), "the plan does not name {id}: {plan}");
         same(before, &self.snapshot()?).context("printing the plan changed the host")?;
-        let begun_before = only_new.map(|_| (self.scene)(&Round::new(1))).transpose()?;
         let applied = fixer.apply()?;
         let fixed = self.snapshot()?;
         ensure!(!before.differences(&fixed).is_empty(), "nothing was changed: {applied}");
