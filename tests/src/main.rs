@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use heal::Healing;
+use heal::{Healing, ORDEALS, Ordeal};
 use scenarios::{Scenario, TracerUse};
 
 /// Provokes every cause for real, in namespaces of its own, and checks what rsttrace says about it.
@@ -39,7 +39,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Plays scenarios and healings and prints PLAN, one RESULT or HEAL line each, and DONE
+    /// Plays scenarios, healings and ordeals of `fix`, and prints PLAN, one RESULT or HEAL line each, and DONE
     Run {
         /// Names, or beginnings of names such as `ipvs` or `heal`; all if none is given
         scenarios: Vec<String>,
@@ -58,7 +58,7 @@ enum Command {
         /// Names, or beginnings of names; all but the large one if none is given
         scenarios: Vec<String>,
     },
-    /// Names the scenarios and the healings
+    /// Names the scenarios, the healings and the ordeals
     List,
     /// The idle connection through IPVS, at a pace that a person can follow
     Demo,
@@ -76,8 +76,7 @@ fn main() -> ExitCode {
         Command::Run { scenarios, serial, provoke_only, verbose } => match choose(&scenarios) {
             Err(word) => return unknown(&word),
             Ok(chosen) => run::run(
-                &chosen.scenarios,
-                &chosen.healings,
+                &chosen,
                 run::Settings { tracer: cli.tracer, serial, provoke_only, verbose },
             ),
         },
@@ -109,24 +108,31 @@ fn main() -> ExitCode {
 
 fn unknown(word: &str) -> ExitCode {
     eprintln!(
-        "rsttrace-guest: no scenario or healing begins with {word:?}; see `rsttrace-guest list`"
+        "rsttrace-guest: no scenario, healing or ordeal begins with {word:?}; see `rsttrace-guest list`"
     );
     ExitCode::from(2)
 }
 
-struct Chosen {
+/// What is to be played.
+pub struct Chosen {
     scenarios: Vec<&'static Scenario>,
     healings: Vec<&'static Healing>,
+    ordeals: Vec<&'static Ordeal>,
 }
 
 /// Those that are called so, else those that begin so. An unknown word comes back.
 fn choose(words: &[String]) -> Result<Chosen, String> {
-    let mut chosen = Chosen { scenarios: scenarios::all(), healings: heal::all() };
+    let mut chosen = Chosen {
+        scenarios: scenarios::all(),
+        healings: heal::all(),
+        ordeals: ORDEALS.iter().collect(),
+    };
     if words.is_empty() {
         return Ok(chosen);
     }
     let names = chosen.scenarios.iter().map(|it| it.name);
-    let names: Vec<_> = names.chain(chosen.healings.iter().map(|it| it.name)).collect();
+    let names = names.chain(chosen.healings.iter().map(|it| it.name));
+    let names: Vec<_> = names.chain(chosen.ordeals.iter().map(|it| it.name)).collect();
     let mut wanted = Vec::new();
     for word in words {
         let exact = names.iter().any(|name| name == word);
@@ -139,6 +145,7 @@ fn choose(words: &[String]) -> Result<Chosen, String> {
     }
     chosen.scenarios.retain(|scenario| wanted.contains(&scenario.name));
     chosen.healings.retain(|healing| wanted.contains(&healing.name));
+    chosen.ordeals.retain(|ordeal| wanted.contains(&ordeal.name));
     Ok(chosen)
 }
 
@@ -155,6 +162,9 @@ fn list() {
     for healing in heal::all() {
         let how = if healing.alone { "alone" } else { "beside the others" };
         println!("{:36} {how}", healing.name);
+    }
+    for ordeal in ORDEALS {
+        println!("{:36} alone, no tracer", ordeal.name);
     }
 }
 

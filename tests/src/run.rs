@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use crate::Chosen;
 use crate::actor::errno_name;
 use crate::expect::{self, Expect, Facts, Verdict};
 use crate::guest::Guest;
@@ -43,11 +44,8 @@ const FIRST_NUMBER: usize = 11;
 const SESSION: &str = "tracer_session";
 
 /// Whether everything passed.
-pub fn run(
-    chosen: &[&'static Scenario],
-    healings: &[&'static Healing],
-    settings: Settings,
-) -> Result<bool> {
+pub fn run(all: &Chosen, settings: Settings) -> Result<bool> {
+    let Chosen { scenarios: chosen, healings, ordeals } = all;
     let mut runner = Runner {
         guest: Guest::probe()?,
         settings,
@@ -55,7 +53,8 @@ pub fn run(
         delays: Delays::default(),
         session_problems: Vec::new(),
     };
-    let results = chosen.len() + healings.len() + usize::from(!runner.settings.provoke_only);
+    let session = usize::from(!runner.settings.provoke_only);
+    let results = chosen.len() + healings.len() + ordeals.len() + session;
     println!("PLAN {results}");
     println!("CAUSES {}", expect::causes().collect::<Vec<_>>().join(" "));
 
@@ -73,6 +72,11 @@ pub fn run(
         runner.play_alone(scenario);
     }
     runner.heal(healings);
+    for (ordeal, number) in ordeals.iter().zip(FIRST_NUMBER..) {
+        let number = u8::try_from(number).unwrap_or(u8::MAX);
+        let passed = heal::undergo(ordeal, &runner.guest, &runner.settings.tracer, number);
+        runner.failed += usize::from(!passed);
+    }
     if !runner.settings.provoke_only {
         runner.session_problems.extend(runner.delays.complaint());
         match runner.session_problems.as_slice() {

@@ -39,7 +39,7 @@ pub const HEALINGS: &[Healing] = &[
         "heal_ipvs_idle_expired_keepalive_time",
         idle_expired,
         Foreseen::In(Role::Node),
-        By::Chosen("keepalive_sysctls", "keeps its deadline"),
+        By::Chosen("keepalive_below_limit", "keeps its deadline"),
         |stage| balanced(stage, true),
     ),
     ipvs(

@@ -6,6 +6,7 @@ mod conntrack;
 mod ipvs;
 mod machine;
 mod operator;
+mod ordeal;
 mod queue;
 mod snapshot;
 mod steps;
@@ -21,6 +22,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 use serde_json::Value;
 
+pub use ordeal::{ORDEALS, Ordeal, run as undergo};
 pub use ward::{Ward, run};
 
 use crate::actor::reaches;
