@@ -173,5 +173,6 @@ fn killed(bench: &Bench<'_>) -> Result<String> {
         bench.same(&before, &what)?;
         ensure!(!changed || said.code == Some(0), "{what}");
     }
-    Ok(format!("{KILLS} kills ({in_between} had changed something)"))
+    eprintln!("# {in_between} of {KILLS} kills came when something had been changed");
+    Ok(format!("{KILLS} kills"))
 }
