@@ -1,6 +1,7 @@
 //! Every cause, provoked for real, and the cases that look like it and are not.
 
 mod application;
+mod article;
 mod benign;
 pub mod capacity;
 mod closing;
@@ -219,6 +220,7 @@ pub fn all() -> Vec<&'static Scenario> {
         owners::SCENARIOS,
         sizing::SCENARIOS,
         watching::SCENARIOS,
+        article::SCENARIOS,
     ]
     .into_iter()
     .flatten()

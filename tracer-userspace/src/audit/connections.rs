@@ -166,6 +166,33 @@ impl<'a> Ends<'a> {
         Self(ends)
     }
 
+    pub fn all(&self) -> impl Iterator<Item = End<'a>> {
+        let mut all: Vec<End<'a>> = self.0.values().flatten().copied().collect();
+        all.sort_unstable_by_key(|end| end.socket.flow);
+        all.into_iter()
+    }
+
+    /// A client's connection, and its server's socket where a table of this host, or nothing, is between
+    /// them.
+    pub fn with_server(&self, view: &View, client: End<'a>) -> Through<'a> {
+        let flow = client.socket.flow;
+        let balanced = view
+            .namespaces
+            .iter()
+            .flat_map(|netns| netns.ipvs_table.iter().flat_map(|table| &table.entries))
+            .filter(|entry| entry.virtual_flow == flow)
+            .map(|entry| entry.real_flow().reversed());
+        let translated = view
+            .namespaces
+            .iter()
+            .flat_map(|netns| &netns.tracked)
+            .filter(|entry| entry.original == flow)
+            .map(|entry| entry.reply);
+        let server =
+            balanced.chain(translated).chain([flow.reversed()]).find_map(|it| self.one(it));
+        Through { flow, ends: [client].into_iter().chain(server).collect() }
+    }
+
     /// The socket with these addresses, unless several namespaces have one.
     fn one(&self, flow: Flow) -> Option<End<'a>> {
         match self.0.get(&flow)?.as_slice() {

@@ -8,6 +8,7 @@ mod connections;
 mod finding;
 mod live;
 mod origin;
+pub mod path;
 mod remedies;
 pub mod rules;
 pub mod view;
@@ -22,6 +23,7 @@ pub use rules::{Question, Rule};
 pub struct Audit<'a> {
     pub view: &'a view::View,
     pub findings: &'a [Finding],
+    pub path: Option<&'a path::Path>,
 }
 
 /// Everything that the rules find, the worst first.

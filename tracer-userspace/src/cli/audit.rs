@@ -7,7 +7,10 @@ use clap::Args;
 
 use super::{ColorWhen, OutputFormat, help::CHECK_NOTES};
 use crate::{
-    audit::{Finding, Rank},
+    audit::{
+        Finding, Rank,
+        path::{Assumption, Spec},
+    },
     filter::parse_cause,
 };
 
@@ -35,6 +38,15 @@ pub struct CheckArgs {
     /// Only these network namespaces: inode number, name, or path
     #[arg(long, value_name = "NETNS", value_delimiter = ',')]
     pub netns: Vec<String>,
+
+    /// Only this path, with every idle limit on it: each end an address (10.0.0.1, 10.0.0.1:3306), a network
+    /// namespace, a pod (NAME or NAMESPACE/NAME), or pid:N; `->` does for the arrow
+    #[arg(long, value_name = "SRC→DST", conflicts_with = "netns")]
+    pub path: Option<Spec>,
+
+    /// An idle limit on the path that no table of this host holds, in seconds: lb=350, server=28800
+    #[arg(long, value_name = "NAME=SECONDS", value_delimiter = ',', requires = "path")]
+    pub assume: Vec<Assumption>,
 
     /// Judge a copy of a host in this directory instead of the live one: proc/, sys/, etc/, run/ and usr/
     /// as they are on the host; `ipvs-timeouts` as `ipvsadm -Ln --timeout` prints them; and the same again

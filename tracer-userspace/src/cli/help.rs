@@ -37,6 +37,8 @@ Examples:
           What would break on this host, in all its network namespaces.
   rsttrace check --netns web,db -o wide
           Two of them, with the commands of every fix.
+  rsttrace check --path 'shop/orders-api→10.96.12.8:3306' --assume lb=350
+          Every idle limit between a pod and a service, with one that only you know.
   rsttrace check -o json | jq 'select(.rank == \"break\")'
           One JSON object for each finding, and a summary last.
   rsttrace check --fail-on break

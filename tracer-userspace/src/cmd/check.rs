@@ -4,7 +4,7 @@ use anyhow::{Context as _, anyhow};
 
 use super::{Exit, Failure, stdout};
 use crate::{
-    audit::{self, Audit, Question, view::View},
+    audit::{self, Audit, Question, path, view::View},
     cli::{CheckArgs, FailOnFinding, OutputFormat, page_columns},
     host::Host,
     out::{check, json},
@@ -29,7 +29,15 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
         findings.retain(|finding| of.contains(&finding.place.netns));
         view.namespaces.retain(|netns| of.contains(&netns.place.netns));
     }
-    let audit = Audit { view: &view, findings: &findings };
+    let path = args.path.as_ref().map(|spec| path::follow(&view, spec, &args.assume));
+    let path = path
+        .transpose()
+        .map_err(|sentence| Failure { exit: Exit::Usage, error: anyhow!(sentence) })?;
+    if let Some(path) = &path {
+        findings.retain(|finding| path.netns.contains(&finding.place.netns));
+        findings.splice(0..0, path.verdict.clone());
+    }
+    let audit = Audit { view: &view, findings: &findings, path: path.as_ref() };
     let text = match args.output {
         OutputFormat::Table | OutputFormat::Wide => {
             let wide = args.output == OutputFormat::Wide;

@@ -7,7 +7,10 @@ use super::{
     page::{Page, Style},
 };
 use crate::{
-    audit::{Audit, Finding, Rank},
+    audit::{
+        Audit, Finding, Rank,
+        path::{Hop, Path},
+    },
     fix::Fix,
 };
 
@@ -18,6 +21,9 @@ const HANG: &str = "             ";
 pub fn text(audit: &Audit<'_>, wide: bool, color: bool, width: usize) -> String {
     let mut page = Page::new(color, width);
     heading(&mut page, audit);
+    if let Some(path) = audit.path {
+        hops(&mut page, path);
+    }
     for finding in audit.findings {
         story(&mut page, finding, wide);
     }
@@ -47,6 +53,42 @@ fn heading(page: &mut Page, audit: &Audit<'_>) {
         &[(Style::Dim, ""), (Style::Dim, &about), (style, &result)],
     );
 }
+
+/// Every idle limit on a path, the shortest marked.
+fn hops(page: &mut Page, path: &Path) {
+    let widest = |of: &dyn Fn(&Hop) -> usize, title: &str| {
+        path.hops.iter().map(of).max().unwrap_or(0).max(title.len())
+    };
+    let what = widest(&|hop| hop.what.chars().count().min(MOST_COLUMNS), "HOP");
+    let limit = widest(&|hop| hop.limit.chars().count() + MARK.chars().count(), "IDLE LIMIT");
+    let owner = widest(&|hop| hop.owner.len(), "OWNER");
+    let hang = " ".repeat(2 + what + 2 + limit + 2 + owner + 2);
+    page.blank();
+    page.paragraph(&[(Style::Bold, "PATH "), (Style::Plain, &path.name)], "", &[]);
+    let title = format!("  {:what$}  {:limit$}  {:owner$}  ", "HOP", "IDLE LIMIT", "OWNER");
+    page.paragraph(&[(Style::Dim, &title)], &hang, &[(Style::Dim, "SOURCE")]);
+    for (at, hop) in path.hops.iter().enumerate() {
+        let is_least = path.least == Some(at);
+        let mark = if is_least { MARK } else { "" };
+        let value = format!("{}{mark}", hop.limit);
+        let style = if is_least { Style::Red } else { Style::Plain };
+        page.paragraph(
+            &[
+                (Style::Plain, &format!("  {:what$}  ", hop.what)),
+                (style, &format!("{value:limit$}  ")),
+                (Style::Plain, &format!("{:owner$}  ", hop.owner)),
+            ],
+            &hang,
+            &[(Style::Dim, &hop.source)],
+        );
+    }
+}
+
+/// Behind the shortest limit.
+const MARK: &str = "  ◄ min";
+
+/// A longer name of a hop pushes its line out.
+const MOST_COLUMNS: usize = 44;
 
 /// In a word, for the first line.
 fn result(findings: &[Finding]) -> (Style, String) {
@@ -175,6 +217,16 @@ fn safe(list: Value) -> Value {
     }
 }
 
+fn hop(hop: &Hop) -> Value {
+    object([
+        ("what", Some(sentence(&hop.what))),
+        ("limit", Some(sentence(&hop.limit))),
+        ("idle_s", hop.idle_s.map(Value::from)),
+        ("owner", Some(hop.owner.clone().into())),
+        ("source", Some(sentence(&hop.source))),
+    ])
+}
+
 fn summary(audit: &Audit<'_>) -> Value {
     let view = audit.view;
     let count = |rank| audit.findings.iter().filter(|finding| finding.rank == rank).count();
@@ -190,6 +242,8 @@ fn summary(audit: &Audit<'_>) -> Value {
         ("break", Some(count(Rank::Break).into())),
         ("warn", Some(count(Rank::Warn).into())),
         ("info", Some(count(Rank::Info).into())),
+        ("path", audit.path.map(|path| sentence(&path.name))),
+        ("hops", audit.path.map(|path| path.hops.iter().map(hop).collect())),
         ("unseen", Some(view.unseen.iter().map(unseen).collect())),
     ])
 }

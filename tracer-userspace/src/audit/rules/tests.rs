@@ -5,7 +5,7 @@ use crate::{
     audit::{
         Finding, Rank,
         configured::{Assignment, KubeProxy, Line},
-        findings,
+        findings, path,
         view::Machine,
     },
     cause,
@@ -472,4 +472,49 @@ fn files_are_the_hosts_and_no_other_namespaces() {
     let found = of_rule(&view, "conntrack_invalid");
     let source = "net.netfilter.nf_conntrack_tcp_be_liberal = 0: the kernel's default";
     assert_eq!(found[0].source, source);
+}
+
+fn followed(view: &View, spec: &str, assumed: &[&str]) -> path::Path {
+    let spec = spec.parse().expect("a path");
+    let assumed: Vec<_> = assumed.iter().map(|it| it.parse().expect("an assumption")).collect();
+    path::follow(view, &spec, &assumed).expect("both ends")
+}
+
+#[test]
+fn the_shortest_limit_of_a_path_decides_and_an_assumed_one_may_be_it() {
+    let view = pooled(Some(300.0));
+    let shortest = |path: &path::Path| {
+        let at = path.least.expect("a limit");
+        (path.hops[at].what.clone(), path.verdict.as_ref().expect("a verdict").rank)
+    };
+    let path = followed(&view, "n2→10.96.0.1:3306", &["server=28800"]);
+    assert_eq!(shortest(&path), ("IPVS 10.96.0.1:3306 on the host".into(), Rank::Info));
+    assert_eq!(path.netns, [2, 1]);
+    let path = followed(&view, "n2→10.96.0.1:3306", &["lb=320"]);
+    assert_eq!(shortest(&path), ("lb".into(), Rank::Break));
+    let verdict = path.verdict.expect("a verdict");
+    assert_eq!((verdict.cause, verdict.after_s), (Some("middlebox_idle_timeout"), Some(320)));
+}
+
+#[test]
+fn a_path_that_nobody_uses_is_no_break_and_an_unknown_end_is_named() {
+    let view = pooled(None);
+    let path = followed(&view, "pid:7→10.96.0.1", &[]);
+    assert_eq!(path.verdict.expect("a verdict").rank, Rank::Break);
+    let path = followed(&view, "192.0.2.7→10.96.0.1:3306", &[]);
+    assert_eq!(path.verdict.expect("a verdict").rank, Rank::Warn);
+    let spec = "nobody→10.96.0.1:3306".parse().expect("a path");
+    let error = path::follow(&view, &spec, &[]).expect_err("no such end");
+    assert!(error.contains("nobody"), "{error}");
+}
+
+#[test]
+fn nat_that_may_not_be_on_the_way_is_named_and_is_not_the_shortest() {
+    let mut view = pooled(None);
+    view.namespaces.push(Netns { translates: Some(true), ..netns(3) });
+    set(&mut view.namespaces[2].values, ESTABLISHED, 60);
+    let path = followed(&view, "n2→10.96.0.1:3306", &[]);
+    let hop = path.hops.iter().find(|hop| hop.what.contains("n3")).expect("named");
+    assert_eq!((hop.limit.as_str(), hop.idle_s), ("60 s", None));
+    assert!(path.hops[path.least.expect("a limit")].what.starts_with("IPVS"));
 }

@@ -1,0 +1,168 @@
+//! A host configured exactly as the article says that started this project: `rsttrace check` tells its reader what will
+//! hit them, each with where the value comes from.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::{Scenario, Stage, TracerUse, Witness};
+use crate::expect::Expect;
+use crate::guest::Need;
+use crate::lab::Topology;
+use crate::netns::run;
+
+/// Nothing breaks yet: no tracer is started.
+pub const SCENARIOS: &[Scenario] =
+    &[Scenario::new("check_article", Topology::Direct, |_| Expect::nothing(), foretell)
+        .needs(&[Need::Ipvs, Need::Conntrack])
+        .tracer(TracerUse::Late)];
+
+/// Its section 5, to the letter.
+const FILE: &str = "\
+net.netfilter.nf_conntrack_max=131072
+net.netfilter.nf_conntrack_buckets=32768
+net.ipv4.tcp_keepalive_time=7200
+net.ipv4.tcp_keepalive_intvl=75
+net.ipv4.tcp_keepalive_probes=5
+net.netfilter.nf_conntrack_tcp_timeout_established=7200
+net.netfilter.nf_conntrack_tcp_timeout_time_wait=120
+net.netfilter.nf_conntrack_udp_timeout=300
+net.netfilter.nf_conntrack_udp_timeout_stream=300
+";
+const PATH: &str = "/etc/sysctl.d/99-custom.conf";
+const SERVICE: &str = "198.51.100.1:3306";
+
+/// What hits its readers: the rule, and what its reason and its source must say.
+const FORETOLD: [(&str, [&str; 2], [&str; 2]); 4] = [
+    (
+        "equal_timers",
+        ["are all 7200 s", "a race that the keepalive loses"],
+        ["99-custom.conf:3 sets it", "ipvs.tcp (ipvsadm -Ln --timeout) = 7200 s: set by hand"],
+    ),
+    (
+        "configured",
+        ["the next reboot forgets the IPVS timeouts", "ipvs.tcp is 900 s again"],
+        ["ipvs.tcp (ipvsadm -Ln --timeout) = 7200 s", "in no file"],
+    ),
+    (
+        "configured",
+        ["nf_conntrack_tcp_timeout_established the value 7200", "writes 86400 over it"],
+        ["99-custom.conf:6 sets it", "conntrack.tcpEstablishedTimeout"],
+    ),
+    (
+        "udp_timers",
+        ["full at 437 new flows", "30 s holds 4369"],
+        ["nf_conntrack_udp_timeout = 300 s", "99-custom.conf:8 sets it"],
+    ),
+];
+
+fn foretell(_: &Stage<'_>) -> Result<Witness> {
+    let before = findings()?;
+    if let Some((rule, reason, _)) = FORETOLD.iter().find(|it| found(&before, it).is_some()) {
+        bail!("{rule} ({}) was told before anything was configured", reason[0]);
+    }
+    let article = Article::follow()?;
+    let after = findings();
+    drop(article);
+    let after = after?;
+    for it in &FORETOLD {
+        let (rule, reason, source) = it;
+        let finding = found(&after, it)
+            .with_context(|| format!("{rule} does not say {:?}: {after:?}", reason[0]))?;
+        let told = finding["source"].as_str().unwrap_or_default();
+        for part in source {
+            ensure!(told.contains(part), "the source of {rule} is {told:?}, without {part:?}");
+        }
+        ensure!(finding["rank"] != "info", "{rule} is told in passing only");
+    }
+    let restored = findings()?;
+    ensure!(
+        FORETOLD.iter().all(|it| found(&restored, it).is_none()),
+        "still told when all is as before: {restored:?}"
+    );
+    Ok(Witness::default())
+}
+
+fn found<'a>(findings: &'a [Value], wanted: &(&str, [&str; 2], [&str; 2])) -> Option<&'a Value> {
+    let (rule, reason, _) = wanted;
+    findings.iter().find(|it| {
+        let told = it["reason"].as_str().unwrap_or_default();
+        it["rule"] == *rule && reason.iter().all(|part| told.contains(part))
+    })
+}
+
+fn findings() -> Result<Vec<Value>> {
+    let printed = run("rsttrace check -o json", "")?;
+    printed
+        .lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("check printed {line:?}")))
+        .collect()
+}
+
+/// The article's settings on this guest, a service behind IPVS, and a kube-proxy; taken back on drop.
+struct Article {
+    /// Paths below `/proc/sys`, and what was there.
+    sysctls: Vec<(String, String)>,
+    timeouts: String,
+    kube_proxy: Option<Child>,
+}
+
+/// Where the kube-proxy is that only runs: the kernel calls a script's process by the script's name.
+const KUBE_PROXY: &str = "/tmp/kube-proxy";
+
+impl Article {
+    fn follow() -> Result<Self> {
+        let mut article = Self { sysctls: Vec::new(), timeouts: timeouts()?, kube_proxy: None };
+        fs::create_dir_all("/etc/sysctl.d").context("make /etc/sysctl.d")?;
+        fs::write(PATH, FILE).with_context(|| format!("write {PATH}"))?;
+        for line in FILE.lines() {
+            let (key, value) = line.split_once('=').context("no assignment")?;
+            let path = format!("/proc/sys/{}", key.replace('.', "/"));
+            let old = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+            fs::write(&path, value).with_context(|| format!("write {value} to {path}"))?;
+            article.sysctls.push((path, old));
+        }
+        run("ipvsadm --set 7200 120 300", "")?;
+        run(&format!("ipvsadm -A -t {SERVICE} -s rr"), "")?;
+        run(&format!("ipvsadm -a -t {SERVICE} -r 198.51.100.2:3306 -m"), "")?;
+        fs::write(KUBE_PROXY, "#!/bin/sh\nread end\n").context("write a kube-proxy")?;
+        fs::set_permissions(KUBE_PROXY, fs::Permissions::from_mode(0o755)).context("chmod")?;
+        let child = Command::new(KUBE_PROXY)
+            .arg("--proxy-mode=ipvs")
+            .stdin(Stdio::piped())
+            .spawn()
+            .context("start a kube-proxy")?;
+        article.kube_proxy = Some(child);
+        Ok(article)
+    }
+}
+
+impl Drop for Article {
+    fn drop(&mut self) {
+        for (path, old) in &self.sysctls {
+            let _ = fs::write(path, old);
+        }
+        let _ = run(&format!("ipvsadm --set {}", self.timeouts), "");
+        let _ = run(&format!("ipvsadm -D -t {SERVICE}"), "");
+        if let Some(child) = &mut self.kube_proxy {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for path in [PATH, KUBE_PROXY] {
+            if Path::new(path).exists() {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
+/// `900 120 300`
+fn timeouts() -> Result<String> {
+    let printed = run("ipvsadm -Ln --timeout", "")?;
+    let numbers = printed.rsplit(':').next().context("no timeouts")?;
+    Ok(numbers.trim().to_owned())
+}
