@@ -15,7 +15,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::netns::{self, Namespace};
+use crate::netns::Namespace;
+use crate::tools;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -161,12 +162,12 @@ impl Lab {
                 "link add {its_link} netns {one} type veth peer name {other_link} netns {other}"
             )?;
         }
-        netns::run("ip -batch -", &batch).context("make the namespaces")?;
+        tools::run(None, "ip -batch -", &batch).context("make the namespaces")?;
         let mut lab = Self { namespaces: Vec::new() };
         for &role in topology.roles() {
             let namespace = Namespace::open(&name(role))?;
             namespace
-                .enter(|| netns::run("ip -batch -", &interior(net, topology, role)))
+                .ip(&interior(net, topology, role))
                 .with_context(|| format!("set up {}", namespace.name()))?;
             if role == Role::Node {
                 namespace.sysctl("net/ipv4/ip_forward", 1)?;
@@ -215,7 +216,7 @@ impl Drop for Lab {
         for (_, namespace) in &self.namespaces {
             let _ = writeln!(batch, "netns del {}", namespace.name());
         }
-        if let Err(error) = netns::run("ip -batch -", &batch) {
+        if let Err(error) = tools::run(None, "ip -batch -", &batch) {
             eprintln!("# teardown: {error:#}");
         }
     }

@@ -1,6 +1,6 @@
 //! `rsttrace-guest`: provokes every cause for real and checks what `rsttrace live` says about it.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod actor;
 mod demo;
@@ -15,6 +15,7 @@ mod rawtcp;
 mod record;
 mod run;
 mod scenarios;
+mod tools;
 mod tracer;
 
 use std::path::PathBuf;
@@ -72,6 +73,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    tools::prepare();
     let done = match cli.command {
         Command::Run { scenarios, serial, provoke_only, verbose } => match choose(&scenarios) {
             Err(word) => return unknown(&word),
@@ -93,7 +95,7 @@ fn main() -> ExitCode {
             Ok(true)
         }
         Command::Demo => demo::demo(&cli.tracer).map(|()| true),
-        Command::Actor => scenarios::own_socket().map(|()| true),
+        Command::Actor => scenarios::own_socket(),
         Command::Program(role) => program::play(&role).map(|()| true),
     };
     match done {

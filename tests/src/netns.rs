@@ -4,14 +4,14 @@
 //! write a sysctl, read `/proc`) and uses them from its own thread afterwards.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::process::{Command, Stdio};
 use std::thread;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::tools;
 
 pub struct Namespace {
     name: String,
@@ -37,13 +37,18 @@ impl Namespace {
         self.inode
     }
 
+    /// Moves the calling thread into this namespace, for good.
+    pub fn move_into(&self) -> Result<()> {
+        move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))
+            .with_context(|| format!("enter the namespace {}", self.name))
+    }
+
     /// Runs `work` on a thread of its own that has moved into this namespace.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         thread::scope(|scope| {
             scope
                 .spawn(|| {
-                    move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))
-                        .with_context(|| format!("enter the namespace {}", self.name))?;
+                    self.move_into()?;
                     work()
                 })
                 .join()
@@ -53,12 +58,17 @@ impl Namespace {
 
     /// Runs a tool with arguments separated by blanks; its standard output.
     pub fn run(&self, line: &str) -> Result<String> {
-        self.enter(|| run(line, ""))
+        tools::run(Some(&self.name), line, "")
     }
 
     /// Loads an nftables script.
     pub fn nft(&self, script: &str) -> Result<()> {
-        self.enter(|| run("nft -f -", script)).map(drop)
+        tools::run(Some(&self.name), "nft -f -", script).map(drop)
+    }
+
+    /// Runs `ip` commands, one a line.
+    pub fn ip(&self, commands: &str) -> Result<()> {
+        tools::run(Some(&self.name), "ip -batch -", commands).map(drop)
     }
 
     /// Writes a sysctl of this namespace, named as in `/proc/sys`.
@@ -79,29 +89,6 @@ impl Namespace {
             text.trim().parse().with_context(|| format!("{path} holds {text:?}, not a number"))
         })
     }
-}
-
-/// Runs a tool in the namespace of the calling thread.
-pub fn run(line: &str, input: &str) -> Result<String> {
-    let mut words = line.split_whitespace();
-    let program = words.next().context("an empty command line")?;
-    let mut child = Command::new(program)
-        .args(words)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("start `{line}`"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A tool that ends without reading its input says why on stderr, which is reported below.
-        let _ = stdin.write_all(input.as_bytes());
-    }
-    let output = child.wait_with_output().with_context(|| format!("wait for `{line}`"))?;
-    if !output.status.success() {
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        bail!("`{line}`: {} ({})", stderr.trim().replace('\n', "; "), output.status);
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// A file of `/proc/net` of the calling thread's namespace (`/proc/net` itself is the main thread's).

@@ -1,13 +1,14 @@
 //! Data for a connection that the other side has closed: a race, or an application that did not listen.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 use std::net::TcpStream;
-use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
+use std::os::fd::AsRawFd;
+use std::process::{Child, Command};
 use std::time::Duration;
 use std::{env, thread};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 use super::{CLIENT, PORT, Pair, Scenario, Stage, Witness};
 use crate::actor::{
@@ -15,6 +16,7 @@ use crate::actor::{
 };
 use crate::expect::{Expect, Incident};
 use crate::lab::{Net, Topology};
+use crate::tools;
 
 /// The server's keep-alive timeout: longer than the second from which on a connection counts as idle.
 const KEEP_ALIVE: Duration = Duration::from_millis(1_300);
@@ -153,15 +155,18 @@ fn close_then_write(stage: &Stage<'_>, keep_alive: Duration) -> Result<Witness> 
     fails(stage, client)
 }
 
-/// Hands the server's socket to another process.
+/// Hands the server's socket to another process, and to nobody else: the close of the last copy is the end.
 fn give_away(server: TcpStream) -> Result<Child> {
-    let program = env::current_exe().context("find this program")?;
-    Command::new(program)
-        .arg("actor")
-        .stdin(OwnedFd::from(server))
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("start the owner of the socket")
+    let number = server.as_raw_fd();
+    let owner = tools::apart(move || {
+        let ours = pidfd_open(getpid(), PidfdFlags::empty()).context("open our own process")?;
+        let socket =
+            pidfd_getfd(ours, number, PidfdGetfdFlags::empty()).context("take a socket")?;
+        let program = env::current_exe().context("find this program")?;
+        Command::new(program).arg("actor").stdin(socket).spawn().context("start the socket's owner")
+    })?;
+    drop(server);
+    Ok(owner)
 }
 
 fn kill(mut owner: Child) -> Result<()> {
@@ -179,13 +184,9 @@ fn kill_owner(stage: &Stage<'_>) -> Result<Witness> {
 /// Kills the owner of the server's socket while a request lies unread in it; the client's socket.
 pub(super) fn kill_with_unread(pair: Pair) -> Result<TcpStream> {
     let Pair { client, server } = pair;
-    let mut owner = give_away(server)?;
     send(&client, "SELECT 2;\n")?;
-    let stdout = owner.stdout.take().context("the owner's stdout")?;
-    let mut line = String::new();
-    BufReader::new(stdout).read_line(&mut line).context("wait for the owner")?;
-    kill(owner)?;
-    ensure!(line.trim() == OWNER_HAS_DATA, "the owner said {line:?}");
+    wait_unread(&server)?;
+    kill(give_away(server)?)?;
     Ok(client)
 }
 
@@ -198,12 +199,8 @@ fn kill_reader(stage: &Stage<'_>) -> Result<Witness> {
     fails(stage, client)
 }
 
-const OWNER_HAS_DATA: &str = "unread";
-
 /// The process that is killed: owns the socket on its standard input and reads nothing.
-pub fn own_socket() -> Result<()> {
-    wait_unread(io::stdin())?;
-    println!("{OWNER_HAS_DATA}");
+pub fn own_socket() -> ! {
     loop {
         thread::park();
     }

@@ -2,7 +2,6 @@
 //! fail-over; and what looks like it.
 
 use std::net::TcpStream;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use crate::actor::{
 use crate::expect::{Expect, Incident};
 use crate::lab::{Net, Role, Topology};
 use crate::netns::{Namespace, proc_net};
+use crate::tools;
 
 pub const SCENARIOS: &[Scenario] = &[
     // Without expire_nodest_conn: every packet is dropped, and nobody is told.
@@ -193,7 +193,7 @@ fn unload(stage: &Stage<'_>) -> Result<Witness> {
     // A service holds the module.
     node.run("ipvsadm -C")?;
     let deadline = Instant::now() + PATIENCE;
-    while !modprobe(&["-r", "-q", "ip_vs_rr", "ip_vs"])? {
+    while tools::run(None, "modprobe -r -q ip_vs_rr ip_vs", "").is_err() {
         // Namespaces of other scenarios end in the background.
         ensure!(Instant::now() < deadline, "ip_vs cannot be unloaded");
         thread::sleep(Duration::from_millis(200));
@@ -203,7 +203,7 @@ fn unload(stage: &Stage<'_>) -> Result<Witness> {
     let Connection { listener, client, server, .. } = first;
     drop((client, server));
 
-    ensure!(modprobe(&["ip_vs"])?, "ip_vs cannot be loaded again");
+    tools::run(None, "modprobe ip_vs", "").context("load ip_vs again")?;
     track(stage)?;
     node.run("ip link del vip0")?;
     serve(stage, net.vip(PORT), &[net.server(PORT)], TIMEOUT)?;
@@ -214,11 +214,6 @@ fn unload(stage: &Stage<'_>) -> Result<Witness> {
     let second = Connection { listener, client, server, idle_since }.client_writes(stage)?;
     ensure!(second.errno == Some(errno), "the connections ended in {errno} and {:?}", second.errno);
     Ok(second)
-}
-
-fn modprobe(arguments: &[&str]) -> Result<bool> {
-    let status = Command::new("modprobe").args(arguments).status().context("run modprobe")?;
-    Ok(status.success())
 }
 
 /// The address moves to a director with the same service and no entries.

@@ -13,8 +13,9 @@ use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
 use crate::actor::{abort_on_close, accept, connect, listen};
 use crate::expect::{Expect, Incident, Owner};
 use crate::lab::{Net, Topology};
-use crate::netns;
+
 use crate::program::{End, Program, talk, while_the_tracer_sleeps};
+use crate::tools;
 
 pub const SCENARIOS: &[Scenario] = &[
     alone(
@@ -189,7 +190,7 @@ impl Node {
         const CGROUPS: &str = "/sys/fs/cgroup";
         let [uid, container, namespace, name] = POD;
         if !Path::new(CGROUPS).join("cgroup.procs").exists() {
-            netns::run(&format!("mount -t cgroup2 none {CGROUPS}"), "")?;
+            tools::run(None, &format!("mount -t cgroup2 none {CGROUPS}"), "")?;
         }
         let slice = format!("{CGROUPS}/kubepods.slice");
         let pod = format!("{slice}/kubepods-pod{}.slice", uid.replace('-', "_"));
