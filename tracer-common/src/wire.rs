@@ -52,12 +52,12 @@ pub const KIND_RULE_REJECT: u16 = 12;
 /// Highest kind this version writes.
 pub const KIND_LAST: u16 = KIND_RULE_REJECT;
 
-/// Slots of the per-CPU `COUNTERS` map: `LOST + kind` counts records of that kind lost to a full
-/// ring, `UNREADABLE` counts kernel reads that failed.
+/// Slots of a processor's row in the `COUNTERS` map: `LOST + kind` counts records of that kind lost to a
+/// full ring (`LOST` itself what a map had no room for), `UNREADABLE` counts kernel reads that failed.
 pub const COUNTER_LOST: u32 = 0;
 /// See [`COUNTER_LOST`].
 pub const COUNTER_UNREADABLE: u32 = 16;
-/// Entries in the `COUNTERS` map.
+/// Slots in a row. The map has one row for each processor that may ever be there.
 pub const COUNTERS: u32 = 17;
 
 /// "This kernel does not have it", in any `u32` fact or field.

@@ -1,12 +1,13 @@
 //! The ring buffer and the counters.
 
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     helpers::{
         bpf_get_smp_processor_id,
         generated::{bpf_jiffies64, bpf_ktime_get_ns},
     },
     macros::map,
-    maps::{PerCpuArray, RingBuf},
+    maps::{Array, RingBuf},
 };
 use aya_log_ebpf::warn;
 use tracer_common::wire::{COUNTER_LOST, COUNTERS as SLOTS, Header, WIRE_VERSION};
@@ -15,14 +16,18 @@ use tracer_common::wire::{COUNTER_LOST, COUNTERS as SLOTS, Header, WIRE_VERSION}
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
+/// A row for each processor; user space raises the size and maps it, because reading it by system calls
+/// would switch kprobes off meanwhile (`kernel/counters.rs`).
 #[map]
-static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SLOTS, 0);
+static COUNTERS: Array<u64> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
 
 /// Adds one to a counter that user space reads and shows.
 #[inline(always)]
 pub fn count(slot: u32) {
-    if let Some(counter) = COUNTERS.get_ptr_mut(slot) {
-        // SAFETY: a per-CPU slot; a lost increment under nesting is acceptable for a counter.
+    // SAFETY: a helper without arguments.
+    let row = unsafe { bpf_get_smp_processor_id() };
+    if let Some(counter) = COUNTERS.get_ptr_mut(row * SLOTS + slot) {
+        // SAFETY: this CPU's own; a lost increment under nesting is acceptable for a counter.
         unsafe { *counter += 1 };
     }
 }

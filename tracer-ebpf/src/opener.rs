@@ -33,7 +33,7 @@ pub fn keep(sk: u64) {
     };
     // NFS and its like connect from a worker of the kernel, which is nobody's process.
     if opener.tgid != 0 {
-        // A full map evicts its oldest: only ENOMEM can fail, and then there is nothing to recall.
+        // A full map evicts its oldest. One that is not kept is looked up like one that is older than we.
         let _ = OPENERS.insert(&sk, opener, 0);
     }
 }

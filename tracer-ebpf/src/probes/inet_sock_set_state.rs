@@ -22,11 +22,11 @@ use aya_ebpf::{
 };
 use tracer_common::{
     record::{Flow, Packet, SocketEnd, SocketError},
-    wire::KIND_SOCKET_ERROR,
+    wire::{COUNTER_LOST, KIND_SOCKET_ERROR},
 };
 
 use crate::{
-    emit::emit,
+    emit::{count, emit},
     opener,
     sock::{self, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT},
     task,
@@ -112,8 +112,11 @@ fn remember(sk: u64, old: u8, new: u8) {
         (*end).idle_j = sock::idle_j(sk);
         task::fill(&raw mut (*end).task);
     }
-    // A full map evicts its oldest: only ENOMEM can fail, and then there is nothing to recall.
-    let _ = SOCKET_ENDS.insert(&key, unsafe { end.assume_init_ref() }, 0);
+    // A full map evicts its oldest. What fails is a run that interrupted another one in the same map
+    // (EBUSY, kernel/bpf/hashtab.c, 5.11 on).
+    if SOCKET_ENDS.insert(&key, unsafe { end.assume_init_ref() }, 0).is_err() {
+        count(COUNTER_LOST);
+    }
 }
 
 /// Copies the recorded end of the socket that `trigger` was meant for, if there is one.

@@ -1,13 +1,14 @@
 //! Reading from inside a network namespace: `/proc/sys/net`, `/proc/thread-self/net` and new
 //! sockets all belong to the namespace of the thread that opens them.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::places::Place;
 use super::state::NetnsState;
 use super::{conntrack, counters, ipvs, nat, sock_diag, sysctl};
 
@@ -23,6 +24,26 @@ pub(super) fn inside<T: Send>(ns: BorrowedFd, read: impl FnOnce() -> T + Send) -
             })?
             .join()
             .map_err(|_| io::Error::other("the reader panicked"))?
+    })
+}
+
+/// Goes through namespaces, on one thread, until `read` finds something in one.
+pub(super) fn first_inside<T: Send>(
+    places: impl IntoIterator<Item = (u32, Place)> + Send,
+    read: impl Fn() -> Option<T> + Sync,
+) -> Option<(u32, T)> {
+    let look = |(inum, place): (u32, Place)| {
+        let ns = File::open(&place.path).ok()?;
+        move_into_link_name_space(ns.as_fd(), Some(LinkNameSpaceType::Network)).ok()?;
+        Some((inum, read()?))
+    };
+    thread::scope(|scope| {
+        thread::Builder::new()
+            .name("rsttrace-netns".into())
+            .spawn_scoped(scope, || places.into_iter().find_map(look))
+            .ok()?
+            .join()
+            .ok()?
     })
 }
 

@@ -3,19 +3,22 @@
 
 use std::{
     io::{ErrorKind, Write as _},
+    os::fd::AsFd as _,
     path::Path,
 };
 
 use anyhow::{Context as _, Result};
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{MapData, PerCpuArray, RingBuf},
+    maps::{Map, MapData, RingBuf},
     programs::{FEntry, KProbe, RawTracePoint, loaded_programs},
+    util::nr_cpus,
 };
 use aya_log::EbpfLogger;
 
 use super::{
     choose::{Choice, Chooser, Hooks, Refused},
+    counters::{self, Counters},
     manifest::{Manifest, Program, Way as ProgramWay},
     plan::Facts,
     signal,
@@ -30,7 +33,7 @@ pub struct Attached {
     /// Holds programs and links alive.
     pub(super) ebpf: Ebpf,
     pub events: RingBuf<MapData>,
-    pub counters: PerCpuArray<MapData, u64>,
+    pub(super) counters: Counters,
     pub choices: Vec<Choice>,
     pub refused: Vec<Refused>,
     /// What the programs say; `None` unless asked for.
@@ -134,9 +137,13 @@ pub fn attach(
         // A later part sees few records and no connection ends of its own.
         loader.map_max_entries("EVENTS", LATER_RING_BYTES).map_max_entries("SOCKET_ENDS", 1);
     }
+    let rows = nr_cpus().map_err(|(_, error)| error).context("cannot count the processors")?;
+    loader.map_max_entries("COUNTERS", counters::entries(rows));
     let mut ebpf = loader.load(object).context("the kernel refused the tracer's maps or BTF")?;
     let events = ebpf.take_map("EVENTS").context("the object has no EVENTS map")?;
-    let counters = ebpf.take_map("COUNTERS").context("the object has no COUNTERS map")?;
+    let Some(Map::Array(counters)) = ebpf.take_map("COUNTERS") else {
+        anyhow::bail!("the object has no COUNTERS map");
+    };
     let log = match options.verbose {
         true => Some(EbpfLogger::init_with_logger(&mut ebpf, StderrLog)?),
         false => None,
@@ -150,7 +157,8 @@ pub fn attach(
         .collect();
     Ok(Attached {
         events: RingBuf::try_from(events)?,
-        counters: PerCpuArray::try_from(counters)?,
+        // Programs that are loaded name a map by its descriptor, so it was open up to here.
+        counters: Counters::map(counters.fd().as_fd(), rows).context("cannot map the counters")?,
         choices,
         refused: chooser.refused,
         log,

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
-    maps::{MapData, PerCpuArray, RingBuf},
+    maps::{MapData, RingBuf},
 };
 use aya_log::EbpfLogger;
 use tokio::{
@@ -25,6 +25,7 @@ use tracer_common::wire::{COUNTER_LOST, COUNTER_UNREADABLE, KIND_LAST};
 use super::{
     attach::{AttachOptions, Attached, StderrLog},
     choose::Refused,
+    counters::Counters,
     missed,
     prepare::StartError,
     questions::Questions,
@@ -56,10 +57,6 @@ const FRESH: Duration = Duration::from_millis(500);
 /// Of a refused connect only the port range matters, and that hardly ever changes.
 const STALE: Duration = Duration::from_secs(30);
 
-/// A verdict waits this much longer for host state that was asked for and has not come; together with
-/// the correlator's own wait it stays below the second in which an incident must be told.
-const PATIENCE: Nanos = 600_000_000;
-
 /// `CONFIG_HZ` of most distributions, where the clock's resolution does not tell.
 const DEFAULT_HZ: u32 = 250;
 
@@ -69,7 +66,7 @@ const MISSED_EVERY: Duration = Duration::from_millis(100);
 /// One load of the object: its programs stay attached as long as this lives.
 struct Part {
     ring: AsyncFd<RingBuf<MapData>>,
-    counters: PerCpuArray<MapData, u64>,
+    counters: Counters,
     log: Option<EbpfLogger<StderrLog>>,
     ebpf: Ebpf,
 }
@@ -219,10 +216,7 @@ impl Live {
     /// owes answers.
     pub fn judging_time(&self) -> Nanos {
         // Not the clock: what happened since the ring was last emptied has not been looked at.
-        match self.questions.oldest() {
-            Some(asked) => asked.max(self.drained.saturating_sub(PATIENCE)).min(self.drained),
-            None => self.drained,
-        }
+        self.questions.answered_until(self.drained)
     }
 
     /// Takes everything out of the ring and returns, in order, the events older than the merge window.
@@ -336,7 +330,7 @@ impl Live {
 
     /// Nothing waits for the merge window or the host.
     pub fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.questions.oldest().is_none()
+        self.pending.is_empty() && self.questions.is_idle()
     }
 
     /// Records lost because the ring was full, all kinds, and those that the kernel let nobody make.
@@ -355,11 +349,7 @@ impl Live {
     }
 
     fn counter(&self, slot: u32) -> u64 {
-        self.parts
-            .iter()
-            .filter_map(|part| part.counters.get(&slot, 0).ok())
-            .flat_map(|per_cpu| per_cpu.iter().copied().collect::<Vec<_>>())
-            .sum()
+        self.parts.iter().map(|part| part.counters.sum(slot)).sum()
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod attach;
 pub mod btf;
 pub mod choose;
+mod counters;
 pub mod data_plane;
 pub mod examine;
 pub mod facts;

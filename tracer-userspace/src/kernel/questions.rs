@@ -28,13 +28,22 @@ const OPEN: usize = 512;
 const ASKED: usize = 4096;
 
 /// Packets that met no connection and are asked about, a second: each costs a walk through all the
-/// machine's sockets, and whoever scans with ACKs sends thousands.
+/// machine's sockets, and whoever scans with ACKs sends thousands. Full queues, a second: each costs a
+/// walk through all namespaces.
 const INQUIRIES: usize = 10;
 
 /// Namespaces with IPVS that are looked into before all others.
 const IPVS: usize = 64;
 
 const SECOND: Nanos = 1_000_000_000;
+
+/// How long verdicts wait for an answer that only adds to them, such as the owner's name; together with
+/// the correlator's own wait it stays below the second in which an incident must be told.
+const PATIENCE: Nanos = 600_000_000;
+
+/// The same for an answer that decides: it takes milliseconds, and where the host has no time for it, late
+/// is better than wrong.
+const PATIENCE_TO_DECIDE: Nanos = 5 * SECOND;
 
 #[derive(Clone, Debug)]
 enum Question {
@@ -107,6 +116,13 @@ impl Dropping {
 /// A socket's inode, or a pid in one second: pids are not given twice in so short a time.
 type Topic = (u64, Option<u64>);
 
+/// A question without an answer so far.
+struct Open {
+    /// Time of the record that raised it.
+    asked: Nanos,
+    patience: Nanos,
+}
+
 /// One question with the time of the record that raised it, which the answer carries too.
 type Asked = (u64, Nanos, Question);
 
@@ -120,12 +136,14 @@ struct Answer {
 pub struct Questions {
     /// Owners are short-lived and asked on a thread of their own, ahead of everything else.
     owners: mpsc::Sender<Asked>,
+    // The others have threads of their own because one kind of answer must not wait for another.
     namespaces: mpsc::Sender<Asked>,
+    timeouts: mpsc::Sender<Asked>,
     inquiries: mpsc::Sender<Asked>,
     /// IPVS tables may be long, and whoever waits for them waits for nothing else.
     tables: mpsc::Sender<Asked>,
     answers: UnboundedReceiver<Answer>,
-    open: BTreeMap<u64, Nanos>,
+    open: BTreeMap<u64, Open>,
     next: u64,
     owned: Recent<Topic>,
     strayed: Recent<(u32, Flow)>,
@@ -134,6 +152,8 @@ pub struct Questions {
     /// Times of the newest inquiries.
     inquired: VecDeque<Nanos>,
     dropping: HashMap<(u32, Flow), Dropping>,
+    /// Namespaces that were asked about before.
+    met: Recent<u32>,
     /// Namespaces with an open question: one answer serves all who ask meanwhile.
     busy: BTreeMap<u32, u64>,
     /// Namespaces in which IPVS was seen at work.
@@ -153,11 +173,12 @@ impl Questions {
         inquiries.send((first, ts, survey)).context("a helper thread has ended")?;
         Ok(Self {
             owners: answerer("rsttrace-owner", host.clone(), answer.clone())?,
+            timeouts: answerer("rsttrace-timeo", host.clone(), answer.clone())?,
             namespaces: answerer("rsttrace-netns", host.clone(), answer.clone())?,
             tables: answerer("rsttrace-ipvs", host, answer)?,
             inquiries,
             answers,
-            open: BTreeMap::from([(first, ts)]),
+            open: BTreeMap::from([(first, Open { asked: ts, patience: PATIENCE_TO_DECIDE })]),
             next: first + 1,
             owned: Recent::default(),
             strayed: Recent::default(),
@@ -165,6 +186,7 @@ impl Questions {
             unserved: Recent::default(),
             inquired: VecDeque::new(),
             dropping: HashMap::new(),
+            met: Recent::default(),
             busy: BTreeMap::new(),
             ipvs: BTreeSet::new(),
         })
@@ -262,24 +284,33 @@ impl Questions {
         }
         let id = self.next;
         self.next += 1;
-        let thread = match question {
-            Question::Netns { .. } => &self.namespaces,
+        let (thread, patience) = match question {
+            // Who listens there decides who called whom; a second reading only has newer counts.
+            Question::Netns { netns, .. } if self.met.is_new(netns) => {
+                (&self.namespaces, PATIENCE_TO_DECIDE)
+            }
+            Question::Netns { .. } => (&self.namespaces, PATIENCE),
+            Question::Owner(_) | Question::Process { .. } => (&self.owners, PATIENCE),
+            Question::AcceptQueue { .. } => (&self.timeouts, PATIENCE_TO_DECIDE),
             Question::IpvsOrphan { .. }
             | Question::IpvsDropped { .. }
-            | Question::IpvsService { .. } => &self.tables,
-            Question::Owner(_) | Question::Process { .. } => &self.owners,
-            Question::Inquiry { .. } | Question::AcceptQueue { .. } | Question::Survey => {
-                &self.inquiries
-            }
+            | Question::IpvsService { .. } => (&self.tables, PATIENCE_TO_DECIDE),
+            Question::Inquiry { .. } | Question::Survey => (&self.inquiries, PATIENCE_TO_DECIDE),
         };
         thread.send((id, ts, question)).ok()?;
-        self.open.insert(id, ts);
+        self.open.insert(id, Open { asked: ts, patience });
         Some(id)
     }
 
-    /// Time of the oldest record whose question is open.
-    pub fn oldest(&self) -> Option<Nanos> {
-        self.open.values().min().copied()
+    /// Nothing is asked.
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// The time, `now` at most, up to which nothing waits for an answer.
+    pub fn answered_until(&self, now: Nanos) -> Nanos {
+        let waits = |open: &Open| open.asked.max(now.saturating_sub(open.patience));
+        self.open.values().map(waits).min().unwrap_or(now).min(now)
     }
 
     /// Waits for an answer that says something.
@@ -436,5 +467,21 @@ mod tests {
         assert!(!dropping.again(3 * SECOND));
         // Much later its server is removed again.
         assert!(!dropping.again(1000 * SECOND) && dropping.again(1002 * SECOND));
+    }
+
+    #[test]
+    fn a_verdict_waits_long_for_what_decides_and_little_for_what_adds() {
+        let (host, start) = (Host::new().expect("proc is mounted"), 100 * SECOND);
+        let mut questions = Questions::ask(host, start).expect("threads");
+        let mut is_answered = |asked, patience, now| {
+            questions.open = BTreeMap::from([(1, Open { asked, patience })]);
+            questions.answered_until(now) > asked
+        };
+        for (patience, waits) in [(PATIENCE, SECOND), (PATIENCE_TO_DECIDE, 6 * SECOND)] {
+            assert!(!is_answered(start, patience, start + patience), "{patience}");
+            assert!(is_answered(start, patience, start + waits), "{patience}");
+        }
+        questions.open.clear();
+        assert_eq!(questions.answered_until(start), start);
     }
 }
