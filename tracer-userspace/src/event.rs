@@ -12,7 +12,7 @@ mod stock;
 
 pub use stock::{AcceptQueue, ConntrackFound, Inquiry, IpvsFound, Stock};
 
-use crate::evidence::{ETIMEDOUT, has};
+use crate::evidence::{ECONNREFUSED, ECONNRESET, EPIPE, ETIMEDOUT, has};
 use crate::host::{IpvsEntry, NetnsState, Owner};
 
 /// CLOCK_MONOTONIC nanoseconds.
@@ -335,6 +335,18 @@ impl ResetReceived {
     /// itself was not readable.
     pub fn seq(&self) -> u32 {
         self.packet.map_or(self.socket.rcv_nxt, |packet| packet.seq)
+    }
+
+    /// The error that it gives the socket's application, if there is one (net/ipv4/tcp_input.c,
+    /// `tcp_reset`). Said before that happens: on a busy host by a good while.
+    pub fn errno(&self) -> Option<u32> {
+        match self.socket.state {
+            tcp_state::CLOSE => None,
+            _ if self.socket.dead => None,
+            tcp_state::SYN_SENT => Some(ECONNREFUSED),
+            tcp_state::CLOSE_WAIT => Some(EPIPE),
+            _ => Some(ECONNRESET),
+        }
     }
 }
 

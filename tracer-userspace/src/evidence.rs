@@ -28,11 +28,15 @@ use crate::{
     memory::{IpvsServers, Loss, Memory, Remembered},
 };
 
-/// ECONNRESET, ETIMEDOUT, ECONNREFUSED (asm-generic/errno.h).
+/// EPIPE, ECONNRESET, ETIMEDOUT, ECONNREFUSED (asm-generic/errno.h).
+pub const EPIPE: u32 = 32;
+/// See [`EPIPE`].
 pub const ECONNRESET: u32 = 104;
+/// See [`EPIPE`].
 pub const ETIMEDOUT: u32 = 110;
+/// See [`EPIPE`].
 pub const ECONNREFUSED: u32 = 111;
-/// See [`ECONNRESET`].
+/// See [`EPIPE`].
 pub const ECONNABORTED: u32 = 103;
 
 /// A loss and the packet it dooms can be one softirq apart, and stamps of segments are a jiffy
@@ -339,6 +343,12 @@ impl<'a> Evidence<'a> {
             let socket = &at.it.socket;
             !(Some(socket.id) == closer && socket.err == ECONNRESET)
         })
+    }
+
+    /// The error that an application was given, or is about to be given for a reset.
+    pub fn errno(&self) -> Option<u32> {
+        let reported = self.error().map(|at| at.it.socket.err);
+        reported.or_else(|| self.case.received.iter().find_map(|at| at.it.errno()))
     }
 
     /// ETIMEDOUT, or the ICMP error that takes its place when the retries end.

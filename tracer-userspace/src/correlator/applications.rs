@@ -4,6 +4,7 @@ use crate::{
     event::{
         AcceptQueue, Body, Event, Packet, ResetSent, Socket, SocketEnd, Task, tcp_flag, tcp_state,
     },
+    evidence::{ECONNREFUSED, ECONNRESET, EPIPE},
     incident::{Confidence, Incident},
     testing::{
         CLIENT, CLIENT_NS, SECOND, SERVER, SERVER_NS, active, address, article, at, at_listener,
@@ -378,4 +379,17 @@ fn what_to_do_about_a_socket_that_is_gone_depends_on_whose_it_was() {
     assert_eq!(advised(data(CLIENT, SERVER), SERVER_NS, None), "detect_restarts");
     assert_eq!(advised(data(SERVER, CLIENT), CLIENT_NS, None), "caller_waits_longer");
     assert_eq!(advised(data(SERVER, CLIENT), CLIENT_NS, Some(9)), "stop_gracefully");
+}
+
+#[test]
+fn the_error_that_a_reset_gives_is_told_before_the_socket_has_it() {
+    let told = |state, dead| {
+        let victim = Socket { state, dead, ..socket(1, CLIENT, SERVER, SECOND) };
+        replay([received(2 * SECOND, CLIENT_NS, victim)]).remove(0).errno
+    };
+    assert_eq!(told(tcp_state::ESTABLISHED, false), Some(ECONNRESET));
+    assert_eq!(told(tcp_state::CLOSE_WAIT, false), Some(EPIPE));
+    assert_eq!(told(tcp_state::SYN_SENT, false), Some(ECONNREFUSED));
+    assert_eq!(told(tcp_state::CLOSE, false), None, "tcp_reset does nothing");
+    assert_eq!(told(tcp_state::FIN_WAIT2, true), None, "nobody holds it");
 }

@@ -56,7 +56,7 @@ pub fn incident(
         victim: victim_side(evidence, client, server),
         netns: victim.map_or(case.netns, |(netns, _, _)| netns),
         action,
-        errno: evidence.error().map(|at| at.it.socket.err),
+        errno: evidence.errno(),
         rst: rst(evidence, cause),
         idle_s,
         keepalive: victim

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    event::{ConntrackFound, Flow, Inquiry, IpvsFound, Stock, tcp_state},
+    event::{ConntrackFound, Flow, Inquiry, IpvsFound, Opener, Socket, Stock, tcp_state},
     host::{
         ConntrackEntry, ConntrackState, ConntrackTcpTimeouts, IpvsDestination, IpvsEntry,
         IpvsService, IpvsState, IpvsTable, NetnsState, SocketAges, SocketList, SocketState,
@@ -47,6 +47,19 @@ fn of_two_ephemeral_ports_the_one_that_never_listened_is_the_source() {
         let remote = if local == LOW { HIGH } else { LOW };
         let events = [listening(CLIENT_NS, &["0.0.0.0:22"]), broken(local, remote)];
         assert_eq!(source(events), local);
+    }
+}
+
+#[test]
+fn of_two_ephemeral_ports_the_one_that_a_process_connected_is_the_source() {
+    let opener = Some(Opener { pid: 7, comm: "mysql".into(), start_boottime_ns: 1, cgroup: 0 });
+    for (local, remote) in [(LOW, HIGH), (HIGH, LOW)] {
+        // Whether or not anything is known of its namespace's listeners.
+        for listeners in [None, Some(listening(CLIENT_NS, &["0.0.0.0:22"]))] {
+            let victim = Socket { opener: opener.clone(), ..socket(1, local, remote, 9 * SECOND) };
+            let broken = received(10 * SECOND, CLIENT_NS, victim);
+            assert_eq!(source(listeners.into_iter().chain([broken])), local);
+        }
     }
 }
 

@@ -110,6 +110,13 @@ impl Evidence<'_> {
         {
             return socket.flow.src == flow.src;
         }
+        let sent = self.case.sent.iter().filter_map(|at| at.it.socket.as_ref());
+        let mut sockets = self.victims().map(|(_, _, socket)| socket).chain(sent);
+        if let Some(socket) = sockets.find(|it| it.opener.is_some() && it.flow.key() == flow.key())
+        {
+            // Its process called connect().
+            return socket.flow.src == flow.src;
+        }
         for drop in &self.case.drops {
             let packet = &drop.it.packet;
             if packet.has(tcp_flag::SYN) && packet.flow.key() == flow.key() {
