@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::tools;
+
 pub struct Rsttrace<'a> {
     pub program: &'a Path,
 }
@@ -28,10 +30,9 @@ impl Said {
 
 impl Rsttrace<'_> {
     pub fn run(&self, arguments: &[&str]) -> Result<Said> {
-        let output = Command::new(self.program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()
+        let mut command = Command::new(self.program);
+        command.args(arguments).stdin(Stdio::null());
+        let output = tools::apart(move || Ok(command.output()?))
             .with_context(|| format!("run rsttrace {}", arguments.join(" ")))?;
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         Ok(Said {

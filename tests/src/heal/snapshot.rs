@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::guest::{Guest, Need};
 use crate::lab::Lab;
-use crate::netns;
+use crate::tools;
 
 /// All settings of these directories, not only those that rsttrace knows.
 const SYSCTLS: [&str; 4] = ["net/core", "net/ipv4", "net/ipv4/vs", "net/netfilter"];
@@ -31,10 +31,13 @@ impl Snapshot {
         let mut add = |at: &str, values: Vec<(String, Vec<u8>)>| {
             found.extend(values.into_iter().map(|(name, value)| (format!("{name} {at}"), value)));
         };
-        add("on the host", values(timeouts)?);
+        let ipvs = |netns| timeouts.then(|| ipvs_timeouts(netns)).transpose();
+        add("on the host", values()?);
+        add("on the host", ipvs(None)?.into_iter().collect());
         for namespace in lab.namespaces() {
-            let read = namespace.enter(|| values(timeouts))?;
-            add(&format!("in {}", namespace.name()), read);
+            let place = format!("in {}", namespace.name());
+            add(&place, namespace.enter(values)?);
+            add(&place, ipvs(Some(namespace.name()))?.into_iter().collect());
         }
         for root in FILES {
             files(Path::new(root), &mut found)?;
@@ -62,7 +65,7 @@ impl Snapshot {
 }
 
 /// The settings of the calling thread's namespace.
-fn values(with_ipvs: bool) -> Result<Vec<(String, Vec<u8>)>> {
+fn values() -> Result<Vec<(String, Vec<u8>)>> {
     let mut found = Vec::new();
     for directory in SYSCTLS {
         // A namespace has a directory only where its module is loaded.
@@ -81,12 +84,13 @@ fn values(with_ipvs: bool) -> Result<Vec<(String, Vec<u8>)>> {
     if let Ok(value) = fs::read(HASHSIZE) {
         found.push(("hashsize".to_owned(), value));
     }
-    if with_ipvs {
-        // Its own words, so that rsttrace's reading of them is not taken for granted.
-        let timeouts = netns::run("ipvsadm -L --timeout", "")?;
-        found.push(("IPVS timeouts".to_owned(), timeouts.into_bytes()));
-    }
     Ok(found)
+}
+
+/// In ipvsadm's own words, so that rsttrace's reading of them is not taken for granted.
+fn ipvs_timeouts(netns: Option<&str>) -> Result<(String, Vec<u8>)> {
+    let timeouts = tools::run(netns, "ipvsadm -L --timeout", "")?;
+    Ok(("IPVS timeouts".to_owned(), timeouts.into_bytes()))
 }
 
 fn files(path: &Path, found: &mut BTreeMap<String, Vec<u8>>) -> Result<()> {
