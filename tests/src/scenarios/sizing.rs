@@ -12,7 +12,8 @@ use crate::actor::{PATIENCE, wait_until};
 use crate::expect::Expect;
 use crate::guest::Need;
 use crate::lab::Topology;
-use crate::netns::{Namespace, run};
+use crate::netns::Namespace;
+use crate::tools;
 
 /// Incidents are not what they are about: no tracer is started.
 pub const SCENARIOS: &[Scenario] = &[
@@ -80,7 +81,8 @@ fn weigh(stage: &Stage<'_>, fill: fn(&Namespace) -> Result<u64>, figure: &str) -
 
 /// What `rsttrace plan` says of this machine.
 fn plan(connections: u64) -> Result<Value> {
-    let printed = run(&format!("rsttrace plan --connections {connections} -o json"), "")?;
+    let line = format!("rsttrace plan --connections {connections} -o json");
+    let printed = tools::run(None, &line, "")?;
     serde_json::from_str(&printed).context("the plan is not JSON")
 }
 
