@@ -19,6 +19,7 @@ mod packet;
 mod probes;
 mod sock;
 mod task;
+mod twice;
 
 /// `bpf_probe_read_kernel`, `bpf_get_stack` and others are GPL-only helpers.
 #[unsafe(no_mangle)]

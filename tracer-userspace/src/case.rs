@@ -47,6 +47,9 @@ const ANCHOR_DISTANCE: u32 = 1 << 14;
 /// A reset is received within the softirq that sent it, or after one trip through a slow guest.
 const SAME_RESET_NS: Nanos = 1_000_000_000;
 
+/// From one program of a tracepoint to the next; a task may stand still between them.
+const TOLD_TWICE_NS: Nanos = 100_000_000;
+
 /// Enough for every namespace a reset passes; a storm of retries adds nothing.
 const MAX_RECORDS: usize = 16;
 
@@ -349,11 +352,34 @@ impl Case {
             self.opened = record.ts();
         }
         self.identity.add(&record);
+        if self.has(&record) {
+            return;
+        }
         match record {
             Record::Sent(at) => push(&mut self.sent, at),
             Record::Received(at) => push(&mut self.received, at),
             Record::Error(at) => push(&mut self.errors, at),
             Record::Drop(at) => push(&mut self.drops, at),
+        }
+    }
+
+    /// Whether the kernel had two programs tell the same: a socket fails once, and a packet is answered once.
+    fn has(&self, record: &Record) -> bool {
+        let soon = |a: Nanos, b: Nanos| a.abs_diff(b) < TOLD_TWICE_NS;
+        match record {
+            Record::Sent(at) => self.sent.iter().any(|known| {
+                let socket = |it: &ResetSent| it.socket.as_ref().map(|socket| socket.id);
+                let same = (known.netns, known.it.trigger, socket(&known.it), known.it.via)
+                    == (at.netns, at.it.trigger, socket(&at.it), at.it.via);
+                same && soon(known.ts, at.ts) && known.it.seq() == at.it.seq()
+            }),
+            Record::Error(at) => self.errors.iter().any(|known| {
+                let (one, other) = (&known.it.socket, &at.it.socket);
+                let same = (known.netns, one.id, one.flow, one.err)
+                    == (at.netns, other.id, other.flow, other.err);
+                same && soon(known.ts, at.ts)
+            }),
+            Record::Received(_) | Record::Drop(_) => false,
         }
     }
 

@@ -10,6 +10,10 @@ use aya_ebpf::{
     programs::RetProbeContext,
 };
 
+use tracer_common::wire::{COUNTER_LOST, KIND_NETFILTER_DROP};
+
+use crate::emit::count;
+
 /// Set while the packet that found the table full is on its way to `kfree_skb`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -30,11 +34,20 @@ pub fn early_drop__kretprobe(ctx: RetProbeContext) -> u32 {
     {
         // SAFETY: this CPU's own slot.
         unsafe {
+            if (*pending).ts_ns != 0 {
+                missed();
+            }
             (*pending).pid_tgid = bpf_get_current_pid_tgid();
             (*pending).ts_ns = bpf_ktime_get_ns();
         }
     }
     0
+}
+
+/// The drop that was pending never came to `kfree_skb.rs`.
+#[inline(always)]
+pub fn missed() {
+    count(COUNTER_LOST + u32::from(KIND_NETFILTER_DROP));
 }
 
 /// This CPU's pending drop, if there is one.

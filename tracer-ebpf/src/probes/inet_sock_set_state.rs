@@ -30,6 +30,7 @@ use crate::{
     opener,
     sock::{self, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT},
     task,
+    twice::{Pair, done, is_done},
 };
 
 /// A flow seen from the socket, `pad` holding the namespace.
@@ -41,35 +42,70 @@ static SOCKET_ENDS: LruHashMap<Key, SocketEnd> = LruHashMap::with_max_entries(16
 
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn inet_sock_set_state__rawtp(ctx: RawTracePointContext) -> i32 {
-    let new: u32 = ctx.arg(2);
-    let new = new as u8;
-    if new != TCP_CLOSE && new != TCP_FIN_WAIT1 && new != TCP_LAST_ACK && new != TCP_SYN_SENT {
-        return 0;
-    }
-    let old: u32 = ctx.arg(1);
-    let old = old as u8;
-    let sk = ctx.arg(0);
-    if !sock::is_tcp(sk) {
-        return 0;
-    }
-    if new == TCP_SYN_SENT {
-        opener::keep(sk);
-        return 0;
-    }
-    let error = sock::error(sk);
-    // Nobody holds an orphan: its end hurts no application.
-    if new == TCP_CLOSE && error != 0 && !sock::is_dead(sk) {
-        report(&ctx, sk, error);
-    }
-    let was_open = old < TCP_CLOSE && old != TCP_SYN_SENT && old != TCP_SYN_RECV;
-    // CLOSE_WAIT (8) is the only later state that still belongs to the application.
-    if was_open || old == 8 {
-        remember(sk, old, new);
-    }
-    if new == TCP_CLOSE {
-        opener::forget(sk);
+    if let Some(change) = Change::of(&ctx) {
+        change.take_in(&ctx);
+        done(Pair::SetState, change.mark());
     }
     0
+}
+
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+pub fn inet_sock_set_state_again__rawtp(ctx: RawTracePointContext) -> i32 {
+    if let Some(change) = Change::of(&ctx)
+        && !is_done(Pair::SetState, change.mark())
+    {
+        change.take_in(&ctx);
+    }
+    0
+}
+
+/// A change of state that matters.
+struct Change {
+    sk: u64,
+    old: u8,
+    new: u8,
+}
+
+impl Change {
+    #[inline(always)]
+    fn of(ctx: &RawTracePointContext) -> Option<Self> {
+        let new: u32 = ctx.arg(2);
+        let new = new as u8;
+        if new != TCP_CLOSE && new != TCP_FIN_WAIT1 && new != TCP_LAST_ACK && new != TCP_SYN_SENT {
+            return None;
+        }
+        let old: u32 = ctx.arg(1);
+        let sk = ctx.arg(0);
+        sock::is_tcp(sk).then_some(Self { sk, old: old as u8, new })
+    }
+
+    /// Of all changes on a processor, this one. Sockets are aligned to more than a state.
+    #[inline(always)]
+    fn mark(&self) -> u64 {
+        self.sk | u64::from(self.new & 7)
+    }
+
+    #[inline(always)]
+    fn take_in(&self, ctx: &impl EbpfContext) {
+        let Self { sk, old, new } = *self;
+        if new == TCP_SYN_SENT {
+            opener::keep(sk);
+            return;
+        }
+        let error = sock::error(sk);
+        // Nobody holds an orphan: its end hurts no application.
+        if new == TCP_CLOSE && error != 0 && !sock::is_dead(sk) {
+            report(ctx, sk, error);
+        }
+        let was_open = old < TCP_CLOSE && old != TCP_SYN_SENT && old != TCP_SYN_RECV;
+        // CLOSE_WAIT (8) is the only later state that still belongs to the application.
+        if was_open || old == 8 {
+            remember(sk, old, new);
+        }
+        if new == TCP_CLOSE {
+            opener::forget(sk);
+        }
+    }
 }
 
 /// Emits a [`SocketError`].

@@ -52,6 +52,7 @@ pub fn kfree_skb__rawtp(ctx: RawTracePointContext) -> i32 {
         }
         if bpf_ktime_get_ns() - (*pending).ts_ns > PENDING_NS {
             (*pending).ts_ns = 0;
+            early_drop::missed();
             return 0;
         }
         if !by_netfilter(&ctx) {

@@ -14,19 +14,46 @@ use tracer_common::{
     wire::{ABSENT, KIND_RESET_SENT},
 };
 
-use crate::{emit::emit, kread::facts, opener, packet, probes::inet_sock_set_state, sock, task};
+use crate::{
+    emit::emit,
+    kread::facts,
+    opener, packet,
+    probes::inet_sock_set_state,
+    sock, task,
+    twice::{Pair, done, is_done},
+};
 
 facts! { ARG_OF_btf_trace_tcp_send_reset_DOT_sk_rst_reason }
 
 #[raw_tracepoint(tracepoint = "tcp_send_reset")]
 pub fn tcp_send_reset__rawtp(ctx: RawTracePointContext) -> i32 {
+    take_in(&ctx);
+    done(Pair::SendReset, mark(&ctx));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "tcp_send_reset")]
+pub fn tcp_send_reset_again__rawtp(ctx: RawTracePointContext) -> i32 {
+    if !is_done(Pair::SendReset, mark(&ctx)) {
+        take_in(&ctx);
+    }
+    0
+}
+
+/// Of all resets of a processor, this one.
+#[inline(always)]
+fn mark(ctx: &RawTracePointContext) -> u64 {
+    ctx.arg::<u64>(0) ^ ctx.arg::<u64>(1)
+}
+
+#[inline(always)]
+fn take_in(ctx: &RawTracePointContext) {
     // A literal index: the verifier rejects a variable one, and prunes the arm where absent.
     let reason = match has(&ARG_OF_btf_trace_tcp_send_reset_DOT_sk_rst_reason) {
         true => ctx.arg::<u64>(2) as u32,
         false => ABSENT,
     };
-    report(&ctx, ctx.arg(0), ctx.arg(1), 0, reason, VIA_TRACEPOINT);
-    0
+    report(ctx, ctx.arg(0), ctx.arg(1), 0, reason, VIA_TRACEPOINT);
 }
 
 #[inline(always)]

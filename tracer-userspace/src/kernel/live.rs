@@ -81,10 +81,12 @@ impl Part {
         Ok((Self { ring, counters, log, ebpf }, refused))
     }
 
-    /// Runs of its programs that the kernel left out.
+    /// Events that the kernel left its programs out of.
     fn missed(&self) -> u64 {
-        let programs = self.ebpf.programs().filter_map(|(_, program)| program.fd().ok());
-        programs.map(|fd| missed::runs(fd.as_fd())).sum()
+        let programs = self.ebpf.programs();
+        missed::events(programs.filter_map(|(name, it)| {
+            Some((name, it.fd().ok().map(|fd| missed::runs(fd.as_fd()))?))
+        }))
     }
 }
 

@@ -83,6 +83,13 @@ pub const NEVER_SEEN: &[&str] = &[
 /// Looking at every dropped packet.
 const EVERY_DROP: &str = "it looks at every packet that the kernel drops";
 
+/// The second program where the kernel may leave the first one out.
+const CHANGES_OF_STATE: &[Way] = &[
+    way(&["inet_sock_set_state", "inet_sock_set_state_again"])
+        .needs("OFFSET_OF_bpf_prog_DOT_active"),
+    way(&["inet_sock_set_state"]),
+];
+
 /// Without one of these no reset can be seen at all.
 pub const ESSENTIAL: [&str; 2] = ["reset_sent", "reset_received"];
 
@@ -93,7 +100,9 @@ pub const ALL: &[Signal] = &[
         title: "a reset leaves this host, and why",
         module: None,
         ways: &[
-            way(&["tcp_send_reset"]).needs("ARG_OF_btf_trace_tcp_send_reset_DOT_sk_rst_reason"),
+            // Tried in this order: those before 6.10 are older than preemptible tracepoints.
+            way(&["tcp_send_reset", "tcp_send_reset_again"])
+                .needs("ARG_OF_btf_trace_tcp_send_reset_DOT_sk_rst_reason"),
             way(&["tcp_send_reset", "tcp_v4_send_reset", "tcp_v6_send_reset"]),
             way(&["tcp_send_reset", "tcp_v4_send_reset"])
                 .blind("IPv6 resets for packets without a socket are not seen"),
@@ -122,14 +131,14 @@ pub const ALL: &[Signal] = &[
         id: "socket_error",
         title: "a socket is given an error",
         module: None,
-        ways: &[way(&["inet_sock_set_state"])],
+        ways: CHANGES_OF_STATE,
         blind: "timeouts are not seen: keepalive_exhausted, retransmission_timeout, user_timeout",
     },
     Signal {
         id: "socket_end",
         title: "who closed a connection",
         module: None,
-        ways: &[way(&["inet_sock_set_state"])],
+        ways: CHANGES_OF_STATE,
         blind: "who closed a connection before a later packet met nothing is not known",
     },
     Signal {
