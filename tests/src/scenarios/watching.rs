@@ -10,7 +10,8 @@ use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
 use crate::actor::keepalive;
 use crate::expect::Expect;
 use crate::lab::Topology;
-use crate::netns::{Namespace, run};
+use crate::netns::Namespace;
+use crate::tools;
 
 /// Incidents are not what they are about: no tracer is started.
 const fn watching(name: &'static str, provoke: fn(&Stage<'_>) -> Result<Witness>) -> Scenario {
@@ -30,7 +31,8 @@ const KEEPALIVE: Duration = Duration::from_secs(300);
 /// What `rsttrace watch` prints of the scenario's connection.
 fn watch(stage: &Stage<'_>, options: &str) -> Result<Vec<Value>> {
     let (client, vip) = (stage.net.client(CLIENT), stage.net.vip(PORT));
-    let printed = run(&format!("rsttrace watch {client} {vip} -o json {options}"), "")?;
+    let line = format!("rsttrace watch {client} {vip} -o json {options}");
+    let printed = tools::run(None, &line, "")?;
     let lines = printed.lines().map(serde_json::from_str);
     lines.collect::<Result<_, _>>().context("a line is not JSON")
 }
