@@ -13,7 +13,7 @@ use super::{Scenario, Stage, TracerUse, Witness};
 use crate::expect::Expect;
 use crate::guest::Need;
 use crate::lab::Topology;
-use crate::netns::run;
+use crate::tools;
 
 /// Nothing breaks yet: no tracer is started.
 pub const SCENARIOS: &[Scenario] =
@@ -96,7 +96,7 @@ fn found<'a>(findings: &'a [Value], wanted: &(&str, [&str; 2], [&str; 2])) -> Op
 }
 
 fn findings() -> Result<Vec<Value>> {
-    let printed = run("rsttrace check -o json", "")?;
+    let printed = tools::run(None, "rsttrace check -o json", "")?;
     printed
         .lines()
         .map(|line| serde_json::from_str(line).with_context(|| format!("check printed {line:?}")))
@@ -126,9 +126,9 @@ impl Article {
             fs::write(&path, value).with_context(|| format!("write {value} to {path}"))?;
             article.sysctls.push((path, old));
         }
-        run("ipvsadm --set 7200 120 300", "")?;
-        run(&format!("ipvsadm -A -t {SERVICE} -s rr"), "")?;
-        run(&format!("ipvsadm -a -t {SERVICE} -r 198.51.100.2:3306 -m"), "")?;
+        tools::run(None, "ipvsadm --set 7200 120 300", "")?;
+        tools::run(None, &format!("ipvsadm -A -t {SERVICE} -s rr"), "")?;
+        tools::run(None, &format!("ipvsadm -a -t {SERVICE} -r 198.51.100.2:3306 -m"), "")?;
         fs::write(KUBE_PROXY, "#!/bin/sh\nread end\n").context("write a kube-proxy")?;
         fs::set_permissions(KUBE_PROXY, fs::Permissions::from_mode(0o755)).context("chmod")?;
         let child = Command::new(KUBE_PROXY)
@@ -146,8 +146,8 @@ impl Drop for Article {
         for (path, old) in &self.sysctls {
             let _ = fs::write(path, old);
         }
-        let _ = run(&format!("ipvsadm --set {}", self.timeouts), "");
-        let _ = run(&format!("ipvsadm -D -t {SERVICE}"), "");
+        let _ = tools::run(None, &format!("ipvsadm --set {}", self.timeouts), "");
+        let _ = tools::run(None, &format!("ipvsadm -D -t {SERVICE}"), "");
         if let Some(child) = &mut self.kube_proxy {
             let _ = child.kill();
             let _ = child.wait();
@@ -162,7 +162,7 @@ impl Drop for Article {
 
 /// `900 120 300`
 fn timeouts() -> Result<String> {
-    let printed = run("ipvsadm -Ln --timeout", "")?;
+    let printed = tools::run(None, "ipvsadm -Ln --timeout", "")?;
     let numbers = printed.rsplit(':').next().context("no timeouts")?;
     Ok(numbers.trim().to_owned())
 }
