@@ -82,13 +82,15 @@ pub fn follow(view: &View, spec: &Spec, assumed: &[Assumption]) -> Result<Path, 
     let mut on_path: Vec<&Netns> = src.into_iter().collect();
     for netns in &view.namespaces {
         let balanced = services(netns, &to).next().map(service_name);
-        let tracks = netns.translates == Some(true)
-            || (balanced.is_some() && netns.values.is_on("net.ipv4.vs.conntrack") == Some(true));
+        // IPVS keeps its connections from conntrack unless it is told otherwise.
+        let ipvs_tracks =
+            balanced.is_some() && netns.values.is_on("net.ipv4.vs.conntrack") == Some(true);
+        let tracks = netns.translates == Some(true) || ipvs_tracks;
         hops.extend(balanced.iter().filter_map(|service| ipvs(view, netns, service)));
         if tracks {
             let has_entry =
                 |end: &End<'_>| netns.tracked.iter().any(|entry| entry.original == end.socket.flow);
-            let is_certain = balanced.is_some() || clients.iter().any(has_entry);
+            let is_certain = ipvs_tracks || clients.iter().any(has_entry);
             hops.extend(conntrack(view, netns, is_certain));
         }
         let is_new = on_path.iter().all(|it| it.place != netns.place);
