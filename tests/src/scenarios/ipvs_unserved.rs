@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 
 use super::ipvs::{Connection, NEVER, ipvs, serve, track, wait_expired};
-use super::{CLIENT, PORT, Scenario, Stage, Witness};
+use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
 use crate::actor::{connect, listen, try_connect};
 use crate::expect::{Expect, Incident};
 use crate::guest::Need;
@@ -43,14 +43,19 @@ pub const SCENARIOS: &[Scenario] = &[
         },
         |stage| clear_and_keep(stage, true),
     ),
+    // Alone: whether the client is on this machine is asked in every namespace, and all other scenarios have
+    // hundreds.
     ipvs(
         "ipvs_server_removed_remote_ends",
         |net| Expect::one(dropped(net)),
         |stage| remove_between_remote_ends(stage, false),
-    ),
-    // IPVS holds as many connections as it may: the SYN is dropped in silence.
+    )
+    .tracer(TracerUse::Own),
+    // IPVS holds as many connections as it may: the SYN is dropped in silence. The service is there before the
+    // tracer, which would otherwise not know where to look.
     ipvs("retransmission_timeout_ipvs_conn_max", |net| Expect::one(full(net)), fill_table)
-        .needs(&[Need::Ipvs, Need::IpvsConnMax]),
+        .needs(&[Need::Ipvs, Need::IpvsConnMax])
+        .tracer(TracerUse::Late),
     // Added again before the next retry: that gets through.
     ipvs(
         "near_miss_ipvs_server_added_again",
@@ -127,6 +132,7 @@ fn fill_table(stage: &Stage<'_>) -> Result<Witness> {
     serve(stage, net.vip(PORT), &[net.server(PORT)], NEVER)?;
     stage.keep(listen(stage.lab.server()?, net.server(PORT))?);
     stage.keep(connect(at, net.client(CLIENT + 1), net.vip(PORT))?);
+    (stage.start_tracer)()?;
     node.sysctl("net/ipv4/vs/conn_max", 1)?;
     let errno = try_connect(at, net.client(CLIENT), net.vip(PORT))?.err();
     Ok(Witness::errno(errno.context("IPVS made one connection too many")?))
@@ -159,7 +165,8 @@ fn remove_between_remote_ends(stage: &Stage<'_>, add_again: bool) -> Result<Witn
     if add_again {
         node.run(&format!("ipvsadm -a -t {service} -r {server} -m"))?;
     }
-    // As a sender with a retransmission timeout of 400 ms, its wait doubled each time.
+    // As a sender with a retransmission timeout of 400 ms, its wait doubled each time: what is found out after one
+    // retry is told with the next.
     for wait in [400, 800, 1600, 3200, 6400] {
         thread::sleep(Duration::from_millis(wait));
         retry()?;

@@ -2,10 +2,10 @@
 //! unless `vs/expire_nodest_conn` is set.
 
 use std::collections::HashMap;
-use std::fs;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use std::{fs, io};
 
 use super::state::{IpvsEntry, NetnsState};
 use super::survey::{MOST_ENTRIES, TABLE_STAYS};
@@ -39,7 +39,10 @@ impl Host {
     pub fn ipvs_orphan(&self, flow: Flow, likely: &[u32]) -> Option<(u32, IpvsEntry)> {
         let others = self.holders.balancers();
         let others = others.iter().filter(|inum| !likely.contains(inum));
-        likely.iter().chain(others).find_map(|&inum| Some((inum, self.orphan_in(inum, flow, 0)?)))
+        likely
+            .iter()
+            .chain(others)
+            .find_map(|&inum| Some((inum, self.orphan_in(inum, flow, None)?)))
     }
 
     /// The state of the namespace that has a TCP service at an address, of those that [`Self::ipvs_orphan`]
@@ -65,15 +68,20 @@ impl Host {
     /// time. `None` also for a client on this host, which tells itself when it gives up.
     #[must_use]
     pub fn ipvs_dropped(&self, inum: u32, flow: Flow, since: Nanos) -> Option<IpvsEntry> {
-        self.orphan_in(inum, flow, since).filter(|_| !self.has_connection(flow))
+        self.orphan_in(inum, flow, Some(since)).filter(|_| !self.has_connection(flow))
     }
 
-    fn orphan_in(&self, inum: u32, flow: Flow, read_after: Nanos) -> Option<IpvsEntry> {
+    /// With the time since which IPVS is known to be at work there, the table was read after it.
+    fn orphan_in(&self, inum: u32, flow: Flow, busy_since: Option<Nanos>) -> Option<IpvsEntry> {
         let now = clock::monotonic();
         let stays = u64::try_from(TABLE_STAYS.as_nanos()).unwrap_or(u64::MAX);
-        let is_fresh = |(read, _): &Read| now.saturating_sub(*read) < stays && *read >= read_after;
+        let is_fresh = |(read, _): &Read| {
+            now.saturating_sub(*read) < stays && busy_since.is_none_or(|since| *read >= since)
+        };
         if !self.orphans.lock().get(&inum).is_some_and(is_fresh) {
-            let found = self.enter(inum, read).unwrap_or_default();
+            let look =
+                || if busy_since.is_some() || had_connections() { read() } else { Vec::new() };
+            let found = self.enter(inum, look).unwrap_or_default();
             let mut orphans = self.orphans.lock();
             orphans.retain(|_, read| is_fresh(read));
             orphans.insert(inum, (now, found));
@@ -85,14 +93,19 @@ impl Host {
     }
 }
 
-/// The entries without a server of the calling thread's namespace; none where ip_vs is not loaded or
-/// never had a connection.
+fn file(name: &str) -> io::Result<String> {
+    fs::read_to_string(format!("/proc/thread-self/net/{name}"))
+}
+
+/// Whether the calling thread's namespace ever had an IPVS connection, as of some 2 s ago: the counters are
+/// those of the estimator (ip_vs_copy_stats, net/netfilter/ipvs/ip_vs_ctl.c). Up to 6.18 the table is one for
+/// all namespaces, and reading it walks all of it.
+fn had_connections() -> bool {
+    file("ip_vs_stats").is_ok_and(|stats| counts_connections(&stats))
+}
+
+/// The entries without a server of the calling thread's namespace; none where ip_vs is not loaded.
 fn read() -> Vec<IpvsEntry> {
-    let file = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}"));
-    // Up to 6.18 the table is one for all namespaces, and reading it walks all of it.
-    if !file("ip_vs_stats").is_ok_and(|stats| had_connections(&stats)) {
-        return Vec::new();
-    }
     let Ok(services) = file("ip_vs").map(|text| Services::parse(&text)) else {
         return Vec::new();
     };
@@ -139,7 +152,7 @@ impl Services {
 }
 
 /// The first number of `ip_vs_stats`, after two lines of headings.
-fn had_connections(stats: &str) -> bool {
+fn counts_connections(stats: &str) -> bool {
     let first = stats.lines().nth(2).and_then(|line| line.split_whitespace().next());
     first.is_some_and(|number| u64::from_str_radix(number, 16).is_ok_and(|count| count > 0))
 }
@@ -207,7 +220,7 @@ TCP  [fd00:000c:0064:0000:0000:0000:0000:0001]:0CEA rr
                  {first}        5        3              15C               FD\n"
             )
         };
-        assert!(had_connections(&stats("1F")));
-        assert!(!had_connections(&stats("0")) && !had_connections(""));
+        assert!(counts_connections(&stats("1F")));
+        assert!(!counts_connections(&stats("0")) && !counts_connections(""));
     }
 }
