@@ -88,6 +88,8 @@ pub struct Folds {
 impl Folds {
     /// Decides how to tell `incident`, and counts it when it is not told.
     pub fn take(&mut self, incident: &Incident, now: Nanos) -> Telling {
+        // At the end of a stream everything is judged, at the end of time.
+        let now = if now == Nanos::MAX { self.now.max(incident.opened) } else { now };
         self.now = self.now.max(now);
         if let Some(first) = &incident.follows {
             return match self.told.contains(first) {
@@ -114,7 +116,9 @@ impl Folds {
 
     /// Counts whose time has come.
     pub fn due(&mut self, now: Nanos) -> Vec<Repeats> {
-        self.now = self.now.max(now);
+        if now != Nanos::MAX {
+            self.now = self.now.max(now);
+        }
         if self.groups.len() >= GROUPS {
             let repeats = self.rest();
             self.groups.clear();
@@ -192,6 +196,17 @@ mod tests {
         let rest = folds.rest();
         assert_eq!((rest[0].count, rest[0].seconds), (2, 3));
         assert!(folds.rest().is_empty());
+    }
+
+    #[test]
+    fn what_is_judged_at_the_end_of_a_stream_came_when_it_opened() {
+        let mut folds = Folds::default();
+        let at = |ts| Incident { opened: ts, ..incident() };
+        folds.take(&at(100 * SECOND), 100 * SECOND);
+        folds.take(&at(102 * SECOND), Nanos::MAX);
+        folds.take(&at(104 * SECOND), Nanos::MAX);
+        let rest = folds.due(Nanos::MAX);
+        assert_eq!((rest[0].count, rest[0].seconds), (2, 2));
     }
 
     #[test]

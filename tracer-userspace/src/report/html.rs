@@ -240,7 +240,7 @@ fn fix(place: usize, part: &FixPart, total: u64) -> Markup {
         div.fix {
             h3 { "Fix " (place) " " span.owner { (fix.owner) } " " (capital(fix.summary.as_str())) }
             p { (capital(&part.about(total))) }
-            @for advice in &fix.advice { p { (capital(advice.as_str())) "." } }
+            @for advice in &fix.advice { p { (advice.as_str()) "." } }
             dl.lines {
                 (lines(html! { "Do" }, &fix.commands))
                 @if let Some(file) = &fix.persist {
