@@ -57,6 +57,9 @@ pub fn run(all: &Chosen, settings: Settings) -> Result<bool> {
     let results = chosen.len() + healings.len() + ordeals.len() + session;
     println!("PLAN {results}");
     println!("CAUSES {}", expect::causes().collect::<Vec<_>>().join(" "));
+    if healings.len() == heal::all().len() {
+        heal::UNHEALED.iter().for_each(|(cause, why)| println!("UNHEALED {cause} {why}"));
+    }
 
     let mut playable = Vec::new();
     for &scenario in chosen {

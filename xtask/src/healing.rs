@@ -90,7 +90,22 @@ pub fn table(columns: &[(String, &Results)]) -> Option<String> {
             table.push_str(&format!("\n  {title} on {}: {reason}", names.join(", ")));
         }
     }
+    for (why, causes) in unhealed(columns) {
+        table.push_str(&format!("\n  no healing of {}: {why}", causes.join(", ")));
+    }
     Some(table)
+}
+
+/// Each reason once, with the causes that nothing heals for it.
+fn unhealed<'a>(columns: &[(String, &'a Results)]) -> BTreeMap<&'a str, Vec<&'a str>> {
+    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (cause, why) in columns.iter().flat_map(|(_, results)| &results.unhealed) {
+        let causes = by_reason.entry(why).or_default();
+        if !causes.contains(&cause.as_str()) {
+            causes.push(cause);
+        }
+    }
+    by_reason
 }
 
 /// Each reason once, with the kernels that gave it.
@@ -122,7 +137,7 @@ mod tests {
     #[test]
     fn the_table_shows_steps_and_tells_why_some_are_missing() {
         let old = results(
-            "PLAN 3\nHEAL heal_a a raise_a applied pass PBFU\nHEAL heal_b b be_good followed pass -BFU nobody knows\n\
+            "PLAN 3\nUNHEALED d it is gone\nUNHEALED e it is gone\nHEAL heal_a a raise_a applied pass PBFU\nHEAL heal_b b be_good followed pass -BFU nobody knows\n\
              HEAL heal_c c raise_c applied skip .... kernel 5.10 has no c\nDONE 3\n",
         );
         let new = results(
@@ -140,7 +155,8 @@ c: raise_c applied   skip  none
 - does not apply, . not reached, ! failed
   a: raise_a applied on 7.2: FAIL: after the fix: it broke
   b: be_good followed on 5.10, 7.2: not predicted: nobody knows
-  c: raise_c applied on 5.10: skipped: kernel 5.10 has no c";
+  c: raise_c applied on 5.10: skipped: kernel 5.10 has no c
+  no healing of d, e: it is gone";
         let columns = [("5.10".to_owned(), &old), ("7.2".to_owned(), &new)];
         assert_eq!(table(&columns).as_deref(), Some(want));
     }

@@ -45,6 +45,8 @@ pub struct Results {
     /// Why this kernel gives less.
     pub facts: Vec<Said>,
     pub healings: Vec<Healing>,
+    /// Causes that nothing is played for to heal them, and why.
+    pub unhealed: Vec<(String, String)>,
     malformed: Option<String>,
 }
 
@@ -69,6 +71,11 @@ impl Results {
                 None => false,
             },
             "HEAL" => Healing::parse(rest).map(|it| self.healings.push(it)).is_some(),
+            "UNHEALED" => {
+                let said =
+                    rest.split_once(' ').map(|(cause, why)| (cause.to_owned(), why.to_owned()));
+                said.map(|said| self.unhealed.push(said)).is_some()
+            }
             "CAUSES" => {
                 self.causes = rest.split_whitespace().map(str::to_owned).collect();
                 true
@@ -90,7 +97,7 @@ impl Results {
 
     /// Whether a line is for the tables only.
     pub fn is_bookkeeping(line: &str) -> bool {
-        ["CAUSES ", "GAVE "].iter().any(|word| line.starts_with(word))
+        ["CAUSES ", "GAVE ", "UNHEALED "].iter().any(|word| line.starts_with(word))
     }
 
     /// Why these results cannot be trusted to be all of them.

@@ -11,6 +11,7 @@ mod queue;
 mod snapshot;
 mod steps;
 mod translated;
+mod unhealed;
 mod ward;
 
 use std::net::TcpStream;
@@ -23,6 +24,7 @@ use rustix::net::sockopt;
 use serde_json::Value;
 
 pub use ordeal::{ORDEALS, Ordeal, run as undergo};
+pub use unhealed::UNHEALED;
 pub use ward::{Ward, run};
 
 use crate::actor::reaches;
