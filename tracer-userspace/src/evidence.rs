@@ -117,7 +117,12 @@ impl<'a> Evidence<'a> {
             .into_iter()
             .flat_map(|memory| memory.of(self.case.identity.flows()))
             .filter(|loss| {
-                loss.ts <= self.case.opened.saturating_add(TOLERANCE)
+                // Retries renew a clash, and may come before a late judgement.
+                let came = match &loss.loss {
+                    Loss::Drop(drop) if drop.clash.is_some() => loss.since,
+                    _ => loss.ts,
+                };
+                came <= self.case.opened.saturating_add(TOLERANCE)
                     && loss.ts.saturating_add(TOLERANCE) >= alive.unwrap_or(0)
                     && !self.is_elsewhere(loss)
             })

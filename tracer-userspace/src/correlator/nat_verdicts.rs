@@ -1,12 +1,13 @@
 //! Translated connections: what conntrack did to them, and what only looks like it.
 
 use crate::{
+    correlator::Correlator,
     event::{ConntrackEnd, Event, Packet, tcp_flag},
     incident::{Action, Confidence, Victim},
     testing::{
         CLIENT, CLIENT_NS, SECOND, SERVER, SERVER_NS, VIP, address, at_listener, causes,
         clash_drop, conntrack_end, conntrack_ended, data, failed, judged_invalid, no_socket,
-        received, replay, sent, socket, stack,
+        received, replay, sent, session, socket, stack,
     },
 };
 
@@ -95,6 +96,18 @@ fn a_syn_that_clashes_twice_is_a_drop_and_its_timeout_follows() {
     assert_eq!(causes(&incidents), ["nat_port_exhausted", "+nat_port_exhausted"]);
     assert_eq!(incidents[0].action, Action::Drop);
     assert_eq!(incidents[0].confidence, Some(Confidence::Correlated));
+}
+
+#[test]
+fn a_syn_that_clashed_again_before_it_was_judged_is_a_drop() {
+    let mut correlator = Correlator::new();
+    correlator.push(session(0));
+    for second in [100, 101, 103] {
+        correlator.push(clash_drop(second * SECOND, syn()));
+    }
+    let incidents = correlator.finish();
+    assert_eq!(causes(&incidents), ["nat_port_exhausted"]);
+    assert_eq!(incidents[0].action, Action::Drop);
 }
 
 #[test]
