@@ -34,15 +34,15 @@ impl Orphans {
 impl Host {
     /// The IPVS entry of a connection, if its real server is no longer part of its service, and the
     /// namespace that holds it: a `likely` one, or one that balanced when tracing began. A table is read
-    /// at most every five seconds.
+    /// at most every five seconds, and again after the removal that a `likely` one comes with.
     #[must_use]
-    pub fn ipvs_orphan(&self, flow: Flow, likely: &[u32]) -> Option<(u32, IpvsEntry)> {
+    pub fn ipvs_orphan(&self, flow: Flow, likely: &[(u32, Nanos)]) -> Option<(u32, IpvsEntry)> {
         let others = self.holders.balancers();
-        let others = others.iter().filter(|inum| !likely.contains(inum));
+        let others = others.iter().filter(|inum| likely.iter().all(|(known, _)| known != *inum));
+        let likely = likely.iter().map(|(inum, removed)| (*inum, Some(*removed)));
         likely
-            .iter()
-            .chain(others)
-            .find_map(|&inum| Some((inum, self.orphan_in(inum, flow, None)?)))
+            .chain(others.map(|inum| (*inum, None)))
+            .find_map(|(inum, since)| Some((inum, self.orphan_in(inum, flow, since)?)))
     }
 
     /// The state of the namespace that has a TCP service at an address, of those that [`Self::ipvs_orphan`]

@@ -306,7 +306,8 @@ impl Live {
             Body::NetfilterDrop(it) if it.no_destination => {
                 self.questions.ipvs_dropped(ts, netns, it.packet.flow);
             }
-            Body::IpvsEnd(_) | Body::IpvsServerRemoved(_) => self.questions.ipvs_in(netns),
+            Body::IpvsEnd(_) => self.questions.ipvs_in(netns, None),
+            Body::IpvsServerRemoved(_) => self.questions.ipvs_in(netns, Some(ts)),
             _ => {}
         }
         if let Body::SocketError(it) = &event.body

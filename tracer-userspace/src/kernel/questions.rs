@@ -2,7 +2,7 @@
 //! socket's owner takes milliseconds, and the ring buffer must not wait for it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     net::SocketAddr,
     sync::mpsc,
     thread,
@@ -70,7 +70,8 @@ enum Question {
     /// Has the IPVS entry of this connection lost its real server?
     IpvsOrphan {
         flow: Flow,
-        likely: Vec<u32>,
+        /// With the time of the newest removal of a server there.
+        likely: Vec<(u32, Nanos)>,
     },
     /// Does IPVS take new connections to this address?
     IpvsService {
@@ -156,8 +157,8 @@ pub struct Questions {
     met: Recent<u32>,
     /// Namespaces with an open question: one answer serves all who ask meanwhile.
     busy: BTreeMap<u32, u64>,
-    /// Namespaces in which IPVS was seen at work.
-    ipvs: BTreeSet<u32>,
+    /// Namespaces in which IPVS was seen at work, and when a server was taken out of it last; 0 for never.
+    ipvs: BTreeMap<u32, Nanos>,
 }
 
 impl Questions {
@@ -188,7 +189,7 @@ impl Questions {
             dropping: HashMap::new(),
             met: Recent::default(),
             busy: BTreeMap::new(),
-            ipvs: BTreeSet::new(),
+            ipvs: BTreeMap::new(),
         })
     }
 
@@ -236,7 +237,7 @@ impl Questions {
 
     /// Has the IPVS entry of this connection lost its real server?
     pub fn ipvs_orphan(&mut self, ts: Nanos, flow: Flow) {
-        let likely = self.ipvs.iter().copied().collect();
+        let likely = self.ipvs.iter().map(|(netns, removed)| (*netns, *removed)).collect();
         self.send(ts, Question::IpvsOrphan { flow, likely });
     }
 
@@ -244,7 +245,7 @@ impl Questions {
     pub fn ipvs_service(&mut self, ts: Nanos, address: SocketAddr) {
         if self.may_inquire(ts) && self.unserved.is_new((address, ts / SECOND)) {
             self.inquired.push_back(ts);
-            let likely = self.ipvs.iter().copied().collect();
+            let likely = self.ipvs.keys().copied().collect();
             self.send(ts, Question::IpvsService { address, likely });
         }
     }
@@ -271,10 +272,11 @@ impl Questions {
         self.inquired.len() < INQUIRIES
     }
 
-    /// IPVS is at work in this namespace.
-    pub fn ipvs_in(&mut self, netns: u32) {
-        if self.ipvs.len() < IPVS {
-            self.ipvs.insert(netns);
+    /// IPVS is at work in this namespace, and a server was taken out of it at that time, if one was.
+    pub fn ipvs_in(&mut self, netns: u32, removed: Option<Nanos>) {
+        if self.ipvs.len() < IPVS || self.ipvs.contains_key(&netns) {
+            let newest = self.ipvs.entry(netns).or_default();
+            *newest = removed.unwrap_or_default().max(*newest);
         }
     }
 
