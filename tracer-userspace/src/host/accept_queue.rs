@@ -9,8 +9,6 @@ use super::sock_diag::{self, SocketFilter};
 use super::{Host, clock, places};
 use crate::event::AcceptQueue;
 
-/// Namespaces that are looked into.
-const MOST_NAMESPACES: usize = 512;
 /// Listeners of one port: one for each address, or a group of workers.
 const MOST_LISTENERS: usize = 256;
 
@@ -23,7 +21,7 @@ impl Host {
             return Some((netns, self.enter(netns, || queue_here(address)).flatten()?));
         }
         let nsfs = fs::metadata("/proc/self/ns/net").ok()?.dev();
-        let all = places::scan(nsfs).into_iter().take(MOST_NAMESPACES);
+        let all = places::scan(nsfs).into_iter().take(places::MOST);
         let (own, others): (Vec<_>, Vec<_>) = all.partition(|(inum, _)| *inum == self.own);
         // Our own needs no right to enter it.
         let here = own.first().and_then(|(inum, _)| Some((*inum, queue_here(address)?)));

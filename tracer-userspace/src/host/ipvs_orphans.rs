@@ -9,7 +9,7 @@ use std::{fs, io};
 
 use super::state::{IpvsEntry, NetnsState};
 use super::survey::{MOST_ENTRIES, TABLE_STAYS};
-use super::{Host, clock, ipvs_conn};
+use super::{Host, clock, ipvs_conn, ipvs_services};
 use crate::event::{Flow, Nanos};
 
 const IPPROTO_TCP: u8 = 6;
@@ -124,23 +124,16 @@ struct Services {
 impl Services {
     fn parse(text: &str) -> Self {
         let mut services = Self::default();
-        let mut servers: Option<&mut Vec<SocketAddr>> = None;
-        for line in text.lines() {
-            let mut words = line.split_whitespace();
-            let (kind, what) = (words.next(), words.next());
-            match (kind, what) {
-                (Some("->"), Some(server)) => {
-                    if let (Some(servers), Some(server)) = (&mut servers, endpoint(server)) {
-                        servers.push(server);
-                    }
+        for service in ipvs_services::parse(text) {
+            let servers = match service.fwmark {
+                0 if service.protocol != IPPROTO_TCP => continue,
+                0 => {
+                    let at = SocketAddr::new(service.ip, service.port);
+                    services.by_address.entry(at).or_default()
                 }
-                (Some("TCP"), Some(service)) => {
-                    servers = endpoint(service)
-                        .map(|service| services.by_address.entry(service).or_default());
-                }
-                (Some("FWM"), _) => servers = Some(&mut services.of_marks),
-                _ => servers = None,
-            }
+                _ => &mut services.of_marks,
+            };
+            servers.extend(service.destinations.iter().map(|it| SocketAddr::new(it.ip, it.port)));
         }
         services
     }
@@ -155,13 +148,6 @@ impl Services {
 fn counts_connections(stats: &str) -> bool {
     let first = stats.lines().nth(2).and_then(|line| line.split_whitespace().next());
     first.is_some_and(|number| u64::from_str_radix(number, 16).is_ok_and(|count| count > 0))
-}
-
-/// `0A0C6401:0CEA` or `[fd00:…:0001]:0CEA`.
-fn endpoint(text: &str) -> Option<SocketAddr> {
-    let (ip, port) = text.rsplit_once(':')?;
-    let ip = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
-    Some(SocketAddr::new(ipvs_conn::ip(ip)?, u16::from_str_radix(port, 16).ok()?))
 }
 
 #[cfg(test)]

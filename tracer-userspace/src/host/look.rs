@@ -16,8 +16,6 @@ use super::{Host, addresses, ctnetlink, ipvs_conn, machine, places};
 use crate::event::Flow;
 use crate::settings::{self, Scope, Setting, Unread, Values};
 
-/// Namespaces that are looked into, by the age of their number.
-const MOST_NAMESPACES: usize = 512;
 /// Connections of one namespace.
 const MOST_SOCKETS: usize = 4096;
 /// Listeners of one namespace.
@@ -84,7 +82,7 @@ impl Host {
         };
         let mut places: Vec<_> = places::scan(nsfs).into_iter().collect();
         places.sort_unstable_by_key(|(inum, place)| (place.reach != NetnsReach::Initial, *inum));
-        places.truncate(MOST_NAMESPACES);
+        places.truncate(places::MOST);
         let enter = |(inum, place): (u32, places::Place)| {
             let read = self.read_in(inum, &place.path, nsfs, &read);
             (inum, place.reach, read)
@@ -92,12 +90,13 @@ impl Host {
         places.into_iter().map(enter).collect()
     }
 
-    fn read_in<T: Send>(
+    /// Runs `read` inside the namespace behind `path` without keeping that alive.
+    pub(super) fn read_in<T: Send>(
         &self,
         inum: u32,
         path: &Path,
         nsfs: u64,
-        read: &(impl Fn() -> T + Sync),
+        read: impl FnOnce() -> T + Send,
     ) -> io::Result<T> {
         if inum == self.own {
             return Ok(read());

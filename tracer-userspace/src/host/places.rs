@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::state::NetnsReach;
 
+/// Namespaces that are looked into where all of them are.
+pub(super) const MOST: usize = 512;
+
 /// A file that led to a network namespace when we last looked.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Place {

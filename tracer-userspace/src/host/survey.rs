@@ -1,22 +1,18 @@
 //! Taking stock: what all namespaces hold when tracing begins, and what they hold of one packet later.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::inside::{inside, read_here};
+use super::inside::read_here;
 use super::sock_diag::{self, SocketFilter};
 use super::state::{IpvsEntry, IpvsTable, NetnsState, SocketState};
 use super::{Host, clock, ctnetlink, ipvs_conn, places};
 use crate::event::{ConntrackFound, Flow, Inquiry, IpvsFound, Nanos, Stock, tcp_state};
 
-/// Namespaces that are looked into, by the age of their number.
-const MOST_NAMESPACES: usize = 512;
 /// Connections of one namespace, and of all.
 const MOST_SOCKETS: usize = 2048;
 const MOST_SOCKETS_IN_ALL: usize = 16_384;
@@ -64,10 +60,10 @@ impl Host {
         };
         let found: BTreeMap<u32, _> = places::scan(nsfs).into_iter().collect();
         let mut room = MOST_SOCKETS_IN_ALL;
-        for (inum, place) in found.into_iter().take(MOST_NAMESPACES) {
+        for (inum, place) in found.into_iter().take(places::MOST) {
             let most = MOST_SOCKETS.min(room);
             let read = || (read_here(), take_stock(most));
-            let Some((mut state, stock)) = self.read_inside(inum, &place.path, nsfs, read) else {
+            let Ok((mut state, stock)) = self.read_in(inum, &place.path, nsfs, read) else {
                 continue;
             };
             (state.inum, state.reach) = (inum, place.reach);
@@ -86,30 +82,14 @@ impl Host {
         }
     }
 
-    /// Runs `read` inside the namespace behind `path` without keeping that alive.
-    fn read_inside<T: Send>(
-        &self,
-        inum: u32,
-        path: &Path,
-        nsfs: u64,
-        read: impl FnOnce() -> T + Send,
-    ) -> Option<T> {
-        let ns = File::open(path).ok()?;
-        // The path may have come to lead elsewhere since.
-        if places::inum(path, nsfs) != Some(inum) {
-            return None;
-        }
-        if inum == self.own { Some(read()) } else { inside(ns.as_fd(), read).ok() }
-    }
-
     /// Whether a connection of this host, in whatever namespace, has this tuple, its own end first.
     pub(super) fn has_connection(&self, flow: Flow) -> bool {
         let Ok(nsfs) = fs::metadata("/proc/self/ns/net").map(|own| own.dev()) else {
             return false;
         };
-        places::scan(nsfs).into_iter().take(MOST_NAMESPACES).any(|(inum, place)| {
-            let found = self.read_inside(inum, &place.path, nsfs, || sock_diag::find(flow));
-            let socket = found.and_then(Result::ok).flatten();
+        places::scan(nsfs).into_iter().take(places::MOST).any(|(inum, place)| {
+            let found = self.read_in(inum, &place.path, nsfs, || sock_diag::find(flow));
+            let socket = found.ok().and_then(Result::ok).flatten();
             socket.is_some_and(|socket| socket.state != tcp_state::LISTEN)
         })
     }
