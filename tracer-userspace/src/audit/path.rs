@@ -300,15 +300,7 @@ fn verdict(
         finding = finding
             .after(limit_s)
             .fix(
-                (!is_policy)
-                    .then(|| {
-                        remedies::keepalive_below(
-                            "ipvs_idle_expired",
-                            limit_s,
-                            "every limit on the path",
-                        )
-                    })
-                    .flatten(),
+                (!is_policy).then(|| remedies::keepalive_below(limit_s, "every limit on the path")),
             )
             .fix(remedies::documented(cause, "pool_idle_below_limit"));
     }

@@ -34,28 +34,11 @@ pub fn by_setting(cause: &str, id: &str, netns: &Netns, key: &str, to: u64) -> O
 }
 
 /// Keepalives that stay below a limit, set by the application.
-pub fn keepalive_below(cause: &str, limit_s: u64, limit_is: &str) -> Option<Fix> {
+pub fn keepalive_below(limit_s: u64, limit_is: &str) -> Fix {
     #[expect(clippy::cast_precision_loss, reason = "seconds")]
-    let Period { time_s, intvl_s, probes } = Period::below(limit_s as f64);
-    let option = |level: &str, name: &str, value: u64| Change::SocketOption {
-        code: format!("setsockopt(fd, {level}, {name}, {value})"),
-    };
-    Some(Fix {
-        owner: FixOwner::Application,
-        summary: format!("send keepalives at least every {time_s} s"),
-        reason: format!(
-            "each probe re-arms {limit_is} ({limit_s} s); a third of it survives a lost probe and a \
-             late timer"
-        ),
-        wanted: Some(format!("{time_s}/{intvl_s}/{probes}")),
-        changes: vec![
-            option("SOL_SOCKET", "SO_KEEPALIVE", 1),
-            option("IPPROTO_TCP", "TCP_KEEPIDLE", time_s),
-            option("IPPROTO_TCP", "TCP_KEEPINTVL", intvl_s),
-            option("IPPROTO_TCP", "TCP_KEEPCNT", probes),
-        ],
-        ..documented(cause, "keepalive_below_limit")?
-    })
+    let limit_s = limit_s as f64;
+    let period = Period::below(limit_s);
+    period.fix(limit_s, limit_is, FixOwner::Application, period.socket_options())
 }
 
 /// The keepalive times of the namespaces of sockets that have SO_KEEPALIVE on and take the time from

@@ -104,6 +104,35 @@ impl Period {
         let time_s = (limit_s / 3.0).floor().max(1.0) as u64;
         Self { time_s, intvl_s: (time_s / 10).clamp(1, 75), probes: 3 }
     }
+
+    /// [`KEEPALIVE`] with its values, for the limit that it stays below.
+    pub fn fix(&self, limit_s: f64, limit_is: &str, owner: FixOwner, changes: Vec<Change>) -> Fix {
+        let Self { time_s, intvl_s, probes } = self;
+        Fix {
+            owner,
+            summary: format!("send keepalives at least every {time_s} s"),
+            reason: format!(
+                "each probe re-arms {limit_is} ({limit_s:.0} s); a third of it survives a lost probe and \
+                 a late timer"
+            ),
+            wanted: Some(format!("{time_s}/{intvl_s}/{probes}")),
+            changes,
+            ..KEEPALIVE.fix()
+        }
+    }
+
+    /// What the application sets on its socket.
+    pub fn socket_options(&self) -> Vec<Change> {
+        let option = |level: &str, name: &str, value: u64| Change::SocketOption {
+            code: format!("setsockopt(fd, {level}, {name}, {value})"),
+        };
+        vec![
+            option("SOL_SOCKET", "SO_KEEPALIVE", 1),
+            option("IPPROTO_TCP", "TCP_KEEPIDLE", self.time_s),
+            option("IPPROTO_TCP", "TCP_KEEPINTVL", self.intvl_s),
+            option("IPPROTO_TCP", "TCP_KEEPCNT", self.probes),
+        ]
+    }
 }
 
 /// "off", or "7200/75/9".
@@ -132,7 +161,7 @@ pub fn keepalive_below(evidence: &Evidence<'_>, limit_s: f64, limit_is: &str) ->
     let by_sysctl = keepalive.is_some_and(|k| k.enabled && !k.time_is_own);
     let mut changes = Vec::new();
     if !by_sysctl {
-        changes.extend(socket_options(&period));
+        changes.extend(period.socket_options());
     }
     let sysctls_reach = keepalive.is_none_or(|keepalive| !keepalive.time_is_own);
     if let Some(place) = place.filter(|_| sysctls_reach) {
@@ -157,18 +186,8 @@ pub fn keepalive_below(evidence: &Evidence<'_>, limit_s: f64, limit_is: &str) ->
             period.probes,
         );
     }
-    Fix {
-        owner: if by_sysctl { FixOwner::Pod } else { FixOwner::Application },
-        summary: format!("send keepalives at least every {} s", period.time_s),
-        reason: format!(
-            "each probe re-arms {limit_is} ({limit_s:.0} s); a third of it survives a lost probe and \
-             a late timer"
-        ),
-        current: keepalive.map(describe),
-        wanted: Some(format!("{}/{}/{}", period.time_s, period.intvl_s, period.probes)),
-        changes,
-        ..KEEPALIVE.fix()
-    }
+    let owner = if by_sysctl { FixOwner::Pod } else { FixOwner::Application };
+    Fix { current: keepalive.map(describe), ..period.fix(limit_s, limit_is, owner, changes) }
 }
 
 pub const TIME: &str = "net.ipv4.tcp_keepalive_time";
@@ -193,18 +212,8 @@ pub fn keepalive_on(scene: &Scene<'_>, limit_s: Option<f64>, limit_is: &str) -> 
     };
     let period = Period::below(limit_s);
     let wanted = (period.time_s, period.intvl_s, period.probes);
-    let fix = |owner, changes| Fix {
-        owner,
-        summary: format!("send keepalives at least every {} s", period.time_s),
-        reason: format!(
-            "each probe re-arms {limit_is} ({limit_s:.0} s); a third of it survives a lost probe and a \
-             late timer"
-        ),
-        wanted: Some(format!("{}/{}/{}", period.time_s, period.intvl_s, period.probes)),
-        changes,
-        ..KEEPALIVE.fix()
-    };
-    let mut fixes = vec![fix(FixOwner::Application, socket_options(&period))];
+    let fix = |owner, changes| period.fix(limit_s, limit_is, owner, changes);
+    let mut fixes = vec![fix(FixOwner::Application, period.socket_options())];
     let application = scene.broken.application.and_then(|inum| scene.view.netns(inum));
     // The sysctls reach nobody where no socket has keepalive on.
     let reached = |netns: &&Netns| scene.broken.keepalive.unwrap_or_else(|| has_keepalive(netns));
@@ -227,18 +236,6 @@ fn has_keepalive(netns: &Netns) -> bool {
         socket.timer.as_ref().is_some_and(|timer| timer.kind == TimerKind::Keepalive)
     };
     netns.connections.as_ref().is_some_and(|list| list.sockets.iter().any(waits))
-}
-
-fn socket_options(period: &Period) -> Vec<Change> {
-    let option = |level: &str, name: &str, value: u64| Change::SocketOption {
-        code: format!("setsockopt(fd, {level}, {name}, {value})"),
-    };
-    vec![
-        option("SOL_SOCKET", "SO_KEEPALIVE", 1),
-        option("IPPROTO_TCP", "TCP_KEEPIDLE", period.time_s),
-        option("IPPROTO_TCP", "TCP_KEEPINTVL", period.intvl_s),
-        option("IPPROTO_TCP", "TCP_KEEPCNT", period.probes),
-    ]
 }
 
 /// A longer accept queue, as far as the node decides about it.

@@ -74,7 +74,7 @@ fn of_netns(question: &Question<'_>, netns: &Netns) -> Option<Finding> {
         }
     }
     finding = finding
-        .fix(remedies::keepalive_below(CAUSE, limit_s, "the conntrack timer"))
+        .fix(Some(remedies::keepalive_below(limit_s, "the conntrack timer")))
         .fix(remedies::keepalive_sysctls(CAUSE, limit_s, &places));
     if is_short {
         finding = finding.fix(raise(netns, limit_s));

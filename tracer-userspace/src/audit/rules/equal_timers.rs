@@ -70,7 +70,7 @@ fn judge(question: &Question<'_>) -> Vec<Finding> {
                 .source(sources.join("; "))
                 .after(limit_s)
                 .fix(remedies::keepalive_sysctls(cause, limit_s, &[netns]))
-                .fix(remedies::keepalive_below(cause, limit_s, "the entry's timer")),
+                .fix(Some(remedies::keepalive_below(limit_s, "the entry's timer"))),
         );
     }
     findings

@@ -130,7 +130,7 @@ fn formula(at_risk: &[&Through<'_>], limit_s: u64) -> String {
 
 fn fixes(netns: &Netns, limit_s: u64, at_risk: &[&Through<'_>]) -> Vec<Fix> {
     let mut fixes = Vec::new();
-    fixes.extend(remedies::keepalive_below(CAUSE, limit_s, "the IPVS timer"));
+    fixes.push(remedies::keepalive_below(limit_s, "the IPVS timer"));
     // Those that have SO_KEEPALIVE on can be had by their namespace's sysctls.
     let mut places: Vec<&Netns> = Vec::new();
     for end in at_risk.iter().flat_map(|it| &it.ends) {
