@@ -11,12 +11,12 @@ use super::{
     synack_once,
 };
 use crate::actor::{
-    PATIENCE, accept, connect, error_within, listen, receive_end, send, talk, wait_proc, wait_until,
+    PATIENCE, accept, connect, error_within, listen, receive_end, send, talk, wait_until,
 };
 use crate::expect::Incident;
 use crate::lab::{Net, Role, Topology};
-use crate::netns::proc_net;
-use crate::scenarios::ipvs::{NEEDS, NEVER, has_entry, serve, track};
+use crate::scenarios::ipvs::{NEEDS, NEVER, serve, track};
+use crate::scenarios::ipvs_lost::{first_dropped, half_open, serve_half_open};
 use crate::scenarios::{PORT, Pair, Stage};
 
 pub const HEALINGS: &[Healing] = &[
@@ -176,37 +176,21 @@ fn active_connections(services: &str) -> Option<u32> {
     server.split_whitespace().nth(4)?.parse().ok()
 }
 
-/// Half-open in the eyes of IPVS: the client's acknowledgements do not get that far. Of so many entries
-/// the defence finds one soon, although it looks at 1/32 of the table in a second.
-const HALF_OPEN: u16 = 48;
-/// In so long it would have found one.
+const DROP_ENTRY: &str = "net/ipv4/vs/drop_entry";
+/// In so long the defence would most likely have found one.
 const DEFENDED: Duration = Duration::from_secs(5);
 
 fn defended<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
-    let (net, node) = (stage.net, stage.lab.node()?);
-    serve(stage, net.vip(PORT), &[net.server(PORT)], NEVER)?;
-    node.nft(
-        "table inet handshake {
-            chain early { type filter hook prerouting priority -300;
-                iifname client tcp flags & (fin | syn | rst | psh | ack) == ack drop; }
-        }",
-    )?;
+    let node = stage.lab.node()?;
+    serve_half_open(stage)?;
     synack_once(node)?;
-    stage.keep(listen(stage.lab.server()?, net.server(PORT))?);
-    node.sysctl("net/ipv4/vs/drop_entry", 3)?;
+    node.sysctl(DROP_ENTRY, 3)?;
     Ok(Box::new(move |round| {
-        let ports = round.port..round.port + HALF_OPEN;
-        let clients = ports
-            .map(|port| Ok((port, connect(stage.lab.client()?, net.client(port), net.vip(PORT))?)))
-            .collect::<Result<Vec<_>>>()?;
+        let clients = half_open(stage, round.port)?;
         Ok(Box::new(move || {
-            let missing =
-                |table: &str| clients.iter().position(|(port, _)| !has_entry(table, *port));
-            let deadline = Instant::now() + DEFENDED;
-            wait_proc(node, "ip_vs_conn", "the first dropped entry", |table| {
-                missing(table).is_some() || Instant::now() > deadline
-            })?;
-            let lost = node.enter(|| Ok(missing(&proc_net("ip_vs_conn")?)))?;
+            let is_on = node.sysctl_value(DROP_ENTRY)? != 0;
+            let limit = if is_on { PATIENCE } else { DEFENDED };
+            let lost = first_dropped(node, &clients, Instant::now() + limit)?;
             let (port, client) = &clients[lost.unwrap_or(0)];
             send(client, "SELECT 1;\n")?;
             let errno = error_within(client, Duration::from_secs(2))?;

@@ -1,16 +1,19 @@
 //! IPVS entries that end before their connection does.
 
+use std::collections::HashSet;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
 use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
-use crate::actor::{accept, accept_either, connect, listen, send, talk, wait_error, wait_proc};
+use crate::actor::{
+    PATIENCE, accept, accept_either, connect, listen, send, talk, wait_error, wait_until,
+};
 use crate::expect::{Expect, Incident};
 use crate::guest::Need;
 use crate::lab::{Net, Role, Topology, mapped};
-use crate::netns::Namespace;
+use crate::netns::{Namespace, proc_net};
 
 /// Instead of 900 s.
 pub(super) const TIMEOUT: u64 = 4;
@@ -210,7 +213,31 @@ impl Connection {
 /// Waits until the node's IPVS table no longer has the client's connection.
 pub fn wait_expired(stage: &Stage<'_>, client_port: u16) -> Result<()> {
     let what = "the end of the IPVS entry";
-    wait_proc(stage.lab.node()?, "ip_vs_conn", what, |table| !has_entry(table, client_port))
+    let node = stage.lab.node()?;
+    wait_until(PATIENCE, what, || Ok(!has_entry(&connections(node)?, client_port)))
+}
+
+/// All of the table of connections. Since 7.2 a reading misses entries while they move to a larger table, which
+/// only the count of all tells.
+pub fn connections(node: &Namespace) -> Result<String> {
+    let deadline = Instant::now() + PATIENCE;
+    node.enter(|| {
+        loop {
+            let status = proc_net("ip_vs_status").unwrap_or_default();
+            let table = proc_net("ip_vs_conn")?;
+            let count = status.lines().find_map(|line| line.strip_prefix("Conns:"));
+            let count: usize = count.map_or(Ok(0), |count| count.trim().parse())?;
+            // The time that is left differs where one is shown twice.
+            let entry = |line: &'_ str| {
+                line.split_whitespace().take(7).map(str::to_owned).collect::<Vec<_>>()
+            };
+            let shown = table.lines().skip(1).map(entry).collect::<HashSet<_>>().len();
+            if shown >= count {
+                return Ok(table);
+            }
+            ensure!(Instant::now() < deadline, "of {count} IPVS entries only {shown} are shown");
+        }
+    })
 }
 
 /// Lines are `TCP 0A0C0102 9C41 0A0C6401 0CEA …`: the third column is the client's port.

@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::ipvs::{
-    Connection, NEVER, TIMEOUT, has_entry, idle_expired, ipvs, serve, serve_at, track,
+    Connection, NEVER, TIMEOUT, connections, has_entry, idle_expired, ipvs, serve, serve_at, track,
 };
 use super::ipvs::{NEEDS, wait_expired};
 use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
 use crate::actor::{
-    PATIENCE, accept, connect, listen, receive_end, send, talk, wait_error, wait_forgotten,
-    wait_proc, wait_retransmissions,
+    PATIENCE, POLL_EVERY, accept, connect, listen, receive_end, send, talk, wait_error,
+    wait_forgotten, wait_retransmissions,
 };
 use crate::expect::{Expect, Incident};
 use crate::lab::{Net, Role, Topology};
-use crate::netns::{Namespace, proc_net};
+use crate::netns::Namespace;
 use crate::tools;
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -152,11 +152,13 @@ fn remove_dead(stage: &Stage<'_>) -> Result<Witness> {
     Ok(Witness::errno(errno))
 }
 
-/// Half-open in the eyes of IPVS: the client's acknowledgements do not get that far. Of so many entries
-/// the defence finds one soon, although it looks at 1/32 of the table in a second.
+/// Of so many half-open connections the defence finds one soon, although it looks at 1/32 of the table in a
+/// second.
 const HALF_OPEN: u16 = 48;
 
-fn defend(stage: &Stage<'_>) -> Result<Witness> {
+/// A service whose connections stay half-open in the eyes of IPVS: the client's acknowledgements do not get
+/// that far.
+pub fn serve_half_open(stage: &Stage<'_>) -> Result<()> {
     let (net, node) = (stage.net, stage.lab.node()?);
     serve(stage, net.vip(PORT), &[net.server(PORT)], NEVER)?;
     node.nft(
@@ -165,22 +167,46 @@ fn defend(stage: &Stage<'_>) -> Result<Witness> {
                 iifname client tcp flags & (fin | syn | rst | psh | ack) == ack drop; }
         }",
     )?;
+    stage.keep(listen(stage.lab.server()?, net.server(PORT))?);
+    Ok(())
+}
+
+/// Clients of it, by port.
+pub fn half_open(stage: &Stage<'_>, first: u16) -> Result<Vec<(u16, TcpStream)>> {
+    let (client, net) = (stage.lab.client()?, stage.net);
+    let connect = |port| Ok((port, connect(client, net.client(port), net.vip(PORT))?));
+    (first..first + HALF_OPEN).map(connect).collect()
+}
+
+/// The first client without an entry, if there is one before the deadline.
+pub fn first_dropped(
+    node: &Namespace,
+    clients: &[(u16, TcpStream)],
+    deadline: Instant,
+) -> Result<Option<usize>> {
+    loop {
+        let table = connections(node)?;
+        let missing = clients.iter().position(|(port, _)| !has_entry(&table, *port));
+        if missing.is_some() || Instant::now() > deadline {
+            return Ok(missing);
+        }
+        thread::sleep(POLL_EVERY);
+    }
+}
+
+fn defend(stage: &Stage<'_>) -> Result<Witness> {
+    let (net, node) = (stage.net, stage.lab.node()?);
     // A SYN-ACK that is sent again for an entry that is gone would be answered by the client's host.
     stage.lab.server()?.sysctl("net/ipv4/tcp_synack_retries", 0)?;
-    let listener = listen(stage.lab.server()?, net.server(PORT))?;
-    let ports = CLIENT..CLIENT + HALF_OPEN;
-    let mut clients: Vec<(u16, TcpStream)> = ports
-        .map(|port| Ok((port, connect(stage.lab.client()?, net.client(port), net.vip(PORT))?)))
-        .collect::<Result<_>>()?;
+    serve_half_open(stage)?;
+    let mut clients = half_open(stage, CLIENT)?;
     node.sysctl("net/ipv4/vs/drop_entry", 3)?;
-    let missing = |table: &str| clients.iter().position(|(port, _)| !has_entry(table, *port));
-    wait_proc(node, "ip_vs_conn", "the first dropped entry", |table| missing(table).is_some())?;
-    let lost = node.enter(|| Ok(missing(&proc_net("ip_vs_conn")?)))?.context("it came back")?;
+    let lost = first_dropped(node, &clients, Instant::now() + PATIENCE)?;
+    let lost = lost.context("the defence dropped no entry")?;
     node.sysctl("net/ipv4/vs/drop_entry", 0)?;
     let (port, client) = clients.swap_remove(lost);
     send(&client, "SELECT 1;\n")?;
     let errno = wait_error(&client)?;
-    stage.keep(listener);
     stage.keep(client);
     clients.into_iter().for_each(|(_, client)| stage.keep(client));
     Ok(Witness { source: Some(net.client(port)), ..Witness::errno(errno) })

@@ -9,7 +9,7 @@ pub mod conntrack;
 mod interleaved;
 pub mod ipvs;
 mod ipvs_halfclose;
-mod ipvs_lost;
+pub mod ipvs_lost;
 mod ipvs_near_miss;
 mod ipvs_service;
 mod ipvs_unserved;

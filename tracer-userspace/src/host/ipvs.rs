@@ -59,9 +59,7 @@ pub(super) fn read() -> Option<IpvsState> {
         drop_entry: value("ipv4/vs/drop_entry"),
         secure_tcp: value("ipv4/vs/secure_tcp"),
         conn_max: value("ipv4/vs/conn_max"),
-        conns: fs::read_to_string("/proc/thread-self/net/ip_vs_status")
-            .ok()
-            .and_then(|status| conns(&status)),
+        conns: connections(),
         ..IpvsState::default()
     };
     if let Ok(mut ipvs) = Family::connect("IPVS", IPVS_GENL_VERSION, Instant::now() + PATIENCE) {
@@ -126,6 +124,11 @@ fn loaded() -> io::Result<Family> {
         return Err(io::Error::new(ErrorKind::NotFound, "ip_vs is not loaded"));
     }
     Family::connect("IPVS", IPVS_GENL_VERSION, Instant::now() + PATIENCE)
+}
+
+/// How many entries of all protocols the calling thread's namespace has; shown since 7.2.
+pub(super) fn connections() -> Option<u32> {
+    conns(&fs::read_to_string("/proc/thread-self/net/ip_vs_status").ok()?)
 }
 
 /// The first line of `/proc/net/ip_vs_status` is `Conns:`, a tab and the number.

@@ -1,19 +1,41 @@
 //! The IPVS connection table: `/proc/net/ip_vs_conn` (`net/netfilter/ipvs/ip_vs_conn.c`), which no
 //! netlink family offers.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::thread;
+use std::time::Duration;
 
+use super::ipvs;
 use super::state::{IpvsEntry, IpvsTable};
 use crate::event::Flow;
+
+/// How often a table is read until all of it was seen, and the pause between two readings: the kernel
+/// moves the entries of a small table within milliseconds.
+const READINGS: usize = 3;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The TCP entries of the calling thread's namespace, at most `most`: the kernel walks the table
 /// anew for every 4 KiB, so reading all of it takes time that grows with the square of its size.
 /// `None` while ip_vs is not loaded.
+///
+/// Since 7.2 the table grows and shrinks. While its entries move, a reading shows some twice and others
+/// not at all (`ip_vs_conn_array`): if fewer came than there are, what the next readings show is added.
 pub(super) fn read(most: usize) -> Option<IpvsTable> {
-    let file = File::open("/proc/thread-self/net/ip_vs_conn").ok()?;
-    parse(BufReader::new(file), most).ok()
+    let mut shown = Shown::default();
+    for reading in 1..=READINGS {
+        let count = ipvs::connections();
+        shown
+            .add(BufReader::new(File::open("/proc/thread-self/net/ip_vs_conn").ok()?), most)
+            .ok()?;
+        if reading == READINGS || count.is_none_or(|count| shown.is_all(count)) {
+            break;
+        }
+        thread::sleep(PAUSE);
+    }
+    Some(shown.table)
 }
 
 /// The same, but only the entries that are wanted, of the first `most`.
@@ -24,18 +46,46 @@ pub(super) fn find(wanted: impl Fn(&IpvsEntry) -> bool, most: usize) -> Option<I
 }
 
 pub(super) fn parse(text: impl BufRead, most: usize) -> io::Result<IpvsTable> {
-    let mut table = IpvsTable { entries: Vec::new(), truncated: false };
-    for line in text.lines() {
-        let Some(entry) = entry(&line?) else {
-            continue;
-        };
-        if table.entries.len() == most {
-            table.truncated = true;
-            break;
+    let mut shown = Shown::default();
+    shown.add(text, most)?;
+    Ok(shown.table)
+}
+
+/// What readings of one table showed, each entry once.
+#[derive(Default)]
+struct Shown {
+    table: IpvsTable,
+    flows: HashSet<Flow>,
+    /// Lines of the last reading that are no TCP connection, the heading among them.
+    others: usize,
+}
+
+impl Shown {
+    fn add(&mut self, text: impl BufRead, most: usize) -> io::Result<()> {
+        self.others = 0;
+        for line in text.lines() {
+            let Some(entry) = entry(&line?) else {
+                self.others += 1;
+                continue;
+            };
+            if self.flows.contains(&entry.virtual_flow) {
+                continue;
+            }
+            if self.table.entries.len() == most {
+                self.table.truncated = true;
+                break;
+            }
+            self.flows.insert(entry.virtual_flow);
+            self.table.entries.push(entry);
         }
-        table.entries.push(entry);
+        Ok(())
     }
-    Ok(table)
+
+    /// Whether that were the `count` entries of all protocols, or as many as were asked for.
+    fn is_all(&self, count: u32) -> bool {
+        let shown = self.table.entries.len() + self.others.saturating_sub(1);
+        self.table.truncated || u32::try_from(shown).is_ok_and(|shown| shown >= count)
+    }
 }
 
 /// `TCP 0A0C0102 9C41 0A0C6401 0CEA 0A0C0202 0CEA ESTABLISHED       3`; `None` for the heading, other
@@ -106,6 +156,21 @@ fd00:000c:0002:0000:0000:0000:0000:0002 0CEA CLOSE_WAIT       12
         let table = parse(TABLE.as_bytes(), 1).expect("memory");
         assert_eq!((table.entries.len(), table.truncated), (1, true));
         assert!(!parse(TABLE.as_bytes(), 2).expect("memory").truncated);
+    }
+
+    #[test]
+    fn a_table_that_moved_is_put_together_from_its_readings() {
+        let lines: Vec<_> = TABLE.lines().collect();
+        let reading = |shown: &[usize]| {
+            let text: Vec<_> = shown.iter().map(|line| lines[*line]).collect();
+            text.join("\n")
+        };
+        let mut shown = Shown::default();
+        shown.add(reading(&[0, 1, 1, 2]).as_bytes(), 9).expect("memory");
+        assert!(!shown.is_all(4), "one came twice, two not at all");
+        shown.add(reading(&[0, 2, 3, 4]).as_bytes(), 9).expect("memory");
+        assert!(shown.is_all(4));
+        assert_eq!(shown.table, parse(TABLE.as_bytes(), 9).expect("memory"));
     }
 
     #[test]

@@ -206,7 +206,7 @@ impl IpvsEntry {
 }
 
 /// The IPVS connection table of a namespace, or as much of it as was asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IpvsTable {
     pub entries: Vec<IpvsEntry>,
     /// There are more.

@@ -15,7 +15,6 @@ use crate::actor::{
 };
 use crate::expect::Incident;
 use crate::lab::{Lab, Net};
-use crate::netns::proc_net;
 
 /// Ports of the server, and of the service in front of it.
 const DIRECT: u16 = 3306;
@@ -274,7 +273,7 @@ impl Connection {
                 if self.idle_since.elapsed() < Duration::from_secs(ipvs::TIMEOUT) {
                     return Ok(Turn::Waits);
                 }
-                let table = place.lab.node()?.enter(|| proc_net("ip_vs_conn"))?;
+                let table = ipvs::connections(place.lab.node()?)?;
                 if ipvs::has_entry(&table, client_at.port()) {
                     return Ok(Turn::Waits);
                 }
