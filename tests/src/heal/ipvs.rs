@@ -143,15 +143,17 @@ fn server_removed<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
     Ok(Box::new(move |round| {
         let node = stage.lab.node()?;
         let is_drained = round.advice.is_some();
+        // Not sooner: a server that is part of its service again was never away for whoever looks then.
+        if active_connections(&node.run("ipvsadm -Ln")?).is_none() {
+            node.run(&format!("ipvsadm -a -t {service} -r {server} -m"))?;
+        }
         // A connection that hung has left its entry.
         let others = active_connections(&node.run("ipvsadm -Ln")?);
         let Pair { client, server: end } = open(round)?;
         let begun: Begun<'_> = Box::new(move || {
             if !is_drained {
                 node.run(&format!("ipvsadm -d -t {service} -r {server}"))?;
-                let ended = exchange(stage, client, end)?;
-                node.run(&format!("ipvsadm -a -t {service} -r {server} -m"))?;
-                return Ok(ended);
+                return exchange(stage, client, end);
             }
             node.run(&format!("ipvsadm -e -t {service} -r {server} -m -w 0"))?;
             // The connection goes on, and ends when its client has no more to ask.
