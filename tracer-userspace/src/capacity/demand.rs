@@ -24,10 +24,19 @@ pub struct Demand {
     pub kube_proxy: Option<KubeProxy>,
     /// Other limits on the path.
     pub path: Vec<PathLimit>,
+    /// After how long an HTTP proxy in front gives up an idle connection, at either side, seconds.
+    pub http_proxy_s: Option<u64>,
     /// What is configured now.
     pub now: InForce,
     /// Judge this `nf_conntrack_max` instead of computing one.
     pub max: Option<u64>,
+}
+
+impl Demand {
+    /// The shortest limit after which a server closes openly, seconds.
+    pub fn server_s(&self) -> Option<u64> {
+        self.path.iter().filter(|limit| limit.is_server()).map(|limit| limit.seconds).min()
+    }
 }
 
 /// A limit that somebody else enforces.

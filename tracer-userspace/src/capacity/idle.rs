@@ -1,6 +1,6 @@
 //! Silence: keepalives, timeouts and pools that outlive the shortest idle limit of the path.
 
-use super::{Demand, Impossible, Item, PathLimit, Rule, Source, Step, Unit};
+use super::{Demand, Impossible, Item, Rule, Source, Step, Unit, pool};
 use crate::{
     cause::remedy::{Period, limit_above},
     fix::{Change, Fix, FixOwner, Place, Risk},
@@ -34,7 +34,7 @@ pub fn fits(time_s: u64, intvl_s: u64, lost: u64, limit_s: u64) -> bool {
     latest.saturating_add(time_s.saturating_mul(LATE)) < limit_s.saturating_mul(100)
 }
 
-fn seconds(value: u64) -> String {
+pub(super) fn seconds(value: u64) -> String {
     format!("{value} s")
 }
 
@@ -69,13 +69,13 @@ pub fn items(demand: &Demand) -> Result<Vec<Item>, Impossible> {
     items.push(user_timeout(&period));
     items.extend(longer_ipvs(demand, &gap)?);
     items.extend(conntrack_behind(demand));
-    items.extend(pool(demand, &gap, &period));
+    items.extend(pool::items(demand, &gap, &period));
     Ok(items)
 }
 
 /// Everything about a pod's or an application's keepalive is a sysctl in its own namespace, or a socket
 /// option.
-fn application(id: &'static str, summary: String, reason: &str, advice: String) -> Fix {
+pub(super) fn application(id: &'static str, summary: String, reason: &str, advice: String) -> Fix {
     Fix {
         id,
         owner: FixOwner::Application,
@@ -341,69 +341,14 @@ fn conntrack_behind(demand: &Demand) -> Option<Item> {
     })
 }
 
-fn pool(demand: &Demand, gap: &Gap, period: &Period) -> Vec<Item> {
-    let item = |key, value: u64, summary: String, steps| Item {
-        key,
-        value,
-        unit: Unit::Seconds,
-        fix: Fix {
-            wanted: Some(seconds(value)),
-            ..application(
-                "pool_idle_below_limit",
-                summary,
-                "a connection that the pool has closed is never reused; one of the three is enough",
-                "in the pool: idle timeout, keepalive (ping) interval, maximum lifetime".into(),
-            )
-        },
-        steps,
-        memory_bytes: None,
-        sources: vec![Source::Rule(Rule::Pools)],
-        warnings: Vec::new(),
-    };
-    let servers = demand.path.iter().filter(|limit| limit.is_server()).map(|limit| limit.seconds);
-    let shortest = servers.min();
-    let idle_limit = shortest.map_or(gap.seconds, |server| server.min(gap.seconds));
-    let idle = (idle_limit * 4 / 5).max(1);
-    let mut items = vec![
-        item(
-            "pool.ping",
-            period.time_s,
-            format!("ping pooled connections every {} s", period.time_s),
-            vec![Step::new("as often as keepalives", "", seconds(period.time_s))],
-        ),
-        item(
-            "pool.idle_eviction",
-            idle,
-            format!("let the pool close connections idle for more than {idle} s"),
-            vec![Step::new(
-                "four fifths of the limit",
-                format!("{idle_limit} s × 0.8"),
-                seconds(idle),
-            )],
-        ),
-    ];
-    items[1].warnings.push("only if the pool really shrinks: minimum idle below its size".into());
-    let lifetime = shortest.map(|server| (server, server.saturating_sub(30)));
-    if let Some((server, lifetime)) = lifetime.filter(|(_, lifetime)| *lifetime > 0) {
-        items.push(item(
-            "pool.max_lifetime",
-            lifetime,
-            format!("let no pooled connection live longer than {lifetime} s"),
-            vec![Step::new("server", format!("{server} s - 30 s"), seconds(lifetime))],
-        ));
-    }
-    items
-}
-
 /// What else to know about silence.
 pub fn notes(demand: &Demand) -> Vec<String> {
-    let named = demand.path.iter().any(PathLimit::is_server);
     let mut notes = vec![
         "conntrack has hidden limits: 300 s for a connection with unacknowledged data or after \
          retransmissions (tcp_timeout_unacknowledged, _max_retrans)"
             .to_owned(),
     ];
-    if !named {
+    if demand.server_s().is_none() && demand.http_proxy_s.is_none() {
         notes.push(
             "the pool's maximum lifetime follows from the server's own limit (MySQL's wait_timeout): \
              --assume server=28800"

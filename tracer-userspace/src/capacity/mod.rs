@@ -5,10 +5,12 @@
 
 mod conntrack;
 mod demand;
+mod http;
 mod idle;
 mod ipvs;
 mod measured;
 mod overflow;
+mod pool;
 mod rule;
 
 pub use demand::{Demand, InForce, Kernel, PathLimit};
@@ -106,9 +108,11 @@ impl Plan {
         let mut items = conntrack::items(&demand, &table);
         items.extend(balanced.iter().flat_map(|size| ipvs::items(&demand, size)));
         items.extend(idle::items(&demand)?);
+        items.extend(http::items(&demand));
         let limits = first_to_overflow(&demand, &table, balanced.as_ref());
         let mut notes = conntrack::notes(&demand, &table);
         notes.extend(idle::notes(&demand));
+        notes.extend(http::notes(&demand));
         Ok(Self { demand, items, limits, notes })
     }
 

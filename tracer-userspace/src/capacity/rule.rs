@@ -15,6 +15,8 @@ pub enum Rule {
     RaisedIpvsTimeout,
     /// Pools must let go before the path does.
     Pools,
+    /// Whoever reuses a connection gives it up before its peer does.
+    HttpLadder,
     /// The sum of what comes in, times how long it stays.
     TableSize,
     /// Who owns the value.
@@ -31,6 +33,7 @@ impl Rule {
             Self::ConntrackBehindIpvs => "R4",
             Self::RaisedIpvsTimeout => "R5",
             Self::Pools => "R6",
+            Self::HttpLadder => "R7",
             Self::TableSize => "R8",
             Self::Owner => "R9",
         }
@@ -50,6 +53,9 @@ impl Rule {
             Self::RaisedIpvsTimeout => "IPVS tcp > longest quiet time × 1.15",
             Self::Pools => {
                 "ping <= limit / 3, or idle eviction < limit; lifetime < the server's own limit - 30 s"
+            }
+            Self::HttpLadder => {
+                "client idle < proxy idle < server keepAliveTimeout, 10 to 15 s between them"
             }
             Self::TableSize => "entries = sum of rate × timeout + long-lived; peak < 60 % of max",
             Self::Owner => {

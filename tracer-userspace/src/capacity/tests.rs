@@ -25,6 +25,7 @@ fn demand() -> Demand {
         ipvs: true,
         kube_proxy: None,
         path: Vec::new(),
+        http_proxy_s: None,
         now: InForce::default(),
         max: None,
     }
@@ -243,4 +244,65 @@ fn a_release_is_its_first_two_numbers() {
     assert_eq!(Kernel::parse("7.2+deb14"), Some(Kernel { major: 7, minor: 2 }));
     assert_eq!(["", "6", "x.y"].map(Kernel::parse), [None; 3]);
     assert!(Kernel { major: 6, minor: 18 }.at_least(6, 2) && !OLD.at_least(6, 1));
+}
+
+/// `http.client_idle`, `http.server_keep_alive`
+fn ladder(proxy: u64, server: Option<u64>) -> [Item; 2] {
+    let path = server.map(|seconds| PathLimit { name: "server".into(), seconds });
+    let demand = Demand {
+        connections: 1,
+        path: path.into_iter().collect(),
+        http_proxy_s: Some(proxy),
+        ..demand()
+    };
+    let plan = planned(demand);
+    ["http.client_idle", "http.server_keep_alive"].map(|key| plan.item(key).expect(key).clone())
+}
+
+#[test]
+fn r7_a_proxy_of_60_s_wants_clients_to_give_up_before_it_and_the_server_after_it() {
+    let [client, server] = ladder(60, None);
+    assert_eq!((client.value, server.value), (45, 75));
+    assert!(client.warnings.is_empty() && server.warnings.is_empty());
+}
+
+#[test]
+fn r7_a_server_that_closes_first_is_told_and_one_that_waits_long_enough_is_left_alone() {
+    let told = |server, text: &str| {
+        let [_, item] = ladder(60, Some(server));
+        let told = item.warnings.iter().any(|it| it.contains(text));
+        assert!(told && item.value == 75, "{server}: {item:?}");
+    };
+    told(5, "closes after 5 s what the proxy reuses for 60 s");
+    told(60, "closes after 60 s");
+    told(65, "5 s of margin");
+    let [_, enough] = ladder(60, Some(70));
+    assert!(enough.warnings.is_empty(), "10 s are asked for: {enough:?}");
+    let [_, more] = ladder(60, Some(120));
+    assert_eq!((more.value, more.fix.changes.len()), (120, 0), "it is not lowered");
+}
+
+#[test]
+fn r7_a_proxy_that_leaves_no_room_or_outlives_the_path_is_told() {
+    let [client, _] = ladder(10, None);
+    assert_eq!(client.value, 5);
+    assert!(client.warnings[0].contains("30 s or longer"), "{client:?}");
+    let [client, _] = ladder(900, None);
+    assert!(client.warnings[0].contains("IPVS tcp (900 s)"), "{client:?}");
+    for short in [1, 2, 20, 30, 31, 899] {
+        let [client, server] = ladder(short, None);
+        assert!(client.value <= short && short < server.value, "{short}");
+    }
+}
+
+#[test]
+fn r7_a_server_behind_a_proxy_bounds_no_pool() {
+    let server = PathLimit { name: "server".into(), seconds: 75 };
+    let with = |http_proxy_s| {
+        planned(Demand { connections: 1, path: vec![server.clone()], http_proxy_s, ..demand() })
+    };
+    assert!(with(Some(60)).item("pool.max_lifetime").is_none());
+    assert_eq!(value(&with(Some(60)), "pool.idle_eviction"), 720);
+    assert_eq!(value(&with(None), "pool.idle_eviction"), 60);
+    assert!(with(None).item("http.client_idle").is_none());
 }

@@ -64,6 +64,11 @@ pub struct PlanArgs {
     /// Another idle limit on the path, in seconds: lb=350, nat=240, server=28800 (which closes openly)
     #[arg(long, value_name = "NAME=SECONDS", value_parser = parse_limit, help_heading = "Machine")]
     pub assume: Vec<PathLimit>,
+    /// An HTTP (L7) proxy or load balancer in front gives up idle connections after this time, at both its
+    /// sides; server= above is then the HTTP server's keepAliveTimeout. A load balancer that only passes
+    /// packets on (L4, NLB) closes nothing: --assume lb=350
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Machine")]
+    pub http_proxy: Option<Duration>,
 
     /// Judge this nf_conntrack_max instead of computing one
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..=MOST), help_heading = "What if")]
@@ -95,6 +100,8 @@ Examples:
           What becomes of a recommendation: when does this table overflow?
   rsttrace plan --connections 5000 --assume lb=350 --assume server=28800 -o json
           With a load balancer and a database server on the path, for a script.
+  rsttrace plan --cps 200 --http-proxy 60 --assume server=5
+          Behind an HTTP proxy that gives up after 60 s, with a server that does after 5 s.
 
 Rules:
   R1  time + lost probes × intvl + 13 % < shortest idle limit; simply: a third of it
@@ -103,6 +110,7 @@ Rules:
   R4  conntrack established >= IPVS tcp × 1.15
   R5  IPVS tcp > longest silence × 1.15, where clients cannot be changed
   R6  pools: ping <= limit / 3, or eviction below it; lifetime < server - 30 s
+  R7  HTTP: client idle < proxy idle < server keepAliveTimeout, 10 to 15 s between
   R8  entries = sum of rate × timeout + long-lived; peak < 60 % of max
   R9  a value is changed where its owner keeps it
 

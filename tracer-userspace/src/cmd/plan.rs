@@ -71,6 +71,7 @@ fn demand(args: &PlanArgs) -> Result<Demand, Failure> {
         ipvs: ipvs && !args.no_ipvs,
         kube_proxy: kube_proxy.or_else(|| args.kube_proxy.then(KubeProxy::default)),
         path: args.assume.clone(),
+        http_proxy_s: seconds(args.http_proxy),
         now,
         max: args.max,
     })

@@ -268,6 +268,7 @@ mod tests {
             path: ["lb", "server"]
                 .map(|name| PathLimit { name: name.into(), seconds: 28_800 })
                 .into(),
+            http_proxy_s: Some(60),
             now: InForce::default(),
             max: None,
         };
