@@ -12,7 +12,7 @@ use crate::expect::Incident;
 use crate::guest::Need;
 use crate::lab::{Net, Role, Topology};
 use crate::scenarios::capacity::{COUNT, FILLERS, Limit, ROOM, fill, track};
-use crate::scenarios::conntrack::translate;
+use crate::scenarios::nat::{HalfOpen, UNMUTE, serve_by_turns};
 use crate::scenarios::{PORT, Stage};
 
 pub const HEALINGS: &[Healing] = &[
@@ -83,15 +83,11 @@ fn full_table<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
 const DATAGRAMS: std::ops::Range<u16> = 10_000..30_000;
 const BURST: usize = 500;
 
-/// The node never sees the handshake's last ACK, so the entry stays half open, and goes when others come. Picked up
-/// again, the connection goes to the other server.
+/// Half open, the entry goes when others come. Picked up again, the connection goes to the other server.
 fn evicted<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
     let (net, lab) = (stage.net, stage.lab);
-    let (one, other) = (net.server(PORT), net.spare(PORT));
-    translate(stage, &format!("numgen inc mod 2 map {{ 0 : {}, 1 : {} }}", one.ip(), other.ip()))?;
+    serve_by_turns(stage)?;
     synack_once(lab.node()?)?;
-    stage.keep(listen(lab.server()?, one)?);
-    stage.keep(listen(lab.spare()?, other)?);
     let (client_side, node) = (lab.client()?, lab.node()?);
     // `early_drop` looks at eight buckets only (NF_CT_EVICTION_RANGE): in a small table one try of many
     // meets the entry.
@@ -111,21 +107,7 @@ fn evicted<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
     Ok(Box::new(move |round| {
         let (port, send_burst, needed) = (round.port, send_burst.clone(), needed.clone());
         node.run("conntrack -F")?;
-        client_side.nft(
-            "table inet mute {
-                chain output {
-                    type filter hook output priority 0;
-                    tcp flags & (syn|ack) == ack drop;
-                }
-            }",
-        )?;
-        let client = connect(client_side, net.client(port), net.vip(PORT))?;
-        let entry = format!(
-            "conntrack -G -p tcp -s {} -d {} --sport {port} --dport {PORT}",
-            net.client(0).ip(),
-            net.vip(0).ip()
-        );
-        node.run(&entry).context("the entry that is to be evicted")?;
+        let HalfOpen { client, entry } = HalfOpen::connect(stage, port)?;
         Ok(Box::new(move || {
             let mut ports = (DATAGRAMS.start..needed.get()).step_by(BURST);
             let mut evicted = false;
@@ -138,7 +120,7 @@ fn evicted<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
             }
             // The burst is over; room again for the connection's next packet.
             node.run("conntrack -D -p udp")?;
-            client_side.nft("delete table inet mute")?;
+            client_side.nft(UNMUTE)?;
             send(&client, "SELECT 2;\n")?;
             let errno = error_within(&client, SURVIVES)?;
             ensure!(errno.is_some() == evicted, "evicted: {evicted}, ended in {errno:?}");

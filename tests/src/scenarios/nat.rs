@@ -1,6 +1,6 @@
 //! Translated connections whose entry is there and does not apply, is taken away, or cannot be made.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -175,33 +175,54 @@ fn exhaust_ports(stage: &Stage<'_>) -> Result<Witness> {
     Ok(Witness::errno(errno))
 }
 
+/// One service, whose connections go to the one server and to the other in turn.
+pub fn serve_by_turns(stage: &Stage<'_>) -> Result<()> {
+    let (one, other) = (stage.net.server(PORT), stage.net.spare(PORT));
+    translate(stage, &format!("numgen inc mod 2 map {{ 0 : {}, 1 : {} }}", one.ip(), other.ip()))?;
+    stage.keep(listen(stage.lab.server()?, one)?);
+    stage.keep(listen(stage.lab.spare()?, other)?);
+    Ok(())
+}
+
+/// A connection of which the node never sees the handshake's last ACK.
+pub struct HalfOpen {
+    pub client: TcpStream,
+    /// The command that finds its entry.
+    pub entry: String,
+}
+
+/// The client's acknowledgements are heard again.
+pub const UNMUTE: &str = "delete table inet mute";
+
+impl HalfOpen {
+    pub fn connect(stage: &Stage<'_>, port: u16) -> Result<Self> {
+        let (net, client_side) = (stage.net, stage.lab.client()?);
+        client_side.nft(
+            "table inet mute {
+                chain output {
+                    type filter hook output priority 0;
+                    tcp flags & (syn|ack) == ack drop;
+                }
+            }",
+        )?;
+        let client = connect(client_side, net.client(port), net.vip(PORT))?;
+        let (from, to) = (net.client(0).ip(), net.vip(0).ip());
+        let entry = format!("conntrack -G -p tcp -s {from} -d {to} --sport {port} --dport {PORT}");
+        stage.lab.node()?.run(&entry).context("the entry that is to be evicted")?;
+        Ok(Self { client, entry })
+    }
+}
+
 /// The node never sees the handshake's last ACK, so the entry stays half open, the only kind that a full
 /// table evicts. Picked up again, the connection goes to the other server.
 fn evict_half_open(stage: &Stage<'_>) -> Result<Witness> {
     const FILLERS: std::ops::Range<u16> = 10_000..30_000;
     let (net, lab) = (stage.net, stage.lab);
-    let (one, other) = (net.server(PORT), net.spare(PORT));
-    translate(stage, &format!("numgen inc mod 2 map {{ 0 : {}, 1 : {} }}", one.ip(), other.ip()))?;
+    serve_by_turns(stage)?;
     // Sent again after the eviction, the SYN|ACK would be one more story.
     lab.server()?.sysctl("net/ipv4/tcp_synack_retries", 0)?;
-    stage.keep(listen(lab.server()?, one)?);
-    stage.keep(listen(lab.spare()?, other)?);
     let (client_side, node) = (lab.client()?, lab.node()?);
-    client_side.nft(
-        "table inet mute {
-            chain output {
-                type filter hook output priority 0;
-                tcp flags & (syn|ack) == ack drop;
-            }
-        }",
-    )?;
-    let client = connect(client_side, net.client(CLIENT), net.vip(PORT))?;
-    let entry = format!(
-        "conntrack -G -p tcp -s {} -d {} --sport {CLIENT} --dport {PORT}",
-        net.client(0).ip(),
-        net.vip(0).ip()
-    );
-    node.run(&entry).context("the entry that is to be evicted")?;
+    let HalfOpen { client, entry } = HalfOpen::connect(stage, CLIENT)?;
 
     // `early_drop` looks at eight buckets only (NF_CT_EVICTION_RANGE): in a small table one try of many
     // meets the entry.
@@ -217,7 +238,7 @@ fn evict_half_open(stage: &Stage<'_>) -> Result<Witness> {
     }
     drop(limits);
 
-    client_side.nft("delete table inet mute")?;
+    client_side.nft(UNMUTE)?;
     send(&client, "SELECT 2;\n")?;
     let errno = wait_error(&client)?;
     stage.keep(client);
