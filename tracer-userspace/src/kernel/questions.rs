@@ -1,31 +1,30 @@
 //! Questions to the host, asked off the event loop: reading a namespace or walking `/proc` for a
 //! socket's owner takes milliseconds, and the ring buffer must not wait for it.
 
+mod answers;
+mod asked;
+
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     net::SocketAddr,
     sync::mpsc,
-    thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use rustix::time::ClockId;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use self::{
+    answers::{Answer, Asked, Question, answerer},
+    asked::{ASKED, Dropping, Recent},
+};
 use crate::{
-    event::{Body, Event, Flow, Nanos},
-    host::{
-        Host, OwnedSocket,
-        clock::{self, nanos},
-    },
+    event::{Event, Flow, Nanos},
+    host::{Host, OwnedSocket},
 };
 
 /// More open questions than this mean a storm: further ones are not asked, and verdicts say less.
 const OPEN: usize = 512;
-
-/// Owners are asked for once; so many sockets and processes are remembered as asked.
-const ASKED: usize = 4096;
 
 /// Packets that met no connection and are asked about, a second: each costs a walk through all the
 /// machine's sockets, and whoever scans with ACKs sends thousands. Full queues, a second: each costs a
@@ -45,75 +44,6 @@ const PATIENCE: Nanos = 600_000_000;
 /// is better than wrong.
 const PATIENCE_TO_DECIDE: Nanos = 5 * SECOND;
 
-#[derive(Clone, Debug)]
-enum Question {
-    Netns {
-        netns: u32,
-        max_age: Duration,
-    },
-    Owner(OwnedSocket),
-    Process {
-        pid: u32,
-    },
-    /// What exists, in all namespaces?
-    Survey,
-    /// How full is the accept queue at an address that somebody could not reach?
-    AcceptQueue {
-        netns: u32,
-        address: SocketAddr,
-    },
-    /// What is there about a packet that met no connection?
-    Inquiry {
-        netns: u32,
-        packet: Flow,
-    },
-    /// Has the IPVS entry of this connection lost its real server?
-    IpvsOrphan {
-        flow: Flow,
-        /// With the time of the newest removal of a server there.
-        likely: Vec<(u32, Nanos)>,
-    },
-    /// Does IPVS take new connections to this address?
-    IpvsService {
-        address: SocketAddr,
-        likely: Vec<u32>,
-    },
-    /// The same of a client whose packets this namespace has been dropping for a while.
-    IpvsDropped {
-        netns: u32,
-        flow: Flow,
-        since: Nanos,
-    },
-}
-
-/// Packets of one client that a namespace drops, for a service that has lost a server.
-#[derive(Clone, Copy)]
-struct Dropping {
-    since: Nanos,
-    newest: Nanos,
-    asked: bool,
-}
-
-impl Dropping {
-    /// A server that is added again within a second breaks nothing: the next retry gets through.
-    const PATIENCE: Nanos = SECOND;
-    /// Retries are at most 120 s apart (TCP_RTO_MAX, include/net/tcp.h): later it is another story.
-    const FORGOTTEN: Nanos = 130 * SECOND;
-
-    fn new(ts: Nanos) -> Self {
-        Self { since: ts, newest: ts, asked: false }
-    }
-
-    /// One more is dropped; whether it is time to ask.
-    fn again(&mut self, ts: Nanos) -> bool {
-        if ts.saturating_sub(self.newest) > Self::FORGOTTEN {
-            *self = Self::new(ts);
-        }
-        self.newest = ts;
-        !self.asked && ts.saturating_sub(self.since) >= Self::PATIENCE
-    }
-}
-
 /// A socket's inode, or a pid in one second: pids are not given twice in so short a time.
 type Topic = (u64, Option<u64>);
 
@@ -122,15 +52,6 @@ struct Open {
     /// Time of the record that raised it.
     asked: Nanos,
     patience: Nanos,
-}
-
-/// One question with the time of the record that raised it, which the answer carries too.
-type Asked = (u64, Nanos, Question);
-
-/// A part of an answer; the last one closes its question.
-struct Answer {
-    events: Vec<Event>,
-    closes: Option<u64>,
 }
 
 /// The asking side.
@@ -349,127 +270,9 @@ impl Questions {
     }
 }
 
-/// The last few thousand things that were asked about.
-struct Recent<T> {
-    seen: HashSet<T>,
-    order: VecDeque<T>,
-}
-
-impl<T> Default for Recent<T> {
-    fn default() -> Self {
-        Self { seen: HashSet::new(), order: VecDeque::new() }
-    }
-}
-
-impl<T: Copy + Eq + std::hash::Hash> Recent<T> {
-    fn is_new(&mut self, thing: T) -> bool {
-        if !self.seen.insert(thing) {
-            return false;
-        }
-        self.order.push_back(thing);
-        if self.order.len() > ASKED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.seen.remove(&oldest);
-        }
-        true
-    }
-}
-
-fn answerer(
-    name: &str,
-    host: Host,
-    answer: UnboundedSender<Answer>,
-) -> Result<mpsc::Sender<Asked>> {
-    let (ask, questions) = mpsc::channel::<Asked>();
-    thread::Builder::new()
-        .name(name.into())
-        .spawn(move || {
-            for (id, ts, question) in questions {
-                let tell = |events, closes| answer.send(Answer { events, closes }).is_ok();
-                let events = match question {
-                    Question::Survey => survey(&host, ts, &mut |events| tell(events, None)),
-                    question => reply(&host, ts, question).into_iter().collect(),
-                };
-                if !tell(events, Some(id)) {
-                    return;
-                }
-            }
-        })
-        .context("cannot start a helper thread")?;
-    Ok(ask)
-}
-
-/// CLOCK_BOOTTIME as CLOCK_MONOTONIC, which stands still while the machine sleeps.
-fn monotonic(boottime: Nanos) -> Nanos {
-    boottime.saturating_sub(nanos(ClockId::Boottime).saturating_sub(clock::monotonic()))
-}
-
-/// Reads all namespaces once, as of `ts`; nothing is left to tell at the end.
-fn survey(host: &Host, ts: Nanos, tell: &mut dyn FnMut(Vec<Event>) -> bool) -> Vec<Event> {
-    host.survey(|state, stock| {
-        let netns = state.inum;
-        let mut events = vec![Event { ts, netns, body: Body::Netns(Box::new(state)) }];
-        if !stock.is_empty() {
-            events.push(Event { ts, netns, body: Body::Stock(Box::new(stock)) });
-        }
-        tell(events)
-    });
-    Vec::new()
-}
-
-fn reply(host: &Host, ts: Nanos, question: Question) -> Option<Event> {
-    let (netns, body) = match question {
-        Question::Netns { netns, max_age } => {
-            (netns, Body::Netns(Box::new(host.netns(netns, max_age)?)))
-        }
-        Question::Owner(socket) => {
-            let owner = Box::new(host.owner(&socket)?);
-            (socket.netns, Body::Owner { inode: socket.inode, owner })
-        }
-        Question::Process { pid } => {
-            let owner = Box::new(host.process(pid)?);
-            (0, Body::Process { started: monotonic(owner.start_boottime_ns?), owner })
-        }
-        Question::IpvsOrphan { flow, likely } => {
-            let (netns, entry) = host.ipvs_orphan(flow, &likely)?;
-            (netns, Body::IpvsOrphan(Box::new(entry)))
-        }
-        Question::IpvsService { address, likely } => {
-            let state = host.ipvs_service(address, &likely)?;
-            (state.inum, Body::Netns(Box::new(state)))
-        }
-        Question::IpvsDropped { netns, flow, since } => {
-            let entry = host.ipvs_dropped(netns, flow, since)?;
-            (netns, Body::IpvsOrphan(Box::new(entry)))
-        }
-        Question::Inquiry { netns, packet } => {
-            (netns, Body::Inquiry(Box::new(host.inquire(netns, packet))))
-        }
-        Question::AcceptQueue { netns, address } => {
-            let (netns, queue) = host.accept_queue(netns, address)?;
-            (netns, Body::AcceptQueue(Box::new(queue)))
-        }
-        Question::Survey => return None,
-    };
-    Some(Event { ts, netns, body })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_client_is_asked_about_when_its_packets_have_been_dropped_for_a_second() {
-        let mut dropping = Dropping::new(0);
-        let due: Vec<_> =
-            [2, 6, 14].into_iter().map(|tenths| dropping.again(tenths * SECOND / 10)).collect();
-        assert_eq!(due, [false, false, true]);
-        dropping.asked = true;
-        assert!(!dropping.again(3 * SECOND));
-        // Much later its server is removed again.
-        assert!(!dropping.again(1000 * SECOND) && dropping.again(1002 * SECOND));
-    }
 
     #[test]
     fn a_verdict_waits_long_for_what_decides_and_little_for_what_adds() {

@@ -1,0 +1,145 @@
+//! The answering side: threads that ask the host.
+
+use std::{net::SocketAddr, sync::mpsc, thread, time::Duration};
+
+use anyhow::{Context as _, Result};
+use rustix::time::ClockId;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::{
+    event::{Body, Event, Flow, Nanos},
+    host::{
+        Host, OwnedSocket,
+        clock::{self, nanos},
+    },
+};
+
+#[derive(Clone, Debug)]
+pub(super) enum Question {
+    Netns {
+        netns: u32,
+        max_age: Duration,
+    },
+    Owner(OwnedSocket),
+    Process {
+        pid: u32,
+    },
+    /// What exists, in all namespaces?
+    Survey,
+    /// How full is the accept queue at an address that somebody could not reach?
+    AcceptQueue {
+        netns: u32,
+        address: SocketAddr,
+    },
+    /// What is there about a packet that met no connection?
+    Inquiry {
+        netns: u32,
+        packet: Flow,
+    },
+    /// Has the IPVS entry of this connection lost its real server?
+    IpvsOrphan {
+        flow: Flow,
+        /// With the time of the newest removal of a server there.
+        likely: Vec<(u32, Nanos)>,
+    },
+    /// Does IPVS take new connections to this address?
+    IpvsService {
+        address: SocketAddr,
+        likely: Vec<u32>,
+    },
+    /// The same of a client whose packets this namespace has been dropping for a while.
+    IpvsDropped {
+        netns: u32,
+        flow: Flow,
+        since: Nanos,
+    },
+}
+
+/// One question with the time of the record that raised it, which the answer carries too.
+pub(super) type Asked = (u64, Nanos, Question);
+
+/// A part of an answer; the last one closes its question.
+pub(super) struct Answer {
+    pub(super) events: Vec<Event>,
+    pub(super) closes: Option<u64>,
+}
+
+/// Starts a thread, which ends with the value that is returned.
+pub(super) fn answerer(
+    name: &str,
+    host: Host,
+    answer: UnboundedSender<Answer>,
+) -> Result<mpsc::Sender<Asked>> {
+    let (ask, questions) = mpsc::channel::<Asked>();
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(move || {
+            for (id, ts, question) in questions {
+                let tell = |events, closes| answer.send(Answer { events, closes }).is_ok();
+                let events = match question {
+                    Question::Survey => survey(&host, ts, &mut |events| tell(events, None)),
+                    question => reply(&host, ts, question).into_iter().collect(),
+                };
+                if !tell(events, Some(id)) {
+                    return;
+                }
+            }
+        })
+        .context("cannot start a helper thread")?;
+    Ok(ask)
+}
+
+/// CLOCK_BOOTTIME as CLOCK_MONOTONIC, which stands still while the machine sleeps.
+fn monotonic(boottime: Nanos) -> Nanos {
+    boottime.saturating_sub(nanos(ClockId::Boottime).saturating_sub(clock::monotonic()))
+}
+
+/// Reads all namespaces once, as of `ts`; nothing is left to tell at the end.
+fn survey(host: &Host, ts: Nanos, tell: &mut dyn FnMut(Vec<Event>) -> bool) -> Vec<Event> {
+    host.survey(|state, stock| {
+        let netns = state.inum;
+        let mut events = vec![Event { ts, netns, body: Body::Netns(Box::new(state)) }];
+        if !stock.is_empty() {
+            events.push(Event { ts, netns, body: Body::Stock(Box::new(stock)) });
+        }
+        tell(events)
+    });
+    Vec::new()
+}
+
+fn reply(host: &Host, ts: Nanos, question: Question) -> Option<Event> {
+    let (netns, body) = match question {
+        Question::Netns { netns, max_age } => {
+            (netns, Body::Netns(Box::new(host.netns(netns, max_age)?)))
+        }
+        Question::Owner(socket) => {
+            let owner = Box::new(host.owner(&socket)?);
+            (socket.netns, Body::Owner { inode: socket.inode, owner })
+        }
+        Question::Process { pid } => {
+            let owner = Box::new(host.process(pid)?);
+            (0, Body::Process { started: monotonic(owner.start_boottime_ns?), owner })
+        }
+        Question::IpvsOrphan { flow, likely } => {
+            let (netns, entry) = host.ipvs_orphan(flow, &likely)?;
+            (netns, Body::IpvsOrphan(Box::new(entry)))
+        }
+        Question::IpvsService { address, likely } => {
+            let state = host.ipvs_service(address, &likely)?;
+            (state.inum, Body::Netns(Box::new(state)))
+        }
+        Question::IpvsDropped { netns, flow, since } => {
+            let entry = host.ipvs_dropped(netns, flow, since)?;
+            (netns, Body::IpvsOrphan(Box::new(entry)))
+        }
+        Question::Inquiry { netns, packet } => {
+            (netns, Body::Inquiry(Box::new(host.inquire(netns, packet))))
+        }
+        Question::AcceptQueue { netns, address } => {
+            let (netns, queue) = host.accept_queue(netns, address)?;
+            (netns, Body::AcceptQueue(Box::new(queue)))
+        }
+        Question::Survey => return None,
+    };
+    Some(Event { ts, netns, body })
+}
