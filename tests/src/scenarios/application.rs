@@ -10,17 +10,17 @@ use crate::expect::{Expect, Incident};
 use crate::lab::{Net, Topology};
 
 pub const SCENARIOS: &[Scenario] = &[
-    direct(
+    Scenario::direct(
         "close_unread_data",
         |net| Expect::one(aborted("close_unread_data", net)),
         |stage| close_unread(stage, stage.net),
     ),
-    direct(
+    Scenario::direct(
         "close_unread_data_v6",
         |net| Expect::one(aborted("close_unread_data", net.v6())),
         |stage| close_unread(stage, stage.net.v6()),
     ),
-    direct("linger_zero", |net| Expect::one(aborted("linger_zero", net)), linger_zero),
+    Scenario::direct("linger_zero", |net| Expect::one(aborted("linger_zero", net)), linger_zero),
     Scenario::new(
         "wrong_backend",
         Topology::RoutedTwo,
@@ -34,14 +34,6 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| move_address(stage, false),
     ),
 ];
-
-const fn direct(
-    name: &'static str,
-    expect: fn(Net) -> Expect,
-    provoke: fn(&Stage<'_>) -> Result<Witness>,
-) -> Scenario {
-    Scenario::new(name, Topology::Direct, expect, provoke)
-}
 
 fn aborted(cause: &'static str, net: Net) -> Incident {
     Incident::new(cause, net.client(CLIENT), net.server(PORT))

@@ -5,32 +5,32 @@ use anyhow::{Context, Result};
 use super::{CLIENT, PORT, Pair, Scenario, Stage, Witness};
 use crate::actor::{abort_on_close, listen, try_connect, wait_error};
 use crate::expect::{Expect, Incident};
-use crate::lab::{Net, Topology};
+use crate::lab::Net;
 use crate::rawtcp::{ACK, RST, RawEnd, SYN, v4};
 
 pub const SCENARIOS: &[Scenario] = &[
-    direct("connection_refused", |net| Expect::one(refused(net)), |stage| refuse(stage, stage.net)),
-    direct(
+    Scenario::direct(
+        "connection_refused",
+        |net| Expect::one(refused(net)),
+        |stage| refuse(stage, stage.net),
+    ),
+    Scenario::direct(
         "connection_refused_v6",
         |net| Expect::one(refused(net.v6())),
         |stage| refuse(stage, stage.net.v6()),
     ),
-    direct("handshake_rejected_syn_scan", |net| Expect::one(handshake(net)), scan_with_syn),
-    direct(
+    Scenario::direct(
+        "handshake_rejected_syn_scan",
+        |net| Expect::one(handshake(net)),
+        scan_with_syn,
+    ),
+    Scenario::direct(
         "handshake_rejected_health_check",
         |net| Expect::one(handshake(net)).actors_see(&["ECONNRESET"]),
         check_health,
     ),
-    direct("unknown_ack_scan", |net| Expect::one(stray(net)), scan_with_ack),
+    Scenario::direct("unknown_ack_scan", |net| Expect::one(stray(net)), scan_with_ack),
 ];
-
-const fn direct(
-    name: &'static str,
-    expect: fn(Net) -> Expect,
-    provoke: fn(&Stage<'_>) -> Result<Witness>,
-) -> Scenario {
-    Scenario::new(name, Topology::Direct, expect, provoke)
-}
 
 fn refused(net: Net) -> Incident {
     Incident::new("connection_refused", net.client(CLIENT), net.server(PORT))

@@ -15,24 +15,28 @@ use crate::actor::{
     accept, connect, listen, receive_end, send, talk, wait_error, wait_forgotten, wait_unread,
 };
 use crate::expect::{Expect, Incident};
-use crate::lab::{Net, Topology};
+use crate::lab::Net;
 use crate::tools;
 
 /// The server's keep-alive timeout: longer than the second from which on a connection counts as idle.
 const KEEP_ALIVE: Duration = Duration::from_millis(1_300);
 
 pub const SCENARIOS: &[Scenario] = &[
-    direct("process_killed", |net| Expect::one(killed(net)), kill_owner),
-    direct("idle_close_race", |net| Expect::one(raced(net, "EPIPE")), reuse_at_close),
+    Scenario::direct("process_killed", |net| Expect::one(killed(net)), kill_owner),
+    Scenario::direct("idle_close_race", |net| Expect::one(raced(net, "EPIPE")), reuse_at_close),
     // The request and the FIN pass each other on the way.
-    direct("idle_close_race_crossing", |net| Expect::one(raced(net, "ECONNRESET")), cross_the_fin),
+    Scenario::direct(
+        "idle_close_race_crossing",
+        |net| Expect::one(raced(net, "ECONNRESET")),
+        cross_the_fin,
+    ),
     // The client had read the end before it wrote.
-    direct(
+    Scenario::direct(
         "near_miss_closed_idle_and_told",
         |net| Expect::one(after_close(net, "closed it")),
         |stage| close_then_write(stage, KEEP_ALIVE),
     ),
-    direct(
+    Scenario::direct(
         "data_after_close",
         |net| {
             let closed = after_close(net, "closed it");
@@ -40,7 +44,7 @@ pub const SCENARIOS: &[Scenario] = &[
         },
         |stage| close_then_write(stage, Duration::ZERO),
     ),
-    direct(
+    Scenario::direct(
         "data_after_close_killed",
         |net| {
             let killed = after_close(net, "killed by signal 9");
@@ -48,29 +52,25 @@ pub const SCENARIOS: &[Scenario] = &[
         },
         kill_reader,
     ),
-    direct(
+    Scenario::direct(
         "socket_gone_recorded",
         |net| Expect::one(long_after_close(net)),
         |stage| write_long_after_close(stage, false),
     ),
     // It was the client that had given up: what to change is on its side.
-    direct("socket_gone_at_the_client", |net| Expect::one(given_up(net)), answer_long_after_close),
+    Scenario::direct(
+        "socket_gone_at_the_client",
+        |net| Expect::one(given_up(net)),
+        answer_long_after_close,
+    ),
     // The listener never had the connection, but its host had: the client has seen the FIN.
-    direct(
+    Scenario::direct(
         "near_miss_closed_not_wrong_backend",
         |net| Expect::one(long_after_close(net)),
         |stage| write_long_after_close(stage, true),
     ),
-    direct("near_miss_orderly_close", |_| Expect::nothing(), close_orderly),
+    Scenario::direct("near_miss_orderly_close", |_| Expect::nothing(), close_orderly),
 ];
-
-const fn direct(
-    name: &'static str,
-    expect: fn(Net) -> Expect,
-    provoke: fn(&Stage<'_>) -> Result<Witness>,
-) -> Scenario {
-    Scenario::new(name, Topology::Direct, expect, provoke)
-}
 
 fn killed(net: Net) -> Incident {
     Incident::new("process_killed", net.client(CLIENT), net.server(PORT))

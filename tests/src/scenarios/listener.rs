@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::{CLIENT, PORT, Scenario, Stage, Witness};
 use crate::actor::{accept, connect, listen, listen_for, send, talk, try_connect, wait_error};
 use crate::expect::{Expect, Incident};
-use crate::lab::{Net, Topology};
+use crate::lab::Net;
 use crate::rawtcp::{ACK, RST, RawEnd, SYN, v4};
 
 /// The first of the ports from which the queue is filled.
@@ -16,32 +16,40 @@ const FILLERS: u16 = 50_001;
 const BACKLOG: u16 = 3;
 
 pub const SCENARIOS: &[Scenario] = &[
-    direct("listener_closed", |net| Expect::one(aborted(net)), |stage| close_listener(stage, "")),
+    Scenario::direct(
+        "listener_closed",
+        |net| Expect::one(aborted(net)),
+        |stage| close_listener(stage, ""),
+    ),
     // What lies unread is not why: nobody was there to read it.
-    direct(
+    Scenario::direct(
         "listener_closed_unread_data",
         |net| Expect::one(aborted(net)),
         |stage| close_listener(stage, "SELECT 1;\n"),
     ),
-    direct("near_miss_listener_closed_after_accept", |_| Expect::nothing(), close_empty_listener),
-    direct("listen_overflow", |net| Expect::one(refused(net)), abort_on_overflow),
-    direct("listen_overflow_syn", |net| Expect::one(silent(net)), connect_to_full_queue),
+    Scenario::direct(
+        "near_miss_listener_closed_after_accept",
+        |_| Expect::nothing(),
+        close_empty_listener,
+    ),
+    Scenario::direct("listen_overflow", |net| Expect::one(refused(net)), abort_on_overflow),
+    Scenario::direct("listen_overflow_syn", |net| Expect::one(silent(net)), connect_to_full_queue),
     // The client takes itself for connected: its handshake's last packet was dropped, and so is its data.
-    direct("listen_overflow_data", |net| Expect::one(silent(net)), send_to_full_queue),
+    Scenario::direct("listen_overflow_data", |net| Expect::one(silent(net)), send_to_full_queue),
     // There is room in the queue: the packets are lost before they reach it.
-    direct("near_miss_queue_with_room", |net| Expect::one(lost(net)), connect_over_cut_path),
-    direct("syncookie_failed", |net| Expect::one(bad_cookie(net)), return_a_wrong_cookie),
-    direct("near_miss_syncookie_valid", |_| Expect::nothing(), return_the_cookie),
-    direct("near_miss_ack_scan_of_listener", |net| Expect::one(stray(net)), scan_listener),
+    Scenario::direct(
+        "near_miss_queue_with_room",
+        |net| Expect::one(lost(net)),
+        connect_over_cut_path,
+    ),
+    Scenario::direct("syncookie_failed", |net| Expect::one(bad_cookie(net)), return_a_wrong_cookie),
+    Scenario::direct("near_miss_syncookie_valid", |_| Expect::nothing(), return_the_cookie),
+    Scenario::direct(
+        "near_miss_ack_scan_of_listener",
+        |net| Expect::one(stray(net)),
+        scan_listener,
+    ),
 ];
-
-const fn direct(
-    name: &'static str,
-    expect: fn(Net) -> Expect,
-    provoke: fn(&Stage<'_>) -> Result<Witness>,
-) -> Scenario {
-    Scenario::new(name, Topology::Direct, expect, provoke)
-}
 
 fn aborted(net: Net) -> Incident {
     Incident::new("listener_closed", net.client(CLIENT), net.server(PORT))

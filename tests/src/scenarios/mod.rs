@@ -65,6 +65,15 @@ impl Scenario {
         Self { name, topology, tracer: TracerUse::Shared, needs: &[], expect, provoke }
     }
 
+    /// A client and a server, with nothing in between.
+    const fn direct(
+        name: &'static str,
+        expect: fn(Net) -> Expect,
+        provoke: fn(&Stage<'_>) -> Result<Witness>,
+    ) -> Self {
+        Self::new(name, Topology::Direct, expect, provoke)
+    }
+
     /// Breaks hundreds of connections.
     pub fn is_large(&self) -> bool {
         self.name == interleaved::NAME

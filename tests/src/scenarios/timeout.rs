@@ -14,24 +14,28 @@ use crate::lab::{Net, Topology};
 const SECOND: Duration = Duration::from_secs(1);
 
 pub const SCENARIOS: &[Scenario] = &[
-    direct("keepalive_exhausted", |net| Expect::one(keepalive_exhausted(net)), exhaust_keepalive),
+    Scenario::direct(
+        "keepalive_exhausted",
+        |net| Expect::one(keepalive_exhausted(net)),
+        exhaust_keepalive,
+    ),
     // The RST that answers the server is an effect of the first end of the connection.
-    direct(
+    Scenario::direct(
         "keepalive_exhausted_other_end",
         |net| Expect::one(keepalive_exhausted(net).or_both_victims()),
         exhaust_keepalive_then_server_speaks,
     ),
-    direct(
+    Scenario::direct(
         "retransmission_timeout",
         |net| Expect::one(timed_out("retransmission_timeout", net).keepalive(false)),
         exhaust_retransmissions,
     ),
-    direct(
+    Scenario::direct(
         "retransmission_timeout_syn",
         |net| Expect::one(timed_out("retransmission_timeout", net)),
         exhaust_syns,
     ),
-    direct(
+    Scenario::direct(
         "retransmission_timeout_zero_window",
         |net| Expect::one(timed_out("retransmission_timeout", net).evidence("zero-window probes")),
         exhaust_window_probes,
@@ -43,16 +47,12 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(unreachable(net)),
         lose_the_route,
     ),
-    direct("user_timeout", |net| Expect::one(timed_out("user_timeout", net)), exceed_user_timeout),
+    Scenario::direct(
+        "user_timeout",
+        |net| Expect::one(timed_out("user_timeout", net)),
+        exceed_user_timeout,
+    ),
 ];
-
-const fn direct(
-    name: &'static str,
-    expect: fn(Net) -> Expect,
-    provoke: fn(&Stage<'_>) -> Result<Witness>,
-) -> Scenario {
-    Scenario::new(name, Topology::Direct, expect, provoke)
-}
 
 fn timed_out(cause: &'static str, net: Net) -> Incident {
     Incident::new(cause, net.client(CLIENT), net.server(PORT))
