@@ -15,7 +15,7 @@ use rsttrace::{
 use super::captures;
 
 /// Causes that may take another's place with confidence: they say less, and what they say was seen.
-const LESSER: [(&str, Option<&str>); 5] = [
+const LESSER: [(&str, Option<&str>); 6] = [
     // A lost drop or deletion leaves the error of the socket whose retries ran out. That they did run out is
     // no guess; why nothing came back is then no longer on record.
     ("retransmission_timeout", None),
@@ -25,6 +25,8 @@ const LESSER: [(&str, Option<&str>); 5] = [
     ("data_after_close", Some("idle_close_race")),
     // A later segment met no socket; that this one had failed, and with which error, is on record.
     ("socket_gone", Some("user_timeout")),
+    // That the entry ended for want of its server is on record; that all others went with it is not.
+    ("ipvs_server_removed", Some("ipvs_entry_dropped")),
 ];
 
 /// The stream without a piece of its evidence.
