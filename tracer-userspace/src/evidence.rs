@@ -125,6 +125,7 @@ impl<'a> Evidence<'a> {
                 came <= self.case.opened.saturating_add(TOLERANCE)
                     && loss.ts.saturating_add(TOLERANCE) >= alive.unwrap_or(0)
                     && !self.is_elsewhere(loss)
+                    && !self.was_translated_again(loss)
             })
             .collect();
         losses.sort_by_key(|loss| (namespaces.contains(&loss.netns), loss.ts));
@@ -202,6 +203,20 @@ impl<'a> Evidence<'a> {
         self.stateless().is_some_and(|at| {
             at.netns != loss.netns && at.it.trigger.is_some_and(|trigger| trigger.flow == as_sent)
         })
+    }
+
+    /// Whether the packet that was answered had been translated as before: it had made a new entry, or
+    /// IPVS had taken it without one, and what it did not find at its end is not this loss's doing.
+    fn was_translated_again(&self, loss: &Remembered) -> bool {
+        let [there, back] = match &loss.loss {
+            Loss::Ipvs(end) if end.real_flow != end.virtual_flow => {
+                [end.real_flow, end.virtual_flow]
+            }
+            Loss::Conntrack(end) if end.is_nat() => [end.reply.reversed(), end.original],
+            _ => return false,
+        };
+        let answered = self.stateless().and_then(|at| at.it.trigger);
+        answered.is_some_and(|trigger| trigger.flow == there || trigger.flow == back.reversed())
     }
 
     /// Where the case's records were made.

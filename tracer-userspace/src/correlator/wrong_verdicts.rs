@@ -257,7 +257,7 @@ fn a_udp_service_explains_no_tcp_reset() {
 
 #[test]
 fn a_stray_packet_at_a_busy_listener_is_no_overflow() {
-    let mut a = at_listener(data(CLIENT, SERVER));
+    let mut a = at_listener(data(CLIENT, "10.0.1.3:3306"));
     let l = a.socket.as_mut().expect("set by the literal");
     (l.ack_backlog, l.max_ack_backlog) = (129, 128);
     let i = replay([
@@ -577,4 +577,28 @@ fn without_the_names_of_kernel_functions_unanswered_probes_have_no_verdict() {
     probed.retransmits = 15;
     let i = replay([failed(9000 * SECOND, CLIENT_NS, probed, 110, &[])]);
     assert_eq!(causes(&i), ["retransmission_timeout"]);
+}
+
+/// A new entry gave the packet to the server it was made with before, which has lost the connection.
+#[test]
+fn a_lost_entry_is_not_blamed_where_the_packet_was_translated_again_as_before() {
+    const SERVERLESS: [&str; 2] = ["socket_gone", "wrong_backend"];
+    let victim = || received(1000 * SECOND + 1, CLIENT_NS, socket(1, CLIENT, VIP, 50 * SECOND));
+    for loss in [
+        conntrack_ended(990 * SECOND, conntrack_end(5000 * SECOND, 4711)),
+        conntrack_ended(990 * SECOND, conntrack_end(989 * SECOND, 0)),
+        ipvs_ended(990 * SECOND, ipvs_end(900.0)),
+    ] {
+        for answer in [no_socket(data(CLIENT, SERVER)), at_listener(data(CLIENT, SERVER))] {
+            let told = replay([loss.clone(), sent(1000 * SECOND, SERVER_NS, answer), victim()]);
+            assert_eq!(told.len(), 1);
+            assert!(SERVERLESS.contains(&told[0].cause.id), "{:?}", causes(&told));
+            assert_eq!(told[0].destination, address(VIP));
+            assert_eq!(told[0].destination_nat, Some(address(SERVER)));
+        }
+        // Another server has it now: that is what the loss did.
+        let elsewhere = no_socket(data(CLIENT, "10.0.1.3:3306"));
+        let told = replay([loss, sent(1000 * SECOND, SERVER_NS, elsewhere), victim()]);
+        assert!(!SERVERLESS.contains(&told[0].cause.id), "{:?}", causes(&told));
+    }
 }
