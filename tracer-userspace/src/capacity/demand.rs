@@ -1,5 +1,6 @@
 //! What is asked for, and on which machine.
 
+use super::Survey;
 use crate::{audit::configured::KubeProxy, settings::Setting};
 
 /// The load, the machine it comes to, and the limits on its path.
@@ -26,6 +27,8 @@ pub struct Demand {
     pub path: Vec<PathLimit>,
     /// After how long an HTTP proxy in front gives up an idle connection, at either side, seconds.
     pub http_proxy_s: Option<u64>,
+    /// Where the load was measured: how, and what came out.
+    pub measured: Option<Survey>,
     /// What is configured now.
     pub now: InForce,
     /// Judge this `nf_conntrack_max` instead of computing one.

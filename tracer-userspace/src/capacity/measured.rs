@@ -3,14 +3,28 @@
 use super::demand::InForce;
 use crate::{
     audit::view::{Netns, View},
-    host::Traffic,
+    host::{Counters, Traffic},
 };
 
-/// What was measured, besides the settings.
+const IPPROTO_UDP: u8 = 17;
+
+/// What was measured, besides the settings. Rates are rounded up, and absent where no counter was read
+/// twice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Measured {
-    /// Connections that sockets here made and accepted, or IPVS scheduled, per second, rounded up.
-    pub cps: u64,
+    /// Between the first reading and the last, milliseconds.
+    pub ms: u64,
+    pub readings: usize,
+    /// That the counters of were read twice.
+    pub namespaces: usize,
+    /// Connections that sockets here made and accepted, per second.
+    pub tcp_sockets: Option<u64>,
+    /// Datagrams that sockets sent and received, per second.
+    pub udp_datagrams: Option<u64>,
+    /// What IPVS scheduled, per second.
+    pub ipvs: Option<IpvsRates>,
+    /// Established sockets, in the reading that had the fewest.
+    pub connections: Option<u64>,
     /// Most conntrack entries in one namespace.
     pub peak: Option<u64>,
     /// In all of them.
@@ -18,38 +32,120 @@ pub struct Measured {
     pub local_ports: Option<u64>,
 }
 
+/// Connections per second that IPVS scheduled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpvsRates {
+    /// By the protocol of the service; one of a firewall mark counts as TCP.
+    Apart { tcp: u64, udp: u64 },
+    /// Netlink was not for us.
+    Together(u64),
+}
+
 impl Measured {
-    /// From readings of the same host, the oldest first, the first and the last `ms` apart.
+    /// From readings of the same host, the oldest first, the first and the last `ms` apart and with
+    /// counters.
     pub fn of(readings: &[Vec<Traffic>], ms: u64) -> Self {
-        let counts = |reading: &Vec<Traffic>| -> Vec<u64> {
-            reading.iter().filter_map(|netns| netns.conntrack).collect()
+        let conntrack = |reading: &Vec<Traffic>| numbers(reading, |netns| netns.conntrack);
+        let sums = |of: fn(&Traffic) -> Option<u64>| {
+            let all = readings.iter().map(move |reading| numbers(reading, of));
+            all.filter(|it| !it.is_empty()).map(|it| it.iter().sum::<u64>())
         };
         let (first, last) = (readings.first(), readings.last());
-        let rate = |counter: fn(&Traffic) -> Option<u64>, wraps: u64| {
-            // A namespace that came or went meanwhile has no rate.
-            let grown = |now: &Traffic| {
-                let then = first?.iter().find(|it| it.netns == now.netns)?;
-                Some(counter(now)?.wrapping_sub(counter(then)?) & wraps)
-            };
-            let grown: u64 = last.into_iter().flatten().filter_map(grown).sum();
-            grown.saturating_mul(1000).div_ceil(ms.max(1))
+        // A namespace that came or went meanwhile has no rate.
+        let twice: Vec<(&Counters, &Counters)> = last
+            .into_iter()
+            .flatten()
+            .filter_map(|now| {
+                let then = first?.iter().find(|then| then.netns == now.netns)?;
+                Some((&then.counters, &now.counters))
+            })
+            .collect();
+        let rate = |grown: &dyn Fn(&Counters, &Counters) -> Option<u64>| {
+            let grown: Vec<u64> = twice.iter().filter_map(|(then, now)| grown(then, now)).collect();
+            let sum: u64 = grown.iter().sum();
+            (!grown.is_empty()).then(|| sum.saturating_mul(1000).div_ceil(ms.max(1)))
         };
-        let (tcp, ipvs) =
-            (rate(|it| it.tcp_opens, u64::MAX), rate(|it| it.ipvs_conns, u32::MAX.into()));
+        let counter =
+            |of: fn(&Counters) -> Option<u64>| rate(&|then, now| of(now)?.checked_sub(of(then)?));
+        let scheduled = |is_udp: bool| {
+            rate(&|then, now| {
+                let (then, now) = (then.ipvs_services.as_ref()?, now.ipvs_services.as_ref()?);
+                let grown = now
+                    .iter()
+                    .filter(|(key, _)| (key.protocol == IPPROTO_UDP) == is_udp)
+                    // What a service that is new has scheduled, it did meanwhile.
+                    .map(|(key, now)| since(then.get(key).copied().unwrap_or(0), *now));
+                Some(grown.sum())
+            })
+        };
+        let together = rate(&|then, now| {
+            let low = |of: &Counters| u32::try_from(of.ipvs_conns?).ok();
+            Some(since(low(then)?, low(now)?))
+        });
+        let ipvs = match (scheduled(false), scheduled(true)) {
+            (Some(tcp), Some(udp)) => Some(IpvsRates::Apart { tcp, udp }),
+            _ => together.map(IpvsRates::Together),
+        };
         let initial = last.into_iter().flatten().next();
         Self {
-            // A connection through IPVS to a socket of this host is in both.
-            cps: tcp.max(ipvs),
-            peak: readings.iter().flat_map(counts).max(),
-            entries: readings
-                .iter()
-                .map(counts)
-                .filter(|it| !it.is_empty())
-                .map(|it| it.iter().sum())
-                .max(),
-            local_ports: initial.and_then(|it| it.local_ports),
+            ms,
+            readings: readings.len(),
+            namespaces: twice.len(),
+            tcp_sockets: counter(|it| it.tcp_opens),
+            udp_datagrams: counter(|it| it.udp_datagrams),
+            ipvs,
+            connections: sums(|netns| netns.established).min(),
+            peak: readings.iter().flat_map(conntrack).max(),
+            entries: sums(|netns| netns.conntrack).max(),
+            local_ports: initial.and_then(|it| it.counters.local_ports),
         }
     }
+
+    /// New TCP connections per second. One through IPVS to a socket of this host is in both counts.
+    pub fn cps(&self) -> u64 {
+        let ipvs = match self.ipvs {
+            Some(IpvsRates::Apart { tcp, .. }) => tcp,
+            Some(IpvsRates::Together(all)) => all,
+            None => 0,
+        };
+        self.tcp_sockets.unwrap_or(0).max(ipvs)
+    }
+
+    /// Conntrack entries in all, where anything is tracked: without a rule that wants it, nothing is.
+    pub fn tracked(&self) -> Option<u64> {
+        self.entries.filter(|entries| *entries > 0)
+    }
+
+    /// For how long before its end every tracked UDP flow that began still is an entry, milliseconds.
+    pub fn udp_window_ms(&self, udp_s: u64) -> u64 {
+        self.ms.min(udp_s.saturating_mul(1000)).max(1)
+    }
+
+    /// UDP flows per second, at most, as far as sockets or IPVS took part. Sockets': each has a datagram,
+    /// and each that began in the window still is an entry. IPVS's need not be.
+    pub fn udp(&self, udp_s: u64) -> Option<u64> {
+        let room = |entries: u64| entries.saturating_mul(1000).div_ceil(self.udp_window_ms(udp_s));
+        let room = self.tracked().map_or(u64::MAX, room);
+        let sockets = self.udp_datagrams.map(|datagrams| datagrams.min(room));
+        let ipvs = match self.ipvs {
+            Some(IpvsRates::Apart { udp, .. }) => Some(udp),
+            _ => None,
+        };
+        match (sockets, ipvs) {
+            (None, None) => None,
+            (sockets, ipvs) => Some(sockets.unwrap_or(0).saturating_add(ipvs.unwrap_or(0))),
+        }
+    }
+}
+
+/// How far a counter of 32 bits has come; one that was zeroed meanwhile begins anew.
+fn since(then: u32, now: u32) -> u64 {
+    let grown = now.wrapping_sub(then);
+    u64::from(if grown > i32::MAX.unsigned_abs() { now } else { grown })
+}
+
+fn numbers(reading: &[Traffic], of: fn(&Traffic) -> Option<u64>) -> Vec<u64> {
+    reading.iter().filter_map(of).collect()
 }
 
 impl InForce {
@@ -110,15 +206,58 @@ pub fn balancer(view: &View) -> Option<&Netns> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::ServiceKey;
 
     fn traffic(netns: u32, conntrack: u64, opens: u64, ipvs: u64) -> Traffic {
-        Traffic {
-            netns,
-            conntrack: Some(conntrack),
-            tcp_opens: Some(opens),
-            ipvs_conns: Some(ipvs),
+        let counters =
+            Counters { tcp_opens: Some(opens), ipvs_conns: Some(ipvs), ..Counters::default() };
+        Traffic { netns, conntrack: Some(conntrack), counters, ..Traffic::default() }
+    }
+
+    fn over_10_s(before: Traffic, after: Traffic) -> Measured {
+        Measured::of(&[vec![before], vec![after]], 10_000)
+    }
+
+    fn scheduled(conns: &[(u8, u16, u32)]) -> Traffic {
+        let key =
+            |protocol, port| ServiceKey { protocol, ip: [10, 96, 0, 10].into(), port, fwmark: 0 };
+        let services = conns.iter().map(|(protocol, port, conns)| (key(*protocol, *port), *conns));
+        let counters = Counters { ipvs_services: Some(services.collect()), ..Counters::default() };
+        Traffic { counters, ..Traffic::default() }
+    }
+
+    #[test]
+    fn ipvs_rates_are_by_protocol_and_services_may_come_go_and_be_zeroed() {
+        let before = scheduled(&[(6, 80, 100), (17, 53, u32::MAX), (6, 81, 9000), (17, 54, 5000)]);
+        let after = scheduled(&[(6, 80, 120), (17, 53, 29), (17, 54, 70), (6, 82, 10)]);
+        let measured = over_10_s(before, after);
+        assert_eq!(measured.ipvs, Some(IpvsRates::Apart { tcp: 3, udp: 10 }));
+        assert_eq!(measured.cps(), 3);
+        assert_eq!(measured.udp(30), Some(10), "IPVS alone has counted");
+    }
+
+    #[test]
+    fn udp_flows_are_no_more_than_datagrams_and_than_the_entries_leave_room_for() {
+        let with = |conntrack, datagrams| Traffic {
+            conntrack,
+            counters: Counters { udp_datagrams: Some(datagrams), ..Counters::default() },
             ..Traffic::default()
-        }
+        };
+        let udp = |entries| over_10_s(with(entries, 0), with(entries, 5000)).udp(8);
+        assert_eq!([udp(None), udp(Some(0))], [Some(500); 2], "nothing is tracked");
+        assert_eq!(udp(Some(60_000)), Some(500));
+        assert_eq!(udp(Some(160)), Some(20), "a tunnel is one flow of many datagrams");
+        let long = over_10_s(with(Some(160), 0), with(Some(160), 5000));
+        assert_eq!(long.udp(30), Some(16), "what began before the sample is in no rate");
+        assert_eq!(Measured::default().udp(30), None);
+    }
+
+    #[test]
+    fn connections_that_stay_are_no_more_than_the_fewest_there_were() {
+        let with =
+            |established| vec![Traffic { established: Some(established), ..Traffic::default() }; 2];
+        let measured = Measured::of(&[with(20), with(15), with(30)], 1000);
+        assert_eq!((measured.connections, measured.readings), (Some(30), 3));
     }
 
     #[test]
@@ -126,7 +265,7 @@ mod tests {
         let before = vec![traffic(1, 10, 1000, u64::from(u32::MAX)), traffic(2, 5, 0, 0)];
         let after = vec![traffic(1, 12, 1015, 19), traffic(3, 1, 9999, 9999)];
         let measured = Measured::of(&[before, after], 10_000);
-        assert_eq!(measured.cps, 2, "1.5 by sockets, 2.0 by IPVS");
+        assert_eq!(measured.cps(), 2, "1.5 by sockets, 2.0 by IPVS");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod conntrack;
 mod demand;
+mod figure;
 mod http;
 mod idle;
 mod ipvs;
@@ -14,7 +15,8 @@ mod pool;
 mod rule;
 
 pub use demand::{Demand, InForce, Kernel, PathLimit};
-pub use measured::{Measured, balancer};
+pub use figure::{Bound, Figure, Survey};
+pub use measured::{IpvsRates, Measured, balancer};
 pub use overflow::{Limit, first_to_overflow};
 pub use rule::{Rule, Source};
 

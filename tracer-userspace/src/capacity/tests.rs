@@ -26,6 +26,7 @@ fn demand() -> Demand {
         kube_proxy: None,
         path: Vec::new(),
         http_proxy_s: None,
+        measured: None,
         now: InForce::default(),
         max: None,
     }

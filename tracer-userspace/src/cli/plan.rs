@@ -39,7 +39,9 @@ pub struct PlanArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Load")]
     pub quiet: Option<Duration>,
 
-    /// Measure this host: entries, rates from two readings, settings in force
+    /// Measure this host: settings in force, conntrack entries, established sockets, and from two readings of
+    /// counters the rates of TCP connections and UDP flows; what it cannot know it says, with the option
+    /// that tells it. No table of connection tracking is dumped
     #[arg(long, help_heading = "Measuring")]
     pub from_host: bool,
     /// Time between the two readings

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use super::{Exit, Failure, say, stdout};
 use crate::{
     audit::{self, configured::KubeProxy},
-    capacity::{Demand, InForce, Kernel, Measured, Plan, balancer},
+    capacity::{Demand, InForce, Kernel, Measured, Plan, Survey, balancer},
     cli::{PageFormat, PlanArgs, page_width},
     host::Host,
     out::{json, plan},
@@ -18,6 +18,9 @@ use crate::{
 
 /// Entries are counted this often between the readings of counters: a peak is short.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
+
+/// Whoever waits longer is told that it goes on.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Computes and prints.
 ///
@@ -39,28 +42,30 @@ pub fn run(args: &PlanArgs) -> Result<Exit, Failure> {
 fn demand(args: &PlanArgs) -> Result<Demand, Failure> {
     let host = Host::new().context("this machine cannot be looked at")?;
     let facts = host.machine();
-    let (mut now, mut measured, mut ipvs, mut kube_proxy) =
-        (InForce::default(), Measured::default(), true, None);
+    let (mut now, mut measured, mut survey) = (InForce::default(), Measured::default(), None);
+    let (mut ipvs, mut kube_proxy) = (true, None);
     if args.from_host {
         measured = measure(&host, args.sample);
         let view = audit::read(&host);
         now = InForce::of(&view, &measured);
+        survey = Some(Survey::new(&measured, &now, &view));
         ipvs = balancer(&view).is_some();
         kube_proxy = view.configured.kube_proxy.clone();
         for unseen in &view.unseen {
             say(&format!("rsttrace: not seen: {} ({})", unseen.what, unseen.why));
         }
     }
+    let measured_udp = measured.udp(now.udp_s);
     let seconds = |time: Option<Duration>| time.map(|time| time.as_secs().max(1));
     now.udp_s = seconds(args.udp_timeout).unwrap_or(now.udp_s);
     now.time_wait_s = seconds(args.time_wait).unwrap_or(now.time_wait_s);
     now.ipvs_tcp_s = seconds(args.ipvs_timeout).unwrap_or(now.ipvs_tcp_s);
     let kernel = args.kernel.or_else(|| Kernel::parse(&facts.release));
     Ok(Demand {
-        connections: args.connections.unwrap_or(0),
-        cps: args.cps.unwrap_or(measured.cps),
+        connections: args.connections.or(measured.connections).unwrap_or(0),
+        cps: args.cps.unwrap_or(measured.cps()),
         life_ms: u64::try_from(args.life.as_millis()).unwrap_or(u64::MAX),
-        udp: args.udp.unwrap_or(0),
+        udp: args.udp.or(measured_udp).unwrap_or(0),
         quiet_s: args.quiet.map(|quiet| quiet.as_secs().max(1)),
         ram_bytes: args
             .ram
@@ -72,6 +77,7 @@ fn demand(args: &PlanArgs) -> Result<Demand, Failure> {
         kube_proxy: kube_proxy.or_else(|| args.kube_proxy.then(KubeProxy::default)),
         path: args.assume.clone(),
         http_proxy_s: seconds(args.http_proxy),
+        measured: survey,
         now,
         max: args.max,
     })
@@ -81,15 +87,23 @@ fn demand(args: &PlanArgs) -> Result<Demand, Failure> {
 fn measure(host: &Host, sample: Duration) -> Measured {
     say(&format!("rsttrace: measuring for {} s", sample.as_secs_f64()));
     let start = Instant::now();
-    let mut readings = vec![host.traffic()];
+    let mut readings = vec![host.traffic(true)];
+    let mut told = start;
     loop {
         let left = sample.saturating_sub(start.elapsed());
         thread::sleep(left.min(COUNT_EVERY));
-        readings.push(host.traffic());
-        if left.is_zero() || start.elapsed() >= sample {
+        if start.elapsed() >= sample {
             break;
         }
+        readings.push(host.traffic(false));
+        if told.elapsed() >= TELL_EVERY {
+            told = Instant::now();
+            let left = sample.saturating_sub(start.elapsed()).as_secs_f64();
+            say(&format!("rsttrace: {left:.0} s to go"));
+        }
     }
+    // Each namespace is read as long after the beginning of a reading as the other time.
     let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    readings.push(host.traffic(true));
     Measured::of(&readings, ms)
 }

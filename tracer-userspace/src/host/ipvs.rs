@@ -1,6 +1,7 @@
 //! IPVS timeouts, switches and tables: generic netlink family "IPVS" (`linux/ip_vs.h`,
 //! `net/netfilter/ipvs/ip_vs_ctl.c`) and `/proc/sys/net/ipv4/vs`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,6 +13,7 @@ use super::netlink::Family;
 use super::nlmsg::{Attributes, attributes, leading, malformed, u16_of, u32_of};
 use super::state::{IpvsDestination, IpvsService, IpvsState};
 use super::sysctl::{flag, value};
+use super::traffic::ServiceKey;
 use crate::settings::IpvsTimer;
 
 const IPVS_GENL_VERSION: u8 = 1;
@@ -33,6 +35,9 @@ const IPVS_SVC_ATTR_ADDR: u16 = 3;
 const IPVS_SVC_ATTR_PORT: u16 = 4;
 const IPVS_SVC_ATTR_FWMARK: u16 = 5;
 const IPVS_SVC_ATTR_SCHED_NAME: u16 = 6;
+const IPVS_SVC_ATTR_STATS: u16 = 10;
+
+const IPVS_STATS_ATTR_CONNS: u16 = 1;
 
 const IPVS_DEST_ATTR_ADDR: u16 = 1;
 const IPVS_DEST_ATTR_PORT: u16 = 2;
@@ -116,6 +121,21 @@ pub(super) fn set_timeout(timer: IpvsTimer, seconds: u32) -> io::Result<()> {
     let mut wanted = Attributes::default();
     wanted.put(attribute, &seconds.to_ne_bytes());
     loaded()?.request(IPVS_CMD_SET_CONFIG, &wanted, &mut |_| Ok(()))
+}
+
+/// Connections that each service has scheduled since it was made or its counters were zeroed, in 32 bits.
+/// `None` while ip_vs is not loaded, or for whoever may not ask.
+pub(super) fn scheduled() -> Option<BTreeMap<ServiceKey, u32>> {
+    let mut counts = BTreeMap::new();
+    let asked = loaded().ok()?.dump(IPVS_CMD_GET_SERVICE, &Attributes::default(), &mut |reply| {
+        let bytes = nested(reply, IPVS_CMD_ATTR_SERVICE)?;
+        let IpvsService { ip, port, fwmark, protocol, .. } = service(bytes)?;
+        let stats = nested(bytes, IPVS_SVC_ATTR_STATS)?;
+        let conns = u32_of(nested(stats, IPVS_STATS_ATTR_CONNS)?)?;
+        counts.insert(ServiceKey { protocol, ip, port, fwmark }, conns);
+        Ok(())
+    });
+    asked.ok().map(|()| counts)
 }
 
 /// The family, without making the kernel load it.

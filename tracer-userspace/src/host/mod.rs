@@ -58,7 +58,7 @@ pub use state::{
     IpvsEntry, IpvsService, IpvsState, IpvsTable, NetnsReach, NetnsState, Owner, OwnerBy, Pod,
     SocketAges, SocketList, SocketState, SocketTimer, TcpCounters, TcpSysctls, TimerKind,
 };
-pub use traffic::Traffic;
+pub use traffic::{Counters, ServiceKey, Traffic};
 
 use crate::event::{Flow, tcp_state};
 

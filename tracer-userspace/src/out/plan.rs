@@ -7,7 +7,7 @@ use super::{
     page::{Page, Style},
 };
 use crate::{
-    capacity::{Demand, Item, Limit, Plan, Rule, Source, Step, mebibytes},
+    capacity::{Bound, Demand, Figure, Item, Limit, Plan, Rule, Source, Step, Survey, mebibytes},
     fix::Fix,
 };
 
@@ -19,6 +19,9 @@ pub fn text(plan: &Plan, color: bool, width: usize) -> String {
     let mut page = Page::new(color, width);
     page.labelled("LOAD", Style::Bold, &load(&plan.demand));
     page.labelled("MACHINE", Style::Bold, &machine(&plan.demand));
+    if let Some(survey) = &plan.demand.measured {
+        measured(&mut page, survey);
+    }
     let mut before = None;
     for it in &plan.items {
         page.blank();
@@ -60,6 +63,29 @@ fn load(demand: &Demand) -> String {
         parts.push(format!("silences of up to {quiet} s"));
     }
     if parts.is_empty() { "none".into() } else { parts.join(", ") }
+}
+
+fn measured(page: &mut Page, survey: &Survey) {
+    let Survey { ms, readings, namespaces, figures } = survey;
+    let over = format!(
+        "for {}.{} s in {namespaces} network namespace{}: counters at both ends, what there is {readings} times",
+        ms / 1000,
+        ms % 1000 / 100,
+        if *namespaces == 1 { "" } else { "s" },
+    );
+    page.labelled("MEASURED", Style::Bold, &over);
+    for figure in figures {
+        let Figure { what, unit, bound, how, option, .. } = figure;
+        let value = match figure.value {
+            Some(value) => format!("{}{value}{unit};", bound.words()),
+            None => "not measured;".into(),
+        };
+        let option = option.map(|option| format!("; {option} tells it")).unwrap_or_default();
+        let text = format!("{how}{option}");
+        let what = format!("{what}:");
+        let body = [(Style::Plain, what.as_str()), (Style::Bold, &value), (Style::Plain, &text)];
+        page.paragraph(&[(Style::Plain, INDENT)], &INDENT.repeat(2), &body);
+    }
 }
 
 fn machine(demand: &Demand) -> String {
@@ -181,6 +207,7 @@ pub fn json(plan: &Plan) -> Value {
                 ("conntrack_peak_seen", demand.now.peak.map(Value::from)),
             ])),
         ),
+        ("measured", demand.measured.as_ref().map(survey)),
         (
             "machine",
             Some(json!({
@@ -196,6 +223,30 @@ pub fn json(plan: &Plan) -> Value {
         ("limits", Some(plan.limits.iter().map(limit_json).collect())),
         ("notes", Some(plan.notes.clone().into())),
     ])
+}
+
+fn survey(survey: &Survey) -> Value {
+    let figure = |figure: &Figure| {
+        let bound = match figure.bound {
+            Bound::Is => "is",
+            Bound::AtMost => "at_most",
+            Bound::AtLeast => "at_least",
+        };
+        object([
+            ("what", Some(figure.what.into())),
+            ("value", figure.value.map(Value::from)),
+            ("bound", figure.value.map(|_| bound.into())),
+            ("unit", (!figure.unit.is_empty()).then(|| figure.unit.trim().into())),
+            ("how", Some(figure.how.clone().into())),
+            ("option", figure.option.map(Value::from)),
+        ])
+    };
+    json!({
+        "ms": survey.ms,
+        "readings": survey.readings,
+        "namespaces": survey.namespaces,
+        "figures": survey.figures.iter().map(figure).collect::<Vec<_>>(),
+    })
 }
 
 /// What entries cost on this kernel.
@@ -269,6 +320,7 @@ mod tests {
                 .map(|name| PathLimit { name: name.into(), seconds: 28_800 })
                 .into(),
             http_proxy_s: Some(60),
+            measured: None,
             now: InForce::default(),
             max: None,
         };
