@@ -1,11 +1,17 @@
 //! What tables and timers know of one connection, how long each will remember it, and what happens first.
 //! Pure: readings in, sentences out.
 
+use std::net::SocketAddr;
+
 use crate::{
     event::{Flow, Nanos, tcp_state},
     fix::Place,
     host::{ConntrackEntry, IpvsEntry, Owner, SocketState, TimerKind},
 };
+
+mod changes;
+
+pub use changes::changes;
 
 /// Something found in a network namespace.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +43,8 @@ pub struct Sight {
     pub ends: Vec<In<End>>,
     pub ipvs: Vec<In<Balanced>>,
     pub conntrack: Vec<In<ConntrackEntry>>,
+    /// Its addresses that are IPVS services, where no table has an entry of it.
+    pub services: Vec<In<SocketAddr>>,
     /// An entry that was there, without which open sockets are cut off.
     pub lost: Option<String>,
     /// What could not be looked at, and why.
@@ -198,6 +206,17 @@ impl Sight {
             );
             return say(Level::Breaks, text);
         }
+        if let Some(service) = self.without_entry() {
+            let text = format!(
+                "{} is an IPVS service {}, and no IPVS table has an entry of the connection: the next packet \
+                 meets no state and breaks the connection",
+                service.it,
+                service.place.describe()
+            );
+            // It may be in what could not be looked at.
+            let level = if self.unseen.is_empty() { Level::Breaks } else { Level::Open };
+            return say(level, text);
+        }
         if let Some(waiting) = self.unanswered() {
             return say(Level::Open, waiting);
         }
@@ -212,15 +231,34 @@ impl Sight {
             (None, _) if !self.ipvs.is_empty() => {
                 say(Level::Fine, "packets pass: its IPVS timer has just been wound up".into())
             }
-            (None, keepalive) => say(Level::Fine, {
-                let mut text =
-                    "no table of this host translates it: nothing here can forget it".into();
-                if keepalive.is_none() {
-                    text += "; without keepalive, a device on the path may";
-                }
-                text
-            }),
+            (None, None) if ends.len() < 2 => say(
+                Level::Open,
+                "no table of this host translates it: nothing here can forget it; without keepalive, a \
+                 device on the path may"
+                    .into(),
+            ),
+            (None, _) => say(
+                Level::Fine,
+                "no table of this host translates it: nothing here can forget it".into(),
+            ),
         }
+    }
+
+    /// The IPVS service that an open socket talks to although no table translates for it: the entry was lost
+    /// before anybody looked.
+    fn without_entry(&self) -> Option<&In<SocketAddr>> {
+        let translated = self.conntrack.iter().any(|entry| self.depends_on(entry));
+        if translated || !self.ipvs.is_empty() {
+            return None;
+        }
+        let flows = || self.living().map(|socket| socket.flow);
+        let handshake = |socket: &&SocketState| socket.state == tcp_state::SYN_SENT;
+        let talks_to = |service: &SocketAddr| {
+            let mut open = self.living().filter(|socket| !handshake(socket));
+            // A socket that holds the service's own address needs no entry.
+            open.any(|it| it.flow.dst == *service && !flows().any(|at| at == it.flow.reversed()))
+        };
+        self.services.iter().find(|service| talks_to(&service.it))
     }
 
     /// Data or a window that the peer does not answer for.
@@ -311,97 +349,6 @@ pub fn tenths(ms: u64) -> String {
     }
 }
 
-/// What is no more, since the reading before, and what that means.
-pub fn changes(before: &Sight, now: &Sight) -> Vec<String> {
-    let mut list = Vec::new();
-    let lives = now.living().next().is_some();
-    for gone in &before.ipvs {
-        let same = |it: &&In<Balanced>| {
-            it.place.netns == gone.place.netns
-                && it.it.entry.virtual_flow == gone.it.entry.virtual_flow
-        };
-        if now.ipvs.iter().any(|it| same(&it)) {
-            continue;
-        }
-        let why = ended(before.ipvs_left_s(&gone.it), before.at, now.at);
-        let then = if lives {
-            "the sockets do not know: the next packet meets no state and breaks the connection"
-        } else {
-            "no open socket of it is left here"
-        };
-        list.push(format!("the IPVS entry {} is gone ({why}): {then}", gone.place.describe()));
-    }
-    for gone in &before.conntrack {
-        let same = |it: &&In<ConntrackEntry>| {
-            it.place.netns == gone.place.netns && it.it.original == gone.it.original
-        };
-        if now.conntrack.iter().any(|it| same(&it)) {
-            continue;
-        }
-        let why = ended(gone.it.left_s.map(u64::from), before.at, now.at);
-        let then = match conntrack_loss(before, now, gone) {
-            _ if !lives => "no open socket of it is left here",
-            Loss::Translation => "its translation is lost; the next packet may go astray",
-            Loss::WithIpvs => "IPVS deletes it together with its own, which has run out",
-            Loss::UnderIpvs => "if IPVS still has its own, the next packet makes a new one",
-            Loss::Nothing => "harmless: the next packet makes a new one",
-        };
-        list.push(format!("the conntrack entry {} is gone ({why}): {then}", gone.place.describe()));
-    }
-    for gone in &before.ends {
-        let socket = &gone.it.socket;
-        let there =
-            |it: &In<End>| it.place.netns == gone.place.netns && it.it.socket.flow == socket.flow;
-        if !now.ends.iter().any(there) {
-            list.push(format!(
-                "the socket {} {} is gone: it was in {}",
-                socket.flow.src,
-                gone.place.describe(),
-                tcp_state::name(socket.state)
-            ));
-        }
-    }
-    list
-}
-
-/// What the end of a conntrack entry means.
-enum Loss {
-    Translation,
-    WithIpvs,
-    UnderIpvs,
-    Nothing,
-}
-
-fn conntrack_loss(before: &Sight, now: &Sight, gone: &In<ConntrackEntry>) -> Loss {
-    let balanced = before.ipvs.iter().find(|it| it.place.netns == gone.place.netns);
-    match balanced {
-        None if gone.it.translates() => Loss::Translation,
-        None => Loss::Nothing,
-        Some(it)
-            if before
-                .ipvs_left_s(&it.it)
-                .is_some_and(|left| left <= elapsed(before.at, now.at)) =>
-        {
-            Loss::WithIpvs
-        }
-        Some(_) => Loss::UnderIpvs,
-    }
-}
-
-/// Seconds that may have passed between two readings of whole seconds.
-fn elapsed(before: Nanos, now: Nanos) -> u64 {
-    now.saturating_sub(before) / SECOND + 1
-}
-
-/// How an entry came to its end, judged by what it had left when it was last read.
-fn ended(left_s: Option<u64>, before: Nanos, now: Nanos) -> String {
-    match left_s {
-        Some(left) if left <= elapsed(before, now) => "it expired".into(),
-        Some(left) => format!("removed, {left} s before its time"),
-        None => "removed, or expired".into(),
-    }
-}
-
 /// Every tuple by which a reading names the connection.
 pub fn tuples(sight: &Sight) -> Vec<Flow> {
     let mut flows: Vec<Flow> = Vec::new();
@@ -429,9 +376,9 @@ pub fn parse_flow(text: &str) -> Result<Flow, String> {
         return Err(format!("`{text}` is no connection such as 10.0.0.1:40000→10.96.0.10:3306"));
     };
     let address = |word: &str| {
-        let parsed: Result<std::net::SocketAddr, _> = word.parse();
+        let parsed: Result<SocketAddr, _> = word.parse();
         parsed
-            .map(|it| std::net::SocketAddr::new(it.ip().to_canonical(), it.port()))
+            .map(|it| SocketAddr::new(it.ip().to_canonical(), it.port()))
             .map_err(|_| format!("`{word}` is no address:port, or [address]:port for IPv6"))
     };
     let flow = Flow { src: address(src)?, dst: address(dst)? };

@@ -151,7 +151,7 @@ fn signal(choice: &Choice, absent_modules: &BTreeSet<&str>) -> SignalReport {
     let (state, way, invisible, cost) = match &choice.taken {
         Some((way, programs)) => {
             let state = if way.blind.is_some() { State::Part } else { State::Full };
-            (state, programs.iter().map(program).collect(), way.blind, way.cost)
+            (state, names(programs), way.blind, way.cost)
         }
         None => (State::No, Vec::new(), Some(signal.blind), None),
     };
@@ -174,6 +174,13 @@ fn signal(choice: &Choice, absent_modules: &BTreeSet<&str>) -> SignalReport {
     }
 }
 
+/// A second program at the same place, for when the kernel leaves the first one out, is no other way.
+fn names(programs: &[Program]) -> Vec<String> {
+    let mut names: Vec<String> = programs.iter().map(program).collect();
+    names.dedup();
+    names
+}
+
 /// "tcp_send_reset (raw tracepoint)"
 fn program(program: &Program) -> String {
     let kind = match program.way {
@@ -189,7 +196,9 @@ fn program(program: &Program) -> String {
 fn way_name(way: &Way, choice: &Choice) -> String {
     let taken = choice.taken.as_ref().map_or(&[][..], |(taken, _)| taken.hooks);
     let part = way.hooks.len() < taken.len() && way.hooks.iter().all(|hook| taken.contains(hook));
-    way.hooks.join(" + ") + if part { " alone" } else { "" }
+    let twice = |hook: &&str| hook.strip_suffix("_again").is_some_and(|it| way.hooks.contains(&it));
+    let hooks: Vec<&str> = way.hooks.iter().copied().filter(|hook| !twice(hook)).collect();
+    hooks.join(" + ") + if part { " alone" } else { "" }
 }
 
 fn in_words(why: &WhyNot) -> String {
@@ -371,6 +380,26 @@ mod tests {
             assert!(it.lacks.is_empty());
         }
         assert!(diagnosis.advice.is_empty());
+    }
+
+    #[test]
+    fn a_hook_that_is_taken_twice_is_named_once() {
+        let mut found = found(&everything(), &[]);
+        let choice = found.choices.iter_mut().find(|it| it.signal.id == "reset_sent");
+        let choice = choice.expect("a signal");
+        let way = &choice.signal.ways[0];
+        assert_eq!(way.hooks, ["tcp_send_reset", "tcp_send_reset_again"]);
+        let program = |hook: &&str| Program {
+            name: format!("{hook}__rawtp"),
+            hook: (*hook).to_owned(),
+            way: ProgramWay::RawTracepoint,
+            target: "tcp_send_reset".into(),
+        };
+        choice.taken = Some((way, way.hooks.iter().map(program).collect()));
+        assert_eq!(way_name(way, choice), "tcp_send_reset");
+        let diagnosis = Diagnosis::new(found, Vec::new());
+        let told = diagnosis.signals.iter().find(|it| it.id == "reset_sent").expect("a signal");
+        assert_eq!(told.way, ["tcp_send_reset (raw tracepoint)"]);
     }
 
     #[test]

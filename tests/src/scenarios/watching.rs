@@ -92,7 +92,8 @@ fn agrees_with_tools(stage: &Stage<'_>) -> Result<Witness> {
     Ok(Witness::default())
 }
 
-/// It says that the entry has expired, and from then on that the connection is broken.
+/// It says that the entry has expired, and from then on that the connection is broken; so does a second
+/// watcher, who comes later.
 fn sees_expiry(stage: &Stage<'_>) -> Result<Witness> {
     let connection = Connection::tracked(stage, TIMEOUT)?;
     let lines = watch(stage, "--duration 12s")?;
@@ -110,6 +111,10 @@ fn sees_expiry(stage: &Stage<'_>) -> Result<Witness> {
     for line in &lines[at..] {
         ensure!(level(line).as_deref() == Some("breaks"), "afterwards: {line}");
     }
+    // Whoever looks only now has not seen it go.
+    let late = watch(stage, "--count 1")?;
+    let line = late.first().context("nothing printed")?;
+    ensure!(level(line).as_deref() == Some("breaks"), "looked at too late: {line}");
     connection.keep(stage);
     Ok(Witness::default())
 }

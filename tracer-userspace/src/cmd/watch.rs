@@ -67,16 +67,18 @@ fn choose(host: &Host, target: Target) -> Result<Option<Flow>, Failure> {
     match (sockets.as_slice(), target) {
         ([], _) => Err(usage(anyhow!("{whose} has no open TCP connection that we may see"))),
         ([one], Target::Process(_)) => Ok(Some(one.flow)),
-        (several, _) => pick(several, &whose),
+        (several, _) => pick(host, several, &whose),
     }
 }
 
 /// Asks on a terminal; elsewhere the list is the answer, and a usage error.
-fn pick(sockets: &[SocketState], whose: &str) -> Result<Option<Flow>, Failure> {
-    stdout::write(&watch::list(sockets, MOST_LISTED))?;
+fn pick(host: &Host, sockets: &[SocketState], whose: &str) -> Result<Option<Flow>, Failure> {
+    let (listed, more) = sockets.split_at(sockets.len().min(MOST_LISTED));
+    stdout::write(&watch::list(listed, &host.holders(listed), more.len()))?;
     if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
+        let s = if sockets.len() == 1 { "" } else { "s" };
         let count = sockets.len();
-        return Err(usage(anyhow!("{whose} has {count} connections: name one of them")));
+        return Err(usage(anyhow!("{whose} has {count} connection{s}: name the one to watch")));
     }
     loop {
         stdout::write("watch which one? ")?;

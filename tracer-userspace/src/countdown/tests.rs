@@ -198,6 +198,34 @@ fn what_was_lost_is_remembered_until_it_is_back() {
 }
 
 #[test]
+fn a_connection_to_an_ipvs_service_without_an_entry_breaks_although_its_loss_was_not_watched() {
+    let service = || vec![here(NODE, address(VIP))];
+    let lost = Sight { ends: vec![client(None)], services: service(), ..sight() };
+    let (level, text) = told(&lost);
+    assert_eq!(level, Level::Breaks);
+    assert!(text.starts_with("10.96.0.10:3306 is an IPVS service in netns n1, and no"), "{text}");
+    // Its entry may be where nobody could look.
+    let hidden = Sight { unseen: vec!["the tables of others".into()], ..lost.clone() };
+    assert_eq!(told(&hidden).0, Level::Open);
+    // Not through IPVS: another translation, or the socket at the service's address itself.
+    let translated = Sight { conntrack: vec![tracked(NODE, 50)], ..lost.clone() };
+    assert!(told(&translated).1.contains("the conntrack entry"), "{:?}", told(&translated));
+    let local = end(NODE, flow(VIP, CLIENT), None);
+    let direct = Sight { ends: vec![client(None), local], ..lost };
+    assert_eq!(told(&direct).0, Level::Fine);
+}
+
+#[test]
+fn an_end_without_keepalive_is_not_fine_while_the_other_is_elsewhere() {
+    let quiet = Sight { ends: vec![client(None)], ..sight() };
+    let (level, text) = told(&quiet);
+    assert_eq!(level, Level::Open);
+    assert!(text.ends_with("a device on the path may"), "{text}");
+    let kept = client(Some((TimerKind::Keepalive, 100_000)));
+    assert_eq!(told(&Sight { ends: vec![kept], ..sight() }).0, Level::Fine);
+}
+
+#[test]
 fn a_closed_connection_is_over_whatever_tables_say() {
     let mut waiting = client(Some((TimerKind::TimeWait, 59_000)));
     waiting.it.socket.state = tcp_state::TIME_WAIT;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -90,6 +90,14 @@ pub(super) fn timeouts() -> Option<IpvsState> {
         let _ = read_timeouts(&mut ipvs, &mut state);
     }
     Some(state)
+}
+
+/// Which of these addresses are TCP services of the calling thread's namespace.
+pub(super) fn services_at(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let text = fs::read_to_string("/proc/thread-self/net/ip_vs").unwrap_or_default();
+    let services = ipvs_services::parse(&text);
+    let is_one = |at: &SocketAddr| services.iter().any(|it| it.is_tcp_at(*at));
+    addresses.filter(is_one).collect()
 }
 
 /// One timeout, seconds.

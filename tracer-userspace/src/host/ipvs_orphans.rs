@@ -52,9 +52,7 @@ impl Host {
         let balancers = self.holders.balancers();
         let has_it = |state: &NetnsState| {
             let services = state.ipvs.iter().flat_map(|ipvs| ipvs.services.iter().flatten());
-            services.into_iter().any(|it| {
-                it.protocol == IPPROTO_TCP && (it.ip, it.port) == (service.ip(), service.port())
-            })
+            services.into_iter().any(|it| it.is_tcp_at(service))
         };
         let found = likely
             .iter()

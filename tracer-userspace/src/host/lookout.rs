@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ pub struct Lookout {
     /// Where something was found at the last full look.
     known: BTreeMap<u32, NetnsReach>,
     ipvs: Vec<In<Balanced>>,
+    services: Vec<In<SocketAddr>>,
     unseen: Vec<String>,
     looked: Option<Instant>,
     owners: BTreeMap<(u32, u64), Option<Owner>>,
@@ -43,6 +45,7 @@ struct Part {
     conntrack: Vec<ConntrackEntry>,
     ipvs: Vec<IpvsEntry>,
     limit_s: Option<u32>,
+    services: Vec<SocketAddr>,
     unseen: Vec<&'static str>,
 }
 
@@ -55,6 +58,7 @@ impl Host {
             flows: vec![flow],
             known: BTreeMap::new(),
             ipvs: Vec::new(),
+            services: Vec::new(),
             unseen: Vec::new(),
             looked: None,
             owners: BTreeMap::new(),
@@ -83,6 +87,14 @@ impl Host {
         sockets
     }
 
+    /// The processes of these sockets, by inode: one walk over all processes.
+    #[must_use]
+    pub fn holders(&self, sockets: &[SocketState]) -> BTreeMap<u64, Owner> {
+        owner::holders_of(
+            &sockets.iter().map(|socket| socket.inode).filter(|it| *it != 0).collect(),
+        )
+    }
+
     /// The process of an end.
     #[must_use]
     pub fn holder(&self, netns: u32, socket: &SocketState) -> Option<Owner> {
@@ -97,7 +109,6 @@ impl Lookout {
         let full = self.looked.is_none_or(|looked| looked.elapsed() >= TABLE_EVERY);
         if full {
             self.looked = Some(Instant::now());
-            (self.ipvs, self.unseen) = (Vec::new(), Vec::new());
         }
         let mut sight = self.pass(full);
         // Where it is translated, its other end goes by another name.
@@ -132,7 +143,7 @@ impl Lookout {
                 .collect()
         };
         if full {
-            (self.ipvs, self.unseen) = (Vec::new(), Vec::new());
+            (self.ipvs, self.services) = (Vec::new(), Vec::new());
             self.known.clear();
         }
         let mut sight = Sight { at, ..Sight::default() };
@@ -156,6 +167,8 @@ impl Lookout {
                 place: place.clone(),
                 it: Balanced { entry, read: at, limit_s: part.limit_s },
             }));
+            let services = part.services.into_iter();
+            self.services.extend(services.map(|it| In { place: place.clone(), it }));
             sight
                 .conntrack
                 .extend(part.conntrack.into_iter().map(|it| In { place: place.clone(), it }));
@@ -168,17 +181,20 @@ impl Lookout {
             self.unseen = unseen.into_iter().map(str::to_owned).collect();
             let hidden = self.host.hidden_processes();
             if hidden > 0 {
+                let s = if hidden == 1 { "" } else { "es" };
                 self.unseen.push(format!(
-                    "the network namespaces of {hidden} processes (only root may look where they live)"
+                    "the network namespaces of {hidden} process{s} (only root may look where they live)"
                 ));
             }
             if closed > 0 {
+                let s = if closed == 1 { "" } else { "s" };
                 self.unseen.push(format!(
-                    "{closed} network namespaces (entering one needs CAP_SYS_ADMIN)"
+                    "{closed} network namespace{s} (entering one needs CAP_SYS_ADMIN)"
                 ));
             }
         }
         sight.ipvs.clone_from(&self.ipvs);
+        sight.services.clone_from(&self.services);
         sight.unseen.clone_from(&self.unseen);
         sight
     }
@@ -241,7 +257,9 @@ fn read_table(flows: &[Flow], part: &mut Part) {
     if table.truncated {
         part.unseen.push("IPVS entries behind the first 65536 of a table");
     }
-    if !table.entries.is_empty() {
+    if table.entries.is_empty() && !table.truncated {
+        part.services = ipvs::services_at(flows.iter().flat_map(|flow| [flow.src, flow.dst]));
+    } else if !table.entries.is_empty() {
         part.limit_s = ipvs::timeouts().and_then(|ipvs| ipvs.timeout_tcp_s);
     }
     part.ipvs = table.entries;

@@ -1,7 +1,7 @@
 //! Which process owns a socket: one that holds it (its link `/proc/PID/fd/N -> socket:[INODE]`), else
 //! the one that connected it, else one that listens where it was accepted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -81,6 +81,21 @@ pub(super) fn sockets_of(pid: u32) -> Option<BTreeSet<u64>> {
         target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
     };
     Some(entries.flatten().filter_map(inode).collect())
+}
+
+/// Who holds each of these sockets: the lowest pid, and pid 1, which opens sockets for others, only alone.
+pub(super) fn holders_of(inodes: &BTreeSet<u64>) -> BTreeMap<u64, Owner> {
+    let mut found = BTreeMap::new();
+    let (init, rest): (Vec<u32>, Vec<u32>) = others().into_iter().partition(|&pid| pid == 1);
+    for pid in rest.into_iter().chain(init) {
+        let held = sockets_of(pid).unwrap_or_default();
+        let new: Vec<u64> =
+            held.intersection(inodes).copied().filter(|inode| !found.contains_key(inode)).collect();
+        if let Some(owner) = (!new.is_empty()).then(|| describe(pid)).flatten() {
+            found.extend(new.into_iter().map(|inode| (inode, owner.clone())));
+        }
+    }
+    found
 }
 
 /// Among several holders the lowest pid of those in network namespace `netns`, else of all: a
@@ -188,6 +203,15 @@ mod tests {
         assert_eq!(found(&socket(inode, None), None), held);
         assert_eq!(found(&socket(inode, Some(holder.opener())), None), held);
         assert_eq!(found(&socket(inode, Some(other.opener())), None), held);
+    }
+
+    #[test]
+    fn one_walk_finds_the_holders_of_all_sockets_that_have_one() {
+        let (fd, inode) = listener();
+        let holder = Process::new(fd);
+        let found = holders_of(&BTreeSet::from([inode, u64::MAX]));
+        let pids: Vec<_> = found.iter().map(|(inode, owner)| (*inode, owner.pid)).collect();
+        assert_eq!(pids, [(inode, holder.0.id())]);
     }
 
     #[test]

@@ -173,6 +173,15 @@ pub struct IpvsService {
     pub destinations: Vec<IpvsDestination>,
 }
 
+impl IpvsService {
+    /// Whether TCP connections to this address are its own.
+    #[must_use]
+    pub fn is_tcp_at(&self, address: SocketAddr) -> bool {
+        const TCP: u8 = 6;
+        self.protocol == TCP && (self.ip, self.port) == (address.ip(), address.port())
+    }
+}
+
 /// A real server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IpvsDestination {

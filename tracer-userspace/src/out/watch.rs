@@ -1,5 +1,7 @@
 //! The timers of one connection, for people and for machines.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -10,7 +12,7 @@ use crate::{
     cause::conntrack_idle_expired::state_name,
     countdown::{Balanced, End, In, Level, Outlook, Sight, tenths},
     event::{Flow, tcp_state},
-    host::{ConntrackEntry, SocketState, TimerKind},
+    host::{ConntrackEntry, Owner, SocketState, TimerKind},
 };
 
 /// What has been seen at one moment, and before.
@@ -83,9 +85,7 @@ fn conntrack(found: &In<ConntrackEntry>) -> String {
 
 fn end(found: &In<End>) -> String {
     let End { socket, owner } = &found.it;
-    let owner = owner
-        .as_ref()
-        .map_or_else(String::new, |owner| format!(", {} (pid {})", owner.comm, owner.pid));
+    let owner = owner.as_ref().map_or_else(String::new, |owner| format!(", {}", process(owner)));
     format!(
         "{} {}, {}{owner}, {}",
         socket.flow.src,
@@ -93,6 +93,10 @@ fn end(found: &In<End>) -> String {
         timer(socket),
         found.place.describe()
     )
+}
+
+fn process(owner: &Owner) -> String {
+    format!("{} (pid {})", owner.comm, owner.pid)
 }
 
 fn timer(socket: &SocketState) -> String {
@@ -226,24 +230,54 @@ fn end_json(found: &In<End>) -> Value {
     ])
 }
 
-/// A list of connections to pick from, numbered from 1.
-pub fn list(sockets: &[SocketState], most: usize) -> String {
+/// A list of connections to pick from, numbered from 1, with the processes that hold them, by inode.
+pub fn list(sockets: &[SocketState], holders: &BTreeMap<u64, Owner>, more: usize) -> String {
     let mut page = Page::new(false, usize::MAX);
-    for (index, socket) in sockets.iter().take(most).enumerate() {
+    for (index, socket) in sockets.iter().enumerate() {
+        let holder = holders.get(&socket.inode);
         let line = format!(
-            "{:4}  {}  {}  {}",
+            "{:4}  {}  {}  {}{}",
             index + 1,
             socket.flow,
             tcp_state::name(socket.state),
-            timer(socket)
+            timer(socket),
+            holder.map_or_else(String::new, |owner| format!("  {}", process(owner)))
         );
         page.verbatim("", &line);
     }
-    if sockets.len() > most {
-        page.verbatim(
-            "",
-            &format!("      and {} more: name one by its addresses", sockets.len() - most),
-        );
+    if more > 0 {
+        page.verbatim("", &format!("      and {more} more: name one by its addresses"));
     }
     page.finish().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::flow;
+
+    #[test]
+    fn a_list_names_the_process_of_each_connection_and_how_many_it_leaves_out() {
+        let socket = SocketState {
+            flow: flow("10.0.0.2:41822", "10.96.0.10:3306"),
+            state: tcp_state::ESTABLISHED,
+            inode: 7,
+            uid: 0,
+            timer: None,
+            retransmits: 0,
+            receive_queue: 0,
+            send_queue: 0,
+            ages: None,
+            bytes_received: None,
+            bytes_acked: None,
+            v6_only: false,
+        };
+        let owner = Owner { pid: 4121, comm: "node\u{1b}[2J".into(), ..Owner::default() };
+        let told = list(&[socket], &BTreeMap::from([(7, owner)]), 3);
+        assert_eq!(
+            told,
+            "   1  10.0.0.2:41822 -> 10.96.0.10:3306  ESTABLISHED  no keepalive  node\\u{1b}[2J (pid 4121)\n      \
+             and 3 more: name one by its addresses\n"
+        );
+    }
 }

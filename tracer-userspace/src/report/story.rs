@@ -25,10 +25,18 @@ fn extent(report: &Report) -> Option<Extent> {
     Some(Extent { first, last: report.causes.iter().map(|part| part.last).max()? })
 }
 
+/// " by A or B" where `--cause` left only these; others may have broken by another.
+fn by_selected(report: &Report) -> String {
+    match report.only.as_slice() {
+        [] => String::new(),
+        only => format!(" by {}", only.join(" or ")),
+    }
+}
+
 /// One sentence.
 pub fn headline(report: &Report) -> String {
     let Some(first) = report.causes.first() else {
-        return "No connection broke".into();
+        return format!("No connection broke{}", by_selected(report));
     };
     let total = report.connections;
     let took = extent(report).map(Extent::long);
@@ -123,8 +131,12 @@ pub fn summary(report: &Report, in_full: usize) -> String {
             sentences.push(format!("{when}, {broke} broke{on}."));
         }
         None => {
-            let selected = report.selected().map(|it| format!(" ({it})")).unwrap_or_default();
-            sentences.push(format!("No connection broke{on}{selected}."));
+            let window = report.window().map(|it| format!(" ({it})")).unwrap_or_default();
+            let by = by_selected(report);
+            sentences.push(format!("No connection broke{by}{on}{window}."));
+            if !by.is_empty() {
+                sentences.push("Whether others broke is in the report without --cause.".into());
+            }
         }
     }
     sentences.extend(report.causes.iter().take(in_full).map(|part| told(part, report.connections)));

@@ -7,12 +7,18 @@ use super::{
 };
 
 impl Report {
-    /// What `--since`, `--until` and `--cause` left.
-    pub fn selected(&self) -> Option<String> {
+    /// What `--since` and `--until` left.
+    pub fn window(&self) -> Option<String> {
         let since = self.since.map(|at| format!("from {} UTC", at.full()));
         let until = self.until.map(|at| format!("before {} UTC", at.full()));
+        let all: Vec<String> = [since, until].into_iter().flatten().collect();
+        (!all.is_empty()).then(|| all.join(", "))
+    }
+
+    /// What `--since`, `--until` and `--cause` left.
+    pub fn selected(&self) -> Option<String> {
         let only = (!self.only.is_empty()).then(|| format!("only {}", self.only.join(", ")));
-        let all: Vec<String> = [since, until, only].into_iter().flatten().collect();
+        let all: Vec<String> = [self.window(), only].into_iter().flatten().collect();
         (!all.is_empty()).then(|| all.join(", "))
     }
 

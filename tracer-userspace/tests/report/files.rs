@@ -81,6 +81,10 @@ fn a_cause_or_a_time_leaves_the_others_out() {
     assert_eq!(causes(&["--since", "2026-01-01T00:00:00Z"]), 2);
     assert_eq!(causes(&["--since", "2100-01-01T00:00:00Z"]), 0);
     assert_eq!(causes(&["--until", "2026-01-01T00:00:00Z"]), 0);
+    // Two broke, by something else.
+    let (_, stdout, _) = run(&file, &["--cause", "listen_overflow"]);
+    assert!(stdout.starts_with("# No connection broke by listen_overflow\n"), "{stdout}");
+    assert!(stdout.contains("\nNo connection broke by listen_overflow on "), "{stdout}");
     let (code, _, stderr) = run(&file, &["--since", "yesterday"]);
     assert_eq!(code, Some(2));
     assert!(stderr.contains("`yesterday` is no time"), "{stderr}");
