@@ -65,7 +65,9 @@ fn unused_abort(evidence: &Evidence<'_>) -> Option<(u64, &'static str, Confidenc
     if let Some(at) = evidence.active() {
         let socket = at.it.socket.as_ref()?;
         let on_purpose = socket.linger_zero && socket.never_used();
-        return on_purpose.then_some((at.ts, why, Confidence::Observed));
+        // A server that aborts what it accepted has refused somebody.
+        let by_initiator = evidence.client_view()?.src == socket.flow.src;
+        return (on_purpose && by_initiator).then_some((at.ts, why, Confidence::Observed));
     }
     let at = evidence.received()?;
     let abort = at.it.packet?.has(tcp_flag::ACK);

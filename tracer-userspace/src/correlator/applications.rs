@@ -60,6 +60,18 @@ fn aborted(abort: ResetSent) -> Vec<Incident> {
     replay([received(NOW, CLIENT_NS, client), sent(NOW + 1, SERVER_NS, abort)])
 }
 
+#[test]
+fn a_server_that_aborts_a_connection_it_accepted_is_no_health_check() {
+    let aborts = |mut socket: Socket| {
+        socket.linger_zero = true;
+        (socket.bytes_received, socket.bytes_sent) = (0, 0);
+        active(socket, &["tcp_send_active_reset", "tcp_disconnect", "__tcp_close"], "")
+    };
+    assert_eq!(causes(&aborted(aborts(server()))), ["linger_zero"]);
+    let checker = aborts(socket(1, CLIENT, SERVER, 990 * SECOND));
+    assert_eq!(causes(&replay([sent(NOW, CLIENT_NS, checker)])), ["handshake_rejected"]);
+}
+
 const LISTEN_STOP: [&str; 5] = [
     "tcp_send_active_reset",
     "tcp_disconnect",
