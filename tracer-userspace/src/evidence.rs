@@ -117,9 +117,10 @@ impl<'a> Evidence<'a> {
             .into_iter()
             .flat_map(|memory| memory.of(self.case.identity.flows()))
             .filter(|loss| {
-                // Retries renew a clash, and may come before a late judgement.
+                // Retries renew a drop, and so does what the dead end still answers; both may come before
+                // the judgement.
                 let came = match &loss.loss {
-                    Loss::Drop(drop) if drop.clash.is_some() => loss.since,
+                    Loss::Drop(_) => loss.since,
                     _ => loss.ts,
                 };
                 came <= self.case.opened.saturating_add(TOLERANCE)

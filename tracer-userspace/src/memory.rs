@@ -54,6 +54,11 @@ impl Remembered {
     pub fn new(ts: Nanos, netns: u32, loss: Loss) -> Self {
         Self { ts, since: ts, netns, loss }
     }
+
+    /// When it was seen last, of what is known of it: not later than `opened`.
+    pub fn seen_by(&self, opened: Nanos) -> Nanos {
+        if self.ts <= opened { self.ts } else { self.since }
+    }
 }
 
 /// The bounded store.

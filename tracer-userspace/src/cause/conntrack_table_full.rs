@@ -110,14 +110,15 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         .and_then(|table| Some(format!(" ({} of {} entries)", table.count?, table.max?)));
     let fill = fill.unwrap_or_default();
     let place = evidence.place(loss.netns).describe();
+    let ts = loss.seen_by(evidence.case.opened);
     let verdict = Verdict::new(confidence, format!("the conntrack table was full{fill} {place}"))
         .finding(Finding {
             kind: "conntrack_full_drop",
-            ts: loss.ts,
+            ts,
             summary: format!(
                 "packet {} dropped {place}: no room for its conntrack entry{fill}, {} before",
                 drop.packet.flow,
-                human_s(evidence.age_s(loss.ts).abs()),
+                human_s(evidence.age_s(ts).abs()),
             ),
         });
     Some(match confidence {

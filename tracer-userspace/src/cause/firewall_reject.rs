@@ -135,12 +135,13 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         let (tool, place) = (tool(stack), evidence.place(loss.netns).describe());
         let flow = drop.packet.flow;
         let why = format!("{tool} {place} answered it with an ICMP error");
+        let ts = loss.seen_by(evidence.case.opened);
         return Some(Verdict::new(Confidence::Observed, why).finding(Finding {
             kind: "firewall_unreachable",
-            ts: loss.ts,
+            ts,
             summary: format!(
                 "{tool} {place} dropped {flow} and answered with an ICMP error, {} before",
-                human_s(evidence.age_s(loss.ts).abs())
+                human_s(evidence.age_s(ts))
             ),
         }));
     }

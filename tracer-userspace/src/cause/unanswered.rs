@@ -64,14 +64,15 @@ pub fn dropped(evidence: &Evidence<'_>) -> Option<Finding> {
         Some(stack) => (firewall_reject::tool(stack), " and answered it with an ICMP error"),
         None => ("netfilter", ""),
     };
+    let ts = loss.seen_by(evidence.case.opened);
     Some(Finding {
         kind: "netfilter_drop",
-        ts: loss.ts,
+        ts,
         summary: format!(
             "{who} {} dropped {}{answer}, {} before",
             evidence.place(loss.netns).describe(),
             drop.packet.flow,
-            human_s(evidence.age_s(loss.ts)),
+            human_s(evidence.age_s(ts)),
         ),
     })
 }

@@ -84,6 +84,19 @@ fn a_host_unreachable_makes_the_waits_short_and_the_rule_is_blamed_all_the_same(
     assert_eq!(causes(&replay([rule, gave_up])), ["firewall_reject"]);
 }
 
+#[test]
+fn a_rule_that_also_rejects_what_the_dead_end_answers_is_blamed_all_the_same() {
+    let late_answer = Packet { flags: 4, payload: 0, ..data(CLIENT, VIP) };
+    let told = replay([
+        behind_nat(NOW - 3 * SECOND, data(CLIENT, VIP)),
+        failed(NOW, CLIENT_NS, client(111), 111, &["tcp_write_timer"]),
+        behind_nat(NOW + SECOND / 10, late_answer),
+    ]);
+    assert_eq!(only(&told).cause.id, "firewall_reject");
+    assert!(told[0].evidence.iter().any(|it| it.summary.contains("3.0 s before")));
+    assert_eq!(told[0].destination_nat, Some(address(SERVER)));
+}
+
 /// The tracer's coverage once nf_reject_ipv4 is there, hooked or on its way to it.
 fn module_came(ts: u64, hooked: bool) -> Event {
     let Event { netns, body: Body::Session(base), .. } = session(ts) else {
