@@ -40,11 +40,15 @@ pub const CAUSE: Cause = Cause {
                  ipvsadm sets",
             ),
             (
+                "data_after_close",
+                "there the packet still reached the host of the side that had closed",
+            ),
+            (
                 "an orderly close",
                 "once both sides have sent FIN, nothing is reset any more when the entry goes",
             ),
         ],
-        fixes: &[remedy::KEEPALIVE, NO_HALF_CLOSE, RAISE_FIN_TIMEOUT],
+        fixes: &[END_AT_EOF, remedy::KEEPALIVE, NO_HALF_CLOSE, RAISE_FIN_TIMEOUT],
         not_fixes: &[ALL_VALUES, FIRST_VALUE],
     },
     judge,
@@ -58,6 +62,17 @@ pub const CAUSE: Cause = Cause {
 const FIN_WAIT: u32 = 4;
 /// See [`FIN_WAIT`].
 const CLOSE_WAIT: u32 = 7;
+
+const END_AT_EOF: Remedy = Remedy {
+    id: "end_at_eof",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "let the client end the connection when it reads the server's end of it",
+    reason: "the server's FIN had come before: if that was its close, and no half-close, a packet that \
+             reached it would have been reset as well",
+    how: "treat a read of 0 bytes as the end; a pool looks for it before it hands a connection out \
+          (validate on borrow)",
+};
 
 const NO_HALF_CLOSE: Remedy = Remedy {
     id: "no_half_close",
@@ -98,17 +113,27 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         return None;
     }
     let confidence = evidence.lost_entry_confidence();
-    Some(
-        Verdict::new(
-            confidence,
-            format!(
-                "its IPVS entry had expired in {} (limit {})",
-                state_name(end.state),
-                human_s(end.timeout_s)
-            ),
-        )
-        .finding(finding(evidence, loss.ts, end)),
+    let verdict = Verdict::new(
+        confidence,
+        format!(
+            "its IPVS entry had expired in {} (limit {})",
+            state_name(end.state),
+            human_s(end.timeout_s)
+        ),
     )
+    .finding(finding(evidence, loss.ts, end));
+    Some(match server_had_ended(evidence) {
+        true => verdict.prove(
+            "had the server closed its socket, or only shut it for writing? if it had closed, no IPVS \
+             timeout and no keepalive would have helped: the client has to read the end",
+        ),
+        false => verdict,
+    })
+}
+
+/// The client wrote after the server's FIN. Whether that was a close or a half-close only the server knows.
+fn server_had_ended(evidence: &Evidence<'_>) -> bool {
+    evidence.ipvs().is_some_and(|(_, end)| end.state == FIN_WAIT) && evidence.peer_closed()
 }
 
 fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
@@ -121,6 +146,9 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
         return Vec::new();
     };
     let mut fixes = Vec::new();
+    if server_had_ended(evidence) {
+        fixes.push(END_AT_EOF.fix());
+    }
     // Keepalive is sent in these two states as well, and re-arms the entry; nothing is sent before.
     if matches!(end.state, FIN_WAIT | CLOSE_WAIT) {
         fixes.push(remedy::keepalive_below(evidence, end.timeout_s, "the IPVS timer"));

@@ -80,22 +80,37 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if !packet.has(tcp_flag::ACK) {
         return None;
     }
-    // That nobody here sent it is no evidence by itself: the record of it may be what is missing.
+    // That nobody here sent it is no evidence by itself: the record of it may be what is missing, and a
+    // packet socket nearby (tcpkill, an intrusion prevention system) sends what nothing here sees.
     let far = hops(packet.ttl) > HOPS_WITHIN;
-    Some(
-        Verdict::new(
-            if far { Confidence::Correlated } else { Confidence::Inferred },
+    let (confidence, why, prove) = match far {
+        true => (
+            Confidence::Correlated,
             "the peer's own socket aborted it (a reset with ACK, sent by nobody on this host)",
-        )
-        .finding(Finding {
-            kind: "rst_with_ack",
-            ts,
-            summary: format!("RST|ACK from {}, TTL {}", packet.flow.src, packet.ttl),
-        })
-        .prove(format!(
-            "run rsttrace on the host of {}: it sees the abort itself",
-            packet.flow.src.ip()
-        )),
+            format!(
+                "run rsttrace on the host of {}: it sees the abort itself",
+                packet.flow.src.ip()
+            ),
+        ),
+        false => (
+            Confidence::Inferred,
+            "the peer's own socket aborted it, or somebody nearby did in its name (a reset with ACK, sent \
+             by no socket or rule seen here)",
+            format!(
+                "is the socket of {} still there (ss -tn in its network namespace)? then the reset was forged \
+                 on the way; rsttrace on its host sees an abort itself",
+                packet.flow.src
+            ),
+        ),
+    };
+    Some(
+        Verdict::new(confidence, why)
+            .finding(Finding {
+                kind: "rst_with_ack",
+                ts,
+                summary: format!("RST|ACK from {}, TTL {}", packet.flow.src, packet.ttl),
+            })
+            .prove(prove),
     )
 }
 
