@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 mod actor;
+mod bench;
 mod demo;
 mod expect;
 mod guest;
@@ -63,6 +64,8 @@ enum Command {
     List,
     /// The idle connection through IPVS, at a pace that a person can follow
     Demo,
+    /// What tracing costs: BENCH, name and number, a line each
+    Bench,
     /// What `process_killed` kills
     #[command(hide = true)]
     Actor,
@@ -95,6 +98,7 @@ fn main() -> ExitCode {
             Ok(true)
         }
         Command::Demo => demo::demo(&cli.tracer).map(|()| true),
+        Command::Bench => bench::bench(&cli.tracer).map(|()| true),
         Command::Actor => scenarios::own_socket(),
         Command::Program(role) => program::play(&role).map(|()| true),
     };

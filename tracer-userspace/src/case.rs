@@ -44,6 +44,10 @@ struct Anchor(Option<Span>, Option<Span>);
 /// a tuple used again is 16 KiB away after 1 ms.
 const ANCHOR_DISTANCE: u32 = 1 << 14;
 
+/// Sequence numbers are found again by blocks of so many: few enough that the widest span has 4096, and
+/// larger than any distance allowed.
+const BLOCK_BITS: u32 = 20;
+
 /// A reset is received within the softirq that sent it, or after one trip through a slow guest.
 const SAME_RESET_NS: Nanos = 1_000_000_000;
 
@@ -56,6 +60,15 @@ const MAX_RECORDS: usize = 16;
 impl Span {
     fn at(seq: u32) -> Self {
         Self { from: seq, to: seq }
+    }
+
+    /// The blocks that hold its numbers, and those that are so far from it.
+    fn blocks(self, distance: u32) -> impl Iterator<Item = u32> {
+        let first = self.from.wrapping_sub(distance);
+        let span = self.to.wrapping_sub(self.from).saturating_add(2 * distance);
+        // Steps of a block, and the last number.
+        let steps = (0..span).step_by(1 << BLOCK_BITS).chain([span]);
+        steps.map(move |step| first.wrapping_add(step) >> BLOCK_BITS)
     }
 
     fn near(self, other: Self) -> bool {
@@ -137,14 +150,14 @@ impl Record {
         self.reset().map(|reset| reset.number)
     }
 
-    /// Part of a connect that is refused: by far the most frequent record of a scan.
-    pub fn is_handshake(&self) -> bool {
-        match self {
-            Self::Sent(at) => at.it.trigger.is_some_and(|trigger| trigger.has(tcp_flag::SYN)),
-            Self::Received(at) => at.it.socket.state == tcp_state::SYN_SENT,
-            Self::Error(at) => at.it.socket.state == tcp_state::SYN_SENT,
-            Self::Drop(at) => at.it.packet.has(tcp_flag::SYN),
-        }
+    /// Where to look among [`Identity::blocks`] for connections with the same sequence numbers in both
+    /// directions.
+    pub fn blocks(&self) -> impl Iterator<Item = u32> {
+        let spans = match self.anchor() {
+            Some(Anchor(Some(one), Some(other))) => [Some(one), Some(other)],
+            _ => [None; 2],
+        };
+        spans.into_iter().flatten().flat_map(|span| span.blocks(ANCHOR_DISTANCE))
     }
 
     /// The tuple, where the record still has one.
@@ -273,6 +286,13 @@ impl Identity {
     /// The resets seen, by their numbers: where a case can be found again.
     pub fn reset_numbers(&self) -> impl Iterator<Item = u32> + '_ {
         self.resets.iter().map(|reset| reset.number)
+    }
+
+    /// Blocks of the sequence numbers of one direction, of those whose other direction is known too: where
+    /// a connection can be found again when NAT hides its tuple.
+    pub fn blocks(&self) -> impl Iterator<Item = u32> + '_ {
+        let known = self.anchors.iter().filter(|anchor| anchor.1.is_some());
+        known.filter_map(|anchor| anchor.0).flat_map(|span| span.blocks(0))
     }
 
     /// Whether this record's socket already took part. Only meaningful for a record that

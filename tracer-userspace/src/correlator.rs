@@ -5,13 +5,13 @@
 //! becomes an incident. Finished incidents are remembered, so that a later error at the connection's
 //! other end repeats the verdict instead of making a second one.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use crate::{
-    case::{At, Case, Identity, Record},
+    case::{At, Case, Record},
     cause::{self, Cause, Family, NotFix, Verdict},
     event::{Body, Event, Nanos, Via},
-    evidence::{ECONNRESET, Evidence, Hosts, Watched},
+    evidence::{Evidence, Hosts, Watched},
     fix::Fix,
     idle::IdleAges,
     incident::{
@@ -27,6 +27,8 @@ mod applications;
 mod catalogue;
 mod describe;
 pub mod event_id;
+mod finished;
+mod index;
 #[cfg(test)]
 mod ipvs_tests;
 #[cfg(test)]
@@ -46,6 +48,7 @@ mod tests;
 #[cfg(test)]
 mod wrong_verdicts;
 
+use finished::{Archive, Finished};
 use open::Open;
 use owners::Owners;
 pub use owners::closer;
@@ -60,23 +63,11 @@ const MEMORY: usize = 65_536;
 /// Dropped packets remembered. Apart from the ends, which a noisy DROP rule must not push out.
 const DROPS: usize = 8192;
 
-/// Incidents whose other end may still fail.
-const FINISHED: usize = 4096;
-
 /// Cases that may settle at once; beyond it the oldest is judged early.
 const OPEN: usize = 4096;
 
 /// Namespaces whose state is kept.
 const HOSTS: usize = 4096;
-
-/// An incident that was told.
-struct Finished {
-    opened: Nanos,
-    event_id: String,
-    action: Action,
-    verdict: Told,
-    identity: Identity,
-}
 
 /// The part of a verdict that the connection's other end repeats.
 #[derive(Clone)]
@@ -117,9 +108,7 @@ pub struct Correlator {
     idle_ages: IdleAges,
     owners: Owners,
     open: Open,
-    finished: VecDeque<Finished>,
-    /// Index of `finished[0]`, so that a case's reference survives evictions.
-    forgotten: usize,
+    finished: Archive,
     sequence: u64,
     counters: Counters,
 }
@@ -142,8 +131,7 @@ impl Correlator {
             idle_ages: IdleAges::default(),
             owners: Owners::default(),
             open: Open::default(),
-            finished: VecDeque::new(),
-            forgotten: 0,
+            finished: Archive::default(),
             sequence: 0,
             counters: Counters::default(),
         }
@@ -257,14 +245,9 @@ impl Correlator {
         let Some(record) = self.open.join(record, &self.memory) else {
             return;
         };
-        let follows = self
-            .finished
-            .iter()
-            .rposition(|finished| finished.follows_from(&record))
-            .map(|index| index + self.forgotten);
-        if let Some(index) = follows
-            && self.finished[index - self.forgotten].identity.knows_socket_of(&record)
-        {
+        let follows = self.finished.followed_by(&record);
+        let known = follows.and_then(|number| self.finished.get(number));
+        if known.is_some_and(|finished| finished.identity.knows_socket_of(&record)) {
             self.counters.absorbed += 1;
             return;
         }
@@ -301,10 +284,8 @@ impl Correlator {
         self.tick(Nanos::MAX)
     }
 
-    fn conclude(&mut self, case: &Case, follows: Option<usize>) -> Option<Incident> {
-        let first = follows
-            .and_then(|index| index.checked_sub(self.forgotten))
-            .and_then(|index| self.finished.get(index));
+    fn conclude(&mut self, case: &Case, follows: Option<u64>) -> Option<Incident> {
+        let first = follows.and_then(|number| self.finished.get(number));
         let memories = [&self.memory, &self.drops];
         let servers = &self.ipvs_servers;
         let evidence =
@@ -344,7 +325,7 @@ impl Correlator {
         if incident.cause.family == Family::Benign {
             return Some(incident);
         }
-        self.remember(Finished {
+        self.finished.push(Finished {
             event_id: incident.follows.clone().unwrap_or_else(|| incident.event_id.clone()),
             opened: incident.opened,
             action: incident.action,
@@ -352,37 +333,6 @@ impl Correlator {
             identity,
         });
         Some(incident)
-    }
-
-    fn remember(&mut self, finished: Finished) {
-        if self.finished.len() >= FINISHED {
-            self.finished.pop_front();
-            self.forgotten += 1;
-        }
-        self.finished.push_back(finished);
-    }
-}
-
-impl Finished {
-    /// Whether a later record is this incident's other end. A packet that a full table dropped is no
-    /// end yet: its sender may get through, live on, and break for another reason.
-    fn follows_from(&self, record: &Record) -> bool {
-        if !self.identity.matches(record) {
-            return false;
-        }
-        if self.action != Action::Drop {
-            return true;
-        }
-        match record {
-            Record::Drop(_) => true,
-            // The retries of what was dropped ran out: nothing has come in since.
-            Record::Error(at) => {
-                let socket = &at.it.socket;
-                socket.err != ECONNRESET
-                    && socket.last_received.is_none_or(|last| last <= self.opened)
-            }
-            Record::Sent(_) | Record::Received(_) => false,
-        }
     }
 }
 

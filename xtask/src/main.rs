@@ -5,6 +5,7 @@
 //! `vm` puts these together.
 
 mod apt;
+mod bench;
 mod build;
 mod cargo;
 mod check;
@@ -83,6 +84,13 @@ enum Verb {
     /// difference before committing it: from then on it is what the verdict must be.
     Record(record::Record),
 
+    /// Measure in virtual machines what tracing costs
+    ///
+    /// The start, the memory, and a connection over the loopback device that ends with a reset, or in
+    /// order, with rsttrace and without. Guests are emulated where KVM is missing: compare such numbers
+    /// with each other, not with those of another machine.
+    Bench(bench::Bench),
+
     /// Build the static binary target/dist/rsttrace
     Dist(dist::Dist),
 
@@ -111,6 +119,7 @@ fn main() -> ExitCode {
         Verb::Vm(vm) => vm.run(),
         Verb::Demo(demo) => demo.run(),
         Verb::Record(record) => record.run(),
+        Verb::Bench(bench) => bench.run(),
         Verb::Dist(dist) => dist.run(),
         Verb::Check(check) => check.run(),
     };

@@ -1,24 +1,23 @@
-//! The cases that are settling, found by tuple or by the number of a reset without looking at each: a
-//! port scan opens thousands a second.
+//! The cases that are settling.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use super::index::Index;
 use crate::{
     case::{Case, Record},
-    event::{Flow, Nanos},
+    event::Nanos,
     memory::Memory,
 };
 
-/// A case, and the index of the finished incident whose other end it may be.
-pub type Entry = (Case, Option<usize>);
+/// A case, and the number of the finished incident whose other end it may be.
+pub type Entry = (Case, Option<u64>);
 
 /// Cases by the order of their opening.
 #[derive(Default)]
 pub struct Open {
     cases: BTreeMap<u64, Entry>,
     next: u64,
-    by_flow: HashMap<Flow, Vec<u64>>,
-    by_reset: HashMap<u32, Vec<u64>>,
+    index: Index,
 }
 
 impl Open {
@@ -74,56 +73,21 @@ impl Open {
     }
 
     fn matching(&self, record: &Record) -> Vec<u64> {
-        let by_flow = record.flow().and_then(|flow| self.by_flow.get(&flow.key()));
-        let by_reset = record.reset_number().and_then(|number| self.by_reset.get(&number));
-        let mut candidates: Vec<u64> =
-            by_flow.into_iter().chain(by_reset).flatten().copied().collect();
-        if !record.is_handshake() {
-            // Behind NAT without a known entry only the sequence numbers tell.
-            candidates.extend(self.cases.keys());
-        }
-        candidates.sort_unstable();
-        candidates.dedup();
-        candidates
+        let mut found = self.index.candidates(record);
+        found
             .retain(|id| self.cases.get(id).is_some_and(|(case, _)| case.identity.matches(record)));
-        candidates
+        found
     }
 
     fn index(&mut self, id: u64) {
-        let Some((case, _)) = self.cases.get(&id) else {
-            return;
-        };
-        for flow in case.identity.flows() {
-            let ids = self.by_flow.entry(*flow).or_default();
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
-        }
-        for number in case.identity.reset_numbers() {
-            let ids = self.by_reset.entry(number).or_default();
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
+        if let Some((case, _)) = self.cases.get(&id) {
+            self.index.insert(id, &case.identity);
         }
     }
 
     fn remove(&mut self, id: u64) -> Option<Entry> {
         let entry = self.cases.remove(&id)?;
-        for flow in entry.0.identity.flows() {
-            forget(&mut self.by_flow, flow, id);
-        }
-        for number in entry.0.identity.reset_numbers() {
-            forget(&mut self.by_reset, &number, id);
-        }
+        self.index.remove(id, &entry.0.identity);
         Some(entry)
-    }
-}
-
-fn forget<K: Eq + std::hash::Hash>(index: &mut HashMap<K, Vec<u64>>, key: &K, id: u64) {
-    if let Some(ids) = index.get_mut(key) {
-        ids.retain(|other| *other != id);
-        if ids.is_empty() {
-            index.remove(key);
-        }
     }
 }
