@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 /// A file that somebody filled with something else is not read to its end.
 const MOST_BYTES: u64 = 256 * 1024;
@@ -68,18 +71,24 @@ fn resolve(root: &Path, below: &Path) -> PathBuf {
 
 /// A file of procfs, whose size nobody knows beforehand.
 pub fn text_of_proc(path: &Path) -> std::io::Result<String> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(MOST_BYTES).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    bounded(fs::File::open(path)?)
 }
 
-/// Bytes that are no UTF-8 are replaced: a comment may hold anything.
+/// Bytes that are no UTF-8 are replaced: a comment may hold anything. Nothing is waited for: a pipe in the
+/// place of the file would have us stand there until somebody writes to it.
 pub fn text(path: &Path) -> std::io::Result<String> {
-    let file = fs::File::open(path)?;
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(ErrorKind::InvalidInput.into());
+        return Err(std::io::Error::new(ErrorKind::InvalidInput, "is no ordinary file"));
     }
-    text_of_proc(path)
+    bounded(file)
+}
+
+fn bounded(file: fs::File) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
@@ -104,5 +113,19 @@ mod tests {
             told,
             [("/etc/sysctl.d/10-z.conf", "first"), ("/etc/sysctl.d/50-a.conf", "admin")]
         );
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for_and_the_rest_is_read() {
+        let root = TempRoot::new();
+        root.file("etc/sysctl.d/20-b.conf", "read");
+        let pipe = root.path().join("etc/sysctl.d/10-a.conf");
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0)
+            .expect("a pipe");
+        let mut unread = Vec::new();
+        let files = read(root.path(), "sysctl.d", ".conf", &mut unread);
+        assert_eq!(files.iter().map(|it| it.text.as_str()).collect::<Vec<_>>(), ["read"]);
+        assert_eq!(unread, ["/etc/sysctl.d/10-a.conf: is no ordinary file"]);
     }
 }
