@@ -60,12 +60,14 @@ impl Client {
             Self::Mysql2 => (
                 format!(
                     "const pool = mysql.createPool({{\n  // …\n  enableKeepAlive: true,\n  \
-                     keepAliveInitialDelay: {},  // ms\n  idleTimeout: {},  // ms\n  maxIdle: 1,  // below connectionLimit, or nothing is closed\n}});\n",
+                     keepAliveInitialDelay: {},  // ms\n  idleTimeout: {},  // ms\n  maxIdle: 9,  // one less than connectionLimit (10 unless set)\n}});\n",
                     ms(time_s),
                     ms(idle_s)
                 ),
-                "the delay is TCP_KEEPIDLE alone: interval and count stay those of the network namespace; \
-                 a connection that was taken out of the pool is kept alive by TCP only",
+                "the delay is TCP_KEEPIDLE; Node.js sets the interval to 1 s and the count to 10 itself; \
+                 idleTimeout does nothing while maxIdle is connectionLimit, its default, and a smaller \
+                 maxIdle closes what is above it at once; a connection that was taken out of the pool is \
+                 kept alive by TCP only",
             ),
             Self::Libpq => (
                 format!(
@@ -97,8 +99,8 @@ impl Client {
                      db.SetConnMaxLifetime({} * time.Second)\n\
                      // and for the driver's connections, from Go 1.23 on:\n\
                      dialer := &net.Dialer{{KeepAliveConfig: net.KeepAliveConfig{{\n\
-                     \tEnable: true, Idle: {time_s} * time.Second,\n\
-                     \tInterval: {intvl_s} * time.Second, Count: {probes},\n}}}}\n",
+                     \x20   Enable: true, Idle: {time_s} * time.Second,\n\
+                     \x20   Interval: {intvl_s} * time.Second, Count: {probes},\n}}}}\n",
                     (idle_s * 4).max(1800)
                 ),
                 "net.Dialer has keepalive on with 15 s unless somebody sets it otherwise; a driver that \
@@ -130,25 +132,28 @@ impl Client {
                     "// client: give up before the server and the path do\n\
                      const agent = new http.Agent({{ keepAlive: true, keepAliveMsecs: {}, timeout: {} }});\n\
                      // server: keep connections longer than whoever reuses them (a proxy, a load balancer)\n\
-                     server.keepAliveTimeout = {};\nserver.headersTimeout = {};\n",
+                     server.keepAliveTimeout = {};\n",
                     ms(time_s),
                     ms(idle_s),
-                    ms(limit_s + 15),
-                    ms(limit_s + 16)
+                    ms(limit_s + 15)
                 ),
-                "keepAliveMsecs is TCP_KEEPIDLE of idle sockets; the server's keepAliveTimeout is 5 s by \
-                 default, and headersTimeout has to be longer than it",
+                "keepAliveMsecs is TCP_KEEPIDLE of idle sockets; Node.js sets the interval to 1 s and the \
+                 count to 10 itself; the server's keepAliveTimeout is 5 s by default (65 s in the newest \
+                 releases), and only releases before 18 need a headersTimeout that is longer",
             ),
             Self::Nginx => (
                 format!(
-                    "upstream backend {{\n    server …;\n    keepalive 32;\n    keepalive_timeout {idle_s}s;\n}}\n\
+                    "upstream backend {{\n    server …;\n    keepalive 32;\n    keepalive_timeout {}s;\n}}\n\
                      server {{\n    listen 80 so_keepalive={time_s}s:{intvl_s}s:{probes};\n    \
                      location / {{\n        proxy_http_version 1.1;\n        \
                      proxy_set_header Connection \"\";\n        proxy_socket_keepalive on;\n        \
-                     proxy_pass http://backend;\n    }}\n}}\n"
+                     proxy_pass http://backend;\n    }}\n}}\n",
+                    // Longer than its default only invites the upstream to close first.
+                    idle_s.min(60)
                 ),
                 "proxy_socket_keepalive (1.15.6) has no times: towards the upstream they are those of the \
-                 network namespace; keepalive_timeout of an upstream is 60 s by default (1.15.3)",
+                 network namespace; keepalive_timeout of an upstream is 60 s by default (1.15.3), and has \
+                 to be shorter than the time after which the upstream itself closes",
             ),
         };
         Snippet { text, note }
@@ -183,5 +188,16 @@ mod tests {
         let text = Client::NodeHttp.snippet(PACE).text;
         assert!(text.contains("timeout: 720000"), "{text}");
         assert!(text.contains("keepAliveTimeout = 915000"), "{text}");
+        let text = Client::Nginx.snippet(PACE).text;
+        assert!(text.contains("keepalive_timeout 60s;"), "{text}");
+    }
+
+    #[test]
+    fn no_snippet_has_what_a_terminal_shows_as_an_escape() {
+        for client in Client::value_variants() {
+            for line in client.snippet(PACE).text.lines() {
+                assert_eq!(crate::out::escape::terminal(line), line, "{client:?}");
+            }
+        }
     }
 }
