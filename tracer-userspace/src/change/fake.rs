@@ -28,6 +28,8 @@ pub struct Fake<'a> {
     pub refuses: Option<&'static str>,
     /// The kernel takes this key's value and keeps another one, once.
     pub bends: Option<&'static str>,
+    /// Somebody else gives this slot this value as soon as the journal is saved.
+    pub meddles: Option<((u32, &'static str), &'static str)>,
     /// This namespace has gone.
     pub gone: Option<u32>,
     dead: bool,
@@ -35,7 +37,7 @@ pub struct Fake<'a> {
 
 impl<'a> Fake<'a> {
     pub fn new(world: &'a mut World, lives: usize) -> Self {
-        Self { world, lives, refuses: None, bends: None, gone: None, dead: false }
+        Self { world, lives, refuses: None, bends: None, meddles: None, gone: None, dead: false }
     }
 
     pub fn immortal(world: &'a mut World) -> Self {
@@ -134,6 +136,9 @@ impl Effects for Fake<'_> {
     fn save(&mut self, journal: &Journal) -> Result<(), Trouble> {
         self.point()?;
         self.world.journals.insert(journal.about.id.clone(), journal.to_json());
+        if let Some((slot, value)) = self.meddles.take() {
+            self.world.values.insert(slot, value.into());
+        }
         self.point()
     }
 

@@ -96,10 +96,18 @@ pub fn apply(effects: &mut dyn Effects, steps: &[Step], about: About) -> Result<
         return Ok(Applied::AlreadySo);
     }
     let journal = Journal { about, items };
-    effects.save(&journal).map_err(untouched)?;
+    effects.save(&journal).map_err(|trouble| Failure {
+        reason: format!("the old values cannot be kept: {}", trouble.why()),
+        left: Vec::new(),
+    })?;
     for (index, item) in journal.items.iter().enumerate() {
-        if let Err(reason) = carry_out(effects, item) {
-            let left = back_out(effects, &journal, index);
+        let carried_out = match unchanged(effects, item) {
+            // Not ours to restore: nothing was written to it.
+            Err(reason) => Err((reason, index)),
+            Ok(()) => carry_out(effects, item).map_err(|reason| (reason, index + 1)),
+        };
+        if let Err((reason, written)) = carried_out {
+            let left = back_out(effects, &journal, written);
             return Err(Failure { reason, left });
         }
     }
@@ -129,13 +137,17 @@ fn pending(effects: &mut dyn Effects, steps: &[Step]) -> Result<Vec<Item>, Troub
     Ok(items)
 }
 
+/// It may have changed since it was noted down: then the journal would restore the wrong value.
+fn unchanged(effects: &mut dyn Effects, item: &Item) -> Result<(), String> {
+    let what = item.describe();
+    match standing(effects, item).map_err(|trouble| format!("{what}: {}", trouble.why()))? {
+        Standing::Old => Ok(()),
+        _ => Err(format!("{what} was changed by someone else at this moment")),
+    }
+}
+
 fn carry_out(effects: &mut dyn Effects, item: &Item) -> Result<(), String> {
     let what = item.describe();
-    // It may have changed since it was noted down: then the journal would restore the wrong value.
-    match standing(effects, item).map_err(|trouble| format!("{what}: {}", trouble.why()))? {
-        Standing::Old => {}
-        _ => return Err(format!("{what} was changed by someone else at this moment")),
-    }
     write(effects, item, true).map_err(|trouble| format!("{what}: {}", trouble.why()))?;
     match standing(effects, item).map_err(|trouble| format!("{what}: {}", trouble.why()))? {
         Standing::New => Ok(()),
@@ -144,10 +156,10 @@ fn carry_out(effects: &mut dyn Effects, item: &Item) -> Result<(), String> {
     }
 }
 
-/// Restores the items up to and including the one that failed, whatever they read now.
-fn back_out(effects: &mut dyn Effects, journal: &Journal, failed_at: usize) -> Vec<String> {
+/// Restores the first so many items, which were written, whatever they read now.
+fn back_out(effects: &mut dyn Effects, journal: &Journal, written: usize) -> Vec<String> {
     let mut left = Vec::new();
-    for item in journal.items.iter().take(failed_at + 1).rev() {
+    for item in journal.items.iter().take(written).rev() {
         match take_back(effects, item, true) {
             Ok(_) | Err(Trouble::Gone(_)) => {}
             Err(Trouble::Failed(why)) => left.push(format!("{}: {why}", item.describe())),

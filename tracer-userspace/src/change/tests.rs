@@ -139,6 +139,19 @@ fn a_refused_write_restores_what_was_written_before_it() {
 }
 
 #[test]
+fn what_somebody_else_changes_before_the_first_write_is_theirs() {
+    let mut world = world();
+    let mut expected = world.clone();
+    expected.values.insert((2, TCP), "3600".into());
+    let mut run = Fake::immortal(&mut world);
+    run.meddles = Some(((2, TCP), "3600"));
+    let failure = apply(&mut run, &steps(), about("1")).expect_err("stopped");
+    assert!(failure.reason.contains("changed by someone else"), "{}", failure.reason);
+    assert_eq!(failure.left, [] as [&str; 0]);
+    assert_eq!(world, expected, "and what was written is restored");
+}
+
+#[test]
 fn what_somebody_else_changed_is_left_alone_unless_forced() {
     let mut world = world();
     let before = world.clone();
