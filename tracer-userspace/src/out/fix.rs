@@ -172,7 +172,7 @@ fn one(page: &mut Page, number: usize, plan: &Plan, applies: bool) {
     }
     lines(page, "  verify", &fix.verify());
     lines(page, "  undo", &fix.undo());
-    if applies {
+    if applies && plan.problems.is_empty() {
         page.labelled("  apply", Style::Bold, "this is the one that --apply carries out");
     }
 }

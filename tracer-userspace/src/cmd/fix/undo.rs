@@ -61,11 +61,23 @@ pub fn undo(args: &FixArgs) -> Result<Exit, Failure> {
     if undone.is_complete() {
         return Ok(Exit::Fine);
     }
-    Err(anyhow!(
-        "not everything was taken back: {}",
-        undone.foreign.iter().chain(&undone.failed).cloned().collect::<Vec<_>>().join("; ")
-    )
-    .into())
+    let left: Vec<_> = undone.foreign.iter().chain(&undone.failed).cloned().collect();
+    let first = match applied_over(&journal, store) {
+        Some(later) => format!("; {later} was applied over it: take that back first"),
+        None => String::new(),
+    };
+    Err(anyhow!("not everything was taken back: {}{first}", left.join("; ")).into())
+}
+
+/// The newest apply after this one that changed some of the same.
+fn applied_over(journal: &Journal, store: &Store) -> Option<String> {
+    let ids = store.ids().ok()?.into_iter().rev();
+    let touches = |other: &Journal| {
+        let mut whats = other.items.iter().map(Item::describe);
+        whats.any(|what| journal.items.iter().any(|mine| mine.describe() == what))
+    };
+    ids.take_while(|id| *id > journal.about.id)
+        .find(|id| store.load(id).is_ok_and(|other| touches(&other)))
 }
 
 /// Tells what can be taken back.
