@@ -1,5 +1,7 @@
 //! What a rule found.
 
+use std::fmt::Display;
+
 use crate::{
     fix::{Fix, FixOwner, Place},
     host::IpvsService,
@@ -132,4 +134,29 @@ pub fn some_of(names: &[String]) -> String {
 /// "1 connection", "3 connections".
 pub fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// How many of all of them do something: "1 of 3 connections sends". The verb is given for one, and for
+/// several.
+pub fn some_do<V: Display>(some: usize, all: usize, what: &str, [does, do_]: [V; 2]) -> String {
+    match (some, all) {
+        (1, 1) => format!("the only {what} {does}"),
+        (1, _) => format!("1 of {all} {what}s {does}"),
+        _ if some == all => format!("all {all} {what}s {do_}"),
+        _ => format!("{some} of {all} {what}s {do_}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_does_and_several_do() {
+        let sentence = |some, all| some_do(some, all, "connection", ["sends", "send"]);
+        assert_eq!(sentence(1, 1), "the only connection sends");
+        assert_eq!(sentence(1, 3), "1 of 3 connections sends");
+        assert_eq!(sentence(2, 3), "2 of 3 connections send");
+        assert_eq!(sentence(3, 3), "all 3 connections send");
+    }
 }

@@ -9,7 +9,7 @@ pub use spec::{Assumption, Endpoint, Spec};
 
 use super::{
     connections::{End, Ends, Fate, Probing, Through, latest_probe},
-    finding::{Finding, Rank, counted, service_name},
+    finding::{Finding, Rank, counted, service_name, some_do},
     origin, remedies,
     view::{Netns, View},
 };
@@ -33,6 +33,19 @@ pub struct Hop {
     cause: Option<&'static str>,
 }
 
+impl Hop {
+    #[cfg(test)]
+    pub fn for_screen(what: &str, limit: &str, owner: &str, source: &str) -> Self {
+        let [what, limit, owner, source] = [what, limit, owner, source].map(str::to_owned);
+        Self { what, limit, idle_s: None, owner, source, cause: None }
+    }
+
+    /// A server that closes what is silent is not kept from it by keepalives.
+    fn is_policy(&self) -> bool {
+        self.cause == Some("idle_close_race")
+    }
+}
+
 /// A path, judged.
 #[derive(Clone, Debug)]
 pub struct Path {
@@ -45,6 +58,33 @@ pub struct Path {
     pub netns: Vec<u32>,
 }
 
+impl Path {
+    /// The verdict, and of the findings of the host those on its way that it does not stand for: the same
+    /// connections with a longer limit would be told other times to send keepalives at.
+    #[must_use]
+    pub fn told_with(&self, mut findings: Vec<Finding>) -> Vec<Finding> {
+        findings.retain(|finding| self.netns.contains(&finding.place.netns));
+        let Some(mut verdict) = self.verdict.clone() else {
+            return findings;
+        };
+        let concerns = |finding: &Finding| {
+            let is_of_path = |it: &String| verdict.connections.contains(it);
+            !finding.connections.is_empty()
+                && finding.connections.iter().all(is_of_path)
+                && finding.rank == verdict.rank
+                && finding.after_s >= verdict.after_s
+        };
+        let (covered, mut rest): (Vec<_>, Vec<_>) = findings.into_iter().partition(concerns);
+        for finding in covered.into_iter().filter(|it| it.cause == verdict.cause) {
+            let has = |id: &str| verdict.fixes.iter().any(|fix| fix.id == id);
+            let more: Vec<_> = finding.fixes.into_iter().filter(|fix| !has(fix.id)).collect();
+            verdict.fixes.extend(more);
+        }
+        rest.insert(0, verdict);
+        rest
+    }
+}
+
 /// Follows a path through this host.
 ///
 /// # Errors
@@ -54,7 +94,7 @@ pub fn follow(view: &View, spec: &Spec, assumed: &[Assumption]) -> Result<Path, 
     let src = place_of(view, &spec.src);
     let to = addresses_of(view, &spec.dst)?;
     if src.is_none() && !matches!(spec.src, Endpoint::Address(_)) {
-        return Err(format!("there is no network namespace, process or pod {} here", spec.src));
+        return Err(nowhere(&spec.src));
     }
     let leaves = |flow: Flow| {
         let from = match &spec.src {
@@ -102,9 +142,19 @@ pub fn follow(view: &View, spec: &Spec, assumed: &[Assumption]) -> Result<Path, 
     let least =
         (0..hops.len()).filter(|at| hops[*at].idle_s.is_some()).min_by_key(|at| hops[*at].idle_s);
     let name = format!("{} → {}", spec.src, spec.dst);
-    let verdict = least.map(|at| verdict(view, &name, &hops[at], &clients, src, &ends));
+    let judge = |hop: &Hop| verdict(view, &name, hop, &clients, src, &ends);
+    // Where keepalives outlive what forgets, the server's own limit still ends what is silent.
+    let policy = hops.iter().filter(|hop| hop.is_policy()).min_by_key(|hop| hop.idle_s);
+    let verdict = least.map(|at| judge(&hops[at])).map(|first| match policy {
+        Some(policy) if first.rank == Rank::Info => judge(policy),
+        _ => first,
+    });
     let netns = on_path.iter().map(|it| it.place.netns).collect();
     Ok(Path { name, hops, least, verdict, netns })
+}
+
+fn nowhere(end: &Endpoint) -> String {
+    format!("there is no network namespace, process or pod {:?} here", end.to_string())
 }
 
 /// The namespace of an end, where it is on this host.
@@ -149,8 +199,7 @@ fn addresses_of(view: &View, end: &Endpoint) -> Result<Vec<SocketAddr>, String> 
     if let Endpoint::Address(address) = end {
         return Ok(vec![*address]);
     }
-    let netns = place_of(view, end)
-        .ok_or_else(|| format!("there is no network namespace, process or pod {end} here"))?;
+    let netns = place_of(view, end).ok_or_else(|| nowhere(end))?;
     let addresses = netns.addresses.iter().flatten();
     Ok(addresses.filter(|ip| !ip.is_loopback()).map(|ip| SocketAddr::new(*ip, 0)).collect())
 }
@@ -250,8 +299,7 @@ fn verdict(
     let count = |fate| fates.iter().filter(|it| **it == fate).count();
     let (lost, all) = (count(Fate::Lost), clients.len());
     let first = format!("{} forgets it after {limit_s} s of silence", least.what);
-    // A server that closes what is silent is not kept from it by keepalives.
-    let is_policy = least.cause == Some("idle_close_race");
+    let is_policy = least.is_policy();
     let (rank, reason) = match (lost, all) {
         (_, 0) => (
             Rank::Warn,
@@ -275,8 +323,8 @@ fn verdict(
         (lost, all) => (
             Rank::Break,
             format!(
-                "{name}: {first}, and {lost} of {} send no keepalive before",
-                counted(all, "connection")
+                "{name}: {first}, and {} no keepalive before",
+                some_do(lost, all, "connection", ["sends", "send"])
             ),
         ),
     };

@@ -6,6 +6,7 @@ use super::{Exit, Failure, stdout};
 use crate::{
     audit::{self, Audit, Question, path, view::View},
     cli::{CheckArgs, FailOnFinding, OutputFormat, page_columns},
+    filter::parse_netns,
     host::Host,
     out::{check, json},
 };
@@ -23,7 +24,7 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
         })?,
         None => audit::read(&Host::new().context("cannot read /proc")?),
     };
-    let of = select(&view, &args.netns)?;
+    let of = select(&view, &args.netns, args.root.is_none())?;
     let mut findings = audit::findings(&Question::new(&view));
     if let Some(of) = of {
         findings.retain(|finding| of.contains(&finding.place.netns));
@@ -34,8 +35,7 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
         .transpose()
         .map_err(|sentence| Failure { exit: Exit::Usage, error: anyhow!(sentence) })?;
     if let Some(path) = &path {
-        findings.retain(|finding| path.netns.contains(&finding.place.netns));
-        findings.splice(0..0, path.verdict.clone());
+        findings = path.told_with(findings);
     }
     let audit = Audit { view: &view, findings: &findings, path: path.as_ref() };
     let text = match args.output {
@@ -57,15 +57,19 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
 }
 
 /// The namespaces that were asked for, by number; `None` for all.
-fn select(view: &View, wanted: &[String]) -> Result<Option<Vec<u32>>, Failure> {
+fn select(view: &View, wanted: &[String], live: bool) -> Result<Option<Vec<u32>>, Failure> {
     if wanted.is_empty() {
         return Ok(None);
     }
     let find = |name: &String| {
-        let is = |it: &&audit::view::Netns| it.place.is_called(name);
+        // Any path to it will do on the host itself; a copy knows only what it was called.
+        let inum = parse_netns(name).ok().filter(|_| live);
+        let is = |it: &&audit::view::Netns| {
+            it.place.is_called(name) || inum.is_some_and(|inum| it.place.netns == inum)
+        };
         view.namespaces.iter().find(is).map(|netns| netns.place.netns).ok_or_else(|| Failure {
             exit: Exit::Usage,
-            error: anyhow!("there is no network namespace {name}, or it may not be entered"),
+            error: anyhow!("there is no network namespace {name:?}, or it may not be entered"),
         })
     };
     wanted.iter().map(find).collect::<Result<_, _>>().map(Some)

@@ -22,10 +22,16 @@ pub fn text(audit: &Audit<'_>, wide: bool, color: bool, width: usize) -> String 
     let mut page = Page::new(color, width);
     heading(&mut page, audit);
     if let Some(path) = audit.path {
-        hops(&mut page, path);
+        hops(&mut page, path, width);
     }
+    let mut before = None;
     for finding in audit.findings {
+        // In passing is told line by line.
+        if wide || finding.rank > Rank::Info || before != Some(finding.rank) {
+            page.blank();
+        }
         story(&mut page, finding, wide);
+        before = Some(finding.rank);
     }
     unseen(&mut page, audit, wide);
     page.finish().unwrap_or_default()
@@ -46,7 +52,7 @@ fn heading(page: &mut Page, audit: &Audit<'_>) {
         if machine.cpus == 1 { "" } else { "s" },
         if count == 1 { "" } else { "s" },
     );
-    let (style, result) = result(audit.findings);
+    let (style, result) = result(audit.findings, audit.view.unseen.is_empty());
     page.paragraph(
         &[(Style::Bold, "rsttrace check")],
         HANG,
@@ -55,7 +61,7 @@ fn heading(page: &mut Page, audit: &Audit<'_>) {
 }
 
 /// Every idle limit on a path, the shortest marked.
-fn hops(page: &mut Page, path: &Path) {
+fn hops(page: &mut Page, path: &Path, width: usize) {
     let widest = |of: &dyn Fn(&Hop) -> usize, title: &str| {
         path.hops.iter().map(of).max().unwrap_or(0).max(title.len())
     };
@@ -63,10 +69,15 @@ fn hops(page: &mut Page, path: &Path) {
     let limit = widest(&|hop| hop.limit.chars().count() + MARK.chars().count(), "IDLE LIMIT");
     let owner = widest(&|hop| hop.owner.len(), "OWNER");
     let hang = " ".repeat(2 + what + 2 + limit + 2 + owner + 2);
+    let words = path.hops.iter().flat_map(|hop| hop.source.split_whitespace());
+    let longest = words.map(|word| word.chars().count()).max().unwrap_or(0);
+    // Where a key has no room beside the columns, it gets a line below them.
+    let beside = hang.len() + longest <= width;
     page.blank();
     page.paragraph(&[(Style::Bold, "PATH "), (Style::Plain, &path.name)], "", &[]);
     let title = format!("  {:what$}  {:limit$}  {:owner$}  ", "HOP", "IDLE LIMIT", "OWNER");
-    page.paragraph(&[(Style::Dim, &title)], &hang, &[(Style::Dim, "SOURCE")]);
+    let source = if beside { "SOURCE" } else { "" };
+    page.paragraph(&[(Style::Dim, &title)], &hang, &[(Style::Dim, source)]);
     for (at, hop) in path.hops.iter().enumerate() {
         let is_least = path.least == Some(at);
         let mark = if is_least { MARK } else { "" };
@@ -79,8 +90,11 @@ fn hops(page: &mut Page, path: &Path) {
                 (Style::Plain, &format!("{:owner$}  ", hop.owner)),
             ],
             &hang,
-            &[(Style::Dim, &hop.source)],
+            &[(Style::Dim, if beside { &hop.source } else { "" })],
         );
+        if !beside {
+            page.paragraph(&[(Style::Plain, "    ")], "    ", &[(Style::Dim, &hop.source)]);
+        }
     }
 }
 
@@ -91,7 +105,7 @@ const MARK: &str = "  ◄ min";
 const MOST_COLUMNS: usize = 44;
 
 /// In a word, for the first line.
-fn result(findings: &[Finding]) -> (Style, String) {
+fn result(findings: &[Finding], saw_all: bool) -> (Style, String) {
     let count = |rank| findings.iter().filter(|finding| finding.rank == rank).count();
     let breaks = findings.iter().filter(|finding| finding.rank == Rank::Break);
     let first = breaks.filter_map(|finding| finding.after_s).min();
@@ -99,7 +113,8 @@ fn result(findings: &[Finding]) -> (Style, String) {
         (Some(0), ..) => (Style::Red, "BREAKS NOW".into()),
         (Some(seconds), ..) => (Style::Red, format!("WILL BREAK after {seconds} s of silence")),
         (None, 1.., _) => (Style::Red, "WILL BREAK".into()),
-        (None, 0, 0) => (Style::Green, "nothing will break".into()),
+        (None, 0, 0) if saw_all => (Style::Green, "nothing will break".into()),
+        (None, 0, 0) => (Style::Plain, "nothing found, but not everything was seen".into()),
         (None, 0, 1) => (Style::Yellow, "1 warning".into()),
         (None, 0, warnings) => (Style::Yellow, format!("{warnings} warnings")),
     }
@@ -112,9 +127,6 @@ fn story(page: &mut Page, finding: &Finding, wide: bool) {
         Rank::Info => ("INFO", Style::Dim),
     };
     let about = finding.cause.map_or(String::new(), |cause| format!(" ({cause})"));
-    if finding.rank > Rank::Info || wide {
-        page.blank();
-    }
     page.labelled(label, style, &format!("{}{about}", finding.reason));
     if finding.rank == Rank::Info && !wide {
         return;
@@ -230,8 +242,7 @@ fn hop(hop: &Hop) -> Value {
 fn summary(audit: &Audit<'_>) -> Value {
     let view = audit.view;
     let count = |rank| audit.findings.iter().filter(|finding| finding.rank == rank).count();
-    let unseen =
-        |it: &crate::audit::view::Unseen| json!({"what": sentence(&it.what), "why": it.why});
+    let unseen = |it: &crate::audit::view::Unseen| json!({"what": sentence(&it.what), "why": sentence(&it.why)});
     object([
         ("dataset", Some("rsttrace.check".into())),
         ("schema", Some("1.0".into())),
@@ -246,4 +257,42 @@ fn summary(audit: &Audit<'_>) -> Value {
         ("hops", audit.path.map(|path| path.hops.iter().map(hop).collect())),
         ("unseen", Some(view.unseen.iter().map(unseen).collect())),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_seen_is_not_said_to_hold() {
+        assert_eq!(result(&[], true), (Style::Green, "nothing will break".into()));
+        assert!(result(&[], false).1.contains("not everything was seen"));
+    }
+
+    #[test]
+    fn no_line_of_a_path_is_wider_than_the_screen() {
+        let hop =
+            |what: &str, source: &str| Hop::for_screen(what, "432000 s", "kube-proxy", source);
+        let path = Path {
+            name: "shop/orders → 10.96.12.8:3306".into(),
+            hops: vec![
+                hop("client sockets", "12 of 12 sockets asked"),
+                hop(
+                    "conntrack in netns node, if it is on the way",
+                    "net.netfilter.nf_conntrack_tcp_timeout_established = 432000 s: the kernel's default",
+                ),
+            ],
+            least: Some(1),
+            verdict: None,
+            netns: Vec::new(),
+        };
+        for width in [80, 100, 120] {
+            let mut page = Page::new(false, width);
+            hops(&mut page, &path, width);
+            let text = page.finish().expect("something");
+            let widest = text.lines().map(|line| line.trim_end().chars().count()).max();
+            assert!(widest.is_some_and(|it| it <= width), "{width}:\n{text}");
+            assert!(text.contains("nf_conntrack_tcp_timeout_established"), "{text}");
+        }
+    }
 }

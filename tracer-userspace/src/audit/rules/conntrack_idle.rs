@@ -4,7 +4,7 @@ use super::{Netns, Question, Rule};
 use crate::{
     audit::{
         connections::{Fate, Probing, latest_probe},
-        finding::{Finding, Rank, counted},
+        finding::{Finding, Rank, some_do},
         origin, remedies,
     },
     cause::limit_above,
@@ -48,10 +48,14 @@ fn of_netns(question: &Question<'_>, netns: &Netns) -> Option<Finding> {
         (count, is_short) => (
             if is_short { Rank::Break } else { Rank::Info },
             format!(
-                "{} of {} that NAT translates {place} send no keepalive in time: after {limit_s} s of \
-                 silence the entry is gone, and the server's next packet is reset",
-                count,
-                counted(connections.len(), "connection")
+                "{} no keepalive in time: after {limit_s} s of silence the entry is gone, and the server's \
+                 next packet is reset",
+                some_do(
+                    count,
+                    connections.len(),
+                    "connection",
+                    ["sends", "send"].map(|send| format!("that NAT translates {place} {send}"))
+                )
             ),
         ),
     };

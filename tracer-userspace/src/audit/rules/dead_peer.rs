@@ -4,7 +4,7 @@ use super::{Netns, Question, Rule};
 use crate::{
     audit::{
         connections::{End, Probing},
-        finding::{Finding, Rank, counted},
+        finding::{Finding, Rank, counted, some_do},
         origin, remedies,
     },
     event::tcp_state,
@@ -56,11 +56,11 @@ fn never(question: &Question<'_>, netns: &Netns) -> Option<Finding> {
         return None;
     }
     let place = netns.place.describe();
-    let of = counted(ends.len(), "established connection");
     let mut parts = Vec::new();
     if off > 0 {
+        let are = some_do(off, ends.len(), "established connection", ["has", "have"]);
         parts.push(format!(
-            "{off} of {of} {place} never notice that their peer is gone (SO_KEEPALIVE off)"
+            "{are} SO_KEEPALIVE off {place}: while idle, a peer that is gone is never noticed"
         ));
     }
     let mut formula = "time + intvl × probes".to_owned();

@@ -4,7 +4,7 @@ use super::{Netns, Question, Rule, TCP};
 use crate::{
     audit::{
         connections::{Fate, Probing, Through, latest_probe},
-        finding::{Finding, Rank, counted, service_name, some_of},
+        finding::{Finding, Rank, counted, service_name, some_do, some_of},
         origin, remedies,
     },
     fix::{Fix, FixOwner},
@@ -49,18 +49,19 @@ fn of_netns(question: &Question<'_>, netns: &Netns) -> Option<Finding> {
         true => String::new(),
         false => format!(" to {}", some_of(&services)),
     };
+    // Longer silence is rare enough to be told in passing, and what `fix --idle 2h` leaves behind.
+    let is_short = limit_s <= latest_probe(KEEPALIVE_TIME);
     let (rank, reason) = if lost > 0 {
-        let through = counted(lost, "connection");
-        let of = connections.len();
-        let s = if lost == 1 { "sends" } else { "send" };
+        let send = ["sends", "send"].map(|send| format!("through IPVS {place} {send}"));
         (
-            Rank::Break,
+            if is_short { Rank::Break } else { Rank::Info },
             format!(
-                "{through} of {of} through IPVS {place} {s} no keepalive in time: after {limit_s} s of \
-                 silence the entry is gone and the next packet is reset"
+                "{} no keepalive in time: after {limit_s} s of silence the entry is gone and the next \
+                 packet is reset",
+                some_do(lost, connections.len(), "connection", send)
             ),
         )
-    } else if connections.is_empty() && limit_s <= latest_probe(KEEPALIVE_TIME) {
+    } else if connections.is_empty() && is_short {
         (
             Rank::Break,
             format!(
@@ -74,7 +75,7 @@ fn of_netns(question: &Question<'_>, netns: &Netns) -> Option<Finding> {
             _ => format!("{} whose ends are not on this host", counted(unknown, "connection")),
         };
         (
-            Rank::Warn,
+            if is_short { Rank::Warn } else { Rank::Info },
             format!(
                 "{which} through IPVS {place}: after {limit_s} s of silence the entry is gone, unless an \
                  end sends keepalives before"

@@ -239,11 +239,16 @@ fn a_keepalive_in_time_at_either_end_keeps_a_connection() {
 }
 
 #[test]
-fn a_service_alone_breaks_what_is_silent_and_a_longer_timeout_only_what_never_probes() {
+fn a_service_alone_breaks_what_is_silent_and_a_timeout_raised_for_two_hours_is_no_warning() {
     let mut view = host(vec![balancer(1)]);
     assert_eq!(ranks(&view, "ipvs_idle"), [(Rank::Break, 1)]);
-    set(&mut view.namespaces[0].values, "ipvs.tcp", 9000);
-    assert_eq!(ranks(&view, "ipvs_idle"), [(Rank::Warn, 1)]);
+    // What `fix ipvs_idle_expired --idle 2h` sets.
+    let raised = cause::limit_above(7200.0);
+    set(&mut view.namespaces[0].values, "ipvs.tcp", raised);
+    assert_eq!(ranks(&view, "ipvs_idle"), [(Rank::Info, 1)]);
+    let mut pool = pooled(None);
+    set(&mut pool.namespaces[0].values, "ipvs.tcp", raised);
+    assert_eq!(ranks(&pool, "ipvs_idle"), [(Rank::Info, 1)], "it never probes, and is told so");
     view.namespaces[0].services = Some(Vec::new());
     assert_eq!(ranks(&view, "ipvs_idle"), []);
 }
@@ -487,13 +492,37 @@ fn the_shortest_limit_of_a_path_decides_and_an_assumed_one_may_be_it() {
         let at = path.least.expect("a limit");
         (path.hops[at].what.clone(), path.verdict.as_ref().expect("a verdict").rank)
     };
-    let path = followed(&view, "n2→10.96.0.1:3306", &["server=28800"]);
+    let path = followed(&view, "n2→10.96.0.1:3306", &["lb=86400"]);
     assert_eq!(shortest(&path), ("IPVS 10.96.0.1:3306 on the host".into(), Rank::Info));
     assert_eq!(path.netns, [2, 1]);
     let path = followed(&view, "n2→10.96.0.1:3306", &["lb=320"]);
     assert_eq!(shortest(&path), ("lb".into(), Rank::Break));
     let verdict = path.verdict.expect("a verdict");
     assert_eq!((verdict.cause, verdict.after_s), (Some("middlebox_idle_timeout"), Some(320)));
+}
+
+#[test]
+fn a_server_that_closes_what_is_silent_is_told_when_keepalives_outlive_every_other_limit() {
+    let path = followed(&pooled(Some(300.0)), "n2->10.96.0.1:3306", &["server=28800"]);
+    let verdict = path.verdict.expect("a verdict");
+    assert_eq!((verdict.rank, verdict.cause), (Rank::Warn, Some("idle_close_race")));
+    assert!(verdict.reason.contains("server closes it after 28800 s"), "{}", verdict.reason);
+    assert_eq!(path.least.map(|at| path.hops[at].idle_s), Some(Some(900)));
+}
+
+#[test]
+fn the_finding_of_a_path_stands_for_those_of_the_same_connections() {
+    let view = pooled(None);
+    for (assumed, after_s, raises) in [(&["lb=350"][..], 350, false), (&[], 900, true)] {
+        let path = followed(&view, "n2->10.96.0.1:3306", assumed);
+        let told = path.told_with(judged(&view));
+        let of_path: Vec<_> = told.iter().filter(|it| !it.connections.is_empty()).collect();
+        let breaks: Vec<_> = of_path.iter().filter(|it| it.rank == Rank::Break).collect();
+        assert_eq!(breaks.len(), 1, "{breaks:?}");
+        assert_eq!(breaks[0].after_s, Some(after_s));
+        let has_raise = breaks[0].fixes.iter().any(|fix| fix.id == "raise_ipvs_timeout");
+        assert_eq!(has_raise, raises, "raising a limit that is not the shortest ends nothing");
+    }
 }
 
 #[test]
