@@ -20,6 +20,18 @@ pub struct Said {
 }
 
 impl Said {
+    /// Runs a command to its end.
+    pub fn by(mut command: Command) -> Result<Self> {
+        command.stdin(Stdio::null());
+        let output = tools::apart(move || Ok(command.output()?))?;
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Self {
+            code: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        })
+    }
+
     /// One line for a failure.
     pub fn describe(&self) -> String {
         let code = self.code.map_or_else(|| "a signal".to_owned(), |code| format!("code {code}"));
@@ -31,15 +43,8 @@ impl Said {
 impl Rsttrace<'_> {
     pub fn run(&self, arguments: &[&str]) -> Result<Said> {
         let mut command = Command::new(self.program);
-        command.args(arguments).stdin(Stdio::null());
-        let output = tools::apart(move || Ok(command.output()?))
-            .with_context(|| format!("run rsttrace {}", arguments.join(" ")))?;
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        Ok(Said {
-            code: output.status.code(),
-            stdout: text(&output.stdout),
-            stderr: text(&output.stderr),
-        })
+        command.args(arguments);
+        Said::by(command).with_context(|| format!("run rsttrace {}", arguments.join(" ")))
     }
 
     fn succeed(&self, arguments: &[&str]) -> Result<String> {

@@ -1,6 +1,7 @@
 //! What `rsttrace fix --apply` goes through in bad places: it may fail, and it leaves nothing behind that the undo does
 //! not take back.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -12,6 +13,7 @@ use super::operator::{Rsttrace, Said};
 use super::snapshot::Snapshot;
 use crate::guest::{Guest, Need};
 use crate::lab::{Lab, Net, Topology};
+use crate::tools;
 
 pub struct Ordeal {
     pub name: &'static str,
@@ -24,6 +26,8 @@ pub const ORDEALS: &[Ordeal] = &[
     Ordeal { name: "fix_twice_at_once", run: at_once },
     Ordeal { name: "fix_changed_by_others", run: changed_by_others },
     Ordeal { name: "fix_killed", run: killed },
+    Ordeal { name: "fix_in_container", run: in_container },
+    Ordeal { name: "fix_in_renewed_netns", run: in_renewed_netns },
 ];
 
 /// Room in the table: two values of the machine, and the files that keep them.
@@ -147,6 +151,119 @@ fn changed_by_others(bench: &Bench<'_>) -> Result<String> {
     ensure!(said.code == Some(0), "the second undo: {}", said.describe());
     bench.same(&before, "after the second undo")?;
     Ok("left alone".to_owned())
+}
+
+/// A container with the host's network: with pids of its own, and with the host's.
+fn in_container(bench: &Bench<'_>) -> Result<String> {
+    const ETC: &str = "/tmp/etc-of-a-container";
+    let before = bench.snapshot()?;
+    for pids in [&["-p", "-f", "--mount-proc"][..], &[]] {
+        let run = |words: &[&str]| {
+            let words = bench.arguments(words)?.join(" ");
+            let script = format!(
+                "mkdir -p {ETC}/sysctl.d && mount --bind {ETC} /etc && exec {} {words}",
+                bench.rsttrace.program.display()
+            );
+            let mut command = Command::new("unshare");
+            command.arg("-m").args(pids).args(["sh", "-c", &script]);
+            Said::by(command).context("run unshare")
+        };
+        let applied = run(&[FIX[0], FIX[1], "--apply", "--yes"])?;
+        ensure!(applied.code == Some(0), "the apply: {}", applied.describe());
+        let told =
+            applied.stderr.contains("writes no file") && applied.stderr.contains("on the host");
+        ensure!(told, "it does not say that it writes no file, and where to: {}", applied.stderr);
+        ensure!(!applied.stdout.contains("/etc/"), "it wrote files: {}", applied.stdout);
+        let differences = before.differences(&bench.snapshot()?);
+        let values = differences.iter().any(|it| it.contains("nf_conntrack_max"));
+        ensure!(values, "the value was not set: {differences:?}");
+        let undone = run(&["fix", "--undo"])?;
+        ensure!(undone.code == Some(0), "the undo: {}", undone.describe());
+        bench.same(&before, "after the undo in the container")?;
+
+        let applied = bench.apply()?;
+        ensure!(applied.code == Some(0), "the apply on the host: {}", applied.describe());
+        let (ours, refused) = (bench.snapshot()?, run(&["fix", "--undo"])?);
+        let told = refused.code == Some(1) && refused.stderr.contains("run it there");
+        ensure!(told, "the host's files were taken back from a container: {}", refused.describe());
+        bench.same(&ours, "after an undo that was refused")?;
+        let undone = bench.undo()?;
+        ensure!(undone.code == Some(0), "the undo on the host: {}", undone.describe());
+        bench.same(&before, "after the undo on the host")?;
+    }
+    Ok("values only".to_owned())
+}
+
+/// The namespace ends, and another one is given its name and its number, and happens to have the value
+/// that the fix left.
+fn in_renewed_netns(bench: &Bench<'_>) -> Result<String> {
+    if let Some(fact) = bench.guest.lack(&[Need::Ipvs]) {
+        return Ok(format!("not tried: {fact}"));
+    }
+    let balance = || tools::run(Some(RENEWED), "ipvsadm -A -t 127.0.0.1:80 -s rr", "");
+    let timeouts = || tools::run(Some(RENEWED), "ipvsadm -L --timeout", "");
+    let first = add(RENEWED)?;
+    balance()?;
+    let netns = first.to_string();
+    let words = ["fix", "ipvs_idle_expired", "--choose", "raise_ipvs_timeout", "--idle", "1h"];
+    let words = [&words[..], &["--netns", &netns, "--apply", "--yes"]].concat();
+    let said = bench.rsttrace.run(&bench.arguments(&words)?)?;
+    ensure!(said.code == Some(0), "the apply: {}", said.describe());
+    let left = timeouts()?;
+    renew(first)?;
+    balance()?;
+    let seconds: Vec<_> =
+        left.split_whitespace().filter(|word| word.parse::<u32>().is_ok()).collect();
+    tools::run(Some(RENEWED), &format!("ipvsadm --set {}", seconds.join(" ")), "")?;
+    ensure!(timeouts()? == left, "the new namespace does not have what the fix left");
+    let said = bench.undo()?;
+    ensure!(said.code == Some(0), "the undo: {}", said.describe());
+    let untouched = timeouts()? == left;
+    delete(RENEWED)?;
+    // SO_NETNS_COOKIE came with 5.14: before, nothing tells them apart.
+    if bench.guest.series() == "5.10" {
+        return Ok("no cookies before 5.14".to_owned());
+    }
+    ensure!(untouched, "it wrote into another namespace: {}", said.describe());
+    ensure!(said.stdout.contains("another one has its number"), "{}", said.describe());
+    Ok("told apart".to_owned())
+}
+
+const RENEWED: &str = "renewed";
+
+/// A network namespace; its number.
+fn add(name: &str) -> Result<u64> {
+    tools::run(None, &format!("ip netns add {name}"), "")?;
+    let path = format!("/run/netns/{name}");
+    Ok(std::fs::metadata(&path).with_context(|| format!("stat {path}"))?.ino())
+}
+
+fn delete(name: &str) -> Result<()> {
+    tools::run(None, &format!("ip netns del {name}"), "").map(drop)
+}
+
+/// Ends the namespace and makes another one of its name and number.
+fn renew(number: u64) -> Result<()> {
+    /// The lowest free number is given first, and a namespace ends in the background.
+    const TRIES: usize = 100;
+    let mut fillers = Vec::new();
+    let mut found = false;
+    for attempt in 0..TRIES {
+        delete(RENEWED)?;
+        let filler = format!("{RENEWED}-{attempt}");
+        if attempt > 0 && add(&filler)? == number {
+            delete(&filler)?;
+        } else if attempt > 0 {
+            fillers.push(filler);
+        }
+        found = add(RENEWED)? == number;
+        if found {
+            break;
+        }
+    }
+    fillers.iter().try_for_each(|name| delete(name))?;
+    ensure!(found, "the number {number} was not given again in {TRIES} tries");
+    Ok(())
 }
 
 /// Killed at moments that are spread over a whole apply.

@@ -17,6 +17,8 @@ pub struct World {
     /// Files that a killed write left beside their place.
     pub leftovers: BTreeSet<String>,
     pub journals: BTreeMap<String, String>,
+    /// Of namespaces that have one.
+    pub cookies: BTreeMap<u32, u64>,
 }
 
 /// A run in it.
@@ -64,6 +66,10 @@ impl<'a> Fake<'a> {
         if self.gone == Some(slot.place.netns) {
             return Err(Trouble::Gone("the network namespace has gone".into()));
         }
+        let now = self.world.cookies.get(&slot.place.netns);
+        if slot.cookie.is_some_and(|noted| now.is_some_and(|now| *now != noted)) {
+            return Err(Trouble::Gone("another one has its number".into()));
+        }
         Ok((slot.place.netns, slot.setting.key))
     }
 }
@@ -73,6 +79,11 @@ fn folder_of(path: &str) -> String {
 }
 
 impl Effects for Fake<'_> {
+    fn cookie(&mut self, slot: &Slot) -> Result<Option<u64>, Trouble> {
+        self.point()?;
+        Ok(self.world.cookies.get(&slot.place.netns).copied())
+    }
+
     fn value(&mut self, slot: &Slot) -> Result<String, Trouble> {
         self.point()?;
         let slot = self.slot(slot)?;

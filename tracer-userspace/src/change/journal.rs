@@ -77,8 +77,22 @@ struct JournalOnDisk {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum ItemOnDisk {
-    Value { key: String, netns: u32, reach: NetnsReach, old: String, new: String },
-    File { path: String, old: FileOnDisk, new: FileOnDisk, folders: Vec<String> },
+    Value {
+        key: String,
+        netns: u32,
+        reach: NetnsReach,
+        /// Absent in journals of older builds and on older kernels.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cookie: Option<u64>,
+        old: String,
+        new: String,
+    },
+    File {
+        path: String,
+        old: FileOnDisk,
+        new: FileOnDisk,
+        folders: Vec<String>,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -144,6 +158,7 @@ impl From<&Item> for ItemOnDisk {
                 key: slot.setting.key.into(),
                 netns: slot.place.netns,
                 reach: slot.place.reach,
+                cookie: slot.cookie,
                 old,
                 new,
             },
@@ -159,7 +174,7 @@ impl TryFrom<ItemOnDisk> for Item {
 
     fn try_from(item: ItemOnDisk) -> Result<Self, String> {
         match item {
-            ItemOnDisk::Value { key, netns, reach, old, new } => {
+            ItemOnDisk::Value { key, netns, reach, cookie, old, new } => {
                 let setting = Setting::find(&key)
                     .filter(|setting| setting.writable)
                     .ok_or_else(|| format!("names {key:?}, which no fix changes"))?;
@@ -168,7 +183,7 @@ impl TryFrom<ItemOnDisk> for Item {
                 if !is_number(&old) || !is_number(&new) {
                     return Err(format!("has something for {key} that is no number"));
                 }
-                let slot = Slot { place: Place { netns, reach }, setting };
+                let slot = Slot { place: Place { netns, reach }, setting, cookie };
                 Ok(Self::Value { slot, old, new })
             }
             ItemOnDisk::File { path, old, new, folders } => {

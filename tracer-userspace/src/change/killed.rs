@@ -66,6 +66,10 @@ fn failed(error: std::io::Error) -> Trouble {
 }
 
 impl Effects for OnDisk {
+    fn cookie(&mut self, _: &Slot) -> Result<Option<u64>, Trouble> {
+        Ok(None)
+    }
+
     fn value(&mut self, slot: &Slot) -> Result<String, Trouble> {
         fs::read_to_string(self.of(slot)).map_err(failed)
     }
@@ -109,7 +113,7 @@ impl Effects for OnDisk {
 
 fn steps() -> Vec<Step> {
     let place = Place { netns: 1, reach: NetnsReach::Initial };
-    let slot = Slot { place, setting: Setting::find(MAX).expect("listed") };
+    let slot = Slot::new(place, Setting::find(MAX).expect("listed"));
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let file = |text: &str| FileState::File { bytes: text.into(), mode: 0o644, uid, gid };
     vec![

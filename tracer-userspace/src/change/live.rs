@@ -9,7 +9,7 @@ use super::{
     run::{Effects, Trouble},
     store::Store,
 };
-use crate::host::{Host, NetnsReach};
+use crate::host::{Host, Lost, NetnsReach};
 
 /// This machine.
 #[derive(Debug)]
@@ -30,10 +30,15 @@ impl<'a> Live<'a> {
     }
 
     fn netns(&self, slot: &Slot) -> Result<u32, Trouble> {
-        if !self.same_boot && slot.place.reach != NetnsReach::Initial {
-            return Err(Trouble::Gone("the network namespace ended with that boot".into()));
+        match slot.place.reach {
+            _ if self.same_boot => {}
+            NetnsReach::Initial => return Ok(self.host.initial_netns()),
+            _ => return Err(Trouble::Gone("the network namespace ended with that boot".into())),
         }
-        self.host.find_again(&slot.place).map_err(Trouble::Gone)
+        self.host.find_again(&slot.place, slot.cookie).map_err(|lost| match lost {
+            Lost::Gone(why) => Trouble::Gone(why),
+            Lost::Elsewhere(why) => Trouble::Failed(why),
+        })
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -54,6 +59,10 @@ fn of_setting(error: io::Error) -> Trouble {
 }
 
 impl Effects for Live<'_> {
+    fn cookie(&mut self, slot: &Slot) -> Result<Option<u64>, Trouble> {
+        Ok(self.host.netns_cookie(self.netns(slot)?))
+    }
+
     fn value(&mut self, slot: &Slot) -> Result<String, Trouble> {
         let netns = self.netns(slot)?;
         self.host.setting(netns, slot.setting).map_err(of_setting)

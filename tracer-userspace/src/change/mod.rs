@@ -29,9 +29,16 @@ use crate::{fix::Place, settings::Setting};
 pub struct Slot {
     pub place: Place,
     pub setting: &'static Setting,
+    /// Of the namespace, when it was noted down; inode numbers are given away again.
+    pub cookie: Option<u64>,
 }
 
 impl Slot {
+    /// Nothing is noted down of it yet.
+    pub fn new(place: Place, setting: &'static Setting) -> Self {
+        Self { place, setting, cookie: None }
+    }
+
     /// For a sentence: "net.core.somaxconn in netns web".
     pub fn describe(&self) -> String {
         format!("{} {}", self.setting.key, self.place.describe())

@@ -15,6 +15,8 @@ use crate::{
 pub struct Plan {
     pub fix: Fix,
     pub files: Vec<Persist>,
+    /// Why `--apply` leaves the files to somebody else, and to whom, in a clause.
+    pub unwritten: Option<String>,
     pub steps: Vec<Step>,
     /// Why it cannot be applied, in clauses.
     pub problems: Vec<String>,
@@ -27,7 +29,10 @@ impl Plan {
     pub fn new(fix: Fix, header: &[String], view: &View, host: &Host) -> Self {
         let mut caveats: Vec<String> = fix.caveats().into_iter().map(Into::into).collect();
         caveats.extend(overruled(&fix, view));
-        let has_ipvsadm = Path::new(IPVSADM).exists() && Path::new("/etc/systemd/system").exists();
+        let elsewhere = host.files_elsewhere();
+        // What the host has, a container does not show.
+        let has_ipvsadm = elsewhere.is_some()
+            || Path::new(IPVSADM).exists() && Path::new("/etc/systemd/system").exists();
         let (files, useless): (Vec<_>, Vec<_>) = fix
             .files()
             .into_iter()
@@ -47,12 +52,14 @@ impl Plan {
                 "no file keeps it: whoever makes the network namespace has to set it there".into(),
             );
         }
-        let steps = steps(&fix, &files);
+        let unwritten = elsewhere.filter(|_| !files.is_empty()).map(not_written);
+        caveats.extend(unwritten.clone());
+        let steps = steps(&fix, if unwritten.is_some() { &[] } else { &files });
         let problems = match fix.owner {
             FixOwner::Node => problems(&steps, host),
             _ => Vec::new(),
         };
-        Self { fix, files, steps, problems, caveats }
+        Self { fix, files, unwritten, steps, problems, caveats }
     }
 
     /// Whether it is the node's to change, and there is something to change.
@@ -60,6 +67,13 @@ impl Plan {
         let sets = |step: &Step| matches!(step, Step::Value { .. });
         self.fix.owner == FixOwner::Node && self.steps.iter().any(sets)
     }
+}
+
+fn not_written(why: &str) -> String {
+    format!(
+        "--apply sets the values and writes no file: {why}, and nothing here outlives a reboot; to keep \
+         them, run it on the host, or put the files there. --undo needs this container's --state-dir"
+    )
 }
 
 /// Who writes another value over ours, at its start or at boot.
@@ -104,7 +118,7 @@ fn with_header(file: Persist, header: &[String]) -> Persist {
 fn steps(fix: &Fix, files: &[Persist]) -> Vec<Step> {
     let value = |change: &crate::fix::Change| {
         let ((setting, to), place) = (change.setting()?, change.place()?.clone());
-        Some(Step::Value { slot: Slot { place, setting }, to })
+        Some(Step::Value { slot: Slot::new(place, setting), to })
     };
     let mut steps: Vec<Step> = fix.changes.iter().filter_map(value).collect();
     for file in files {
@@ -132,7 +146,7 @@ fn problems(steps: &[Step], host: &Host) -> Vec<String> {
     for step in steps {
         match step {
             Step::Value { slot, to } => {
-                let Slot { place, setting } = slot;
+                let Slot { place, setting, .. } = slot;
                 let (least, most) = setting.range;
                 if !setting.writable {
                     problems.push(format!("{} is not to be written", setting.key));

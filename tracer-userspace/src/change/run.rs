@@ -24,6 +24,9 @@ impl Trouble {
 
 /// What this does to the world; each may fail, and the process may die before, in or after each.
 pub trait Effects {
+    /// What tells the namespace of a setting from every later one with its number.
+    fn cookie(&mut self, slot: &Slot) -> Result<Option<u64>, Trouble>;
+    /// Fails where the namespace is not the one that was noted down.
     fn value(&mut self, slot: &Slot) -> Result<String, Trouble>;
     fn set_value(&mut self, slot: &Slot, value: &str) -> Result<(), Trouble>;
     fn file(&mut self, path: &str) -> Result<FileState, Trouble>;
@@ -120,9 +123,10 @@ fn pending(effects: &mut dyn Effects, steps: &[Step]) -> Result<Vec<Item>, Troub
     for step in steps {
         match step {
             Step::Value { slot, to } => {
-                let (old, new) = (effects.value(slot)?, to.to_string());
+                let slot = Slot { cookie: effects.cookie(slot)?, ..slot.clone() };
+                let (old, new) = (effects.value(&slot)?, to.to_string());
                 if old != new {
-                    items.push(Item::Value { slot: slot.clone(), old, new });
+                    items.push(Item::Value { slot, old, new });
                 }
             }
             Step::File { path, to } => {

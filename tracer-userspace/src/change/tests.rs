@@ -17,7 +17,7 @@ const MODULES: &str = "/etc/modules-load.d/rsttrace-test.conf";
 fn slot(netns: u32, key: &str) -> Slot {
     let reach =
         if netns == 1 { NetnsReach::Initial } else { NetnsReach::Named("/run/netns/web".into()) };
-    Slot { place: Place { netns, reach }, setting: Setting::find(key).expect("listed") }
+    Slot::new(Place { netns, reach }, Setting::find(key).expect("listed"))
 }
 
 fn file(text: &str) -> FileState {
@@ -180,6 +180,33 @@ fn a_namespace_that_has_gone_is_told_and_the_rest_restored() {
     assert!(undone.is_complete());
     assert_eq!(world.files, before.files);
     assert_eq!(world.values[&(1, MAX)], "65536");
+}
+
+#[test]
+fn a_namespace_that_was_given_anothers_number_is_never_written_to() {
+    let mut world = world();
+    world.cookies.insert(2, 7);
+    let _ = apply(&mut Fake::immortal(&mut world), &steps(), about("1")).expect("applied");
+    // It reads exactly as what we left, so that its value tells nothing.
+    world.cookies.insert(2, 8);
+    let journal = kept(&world).expect("a journal");
+    let undone = undo(&mut Fake::immortal(&mut world), &journal, true);
+    assert_eq!(undone.gone, ["ipvs.tcp in netns web: another one has its number"]);
+    assert_eq!(world.values[&(2, TCP)], "1200");
+    assert_eq!(world.values[&(1, MAX)], "65536", "the rest is restored");
+}
+
+#[test]
+fn a_journal_of_an_older_build_has_no_cookies_and_is_undone_all_the_same() {
+    let mut world = world();
+    let before = world.clone();
+    let _ = apply(&mut Fake::immortal(&mut world), &steps(), about("1")).expect("applied");
+    let text = world.journals.values().next().expect("a journal").clone();
+    assert!(!text.contains("cookie"), "{text}");
+    world.cookies.insert(2, 8);
+    assert!(undo_in(&mut world, false).is_complete());
+    world.cookies.clear();
+    assert_eq!(world, before);
 }
 
 #[test]

@@ -209,6 +209,9 @@ fn carry_out(
             return Ok(Exit::Fine);
         }
     }
+    if let Some(unwritten) = &plan.unwritten {
+        say(&format!("rsttrace: {unwritten}"));
+    }
     let now = Timestamp::now();
     let about = About {
         id: store.new_id(&now.strftime("%Y%m%d-%H%M%S").to_string()).map_err(cannot_keep)?,

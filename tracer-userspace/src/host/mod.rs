@@ -10,6 +10,8 @@ mod addresses;
 mod cgroup;
 pub mod clock;
 mod conntrack;
+mod container;
+mod cookie;
 mod counters;
 mod ctnetlink;
 pub mod fixture;
@@ -59,6 +61,7 @@ pub use state::{
     SocketAges, SocketList, SocketState, SocketTimer, TcpCounters, TcpSysctls, TimerKind,
 };
 pub use traffic::{Counters, ServiceKey, Traffic};
+pub use tune::Lost;
 
 use crate::event::{Flow, tcp_state};
 

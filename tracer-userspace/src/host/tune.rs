@@ -7,11 +7,27 @@ use std::path::PathBuf;
 
 use rustix::fs::{Access, access};
 
-use super::{Host, NetnsReach, ipvs};
+use super::{Host, NetnsReach, cookie, ipvs};
 use crate::fix::Place;
 use crate::settings::{Scope, Setting, Stored};
 
+/// Why a place that was written down in this boot is not to be written to, in a clause.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// It has ended.
+    Gone(String),
+    /// It cannot be told from here whether it has.
+    Elsewhere(String),
+}
+
 impl Host {
+    /// What tells the namespace with this inode number from every other one of this boot. `None` before
+    /// 5.14, or where it cannot be entered.
+    #[must_use]
+    pub fn netns_cookie(&self, netns: u32) -> Option<u64> {
+        self.enter(netns, cookie::read).flatten()
+    }
+
     /// The inode number of the initial network namespace, or of ours where pid 1 may not be looked
     /// into.
     #[must_use]
@@ -20,23 +36,47 @@ impl Host {
         of_init.and_then(|inum| u32::try_from(inum).ok()).unwrap_or(self.own)
     }
 
-    /// Whether a place is still what it was when somebody wrote it down; its inode number now.
+    /// The inode number of a place that was written down in this boot, with its cookie where the kernel
+    /// has them.
     ///
     /// # Errors
-    /// Why it is not: it has gone, or its name leads elsewhere.
-    pub fn find_again(&self, place: &Place) -> Result<u32, String> {
+    /// [`Lost`]
+    pub fn find_again(&self, place: &Place, cookie: Option<u64>) -> Result<u32, Lost> {
         if place.reach == NetnsReach::Initial {
-            return Ok(self.initial_netns());
+            let now = self.initial_netns();
+            // The machine's own never ends. A container has another one in its place.
+            return if now == place.netns && self.is_still(now, cookie) {
+                Ok(now)
+            } else {
+                Err(Lost::Elsewhere(
+                    "it was applied where another network namespace is pid 1's: take it back there"
+                        .into(),
+                ))
+            };
         }
-        if let NetnsReach::Named(path) | NetnsReach::Docker(path) = &place.reach
+        // Without a cookie the name has to tell whether the number was given away again.
+        if cookie.is_none()
+            && let NetnsReach::Named(path) | NetnsReach::Docker(path) = &place.reach
             && let Ok(file) = fs::metadata(path)
             && file.ino() != u64::from(place.netns)
         {
-            return Err("the network namespace of this name is another one now".into());
+            let why = "the network namespace of this name is another one now";
+            return Err(Lost::Gone(why.into()));
         }
-        self.enter(place.netns, || ())
-            .map(|()| place.netns)
-            .ok_or_else(|| "the network namespace has gone".into())
+        // From here on it is held open, and with it the meaning of its number.
+        if self.enter(place.netns, || ()).is_none() {
+            return Err(Lost::Gone("the network namespace has gone".into()));
+        }
+        if !self.is_still(place.netns, cookie) {
+            let why = "the network namespace has gone, and another one has its number";
+            return Err(Lost::Gone(why.into()));
+        }
+        Ok(place.netns)
+    }
+
+    /// Whether this is the namespace that had this cookie, as far as it had one.
+    fn is_still(&self, netns: u32, cookie: Option<u64>) -> bool {
+        cookie.is_none_or(|noted| self.netns_cookie(netns).is_none_or(|now| now == noted))
     }
 
     /// The value of a setting in a namespace, as the kernel prints it.
@@ -97,4 +137,60 @@ impl Host {
 fn path(setting: &Setting) -> io::Result<PathBuf> {
     let below_root = setting.path().ok_or(ErrorKind::Unsupported)?;
     Ok(PathBuf::from("/").join(below_root))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ours(host: &Host) -> Place {
+        Place { netns: host.own, reach: NetnsReach::Process(std::process::id()) }
+    }
+
+    #[test]
+    fn a_namespace_that_has_anothers_number_is_told_by_its_cookie() {
+        let host = Host::new().expect("proc is mounted");
+        // Before 5.14 there is nothing to tell it by.
+        let Some(cookie) = host.netns_cookie(host.own) else {
+            return;
+        };
+        assert_eq!(host.find_again(&ours(&host), Some(cookie)), Ok(host.own));
+        let other = host.find_again(&ours(&host), Some(cookie + 1));
+        assert!(
+            matches!(other, Err(Lost::Gone(why)) if why.contains("another one has its number"))
+        );
+    }
+
+    #[test]
+    fn a_journal_without_cookies_goes_by_number_and_name() {
+        let host = Host::new().expect("proc is mounted");
+        assert_eq!(host.find_again(&ours(&host), None), Ok(host.own));
+        let renamed = NetnsReach::Named("/proc/self/exe".into());
+        let renamed = host.find_again(&Place { reach: renamed, ..ours(&host) }, None);
+        assert!(matches!(renamed, Err(Lost::Gone(why)) if why.contains("of this name")));
+    }
+
+    #[test]
+    fn a_name_that_was_moved_does_not_hide_the_namespace_itself() {
+        let host = Host::new().expect("proc is mounted");
+        let Some(cookie) = host.netns_cookie(host.own) else {
+            return;
+        };
+        let reach = NetnsReach::Named("/proc/self/exe".into());
+        let place = Place { reach, ..ours(&host) };
+        assert_eq!(host.find_again(&place, Some(cookie)), Ok(host.own));
+    }
+
+    #[test]
+    fn another_machines_or_containers_initial_namespace_is_not_taken_for_this_ones() {
+        let host = Host::new().expect("proc is mounted");
+        let initial = host.initial_netns();
+        let place = |netns| Place { netns, reach: NetnsReach::Initial };
+        assert_eq!(host.find_again(&place(initial), None), Ok(initial));
+        for (netns, cookie) in [(initial - 1, None), (initial, Some(u64::MAX))] {
+            let lost = host.find_again(&place(netns), cookie);
+            let unreadable = host.netns_cookie(initial).is_none() && cookie.is_some();
+            assert!(unreadable || matches!(lost, Err(Lost::Elsewhere(_))), "{lost:?}");
+        }
+    }
 }

@@ -5,6 +5,7 @@ use anyhow::anyhow;
 use super::{print, usage};
 use crate::{
     change::{
+        disk,
         journal::{Item, Journal},
         live::Live,
         run::{Effects, undo as take_back},
@@ -55,6 +56,14 @@ pub fn undo(args: &FixArgs) -> Result<Exit, Failure> {
         _ => anyhow!("the journal {id} {why}").into(),
     })?;
     let host = Host::new().map_err(anyhow::Error::from)?;
+    if let Some(why) = host.files_elsewhere()
+        && written_elsewhere(&journal)
+    {
+        return Err(anyhow!(
+            "nothing was taken back: {why}, and the files of {id} are on the host: run it there"
+        )
+        .into());
+    }
     let mut live = Live::new(&host, store, "/".as_ref(), Some(&journal.about.boot_id));
     let undone = take_back(&mut live, &journal, args.force);
     print(args, || out::undone_text(&journal, &undone), || out::undone_json(&journal, &undone))?;
@@ -78,6 +87,18 @@ fn applied_over(journal: &Journal, store: &Store) -> Option<String> {
     };
     ids.take_while(|id| *id > journal.about.id)
         .find(|id| store.load(id).is_ok_and(|other| touches(&other)))
+}
+
+/// Whether none of the journal's files stands here as it was left: then this is another /etc than the one
+/// it was written to, where it would seem taken back already.
+fn written_elsewhere(journal: &Journal) -> bool {
+    let mut files = journal.items.iter().filter_map(|item| match item {
+        Item::File { path, new, .. } => {
+            Some(disk::read(path.as_ref()).is_ok_and(|now| now == *new))
+        }
+        Item::Value { .. } => None,
+    });
+    files.next().is_some_and(|first| !first && files.all(|stands| !stands))
 }
 
 /// Tells what can be taken back.

@@ -1,0 +1,26 @@
+//! What tells a network namespace from every other one of this boot: its inode number is given away
+//! again when it ends.
+
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+/// `SO_NETNS_COOKIE` of the calling thread's namespace: counted up from the boot on, and never given
+/// twice (`net->net_cookie`, net/core/net_namespace.c). `None` before 5.14.
+pub(super) fn read() -> Option<u64> {
+    let socket: OwnedFd =
+        socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
+    let mut cookie: u64 = 0;
+    let mut length = libc::socklen_t::try_from(size_of_val(&cookie)).ok()?;
+    // SAFETY: both pointers are to variables that outlive the call, and the length is the first one's.
+    let answer = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    (answer == 0 && usize::try_from(length) == Ok(size_of_val(&cookie))).then_some(cookie)
+}
