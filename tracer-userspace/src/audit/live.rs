@@ -14,6 +14,8 @@ use crate::{
 /// Connections whose entries are looked up, one question each.
 const MOST_TRACKED: usize = 1024;
 
+const FIREWALL: &str = "the rules of nftables";
+
 /// Reads what we may of this machine. Nothing is changed, and nothing is fatal: what could not be read
 /// is in [`View::unseen`].
 #[must_use]
@@ -54,11 +56,18 @@ pub fn read(host: &Host) -> View {
 pub fn read_root(root: &Path) -> io::Result<View> {
     let mut view = gathered(fixture::machine(root)?, fixture::namespaces(root));
     configure(&mut view, root);
-    view.unseen.retain(|unseen| !unseen.what.starts_with("the TCP sockets"));
+    let rights = ["the TCP sockets", FIREWALL];
+    view.unseen.retain(|unseen| !rights.iter().any(|it| unseen.what.starts_with(it)));
     view.unseen.push(Unseen {
-        what: "sockets, accept queues and rules of nftables".into(),
+        what: "sockets and accept queues".into(),
         why: "no file holds them".into(),
     });
+    for netns in view.namespaces.iter().filter(|netns| netns.firewall.is_none()) {
+        view.unseen.push(Unseen {
+            what: format!("{FIREWALL} {}", netns.place.describe()),
+            why: "there is no nft-ruleset, as `nft -a list ruleset` prints it".into(),
+        });
+    }
     Ok(view)
 }
 
@@ -116,6 +125,8 @@ fn netns(place: Place, found: Found) -> Netns {
         values,
         services: state.ipvs.and_then(|ipvs| ipvs.services),
         translates: state.translates,
+        firewall: found.firewall,
+        legacy_tables: found.legacy_tables,
         listeners: state.listeners,
         queues: listeners,
         connections,
@@ -147,10 +158,16 @@ fn unread(netns: &Netns) -> Vec<Unseen> {
             why: "the file may not be read".into(),
         });
     }
-    if netns.translates.is_none() {
+    if netns.translates.is_none() || netns.firewall.is_none() {
         list.push(Unseen {
-            what: format!("whether there are rules for NAT {place}"),
+            what: format!("{FIREWALL} {place} (NAT, INVALID packets)"),
             why: "the kernel tells them with CAP_NET_ADMIN only".into(),
+        });
+    }
+    if !netns.legacy_tables.is_empty() {
+        list.push(Unseen {
+            what: format!("the rules of {} {place}", netns.legacy_tables.join(", ")),
+            why: "they are those of iptables-legacy, which iptables-legacy-save shows".into(),
         });
     }
     if netns.connections.is_none() {

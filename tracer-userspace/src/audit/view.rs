@@ -7,8 +7,8 @@ use super::configured::Configured;
 use crate::{
     fix::Place,
     host::{
-        ConntrackEntry, ConntrackStat, HeldSocket, IpvsService, IpvsTable, NetnsReach, SocketList,
-        TcpCounters,
+        ConntrackEntry, ConntrackStat, Firewall, HeldSocket, IpvsService, IpvsTable, NetnsReach,
+        SocketList, TcpCounters,
     },
     settings::Values,
 };
@@ -57,6 +57,10 @@ pub struct Netns {
     pub services: Option<Vec<IpvsService>>,
     /// It has rules for NAT. `None` where that cannot be told.
     pub translates: Option<bool>,
+    /// Rules about INVALID packets and masquerading; `None` where they may not be read.
+    pub firewall: Option<Firewall>,
+    /// Tables of the older iptables, whose rules are not read.
+    pub legacy_tables: Vec<String>,
     pub listeners: Option<Vec<SocketAddr>>,
     /// The listening sockets themselves, for their accept queues.
     pub queues: Option<SocketList>,

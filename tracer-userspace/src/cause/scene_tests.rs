@@ -34,6 +34,8 @@ fn netns(number: u32) -> Netns {
         values: values(Scope::Netns),
         services: None,
         translates: None,
+        firewall: None,
+        legacy_tables: Vec::new(),
         listeners: None,
         queues: None,
         connections: None,

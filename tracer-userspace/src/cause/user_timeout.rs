@@ -28,7 +28,7 @@ pub const CAUSE: Cause = Cause {
             ("retransmission_timeout", "the option is off, or the SYNs ran out before it"),
             ("keepalive_exhausted", "the option is off"),
         ],
-        fixes: &[RESTORE, READ, CHANGE_RULE],
+        fixes: &[RESTORE, READ, IN_STEP, CHANGE_RULE],
         not_fixes: NOT_FIXES,
     },
     judge,
@@ -56,6 +56,17 @@ const READ: Remedy = Remedy {
               may pause for so long",
     reason: "the path is fine: the peer answered every window probe, and had no room for data",
     how: "look at the receive queue (Recv-Q of ss -tn) and the threads of the peer's process",
+};
+
+const IN_STEP: Remedy = Remedy {
+    id: "user_timeout_in_step",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "let TCP_USER_TIMEOUT be time + intvl × probes of the keepalive, and several seconds at least",
+    reason: "a silent connection is then given up after as many probes as its keepalive says, and data is \
+             sent again several times before it is",
+    how: "setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, MILLISECONDS), with TCP_KEEPIDLE + TCP_KEEPINTVL × \
+          TCP_KEEPCNT seconds; longer than the outages that connections shall survive",
 };
 
 const NOT_FIXES: &[(&str, &str)] =

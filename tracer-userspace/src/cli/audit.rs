@@ -49,8 +49,9 @@ pub struct CheckArgs {
     pub assume: Vec<Assumption>,
 
     /// Judge a copy of a host in this directory instead of the live one: proc/, sys/, etc/, run/ and usr/
-    /// as they are on the host; `ipvs-timeouts` as `ipvsadm -Ln --timeout` prints them; and the same again
-    /// in run/netns/NAME/ for each further network namespace
+    /// as they are on the host; `ipvs-timeouts` as `ipvsadm -Ln --timeout` prints them and `nft-ruleset` as
+    /// `nft -a list ruleset` prints it; and the same again in run/netns/NAME/ for each further network
+    /// namespace
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
 

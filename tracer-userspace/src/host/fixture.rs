@@ -4,6 +4,7 @@
 //! proc/sys/…  proc/meminfo  proc/net/{netstat,ip_vs,ip_vs_conn,ip_tables_names,stat/nf_conntrack}
 //! proc/PID/{comm,cmdline}   sys/…   etc/…   run/…   usr/lib/…   lib/…
 //! ipvs-timeouts             what `ipvsadm -Ln --timeout` prints, as no file holds it
+//! nft-ruleset               what `nft -a list ruleset` prints
 //! run/netns/NAME/…          the same again for each further network namespace
 //! ```
 
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::look::{Found, Look, MachineFacts, values_in};
 use super::state::{ConntrackState, IpvsState, NetnsReach, NetnsState};
-use super::{conntrack, counters, ipvs_conn, ipvs_services, machine};
+use super::{conntrack, counters, firewall, ipvs_conn, ipvs_services, machine};
 use crate::settings::{self, Scope};
 
 /// Entries of one IPVS table.
@@ -60,15 +61,17 @@ fn found(root: &Path) -> Found {
         services: Some(ipvs_services::parse(&text)),
         ..timeouts(root).unwrap_or_default()
     });
+    let firewall =
+        fs::read_to_string(root.join("nft-ruleset")).ok().map(|text| firewall::parse(&text));
+    let legacy_nat =
+        net("ip_tables_names").is_some_and(|names| names.lines().any(|name| name == "nat"));
     let state = NetnsState {
         conntrack: net("stat/nf_conntrack").map(|text| ConntrackState {
             stat: conntrack::parse_stat(&text),
             ..ConntrackState::default()
         }),
         counters: net("netstat").map(|text| counters::parse(&text)).unwrap_or_default(),
-        translates: Some(
-            net("ip_tables_names").is_some_and(|names| names.lines().any(|name| name == "nat")),
-        ),
+        translates: Some(legacy_nat || firewall.as_ref().is_some_and(|it| it.translates)),
         ipvs,
         ..NetnsState::default()
     };
@@ -80,6 +83,8 @@ fn found(root: &Path) -> Found {
         connections: None,
         listeners: None,
         ipvs: table.and_then(|file| ipvs_conn::parse(BufReader::new(file), MOST_ENTRIES).ok()),
+        firewall,
+        legacy_tables: firewall::legacy_in(&root.join("proc/net")),
         state,
     }
 }
@@ -108,6 +113,10 @@ mod tests {
         root.file("proc/sys/kernel/osrelease", "6.1.0\n");
         root.file("proc/net/ip_vs", "TCP  0A640001:0CEA rr\n");
         root.file("ipvs-timeouts", "Timeout (tcp tcpfin udp): 7200 120 300\n");
+        root.file(
+            "nft-ruleset",
+            "table ip t {\nchain c {\ntype nat hook output priority 0;\n}\n}\n",
+        );
         root.file("run/netns/web/proc/sys/net/ipv4/tcp_keepalive_time", "600\n");
         assert_eq!(machine(root.path()).expect("a proc").release, "6.1.0");
         let looks = namespaces(root.path());
@@ -118,6 +127,7 @@ mod tests {
         assert_eq!(looks.iter().map(time).collect::<Vec<_>>(), [Some(7200), Some(600)]);
         let first = looks[0].found.as_ref().expect("a directory");
         assert_eq!(first.values.number("ipvs.tcp"), Some(7200));
+        assert_eq!(first.state.translates, Some(true));
         assert_eq!(looks[1].reach, NetnsReach::Named("/run/netns/web".into()));
     }
 

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::firewall::{self, Firewall};
 use super::inside::{inside, read_here};
 use super::options::{self, HeldSocket};
 use super::sock_diag::{self, SocketFilter};
@@ -53,6 +54,10 @@ pub struct Found {
     /// With the accept queue and its limit for the queues.
     pub listeners: Option<SocketList>,
     pub ipvs: Option<IpvsTable>,
+    /// `None` where we may not read the rules.
+    pub firewall: Option<Firewall>,
+    /// Tables of the older iptables, whose rules are not read.
+    pub legacy_tables: Vec<String>,
 }
 
 impl Host {
@@ -168,6 +173,8 @@ fn found_here() -> Found {
         connections: sock_diag::list(SocketFilter::CONNECTIONS, MOST_SOCKETS).ok(),
         listeners: sock_diag::list(SocketFilter::LISTENERS, MOST_LISTENERS).ok(),
         ipvs: ipvs_conn::read(MOST_ENTRIES),
+        firewall: firewall::read(),
+        legacy_tables: firewall::legacy_tables(),
         state,
     }
 }

@@ -14,6 +14,7 @@ mod container;
 mod cookie;
 mod counters;
 mod ctnetlink;
+pub(crate) mod firewall;
 pub mod fixture;
 mod inside;
 mod ipvs;
@@ -47,6 +48,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use firewall::{
+    Answer, Chain, Firewall, Hook, Interface, InvalidRule, Masquerade, Outgoing, RulePlace,
+};
 use inside::inside;
 pub use look::{Found, Look, MachineFacts};
 pub use lookout::Lookout;

@@ -43,8 +43,14 @@ fn never(question: &Question<'_>, netns: &Netns) -> Option<Finding> {
         .map(|socket| End { netns, socket, held: question.view.held.get(&socket.inode) })
         .collect();
     let off = ends.iter().filter(|end| end.probing() == Probing::Off).count();
+    // The rule of the user timeout tells of these.
+    let overruled = |end: &&End<'_>| {
+        let options = end.held.and_then(|held| held.options);
+        options.is_some_and(|options| options.user_timeout_ms > 0)
+    };
     let slowest = ends
         .iter()
+        .filter(|end| !overruled(end))
         .filter_map(|end| match end.probing() {
             Probing::Every { time_s, intvl_s, probes } => {
                 Some((time_s, intvl_s, u64::from(probes)))

@@ -28,6 +28,7 @@ mod orphans;
 #[cfg(test)]
 mod tests;
 mod udp_timers;
+mod user_timeout;
 
 /// What is asked of the rules.
 pub struct Question<'a> {
@@ -78,6 +79,7 @@ pub const ALL: &[Rule] = &[
     udp_timers::RULE,
     orphans::RULE,
     dead_peer::RULE,
+    user_timeout::RULE,
 ];
 
 const TCP: u8 = 6;

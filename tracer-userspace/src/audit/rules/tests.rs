@@ -1,5 +1,8 @@
 //! What the rules find of hosts that are made up here.
 
+mod firewall;
+mod user_timeout;
+
 use super::*;
 use crate::{
     audit::{
@@ -42,6 +45,8 @@ fn netns(number: u32) -> Netns {
         values,
         services: None,
         translates: Some(false),
+        firewall: None,
+        legacy_tables: Vec::new(),
         listeners: None,
         queues: None,
         connections: None,
