@@ -66,6 +66,10 @@ Files:
   /etc/sysctl.d/99-rsttrace-FIX.conf, and of the same name below /etc/modprobe.d,
   /etc/modules-load.d and /etc/systemd/system: what keeps a fix over a reboot
 
+Containers:
+  In a container --apply sets the values and writes no file, and says so: its /etc is not the host's.
+  To keep a fix over a reboot, run it on the host, or put the files of the plan there.
+
 Exit status:
   0  printed, applied, undone, or so already
   1  not applied, and everything is as before; or not wholly undone; what is left is named
