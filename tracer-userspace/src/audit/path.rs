@@ -169,7 +169,10 @@ fn place_of<'a>(view: &'a View, end: &Endpoint) -> Option<&'a Netns> {
     match end {
         Endpoint::Address(address) => {
             let has = |netns: &&Netns| {
-                netns.addresses.as_ref().is_some_and(|all| all.contains(&address.ip()))
+                netns
+                    .addresses
+                    .as_ref()
+                    .is_some_and(|all| all.iter().any(|it| it.ip == address.ip()))
             };
             // A loopback address is everybody's.
             let mut having = view.namespaces.iter().filter(has);
@@ -199,9 +202,10 @@ fn addresses_of(view: &View, end: &Endpoint) -> Result<Vec<SocketAddr>, String> 
     if let Endpoint::Address(address) = end {
         return Ok(vec![*address]);
     }
-    let netns = place_of(view, end).ok_or_else(|| nowhere(end))?;
-    let addresses = netns.addresses.iter().flatten();
-    Ok(addresses.filter(|ip| !ip.is_loopback()).map(|ip| SocketAddr::new(*ip, 0)).collect())
+    let netns = place_of(view, end)
+        .ok_or_else(|| format!("there is no network namespace, process or pod {end} here"))?;
+    let addresses = netns.addresses.iter().flatten().map(|it| it.ip);
+    Ok(addresses.filter(|ip| !ip.is_loopback()).map(|ip| SocketAddr::new(ip, 0)).collect())
 }
 
 /// IPVS services that lead there.

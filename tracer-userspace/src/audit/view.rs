@@ -1,14 +1,14 @@
 //! A host as the rules see it: plain data, nothing is read from here on.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use super::configured::Configured;
 use crate::{
     fix::Place,
     host::{
-        ConntrackEntry, ConntrackStat, Firewall, HeldSocket, IpvsService, IpvsTable, NetnsReach,
-        SocketList, TcpCounters,
+        Address, ConntrackEntry, ConntrackStat, Firewall, HeldSocket, IpvsService, IpvsTable,
+        NetnsReach, SocketList, TcpCounters,
     },
     settings::Values,
 };
@@ -70,7 +70,7 @@ pub struct Netns {
     /// Entries of connection tracking that belong to a connection of a socket on this machine.
     pub tracked: Vec<ConntrackEntry>,
     /// Addresses of its interfaces.
-    pub addresses: Option<Vec<IpAddr>>,
+    pub addresses: Option<Vec<Address>>,
     pub conntrack: ConntrackStat,
     pub tcp: TcpCounters,
 }

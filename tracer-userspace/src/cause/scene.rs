@@ -71,7 +71,7 @@ impl<'a> Scene<'a> {
         let ends = [client, server, service.map(|service| service.ip())];
         let is_near = |netns: &&Netns| {
             let addresses = || netns.addresses.iter().flatten();
-            ends.into_iter().flatten().any(|end| addresses().any(|at| on_one_link(*at, end)))
+            ends.into_iter().flatten().any(|end| addresses().any(|at| on_one_link(at.ip, end)))
         };
         narrowed(self.places(|netns| netns.translates == Some(true)), is_near)
     }
@@ -81,7 +81,7 @@ impl<'a> Scene<'a> {
         let service = self.broken.service.map(|service| service.ip());
         let serves = |netns: &&Netns| {
             let ends = [self.broken.server, service];
-            let has = |end: &IpAddr| netns.addresses.iter().flatten().any(|at| at == end);
+            let has = |end: &IpAddr| netns.addresses.iter().flatten().any(|at| at.ip == *end);
             ends.iter().flatten().any(has)
         };
         narrowed(self.places(applies), serves)

@@ -3,7 +3,7 @@ use crate::{
     audit::view::{Netns, View},
     cause::by_id,
     fix::{Change, Fix, FixOwner, Place},
-    host::{ConntrackStat, IpvsDestination, IpvsService, NetnsReach, TcpCounters},
+    host::{Address, ConntrackStat, IpvsDestination, IpvsService, NetnsReach, TcpCounters},
     settings::{ALL, Scope, Setting, Values},
     testing::address,
 };
@@ -64,7 +64,7 @@ fn balancer(number: u32, vip: &str) -> Netns {
 
 fn translator(number: u32, ip: &str) -> Netns {
     let ip = address(ip).ip();
-    Netns { translates: Some(true), addresses: Some(vec![ip]), ..netns(number) }
+    Netns { translates: Some(true), addresses: Some(vec![Address::fixed(ip)]), ..netns(number) }
 }
 
 fn view(mut others: Vec<Netns>) -> View {

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
+use super::firewall::{Interface, Outgoing};
 use super::netlink::Link;
 use super::nlmsg::{attributes, leading, malformed};
 
@@ -11,6 +12,10 @@ const RTM_GETADDR: u16 = 22;
 const IFA_ADDRESS: u16 = 1;
 /// Of a point-to-point link, where `IFA_ADDRESS` is the other end's.
 const IFA_LOCAL: u16 = 2;
+/// Name of the interface, and of an alias after a colon; IPv4 only.
+const IFA_LABEL: u16 = 3;
+/// In the lowest eight flags, which `struct ifaddrmsg` holds: it was given without a lifetime.
+const IFA_F_PERMANENT: u8 = 0x80;
 /// `struct ifaddrmsg`, bytes.
 const IFADDRMSG_LEN: usize = 8;
 
@@ -19,8 +24,47 @@ const AF_INET6: u8 = 10;
 
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// An address of an interface.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address {
+    pub ip: IpAddr,
+    /// Number of the interface.
+    pub index: u32,
+    /// Name of the interface; IPv4 only.
+    pub interface: Option<String>,
+    /// It has a lifetime, as DHCP gives.
+    pub leased: bool,
+    /// The link has an other end, as of PPP or a tunnel.
+    pub point_to_point: bool,
+}
+
+impl Address {
+    /// One that somebody set for good.
+    #[cfg(test)]
+    pub(crate) fn fixed(ip: IpAddr) -> Self {
+        Self { ip, index: 1, interface: None, leased: false, point_to_point: false }
+    }
+
+    /// Whether packets that leave through its interface meet a rule for these.
+    pub fn leaves(&self, out: &Outgoing) -> bool {
+        let is = |interface: &Interface| match (interface, &self.interface) {
+            (Interface::Index(index), _) => self.index == *index,
+            (Interface::Name(name), Some(own)) => own == name,
+            (Interface::Prefix(prefix), Some(own)) => own.starts_with(prefix.as_str()),
+            (Interface::Name(_) | Interface::Prefix(_), None) => false,
+        };
+        match out {
+            Outgoing::All => true,
+            Outgoing::Only(interface) => is(interface),
+            Outgoing::Except(interface) => !is(interface),
+            // Which those are is not read.
+            Outgoing::Some => false,
+        }
+    }
+}
+
 /// Those of the calling thread's namespace, sorted.
-pub(super) fn read() -> io::Result<Vec<IpAddr>> {
+pub(super) fn read() -> io::Result<Vec<Address>> {
     let mut link = Link::open(None, Instant::now() + PATIENCE)?;
     let mut addresses = Vec::new();
     link.dump(RTM_GETADDR, &[&[0; IFADDRMSG_LEN]], &mut |body| {
@@ -28,11 +72,10 @@ pub(super) fn read() -> io::Result<Vec<IpAddr>> {
         Ok(())
     })?;
     addresses.sort_unstable();
-    addresses.dedup();
     Ok(addresses)
 }
 
-fn address(body: &[u8]) -> io::Result<Option<IpAddr>> {
+fn address(body: &[u8]) -> io::Result<Option<Address>> {
     let (fixed, rest) =
         body.split_at_checked(IFADDRMSG_LEN).ok_or_else(|| malformed("no ifaddrmsg"))?;
     let ip = |payload: &[u8]| match fixed[0] {
@@ -40,15 +83,25 @@ fn address(body: &[u8]) -> io::Result<Option<IpAddr>> {
         AF_INET6 => leading(payload).map(|bytes: [u8; 16]| Some(Ipv6Addr::from(bytes).into())),
         _ => Ok(None),
     };
-    let mut found = None;
+    let (mut local, mut other, mut interface) = (None, None, None);
     for attribute in attributes(rest) {
         match attribute? {
-            (IFA_LOCAL, payload) => return ip(payload),
-            (IFA_ADDRESS, payload) => found = ip(payload)?,
+            (IFA_LOCAL, payload) => local = ip(payload)?,
+            (IFA_ADDRESS, payload) => other = ip(payload)?,
+            (IFA_LABEL, payload) => {
+                let label = String::from_utf8_lossy(payload);
+                interface = label.split([':', '\0']).next().map(str::to_owned);
+            }
             _ => {}
         }
     }
-    Ok(found)
+    Ok(local.or(other).map(|ip| Address {
+        ip,
+        index: u32::from_ne_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]),
+        interface,
+        leased: fixed[2] & IFA_F_PERMANENT == 0,
+        point_to_point: local.is_some() && other.is_some() && local != other,
+    }))
 }
 
 #[cfg(test)]
@@ -61,8 +114,18 @@ mod tests {
         let mut bytes = Attributes::default();
         bytes.put(IFA_ADDRESS, &[192, 0, 2, 2]);
         bytes.put(IFA_LOCAL, &[192, 0, 2, 1]);
-        let body = [&[AF_INET, 32, 0, 0, 0, 0, 0, 0], bytes.bytes()].concat();
-        assert_eq!(address(&body).expect("valid"), Some([192, 0, 2, 1].into()));
+        bytes.put(IFA_LABEL, b"ppp0:1\0");
+        let body = |flags| [&[AF_INET, 32, flags, 0, 7, 0, 0, 0], bytes.bytes()].concat();
+        let found = address(&body(IFA_F_PERMANENT)).expect("valid").expect("an address");
+        let expected = Address {
+            ip: [192, 0, 2, 1].into(),
+            index: u32::from_ne_bytes([7, 0, 0, 0]),
+            interface: Some("ppp0".into()),
+            leased: false,
+            point_to_point: true,
+        };
+        assert_eq!(found, expected);
+        assert!(address(&body(0)).expect("valid").expect("an address").leased);
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::addresses::Address;
 use super::firewall::{self, Firewall};
 use super::inside::{inside, read_here};
 use super::options::{self, HeldSocket};
@@ -49,7 +49,7 @@ pub struct Found {
     /// Of the machine, as this namespace shows them.
     pub machine: Values,
     /// Addresses of its interfaces.
-    pub addresses: Option<Vec<IpAddr>>,
+    pub addresses: Option<Vec<Address>>,
     pub connections: Option<SocketList>,
     /// With the accept queue and its limit for the queues.
     pub listeners: Option<SocketList>,
@@ -221,7 +221,7 @@ mod tests {
         assert!(found.values.number("net.ipv4.tcp_keepalive_time").is_some());
         assert_eq!(found.values.text("ipvs.tcp").is_ok(), found.state.ipvs.is_some());
         let local = client.local_addr().expect("bound");
-        assert!(found.addresses.is_none_or(|them| them.contains(&local.ip())));
+        assert!(found.addresses.is_none_or(|them| them.iter().any(|it| it.ip == local.ip())));
         if let Some(list) = found.connections.filter(|list| !list.truncated) {
             assert!(list.sockets.iter().any(|socket| socket.flow.src == local));
         }

@@ -48,6 +48,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use addresses::Address;
 pub use firewall::{
     Answer, Chain, Firewall, Hook, Interface, InvalidRule, Masquerade, Outgoing, RulePlace,
 };

@@ -24,6 +24,7 @@ mod ipvs_no_server;
 mod ipvs_reuse;
 mod ipvs_server_removed;
 mod ipvs_sloppy;
+mod masquerade;
 mod orphans;
 #[cfg(test)]
 mod tests;
@@ -76,6 +77,7 @@ pub const ALL: &[Rule] = &[
     conntrack_invalid::RULE,
     conntrack_pick_up::RULE,
     conntrack_hidden::RULE,
+    masquerade::RULE,
     udp_timers::RULE,
     orphans::RULE,
     dead_peer::RULE,

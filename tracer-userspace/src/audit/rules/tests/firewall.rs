@@ -1,7 +1,7 @@
-//! Rules of a firewall: INVALID packets.
+//! Rules of a firewall: INVALID packets, masquerading.
 
 use super::*;
-use crate::host::{Hook, firewall};
+use crate::host::{Address, Hook, firewall};
 
 /// A namespace that translates, with these rules as `nft -a list ruleset` prints them.
 fn with_rules(rules: &str) -> View {
@@ -61,4 +61,43 @@ fn rules_that_nobody_read_are_no_rules_that_are_not_there() {
     view.namespaces[0].legacy_tables.clear();
     view.namespaces[0].firewall = None;
     assert!(hedged(&view));
+}
+
+/// A namespace with `oifname RULE` and one address of eth0.
+fn masquerading(out: &str, leased: bool, point_to_point: bool) -> View {
+    let text = format!(
+        "table ip nat {{\nchain POSTROUTING {{\ntype nat hook postrouting priority srcnat; policy \
+         accept;\n{out} masquerade # handle 6\n}}\n}}\n"
+    );
+    let eth0 = Address {
+        interface: Some("eth0".into()),
+        leased,
+        point_to_point,
+        ..Address::fixed(address("192.0.2.7:0").ip())
+    };
+    let firewall = Some(firewall::parse(&text));
+    host(vec![Netns { firewall, addresses: Some(vec![eth0]), ..netns(1) }])
+}
+
+#[test]
+fn masquerading_as_an_address_that_may_change_is_told_and_as_a_fixed_one_is_not() {
+    let told = of_rule(&masquerading("oifname \"eth0\"", true, false), "masquerade");
+    assert_eq!((told[0].rank, told[0].cause), (Rank::Info, Some("masquerade_flushed")));
+    assert_eq!(
+        told[0].reason,
+        "connections on the host that ip nat POSTROUTING handle 6 masquerades break when 192.0.2.7 of eth0 \
+         (it has a lifetime) goes or its interface is down"
+    );
+    let ids: Vec<_> = told[0].fixes.iter().map(|fix| fix.id).collect();
+    assert_eq!(ids, ["keep_the_address", "snat_to_a_fixed_address"]);
+    let ranks = |out, leased, other_end| ranks(&masquerading(out, leased, other_end), "masquerade");
+    assert_eq!(ranks("oifname \"eth0\"", false, true), [(Rank::Info, 1)]);
+    assert_eq!(ranks("oifname \"eth0\"", false, false), []);
+}
+
+#[test]
+fn only_the_interfaces_of_the_rule_count() {
+    let told = |out| !of_rule(&masquerading(out, true, false), "masquerade").is_empty();
+    assert!(told("") && told("oifname \"eth*\"") && told("oifname != \"docker0\""));
+    assert!(!told("oifname \"ppp0\"") && !told("oifname != \"eth0\"") && !told("oif { \"a\" }"));
 }
