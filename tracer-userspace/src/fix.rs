@@ -122,9 +122,12 @@ pub enum Change {
         from_s: Option<u32>,
         to_s: u32,
     },
-    /// A socket option, set by the application.
+    /// What the application does with its socket, and the command that shows it in the namespace of the
+    /// socket, where that is known.
     SocketOption {
         code: String,
+        place: Option<Place>,
+        shown_by: &'static str,
     },
     /// Something only a person can do.
     Advice {
@@ -217,6 +220,12 @@ impl Fix {
 }
 
 impl Change {
+    /// A longer accept queue, which `ss` shows as the listener's Send-Q.
+    pub fn listen(place: Place, backlog: u64) -> Self {
+        let code = format!("listen(fd, {backlog})");
+        Self::SocketOption { code, place: Some(place), shown_by: "ss -tln" }
+    }
+
     fn command(&self) -> Option<String> {
         match self {
             Self::Sysctl { place, key, to, .. } => {
@@ -225,7 +234,7 @@ impl Change {
             Self::IpvsTimeout { place, timer, to_s, .. } => {
                 Some(format!("{}{}", place.prefix()?, ipvsadm_set(*timer, *to_s)))
             }
-            Self::SocketOption { code } => Some(code.clone()),
+            Self::SocketOption { code, .. } => Some(code.clone()),
             Self::Advice { .. } => None,
         }
     }
@@ -236,7 +245,10 @@ impl Change {
             Self::IpvsTimeout { place, .. } => {
                 Some(format!("{}ipvsadm -Ln --timeout", place.prefix()?))
             }
-            Self::SocketOption { .. } => Some("ss -tno state established".into()),
+            Self::SocketOption { place, shown_by, .. } => {
+                let prefix = place.as_ref().map_or(Some(String::new()), Place::prefix)?;
+                Some(format!("{prefix}{shown_by}"))
+            }
             Self::Advice { .. } => None,
         }
     }
@@ -251,5 +263,32 @@ impl Change {
             }
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::NetnsReach;
+
+    #[test]
+    fn what_an_application_sets_is_looked_for_in_its_own_namespace() {
+        let place = |name: &str| Place { netns: 1, reach: NetnsReach::Named(name.into()) };
+        let keepalive = |place| Change::SocketOption {
+            code: "setsockopt(…)".into(),
+            place,
+            shown_by: "ss -tno state established",
+        };
+        let told = |change: Change| change.verify().expect("a command");
+        assert_eq!(told(keepalive(None)), "ss -tno state established");
+        assert_eq!(
+            told(keepalive(Some(place("/run/netns/shop")))),
+            "ip netns exec shop ss -tno state established"
+        );
+        // A backlog is a listener's.
+        assert_eq!(
+            told(Change::listen(place("/run/netns/shop"), 512)),
+            "ip netns exec shop ss -tln"
+        );
     }
 }

@@ -38,7 +38,7 @@ pub fn keepalive_below(limit_s: u64, limit_is: &str) -> Fix {
     #[expect(clippy::cast_precision_loss, reason = "seconds")]
     let limit_s = limit_s as f64;
     let period = Period::below(limit_s);
-    period.fix(limit_s, limit_is, FixOwner::Application, period.socket_options())
+    period.fix(limit_s, limit_is, FixOwner::Application, period.socket_options(None))
 }
 
 /// The keepalive times of the namespaces of sockets that have SO_KEEPALIVE on and take the time from

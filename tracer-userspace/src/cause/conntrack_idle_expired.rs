@@ -17,8 +17,8 @@ pub const CAUSE: Cause = Cause {
         about: "conntrack gives an established connection 432000 s of silence, 86400 s under \
                 kube-proxy. Hidden behind that are two limits of 300 s: for data that was never \
                 acknowledged (nf_conntrack_tcp_timeout_unacknowledged) and after three retransmissions \
-                (nf_conntrack_tcp_timeout_max_retrans); half-closed connections have 60 s (CLOSE_WAIT) \
-                and 120 s (FIN_WAIT) (net/netfilter/nf_conntrack_proto_tcp.c). Only a connection behind \
+                (nf_conntrack_tcp_timeout_max_retrans); half-closed connections have 60 s (CLOSE_WAIT, \
+                3600 s under kube-proxy) and 120 s (FIN_WAIT) (net/netfilter/nf_conntrack_proto_tcp.c). Only a connection behind \
                 NAT breaks, because the translation is lost: see conntrack_deleted for who then resets \
                 whom. An expired entry stays in the table until a packet, a dump or the garbage collector \
                 meets it, so its deadline counts and not the moment of its removal.",

@@ -176,7 +176,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
         current: Some(queue.allowed.to_string()),
         wanted: Some(wanted.to_string()),
         changes: vec![
-            Change::SocketOption { code: format!("listen(fd, {wanted})") },
+            Change::listen(place.clone(), wanted),
             Change::Sysctl { place, key: "net.core.somaxconn", from: now, to: wanted },
         ],
         ..LARGER_BACKLOG.fix()

@@ -122,9 +122,11 @@ impl Period {
     }
 
     /// What the application sets on its socket.
-    pub fn socket_options(&self) -> Vec<Change> {
+    pub fn socket_options(&self, place: Option<&Place>) -> Vec<Change> {
         let option = |level: &str, name: &str, value: u64| Change::SocketOption {
             code: format!("setsockopt(fd, {level}, {name}, {value})"),
+            place: place.cloned(),
+            shown_by: "ss -tno state established",
         };
         vec![
             option("SOL_SOCKET", "SO_KEEPALIVE", 1),
@@ -161,7 +163,7 @@ pub fn keepalive_below(evidence: &Evidence<'_>, limit_s: f64, limit_is: &str) ->
     let by_sysctl = keepalive.is_some_and(|k| k.enabled && !k.time_is_own);
     let mut changes = Vec::new();
     if !by_sysctl {
-        changes.extend(period.socket_options());
+        changes.extend(period.socket_options(place.as_ref()));
     }
     let sysctls_reach = keepalive.is_none_or(|keepalive| !keepalive.time_is_own);
     if let Some(place) = place.filter(|_| sysctls_reach) {
@@ -213,8 +215,9 @@ pub fn keepalive_on(scene: &Scene<'_>, limit_s: Option<f64>, limit_is: &str) -> 
     let period = Period::below(limit_s);
     let wanted = (period.time_s, period.intvl_s, period.probes);
     let fix = |owner, changes| period.fix(limit_s, limit_is, owner, changes);
-    let mut fixes = vec![fix(FixOwner::Application, period.socket_options())];
     let application = scene.broken.application.and_then(|inum| scene.view.netns(inum));
+    let place = application.map(|netns| &netns.place);
+    let mut fixes = vec![fix(FixOwner::Application, period.socket_options(place))];
     // The sysctls reach nobody where no socket has keepalive on.
     let reached = |netns: &&Netns| scene.broken.keepalive.unwrap_or_else(|| has_keepalive(netns));
     if let Some(netns) = application.filter(reached) {

@@ -176,7 +176,7 @@ fn larger(netns: &Netns) -> Option<Fix> {
         let key = Setting::find(SOMAXCONN)?.key;
         Some(Change::Sysctl { place: netns.place.clone(), key, from: Some(from), to: wanted })
     });
-    let listen = Change::SocketOption { code: format!("listen(fd, {wanted})") };
+    let listen = Change::listen(netns.place.clone(), wanted);
     Some(Fix {
         summary: format!("listen with a backlog of {wanted} and accept faster"),
         current: now.map(|now| now.to_string()),
