@@ -189,6 +189,8 @@ fn in_step(least: &Limited<'_>, keepalive: Keepalive) -> Option<Fix> {
     const LONGEST_MS: u64 = 600_000;
     let option = |name: &str, value: u64| Change::SocketOption {
         code: format!("setsockopt(fd, IPPROTO_TCP, {name}, {value})"),
+        place: None,
+        shown_by: "ss -tno state established",
     };
     let all_ms = keepalive.all_ms();
     let limit_s = least.limit_ms / 1000;
