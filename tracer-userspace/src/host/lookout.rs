@@ -90,9 +90,9 @@ impl Host {
     /// The processes of these sockets, by inode: one walk over all processes.
     #[must_use]
     pub fn holders(&self, sockets: &[SocketState]) -> BTreeMap<u64, Owner> {
-        owner::holders_of(
-            &sockets.iter().map(|socket| socket.inode).filter(|it| *it != 0).collect(),
-        )
+        // Where they live is not told; anybody who holds them will do.
+        let held = sockets.iter().filter(|socket| socket.inode != 0);
+        owner::holders_of(&held.map(|socket| (socket.inode, 0)).collect())
     }
 
     /// The process of an end.

@@ -167,11 +167,18 @@ impl Host {
     /// Walks every descriptor of every process when nobody has it, so ask once per socket.
     #[must_use]
     pub fn owner(&self, socket: &OwnedSocket) -> Option<Owner> {
-        let listener = || {
+        self.owners(std::slice::from_ref(socket)).pop().flatten()
+    }
+
+    /// The same for many sockets, in their order, for the price of one.
+    #[must_use]
+    pub fn owners(&self, sockets: &[OwnedSocket]) -> Vec<Option<Owner>> {
+        let listener = |socket: &OwnedSocket| {
             let found = self.socket(socket.netns, socket.flow)??;
             (found.state == tcp_state::LISTEN).then_some(found.inode)
         };
-        owner::find(socket, &self.roots, listener).map(|owner| self.with_pod(owner))
+        let found = owner::find(sockets, &self.roots, listener).into_iter();
+        found.map(|owner| owner.map(|owner| self.with_pod(owner))).collect()
     }
 
     /// The process that has this pid now.

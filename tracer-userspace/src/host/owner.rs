@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::{Dir, readlinkat};
+use rustix::fs::{Dir, DirEntry, readlinkat};
 
 use super::process::{describe, describe_started};
 use super::state::{Owner, OwnerBy};
@@ -25,24 +25,52 @@ pub struct OwnedSocket {
     pub opener: Option<Opener>,
 }
 
-/// The owner. `listener` gives the inode of the socket that listens for it; `roots` are `/`, as pid 1
-/// sees it, but in tests.
+/// The owners. `listener` gives the inode of the socket that listens for one; `roots` are `/`, as pid 1
+/// sees it, but in tests. However many sockets there are, all descriptors of all processes are read once,
+/// and once more for the listeners.
 pub(super) fn find(
-    socket: &OwnedSocket,
+    sockets: &[OwnedSocket],
     roots: &[impl AsRef<Path>],
-    listener: impl FnOnce() -> Option<u64>,
-) -> Option<Owner> {
-    let opener = socket.opener.as_ref();
-    // By far the most likely holder: everybody else is looked at only when it is not.
-    let living = opener.filter(|opener| holds(opener.pid, socket.inode));
-    let holder = living.and_then(|opener| describe_started(opener.pid, opener.start_boottime_ns));
-    holder.or_else(|| describe(holder_of(socket.inode, socket.netns)?)).or_else(|| match opener {
-        Some(opener) => Some(connected(opener, roots)),
-        None => {
-            let owner = describe(holder_of(listener()?, socket.netns)?)?;
-            Some(Owner { by: OwnerBy::Listener, ..owner })
+    listener: impl Fn(&OwnedSocket) -> Option<u64>,
+) -> Vec<Option<Owner>> {
+    let mut owners: Vec<_> = sockets.iter().map(held_by_opener).collect();
+    fill(&mut owners, sockets, |socket| Some(socket.inode));
+    for (owner, socket) in owners.iter_mut().zip(sockets) {
+        let opener = socket.opener.as_ref().filter(|_| owner.is_none());
+        *owner = opener.map(|opener| connected(opener, roots)).or(owner.take());
+    }
+    let by_listener = fill(&mut owners, sockets, listener);
+    for index in by_listener {
+        if let Some(Some(owner)) = owners.get_mut(index) {
+            owner.by = OwnerBy::Listener;
         }
-    })
+    }
+    owners
+}
+
+/// By far the most likely holder: everybody else is looked at only when it is not.
+fn held_by_opener(socket: &OwnedSocket) -> Option<Owner> {
+    let opener = socket.opener.as_ref()?;
+    let holds = sockets_of(opener.pid)?.contains(&socket.inode);
+    holds.then(|| describe_started(opener.pid, opener.start_boottime_ns)).flatten()
+}
+
+/// Looks for who holds a socket of those whose owner is unknown so far; which ones these were.
+fn fill(
+    owners: &mut [Option<Owner>],
+    sockets: &[OwnedSocket],
+    inode: impl Fn(&OwnedSocket) -> Option<u64>,
+) -> Vec<usize> {
+    let unknown = sockets.iter().enumerate().filter(|(index, _)| owners[*index].is_none());
+    let wanted: Vec<_> = unknown
+        .filter_map(|(index, socket)| Some((index, inode(socket).filter(|it| *it != 0)?)))
+        .collect();
+    let holders =
+        holders_of(&wanted.iter().map(|(index, inode)| (*inode, sockets[*index].netns)).collect());
+    for (index, inode) in &wanted {
+        owners[*index] = holders.get(inode).cloned();
+    }
+    wanted.into_iter().map(|(index, _)| index).collect()
 }
 
 /// The process that connected a socket, which has closed it or has ended since.
@@ -75,42 +103,53 @@ impl From<&Opener> for Owner {
 
 /// The inodes of the sockets that a process holds. `None` when it does not exist, or does not let us look.
 pub(super) fn sockets_of(pid: u32) -> Option<BTreeSet<u64>> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-    let inode = |entry: fs::DirEntry| {
-        let target = fs::read_link(entry.path()).ok()?;
-        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    // Links are read relative to the open directory: a busy server has tens of thousands of them.
+    let fds = File::open(format!("/proc/{pid}/fd")).ok()?;
+    let mut buffer = Vec::new();
+    let inode = |entry: DirEntry| {
+        let target = readlinkat(&fds, entry.file_name(), std::mem::take(&mut buffer)).ok()?;
+        let inode = target
+            .to_str()
+            .ok()
+            .and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+        buffer = target.into_bytes();
+        inode
     };
-    Some(entries.flatten().filter_map(inode).collect())
+    Some(Dir::read_from(&fds).ok()?.flatten().filter_map(inode).collect())
 }
 
-/// Who holds each of these sockets: the lowest pid, and pid 1, which opens sockets for others, only alone.
-pub(super) fn holders_of(inodes: &BTreeSet<u64>) -> BTreeMap<u64, Owner> {
-    let mut found = BTreeMap::new();
-    let (init, rest): (Vec<u32>, Vec<u32>) = others().into_iter().partition(|&pid| pid == 1);
-    for pid in rest.into_iter().chain(init) {
-        let held = sockets_of(pid).unwrap_or_default();
-        let new: Vec<u64> =
-            held.intersection(inodes).copied().filter(|inode| !found.contains_key(inode)).collect();
-        if let Some(owner) = (!new.is_empty()).then(|| describe(pid)).flatten() {
-            found.extend(new.into_iter().map(|inode| (inode, owner.clone())));
+/// Who holds each of these sockets, which come with their network namespaces. Among several holders the
+/// lowest pid of those in the socket's namespace, else of all: a descriptor can be passed to, or inherited
+/// by, a process elsewhere. Pid 1, which opens sockets for others, only alone.
+pub(super) fn holders_of(wanted: &BTreeMap<u64, u32>) -> BTreeMap<u64, Owner> {
+    if wanted.is_empty() {
+        return BTreeMap::new();
+    }
+    let living = others().into_iter().map(|pid| (pid, netns_of(pid)));
+    let at_home =
+        |netns: Option<u32>| netns.is_some_and(|it| wanted.values().any(|its| *its == it));
+    let (near, far): (Vec<_>, Vec<_>) = living.partition(|(_, netns)| at_home(*netns));
+    let mut best = BTreeMap::<u64, (bool, bool, u32)>::new();
+    for (pid, netns) in near.into_iter().chain(far) {
+        // Of those at home, the first is the lowest.
+        let is_final = |inode: &u64| matches!(best.get(inode), Some((false, false, _)));
+        if wanted.keys().all(is_final) {
+            break;
+        }
+        for inode in sockets_of(pid).unwrap_or_default() {
+            if let Some(home) = wanted.get(&inode) {
+                let rank = (pid == 1, netns != Some(*home), pid);
+                best.entry(inode).and_modify(|best| *best = rank.min(*best)).or_insert(rank);
+            }
         }
     }
-    found
-}
-
-/// Among several holders the lowest pid of those in network namespace `netns`, else of all: a
-/// descriptor can be passed to, or inherited by, a process elsewhere. Pid 1 opens sockets for others.
-fn holder_of(inode: u64, netns: u32) -> Option<u32> {
-    if inode == 0 {
-        return None;
-    }
-    let (near, far): (Vec<u32>, Vec<u32>) =
-        others().into_iter().partition(|&pid| lives_in(pid, netns));
-    let mut holders = near.into_iter().chain(far).filter(|&pid| holds(pid, inode));
-    match holders.next() {
-        Some(1) => holders.next().or(Some(1)),
-        holder => holder,
-    }
+    let mut owners = BTreeMap::<u32, Option<Owner>>::new();
+    best.into_iter()
+        .filter_map(|(inode, (_, _, pid))| {
+            let owner = owners.entry(pid).or_insert_with(|| describe(pid)).clone()?;
+            Some((inode, owner))
+        })
+        .collect()
 }
 
 /// All processes but ours, in ascending order.
@@ -121,28 +160,8 @@ fn others() -> Vec<u32> {
     pids
 }
 
-fn lives_in(pid: u32, netns: u32) -> bool {
-    fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|ns| ns.ino() == u64::from(netns))
-}
-
-/// Links are read relative to the open directory: a busy server has tens of thousands of them.
-fn holds(pid: u32, inode: u64) -> bool {
-    let link = format!("socket:[{inode}]");
-    let Ok(fds) = File::open(format!("/proc/{pid}/fd")) else {
-        return false;
-    };
-    let Ok(entries) = Dir::read_from(&fds) else {
-        return false;
-    };
-    let mut buffer = Vec::new();
-    entries.flatten().any(|entry| {
-        let Ok(target) = readlinkat(&fds, entry.file_name(), std::mem::take(&mut buffer)) else {
-            return false;
-        };
-        let found = target.as_bytes() == link.as_bytes();
-        buffer = target.into_bytes();
-        found
-    })
+fn netns_of(pid: u32) -> Option<u32> {
+    u32::try_from(fs::metadata(format!("/proc/{pid}/ns/net")).ok()?.ino()).ok()
 }
 
 #[cfg(test)]
@@ -191,8 +210,16 @@ mod tests {
         OwnedSocket { inode, netns: 0, flow: flow("10.0.0.1:1", "10.0.0.2:2"), opener }
     }
 
+    fn one(
+        socket: &OwnedSocket,
+        roots: &[impl AsRef<Path>],
+        listener: Option<u64>,
+    ) -> Option<Owner> {
+        find(std::slice::from_ref(socket), roots, |_| listener).remove(0)
+    }
+
     fn found(socket: &OwnedSocket, listener: Option<u64>) -> Option<(u32, OwnerBy)> {
-        find(socket, &[Path::new("/nowhere")], || listener).map(|owner| (owner.pid, owner.by))
+        one(socket, &[Path::new("/nowhere")], listener).map(|owner| (owner.pid, owner.by))
     }
 
     #[test]
@@ -209,7 +236,7 @@ mod tests {
     fn one_walk_finds_the_holders_of_all_sockets_that_have_one() {
         let (fd, inode) = listener();
         let holder = Process::new(fd);
-        let found = holders_of(&BTreeSet::from([inode, u64::MAX]));
+        let found = holders_of(&BTreeMap::from([(inode, 0), (u64::MAX, 0)]));
         let pids: Vec<_> = found.iter().map(|(inode, owner)| (*inode, owner.pid)).collect();
         assert_eq!(pids, [(inode, holder.0.id())]);
     }
@@ -217,7 +244,7 @@ mod tests {
     #[test]
     fn a_socket_that_nobody_holds_any_more_belongs_to_who_connected_it() {
         let process = Process::new(Stdio::null());
-        let owner = find(&socket(u64::MAX, Some(process.opener())), &["/nowhere"], || None)
+        let owner = one(&socket(u64::MAX, Some(process.opener())), &["/nowhere"], None)
             .expect("it is on record");
         assert_eq!((owner.pid, owner.by), (process.0.id(), OwnerBy::Connect));
         assert_eq!((owner.comm.as_str(), owner.exe.is_some()), ("sleep", true));
@@ -235,8 +262,7 @@ mod tests {
 
         let process = Process::new(Stdio::null());
         let before = Opener { start_boottime_ns: 0, cgroup, ..process.opener() };
-        let owner =
-            find(&socket(u64::MAX, Some(before)), &[root.path()], || None).expect("on record");
+        let owner = one(&socket(u64::MAX, Some(before)), &[root.path()], None).expect("on record");
         assert_eq!((owner.comm.as_str(), owner.exe), ("connected", None));
         assert_eq!(owner.container_id, Some(container));
     }
@@ -249,6 +275,21 @@ mod tests {
         let by_listener = Some((server.0.id(), OwnerBy::Listener));
         assert_eq!(found(&accepted, Some(inode)), by_listener);
         assert_eq!(found(&accepted, None), None);
+    }
+
+    #[test]
+    fn many_sockets_are_answered_in_the_order_of_the_question() {
+        let ((fd, inode), (listening, listener)) = (listener(), listener());
+        let (holder, server) = (Process::new(fd), Process::new(listening));
+        let sockets = [socket(u64::MAX, None), socket(inode, None), socket(0, None)];
+        let roots = [Path::new("/nowhere")];
+        let by_listener = |it: &OwnedSocket| (it.inode != 0).then_some(listener);
+        let owners: Vec<_> = find(&sockets, &roots, by_listener)
+            .into_iter()
+            .map(|owner| owner.map(|owner| (owner.pid, owner.by)))
+            .collect();
+        let (listens, holds) = (OwnerBy::Listener, OwnerBy::Descriptor);
+        assert_eq!(owners, [Some((server.0.id(), listens)), Some((holder.0.id(), holds)), None]);
     }
 
     #[test]

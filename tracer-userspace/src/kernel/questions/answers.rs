@@ -1,6 +1,12 @@
 //! The answering side: threads that ask the host.
 
-use std::{net::SocketAddr, sync::mpsc, thread, time::Duration};
+use std::{
+    iter,
+    net::SocketAddr,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use rustix::time::ClockId;
@@ -13,6 +19,9 @@ use crate::{
         clock::{self, nanos},
     },
 };
+
+/// Between two walks in a storm; well below what a verdict waits for an owner.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Debug)]
 pub(super) enum Question {
@@ -74,19 +83,50 @@ pub(super) fn answerer(
     thread::Builder::new()
         .name(name.into())
         .spawn(move || {
-            for (id, ts, question) in questions {
-                let tell = |events, closes| answer.send(Answer { events, closes }).is_ok();
-                let events = match question {
-                    Question::Survey => survey(&host, ts, &mut |events| tell(events, None)),
-                    question => reply(&host, ts, question).into_iter().collect(),
-                };
-                if !tell(events, Some(id)) {
+            while let Ok(first) = questions.recv() {
+                if answer_all(&host, &answer, iter::once(first).chain(questions.try_iter()))
+                    .is_none()
+                {
                     return;
                 }
             }
         })
         .context("cannot start a helper thread")?;
     Ok(ask)
+}
+
+/// Answers what is waiting; `None` when nobody wants to know any more.
+fn answer_all(
+    host: &Host,
+    answer: &UnboundedSender<Answer>,
+    waiting: impl Iterator<Item = Asked>,
+) -> Option<()> {
+    let tell = |events, closes| answer.send(Answer { events, closes }).ok();
+    let mut owned = Vec::new();
+    for (id, ts, question) in waiting {
+        let events = match question {
+            Question::Owner(socket) => {
+                owned.push((id, ts, socket));
+                continue;
+            }
+            Question::Survey => survey(host, ts, &mut |events| tell(events, None).is_some()),
+            question => reply(host, ts, question).into_iter().collect(),
+        };
+        tell(events, Some(id))?;
+    }
+    // One walk through all processes serves all who ask.
+    let started = Instant::now();
+    let sockets: Vec<_> = owned.iter().map(|(_, _, socket)| socket.clone()).collect();
+    for ((id, ts, socket), owner) in owned.iter().zip(host.owners(&sockets)) {
+        let body = owner.map(|owner| Body::Owner { inode: socket.inode, owner: Box::new(owner) });
+        let event = body.map(|body| Event { ts: *ts, netns: socket.netns, body });
+        tell(event.into_iter().collect(), Some(*id))?;
+    }
+    if owned.len() > 1 {
+        // In a storm others collect meanwhile, and the walks leave the processor to who is stormed.
+        thread::sleep((started.elapsed() * 3).min(LONGEST_PAUSE));
+    }
+    Some(())
 }
 
 /// CLOCK_BOOTTIME as CLOCK_MONOTONIC, which stands still while the machine sleeps.
@@ -112,10 +152,6 @@ fn reply(host: &Host, ts: Nanos, question: Question) -> Option<Event> {
         Question::Netns { netns, max_age } => {
             (netns, Body::Netns(Box::new(host.netns(netns, max_age)?)))
         }
-        Question::Owner(socket) => {
-            let owner = Box::new(host.owner(&socket)?);
-            (socket.netns, Body::Owner { inode: socket.inode, owner })
-        }
         Question::Process { pid } => {
             let owner = Box::new(host.process(pid)?);
             (0, Body::Process { started: monotonic(owner.start_boottime_ns?), owner })
@@ -139,7 +175,8 @@ fn reply(host: &Host, ts: Nanos, question: Question) -> Option<Event> {
             let (netns, queue) = host.accept_queue(netns, address)?;
             (netns, Body::AcceptQueue(Box::new(queue)))
         }
-        Question::Survey => return None,
+        // Answered with others, or in parts.
+        Question::Owner(_) | Question::Survey => return None,
     };
     Some(Event { ts, netns, body })
 }
