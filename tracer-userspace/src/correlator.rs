@@ -199,6 +199,10 @@ impl Correlator {
                 self.watched.lost(ts);
                 return;
             }
+            Body::LeftOut(_) => {
+                self.watched.lost(ts);
+                return;
+            }
             Body::Survived { service, idle_s } => {
                 self.idle_ages.survived(service, ts, idle_s);
                 return;

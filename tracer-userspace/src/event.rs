@@ -95,6 +95,8 @@ pub enum Body {
     AcceptQueue(Box<AcceptQueue>),
     /// Records lost since the start, all kinds.
     Lost(u64),
+    /// Runs of our programs since the start that the kernel left out: each may have been a record.
+    LeftOut(u64),
     /// Everything up to the event's time is here, so cases that have settled by then are judged.
     Tick,
     /// A record of a newer writer.

@@ -45,7 +45,9 @@ impl Ablation {
 /// The name of what happened; `None` for what frames the stream and is no evidence.
 fn kind(event: &Event) -> Option<String> {
     match event.body {
-        Body::Session(_) | Body::Tick | Body::Lost(_) | Body::Unknown { .. } => None,
+        Body::Session(_) | Body::Tick | Body::Lost(_) | Body::LeftOut(_) | Body::Unknown { .. } => {
+            None
+        }
         ref body => {
             let text = format!("{body:?}");
             Some(text.chars().take_while(|c| c.is_alphanumeric()).collect())

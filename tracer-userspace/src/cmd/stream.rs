@@ -89,7 +89,7 @@ async fn run(args: &TraceArgs, observer: &mut dyn Observer) -> Result<(), Failur
     announce(&live, args);
 
     let deadline = args.duration.map(|duration| Instant::now() + duration);
-    let mut lost = 0;
+    let (mut lost, mut told_missed) = (0, false);
     loop {
         let tick = if live.is_idle() && feed.correlator.is_idle() { IDLE_TICK } else { TICK };
         let wake = Instant::now() + tick;
@@ -111,6 +111,14 @@ async fn run(args: &TraceArgs, observer: &mut dyn Observer) -> Result<(), Failur
         if lost_now != lost {
             lost = lost_now;
             feed.event(Event { ts: now(), netns: 0, body: Body::Lost(lost) })?;
+        }
+        if let Some(missed) = live.missed_more() {
+            if args.verbose || !told_missed {
+                say(&notice::missed(missed, args.notice_width()));
+                told_missed = true;
+            }
+            let body = Body::LeftOut(missed.values().sum());
+            feed.event(Event { ts: now(), netns: 0, body })?;
         }
         let until = if stop { Nanos::MAX } else { live.judging_time() };
         if feed.correlator.has_settled(until) {

@@ -77,10 +77,14 @@ fn a_reset_from_before_the_firewall_was_hooked_is_nobodys_even_if_it_is_judged_l
 #[test]
 fn when_records_were_lost_a_reset_that_nobody_here_sent_is_nobodys() {
     let opened = 1000 * SECOND;
-    for (lost, cause) in [(opened + SECOND / 10, "unknown"), (900 * SECOND, "peer_state_lost")] {
+    for (lost, body, cause) in [
+        (opened + SECOND / 10, Body::Lost(3), "unknown"),
+        (opened + SECOND / 10, Body::LeftOut(1), "unknown"),
+        (900 * SECOND, Body::Lost(3), "peer_state_lost"),
+    ] {
         let mut events = [
             session(5),
-            at(lost, 0, Body::Lost(3)),
+            at(lost, 0, body),
             received(opened, CLIENT_NS, socket(1, CLIENT, SERVER, 990 * SECOND)),
         ];
         events.sort_by_key(|event| event.ts);

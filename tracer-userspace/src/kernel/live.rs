@@ -5,6 +5,7 @@
 //! for it and follows that record in the stream.
 
 use std::{
+    collections::BTreeMap,
     os::fd::AsFd as _,
     task::Poll,
     time::{Duration, Instant},
@@ -69,6 +70,8 @@ struct Part {
     counters: Counters,
     log: Option<EbpfLogger<StderrLog>>,
     ebpf: Ebpf,
+    /// Runs that each program was left out of while the others were being attached.
+    before: BTreeMap<String, u64>,
 }
 
 impl Part {
@@ -78,23 +81,30 @@ impl Part {
         let ring = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
             .map_err(std::io::Error::from)
             .context("cannot wait for the ring buffer")?;
-        Ok((Self { ring, counters, log, ebpf }, refused))
+        let before = left_out(&ebpf).map(|(name, runs)| (name.to_owned(), runs)).collect();
+        Ok((Self { ring, counters, log, ebpf, before }, refused))
     }
 
-    /// Events that the kernel left its programs out of.
-    fn missed(&self) -> u64 {
-        let programs = self.ebpf.programs();
-        missed::events(programs.filter_map(|(name, it)| {
-            Some((name, it.fd().ok().map(|fd| missed::runs(fd.as_fd()))?))
-        }))
+    /// How often the kernel left out each hook.
+    fn missed(&self) -> BTreeMap<String, u64> {
+        let before = |name| self.before.get(name).copied().unwrap_or(0);
+        missed::by_hook(
+            left_out(&self.ebpf).map(|(name, runs)| (name, runs.saturating_sub(before(name)))),
+        )
     }
+}
+
+/// Runs that each program was left out of since it was loaded.
+fn left_out(ebpf: &Ebpf) -> impl Iterator<Item = (&str, u64)> {
+    ebpf.programs()
+        .filter_map(|(name, it)| Some((name, it.fd().ok().map(|fd| missed::runs(fd.as_fd()))?)))
 }
 
 /// The running tracer.
 pub struct Live {
     /// What was attached at the start, then what modules brought later.
     parts: Vec<Part>,
-    missed: u64,
+    missed: BTreeMap<String, u64>,
     missed_at: Option<Instant>,
     changes: UnboundedReceiver<Change>,
     kernel: RunningKernel,
@@ -125,7 +135,7 @@ impl Live {
         give_back_memory();
         Ok(Self {
             parts: vec![part],
-            missed: 0,
+            missed: BTreeMap::new(),
             missed_at: None,
             changes,
             kernel: RunningKernel::new(hz, symbols, reasons),
@@ -337,14 +347,26 @@ impl Live {
         self.pending.is_empty() && self.questions.is_idle()
     }
 
-    /// Records lost because the ring was full, all kinds, and those that the kernel let nobody make.
-    pub fn lost(&mut self) -> u64 {
-        if self.missed_at.is_none_or(|at| at.elapsed() >= MISSED_EVERY) {
-            self.missed_at = Some(Instant::now());
-            self.missed = self.parts.iter().map(Part::missed).sum();
+    /// Records lost because the ring was full, all kinds.
+    pub fn lost(&self) -> u64 {
+        (0..=u32::from(KIND_LAST)).map(|kind| self.counter(COUNTER_LOST + kind)).sum()
+    }
+
+    /// How often each hook was left out since the start, when that is more than at the last call.
+    pub fn missed_more(&mut self) -> Option<&BTreeMap<String, u64>> {
+        if self.missed_at.is_some_and(|at| at.elapsed() < MISSED_EVERY) {
+            return None;
         }
-        let lost = (0..=u32::from(KIND_LAST)).map(|kind| self.counter(COUNTER_LOST + kind));
-        lost.sum::<u64>() + self.missed
+        self.missed_at = Some(Instant::now());
+        let mut missed = BTreeMap::new();
+        for (hook, runs) in self.parts.iter().flat_map(Part::missed) {
+            *missed.entry(hook).or_insert(0) += runs;
+        }
+        if missed == self.missed {
+            return None;
+        }
+        self.missed = missed;
+        Some(&self.missed)
     }
 
     /// Kernel reads that failed, and records that could not be decoded.

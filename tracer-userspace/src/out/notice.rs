@@ -1,5 +1,7 @@
 //! What standard error says about the run itself.
 
+use std::collections::BTreeMap;
+
 use super::page::{Page, Style};
 use crate::event::SignalCoverage;
 
@@ -47,6 +49,19 @@ pub fn changed(changed: &[SignalCoverage], width: usize) -> String {
     lines(width, covered.chain(gaps(gone)))
 }
 
+/// Hooks that the kernel left out, and how often.
+pub fn missed(hooks: &BTreeMap<String, u64>, width: usize) -> String {
+    let runs: u64 = hooks.values().sum();
+    let names: Vec<_> = hooks.iter().map(|(hook, runs)| format!("{hook} {runs}")).collect();
+    let text = format!(
+        "the kernel left out {runs} {} of our programs ({}), as it does when one interrupts another: a record \
+         may be missing",
+        if runs == 1 { "run" } else { "runs" },
+        names.join(", "),
+    );
+    lines(width, [text])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +87,16 @@ mod tests {
             "rsttrace: ready, 2 of 3 signals covered\n\
              rsttrace: in part: reset_received: no ACK bit\n\
              rsttrace: not seen: ipvs_end: no module\n"
+        );
+    }
+
+    #[test]
+    fn what_the_kernel_left_out_is_told_by_hook() {
+        let hooks = BTreeMap::from([("nf_ct_delete".to_owned(), 1), ("tcp_reset".to_owned(), 2)]);
+        assert_eq!(
+            missed(&hooks, 200),
+            "rsttrace: the kernel left out 3 runs of our programs (nf_ct_delete 1, tcp_reset 2), as it does when \
+             one interrupts another: a record may be missing\n"
         );
     }
 
