@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::operator::{Fixer, Rsttrace};
 use super::snapshot::Snapshot;
-use super::{By, Ended, Foreseen, Healing, Round, Scene};
+use super::{By, Ended, Foreseen, Healing, IDLE, Round, Scene};
 use crate::actor::errno_name;
 use crate::expect::{self, Expect, Facts};
 use crate::guest::Guest;
@@ -54,7 +54,7 @@ impl fmt::Display for Steps {
 }
 
 /// One healing and its lab.
-pub struct Case<'a, 's> {
+pub struct Case<'a, 's, 'f> {
     pub healing: &'static Healing,
     pub net: Net,
     pub lab: &'a Lab,
@@ -64,9 +64,11 @@ pub struct Case<'a, 's> {
     pub guest: &'a Guest,
     /// For the incident and the journal.
     pub directory: &'a Path,
+    /// Waits until the others are healed too; what `check` finds then, the same at every call.
+    pub check_again: &'a dyn Fn() -> Option<&'f Result<Vec<Value>>>,
 }
 
-impl Case<'_, '_> {
+impl Case<'_, '_, '_> {
     /// `findings` are those of the whole host before anything broke.
     pub fn play(&self, findings: &Result<Vec<Value>>, steps: &mut Steps) -> Result<()> {
         let foreseen = self.foresee(findings);
@@ -81,26 +83,43 @@ impl Case<'_, '_> {
     }
 
     fn foresee(&self, findings: &Result<Vec<Value>>) -> Result<()> {
-        let findings = match findings {
-            Ok(findings) => findings,
-            Err(error) => bail!("{error:#}"),
-        };
-        let at = match self.healing.foreseen {
-            Foreseen::Not(_) => return Ok(()),
-            Foreseen::OnHost => self.guest.initial_netns()?,
-            Foreseen::In(role) => self.inode(role)?,
-        };
-        let cause = self.healing.cause();
-        let of_cause: Vec<_> = findings.iter().filter(|it| it["cause"] == cause).collect();
-        let warns = |it: &&&Value| it["netns"] == at && it["rank"] != "info";
-        if of_cause.iter().any(|it| warns(&it)) {
+        let Some(at) = self.foreseen_at()? else { return Ok(()) };
+        let of_cause = self.of_cause(findings)?;
+        if of_cause.iter().any(|it| it["netns"] == at && it["rank"] != "info") {
             return Ok(());
         }
-        let said: Vec<_> = of_cause
-            .iter()
-            .map(|it| format!("{} in {}: {}", it["rank"], it["netns"], it["reason"]))
-            .collect();
-        bail!("check does not foresee {cause} in {at}; it says {said:?}")
+        bail!(
+            "check does not foresee {} in {at}; it says {:?}",
+            self.healing.cause(),
+            said(&of_cause)
+        )
+    }
+
+    /// A host that was healed is not warned of it again, unless of a longer silence than that which it was healed for.
+    fn no_longer_foreseen(&self, findings: &Result<Vec<Value>>) -> Result<()> {
+        let Some(at) = self.foreseen_at()? else { return Ok(()) };
+        let mut warnings = self.of_cause(findings)?;
+        let outlives = |it: &Value| it["after_s"].as_u64().is_some_and(|s| s > IDLE.as_secs());
+        warnings.retain(|it| it["netns"] == at && it["rank"] != "info" && !outlives(it));
+        ensure!(warnings.is_empty(), "check still warns of it: {:?}", said(&warnings));
+        Ok(())
+    }
+
+    /// The namespace that `check` must name.
+    fn foreseen_at(&self) -> Result<Option<u64>> {
+        Ok(match self.healing.foreseen {
+            Foreseen::Not(_) => None,
+            Foreseen::OnHost => Some(self.guest.initial_netns()?),
+            Foreseen::In(role) => Some(self.inode(role)?),
+        })
+    }
+
+    fn of_cause<'f>(&self, findings: &'f Result<Vec<Value>>) -> Result<Vec<&'f Value>> {
+        let cause = self.healing.cause();
+        match findings {
+            Ok(findings) => Ok(findings.iter().filter(|it| it["cause"] == cause).collect()),
+            Err(error) => bail!("{error:#}"),
+        }
     }
 
     fn inode(&self, role: Role) -> Result<u64> {
@@ -138,6 +157,8 @@ impl Case<'_, '_> {
         let advice = advice.with_context(|| format!("the incident does not advise {id}"))?;
         let round = Round::new(1).following(advice.clone());
         self.works(&round).with_context(|| format!("following {id}"))?;
+        // The advice is followed by a connection that has ended: `check` cannot see it.
+        (self.check_again)();
         same(before, &self.snapshot()?).context("following advice changed the host")?;
         steps.fixed = Step::Shown;
         steps.undone = Step::Failed;
@@ -172,6 +193,9 @@ impl Case<'_, '_> {
                 .context("begun before the fix, which the plan says is not rescued")?;
         }
         self.works(&Round::new(2)).with_context(|| format!("after {applied}"))?;
+        if let Some(findings) = (self.check_again)() {
+            self.no_longer_foreseen(findings).with_context(|| format!("after {applied}"))?;
+        }
         steps.fixed = Step::Shown;
         steps.undone = Step::Failed;
         fixer.undo()?;
@@ -235,6 +259,11 @@ impl Case<'_, '_> {
         };
         records.iter().filter(is_of_round).cloned().collect()
     }
+}
+
+fn said(findings: &[&Value]) -> Vec<String> {
+    let one = |it: &&Value| format!("{} in {}: {}", it["rank"], it["netns"], it["reason"]);
+    findings.iter().map(one).collect()
 }
 
 fn same(before: &Snapshot, after: &Snapshot) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Plays healings under one tracer and reports, one `HEAL` line each. Those that disturb nobody run side by side.
 
+use std::cell::OnceCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Barrier, OnceLock};
@@ -42,11 +43,11 @@ pub fn run(ward: &Ward<'_>, chosen: &[(&'static Healing, u8)]) -> usize {
     failed
 }
 
-/// `check` is run once for all, when everything is laid out and nothing has broken.
+/// `check` is run once for all: when everything is laid out and nothing has broken, and when everything is healed.
 struct Survey {
-    laid_out: Barrier,
+    ready: Barrier,
     done: Barrier,
-    findings: OnceLock<Result<Vec<Value>>>,
+    found: OnceLock<Result<Vec<Value>>>,
 }
 
 impl Ward<'_> {
@@ -57,36 +58,34 @@ impl Ward<'_> {
         }
         let rsttrace = Rsttrace { program: self.program };
         let everybody = healings.len() + 1;
-        let survey = Survey {
-            laid_out: Barrier::new(everybody),
-            done: Barrier::new(everybody),
-            findings: OnceLock::new(),
-        };
+        let surveys = [Survey::of(everybody), Survey::of(everybody)];
         let labs: Vec<_> = healings
             .iter()
             .map(|(healing, number)| Lab::build(Net::new(*number), healing.topology))
             .collect();
         thread::scope(|scope| {
-            let (survey, rsttrace) = (&survey, &rsttrace);
+            let (surveys, rsttrace) = (&surveys, &rsttrace);
             let threads: Vec<_> = healings
                 .iter()
                 .zip(&labs)
                 .map(|(&(healing, number), lab)| {
                     scope.spawn(move || {
-                        self.play(healing, Net::new(number), lab.as_ref(), survey, rsttrace)
+                        self.play(healing, Net::new(number), lab.as_ref(), surveys, rsttrace)
                     })
                 })
                 .collect();
-            survey.laid_out.wait();
-            if self.tracer.is_some() {
-                let started = Instant::now();
-                let findings = survey.findings.get_or_init(|| rsttrace.check());
-                if self.verbose {
-                    eprintln!("# check took {:.1?}", started.elapsed());
-                    findings.iter().flatten().for_each(|it| eprintln!("#   {it}"));
+            for survey in surveys {
+                survey.ready.wait();
+                if self.tracer.is_some() {
+                    let started = Instant::now();
+                    let found = survey.found.get_or_init(|| rsttrace.check());
+                    if self.verbose {
+                        eprintln!("# check took {:.1?}", started.elapsed());
+                        found.iter().flatten().for_each(|it| eprintln!("#   {it}"));
+                    }
                 }
+                survey.done.wait();
             }
-            survey.done.wait();
             threads.into_iter().map(|it| it.join().map_or(1, usize::from)).sum()
         })
     }
@@ -97,23 +96,25 @@ impl Ward<'_> {
         healing: &'static Healing,
         net: Net,
         lab: Result<&Lab, &anyhow::Error>,
-        survey: &Survey,
+        [before, healed]: &[Survey; 2],
         rsttrace: &Rsttrace<'_>,
     ) -> bool {
         let started = Instant::now();
         let mut steps = Steps::default();
         let directory = PathBuf::from("/tmp").join(healing.name);
+        let is_healed = OnceCell::new();
+        let check_again = || *is_healed.get_or_init(|| healed.pass());
         let result = match lab {
             Err(error) => {
-                survey.pass();
+                before.pass();
                 Err(anyhow!("{error:#}"))
             }
             Ok(lab) => {
                 let stage = Stage::new(net, lab, &|| Ok(()));
                 let laid_out = caught(|| (healing.lay_out)(&stage)).context("not laid out");
-                survey.pass();
+                let findings = before.pass();
                 laid_out.and_then(|scene| {
-                    caught(|| match (self.tracer, survey.findings.get()) {
+                    caught(|| match (self.tracer, findings) {
                         (Some(tracer), Some(findings)) => {
                             let (guest, directory) = (self.guest, &directory);
                             let case = Case {
@@ -125,6 +126,7 @@ impl Ward<'_> {
                                 tracer,
                                 guest,
                                 directory,
+                                check_again: &check_again,
                             };
                             case.play(findings, &mut steps)
                         }
@@ -133,6 +135,8 @@ impl Ward<'_> {
                 })
             }
         };
+        // Whoever did not get there must not keep the others waiting.
+        check_again();
         if self.verbose || result.is_err() {
             eprintln!("# {}: {:.1?}", healing.name, started.elapsed());
         }
@@ -153,10 +157,16 @@ fn provoke(scene: &Scene<'_>, steps: &mut Steps) -> Result<()> {
 }
 
 impl Survey {
-    /// Waits until everybody is ready, and until `check` has looked.
-    fn pass(&self) {
-        self.laid_out.wait();
+    fn of(everybody: usize) -> Self {
+        let [ready, done] = [everybody, everybody].map(Barrier::new);
+        Self { ready, done, found: OnceLock::new() }
+    }
+
+    /// Waits until everybody is ready, and until `check` has looked. `None` where it did not.
+    fn pass(&self) -> Option<&Result<Vec<Value>>> {
+        self.ready.wait();
         self.done.wait();
+        self.found.get()
     }
 }
 

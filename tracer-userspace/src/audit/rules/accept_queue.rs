@@ -30,9 +30,9 @@ const TINY_BACKLOG: u32 = 5;
 fn judge(question: &Question<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for netns in question.namespaces() {
-        findings.extend(full(netns));
-        findings.extend(dropped(netns));
-        findings.extend(small(question, netns));
+        let now: Vec<_> = full(netns).into_iter().chain(small(question, netns)).collect();
+        findings.extend(dropped(netns, now.is_empty()));
+        findings.extend(now);
         findings.extend(aborts(question, netns));
     }
     findings
@@ -75,18 +75,21 @@ fn full(netns: &Netns) -> Option<Finding> {
     Some(if over { finding.after(0) } else { finding })
 }
 
-fn dropped(netns: &Netns) -> Option<Finding> {
+/// The counter stays what it is when the queues have been made longer.
+fn dropped(netns: &Netns, is_over: bool) -> Option<Finding> {
     let count = netns.tcp.listen_overflows.filter(|count| *count > 0)?;
     let reason = format!(
-        "{} dropped because an accept queue was full {}",
+        "{} dropped because an accept queue was full {}{}",
         match count {
             1 => "1 handshake was".into(),
             count => format!("{count} handshakes were"),
         },
-        netns.place.describe()
+        netns.place.describe(),
+        if is_over { "; none is short or near its limit now" } else { "" }
     );
+    let rank = if is_over { Rank::Info } else { Rank::Warn };
     Some(
-        Finding::new(RULE.id, Rank::Warn, &netns.place, reason)
+        Finding::new(RULE.id, rank, &netns.place, reason)
             .cause(CAUSE)
             .formula(format!("ListenOverflows = 0; it is {count} since the namespace was made"))
             .owner(FixOwner::Application)

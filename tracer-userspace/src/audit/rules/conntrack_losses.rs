@@ -1,10 +1,14 @@
 //! What conntrack has lost already.
 
-use super::{Netns, Question, Rule};
+use super::{
+    Netns, Question, Rule,
+    conntrack_room::{self, ROOM},
+};
 use crate::{
     audit::{
         finding::{Finding, Rank},
         remedies,
+        view::View,
     },
     fix::FixOwner,
 };
@@ -19,12 +23,14 @@ pub const RULE: Rule = Rule {
 };
 
 fn judge(question: &Question<'_>) -> Vec<Finding> {
-    question.namespaces().flat_map(of_netns).collect()
+    question.namespaces().flat_map(|netns| of_netns(question.view, netns)).collect()
 }
 
-fn of_netns(netns: &Netns) -> Vec<Finding> {
+fn of_netns(view: &View, netns: &Netns) -> Vec<Finding> {
     let place = netns.place.describe();
     let stat = &netns.conntrack;
+    // The counters stay what they are when the table has been enlarged.
+    let has_room = conntrack_room::percent(view, netns).is_some_and(|percent| percent < ROOM);
     let told = [
         (
             "drop",
@@ -58,8 +64,12 @@ fn of_netns(netns: &Netns) -> Vec<Finding> {
     told.into_iter()
         .filter_map(|(counter, value, cause, fix, what)| {
             let value = value.filter(|value| *value > 0)?;
+            let (rank, now) = match has_room && fix == "raise_conntrack_max" {
+                true => (Rank::Info, "; there is room now"),
+                false => (Rank::Warn, ""),
+            };
             Some(
-                Finding::new(RULE.id, Rank::Warn, &netns.place, format!("{value} {what} {place}"))
+                Finding::new(RULE.id, rank, &netns.place, format!("{value} {what} {place}{now}"))
                     .cause(cause)
                     .formula(format!("{counter} = 0; it is {value} since the namespace was made"))
                     .owner(FixOwner::Node)

@@ -24,6 +24,8 @@ const EVICTED: &str = "conntrack_early_drop";
 const MAX: &str = "net.netfilter.nf_conntrack_max";
 const COUNT: &str = "net.netfilter.nf_conntrack_count";
 const BUCKETS: &str = "net.netfilter.nf_conntrack_buckets";
+/// Percent of the table that a peak may take (the doc above).
+pub(super) const ROOM: u64 = 60;
 /// `nf_conntrack_max` grows in these steps.
 const STEP: u64 = 65_536;
 
@@ -38,13 +40,17 @@ fn judge(question: &Question<'_>) -> Vec<Finding> {
     findings
 }
 
+/// How full the table is. `None` without a limit: before 7.2, that is 0.
+pub(super) fn percent(view: &View, netns: &Netns) -> Option<u64> {
+    let max = view.machine.values.number(MAX).filter(|max| *max != 0)?;
+    Some(netns.number(COUNT)? * 100 / max)
+}
+
 fn fill(view: &View, netns: &Netns, max: u64) -> Vec<Finding> {
-    // Before 7.2, 0 means no limit.
-    let Some(count) = netns.number(COUNT).filter(|_| max != 0) else {
+    let (Some(percent), Some(count)) = (percent(view, netns), netns.number(COUNT)) else {
         return Vec::new();
     };
-    let percent = count * 100 / max;
-    if percent < 60 {
+    if percent < ROOM {
         return Vec::new();
     }
     let place = netns.place.describe();

@@ -350,9 +350,13 @@ fn losses_are_told_by_their_counters() {
         insert_failed: Some(0),
         ..ConntrackStat::default()
     };
-    let found = of_rule(&host(vec![Netns { conntrack, ..netns(1) }]), "conntrack_losses");
+    let mut view = host(vec![Netns { conntrack, ..netns(1) }]);
+    let found = of_rule(&view, "conntrack_losses");
     let causes: Vec<_> = found.iter().filter_map(|it| it.cause).collect();
     assert_eq!(causes, ["conntrack_table_full", "conntrack_early_drop"]);
+    assert_eq!(found[0].rank, Rank::Info, "counters never go down, and there is room now");
+    set(&mut view.namespaces[0].values, "net.netfilter.nf_conntrack_count", 170_000);
+    assert_eq!(ranks(&view, "conntrack_losses"), [(Rank::Warn, 1); 2]);
 }
 
 #[test]
@@ -372,6 +376,21 @@ fn an_accept_queue_that_is_nearly_full_or_tiny_is_told() {
     set(&mut small.namespaces[0].values, "net.core.somaxconn", 3);
     let found = of_rule(&small, "accept_queue");
     assert!(found[0].reason.contains("more than 4 connections"), "{}", found[0].reason);
+}
+
+#[test]
+fn handshakes_that_were_dropped_are_a_warning_while_a_queue_is_short() {
+    let queue = |limit| SocketState {
+        state: tcp_state::LISTEN,
+        send_queue: limit,
+        ..socket("0.0.0.0:80", "0.0.0.0:0", 5)
+    };
+    let tcp = TcpCounters { listen_overflows: Some(4), ..TcpCounters::default() };
+    let with = |limit| {
+        host(vec![Netns { queues: list(vec![queue(limit)]), tcp: tcp.clone(), ..netns(1) }])
+    };
+    assert_eq!(ranks(&with(3), "accept_queue"), [(Rank::Warn, 1); 2]);
+    assert_eq!(ranks(&with(4096), "accept_queue"), [(Rank::Info, 1)]);
 }
 
 #[test]
