@@ -12,12 +12,11 @@ use serde_json::Value;
 use super::{Scenario, Stage, TracerUse, Witness};
 use crate::expect::Expect;
 use crate::guest::Need;
-use crate::lab::Topology;
 use crate::tools;
 
 /// Nothing breaks yet: no tracer is started.
 pub const SCENARIOS: &[Scenario] =
-    &[Scenario::new("check_article", Topology::Direct, |_| Expect::nothing(), foretell)
+    &[Scenario::direct("check_article", |_| Expect::nothing(), foretell)
         .needs(&[Need::Ipvs, Need::Conntrack])
         .tracer(TracerUse::Late)];
 

@@ -42,7 +42,7 @@ const fn orphans(
     expect: fn(Net) -> Expect,
     provoke: fn(&Stage<'_>) -> Result<Witness>,
 ) -> Scenario {
-    Scenario::new(name, Topology::Direct, expect, provoke).tracer(TracerUse::Own)
+    Scenario::direct(name, expect, provoke).tracer(TracerUse::Own)
 }
 
 /// The client has seen the FIN before: EPIPE.

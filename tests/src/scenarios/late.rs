@@ -111,7 +111,7 @@ const fn direct(
     expect: fn(Net) -> Expect,
     provoke: fn(&Stage<'_>) -> Result<Witness>,
 ) -> Scenario {
-    Scenario::new(name, Topology::Direct, expect, provoke).tracer(TracerUse::Late)
+    Scenario::direct(name, expect, provoke).tracer(TracerUse::Late)
 }
 
 /// Only arithmetic is left: the idle time, and the limit that the node still has.

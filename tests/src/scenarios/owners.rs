@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
 use crate::actor::{abort_on_close, accept, connect, listen};
 use crate::expect::{Expect, Incident, Owner};
-use crate::lab::{Net, Topology};
+use crate::lab::Net;
 
 use crate::program::{End, Program, talk, while_the_tracer_sleeps};
 use crate::tools;
@@ -71,7 +71,7 @@ const fn alone(
     expect: fn(Net) -> Expect,
     provoke: fn(&Stage<'_>) -> Result<Witness>,
 ) -> Scenario {
-    Scenario::new(name, Topology::Direct, expect, provoke).tracer(TracerUse::Own)
+    Scenario::direct(name, expect, provoke).tracer(TracerUse::Own)
 }
 
 /// This program aborts a connection whose other end is another program's.

@@ -78,7 +78,7 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(nobody_listens(net)),
         refuse_beside_a_rule,
     ),
-    Scenario::new("socket_destroyed", Topology::Direct, |net| Expect::one(destroyed(net)), destroy),
+    Scenario::direct("socket_destroyed", |net| Expect::one(destroyed(net)), destroy),
 ];
 
 fn rejected(net: Net) -> Incident {

@@ -33,7 +33,10 @@ pub(super) fn find(
     roots: &[impl AsRef<Path>],
     listener: impl Fn(&OwnedSocket) -> Option<u64>,
 ) -> Vec<Option<Owner>> {
-    let mut owners: Vec<_> = sockets.iter().map(held_by_opener).collect();
+    let openers: BTreeSet<_> =
+        sockets.iter().filter_map(|it| Some(it.opener.as_ref()?.pid)).collect();
+    let held = openers.into_iter().filter_map(|pid| Some((pid, sockets_of(pid)?))).collect();
+    let mut owners: Vec<_> = sockets.iter().map(|socket| held_by_opener(socket, &held)).collect();
     fill(&mut owners, sockets, |socket| Some(socket.inode));
     for (owner, socket) in owners.iter_mut().zip(sockets) {
         let opener = socket.opener.as_ref().filter(|_| owner.is_none());
@@ -48,10 +51,11 @@ pub(super) fn find(
     owners
 }
 
-/// By far the most likely holder: everybody else is looked at only when it is not.
-fn held_by_opener(socket: &OwnedSocket) -> Option<Owner> {
+/// By far the most likely holder: everybody else is looked at only when it is not. What each process holds
+/// was read before.
+fn held_by_opener(socket: &OwnedSocket, held: &BTreeMap<u32, BTreeSet<u64>>) -> Option<Owner> {
     let opener = socket.opener.as_ref()?;
-    let holds = sockets_of(opener.pid)?.contains(&socket.inode);
+    let holds = held.get(&opener.pid)?.contains(&socket.inode);
     holds.then(|| describe_started(opener.pid, opener.start_boottime_ns)).flatten()
 }
 
