@@ -1,19 +1,23 @@
 //! What tracing costs: the tracer itself, and a connection that ends beside it.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::actor::{abort_on_close, accept, receive_end};
-use crate::tracer::READY;
+use crate::{
+    actor::{abort_on_close, accept, receive_end},
+    tracer::READY,
+};
 
 /// The median of so many series counts; one connection is too short for the clock of an emulated machine.
 const SERIES: usize = 5;

@@ -1,20 +1,24 @@
 //! The incident with which the project began, at a pace that a person can follow.
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::actor::{accept, connect, errno_name, listen, send, talk, wait_error};
-use crate::guest::{Guest, Need};
-use crate::lab::{Lab, Net, Topology};
-use crate::scenarios::{CLIENT, PORT, Stage, ipvs};
-use crate::tracer::READY;
+use crate::{
+    actor::{accept, connect, errno_name, listen, send, talk, wait_error},
+    guest::{Guest, Need},
+    lab::{Lab, Net, Topology},
+    scenarios::{CLIENT, PORT, Stage, ipvs},
+    tracer::READY,
+};
 
 const TIMEOUT: u64 = 10;
 /// For the eye; an incident is printed within 1 s.

@@ -1,8 +1,10 @@
 //! What the kernel of this guest can do.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context, Result};
 

@@ -9,14 +9,15 @@
 //! N is the scenario's number, so that every incident belongs to a scenario by its addresses. IPv6 is the same with
 //! `fd00:N:1::2` and so on.
 
-use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+};
 
 use anyhow::{Context, Result};
 
-use crate::netns::Namespace;
-use crate::tools;
+use crate::{netns::Namespace, tools};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {

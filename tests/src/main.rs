@@ -19,12 +19,10 @@ mod scenarios;
 mod tools;
 mod tracer;
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-
 use heal::{Healing, ORDEALS, Ordeal};
 use scenarios::{Scenario, TracerUse};
 

@@ -3,10 +3,14 @@
 //! Sockets stay in the namespace in which they were made, so a scenario enters only to make them (or to run a tool,
 //! write a sysctl, read `/proc`) and uses them from its own thread afterwards.
 
-use std::fs::{self, File};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::thread;
+use std::{
+    fs::{self, File},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    thread,
+};
 
 use anyhow::{Context, Result, anyhow};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};

@@ -3,23 +3,28 @@
 //!
 //! It does its next step when told to (a line on its standard input) and says when it has.
 
-use std::env;
-use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    env, fs,
+    io::{self, BufRead, BufReader, Write},
+    net::{SocketAddr, TcpStream},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
-use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
-
-use crate::actor::{
-    PATIENCE, POLL_EVERY, accept, connect, listen, receive, send, user_timeout, wait_error,
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, kill_process},
 };
-use crate::netns::Namespace;
+
+use crate::{
+    actor::{
+        PATIENCE, POLL_EVERY, accept, connect, listen, receive, send, user_timeout, wait_error,
+    },
+    netns::Namespace,
+};
 
 const GREETING: &str = "8.0.36 greeting\n";
 const QUERY: &str = "SELECT 1;\n";

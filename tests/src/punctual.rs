@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use crate::expect::delay;
-use crate::tracer::Record;
+use crate::{expect::delay, tracer::Record};
 
 /// The contract's second, and what an emulated processor on a machine with other guests adds.
 const HALF_WITHIN: Duration = Duration::from_secs(5);

@@ -1,19 +1,20 @@
 //! TCP by hand: segments that no socket sent, and a host that is not on this machine.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::num::NonZeroU32;
-use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::{
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    num::NonZeroU32,
+    os::fd::OwnedFd,
+    time::Instant,
+};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, recv, sendto,
     socket_with,
+    sockopt::{Timeout, set_socket_timeout},
 };
 
-use crate::actor::PATIENCE;
-use crate::netns::Namespace;
+use crate::{actor::PATIENCE, netns::Namespace};
 
 pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;

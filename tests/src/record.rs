@@ -1,16 +1,15 @@
 //! Captures of scenarios: what golden tests replay.
 
-use std::cell::OnceCell;
-use std::fs;
-use std::path::Path;
-use std::thread;
+use std::{cell::OnceCell, fs, path::Path, thread};
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::guest::Guest;
-use crate::run::{GRACE, LATE_MODULES, ended_well, one_line, play};
-use crate::scenarios::{Scenario, TracerUse};
-use crate::tracer::Tracer;
+use crate::{
+    guest::Guest,
+    run::{GRACE, LATE_MODULES, ended_well, one_line, play},
+    scenarios::{Scenario, TracerUse},
+    tracer::Tracer,
+};
 
 /// Plays each scenario under `rsttrace record` and prints its capture, every line behind `CAPTURE` and
 /// the scenario's name.

@@ -3,24 +3,28 @@
 //! The scenarios that disturb nobody run at the same time under one tracer, and their incidents are told apart by
 //! their addresses. The others follow one by one, each under a tracer of its own.
 
-use std::cell::OnceCell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    cell::OnceCell,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use crate::Chosen;
-use crate::actor::errno_name;
-use crate::expect::{self, Expect, Facts, Verdict};
-use crate::guest::Guest;
-use crate::heal::{self, Healing, Ward};
-use crate::lab::{Lab, Net, Role};
-use crate::punctual::Delays;
-use crate::scenarios::{self, Kept, Scenario, Stage, TracerUse, Witness};
-use crate::tracer::{Farewell, Record, Tracer};
+use crate::{
+    Chosen,
+    actor::errno_name,
+    expect::{self, Expect, Facts, Verdict},
+    guest::Guest,
+    heal::{self, Healing, Ward},
+    lab::{Lab, Net, Role},
+    punctual::Delays,
+    scenarios::{self, Kept, Scenario, Stage, TracerUse, Witness},
+    tracer::{Farewell, Record, Tracer},
+};
 
 pub struct Settings {
     pub tracer: PathBuf,

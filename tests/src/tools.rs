@@ -4,11 +4,15 @@
 //! than the return of `posix_spawn`. A scenario that closes a socket in that moment closes nothing: the tool that another
 //! scenario just starts does so in its place, later, and is rightly named for it.
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
-use std::sync::LazyLock;
-use std::sync::mpsc::{self, Sender};
-use std::thread;
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+    sync::{
+        LazyLock,
+        mpsc::{self, Sender},
+    },
+    thread,
+};
 
 use anyhow::{Context, Result, bail};
 use rustix::thread::{UnshareFlags, unshare_unsafe};

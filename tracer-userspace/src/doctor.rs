@@ -3,21 +3,22 @@
 
 use std::collections::BTreeSet;
 
-use crate::{
-    cause::{self, Cause, Need},
-    cmd::Exit,
-    incident::Confidence,
-    kernel::{
-        attach::Kprobes,
-        choose::{Choice, WhyNot},
-        data_plane::DataPlane,
-        examine::Examination,
-        manifest::{Program, Way as ProgramWay},
-        prepare::StartError,
-        sight,
-        signal::Way,
-    },
+use rsttrace_core::{
+    causes::{self, cause::Cause, doc::Need},
+    verdict::Confidence,
 };
+use rsttrace_kernel::{
+    attach::Kprobes,
+    choose::{Choice, WhyNot},
+    data_plane::DataPlane,
+    examine::Examination,
+    manifest::{Program, Way as ProgramWay},
+    prepare::StartError,
+    sight,
+    signal::Way,
+};
+
+use crate::cmd::Exit;
 
 /// What `doctor` tells.
 pub struct Diagnosis {
@@ -253,7 +254,7 @@ fn causes(signals: &[SignalReport]) -> Vec<CauseReport> {
         (_, State::Part | State::No | State::Dormant) => false,
     };
     let seen_or_dormant = |need: Need| seen(need) || state(need) == State::Dormant;
-    cause::ALL
+    causes::ALL
         .iter()
         .filter_map(|cause| {
             let doc = &cause.doc;
@@ -321,10 +322,8 @@ fn advice(found: &Examination, signals: &[SignalReport]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        event::SignalCoverage,
-        kernel::{choose::Refused, signal},
-    };
+    use rsttrace_core::event::SignalCoverage;
+    use rsttrace_kernel::{choose::Refused, signal};
 
     /// A kernel on which each signal of `ways` is seen by the way of this number, and no other.
     fn found(ways: &[(&str, usize)], absent_modules: &[&'static str]) -> Examination {

@@ -54,6 +54,6 @@ fn json_is_one_object_a_line_and_nothing_else() {
     assert!(child.wait().expect("it ends").success());
     let causes: Vec<serde_json::Value> =
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    assert_eq!(causes.len(), rsttrace::cause::ALL.len());
+    assert_eq!(causes.len(), rsttrace_core::causes::ALL.len());
     assert!(causes.iter().all(|cause| cause["cause"].is_string() && cause["fixes"].is_array()));
 }

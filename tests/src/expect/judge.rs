@@ -1,16 +1,22 @@
 //! Compares what was printed with what was expected. Every failure is one readable line.
 
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::shape::{self, dotted, list, same, text};
-use super::{Expect, Incident, Owner};
-use crate::lab::{Net, Role};
-use crate::scenarios::Witness;
-use crate::tracer::Record;
+use super::{
+    Expect, Incident, Owner,
+    shape::{self, dotted, list, same, text},
+};
+use crate::{
+    lab::{Net, Role},
+    scenarios::Witness,
+    tracer::Record,
+};
 
 /// What is known of a run besides the tracer's output.
 pub struct Facts<'a> {

@@ -7,11 +7,11 @@ mod tests;
 
 use std::net::SocketAddr;
 
+use crate::lab::Role;
+
 pub use judge::{Facts, Verdict, belongs, judge};
 
 pub use shape::delay;
-
-use crate::lab::Role;
 
 /// The connections that a scenario breaks.
 #[derive(Clone, Debug, Default)]

@@ -6,9 +6,11 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{Expect, Facts, Incident, Verdict, belongs, judge};
-use crate::lab::{Net, Role};
-use crate::scenarios::Witness;
-use crate::tracer::Record;
+use crate::{
+    lab::{Net, Role},
+    scenarios::Witness,
+    tracer::Record,
+};
 
 const NET_NUMBER: u8 = 12;
 

@@ -1,20 +1,24 @@
 //! What the program at one end has to do otherwise.
 
-use std::io::Read;
-use std::net::{Shutdown, TcpStream};
-use std::thread;
-use std::time::Duration;
+use std::{
+    io::Read,
+    net::{Shutdown, TcpStream},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::{By, Ended, Foreseen, Healing, Round, Scene};
-use crate::actor::{
-    abort_on_close, accept, connect, error_within, listen, receive_end, send, talk, wait_unread,
+use crate::{
+    actor::{
+        abort_on_close, accept, connect, error_within, listen, receive_end, send, talk, wait_unread,
+    },
+    expect::Incident,
+    lab::{Net, Topology},
+    scenarios::{PORT, Pair, Stage},
 };
-use crate::expect::Incident;
-use crate::lab::{Net, Topology};
-use crate::scenarios::{PORT, Pair, Stage};
 
 /// Sooner or later a program does this; nothing of it shows before.
 const IN_THE_PROGRAM: Foreseen =

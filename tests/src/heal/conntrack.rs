@@ -5,13 +5,17 @@ use std::net::SocketAddr;
 use anyhow::{Result, bail};
 
 use super::{By, Ended, Foreseen, Healing, LIMIT, Round, Scene, be_idle, exchange, set_options};
-use crate::actor::{accept, connect, listen, talk, wait_error};
-use crate::expect::Incident;
-use crate::lab::{Net, Role, Topology};
-use crate::rawtcp::{ACK, PSH, RST, RawEnd, SYN, Segment};
-use crate::scenarios::conntrack::{NEEDS, translate};
-use crate::scenarios::nat::{FAR, SAID};
-use crate::scenarios::{PORT, Stage};
+use crate::{
+    actor::{accept, connect, listen, talk, wait_error},
+    expect::Incident,
+    lab::{Net, Role, Topology},
+    rawtcp::{ACK, PSH, RST, RawEnd, SYN, Segment},
+    scenarios::{
+        PORT, Stage,
+        conntrack::{NEEDS, translate},
+        nat::{FAR, SAID},
+    },
+};
 
 pub const HEALINGS: &[Healing] = &[
     conntrack(

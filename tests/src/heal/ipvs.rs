@@ -1,7 +1,9 @@
 //! Entries of IPVS that end before their connection does.
 
-use std::net::Shutdown;
-use std::time::{Duration, Instant};
+use std::{
+    net::Shutdown,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use rustix::net::sockopt;
@@ -10,14 +12,16 @@ use super::{
     Begun, By, Ended, Foreseen, Healing, LIMIT, Round, Scene, be_idle, exchange, set_options,
     synack_once,
 };
-use crate::actor::{
-    PATIENCE, accept, connect, error_within, listen, receive_end, send, talk, wait_until,
+use crate::{
+    actor::{PATIENCE, accept, connect, error_within, listen, receive_end, send, talk, wait_until},
+    expect::Incident,
+    lab::{Net, Role, Topology},
+    scenarios::{
+        PORT, Pair, Stage,
+        ipvs::{NEEDS, NEVER, serve, track},
+        ipvs_lost::{first_dropped, half_open, serve_half_open},
+    },
 };
-use crate::expect::Incident;
-use crate::lab::{Net, Role, Topology};
-use crate::scenarios::ipvs::{NEEDS, NEVER, serve, track};
-use crate::scenarios::ipvs_lost::{first_dropped, half_open, serve_half_open};
-use crate::scenarios::{PORT, Pair, Stage};
 
 pub const HEALINGS: &[Healing] = &[
     ipvs(

@@ -1,19 +1,21 @@
 //! Limits that are one number for all namespaces, so these run alone.
 
-use std::cell::Cell;
-use std::net::UdpSocket;
-use std::time::Duration;
+use std::{cell::Cell, net::UdpSocket, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
 use super::{By, Ended, Foreseen, Healing, Round, Scene, synack_once};
-use crate::actor::{accept, connect, error_within, listen, receive_end, send, talk, try_connect};
-use crate::expect::Incident;
-use crate::guest::Need;
-use crate::lab::{Net, Role, Topology};
-use crate::scenarios::capacity::{COUNT, FILLERS, Limit, ROOM, fill, track};
-use crate::scenarios::nat::{HalfOpen, UNMUTE, serve_by_turns};
-use crate::scenarios::{PORT, Stage};
+use crate::{
+    actor::{accept, connect, error_within, listen, receive_end, send, talk, try_connect},
+    expect::Incident,
+    guest::Need,
+    lab::{Net, Role, Topology},
+    scenarios::{
+        PORT, Stage,
+        capacity::{COUNT, FILLERS, Limit, ROOM, fill, track},
+        nat::{HalfOpen, UNMUTE, serve_by_turns},
+    },
+};
 
 pub const HEALINGS: &[Healing] = &[
     Healing::new(

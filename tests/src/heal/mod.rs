@@ -14,25 +14,28 @@ mod translated;
 mod unhealed;
 mod ward;
 
-use std::net::TcpStream;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    net::TcpStream,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
-use rustix::io::Errno;
-use rustix::net::sockopt;
+use rustix::{io::Errno, net::sockopt};
 use serde_json::Value;
+
+use crate::{
+    actor::reaches,
+    expect::Incident,
+    guest::Need,
+    lab::{Net, Role, Topology},
+    netns::Namespace,
+    scenarios::{CLIENT, Stage},
+};
 
 pub use ordeal::{ORDEALS, Ordeal, run as undergo};
 pub use unhealed::UNHEALED;
 pub use ward::{Ward, run};
-
-use crate::actor::reaches;
-use crate::expect::Incident;
-use crate::guest::Need;
-use crate::lab::{Net, Role, Topology};
-use crate::netns::Namespace;
-use crate::scenarios::{CLIENT, Stage};
 
 /// An idle limit, seconds: long enough for a conversation on a guest that has other work.
 const LIMIT: u64 = 3;

@@ -1,7 +1,9 @@
 //! `rsttrace check` and `rsttrace fix`, run as an operator runs them.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;

@@ -1,19 +1,25 @@
 //! What `rsttrace fix --apply` goes through in bad places: it may fail, and it leaves nothing behind that the undo does
 //! not take back.
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::Instant;
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Instant,
+};
 
 use anyhow::{Context, Result, ensure};
 
-use super::operator::{Rsttrace, Said};
-use super::snapshot::Snapshot;
-use crate::guest::{Guest, Need};
-use crate::lab::{Lab, Net, Topology};
-use crate::tools;
+use super::{
+    operator::{Rsttrace, Said},
+    snapshot::Snapshot,
+};
+use crate::{
+    guest::{Guest, Need},
+    lab::{Lab, Net, Topology},
+    tools,
+};
 
 pub struct Ordeal {
     pub name: &'static str,

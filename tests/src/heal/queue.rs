@@ -1,17 +1,21 @@
 //! Accept queues that are too short for a burst of clients.
 
-use std::cell::{Cell, RefCell};
-use std::net::TcpListener;
-use std::rc::Rc;
+use std::{
+    cell::{Cell, RefCell},
+    net::TcpListener,
+    rc::Rc,
+};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{By, Ended, Foreseen, Healing, Round, Scene};
-use crate::actor::{accept, connect, listen_for, talk, try_connect};
-use crate::expect::Incident;
-use crate::lab::{Net, Role, Topology};
-use crate::scenarios::{PORT, Stage};
+use crate::{
+    actor::{accept, connect, listen_for, talk, try_connect},
+    expect::Incident,
+    lab::{Net, Role, Topology},
+    scenarios::{PORT, Stage},
+};
 
 /// Small enough to be filled, large enough that the kernel needs no SYN cookies for it.
 const QUEUE: u16 = 3;

@@ -1,15 +1,14 @@
 //! Everything that a fix may touch, read without rsttrace.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path};
 
 use anyhow::{Context, Result};
 
-use crate::guest::{Guest, Need};
-use crate::lab::Lab;
-use crate::tools;
+use crate::{
+    guest::{Guest, Need},
+    lab::Lab,
+    tools,
+};
 
 /// All settings of these directories, not only those that rsttrace knows.
 const SYSCTLS: [&str; 4] = ["net/core", "net/ipv4", "net/ipv4/vs", "net/netfilter"];
@@ -132,7 +131,7 @@ mod tests {
     /// What rsttrace may change is below what is compared here.
     #[test]
     fn every_setting_that_rsttrace_knows_is_compared() {
-        use rsttrace::settings::{ALL, Stored};
+        use rsttrace_model::settings::{ALL, Stored};
         for setting in ALL.iter().filter(|setting| setting.writable) {
             let compared = match setting.stored {
                 Stored::Sysctl => {

@@ -1,21 +1,24 @@
 //! The steps of one healing: foreseen, broke, healed, undone and broke again.
 
-use std::fmt;
-use std::path::Path;
+use std::{fmt, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::operator::{Fixer, Rsttrace};
-use super::snapshot::Snapshot;
-use super::{By, Ended, Foreseen, Healing, IDLE, Round, Scene};
-use crate::actor::errno_name;
-use crate::expect::{self, Expect, Facts};
-use crate::guest::Guest;
-use crate::lab::{Lab, Net, Role};
-use crate::run::{GRACE, QUIET};
-use crate::scenarios::Witness;
-use crate::tracer::{Record, Tracer};
+use super::{
+    By, Ended, Foreseen, Healing, IDLE, Round, Scene,
+    operator::{Fixer, Rsttrace},
+    snapshot::Snapshot,
+};
+use crate::{
+    actor::errno_name,
+    expect::{self, Expect, Facts},
+    guest::Guest,
+    lab::{Lab, Net, Role},
+    run::{GRACE, QUIET},
+    scenarios::Witness,
+    tracer::{Record, Tracer},
+};
 
 /// How far a healing got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

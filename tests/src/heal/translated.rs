@@ -3,13 +3,17 @@
 use anyhow::Result;
 
 use super::{By, Ended, Foreseen, Healing, Scene};
-use crate::actor::{accept, connect, listen, talk, try_connect};
-use crate::expect::Incident;
-use crate::guest::Need;
-use crate::lab::{Role, Topology};
-use crate::scenarios::ipvs::{NEEDS, NEVER, serve};
-use crate::scenarios::nat::postrouting;
-use crate::scenarios::{PORT, Stage};
+use crate::{
+    actor::{accept, connect, listen, talk, try_connect},
+    expect::Incident,
+    guest::Need,
+    lab::{Role, Topology},
+    scenarios::{
+        PORT, Stage,
+        ipvs::{NEEDS, NEVER, serve},
+        nat::postrouting,
+    },
+};
 
 pub const HEALINGS: &[Healing] = &[
     Healing::new(

@@ -1,23 +1,29 @@
 //! Plays healings under one tracer and reports, one `HEAL` line each. Those that disturb nobody run side by side.
 
-use std::cell::OnceCell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::{Barrier, OnceLock};
-use std::thread;
-use std::time::Instant;
+use std::{
+    cell::OnceCell,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::{Barrier, OnceLock},
+    thread,
+    time::Instant,
+};
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
 
-use super::operator::Rsttrace;
-use super::steps::{Case, Step, Steps};
-use super::{Foreseen, Healing, Round, Scene};
-use crate::guest::Guest;
-use crate::lab::{Lab, Net};
-use crate::run::one_line;
-use crate::scenarios::Stage;
-use crate::tracer::Tracer;
+use super::{
+    Foreseen, Healing, Round, Scene,
+    operator::Rsttrace,
+    steps::{Case, Step, Steps},
+};
+use crate::{
+    guest::Guest,
+    lab::{Lab, Net},
+    run::one_line,
+    scenarios::Stage,
+    tracer::Tracer,
+};
 
 pub struct Ward<'a> {
     pub guest: &'a Guest,

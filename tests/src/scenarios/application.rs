@@ -5,9 +5,11 @@ use std::net::TcpStream;
 use anyhow::Result;
 
 use super::{CLIENT, PORT, Pair, Scenario, Stage, Witness};
-use crate::actor::{abort_on_close, accept, connect, listen, send, talk, wait_error, wait_unread};
-use crate::expect::{Expect, Incident};
-use crate::lab::{Net, Topology};
+use crate::{
+    actor::{abort_on_close, accept, connect, listen, send, talk, wait_error, wait_unread},
+    expect::{Expect, Incident},
+    lab::{Net, Topology},
+};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::direct(

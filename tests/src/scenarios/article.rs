@@ -1,18 +1,18 @@
 //! A host configured exactly as the article says that started this project: `rsttrace check` tells its reader what will
 //! hit them, each with where the value comes from.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{Scenario, Stage, TracerUse, Witness};
-use crate::expect::Expect;
-use crate::guest::Need;
-use crate::tools;
+use crate::{expect::Expect, guest::Need, tools};
 
 /// Nothing breaks yet: no tracer is started.
 pub const SCENARIOS: &[Scenario] =

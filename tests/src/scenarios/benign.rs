@@ -3,10 +3,12 @@
 use anyhow::{Context, Result};
 
 use super::{CLIENT, PORT, Pair, Scenario, Stage, Witness};
-use crate::actor::{abort_on_close, listen, try_connect, wait_error};
-use crate::expect::{Expect, Incident};
-use crate::lab::Net;
-use crate::rawtcp::{ACK, RST, RawEnd, SYN, v4};
+use crate::{
+    actor::{abort_on_close, listen, try_connect, wait_error},
+    expect::{Expect, Incident},
+    lab::Net,
+    rawtcp::{ACK, RST, RawEnd, SYN, v4},
+};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::direct(

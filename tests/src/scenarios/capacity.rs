@@ -1,19 +1,21 @@
 //! Limits that are one number for all namespaces, so these run alone: the connection tracking table, and orphans.
 
-use std::fs;
-use std::net::TcpStream;
+use std::{fs, net::TcpStream};
 
 use anyhow::{Context, Result, bail};
 use rustix::io::Errno;
 
 use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
-use crate::actor::{
-    accept, connect, listen, send, talk, try_connect, wait_acknowledged, wait_error, wait_forgotten,
+use crate::{
+    actor::{
+        accept, connect, listen, send, talk, try_connect, wait_acknowledged, wait_error,
+        wait_forgotten,
+    },
+    expect::{Expect, Incident},
+    guest::Need,
+    lab::{Net, Topology},
+    netns::Namespace,
 };
-use crate::expect::{Expect, Incident};
-use crate::guest::Need;
-use crate::lab::{Net, Topology};
-use crate::netns::Namespace;
 
 /// The first of the ports from which the table is filled.
 pub const FILLERS: u16 = 50_001;

@@ -1,22 +1,27 @@
 //! Data for a connection that the other side has closed: a race, or an application that did not listen.
 
-use std::io::{self, Read};
-use std::net::TcpStream;
-use std::os::fd::AsRawFd;
-use std::process::{Child, Command};
-use std::time::Duration;
-use std::{env, thread};
+use std::{
+    env,
+    io::{self, Read},
+    net::TcpStream,
+    os::fd::AsRawFd,
+    process::{Child, Command},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 use super::{CLIENT, PORT, Pair, Scenario, Stage, Witness};
-use crate::actor::{
-    accept, connect, listen, receive_end, send, talk, wait_error, wait_forgotten, wait_unread,
+use crate::{
+    actor::{
+        accept, connect, listen, receive_end, send, talk, wait_error, wait_forgotten, wait_unread,
+    },
+    expect::{Expect, Incident},
+    lab::Net,
+    tools,
 };
-use crate::expect::{Expect, Incident};
-use crate::lab::Net;
-use crate::tools;
 
 /// The server's keep-alive timeout: longer than the second from which on a connection counts as idle.
 const KEEP_ALIVE: Duration = Duration::from_millis(1_300);

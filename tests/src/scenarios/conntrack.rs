@@ -1,23 +1,26 @@
 //! Connection tracking with NAT: entries that end before their connection does.
 
-use std::env;
-use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    env, fs,
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 
 use super::{CLIENT, PORT, Scenario, Stage, Witness};
-use crate::actor::{
-    abort_on_close, accept, accept_either, connect, listen, receive, send, talk, wait_acknowledged,
-    wait_error,
+use crate::{
+    actor::{
+        abort_on_close, accept, accept_either, connect, listen, receive, send, talk,
+        wait_acknowledged, wait_error,
+    },
+    expect::{Expect, Incident},
+    guest::Need,
+    lab::{Net, Topology},
 };
-use crate::expect::{Expect, Incident};
-use crate::guest::Need;
-use crate::lab::{Net, Topology};
 
 /// Instead of five days.
 const TIMEOUT: Duration = Duration::from_secs(3);

@@ -1,19 +1,21 @@
 //! IPVS entries that end before their connection does.
 
-use std::collections::HashSet;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Instant;
+use std::{
+    collections::HashSet,
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::Instant,
+};
 
 use anyhow::{Result, ensure};
 
 use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
-use crate::actor::{
-    PATIENCE, accept, accept_either, connect, listen, send, talk, wait_error, wait_until,
+use crate::{
+    actor::{PATIENCE, accept, accept_either, connect, listen, send, talk, wait_error, wait_until},
+    expect::{Expect, Incident},
+    guest::Need,
+    lab::{Net, Role, Topology, mapped},
+    netns::{Namespace, proc_net},
 };
-use crate::expect::{Expect, Incident};
-use crate::guest::Need;
-use crate::lab::{Net, Role, Topology, mapped};
-use crate::netns::{Namespace, proc_net};
 
 /// Instead of 900 s.
 pub(super) const TIMEOUT: u64 = 4;

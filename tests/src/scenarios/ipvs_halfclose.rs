@@ -1,15 +1,18 @@
 //! IPVS entries of half-closed connections, which live much shorter than those of open ones.
 
-use std::net::Shutdown;
-use std::time::Duration;
+use std::{net::Shutdown, time::Duration};
 
 use anyhow::{Context, Result};
 
-use super::ipvs::{Connection, NEVER, TIMEOUT, has_entry, ipvs, wait_expired};
-use super::{CLIENT, PORT, Scenario, Stage, Witness};
-use crate::actor::{receive, receive_end, send, wait_error, wait_proc_within};
-use crate::expect::{Expect, Incident};
-use crate::lab::{Net, Role};
+use super::{
+    CLIENT, PORT, Scenario, Stage, Witness,
+    ipvs::{Connection, NEVER, TIMEOUT, has_entry, ipvs, wait_expired},
+};
+use crate::{
+    actor::{receive, receive_end, send, wait_error, wait_proc_within},
+    expect::{Expect, Incident},
+    lab::{Net, Role},
+};
 
 /// IPVS's limit of CLOSE_WAIT, which nothing changes (net/netfilter/ipvs/ip_vs_proto_tcp.c, tcp_timeouts).
 const CLOSE_WAIT: u64 = 60;

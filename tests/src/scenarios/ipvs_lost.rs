@@ -1,25 +1,31 @@
 //! IPVS entries that are lost for another reason than time: to a removed server, a defence, an unload, a
 //! fail-over; and what looks like it.
 
-use std::net::TcpStream;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    net::TcpStream,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 
-use super::ipvs::{
-    Connection, NEVER, TIMEOUT, connections, has_entry, idle_expired, ipvs, serve, serve_at, track,
+use super::{
+    CLIENT, PORT, Scenario, Stage, TracerUse, Witness,
+    ipvs::{
+        Connection, NEEDS, NEVER, TIMEOUT, connections, has_entry, idle_expired, ipvs, serve,
+        serve_at, track, wait_expired,
+    },
 };
-use super::ipvs::{NEEDS, wait_expired};
-use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
-use crate::actor::{
-    PATIENCE, POLL_EVERY, accept, connect, listen, receive_end, send, talk, wait_error,
-    wait_forgotten, wait_retransmissions,
+use crate::{
+    actor::{
+        PATIENCE, POLL_EVERY, accept, connect, listen, receive_end, send, talk, wait_error,
+        wait_forgotten, wait_retransmissions,
+    },
+    expect::{Expect, Incident},
+    lab::{Net, Role, Topology},
+    netns::Namespace,
+    tools,
 };
-use crate::expect::{Expect, Incident};
-use crate::lab::{Net, Role, Topology};
-use crate::netns::Namespace;
-use crate::tools;
 
 pub const SCENARIOS: &[Scenario] = &[
     // Without expire_nodest_conn: every packet is dropped, and nobody is told.

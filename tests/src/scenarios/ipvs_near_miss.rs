@@ -1,22 +1,26 @@
 //! Connections through IPVS that end for another reason than their entry's end, or do not end.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 
-use super::ipvs::{
-    Connection, NEVER, TIMEOUT, has_entry, idle_expired, ipvs, serve, track, wait_expired,
+use super::{
+    CLIENT, PORT, Scenario, Stage, Witness,
+    ipvs::{Connection, NEVER, TIMEOUT, has_entry, idle_expired, ipvs, serve, track, wait_expired},
 };
-use super::{CLIENT, PORT, Scenario, Stage, Witness};
-use crate::actor::{
-    abort_on_close, accept, connect, keepalive, listen, receive, receive_end, send, talk,
-    try_connect, wait_error, wait_proc, wait_unread,
+use crate::{
+    actor::{
+        abort_on_close, accept, connect, keepalive, listen, receive, receive_end, send, talk,
+        try_connect, wait_error, wait_proc, wait_unread,
+    },
+    expect::{Expect, Incident},
+    lab::Net,
+    netns::proc_net,
 };
-use crate::expect::{Expect, Incident};
-use crate::lab::Net;
-use crate::netns::proc_net;
 
 pub const SCENARIOS: &[Scenario] = &[
     ipvs("close_unread_data_ipvs", |net| Expect::one(closed_by_server(net)), close_unread),

@@ -5,12 +5,16 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 
-use super::ipvs::{NEVER, ipvs, serve};
-use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
-use crate::actor::try_connect;
-use crate::expect::{Expect, Incident};
-use crate::lab::Net;
-use crate::rawtcp::{RawEnd, SYN};
+use super::{
+    CLIENT, PORT, Scenario, Stage, TracerUse, Witness,
+    ipvs::{NEVER, ipvs, serve},
+};
+use crate::{
+    actor::try_connect,
+    expect::{Expect, Incident},
+    lab::Net,
+    rawtcp::{RawEnd, SYN},
+};
 
 pub const SCENARIOS: &[Scenario] = &[
     ipvs("no_backend", |net| refused(dropped(net)), |stage| no_servers(stage, stage.net)),

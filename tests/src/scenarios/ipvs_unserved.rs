@@ -1,18 +1,21 @@
 //! Services that lose their servers for another reason than one server's removal, and clients that are not on
 //! this machine: nobody here is hurt, and this node drops their packets.
 
-use std::thread;
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::ipvs::{Connection, NEVER, ipvs, serve, track, wait_expired};
-use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
-use crate::actor::{connect, listen, try_connect};
-use crate::expect::{Expect, Incident};
-use crate::guest::Need;
-use crate::lab::Net;
-use crate::rawtcp::{ACK, Conversation, PSH, RawEnd, v4};
+use super::{
+    CLIENT, PORT, Scenario, Stage, TracerUse, Witness,
+    ipvs::{Connection, NEVER, ipvs, serve, track, wait_expired},
+};
+use crate::{
+    actor::{connect, listen, try_connect},
+    expect::{Expect, Incident},
+    guest::Need,
+    lab::Net,
+    rawtcp::{ACK, Conversation, PSH, RawEnd, v4},
+};
 
 /// The client gives up after about 6 s.
 const RETRIES: u8 = 4;

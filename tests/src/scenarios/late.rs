@@ -1,18 +1,21 @@
 //! What happened before anybody looked: who called whom, and flows that are older than the tracer.
 
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Result;
 
-use super::ipvs::{Connection, NEEDS, NEVER, TIMEOUT, serve, track, wait_expired};
-use super::{CLIENT, PORT, Pair, Scenario, Stage, TracerUse, Witness, conntrack};
-use crate::actor::{
-    abort_on_close, accept, accept_either, connect, keepalive, listen, receive_end, send, talk,
-    wait_acknowledged, wait_error, wait_forgotten,
+use super::{
+    CLIENT, PORT, Pair, Scenario, Stage, TracerUse, Witness, conntrack,
+    ipvs::{Connection, NEEDS, NEVER, TIMEOUT, serve, track, wait_expired},
 };
-use crate::expect::{Expect, Incident};
-use crate::lab::{Net, Role, Topology};
+use crate::{
+    actor::{
+        abort_on_close, accept, accept_either, connect, keepalive, listen, receive_end, send, talk,
+        wait_acknowledged, wait_error, wait_forgotten,
+    },
+    expect::{Expect, Incident},
+    lab::{Net, Role, Topology},
+};
 
 /// Both are ephemeral, and the larger one is the server's.
 const CALLER: u16 = 33_001;

@@ -5,10 +5,12 @@ use std::net::{TcpListener, TcpStream};
 use anyhow::{Context, Result};
 
 use super::{CLIENT, PORT, Scenario, Stage, Witness};
-use crate::actor::{accept, connect, listen, listen_for, send, talk, try_connect, wait_error};
-use crate::expect::{Expect, Incident};
-use crate::lab::Net;
-use crate::rawtcp::{ACK, RST, RawEnd, SYN, v4};
+use crate::{
+    actor::{accept, connect, listen, listen_for, send, talk, try_connect, wait_error},
+    expect::{Expect, Incident},
+    lab::Net,
+    rawtcp::{ACK, RST, RawEnd, SYN, v4},
+};
 
 /// The first of the ports from which the queue is filled.
 const FILLERS: u16 = 50_001;

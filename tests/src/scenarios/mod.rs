@@ -23,19 +23,23 @@ mod sizing;
 mod timeout;
 mod watching;
 
-use std::any::Any;
-use std::cell::RefCell;
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::{
+    any::Any,
+    cell::RefCell,
+    net::{SocketAddr, TcpStream},
+    os::fd::OwnedFd,
+    time::Duration,
+};
 
 use anyhow::Result;
 use rustix::io::Errno;
 
-use crate::actor::{accept, connect, listen, talk, wait_error};
-use crate::expect::Expect;
-use crate::guest::Need;
-use crate::lab::{Lab, Net, Topology};
+use crate::{
+    actor::{accept, connect, listen, talk, wait_error},
+    expect::Expect,
+    guest::Need,
+    lab::{Lab, Net, Topology},
+};
 
 /// The service's port, unless it matters.
 pub const PORT: u16 = 3306;

@@ -4,17 +4,19 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::capacity::Limit;
-use super::conntrack::translate;
-use super::{CLIENT, PORT, Pair, Scenario, Stage, TracerUse, Witness};
-use crate::actor::{
-    PATIENCE, accept, connect, listen, receive, send, talk, try_connect, wait_acknowledged,
-    wait_error, wait_until,
+use super::{
+    CLIENT, PORT, Pair, Scenario, Stage, TracerUse, Witness, capacity::Limit, conntrack::translate,
 };
-use crate::expect::{Expect, Incident};
-use crate::guest::Need;
-use crate::lab::{Net, Topology};
-use crate::rawtcp::{ACK, PSH, RawEnd, SYN};
+use crate::{
+    actor::{
+        PATIENCE, accept, connect, listen, receive, send, talk, try_connect, wait_acknowledged,
+        wait_error, wait_until,
+    },
+    expect::{Expect, Incident},
+    guest::Need,
+    lab::{Net, Topology},
+    rawtcp::{ACK, PSH, RawEnd, SYN},
+};
 
 const COUNT: &str = "net/netfilter/nf_conntrack_count";
 /// The one port that NAT may use.

@@ -1,21 +1,19 @@
 //! Who is named as the owner of a socket, when it is not there any more to be looked at. The tracer stands still while
 //! the program at one end closes, so that it never finds a descriptor.
 
-use std::fs;
-use std::net::TcpStream;
-use std::path::Path;
-use std::process;
+use std::{fs, net::TcpStream, path::Path, process};
 
 use anyhow::{Context, Result};
 use rustix::io::Errno;
 
 use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
-use crate::actor::{abort_on_close, accept, connect, listen};
-use crate::expect::{Expect, Incident, Owner};
-use crate::lab::Net;
-
-use crate::program::{End, Program, talk, while_the_tracer_sleeps};
-use crate::tools;
+use crate::{
+    actor::{abort_on_close, accept, connect, listen},
+    expect::{Expect, Incident, Owner},
+    lab::Net,
+    program::{End, Program, talk, while_the_tracer_sleeps},
+    tools,
+};
 
 pub const SCENARIOS: &[Scenario] = &[
     alone(

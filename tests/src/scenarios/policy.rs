@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 
-use super::conntrack::translate;
-use super::{CLIENT, PORT, Pair, Scenario, Stage, Witness};
-use crate::actor::{accept, connect, listen, send, talk, try_connect, wait_retransmissions};
-use crate::expect::{Expect, Incident};
-use crate::guest::Need;
-use crate::lab::{Net, Topology};
+use super::{CLIENT, PORT, Pair, Scenario, Stage, Witness, conntrack::translate};
+use crate::{
+    actor::{accept, connect, listen, send, talk, try_connect, wait_retransmissions},
+    expect::{Expect, Incident},
+    guest::Need,
+    lab::{Net, Topology},
+};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(

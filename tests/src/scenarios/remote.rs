@@ -1,16 +1,21 @@
 //! The reset comes from a host that is not on this machine. A raw socket plays it: no TCP of this kernel has the
 //! connection's other end, or sends the reset.
 
+use std::{
+    net::{SocketAddr, TcpStream},
+    thread,
+    time::Duration,
+};
+
 use anyhow::{Result, anyhow};
-use std::net::{SocketAddr, TcpStream};
-use std::thread;
-use std::time::Duration;
 
 use super::{CLIENT, PORT, Scenario, Stage, Witness};
-use crate::actor::{connect, send, wait_acknowledged, wait_error};
-use crate::expect::{Expect, Incident};
-use crate::lab::{Net, Topology};
-use crate::rawtcp::{ACK, Conversation, PSH, RST, RawEnd};
+use crate::{
+    actor::{connect, send, wait_acknowledged, wait_error},
+    expect::{Expect, Incident},
+    lab::{Net, Topology},
+    rawtcp::{ACK, Conversation, PSH, RST, RawEnd},
+};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(

@@ -1,19 +1,19 @@
 //! What table entries cost, weighed: `rsttrace plan` must say the same of every kernel.
 
-use std::cell::Cell;
-use std::fs;
-use std::net::UdpSocket;
+use std::{cell::Cell, fs, net::UdpSocket};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::{Scenario, Stage, TracerUse, Witness};
-use crate::actor::{PATIENCE, wait_until};
-use crate::expect::Expect;
-use crate::guest::Need;
-use crate::lab::Topology;
-use crate::netns::Namespace;
-use crate::tools;
+use crate::{
+    actor::{PATIENCE, wait_until},
+    expect::Expect,
+    guest::Need,
+    lab::Topology,
+    netns::Namespace,
+    tools,
+};
 
 /// Incidents are not what they are about: no tracer is started.
 pub const SCENARIOS: &[Scenario] = &[

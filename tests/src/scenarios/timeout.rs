@@ -1,15 +1,16 @@
 //! The path or the peer is gone, and a timer of the kernel says so.
 
-use std::io::Write;
-use std::time::Duration;
+use std::{io::Write, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 
 use super::{CLIENT, PORT, Scenario, Stage, Witness};
-use crate::actor::{keepalive, listen, send, try_connect, user_timeout, wait_error, wait_proc};
-use crate::expect::{Expect, Incident};
-use crate::lab::{Net, Topology};
+use crate::{
+    actor::{keepalive, listen, send, try_connect, user_timeout, wait_error, wait_proc},
+    expect::{Expect, Incident},
+    lab::{Net, Topology},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 

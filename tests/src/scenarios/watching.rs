@@ -5,13 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::ipvs::{Connection, NEEDS, NEVER, TIMEOUT};
-use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
-use crate::actor::keepalive;
-use crate::expect::Expect;
-use crate::lab::Topology;
-use crate::netns::Namespace;
-use crate::tools;
+use super::{
+    CLIENT, PORT, Scenario, Stage, TracerUse, Witness,
+    ipvs::{Connection, NEEDS, NEVER, TIMEOUT},
+};
+use crate::{actor::keepalive, expect::Expect, lab::Topology, netns::Namespace, tools};
 
 /// Incidents are not what they are about: no tracer is started.
 const fn watching(name: &'static str, provoke: fn(&Stage<'_>) -> Result<Witness>) -> Scenario {

@@ -7,9 +7,10 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use rsttrace::{
+use rsttrace_core::{
     event::{Body, Event, Via},
-    incident::{Confidence, Incident},
+    incident::Incident,
+    verdict::Confidence,
 };
 
 use super::captures;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use rsttrace::{capture::Reader, correlator::Correlator, event::Event, incident::Incident};
+use rsttrace_core::{capture::Reader, correlator::Correlator, event::Event, incident::Incident};
 
 /// Every capture of every kernel.
 pub fn all() -> Result<Vec<PathBuf>> {

@@ -6,14 +6,9 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use rsttrace::{
-    capture::Reader,
-    correlator::Correlator,
-    out::{
-        json,
-        table::{Table, TableOptions},
-    },
-};
+use rsttrace::render::table::{Table, TableOptions};
+use rsttrace_core::{capture::Reader, correlator::Correlator, incident::Incident};
+use rsttrace_schema::json;
 
 use super::captures;
 
@@ -94,7 +89,7 @@ fn replay(capture: &[u8]) {
     };
     let mut correlator = Correlator::new();
     let mut table = Table::new(TableOptions { color: true, width: 80, wide: true });
-    let mut print = |incidents: Vec<rsttrace::incident::Incident>, now| {
+    let mut print = |incidents: Vec<Incident>, now| {
         for incident in &incidents {
             json::pretty(&json::incident(incident));
             table.incident(incident, now);

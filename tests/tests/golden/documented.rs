@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use rsttrace::event::{Body, Event};
+use rsttrace_core::event::{Body, Event};
 
 use super::{
     ablation::{Ablation, is_lowered, is_weaker, same_connection, told, without_signal},

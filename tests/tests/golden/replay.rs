@@ -3,7 +3,8 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
-use rsttrace::{cause::Family, incident::Confidence, out::json};
+use rsttrace_core::verdict::{Confidence, Family};
+use rsttrace_schema::json;
 
 use super::captures;
 

@@ -1,18 +1,15 @@
 //! The arguments of `check`.
 
-use std::path::PathBuf;
-use std::str::FromStr;
+use std::{path::PathBuf, str::FromStr};
 
 use clap::Args;
+use rsttrace_check::{
+    Finding, Rank,
+    path::{Assumption, Spec},
+};
 
 use super::{ColorWhen, OutputFormat, help::CHECK_NOTES};
-use crate::{
-    audit::{
-        Finding, Rank,
-        path::{Assumption, Spec},
-    },
-    filter::parse_cause,
-};
+use crate::filter::parse_cause;
 
 /// Audit every timer and limit before a connection breaks
 ///

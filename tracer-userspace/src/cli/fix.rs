@@ -2,13 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{ArgGroup, Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum, builder::PossibleValue};
+use rsttrace_core::fix::Client;
 
 use super::{PageArgs, help::FIX_NOTES, parse_duration};
-use crate::{
-    filter::{parse_cause, parse_netns},
-    fix::Client,
-};
+use crate::filter::{parse_cause, parse_netns};
 
 /// Well-known advice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -16,6 +14,29 @@ pub enum Profile {
     /// "Resolving DB Connection Error (ECONNRESET) Issues": nf_conntrack_max=131072, ipvsadm --set 7200
     /// 120 300, keepalive 7200/75/5, …
     Article,
+}
+
+/// [`Client`] as an option's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct For(pub Client);
+
+impl ValueEnum for For {
+    fn value_variants<'a>() -> &'a [Self] {
+        static ALL: [For; Client::ALL.len()] = {
+            let mut all = [For(Client::Mysql2); Client::ALL.len()];
+            let mut at = 0;
+            while at < all.len() {
+                all[at] = For(Client::ALL[at]);
+                at += 1;
+            }
+            all
+        };
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.0.id()).help(self.0.title()))
+    }
 }
 
 /// Plan what ends a cause on this host: commands, files, and how to take it back
@@ -69,7 +90,7 @@ pub struct FixArgs {
 
     /// Also print the lines for this client or proxy
     #[arg(long = "for", value_enum, value_name = "CLIENT")]
-    pub client: Option<Client>,
+    pub client: Option<For>,
 
     /// Apply the first fix that is the node's to make, or the one of --choose
     #[arg(long, help_heading = "Changing the host", conflicts_with_all = ["undo", "list", "profile"])]

@@ -1,6 +1,6 @@
 //! The closing parts of `--help`.
 
-use crate::out::explain;
+use crate::render::explain;
 
 const LIVE_NOTES: &str = "\
 Examples:

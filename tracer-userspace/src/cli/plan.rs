@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, value_parser};
+use rsttrace_plan::{Kernel, PathLimit};
 
 use super::{PageArgs, parse_duration};
-use crate::capacity::{Kernel, PathLimit};
 
 /// Compute conntrack, IPVS, keepalive and pool settings for a load, with the arithmetic
 ///
@@ -153,7 +153,7 @@ fn parse_kernel(text: &str) -> Result<Kernel, String> {
 fn parse_limit(text: &str) -> Result<PathLimit, String> {
     let (name, limit) =
         text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form lb=350"))?;
-    if name.is_empty() || !crate::fix::is_plain(name) {
+    if name.is_empty() || !rsttrace_model::escape::is_plain(name) {
         return Err(format!("`{name}` is no name of letters, digits and hyphens"));
     }
     let seconds = parse_duration(limit)?.as_secs();

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use rsttrace_report::When;
 
-use crate::{filter::parse_cause, report::When};
+use crate::filter::parse_cause;
 
 const EXAMPLES: &str = "\
 Examples:

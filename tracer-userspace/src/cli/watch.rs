@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use clap::{Args, value_parser};
+use rsttrace_model::flow::Flow;
+use rsttrace_watch::parse_flow;
 
 use super::{PageArgs, parse_duration};
-use crate::{countdown::parse_flow, event::Flow};
 
 /// Show the timers of one connection counting down, and what will happen first
 ///

@@ -1,14 +1,16 @@
 //! `rsttrace check`: what would break on this host, before it does.
 
 use anyhow::{Context as _, anyhow};
+use rsttrace_check::{self, Audit, Question, path};
+use rsttrace_host::{Host, view};
+use rsttrace_model::host_state::{Netns, View};
+use rsttrace_schema::json;
 
 use super::{Exit, Failure, stdout};
 use crate::{
-    audit::{self, Audit, Question, path, view::View},
     cli::{CheckArgs, FailOnFinding, OutputFormat, page_columns},
     filter::parse_netns,
-    host::Host,
-    out::{check, json},
+    render::check,
 };
 
 /// Reads the host, judges it and prints what was found.
@@ -18,14 +20,14 @@ use crate::{
 /// output cannot be written.
 pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     let mut view = match &args.root {
-        Some(root) => audit::read_root(root).map_err(|error| Failure {
+        Some(root) => view::read_root(root).map_err(|error| Failure {
             exit: Exit::Usage,
             error: anyhow!(error).context(format!("{} is no copy of a host", root.display())),
         })?,
-        None => audit::read(&Host::new().context("cannot read /proc")?),
+        None => view::read(&Host::new().context("cannot read /proc")?),
     };
     let of = select(&view, &args.netns, args.root.is_none())?;
-    let mut findings = audit::findings(&Question::new(&view));
+    let mut findings = rsttrace_check::findings(&Question::new(&view));
     if let Some(of) = of {
         findings.retain(|finding| of.contains(&finding.place.netns));
         view.namespaces.retain(|netns| of.contains(&netns.place.netns));
@@ -64,7 +66,7 @@ fn select(view: &View, wanted: &[String], live: bool) -> Result<Option<Vec<u32>>
     let find = |name: &String| {
         // Any path to it will do on the host itself; a copy knows only what it was called.
         let inum = parse_netns(name).ok().filter(|_| live);
-        let is = |it: &&audit::view::Netns| {
+        let is = |it: &&Netns| {
             it.place.is_called(name) || inum.is_some_and(|inum| it.place.netns == inum)
         };
         view.namespaces.iter().find(is).map(|netns| netns.place.netns).ok_or_else(|| Failure {

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use rsttrace_kernel::{attach::loaded_program_names, data_plane, examine::examine};
+use rsttrace_schema::json;
+
 use super::{Exit, Failure, stdout};
 use crate::{
     cli::{DoctorArgs, PageFormat, page_width},
     doctor::Diagnosis,
-    kernel::{attach::loaded_program_names, data_plane, examine::examine},
-    out::{doctor, json},
+    render::doctor,
 };
 
 /// Attaches where that is allowed, tells what became of it, and ends as `live` would.

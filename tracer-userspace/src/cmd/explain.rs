@@ -1,10 +1,12 @@
 //! `rsttrace explain [CAUSE]`: what it is, how it is recognised, what ends it and what does not.
 
+use rsttrace_core::causes;
+use rsttrace_schema::json;
+
 use super::{Exit, Failure, stdout};
 use crate::{
-    cause,
     cli::{ExplainArgs, PageFormat, page_width},
-    out::{explain, json},
+    render::explain,
 };
 
 /// Prints the documentation of one cause, or the list of all.
@@ -13,8 +15,8 @@ use crate::{
 /// [`Failure`] when standard output cannot be written.
 pub fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
     let causes: Vec<_> = match &args.cause {
-        Some(cause) => cause::by_id(cause).into_iter().collect(),
-        None => cause::ALL.iter().collect(),
+        Some(cause) => causes::by_id(cause).into_iter().collect(),
+        None => causes::ALL.iter().collect(),
     };
     let text = match (args.page.output, causes.as_slice()) {
         (PageFormat::Text, [cause]) => {

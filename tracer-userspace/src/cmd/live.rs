@@ -1,15 +1,15 @@
 //! `rsttrace live`: attaches the hooks and prints one incident per broken connection.
 
+use rsttrace_core::event::{Body, Event};
+use rsttrace_kernel::live::wall;
+use rsttrace_model::flow::Nanos;
+
 use super::{
     Exit, Failure,
     show::Show,
     stream::{Observer, Turn, trace},
 };
-use crate::{
-    cli::LiveArgs,
-    event::{Body, Event, Nanos},
-    kernel::live::wall,
-};
+use crate::cli::LiveArgs;
 
 /// The contract's interval for summary events.
 const SUMMARY_EVERY: Nanos = 60_000_000_000;

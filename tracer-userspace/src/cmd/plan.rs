@@ -6,14 +6,15 @@ use std::{
 };
 
 use anyhow::Context as _;
+use rsttrace_host::{Host, view};
+use rsttrace_model::configured::KubeProxy;
+use rsttrace_plan::{Demand, InForce, Kernel, Measured, Plan, Survey, balancer};
+use rsttrace_schema::json;
 
 use super::{Exit, Failure, say, stdout};
 use crate::{
-    audit::{self, configured::KubeProxy},
-    capacity::{Demand, InForce, Kernel, Measured, Plan, Survey, balancer},
     cli::{PageFormat, PlanArgs, page_width},
-    host::Host,
-    out::{json, plan},
+    render::plan,
 };
 
 /// Entries are counted this often between the readings of counters: a peak is short.
@@ -46,7 +47,7 @@ fn demand(args: &PlanArgs) -> Result<Demand, Failure> {
     let (mut ipvs, mut kube_proxy) = (true, None);
     if args.from_host {
         measured = measure(&host, args.sample);
-        let view = audit::read(&host);
+        let view = view::read(&host);
         now = InForce::of(&view, &measured);
         survey = Some(Survey::new(&measured, &now, &view));
         ipvs = balancer(&view).is_some();

@@ -3,18 +3,18 @@
 use std::{fs::File, io::BufWriter, path::Path};
 
 use anyhow::Context as _;
+use rsttrace_core::{
+    capture::Writer,
+    event::Event,
+    summary::{Summary, summary_text},
+};
 use rustix::fs::{Mode, OFlags};
 
 use super::{
     Exit, Failure, say,
     stream::{Observer, Turn, trace},
 };
-use crate::{
-    capture::Writer,
-    cli::RecordArgs,
-    event::Event,
-    out::{Summary, summary_text},
-};
+use crate::cli::RecordArgs;
 
 /// Records until a signal or the duration ends it.
 ///

@@ -3,14 +3,14 @@
 use std::{fs::File, io::BufReader};
 
 use anyhow::{Context as _, anyhow};
-
-use super::{Exit, Failure, say, show::Show};
-use crate::{
+use rsttrace_core::{
     capture::{CaptureError, Reader},
-    cli::ReplayArgs,
     correlator::Correlator,
     event::Body,
 };
+
+use super::{Exit, Failure, say, show::Show};
+use crate::cli::ReplayArgs;
 
 /// Damaged lines that are named one by one; a file that is no capture any more has thousands.
 const NAMED: u64 = 10;

@@ -6,12 +6,10 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
+use rsttrace_report::{self, Selection, Window, html, json, markdown, report};
 
 use super::{Exit, Failure, say, stdout};
-use crate::{
-    cli::{ReportArgs, ReportFormat},
-    report::{self, Selection, Window, html, json, markdown},
-};
+use crate::cli::{ReportArgs, ReportFormat};
 
 /// Reports on a capture or a stream of events.
 ///
@@ -37,7 +35,7 @@ pub fn run(args: &ReportArgs) -> Result<Exit, Failure> {
         causes: args.cause.clone(),
     };
     let mut tell = |fault: &str| say(&format!("rsttrace: {name}: {fault}"));
-    let report = report::report(&file, input, selection, &mut tell)
+    let report = report(&file, input, selection, &mut tell)
         .with_context(|| format!("cannot read {name}"))?;
     let text = match args.output {
         ReportFormat::Md => markdown::render(&report),

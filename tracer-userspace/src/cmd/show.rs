@@ -2,18 +2,17 @@
 
 use std::io;
 
+use rsttrace_core::{
+    correlator::Counters, event::Session, incident::Incident, summary::Summary, verdict::Family,
+};
+use rsttrace_model::flow::Nanos;
+use rsttrace_schema::json;
+
 use super::{Exit, say, stdout};
 use crate::{
-    cause::Family,
     cli::{OutputFormat, ShowArgs},
-    correlator::Counters,
-    event::{Nanos, Session},
     filter::Filter,
-    incident::Incident,
-    out::{
-        Summary, json,
-        table::{Table, TableOptions},
-    },
+    render::table::{Table, TableOptions},
 };
 
 /// The printing end.
@@ -124,7 +123,7 @@ impl<'a> Show<'a> {
             false => Some(self.json(json::summary(&self.summary, wall_ns))),
         };
         self.print(text);
-        say(&crate::out::summary_text(&self.summary));
+        say(&rsttrace_core::summary::summary_text(&self.summary));
         match (self.failure, self.found) {
             (Some(error), _) => Err(error),
             (None, true) => Ok(Exit::Found),

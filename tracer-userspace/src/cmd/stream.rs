@@ -3,6 +3,17 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rsttrace_core::{
+    correlator::{Correlator, Counters},
+    event::{Body, Event},
+    incident::Incident,
+};
+use rsttrace_kernel::{
+    attach::{AttachOptions, Kprobes},
+    live::{Live, now},
+    prepare::StartError,
+};
+use rsttrace_model::flow::Nanos;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, sleep_until},
@@ -11,15 +22,7 @@ use tokio::{
 use super::{Exit, Failure, say};
 use crate::{
     cli::{Owners, TraceArgs},
-    correlator::{Correlator, Counters},
-    event::{Body, Event, Nanos},
-    incident::Incident,
-    kernel::{
-        attach::{AttachOptions, Kprobes},
-        live::{Live, now},
-        prepare::StartError,
-    },
-    out::notice,
+    render::notice,
 };
 
 /// How often settling cases are looked at: well below the second in which an incident must be told.

@@ -6,6 +6,10 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
+use rsttrace_host::{Host, clock};
+use rsttrace_model::{connection::Sight, flow::Flow, socket::SocketState};
+use rsttrace_schema::json;
+use rsttrace_watch::{changes, outlook};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, sleep_until},
@@ -14,13 +18,7 @@ use tokio::{
 use super::{Exit, Failure, say, stdout};
 use crate::{
     cli::{PageFormat, Target, WatchArgs, page_width},
-    countdown::{Sight, changes},
-    event::Flow,
-    host::{Host, SocketState, clock},
-    out::{
-        json,
-        watch::{self, Frame},
-    },
+    render::watch::{self, Frame},
 };
 
 /// Connections offered to pick from.
@@ -168,7 +166,7 @@ impl<'a> Show<'a> {
         self.events.extend(ended.into_iter().map(|text| (wall_ns, text)));
         let surplus = self.events.len().saturating_sub(MOST_EVENTS.max(new));
         self.events.drain(..surplus);
-        let outlook = sight.outlook();
+        let outlook = outlook(sight);
         let frame =
             Frame { flow: self.flow, sight, outlook: &outlook, events: &self.events, wall_ns };
         let text = match self.args.page.output {

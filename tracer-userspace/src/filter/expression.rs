@@ -177,7 +177,7 @@ fn port(text: &str) -> Result<u16, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::address;
+    use rsttrace_model::testing::address;
 
     /// Client 10.0.0.2:41822 to 10.96.0.10:3306, translated to 10.0.1.2:3306.
     fn fits(text: &str) -> bool {

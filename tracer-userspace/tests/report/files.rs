@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
-use rsttrace::report::{Selection, Window};
+use rsttrace_report::{Selection, Window};
 use serde_json::Value;
 
 use crate::{counts, data, of, read, renamed};

@@ -4,7 +4,7 @@ use std::fs;
 
 use proptest::prelude::*;
 use pulldown_cmark::{Event, Options, Parser, Tag};
-use rsttrace::report::{Selection, html, markdown, model::Report};
+use rsttrace_report::{Selection, html, markdown, model::Report};
 use serde_json::Value;
 
 use crate::{data, of, read, renamed, render};

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rsttrace::report::{self, Selection, Window, html, json, markdown, model::Report};
+use rsttrace_report::{self as report, Selection, Window, html, json, markdown, model::Report};
 use serde_json::Value;
 
 fn data() -> PathBuf {

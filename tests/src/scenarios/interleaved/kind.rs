@@ -1,20 +1,24 @@
 //! The ways in which a connection of the interleaved scenario ends, step by step.
 
-use std::fmt;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::io::Errno;
 
 use super::super::{Pair, Stage, closing, ipvs};
-use crate::actor::{
-    abort_on_close, accept, connect, errno_name, error_now, keepalive, listen, receive_end, send,
-    talk, try_connect, user_timeout, wait_acknowledged, wait_error, wait_unread,
+use crate::{
+    actor::{
+        abort_on_close, accept, connect, errno_name, error_now, keepalive, listen, receive_end,
+        send, talk, try_connect, user_timeout, wait_acknowledged, wait_error, wait_unread,
+    },
+    expect::Incident,
+    lab::{Lab, Net},
 };
-use crate::expect::Incident;
-use crate::lab::{Lab, Net};
 
 /// Ports of the server, and of the service in front of it.
 const DIRECT: u16 = 3306;

@@ -3,17 +3,20 @@
 
 mod kind;
 
-use std::env;
-use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    env, thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context, Result};
+use kind::{Connection, Kind, Place, Turn};
 
 use super::{Scenario, Stage, TracerUse, Witness};
-use crate::expect::Expect;
-use crate::guest::Need;
-use crate::lab::{Net, Topology};
-use kind::{Connection, Kind, Place, Turn};
+use crate::{
+    expect::Expect,
+    guest::Need,
+    lab::{Net, Topology},
+};
 
 pub const NAME: &str = "interleaved";
 

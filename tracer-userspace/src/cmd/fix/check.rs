@@ -1,15 +1,16 @@
 //! `rsttrace fix --check`: the fixes of what `check` finds.
 
+use rsttrace_apply::plan::Plan;
+use rsttrace_check::{self, Finding, Question};
+use rsttrace_core::{causes, fix::Fix};
+use rsttrace_host::Host;
+use rsttrace_model::host_state::View;
+
 use super::{carry_out, plan, print, usage, view};
 use crate::{
-    audit::{self, Finding, Question, view::View},
-    cause,
-    change::plan::Plan,
     cli::{FixArgs, page_width},
     cmd::{Exit, Failure},
-    fix::Fix,
-    host::Host,
-    out::fix as out,
+    render::fix as out,
 };
 
 /// Prints the plan of every finding that has one; with `--apply` carries out the first that is the node's
@@ -20,7 +21,7 @@ use crate::{
 pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
     let host = Host::new().map_err(anyhow::Error::from)?;
     let view = view(args, &host)?;
-    let mut findings = audit::findings(&Question::new(&view));
+    let mut findings = rsttrace_check::findings(&Question::new(&view));
     findings.retain(|it| args.netns.is_none_or(|inum| it.place.netns == inum));
     let groups = groups(findings, args.choose.as_deref(), &view, &host);
     if let (Some(id), true) = (&args.choose, groups.is_empty()) {
@@ -28,7 +29,7 @@ pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
     }
     if args.apply {
         let first = groups.iter().find(|(_, plans)| plans.iter().any(Plan::is_node_owned));
-        let cause = first.and_then(|(finding, _)| cause::by_id(finding.cause?));
+        let cause = first.and_then(|(finding, _)| causes::by_id(finding.cause?));
         let plans: Vec<Plan> = groups.into_iter().flat_map(|(_, plans)| plans).collect();
         return carry_out(args, cause, &plans, &host);
     }

@@ -8,12 +8,11 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
+use rsttrace_core::causes::{self, cause::Cause, scene::Broken};
+use rsttrace_model::ipvs;
 use serde_json::Value;
 
-use crate::{
-    cause::{self, Broken, Cause},
-    cmd::{Failure, say},
-};
+use crate::cmd::{Failure, say};
 
 /// An event is below 12 KiB; a longer line is none.
 const LONGEST: u64 = 64 * 1024;
@@ -119,7 +118,7 @@ fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
 
 /// Summaries and the events of others are skipped.
 fn selected(value: &Value) -> Option<Selected> {
-    let cause = cause::by_id(text(value, "/rsttrace/cause")?)?;
+    let cause = causes::by_id(text(value, "/rsttrace/cause")?)?;
     let ip = |pointer| text(value, pointer).and_then(|ip| ip.parse::<IpAddr>().ok());
     let port = value.pointer("/destination/port").and_then(Value::as_u64);
     let port = port.and_then(|port| u16::try_from(port).ok());
@@ -130,7 +129,7 @@ fn selected(value: &Value) -> Option<Selected> {
         server: ip("/destination/nat/ip"),
         application: netns.and_then(|inum| u32::try_from(inum).ok()),
         keepalive: value.pointer("/rsttrace/keepalive/enabled").and_then(Value::as_bool),
-        ipvs_state: text(value, "/rsttrace/ipvs/state").and_then(cause::ipvs_state),
+        ipvs_state: text(value, "/rsttrace/ipvs/state").and_then(ipvs::state_by_name),
     };
     let host = text(value, "/host/name").map(str::to_owned);
     Some(Selected { cause: Some(cause), broken, host })

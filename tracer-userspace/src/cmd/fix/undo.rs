@@ -1,20 +1,20 @@
 //! What was applied, and taking it back.
 
 use anyhow::anyhow;
+use rsttrace_apply::{
+    disk,
+    journal::{Item, Journal},
+    live::Live,
+    run::{Effects, undo as take_back},
+    store::Store,
+};
+use rsttrace_host::Host;
 
 use super::{print, usage};
 use crate::{
-    change::{
-        disk,
-        journal::{Item, Journal},
-        live::Live,
-        run::{Effects, undo as take_back},
-        store::Store,
-    },
     cli::FixArgs,
     cmd::{Exit, Failure, say},
-    host::Host,
-    out::fix as out,
+    render::fix as out,
 };
 
 fn open(args: &FixArgs) -> Result<Option<Store>, Failure> {

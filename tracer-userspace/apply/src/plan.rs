@@ -1,0 +1,221 @@
+//! A fix with everything that it takes on this host.
+
+use std::path::Path;
+
+use rsttrace_core::fix::{Fix, FixOwner, IPVSADM, Persist};
+use rsttrace_host::Host;
+use rsttrace_model::{
+    host_state::{View, proxy_name, writer},
+    settings::Scope,
+};
+
+use super::{FileState, Slot, Step};
+
+/// A fix, and what `--apply` would write for it.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub fix: Fix,
+    pub files: Vec<Persist>,
+    /// Why `--apply` leaves the files to somebody else, and to whom, in a clause.
+    pub unwritten: Option<String>,
+    pub steps: Vec<Step>,
+    /// Why it cannot be applied, in clauses.
+    pub problems: Vec<String>,
+    /// What it does not do, in clauses.
+    pub caveats: Vec<String>,
+}
+
+impl Plan {
+    /// `header` are the comment lines of the files: who wrote them, when and why.
+    pub fn new(fix: Fix, header: &[String], view: &View, host: &Host) -> Self {
+        let mut caveats: Vec<String> = fix.caveats().into_iter().map(Into::into).collect();
+        caveats.extend(overruled(&fix, view));
+        let elsewhere = host.files_elsewhere();
+        // What the host has, a container does not show.
+        let has_ipvsadm = elsewhere.is_some()
+            || Path::new(IPVSADM).exists() && Path::new("/etc/systemd/system").exists();
+        let (files, useless): (Vec<_>, Vec<_>) = fix
+            .files()
+            .into_iter()
+            .map(|file| with_header(file, header))
+            .partition(|file| has_ipvsadm || file.enabled_by().is_none());
+        if !useless.is_empty() {
+            caveats.push(format!(
+                "nothing keeps it over a reboot: no sysctl holds it, and there is no systemd or no \
+                 {IPVSADM} here that a unit could run"
+            ));
+        }
+        if files.is_empty()
+            && useless.is_empty()
+            && fix.changes.iter().any(|it| it.setting().is_some())
+        {
+            caveats.push(
+                "no file keeps it: whoever makes the network namespace has to set it there".into(),
+            );
+        }
+        let unwritten = elsewhere.filter(|_| !files.is_empty()).map(not_written);
+        caveats.extend(unwritten.clone());
+        let steps = steps(&fix, if unwritten.is_some() { &[] } else { &files });
+        let problems = match fix.owner {
+            FixOwner::Node => problems(&steps, host),
+            _ => Vec::new(),
+        };
+        Self { fix, files, unwritten, steps, problems, caveats }
+    }
+
+    /// Whether it is the node's to change, and there is something to change.
+    pub fn is_node_owned(&self) -> bool {
+        let sets = |step: &Step| matches!(step, Step::Value { .. });
+        self.fix.owner == FixOwner::Node && self.steps.iter().any(sets)
+    }
+}
+
+fn not_written(why: &str) -> String {
+    format!(
+        "--apply sets the values and writes no file: {why}, and nothing here outlives a reboot; to keep \
+         them, run it on the host, or put the files there. --undo needs this container's --state-dir"
+    )
+}
+
+/// Who writes another value over ours, at its start or at boot.
+fn overruled(fix: &Fix, view: &View) -> Vec<String> {
+    let mut list = Vec::new();
+    for change in &fix.changes {
+        let (Some((setting, _)), Some(place)) = (change.setting(), change.place()) else {
+            continue;
+        };
+        let netns = view.netns(place.netns);
+        let written = netns.and_then(|netns| writer(view, netns, setting));
+        if let (Some(value), Some(name)) = (written, proxy_name(view)) {
+            list.push(format!(
+                "{name} writes {value} into {} at its start: change its configuration as well",
+                setting.key
+            ));
+        }
+        let ours = fix.files().into_iter().find(|file| file.text.contains(setting.key));
+        let winner = view.configured.sysctl(setting.key);
+        if let (Some(ours), Some(winner)) = (ours, winner)
+            && !winner.by_hand_only
+            && is_later(&winner.at.file, &ours.path)
+        {
+            list.push(format!("{} sets {} as well, and wins at boot", winner.at, setting.key));
+        }
+    }
+    list
+}
+
+/// The order in which sysctl.d is applied: by the names of the files, whatever their folder.
+fn is_later(file: &str, than: &str) -> bool {
+    let name = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+    name(file) > name(than)
+}
+
+fn with_header(file: Persist, header: &[String]) -> Persist {
+    let comment: String = header.iter().map(|line| format!("# {line}\n")).collect();
+    Persist { text: comment + &file.text, ..file }
+}
+
+/// Values first: a file whose value the kernel refuses would be a trap for the next boot.
+fn steps(fix: &Fix, files: &[Persist]) -> Vec<Step> {
+    let value = |change: &rsttrace_core::fix::Change| {
+        let ((setting, to), place) = (change.setting()?, change.place()?.clone());
+        Some(Step::Value { slot: Slot::new(place, setting), to })
+    };
+    let mut steps: Vec<Step> = fix.changes.iter().filter_map(value).collect();
+    for file in files {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        let to = FileState::File {
+            bytes: file.text.clone().into_bytes(),
+            mode: 0o644,
+            uid: uid.as_raw(),
+            gid: gid.as_raw(),
+        };
+        steps.push(Step::File { path: file.path.clone(), to });
+        if let Some((path, target)) = file.enabled_by() {
+            steps.push(Step::File { path, to: FileState::Link { target } });
+        }
+    }
+    steps
+}
+
+/// What would stop it, as far as that can be told without writing.
+fn problems(steps: &[Step], host: &Host) -> Vec<String> {
+    if !rustix::process::geteuid().is_root() {
+        return vec!["only root may change this host".into()];
+    }
+    let mut problems = Vec::new();
+    for step in steps {
+        match step {
+            Step::Value { slot, to } => {
+                let Slot { place, setting, .. } = slot;
+                let (least, most) = setting.range;
+                if !setting.writable {
+                    problems.push(format!("{} is not to be written", setting.key));
+                } else if *to < least || *to > most {
+                    problems.push(format!(
+                        "{} = {to}: the kernel takes {least} to {most} only",
+                        setting.key
+                    ));
+                }
+                let netns = match setting.scope {
+                    Scope::Machine => host.initial_netns(),
+                    Scope::Netns => place.netns,
+                };
+                if let Err(error) = host.may_set(netns, setting) {
+                    problems.push(format!("{} cannot be written: {error}", slot.describe()));
+                }
+            }
+            Step::File { path, .. } => {
+                let folder = Path::new(path).ancestors().skip(1).find(|folder| folder.exists());
+                let writable = |folder| rustix::fs::access(folder, rustix::fs::Access::WRITE_OK);
+                if let Some(Err(error)) = folder.map(writable) {
+                    problems.push(format!("{path} cannot be written: {error}"));
+                }
+            }
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rsttrace_core::fix::{Change, Risk};
+    use rsttrace_model::{
+        configured::{Assignment, Line},
+        netns::{NetnsReach, Place},
+    };
+
+    const KEY: &str = "net.core.somaxconn";
+
+    fn fix() -> Fix {
+        let place = Place { netns: 1, reach: NetnsReach::Initial };
+        Fix {
+            id: "raise_somaxconn",
+            owner: FixOwner::Node,
+            risk: Risk::Low,
+            summary: String::new(),
+            reason: String::new(),
+            current: None,
+            wanted: None,
+            changes: vec![Change::Sysctl { place, key: KEY, from: Some(128), to: 4096 }],
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_applied_after_ours_is_told() {
+        for (file, told) in [
+            ("/etc/sysctl.d/99-zz.conf", true),
+            ("/usr/lib/sysctl.d/99-sysctl.conf", true),
+            ("/etc/sysctl.d/99-custom.conf", false),
+            ("/etc/sysctl.d/99-rsttrace-raise-somaxconn.conf", false),
+        ] {
+            let at = Line { file: file.into(), number: 3 };
+            let (key, value) = (KEY.into(), "128".into());
+            let mut view = View::default();
+            view.configured.sysctls = vec![Assignment { key, value, at, by_hand_only: false }];
+            let list = overruled(&fix(), &view);
+            assert_eq!(list.len(), usize::from(told), "{file}: {list:?}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The IPVS TCP timeout against the keepalives of the connections that it holds.
+
+use rsttrace_core::fix::{Fix, FixOwner};
+
+use super::{Netns, Question, Rule, TCP};
+use crate::{
+    connections::{Fate, Probing, Through, latest_probe},
+    finding::{Finding, Rank, counted, service_name, some_do, some_of},
+    origin, remedies,
+};
+
+pub const RULE: Rule = Rule {
+    id: "ipvs_idle",
+    causes: &[CAUSE],
+    doc: "keepalive_time × 1.125 < the IPVS TCP timeout, better a third of it. A timer of the kernel's \
+          wheel fires up to 1/8 late (kernel/time/timer.c); without SO_KEEPALIVE nothing re-arms the \
+          entry.",
+    judge,
+};
+
+const CAUSE: &str = "ipvs_idle_expired";
+const KEY: &str = "ipvs.tcp";
+/// The kernel's default for the first keepalive: what a socket sends that only has SO_KEEPALIVE on.
+const KEEPALIVE_TIME: u64 = 7200;
+
+fn judge(question: &Question<'_>) -> Vec<Finding> {
+    question.namespaces().filter_map(|netns| of_netns(question, netns)).collect()
+}
+
+fn of_netns(question: &Question<'_>, netns: &Netns) -> Option<Finding> {
+    let limit_s = netns.number(KEY)?;
+    let connections = question.ends.balanced(netns);
+    if connections.is_empty() && !netns.balances(TCP) {
+        return None;
+    }
+    let fates: Vec<Fate> = connections.iter().map(|it| it.fate(limit_s)).collect();
+    let count = |fate| fates.iter().filter(|it| **it == fate).count();
+    let (lost, unknown) = (count(Fate::Lost), count(Fate::Unknown));
+    let place = netns.place.describe();
+    let services: Vec<_> = netns
+        .services
+        .iter()
+        .flatten()
+        .filter(|it| it.fwmark != 0 || it.protocol == TCP)
+        .map(service_name)
+        .collect();
+    let to = match services.is_empty() {
+        true => String::new(),
+        false => format!(" to {}", some_of(&services)),
+    };
+    // Longer silence is rare enough to be told in passing, and what `fix --idle 2h` leaves behind.
+    let is_short = limit_s <= latest_probe(KEEPALIVE_TIME);
+    let (rank, reason) = if lost > 0 {
+        let send = ["sends", "send"].map(|send| format!("through IPVS {place} {send}"));
+        (
+            if is_short { Rank::Break } else { Rank::Info },
+            format!(
+                "{} no keepalive in time: after {limit_s} s of silence the entry is gone and the next \
+                 packet is reset",
+                some_do(lost, connections.len(), "connection", send)
+            ),
+        )
+    } else if connections.is_empty() && is_short {
+        (
+            Rank::Break,
+            format!(
+                "every connection{to} through IPVS {place} that is silent for {limit_s} s is reset by its \
+                 next packet, also one with SO_KEEPALIVE on and the default of {KEEPALIVE_TIME} s"
+            ),
+        )
+    } else if connections.is_empty() || unknown > 0 {
+        let which = match connections.len() {
+            0 => format!("a connection{to}"),
+            _ => format!("{} whose ends are not on this host", counted(unknown, "connection")),
+        };
+        (
+            if is_short { Rank::Warn } else { Rank::Info },
+            format!(
+                "{which} through IPVS {place}: after {limit_s} s of silence the entry is gone, unless an \
+                 end sends keepalives before"
+            ),
+        )
+    } else {
+        (
+            Rank::Info,
+            format!(
+                "all {} through IPVS {place} send keepalives before their entries expire ({limit_s} s)",
+                counted(connections.len(), "connection")
+            ),
+        )
+    };
+    let at_risk: Vec<_> = connections
+        .iter()
+        .zip(&fates)
+        .filter(|(_, fate)| **fate == Fate::Lost)
+        .map(|(it, _)| it)
+        .collect();
+    let mut finding = Finding::new(RULE.id, rank, &netns.place, reason)
+        .cause(CAUSE)
+        .formula(formula(&at_risk, limit_s))
+        .owner(FixOwner::Application)
+        .source(origin::of(question.view, netns, KEY))
+        .connections(at_risk.iter().map(|it| it.describe()));
+    if rank > Rank::Info {
+        finding = finding.after(limit_s).fix(fixes(netns, limit_s, &at_risk));
+    }
+    Some(finding)
+}
+
+fn formula(at_risk: &[&Through<'_>], limit_s: u64) -> String {
+    let times = at_risk.iter().flat_map(|it| &it.ends).filter_map(|end| match end.probing() {
+        Probing::Every { time_s, .. } | Probing::NotBefore(time_s) => Some(time_s),
+        Probing::Off | Probing::Unseen => None,
+    });
+    let third = limit_s / 3;
+    match times.min() {
+        Some(time_s) => format!(
+            "keepalive_time × 1.125 < ipvs tcp: {time_s} × 1.125 = {} ≥ {limit_s}; advised: {third}",
+            latest_probe(time_s)
+        ),
+        None if at_risk.is_empty() => format!(
+            "keepalive_time × 1.125 < ipvs tcp = {limit_s}: at most {}; advised: {third}",
+            limit_s * 8 / 9
+        ),
+        None => format!(
+            "keepalive_time × 1.125 < ipvs tcp = {limit_s}: there is no keepalive; advised: {third}"
+        ),
+    }
+}
+
+fn fixes(netns: &Netns, limit_s: u64, at_risk: &[&Through<'_>]) -> Vec<Fix> {
+    let mut fixes = Vec::new();
+    fixes.push(remedies::keepalive_below(limit_s, "the IPVS timer"));
+    // Those that have SO_KEEPALIVE on can be had by their namespace's sysctls.
+    let mut places: Vec<&Netns> = Vec::new();
+    for end in at_risk.iter().flat_map(|it| &it.ends) {
+        let on = matches!(end.probing(), Probing::Every { .. } | Probing::NotBefore(_));
+        if on && places.iter().all(|place| place.place != end.netns.place) {
+            places.push(end.netns);
+        }
+    }
+    fixes.extend(remedies::keepalive_sysctls(CAUSE, limit_s, &places));
+    fixes.push(remedies::ipvs_timeout(netns, limit_s));
+    fixes.extend(remedies::documented(CAUSE, "pool_idle_below_limit"));
+    fixes
+}

@@ -1,0 +1,53 @@
+//! IPVS services without a server that takes connections.
+
+use rsttrace_core::fix::FixOwner;
+
+use super::{Question, Rule, UDP};
+use crate::{
+    finding::{Finding, Rank, counted, service_name, some_of},
+    remedies,
+};
+
+pub const RULE: Rule = Rule {
+    id: "ipvs_no_server",
+    causes: &[CAUSE],
+    doc: "A service needs a real server with a weight above 0; without one a new connection is answered \
+          with an ICMP error (net/netfilter/ipvs/ip_vs_core.c, ip_vs_leave).",
+    judge,
+};
+
+const CAUSE: &str = "no_backend";
+
+fn judge(question: &Question<'_>) -> Vec<Finding> {
+    question
+        .namespaces()
+        .filter_map(|netns| {
+            let services = netns.services.iter().flatten().filter(|it| it.protocol != UDP);
+            let empty: Vec<_> = services
+                .filter(|it| it.destinations.iter().all(|server| server.weight == 0))
+                .map(service_name)
+                .collect();
+            if empty.is_empty() {
+                return None;
+            }
+            let reason = format!(
+                "{} {} no server that takes connections: {}; new ones are refused",
+                counted(empty.len(), "IPVS service"),
+                format_args!(
+                    "{} {}",
+                    netns.place.describe(),
+                    if empty.len() == 1 { "has" } else { "have" }
+                ),
+                some_of(&empty)
+            );
+            Some(
+                Finding::new(RULE.id, Rank::Warn, &netns.place, reason)
+                    .cause(CAUSE)
+                    .formula("servers with weight > 0: 0")
+                    .owner(FixOwner::KubeProxy)
+                    .source("ipvsadm -Ln")
+                    .fix(remedies::documented(CAUSE, "give_it_a_server")),
+            )
+        })
+        .collect()
+}

@@ -1,0 +1,105 @@
+//! Rules of a firewall: INVALID packets, masquerading.
+
+use rsttrace_host::firewall;
+use rsttrace_model::{address::Address, firewall::Hook};
+
+use super::*;
+
+/// A namespace that translates, with these rules as `nft -a list ruleset` prints them.
+fn with_rules(rules: &str) -> View {
+    let text = format!(
+        "table ip filter {{\nchain KUBE-FORWARD {{\n{rules}\n}}\nchain FORWARD {{\ntype filter hook forward \
+         priority filter; policy accept;\njump KUBE-FORWARD # handle 3\n}}\n}}\n"
+    );
+    let firewall = Some(firewall::parse(&text));
+    host(vec![Netns { translates: Some(true), firewall, ..netns(1) }])
+}
+
+#[test]
+fn a_rule_that_drops_invalid_packets_is_named_with_what_it_does() {
+    let foreseen = |view: &View| -> Vec<_> {
+        let found = of_rule(view, "conntrack_invalid");
+        found.into_iter().map(|it| (it.rank, it.cause.expect("a cause"))).collect()
+    };
+    assert_eq!(foreseen(&with_rules("")), [(Rank::Warn, "conntrack_invalid")]);
+    let drops = with_rules("ct state invalid counter packets 0 bytes 0 drop # handle 4");
+    let told = [(Rank::Warn, "retransmission_timeout"), (Rank::Info, "conntrack_invalid")];
+    assert_eq!(foreseen(&drops), told);
+    let reason = &of_rule(&drops, "conntrack_invalid")[0].reason;
+    let begin =
+        "ip filter KUBE-FORWARD handle 4 drops INVALID packets on the host: a connection whose";
+    assert!(reason.starts_with(begin), "{reason}");
+    let some = with_rules("iifname \"eth0\" ct state invalid drop # handle 4");
+    let told = [(Rank::Warn, "conntrack_invalid"), (Rank::Warn, "retransmission_timeout")];
+    assert_eq!(foreseen(&some), told);
+    let reason = &of_rule(&some, "conntrack_invalid")[0].reason;
+    assert!(reason.contains("; only some are stopped by ip filter KUBE-FORWARD"), "{reason}");
+    let resets = with_rules("meta l4proto tcp ct state invalid reject with tcp reset");
+    assert_eq!(foreseen(&resets)[0], (Rank::Warn, "conntrack_invalid"));
+}
+
+#[test]
+fn a_rule_about_invalid_packets_is_nothing_where_conntrack_is_liberal_and_no_warning_without_nat() {
+    let mut view = with_rules("ct state invalid drop");
+    view.namespaces[0].translates = Some(false);
+    assert_eq!(ranks(&view, "conntrack_invalid"), [(Rank::Warn, 1)], "it forwards");
+    for rule in &mut view.namespaces[0].firewall.as_mut().expect("rules").invalid {
+        rule.hooks = [Hook::Input].into();
+    }
+    assert_eq!(ranks(&view, "conntrack_invalid"), [(Rank::Info, 1)]);
+    set(&mut view.namespaces[0].values, "net.netfilter.nf_conntrack_tcp_be_liberal", 1);
+    assert_eq!(ranks(&view, "conntrack_invalid"), []);
+}
+
+#[test]
+fn rules_that_nobody_read_are_no_rules_that_are_not_there() {
+    let mut view = with_rules("");
+    let hedged = |view: &View| {
+        of_rule(view, "conntrack_invalid")[0].reason.contains("unless a rule drops INVALID packets")
+    };
+    assert!(!hedged(&view));
+    view.namespaces[0].legacy_tables = vec!["iptables filter".into()];
+    assert!(hedged(&view));
+    view.namespaces[0].legacy_tables.clear();
+    view.namespaces[0].firewall = None;
+    assert!(hedged(&view));
+}
+
+/// A namespace with `oifname RULE` and one address of eth0.
+fn masquerading(out: &str, leased: bool, point_to_point: bool) -> View {
+    let text = format!(
+        "table ip nat {{\nchain POSTROUTING {{\ntype nat hook postrouting priority srcnat; policy \
+         accept;\n{out} masquerade # handle 6\n}}\n}}\n"
+    );
+    let eth0 = Address {
+        interface: Some("eth0".into()),
+        leased,
+        point_to_point,
+        ..Address::fixed(address("192.0.2.7:0").ip())
+    };
+    let firewall = Some(firewall::parse(&text));
+    host(vec![Netns { firewall, addresses: Some(vec![eth0]), ..netns(1) }])
+}
+
+#[test]
+fn masquerading_as_an_address_that_may_change_is_told_and_as_a_fixed_one_is_not() {
+    let told = of_rule(&masquerading("oifname \"eth0\"", true, false), "masquerade");
+    assert_eq!((told[0].rank, told[0].cause), (Rank::Info, Some("masquerade_flushed")));
+    assert_eq!(
+        told[0].reason,
+        "connections on the host that ip nat POSTROUTING handle 6 masquerades break when 192.0.2.7 of eth0 \
+         (it has a lifetime) goes or its interface is down"
+    );
+    let ids: Vec<_> = told[0].fixes.iter().map(|fix| fix.id).collect();
+    assert_eq!(ids, ["keep_the_address", "snat_to_a_fixed_address"]);
+    let ranks = |out, leased, other_end| ranks(&masquerading(out, leased, other_end), "masquerade");
+    assert_eq!(ranks("oifname \"eth0\"", false, true), [(Rank::Info, 1)]);
+    assert_eq!(ranks("oifname \"eth0\"", false, false), []);
+}
+
+#[test]
+fn only_the_interfaces_of_the_rule_count() {
+    let told = |out| !of_rule(&masquerading(out, true, false), "masquerade").is_empty();
+    assert!(told("") && told("oifname \"eth*\"") && told("oifname != \"docker0\""));
+    assert!(!told("oifname \"ppp0\"") && !told("oifname != \"eth0\"") && !told("oif { \"a\" }"));
+}

@@ -1,0 +1,422 @@
+//! A case: the records of one broken connection, while they come in.
+//!
+//! Records of one connection arrive from both ends, from several namespaces and from both sides of
+//! NAT. They belong together when they name the same socket, when a reset sent and a reset received
+//! carry the same sequence number (NAT leaves it alone), or when their tuples are equal and their
+//! sequence numbers do not say otherwise.
+
+use rsttrace_model::{
+    flow::{Flow, Nanos},
+    tcp_flag, tcp_state,
+};
+
+use crate::event::{Event, NetfilterDrop, Packet, ResetReceived, ResetSent, Socket, SocketError};
+
+/// A record's content with its time and namespace.
+#[derive(Clone, Debug)]
+pub struct At<T> {
+    pub ts: Nanos,
+    pub netns: u32,
+    pub it: T,
+}
+
+/// A record that opens or joins a case.
+#[derive(Clone, Debug)]
+pub enum Record {
+    Sent(At<ResetSent>),
+    Received(At<ResetReceived>),
+    Error(At<SocketError>),
+    Drop(At<NetfilterDrop>),
+}
+
+/// Sequence numbers that one side has sent and not seen acknowledged: a range for a socket, one
+/// number for a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    from: u32,
+    to: u32,
+}
+
+/// The two directions of a connection, in no particular order; `None` where a record shows only one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Anchor(Option<Span>, Option<Span>);
+
+/// Records of one connection overlap, or lie this close together (data sent meanwhile). It must stay
+/// small: initial sequence numbers of one tuple advance by one every 64 ns (net/core/secure_seq.c), so
+/// a tuple used again is 16 KiB away after 1 ms.
+const ANCHOR_DISTANCE: u32 = 1 << 14;
+
+/// Sequence numbers are found again by blocks of so many: few enough that the widest span has 4096, and
+/// larger than any distance allowed.
+const BLOCK_BITS: u32 = 20;
+
+/// A reset is received within the softirq that sent it, or after one trip through a slow guest.
+const SAME_RESET_NS: Nanos = 1_000_000_000;
+
+/// From one program of a tracepoint to the next; a task may stand still between them.
+const TOLD_TWICE_NS: Nanos = 100_000_000;
+
+/// Enough for every namespace a reset passes; a storm of retries adds nothing.
+const MAX_RECORDS: usize = 16;
+
+impl Span {
+    fn at(seq: u32) -> Self {
+        Self { from: seq, to: seq }
+    }
+
+    /// The blocks that hold its numbers, and those that are so far from it.
+    fn blocks(self, distance: u32) -> impl Iterator<Item = u32> {
+        let first = self.from.wrapping_sub(distance);
+        let span = self.to.wrapping_sub(self.from).saturating_add(2 * distance);
+        // Steps of a block, and the last number.
+        let steps = (0..span).step_by(1 << BLOCK_BITS).chain([span]);
+        steps.map(move |step| first.wrapping_add(step) >> BLOCK_BITS)
+    }
+
+    fn near(self, other: Self) -> bool {
+        let starts_in = |a: Self, b: Self| {
+            let reach = b.to.wrapping_sub(b.from).saturating_add(2 * ANCHOR_DISTANCE);
+            a.from.wrapping_sub(b.from.wrapping_sub(ANCHOR_DISTANCE)) <= reach
+        };
+        starts_in(self, other) || starts_in(other, self)
+    }
+}
+
+impl Anchor {
+    fn fits(self, other: Self) -> bool {
+        let near = |a: Option<Span>, b: Option<Span>| match (a, b) {
+            (Some(a), Some(b)) => a.near(b),
+            _ => true,
+        };
+        // Where neither has heard from its peer, both are the initiator's.
+        let initiators = self.1.is_none() && other.1.is_none();
+        (near(self.0, other.0) && near(self.1, other.1))
+            || (!initiators && near(self.0, other.1) && near(self.1, other.0))
+    }
+
+    /// Both directions are known on both sides and agree: NAT may hide the tuple, but not this.
+    fn is_same(self, other: Self) -> bool {
+        let known = [self.0, self.1, other.0, other.1].iter().all(Option::is_some);
+        known && self.fits(other)
+    }
+
+    fn of_socket(socket: &Socket) -> Option<Self> {
+        if !socket.is_connection() || socket.snd_nxt == 0 {
+            return None;
+        }
+        let sent = Span { from: socket.snd_una, to: socket.snd_nxt };
+        let received = (socket.rcv_nxt != 0).then(|| Span::at(socket.rcv_nxt));
+        Some(Self(Some(sent), received))
+    }
+
+    fn of_packet(packet: &Packet) -> Self {
+        let ack = packet.has(tcp_flag::ACK).then(|| Span::at(packet.ack));
+        Self(Some(Span::at(packet.seq)), ack)
+    }
+}
+
+impl Record {
+    /// The record in an event, if it is one that belongs in a case.
+    pub fn from_event(event: Event) -> Option<Self> {
+        use crate::event::Body;
+        let Event { ts, netns, body } = event;
+        Some(match body {
+            Body::ResetSent(it) => Self::Sent(At { ts, netns, it: *it }),
+            Body::ResetReceived(it) => Self::Received(At { ts, netns, it: *it }),
+            Body::SocketError(it) => Self::Error(At { ts, netns, it: *it }),
+            Body::NetfilterDrop(it) => Self::Drop(At { ts, netns, it: *it }),
+            _ => return None,
+        })
+    }
+
+    pub fn ts(&self) -> Nanos {
+        match self {
+            Self::Sent(at) => at.ts,
+            Self::Received(at) => at.ts,
+            Self::Error(at) => at.ts,
+            Self::Drop(at) => at.ts,
+        }
+    }
+
+    pub fn netns(&self) -> u32 {
+        match self {
+            Self::Sent(at) => at.netns,
+            Self::Received(at) => at.netns,
+            Self::Error(at) => at.netns,
+            Self::Drop(at) => at.netns,
+        }
+    }
+
+    /// Number of the reset this record is about, for finding its case.
+    pub fn reset_number(&self) -> Option<u32> {
+        self.reset().map(|reset| reset.number)
+    }
+
+    /// Where to look among [`Identity::blocks`] for connections with the same sequence numbers in both
+    /// directions.
+    pub fn blocks(&self) -> impl Iterator<Item = u32> {
+        let spans = match self.anchor() {
+            Some(Anchor(Some(one), Some(other))) => [Some(one), Some(other)],
+            _ => [None; 2],
+        };
+        spans.into_iter().flatten().flat_map(|span| span.blocks(ANCHOR_DISTANCE))
+    }
+
+    /// The tuple, where the record still has one.
+    pub fn flow(&self) -> Option<Flow> {
+        match self {
+            Self::Sent(at) => at.it.flow(),
+            Self::Received(at) => Some(at.it.socket.flow),
+            // A disconnected socket has lost its addresses; only its identity joins it.
+            Self::Error(at) => Some(at.it.socket.flow).filter(|flow| flow.dst.port() != 0),
+            Self::Drop(at) => Some(at.it.packet.flow),
+        }
+    }
+
+    fn socket(&self) -> Option<&Socket> {
+        match self {
+            Self::Sent(at) => at.it.socket.as_ref().filter(|socket| socket.is_connection()),
+            Self::Received(at) => Some(&at.it.socket),
+            Self::Error(at) => Some(&at.it.socket),
+            Self::Drop(_) => None,
+        }
+    }
+
+    fn anchor(&self) -> Option<Anchor> {
+        match self {
+            Self::Sent(at) => match &at.it.trigger {
+                Some(trigger) => Some(Anchor::of_packet(trigger)),
+                None => at.it.socket.as_ref().and_then(Anchor::of_socket),
+            },
+            Self::Received(at) => Anchor::of_socket(&at.it.socket),
+            Self::Error(at) => Anchor::of_socket(&at.it.socket),
+            Self::Drop(at) => Some(Anchor::of_packet(&at.it.packet)),
+        }
+    }
+
+    /// The reset this record is about.
+    fn reset(&self) -> Option<Reset> {
+        match self {
+            Self::Sent(at) => {
+                let seq = at.it.seq().filter(|seq| *seq != 0);
+                let ack = at.it.trigger.filter(|_| seq.is_none()).map(|trigger| trigger.end());
+                Some(Reset { sent: true, number: seq.or(ack)?, by_ack: seq.is_none(), ts: at.ts })
+            }
+            Self::Received(at) => {
+                let seq = Some(at.it.seq()).filter(|seq| *seq != 0);
+                // A connect accepts a reset only for its SYN (net/ipv4/tcp_input.c), if it must be said
+                // without the packet.
+                let syn = at.it.socket.state == tcp_state::SYN_SENT;
+                let acked = syn.then_some(at.it.socket.snd_nxt);
+                let ack = at.it.packet.map(|packet| packet.ack).or(acked);
+                Some(Reset { sent: false, number: seq.or(ack)?, by_ack: seq.is_none(), ts: at.ts })
+            }
+            Self::Error(_) | Self::Drop(_) => None,
+        }
+    }
+}
+
+/// A reset, as one of its ends saw it.
+#[derive(Clone, Copy, Debug)]
+struct Reset {
+    sent: bool,
+    /// Its sequence number; where that is 0 by rule, what it acknowledges.
+    number: u32,
+    by_ack: bool,
+    ts: Nanos,
+}
+
+impl Reset {
+    /// One was sent, the other received, and they are the same segment.
+    fn pairs_with(self, other: Self) -> bool {
+        self.sent != other.sent
+            && (self.number, self.by_ack) == (other.number, other.by_ack)
+            && self.ts.abs_diff(other.ts) < SAME_RESET_NS
+    }
+}
+
+/// What identifies a connection: enough to recognise a later record of it.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    flows: Vec<Flow>,
+    anchors: Vec<Anchor>,
+    /// Namespace and socket.
+    sockets: Vec<(u32, u64)>,
+    resets: Vec<Reset>,
+}
+
+impl Identity {
+    fn add(&mut self, record: &Record) {
+        if let Some(flow) = record.flow() {
+            self.add_flow(flow);
+        }
+        if let Record::Drop(at) = record
+            && let Some(nat) = at.it.nat
+        {
+            self.add_flow(nat.original);
+            self.add_flow(nat.reply);
+        }
+        if let Some(anchor) = record.anchor()
+            && self.anchors.len() < MAX_RECORDS
+        {
+            self.anchors.push(anchor);
+        }
+        if let Some(socket) = record.socket()
+            && !self.sockets.contains(&(record.netns(), socket.id))
+        {
+            self.sockets.push((record.netns(), socket.id));
+        }
+        if let Some(reset) = record.reset()
+            && self.resets.len() < MAX_RECORDS
+        {
+            self.resets.push(reset);
+        }
+    }
+
+    /// Another tuple of the same connection, as NAT or IPVS shows it.
+    pub fn add_flow(&mut self, flow: Flow) {
+        if !self.flows.contains(&flow.key()) {
+            self.flows.push(flow.key());
+        }
+    }
+
+    /// Every tuple seen, each as its [`Flow::key`].
+    pub fn flows(&self) -> &[Flow] {
+        &self.flows
+    }
+
+    /// The resets seen, by their numbers: where a case can be found again.
+    pub fn reset_numbers(&self) -> impl Iterator<Item = u32> + '_ {
+        self.resets.iter().map(|reset| reset.number)
+    }
+
+    /// Blocks of the sequence numbers of one direction, of those whose other direction is known too: where
+    /// a connection can be found again when NAT hides its tuple.
+    pub fn blocks(&self) -> impl Iterator<Item = u32> + '_ {
+        let known = self.anchors.iter().filter(|anchor| anchor.1.is_some());
+        known.filter_map(|anchor| anchor.0).flat_map(|span| span.blocks(0))
+    }
+
+    /// Whether this record's socket already took part. Only meaningful for a record that
+    /// [`Self::matches`]: the kernel reuses a socket's memory at once.
+    pub fn knows_socket_of(&self, record: &Record) -> bool {
+        record.socket().is_some_and(|socket| self.sockets.contains(&(record.netns(), socket.id)))
+    }
+
+    /// Whether `record` is about the same connection.
+    pub fn matches(&self, record: &Record) -> bool {
+        let anchors_fit = record.anchor().is_none_or(|anchor| {
+            let is_same = |known: &Anchor| known.is_same(anchor);
+            self.anchors.iter().all(|known| known.fits(anchor))
+                // A reset answered a segment far outside the window; the socket it hit is known by then.
+                || (self.knows_socket_of(record) && self.anchors.iter().any(is_same))
+        });
+        // A segment in flight may be larger than any distance allowed above, so for the two ends of one
+        // reset a common address will do.
+        let touches = |flow: Flow| {
+            let ends = [flow.src, flow.dst];
+            self.flows.iter().any(|known| ends.contains(&known.src) || ends.contains(&known.dst))
+        };
+        if let Some(reset) = record.reset()
+            && self.resets.iter().any(|known| known.pairs_with(reset))
+            && (anchors_fit || record.flow().is_some_and(touches))
+        {
+            return true;
+        }
+        let same_numbers =
+            record.anchor().is_some_and(|anchor| self.anchors.iter().any(|a| a.is_same(anchor)));
+        anchors_fit
+            && record.flow().is_some_and(|flow| {
+                self.flows.contains(&flow.key()) || (same_numbers && touches(flow))
+            })
+    }
+}
+
+/// The records of one broken connection.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub opened: Nanos,
+    /// Namespace of the first record.
+    pub netns: u32,
+    pub sent: Vec<At<ResetSent>>,
+    pub received: Vec<At<ResetReceived>>,
+    pub errors: Vec<At<SocketError>>,
+    pub drops: Vec<At<NetfilterDrop>>,
+    pub identity: Identity,
+}
+
+impl Case {
+    pub fn open(record: Record) -> Self {
+        let mut case = Self {
+            opened: record.ts(),
+            netns: record.netns(),
+            sent: Vec::new(),
+            received: Vec::new(),
+            errors: Vec::new(),
+            drops: Vec::new(),
+            identity: Identity::default(),
+        };
+        case.add(record);
+        case
+    }
+
+    pub fn add(&mut self, record: Record) {
+        fn push<T>(list: &mut Vec<T>, item: T) {
+            if list.len() < MAX_RECORDS {
+                list.push(item);
+            }
+        }
+        let only_dropped =
+            self.sent.is_empty() && self.received.is_empty() && self.errors.is_empty();
+        let failed = self.drops.iter().any(|at| at.it.is_failure());
+        if only_dropped && !failed && !matches!(record, Record::Drop(_)) {
+            // A rule's drop opens nothing by itself; what it led to does.
+            self.opened = record.ts();
+        }
+        self.identity.add(&record);
+        if self.has(&record) {
+            return;
+        }
+        match record {
+            Record::Sent(at) => push(&mut self.sent, at),
+            Record::Received(at) => push(&mut self.received, at),
+            Record::Error(at) => push(&mut self.errors, at),
+            Record::Drop(at) => push(&mut self.drops, at),
+        }
+    }
+
+    /// Whether the kernel had two programs tell the same: a socket fails once, and a packet is answered once.
+    fn has(&self, record: &Record) -> bool {
+        let soon = |a: Nanos, b: Nanos| a.abs_diff(b) < TOLD_TWICE_NS;
+        match record {
+            Record::Sent(at) => self.sent.iter().any(|known| {
+                let socket = |it: &ResetSent| it.socket.as_ref().map(|socket| socket.id);
+                let same = (known.netns, known.it.trigger, socket(&known.it), known.it.via)
+                    == (at.netns, at.it.trigger, socket(&at.it), at.it.via);
+                same && soon(known.ts, at.ts) && known.it.seq() == at.it.seq()
+            }),
+            Record::Error(at) => self.errors.iter().any(|known| {
+                let (one, other) = (&known.it.socket, &at.it.socket);
+                let same = (known.netns, one.id, one.flow, one.err)
+                    == (at.netns, other.id, other.flow, other.err);
+                same && soon(known.ts, at.ts)
+            }),
+            Record::Received(_) | Record::Drop(_) => false,
+        }
+    }
+
+    /// Joins another case that turned out to be the same connection.
+    pub fn merge(&mut self, other: Self) {
+        self.opened = self.opened.min(other.opened);
+        let records = other
+            .sent
+            .into_iter()
+            .map(Record::Sent)
+            .chain(other.received.into_iter().map(Record::Received))
+            .chain(other.errors.into_iter().map(Record::Error))
+            .chain(other.drops.into_iter().map(Record::Drop));
+        for record in records {
+            self.add(record);
+        }
+    }
+}

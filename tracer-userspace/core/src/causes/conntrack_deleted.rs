@@ -1,0 +1,106 @@
+//! User space deleted the conntrack entry of a connection behind NAT.
+
+use rsttrace_model::units::human_s;
+
+use super::{
+    cause::{Cause, nothing_ruled_out},
+    doc::{Doc, Need, Sign},
+    remedy,
+};
+use crate::{
+    evidence::Evidence,
+    fix::{Fix, FixOwner, Remedy, Risk},
+    verdict::{Family, Finding, NotFix, Verdict},
+};
+
+pub const CAUSE: Cause = Cause {
+    id: "conntrack_deleted",
+    family: Family::StateLost,
+    title: "user space deleted the conntrack entry",
+    doc: Doc {
+        about: "A program deleted the conntrack entry of a connection behind NAT (conntrack -D or \
+                -F, kube-proxy, a CNI agent), and the translation went with it. If the server speaks \
+                first, its packet leaves untranslated and the client's host resets it. If the client \
+                speaks first, the flow is picked up again (tcp_loose=1) and translated anew, perhaps to \
+                another server or from another port, whose owner resets it.",
+        signs: &[
+            Sign::observed(
+                "nf_ct_delete ran for a netlink port, in the context of the deleting process, and \
+                 a stack without state reset the next packet",
+                &[Need::Any("conntrack_end"), Need::Full("reset_sent")],
+            ),
+            Sign::correlated(
+                "the deletion was seen, the sender of the reset was not",
+                &[Need::Any("conntrack_end"), Need::Any("reset_received")],
+            ),
+        ],
+        mistaken_for: &[
+            ("conntrack_idle_expired", "no netlink port, and the deadline had passed"),
+            ("conntrack -L", "it reaps entries whose deadline had passed already: those expired"),
+            ("an entry without NAT", "nothing breaks: the next packet makes a new one"),
+        ],
+        fixes: &[STOP_DELETING],
+        not_fixes: NOT_FIXES,
+    },
+    judge,
+    rule_out: nothing_ruled_out,
+    fixes,
+    not_fixes,
+    on_host: None,
+};
+
+const STOP_DELETING: Remedy = Remedy {
+    id: "stop_deleting_tcp_entries",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "stop the tool from deleting entries of live TCP connections",
+    reason: "NAT forgets the translation with the entry; only UDP needs such flushes",
+    how: "limit the deletion to udp (conntrack -D -p udp …), or drain connections first",
+};
+
+const NOT_FIXES: &[(&str, &str)] = &[(
+    "net.netfilter.nf_conntrack_tcp_timeout_established",
+    "the entry did not time out, it was deleted",
+)];
+
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    if !evidence.looks_like_lost_state() {
+        return None;
+    }
+    let (loss, end) = evidence.conntrack()?;
+    // A look-up of ours that met an expired entry has removed it, too.
+    let own = end.task.pid == evidence.session.pid && end.task.pid != 0;
+    if end.portid == 0 || own {
+        return None;
+    }
+    let confidence = evidence.lost_entry_confidence();
+    // Netlink requests run in the sender's own context, so `current` is the deleter.
+    let who = end.task.to_string();
+    Some(
+        Verdict::new(confidence, format!("its conntrack entry had been deleted by {who}")).finding(
+            Finding {
+                kind: "conntrack_deleted",
+                ts: loss.ts,
+                summary: format!(
+                    "{who} deleted the entry {} (reply {}) {}, {} before",
+                    end.original,
+                    end.reply,
+                    evidence.place(loss.netns).describe(),
+                    human_s(evidence.age_s(loss.ts)),
+                ),
+            },
+        ),
+    )
+}
+
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    let who = evidence.conntrack().map_or("the tool".into(), |(_, end)| end.task.comm.clone());
+    vec![Fix {
+        summary: format!("stop {who} from deleting entries of live TCP connections"),
+        ..STOP_DELETING.fix()
+    }]
+}
+
+fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
+    remedy::told(NOT_FIXES)
+}

@@ -1,0 +1,250 @@
+//! A packet was dropped because the conntrack table was full.
+
+use rsttrace_model::{
+    conntrack::ConntrackState,
+    netns::{NetnsReach, Place},
+    tcp_flag,
+    units::human_s,
+};
+
+use super::{
+    cause::Cause,
+    doc::{Doc, Need, Sign},
+    remedy,
+    scene::Scene,
+};
+use crate::{
+    evidence::Evidence,
+    fix::{Change, Fix, FixOwner, Remedy, Risk},
+    verdict::{Confidence, Family, Finding, NotFix, Verdict},
+};
+
+pub const CAUSE: Cause = Cause {
+    id: "conntrack_table_full",
+    family: Family::Capacity,
+    title: "a packet was dropped because the conntrack table was full",
+    doc: Doc {
+        about: "A packet that belongs to no conntrack entry needs a new one. When its namespace \
+                holds nf_conntrack_max entries and none can be evicted, the packet is dropped in silence: \
+                no reset, no ICMP error (net/netfilter/nf_conntrack_core.c, __nf_conntrack_alloc). New \
+                connections lose their SYN and end in ETIMEDOUT, about 2 minutes later with the default \
+                tcp_syn_retries; established ones go on. The limit is one number for all namespaces, held \
+                against each one's own count, and is writable on the host only.",
+        signs: &[
+            Sign::observed(
+                "early_drop() found nothing to evict, and the packet was dropped in the same call",
+                &[Need::Full("conntrack_full")],
+            ),
+            Sign::correlated(
+                "netfilter dropped a packet without entry while the count stood at the maximum",
+                &[Need::Any("conntrack_full")],
+            ),
+        ],
+        mistaken_for: &[
+            (
+                "a DROP rule",
+                "just as silent, but the packet has an entry, or the count is below the maximum",
+            ),
+            (
+                "ECONNRESET on an old, idle connection",
+                "a full table does not touch established entries: look for an expiry \
+                 (ipvs_idle_expired, conntrack_idle_expired)",
+            ),
+            (
+                "large values in netstat -s",
+                "only `drop` of /proc/net/stat/nf_conntrack counts this, per namespace",
+            ),
+        ],
+        fixes: &[RAISE_MAX, FIND_WHO],
+        not_fixes: NOT_FIXES,
+    },
+    judge,
+    rule_out,
+    fixes,
+    not_fixes,
+    on_host: Some(on_host),
+};
+
+pub const RAISE_MAX: Remedy = Remedy {
+    id: "raise_conntrack_max",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "raise nf_conntrack_max on the host to twice the peak",
+    reason: "an entry costs about 384 B on 6.1 and later, 470 B on 5.10",
+    how: "net.netfilter.nf_conntrack_max and nf_conntrack_buckets, rounded up to a multiple of \
+          65536; with kube-proxy its conntrack.min, or the value will be overwritten",
+};
+
+pub const FIND_WHO: Remedy = Remedy {
+    id: "find_who_fills_it",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "find out who fills the table before it fills again",
+    reason: "short flows are cured by timeouts or NOTRACK, not by room",
+    how: "conntrack -L | sort by source and destination; lower nf_conntrack_tcp_timeout_time_wait \
+          or exempt the flows with NOTRACK",
+};
+
+const NOT_FIXES: &[(&str, &str)] = &[
+    (
+        "nf_conntrack_max inside a container's namespace",
+        "the file is read-only there, even for root",
+    ),
+    (
+        "net.netfilter.nf_conntrack_udp_timeout=300",
+        "ten times the default keeps ten times as many UDP entries",
+    ),
+];
+
+/// One entry on 6.1 and later, bytes: 256 for the slab object and 128 for its extensions; 5.10 needs
+/// 470 (measured, see the sizing notes in the shared kernel model).
+const ENTRY_BYTES: u64 = 384;
+/// New tables grow in steps of this many entries.
+const STEP: u64 = 65536;
+
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let (loss, drop) = evidence.drops().iter().find(|(loss, drop)| {
+        let unexplained =
+            !drop.tracked && !drop.no_server && !drop.no_destination && drop.rejected.is_none();
+        drop.table_full || (unexplained && is_full(evidence, loss.netns))
+    })?;
+    // A reset has its own reason, whatever was dropped before; only one that tells of lost state in
+    // mid-stream can come from such a drop.
+    let reset = evidence.sent().is_some() || evidence.received().is_some();
+    let in_midstream = !drop.packet.has(tcp_flag::SYN) && evidence.looks_like_lost_state();
+    if reset && evidence.timed_out().is_none() && !in_midstream {
+        return None;
+    }
+    let confidence = if drop.table_full { Confidence::Observed } else { Confidence::Correlated };
+    let fill = table(evidence, loss.netns)
+        .and_then(|table| Some(format!(" ({} of {} entries)", table.count?, table.max?)));
+    let fill = fill.unwrap_or_default();
+    let place = evidence.place(loss.netns).describe();
+    let ts = loss.seen_by(evidence.case.opened);
+    let verdict = Verdict::new(confidence, format!("the conntrack table was full{fill} {place}"))
+        .finding(Finding {
+            kind: "conntrack_full_drop",
+            ts,
+            summary: format!(
+                "packet {} dropped {place}: no room for its conntrack entry{fill}, {} before",
+                drop.packet.flow,
+                human_s(evidence.age_s(ts).abs()),
+            ),
+        });
+    Some(match confidence {
+        Confidence::Observed => verdict,
+        _ => verdict.prove("watch `drop` in /proc/net/stat/nf_conntrack of that namespace grow"),
+    })
+}
+
+fn table<'a>(evidence: &Evidence<'a>, netns: u32) -> Option<&'a ConntrackState> {
+    evidence.host(netns)?.conntrack.as_ref()
+}
+
+/// Entries at or over the maximum when the packet was dropped.
+fn is_full(evidence: &Evidence<'_>, netns: u32) -> bool {
+    table(evidence, netns).is_some_and(|table| match (table.count, table.max) {
+        (Some(count), Some(max)) => max != 0 && count >= max,
+        _ => false,
+    })
+}
+
+fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
+    let dropped = evidence.drops().iter().any(|(_, drop)| drop.table_full);
+    if dropped || !evidence.session.covers("conntrack_full") {
+        return None;
+    }
+    let fill = evidence
+        .case
+        .sent
+        .iter()
+        .map(|at| at.netns)
+        .find_map(|netns| {
+            let table = table(evidence, netns)?;
+            Some(format!("; the table holds {} of {} entries", table.count?, table.max?))
+        })
+        .unwrap_or_default();
+    Some(format!("no packet of it was dropped for want of an entry{fill}"))
+}
+
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    let netns = evidence.drops().first().map_or(evidence.case.netns, |(loss, _)| loss.netns);
+    more_room(evidence, netns)
+}
+
+/// [`RAISE_MAX`] and [`FIND_WHO`], with the values of the namespace whose table is too small.
+pub fn more_room(evidence: &Evidence<'_>, netns: u32) -> Vec<Fix> {
+    let found = table(evidence, netns);
+    let max = found.and_then(|table| table.max).map(u64::from);
+    let count = found.and_then(|table| table.count).map(u64::from);
+    // The one limit is checked against each namespace's own count and is writable only on the host.
+    let host = Place { netns: evidence.session.initial_netns, reach: NetnsReach::Initial };
+    let buckets = found.and_then(|table| table.buckets).map(u64::from);
+    vec![raise(host, count, max, buckets), FIND_WHO.fix()]
+}
+
+/// Twice the peak, rounded up.
+fn wanted(count: Option<u64>, max: Option<u64>) -> u64 {
+    (2 * count.max(max).unwrap_or(STEP)).div_ceil(STEP) * STEP
+}
+
+/// [`RAISE_MAX`] with its values.
+fn raise(host: Place, count: Option<u64>, max: Option<u64>, buckets: Option<u64>) -> Fix {
+    let wanted = wanted(count, max);
+    let memory_mb = wanted * ENTRY_BYTES / 1_000_000;
+    Fix {
+        summary: format!("raise nf_conntrack_max to {wanted} on the host"),
+        reason: format!(
+            "twice the peak, rounded up; costs about {memory_mb} MB when full; in kube-proxy \
+             set conntrack.min or it will be overwritten"
+        ),
+        current: max.map(|max| max.to_string()),
+        wanted: Some(wanted.to_string()),
+        changes: vec![
+            Change::Sysctl {
+                place: host.clone(),
+                key: "net.netfilter.nf_conntrack_max",
+                from: max,
+                to: wanted,
+            },
+            Change::Sysctl {
+                place: host,
+                key: "net.netfilter.nf_conntrack_buckets",
+                from: buckets,
+                to: wanted,
+            },
+        ],
+        ..RAISE_MAX.fix()
+    }
+}
+
+fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+    room_on(scene)
+}
+
+/// [`RAISE_MAX`] and [`FIND_WHO`] for a host whose table is, or is about to be, too small.
+pub fn room_on(scene: &Scene<'_>) -> Vec<Fix> {
+    let machine = &scene.view.machine;
+    let number = |key| machine.values.number(key);
+    let max = number("net.netfilter.nf_conntrack_max");
+    let (Some(host), Some(max)) = (scene.host(), max) else {
+        return vec![RAISE_MAX.fix(), FIND_WHO.fix()];
+    };
+    let counts = scene.view.namespaces.iter();
+    let count = counts.filter_map(|it| it.values.number("net.netfilter.nf_conntrack_count")).max();
+    let buckets = number("net.netfilter.nf_conntrack_buckets");
+    let mut raise = raise(host.place.clone(), count, Some(max), buckets);
+    let wanted = wanted(count, Some(max));
+    if let Some(ram) = machine.ram_bytes.filter(|ram| wanted * ENTRY_BYTES > ram / 10) {
+        raise.risk = Risk::Medium;
+        raise.reason.push_str(&format!(
+            "; that is more than a tenth of the {} MB of memory here: find out first who fills it",
+            ram / 1_000_000
+        ));
+    }
+    vec![raise, FIND_WHO.fix()]
+}
+
+fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
+    remedy::told(NOT_FIXES)
+}

@@ -1,0 +1,180 @@
+//! A firewall rule answered with a reset or an ICMP error.
+
+use rsttrace_model::{errno::ECONNREFUSED, units::human_s};
+
+use super::{
+    cause::{Cause, nothing_ruled_out},
+    doc::{Doc, Need, Sign},
+    remedy, unanswered,
+};
+use crate::{
+    causes::reject_rule::{CHANGE_RULE, change_the_rule, tool},
+    event::NetfilterDrop,
+    evidence::Evidence,
+    fix::Fix,
+    history::losses::Remembered,
+    verdict::{Confidence, Family, Finding, NotFix, Verdict},
+};
+
+pub const CAUSE: Cause = Cause {
+    id: "firewall_reject",
+    family: Family::Policy,
+    title: "a rule answered with a reset or an ICMP error",
+    doc: Doc {
+        about: "A reject rule dropped the packet and answered it in the peer's name, with a reset \
+                (nftables `reject with tcp reset`, iptables `REJECT --reject-with tcp-reset`) or with an \
+                ICMP error (the default of both). The peer never saw the packet. After an ICMP error a \
+                connect fails at once with ECONNREFUSED or EHOSTUNREACH, an established connection only \
+                when its retries have run out. Without kprobes the answer itself is not seen; what is \
+                seen is the drop, and the failure of its sender in the same instant.",
+        signs: &[
+            Sign::observed(
+                "nf_send_reset ran for the packet, or nf_send_unreach and its sender failed without a \
+                 reset",
+                &[Need::Full("firewall_reset")],
+            ),
+            Sign::observed(
+                "the same by nf_send_reset6 or nf_send_unreach6",
+                &[Need::Full("firewall_reset6")],
+            ),
+            Sign::correlated(
+                "netfilter dropped the packet, its sender received a reset or was refused within \
+                 50 ms, and no stack on this host sent a reset",
+                &[
+                    Need::Any("firewall_reset"),
+                    Need::Any("reset_received"),
+                    Need::Full("reset_sent"),
+                ],
+            ),
+            Sign::inferred(
+                "the same in a namespace that could not be read: IPVS drops packets, too",
+                &[
+                    Need::Any("firewall_reset"),
+                    Need::Any("reset_received"),
+                    Need::Full("reset_sent"),
+                ],
+            ),
+        ],
+        mistaken_for: &[
+            ("connection_refused", "a closed port answers a SYN in the same way; here a rule did"),
+            (
+                "retransmission_timeout",
+                "a rule that only drops answers nothing; look for its counter",
+            ),
+            ("peer_state_lost", "a rule on another host looks like this from here"),
+        ],
+        fixes: &[CHANGE_RULE],
+        not_fixes: NOT_FIXES,
+    },
+    judge,
+    rule_out: nothing_ruled_out,
+    fixes,
+    not_fixes,
+    on_host: None,
+};
+
+const NOT_FIXES: &[(&str, &str)] =
+    &[("any timeout or keepalive sysctl", "a rule does not look at them")];
+
+/// A rule's answer arrives in the same softirq as the drop of the packet it answers.
+const SAME_PACKET_S: f64 = 0.05;
+
+/// The connection's packet that a rule answered with an ICMP error, where no reset ended it first.
+fn unreachable<'a>(evidence: &Evidence<'a>) -> Option<(&'a Remembered, &'a NetfilterDrop)> {
+    let no_reset = evidence.sent().is_none() && evidence.received().is_none();
+    if evidence.error().is_none() || !(no_reset || evidence.timed_out().is_some()) {
+        return None;
+    }
+    unanswered::rejected(evidence)
+        .filter(|(loss, _)| unanswered::rejected_from_the_start(evidence, loss))
+}
+
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    if let Some(at) = evidence.rejected() {
+        let place = evidence.place(at.netns).describe();
+        let tool = tool(&at.it.stack);
+        return Some(
+            Verdict::new(Confidence::Observed, format!("{tool} {place} answered it with a reset"))
+                .finding(Finding {
+                    kind: "firewall_reset",
+                    ts: at.ts,
+                    summary: format!(
+                        "{tool} {place} reset {}",
+                        at.it.trigger.map_or("a packet".into(), |t| t.flow.to_string())
+                    ),
+                }),
+        );
+    }
+    if let Some((loss, drop)) = unreachable(evidence)
+        && let Some(stack) = &drop.rejected
+    {
+        let (tool, place) = (tool(stack), evidence.place(loss.netns).describe());
+        let flow = drop.packet.flow;
+        let why = format!("{tool} {place} answered it with an ICMP error");
+        let ts = loss.seen_by(evidence.case.opened);
+        return Some(Verdict::new(Confidence::Observed, why).finding(Finding {
+            kind: "firewall_unreachable",
+            ts,
+            summary: format!(
+                "{tool} {place} dropped {flow} and answered with an ICMP error, {} before",
+                human_s(evidence.age_s(ts))
+            ),
+        }));
+    }
+    by_its_drop(evidence)
+}
+
+/// Without kprobes: the packet was dropped by netfilter, its sender was reset or refused at once, and no
+/// stack on this host sent a reset.
+fn by_its_drop(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let (ts, flow, answer) = match (evidence.received(), evidence.error()) {
+        (Some(at), _) => (at.ts, at.it.socket.flow, "a reset"),
+        (None, Some(at)) if at.it.socket.err == ECONNREFUSED => {
+            (at.ts, at.it.socket.flow, "an ICMP error")
+        }
+        _ => return None,
+    };
+    if evidence.sent().is_some_and(|sent| sent.ts <= ts) {
+        return None;
+    }
+    let (loss, drop) = evidence.drops().iter().find(|(loss, drop)| {
+        !drop.is_failure()
+            && !drop.no_destination
+            && drop.packet.flow == flow
+            && evidence.age_s(loss.ts).abs() < SAME_PACKET_S
+    })?;
+    let place = evidence.place(loss.netns).describe();
+    Some(
+        Verdict::new(
+            // An IPVS service without a server does the same.
+            match evidence.host(loss.netns) {
+                Some(_) => Confidence::Correlated,
+                None => Confidence::Inferred,
+            },
+            format!("a firewall rule {place} dropped its packet and answered with {answer}"),
+        )
+        .finding(Finding {
+            kind: "netfilter_drop",
+            ts: loss.ts,
+            summary: format!(
+                "netfilter dropped {} {place}, {} before {answer} came",
+                drop.packet.flow,
+                human_s(evidence.age_s(loss.ts).abs())
+            ),
+        })
+        .prove("nft monitor trace, or the rule's own counter"),
+    )
+}
+
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    let netns = evidence
+        .rejected()
+        .map(|at| at.netns)
+        .or_else(|| unreachable(evidence).map(|(loss, _)| loss.netns))
+        .unwrap_or(evidence.case.netns);
+    vec![change_the_rule(evidence.place(netns))]
+}
+
+fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
+    remedy::told(NOT_FIXES)
+}

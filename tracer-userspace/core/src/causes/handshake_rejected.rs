@@ -1,0 +1,108 @@
+//! Scans, invalid or stale handshakes, and health checks that close with a reset and no payload.
+
+use rsttrace_model::{tcp_flag, tcp_state};
+
+use super::{
+    cause::{Cause, no_fixes, no_not_fixes, nothing_ruled_out},
+    doc::{Doc, Need, Sign},
+};
+use crate::{
+    evidence::Evidence,
+    verdict::{Confidence, Family, Finding, Verdict},
+};
+
+pub const CAUSE: Cause = Cause {
+    id: "handshake_rejected",
+    family: Family::Benign,
+    title: "a scan, a stale handshake, or a health check that closes with a reset",
+    doc: Doc {
+        about: "A packet that belongs to no finished handshake was answered with a reset, or a \
+                connection was opened and aborted before any payload went over it: port scans, SYN-ACKs \
+                for connections nobody opens, acknowledgements that do not fit, health checks of load \
+                balancers that close with a reset to save a round trip.",
+        signs: &[
+            Sign::observed(
+                "the packet that was answered, or the counters of the socket that never carried \
+                 payload",
+                &[Need::Any("reset_sent")],
+            ),
+            Sign::correlated(
+                "a reset with ACK came from the initiator of a connection that never carried payload",
+                &[Need::Full("reset_received")],
+            ),
+        ],
+        mistaken_for: &[
+            ("linger_zero", "there payload had been exchanged"),
+            ("listen_overflow", "there a complete handshake found the queue full"),
+        ],
+        fixes: &[],
+        not_fixes: &[],
+    },
+    judge,
+    rule_out: nothing_ruled_out,
+    fixes: no_fixes,
+    not_fixes: no_not_fixes,
+    on_host: None,
+};
+
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let (ts, why, confidence) = unused_abort(evidence).or_else(|| {
+        let (ts, why) = handshake(evidence)?;
+        Some((ts, why, Confidence::Observed))
+    })?;
+    Some(Verdict::new(confidence, why).finding(Finding {
+        kind: "handshake",
+        ts,
+        summary: why.into(),
+    }))
+}
+
+/// A connection that never carried payload was aborted by the socket that made it.
+fn unused_abort(evidence: &Evidence<'_>) -> Option<(u64, &'static str, Confidence)> {
+    if evidence.was_used()
+        || evidence.timed_out().is_some()
+        || evidence.listener_stopped().is_some()
+    {
+        return None;
+    }
+    let why = "it was opened and aborted without payload";
+    if let Some(at) = evidence.active() {
+        let socket = at.it.socket.as_ref()?;
+        let on_purpose = socket.linger_zero && socket.never_used();
+        // A server that aborts what it accepted has refused somebody.
+        let by_initiator = evidence.client_view()?.src == socket.flow.src;
+        return (on_purpose && by_initiator).then_some((at.ts, why, Confidence::Observed));
+    }
+    let at = evidence.received()?;
+    let abort = at.it.packet?.has(tcp_flag::ACK);
+    let opened = at.it.socket.state != tcp_state::SYN_SENT;
+    // A responder that aborts (a listener that closes, an overloaded proxy) breaks what was wanted.
+    let by_initiator = evidence.client_view()?.dst == at.it.socket.flow.src;
+    (evidence.sent().is_none() && abort && opened && by_initiator).then_some((
+        at.ts,
+        why,
+        Confidence::Correlated,
+    ))
+}
+
+/// The packet that was answered belongs to no finished handshake.
+fn handshake(evidence: &Evidence<'_>) -> Option<(u64, &'static str)> {
+    let at = evidence.sent()?;
+    let trigger = at.it.trigger?;
+    if trigger.has(tcp_flag::SYN) && trigger.has(tcp_flag::ACK) {
+        // Nobody is left who was: a server that never took the last ACK sends its SYN-ACK again.
+        if at.it.end.as_ref().is_some_and(|end| end.err != 0) {
+            return None;
+        }
+        return Some((at.ts, "a SYN-ACK came for a connection nobody here was opening"));
+    }
+    if !trigger.has(tcp_flag::ACK) {
+        return Some((at.ts, "a packet without ACK that belongs to no connection (a scan)"));
+    }
+    let socket = at.it.socket.as_ref()?;
+    if evidence.listen_overflowed() {
+        return None;
+    }
+    matches!(socket.state, tcp_state::SYN_SENT | tcp_state::SYN_RECV | tcp_state::NEW_SYN_RECV)
+        .then_some((at.ts, "an acknowledgement that does not fit the handshake in progress"))
+}

@@ -1,0 +1,21 @@
+//! How an IPVS entry came to its end.
+
+use crate::event::{IpvsEnd, has};
+
+/// What took the entry, in a clause, unless it ended on its own or for its server.
+pub fn lost_to(end: &IpvsEnd) -> Option<String> {
+    let stack = |function: &str| has(&end.stack, function);
+    if stack("ip_vs_random_dropentry") {
+        return Some("the drop_entry defence took it".into());
+    }
+    if !stack("ip_vs_conn_net_cleanup") && !stack("ip_vs_conn_flush") {
+        return None;
+    }
+    Some(if stack("cleanup_net") {
+        "its network namespace ended".into()
+    } else if stack("__do_sys_delete_module") || stack("__x64_sys_delete_module") {
+        format!("{} unloaded ip_vs", end.task)
+    } else {
+        format!("{} flushed the table", end.task)
+    })
+}

@@ -1,0 +1,248 @@
+//! The IPVS entry was lost to a flush, the drop_entry defence, a restart or a fail-over, not to idleness.
+
+use rsttrace_model::{host_state::Netns, ipvs::state_name, units::human_s};
+
+use super::{
+    cause::{Cause, nothing_ruled_out},
+    doc::{Doc, Need, Sign},
+    ipvs_server_removed::{self, ServerLoss},
+    remedy,
+    scene::Scene,
+};
+use crate::{
+    causes::ipvs_entry::lost_to,
+    event::has,
+    evidence::Evidence,
+    fix::{Change, Fix, FixOwner, Remedy, Risk},
+    verdict::{Confidence, Family, Finding, NotFix, Verdict},
+};
+
+pub const CAUSE: Cause = Cause {
+    id: "ipvs_entry_dropped",
+    family: Family::StateLost,
+    title: "the IPVS entry was lost to a flush, the drop_entry defence, a restart or a fail-over",
+    doc: Doc {
+        about: "The connection's IPVS entry ended before its time. Under memory pressure, or always with \
+                net.ipv4.vs.drop_entry=3, the drop_entry defence takes 1/32 of the table once a second \
+                and ends half-open entries, and established ones that have been idle for 60 s and seen \
+                at most 8 packets. `ipvsadm -C`, which a restore or a stop script may begin with, deletes \
+                every service: the entries end at once with net.ipv4.vs.expire_nodest_conn=1; with 0 they \
+                stay, IPVS looks at no packet any more, and the local stack answers, or, once there is \
+                another service, their packets are dropped in silence until they run out. Unloading ip_vs, or the end of its network namespace, ends all. And a \
+                director that takes over an address without synchronised entries never had them. The \
+                next packet is answered by the local stack: a reset.",
+        signs: &[
+            Sign::observed(
+                "the entry ended in ip_vs_random_dropentry or in the flush of the table, and the stack \
+                 then reset a packet of it",
+                &[Need::Full("ipvs_end"), Need::Any("reset_sent"), Need::Any("kernel_symbols")],
+            ),
+            Sign::observed(
+                "somebody deleted every service, and its entry then ended, or was found without a server \
+                 when the connection timed out or its packets were dropped here",
+                &[Need::Full("ipvs_server_removed"), Need::Any("kernel_symbols")],
+            ),
+            Sign::correlated(
+                "somebody deleted every service, and the stack then reset a packet of it: without services \
+                 IPVS does not look at packets",
+                &[
+                    Need::Any("ipvs_server_removed"),
+                    Need::Any("reset_sent"),
+                    Need::Any("kernel_symbols"),
+                ],
+            ),
+            Sign::correlated(
+                "the entry ended so, and a bare reset or a timeout followed",
+                &[Need::Full("ipvs_end"), Need::Any("kernel_symbols")],
+            ),
+            Sign::inferred(
+                "the stack of an IPVS service reset a mid-stream packet; no entry of it ended while \
+                 watched, and it had not been idle for the limit",
+                &[Need::Full("reset_sent"), Need::Any("ipvs_end")],
+            ),
+        ],
+        mistaken_for: &[
+            ("ipvs_idle_expired", "there the entry had been silent for all of its limit"),
+            (
+                "ipvs_server_removed",
+                "there one server or one service was deleted, and its connections fail",
+            ),
+            ("socket_gone", "the server still holds the connection; only the director does not"),
+        ],
+        fixes: &[NO_DEFENCE, KEEP_SERVICES, SYNC],
+        not_fixes: NOT_FIXES,
+    },
+    judge,
+    rule_out: nothing_ruled_out,
+    fixes,
+    not_fixes,
+    on_host: Some(on_host),
+};
+
+const NO_DEFENCE: Remedy = Remedy {
+    id: "switch_drop_entry_off",
+    owner: FixOwner::Node,
+    risk: Risk::Medium,
+    summary: "switch the drop_entry defence off, or give the node memory",
+    reason: "the defence ends connections to save memory; an entry costs a few hundred bytes",
+    how: "net.ipv4.vs.drop_entry=0 in the namespace that owns the table; with 1 it starts below \
+          net.ipv4.vs.amemthresh free pages",
+};
+
+const KEEP_SERVICES: Remedy = Remedy {
+    id: "keep_the_services",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "do not clear the IPVS table while connections go through it",
+    reason: "an entry without its service is ended, or its packets are dropped",
+    how: "not ipvsadm -C, ipvsadm-restore behind it, or a stop script or kube-proxy --cleanup that does the \
+          same: add and edit services one by one, give servers weight 0 and wait until ActiveConn is 0 \
+          before deleting them",
+};
+
+const SYNC: Remedy = Remedy {
+    id: "synchronise_entries",
+    owner: FixOwner::Node,
+    risk: Risk::Medium,
+    summary: "keep entries across restarts and fail-overs",
+    reason: "a director without the entry answers every packet of the connection with a reset",
+    how: "ipvsadm --start-daemon master on the active director and backup on the others; drain before a \
+          restart; or let the next director choose the same server (mh or sh) with \
+          net.ipv4.vs.sloppy_tcp=1",
+};
+
+const NOT_FIXES: &[(&str, &str)] = &[
+    ("ipvsadm --set with longer timeouts", "the entry did not run out"),
+    ("net.ipv4.tcp_keepalive_*", "probes re-arm an entry's timer; nothing here waited for a timer"),
+];
+
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    if let Some(loss) = cleared(evidence) {
+        return Some(loss.verdict(evidence));
+    }
+    if !evidence.looks_like_lost_state() {
+        return None;
+    }
+    seen(evidence).or_else(|| inferred(evidence))
+}
+
+/// Its service went with all the others.
+fn cleared<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
+    ipvs_server_removed::lost(evidence).filter(ServerLoss::with_all)
+}
+
+fn seen(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let (loss, end) = evidence.ipvs()?;
+    let how = lost_to(end)?;
+    let before = human_s(evidence.age_s(loss.ts));
+    Some(
+        Verdict::new(
+            evidence.lost_entry_confidence(),
+            format!("its IPVS entry had been lost: {how} {before} before"),
+        )
+        .finding(Finding {
+            kind: "ipvs_entry_lost",
+            ts: loss.ts,
+            summary: format!(
+                "IPVS entry {} (to {}, {}) ended before its time: {how}, {before} before",
+                end.virtual_flow,
+                end.real_flow.dst,
+                state_name(end.state),
+            ),
+        }),
+    )
+}
+
+/// This director never had the entry, or lost it before tracing began.
+fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let balanced = evidence.balanced().filter(|it| it.has_entry == Some(false))?;
+    let at = evidence.stateless().filter(|at| at.netns == balanced.netns)?;
+    // A server on the director itself ends its own connections; a stray packet is nobody's connection.
+    if at.it.socket.is_some() || at.it.end.is_some() || !evidence.was_used() {
+        return None;
+    }
+    let vip = balanced.virtual_flow.dst;
+    let service = evidence.ipvs_service(at.netns, vip)?;
+    if service.destinations.iter().any(|d| d.ip == vip.ip() || d.ip.is_loopback()) {
+        return None;
+    }
+    let limit_s = f64::from(evidence.host(at.netns)?.ipvs.as_ref()?.timeout_tcp_s?);
+    let watched_s = evidence.age_s(evidence.started());
+    let would_be_seen = |since_s: f64| evidence.session.covers("ipvs_end") && since_s < watched_s;
+    let idle = match evidence.idle_s() {
+        // Before tracing began its server may have been removed, or a shorter limit have run out.
+        Some(idle_s) if idle_s < limit_s && would_be_seen(idle_s) => {
+            format!("idle for {} only", human_s(idle_s))
+        }
+        None if would_be_seen(limit_s) => format!("watched for {}", human_s(watched_s)),
+        _ => return None,
+    };
+    let place = evidence.place(at.netns).describe();
+    Some(
+        Verdict::new(
+            Confidence::Inferred,
+            format!(
+                "the IPVS director {place} had no entry for it, and none ended: it took the address over, \
+                 or was restarted"
+            ),
+        )
+        .finding(Finding {
+            kind: "ipvs_no_entry",
+            ts: at.ts,
+            summary: format!(
+                "{vip} is an IPVS service {place}, yet a mid-stream packet was answered by the local \
+                 stack; no entry of it ended while tracing, {idle}, limit {}",
+                human_s(limit_s)
+            ),
+        })
+        .prove(
+            "did the address move to this director, or was IPVS restarted here, after the connection was \
+             made? compare ipvsadm -Lnc on both directors",
+        ),
+    )
+}
+
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    if let Some(at) = cleared(evidence).and_then(|loss| loss.removal) {
+        return vec![Fix {
+            summary: format!("keep {} from clearing the IPVS table", at.it.task.comm),
+            ..KEEP_SERVICES.fix()
+        }];
+    }
+    let defence = evidence.ipvs().filter(|(_, end)| has(&end.stack, "ip_vs_random_dropentry"));
+    let Some((loss, _)) = defence else {
+        return vec![SYNC.fix()];
+    };
+    let from = evidence.host(loss.netns).and_then(|host| host.ipvs.as_ref()?.drop_entry);
+    vec![Fix {
+        current: from.map(|from| from.to_string()),
+        wanted: Some("0".into()),
+        changes: vec![Change::Sysctl {
+            place: evidence.place(loss.netns),
+            key: "net.ipv4.vs.drop_entry",
+            from: from.map(u64::from),
+            to: 0,
+        }],
+        ..NO_DEFENCE.fix()
+    }]
+}
+
+fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+    let off = |netns: &Netns| {
+        let from = scene.value(netns, "net.ipv4.vs.drop_entry")?;
+        Some(Fix {
+            summary: format!("switch the drop_entry defence off {}", netns.place.describe()),
+            current: Some(from.to_string()),
+            wanted: Some("0".into()),
+            changes: vec![scene.sysctl(netns, "net.ipv4.vs.drop_entry", 0)?],
+            ..NO_DEFENCE.fix()
+        })
+    };
+    let mut fixes: Vec<_> = scene.balancers().into_iter().filter_map(off).collect();
+    fixes.push(SYNC.fix());
+    fixes
+}
+
+fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
+    remedy::told(NOT_FIXES)
+}

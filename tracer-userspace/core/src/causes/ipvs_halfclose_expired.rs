@@ -1,0 +1,208 @@
+//! The IPVS entry expired in any state but ESTABLISHED: half-closed, or never fully opened.
+
+use rsttrace_model::{
+    host_state::Netns,
+    ipvs::state_name,
+    netns::Place,
+    settings::IpvsTimer,
+    units::{as_seconds, human_s, whole},
+};
+
+use super::{
+    cause::Cause,
+    doc::{Doc, Need, Sign},
+    ipvs_idle_expired::{ESTABLISHED, finding, had_time, is_natural},
+    remedy,
+    scene::Scene,
+};
+use crate::{
+    evidence::Evidence,
+    fix::{Change, Fix, FixOwner, Remedy, Risk},
+    verdict::{Family, NotFix, Verdict},
+};
+
+pub const CAUSE: Cause = Cause {
+    id: "ipvs_halfclose_expired",
+    family: Family::TimeoutMismatch,
+    title: "the IPVS entry expired while half-closed or never fully opened",
+    doc: Doc {
+        about: "In every state but ESTABLISHED an IPVS entry lives shortly: CLOSE_WAIT 60 s, \
+                SYN_RECV 60 s, LAST_ACK 30 s, FIN_WAIT, SYN_SENT and TIME_WAIT 120 s, CLOSE 10 s \
+                (net/netfilter/ipvs/ip_vs_proto_tcp.c, tcp_timeouts). A client that half-closes \
+                (shutdown(SHUT_WR)) and then waits for a slow answer outlives its entry; the answer, or \
+                the next packet, is reset by a stack that knows nothing.",
+        signs: &[
+            Sign::observed(
+                "the entry ended by its own timer in another state than ESTABLISHED, and a stack \
+                 without state reset the next packet",
+                &[Need::Any("ipvs_end"), Need::Full("reset_sent")],
+            ),
+            Sign::correlated(
+                "the end of the entry was seen, the sender of the reset was not",
+                &[Need::Any("ipvs_end"), Need::Any("reset_received")],
+            ),
+        ],
+        mistaken_for: &[
+            (
+                "ipvs_idle_expired",
+                "there the entry was in ESTABLISHED, and its limit is one of the three that \
+                 ipvsadm sets",
+            ),
+            (
+                "data_after_close",
+                "there the packet still reached the host of the side that had closed",
+            ),
+            (
+                "an orderly close",
+                "once both sides have sent FIN, nothing is reset any more when the entry goes",
+            ),
+        ],
+        fixes: &[END_AT_EOF, remedy::KEEPALIVE, NO_HALF_CLOSE, RAISE_FIN_TIMEOUT],
+        not_fixes: &[ALL_VALUES, FIRST_VALUE],
+    },
+    judge,
+    rule_out,
+    fixes,
+    not_fixes,
+    on_host: Some(on_host),
+};
+
+/// `IP_VS_TCP_S_*` (include/net/ip_vs.h): the server, or the client, has sent its FIN.
+const FIN_WAIT: u32 = 4;
+/// See [`FIN_WAIT`].
+const CLOSE_WAIT: u32 = 7;
+
+const END_AT_EOF: Remedy = Remedy {
+    id: "end_at_eof",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "let the client end the connection when it reads the server's end of it",
+    reason: "the server's FIN had come before: if that was its close, and no half-close, a packet that \
+             reached it would have been reset as well",
+    how: "treat a read of 0 bytes as the end; a pool looks for it before it hands a connection out \
+          (validate on borrow)",
+};
+
+const NO_HALF_CLOSE: Remedy = Remedy {
+    id: "no_half_close",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "do not keep a half-closed connection waiting longer than this limit",
+    reason: "IPVS gives a connection that has seen a FIN far less time than an open one",
+    how: "send the end of the request in the protocol instead of shutdown(SHUT_WR), or answer \
+          sooner",
+};
+
+const RAISE_FIN_TIMEOUT: Remedy = Remedy {
+    id: "raise_ipvs_fin_timeout",
+    owner: FixOwner::Node,
+    risk: Risk::Medium,
+    summary: "raise the IPVS timeout after a FIN, where the server closes first",
+    reason: "the server's FIN came first, which leaves the entry in FIN_WAIT; only that state's limit \
+             can be set",
+    how: "ipvsadm --set 0 <tcpfin> 0 in the namespace that owns the table (0 keeps a value)",
+};
+
+const FIRST_VALUE: (&str, &str) = (
+    "the first value of ipvsadm --set",
+    "it covers ESTABLISHED; after the server's FIN the second one counts",
+);
+const ALL_VALUES: (&str, &str) = (
+    "ipvsadm --set",
+    "its values cover ESTABLISHED and FIN_WAIT only; every other state has a fixed limit \
+     (CLOSE_WAIT and SYN_RECV 60 s, net/netfilter/ipvs/ip_vs_proto_tcp.c)",
+);
+
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    if !evidence.looks_like_lost_state() {
+        return None;
+    }
+    let (loss, end) = evidence.ipvs()?;
+    if end.state == ESTABLISHED || !is_natural(end) || !had_time(end, loss.ts) {
+        return None;
+    }
+    let confidence = evidence.lost_entry_confidence();
+    let verdict = Verdict::new(
+        confidence,
+        format!(
+            "its IPVS entry had expired in {} (limit {})",
+            state_name(end.state),
+            human_s(end.timeout_s)
+        ),
+    )
+    .finding(finding(evidence, loss.ts, end));
+    Some(match server_had_ended(evidence) {
+        true => verdict.prove(
+            "had the server closed its socket, or only shut it for writing? if it had closed, no IPVS \
+             timeout and no keepalive would have helped: the client has to read the end",
+        ),
+        false => verdict,
+    })
+}
+
+/// The client wrote after the server's FIN. Whether that was a close or a half-close only the server knows.
+fn server_had_ended(evidence: &Evidence<'_>) -> bool {
+    evidence.ipvs().is_some_and(|(_, end)| end.state == FIN_WAIT) && evidence.peer_closed()
+}
+
+fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
+    let (_, end) = evidence.ipvs()?;
+    Some(format!("its IPVS entry ended in {}", state_name(end.state)))
+}
+
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    let Some((loss, end)) = evidence.ipvs() else {
+        return Vec::new();
+    };
+    let mut fixes = Vec::new();
+    if server_had_ended(evidence) {
+        fixes.push(END_AT_EOF.fix());
+    }
+    // Keepalive is sent in these two states as well, and re-arms the entry; nothing is sent before.
+    if matches!(end.state, FIN_WAIT | CLOSE_WAIT) {
+        fixes.push(remedy::keepalive_below(evidence, end.timeout_s, "the IPVS timer"));
+        fixes.push(NO_HALF_CLOSE.fix());
+    }
+    if end.state == FIN_WAIT {
+        let place = evidence.place(loss.netns);
+        fixes.push(fin_timeout(place, end.timeout_s, evidence.idle_s()));
+    }
+    fixes
+}
+
+/// [`RAISE_FIN_TIMEOUT`] with its value.
+fn fin_timeout(place: Place, now_s: f64, idle_s: Option<f64>) -> Fix {
+    let to_s = remedy::raised(now_s, idle_s);
+    Fix {
+        summary: format!("raise the IPVS timeout after a FIN to {to_s} s {}", place.describe()),
+        current: Some(human_s(now_s)),
+        wanted: Some(format!("{to_s} s")),
+        changes: vec![Change::IpvsTimeout {
+            place,
+            timer: IpvsTimer::TcpFin,
+            from_s: Some(whole(now_s)).and_then(|s| u32::try_from(s).ok()),
+            to_s: u32::try_from(to_s).unwrap_or(u32::MAX),
+        }],
+        ..RAISE_FIN_TIMEOUT.fix()
+    }
+}
+
+fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+    let balancers = scene.balancers();
+    let limit = |netns: &&Netns| scene.value(netns, "ipvs.tcpfin").map(as_seconds);
+    let mut fixes = vec![remedy::KEEPALIVE.fix(), NO_HALF_CLOSE.fix()];
+    // No other state has a limit that can be set.
+    if scene.broken.ipvs_state == Some(FIN_WAIT) {
+        let raise =
+            |netns: &&Netns| Some(fin_timeout(netns.place.clone(), limit(netns)?, scene.idle_s));
+        fixes.extend(balancers.iter().filter_map(raise));
+    }
+    fixes
+}
+
+fn not_fixes(evidence: &Evidence<'_>) -> Vec<NotFix> {
+    match evidence.ipvs() {
+        Some((_, end)) if end.state == FIN_WAIT => remedy::told(&[FIRST_VALUE]),
+        _ => remedy::told(&[ALL_VALUES]),
+    }
+}

@@ -1,0 +1,161 @@
+//! The causes: one file each, a value and a predicate.
+//!
+//! [`ALL`] is one ordered list and the order is the precedence: the first cause whose `judge` says
+//! yes is the verdict. There are no scores. A cause later in the list may therefore assume that the
+//! earlier ones said no.
+
+pub mod cause;
+mod close_unread_data;
+mod connection_refused;
+mod conntrack_deleted;
+mod conntrack_early_drop;
+pub mod conntrack_idle_expired;
+mod conntrack_invalid;
+mod conntrack_table_full;
+mod data_after_close;
+pub mod doc;
+mod firewall_reject;
+mod handshake_rejected;
+mod idle_close_race;
+mod ipvs_entry;
+mod ipvs_entry_dropped;
+mod ipvs_halfclose_expired;
+mod ipvs_idle_expired;
+mod ipvs_server_removed;
+mod keepalive_exhausted;
+mod linger_zero;
+mod listen_overflow;
+mod listener_closed;
+mod masquerade_flushed;
+pub mod middlebox_idle_timeout;
+mod nat_port_exhausted;
+mod no_backend;
+mod peer_aborted;
+mod peer_state_lost;
+mod process_killed;
+mod reject_rule;
+pub mod remedy;
+mod retransmission_timeout;
+pub mod scene;
+mod socket_destroyed;
+mod socket_gone;
+mod syncookie_failed;
+mod tcp_resource_limit;
+mod unanswered;
+mod unknown;
+mod user_timeout;
+mod wrong_backend;
+
+pub use cause::Cause;
+pub use doc::{Doc, Need, Sign};
+pub use scene::{Broken, Scene};
+
+/// Every cause, in order of precedence.
+pub const ALL: &[Cause] = &[
+    // A packet of this tuple dropped by a full table, or because NAT had no tuple left for it.
+    conntrack_table_full::CAUSE,
+    nat_port_exhausted::CAUSE,
+    // Its IPVS or conntrack entry lost.
+    ipvs_idle_expired::CAUSE,
+    ipvs_halfclose_expired::CAUSE,
+    ipvs_server_removed::CAUSE,
+    ipvs_entry_dropped::CAUSE,
+    conntrack_deleted::CAUSE,
+    conntrack_early_drop::CAUSE,
+    masquerade_flushed::CAUSE,
+    conntrack_idle_expired::CAUSE,
+    // IPVS had no server for its SYN: it looks refused, or its retries run out.
+    no_backend::CAUSE,
+    // The entry is there, and did not apply.
+    conntrack_invalid::CAUSE,
+    // A rule answered: what it answered may look like a closed port, or run out of retries.
+    firewall_reject::CAUSE,
+    // A full queue dropped its handshake: its retries run out.
+    listen_overflow::CAUSE,
+    // Timers that gave up.
+    keepalive_exhausted::CAUSE,
+    user_timeout::CAUSE,
+    retransmission_timeout::CAUSE,
+    // What this host's policy, limits and applications did.
+    connection_refused::CAUSE,
+    handshake_rejected::CAUSE,
+    socket_destroyed::CAUSE,
+    tcp_resource_limit::CAUSE,
+    listener_closed::CAUSE,
+    process_killed::CAUSE,
+    close_unread_data::CAUSE,
+    linger_zero::CAUSE,
+    idle_close_race::CAUSE,
+    data_after_close::CAUSE,
+    // A packet met a stack that had no connection for it.
+    socket_gone::CAUSE,
+    syncookie_failed::CAUSE,
+    wrong_backend::CAUSE,
+    // Somebody else: measured, then told by the reset alone.
+    middlebox_idle_timeout::CAUSE,
+    peer_aborted::CAUSE,
+    peer_state_lost::CAUSE,
+    unknown::CAUSE,
+];
+
+/// The cause with this id.
+pub fn by_id(id: &str) -> Option<&'static Cause> {
+    ALL.iter().find(|cause| cause.id == id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::{Confidence, Family};
+
+    #[test]
+    fn every_cause_but_unknown_says_how_it_is_recognised_and_what_ends_it() {
+        for cause in ALL {
+            let doc = &cause.doc;
+            let needs_no_fix = matches!(cause.family, Family::Benign | Family::Unknown);
+            assert!(!doc.about.is_empty(), "{cause:?}");
+            assert_eq!(doc.signs.is_empty(), cause.id == "unknown", "{cause:?}");
+            assert_eq!(doc.fixes.is_empty(), needs_no_fix, "{cause:?}");
+            assert_eq!(doc.not_fixes.is_empty(), needs_no_fix, "{cause:?}");
+            assert!(doc.signs.is_sorted_by(|a, b| a.confidence >= b.confidence), "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn causes_that_documentation_refers_to_exist() {
+        let is_id = |word: &str| {
+            word.contains('_') && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+        };
+        for cause in ALL {
+            for (other, _) in cause.doc.mistaken_for.iter().filter(|(other, _)| is_id(other)) {
+                assert!(by_id(other).is_some(), "{cause:?} refers to {other}");
+                assert_ne!(*other, cause.id);
+            }
+        }
+    }
+
+    #[test]
+    fn no_sign_promises_more_than_the_contract_allows() {
+        let ceilings = [
+            ("nat_port_exhausted", Confidence::Correlated),
+            ("syncookie_failed", Confidence::Correlated),
+            ("middlebox_idle_timeout", Confidence::Inferred),
+            ("peer_state_lost", Confidence::Inferred),
+            ("wrong_backend", Confidence::Inferred),
+        ];
+        for (id, ceiling) in ceilings {
+            let best = by_id(id).and_then(|cause| cause.doc.best(|_| true));
+            assert!(best.is_none_or(|best| best <= ceiling), "{id}: {best:?}");
+        }
+    }
+
+    #[test]
+    fn ids_are_unique_and_unknown_comes_last() {
+        let mut ids: Vec<&str> = ALL.iter().map(|cause| cause.id).collect();
+        assert_eq!(ids.last(), Some(&"unknown"));
+        ids.sort_unstable();
+        let all = ids.len();
+        ids.dedup();
+        assert_eq!(ids.len(), all);
+    }
+}

@@ -1,0 +1,125 @@
+//! NAT found no free tuple for a new connection: its packets are dropped until the connect times out.
+
+use rsttrace_model::{
+    flow::{Flow, Nanos},
+    units::human_s,
+};
+
+use super::{
+    cause::{Cause, nothing_ruled_out},
+    doc::{Doc, Need, Sign},
+    remedy,
+};
+use crate::{
+    event::NetfilterDrop,
+    evidence::Evidence,
+    fix::{Fix, FixOwner, Remedy, Risk},
+    history::losses::Remembered,
+    verdict::{Confidence, Family, Finding, NotFix, Verdict},
+};
+
+pub const CAUSE: Cause = Cause {
+    id: "nat_port_exhausted",
+    family: Family::Capacity,
+    title: "no free source port, or a clashing insert or tuple behind NAT",
+    doc: Doc {
+        about: "NAT gives each connection a tuple of its own. When every port of the source address is \
+                taken for that destination (64512 at most, fewer with a range), or two packets race for \
+                one tuple, the new entry clashes with another as it is inserted (nf_ct_resolve_clash, \
+                nf_conntrack_core.c) and the packet is dropped in silence; insert_failed counts it. \
+                After a race the SYN's retry gets through a second later; without a free port the connect \
+                ends in ETIMEDOUT.",
+        signs: &[Sign::correlated(
+            "the SYN clashed and was dropped, and its retry as well, or its connect timed out",
+            &[Need::Any("conntrack_clash")],
+        )],
+        mistaken_for: &[
+            ("conntrack_table_full", "just as silent, but `drop` grows, not `insert_failed`"),
+            ("a single drop", "connects that take 1 s longer: a race, cured by fully-random"),
+        ],
+        fixes: &[MORE_TUPLES, REUSE],
+        not_fixes: NOT_FIXES,
+    },
+    judge,
+    rule_out: nothing_ruled_out,
+    fixes,
+    not_fixes,
+    on_host: None,
+};
+
+const MORE_TUPLES: Remedy = Remedy {
+    id: "more_nat_tuples",
+    owner: FixOwner::Node,
+    risk: Risk::Medium,
+    summary: "give NAT more source addresses or a wider port range",
+    reason: "each address has one connection for each port to one destination; fully-random spreads \
+             them and avoids races",
+    how: "nft: `snat to ADDRESS-ADDRESS:1024-65535 fully-random` or `masquerade to :1024-65535 \
+          fully-random`; iptables: --to-ports and --random-fully",
+};
+
+const REUSE: Remedy = Remedy {
+    id: "reuse_connections",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "keep connections open and reuse them",
+    reason: "a closed connection holds its port for nf_conntrack_tcp_timeout_time_wait",
+    how: "use a connection pool or HTTP keep-alive towards that destination",
+};
+
+const NOT_FIXES: &[(&str, &str)] = &[
+    ("net.ipv4.tcp_tw_reuse on the gateway", "the gateway holds no sockets"),
+    ("net.netfilter.nf_conntrack_max", "the table has room; the tuple is taken"),
+];
+
+/// Two packets that race for one tuple clash once, and the retry a second later gets through
+/// (TCP_TIMEOUT_INIT, include/net/tcp.h): only what clashes again is broken.
+const AGAIN: Nanos = 500_000_000;
+
+fn clash<'a>(evidence: &Evidence<'a>) -> Option<(&'a Remembered, &'a NetfilterDrop, Flow)> {
+    evidence.drops().iter().find_map(|(loss, drop)| Some((*loss, *drop, drop.clash?)))
+}
+
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    if evidence.sent().is_some() || evidence.received().is_some() {
+        return None;
+    }
+    let (loss, drop, translated) = clash(evidence)?;
+    let again = loss.ts.saturating_sub(loss.since) >= AGAIN;
+    if !again && evidence.timed_out().is_none() {
+        return None;
+    }
+    let place = evidence.place(loss.netns).describe();
+    let nat = translated.src.ip();
+    Some(
+        Verdict::new(
+            Confidence::Correlated,
+            format!("NAT found no free port of {nat} to {} {place}", translated.dst),
+        )
+        .finding(Finding {
+            kind: "conntrack_clash",
+            ts: loss.ts,
+            summary: format!(
+                "packet {} was dropped {place}, for the first time {} before: the tuple {translated} \
+                 that NAT gave it belongs to another connection",
+                drop.packet.flow,
+                human_s(evidence.age_s(loss.since).abs()),
+            ),
+        })
+        .prove("watch insert_failed in /proc/net/stat/nf_conntrack of that namespace grow"),
+    )
+}
+
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    let netns = clash(evidence).map_or(evidence.case.netns, |(loss, _, _)| loss.netns);
+    let place = evidence.place(netns).describe();
+    let more = Fix {
+        summary: format!("give NAT more source addresses or a wider port range {place}"),
+        ..MORE_TUPLES.fix()
+    };
+    vec![more, REUSE.fix()]
+}
+
+fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
+    remedy::told(NOT_FIXES)
+}

@@ -1,0 +1,150 @@
+//! The IPVS service had no usable real server when the connection was made.
+//!
+//! IPVS drops the SYN and answers with an ICMP port unreachable: its sender sees a refused connect, or,
+//! as those answers are limited to one a second for each sender, nothing at all.
+
+use rsttrace_model::{ipvs::IpvsService, units::human_s};
+
+use super::{
+    cause::Cause,
+    doc::{Doc, Need, Sign},
+    remedy,
+};
+use crate::{
+    case::At,
+    event::NetfilterDrop,
+    evidence::Evidence,
+    fix::{Fix, FixOwner, Remedy, Risk},
+    verdict::{Confidence, Family, Finding, NotFix, Verdict},
+};
+
+pub const CAUSE: Cause = Cause {
+    id: "no_backend",
+    family: Family::StateLost,
+    title: "the IPVS service had no usable real server when the connection was made",
+    doc: Doc {
+        about: "A SYN came to an IPVS service without a usable real server: it has none, all have weight \
+                0, or all are over their upper threshold. IPVS drops the SYN and answers with an ICMP \
+                port unreachable, so the connect fails with ECONNREFUSED; those answers are limited to \
+                about one a second for each client (net.ipv4.icmp_ratelimit), and the others time out.",
+        signs: &[
+            Sign::observed(
+                "IPVS gave up on the SYN in ip_vs_leave",
+                &[Need::Full("ipvs_no_server")],
+            ),
+            Sign::correlated(
+                "netfilter dropped the SYN on its way to a service that lists no usable server",
+                &[Need::Any("conntrack_full")],
+            ),
+        ],
+        mistaken_for: &[
+            ("connection_refused", "there a stack with no listener sends a reset; IPVS sends none"),
+            (
+                "ipvs_server_removed",
+                "it breaks connections that exist; this one was never made, often for the same reason",
+            ),
+        ],
+        fixes: &[SERVER],
+        not_fixes: NOT_FIXES,
+    },
+    judge,
+    rule_out,
+    fixes,
+    not_fixes,
+    on_host: None,
+};
+
+const SERVER: Remedy = Remedy {
+    id: "give_it_a_server",
+    owner: FixOwner::KubeProxy,
+    risk: Risk::Low,
+    summary: "give the IPVS service a real server that takes connections",
+    reason: "IPVS refuses every connection to a service without one",
+    how: "in Kubernetes find out why no pod of the Service is ready (kubectl get endpointslices -A); \
+          elsewhere look at ipvsadm -Ln: add a server (-a), or give one a weight above 0 (-e)",
+};
+
+const NOT_FIXES: &[(&str, &str)] = &[
+    ("a listener on this node", "IPVS takes the packet before the local stack looks for one"),
+    ("any keepalive or idle timeout", "the connection was never made"),
+];
+
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    if evidence.sent().is_some() || evidence.received().is_some() {
+        return None;
+    }
+    let at = refused(evidence)?;
+    let drop = &at.it;
+    let service = drop.packet.flow.dst;
+    let lack = lack(evidence.ipvs_service(at.netns, service));
+    let place = evidence.place(at.netns).describe();
+    let confidence = if drop.no_server { Confidence::Observed } else { Confidence::Correlated };
+    Some(
+        Verdict::new(confidence, format!("the IPVS service {service} {place} had {lack}")).finding(
+            Finding {
+                kind: "ipvs_no_server",
+                ts: at.ts,
+                summary: format!(
+                    "SYN {} dropped {place}: its IPVS service had {lack}, {} before",
+                    drop.packet.flow,
+                    human_s(evidence.age_s(at.ts).abs()),
+                ),
+            },
+        ),
+    )
+}
+
+/// The SYN that IPVS refused. Without kprobes: one that netfilter dropped on its way to a service that
+/// has no usable server.
+fn refused<'a>(evidence: &Evidence<'a>) -> Option<&'a At<NetfilterDrop>> {
+    evidence.case.drops.iter().find(|at| {
+        let drop = &at.it;
+        let unusable = || {
+            let service = evidence.ipvs_service(at.netns, drop.packet.flow.dst);
+            service.is_some_and(|service| service.destinations.iter().all(|d| d.weight == 0))
+        };
+        drop.packet.is_syn()
+            && (drop.no_server || (!drop.table_full && drop.rejected.is_none() && unusable()))
+    })
+}
+
+/// What the service lacked, as far as its list tells.
+fn lack(service: Option<&IpvsService>) -> String {
+    let Some(service) = service else {
+        return "no usable real server".into();
+    };
+    match (service.destinations.len(), service.destinations.iter().all(|d| d.weight == 0)) {
+        (0, _) => "no real server".into(),
+        (1, true) => "no real server but one of weight 0".into(),
+        (n, true) => format!("no real server but {n} of weight 0"),
+        // Over their upper threshold, or added a moment later.
+        (n, false) => format!("no usable real server ({n} in its list)"),
+    }
+}
+
+fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
+    let could_be = evidence.is_handshake() && evidence.session.covers("ipvs_no_server");
+    (could_be && refused(evidence).is_none())
+        .then(|| "no SYN of it met an IPVS service without a server".into())
+}
+
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    let Some(at) = refused(evidence) else {
+        return Vec::new();
+    };
+    let service = at.it.packet.flow.dst;
+    let current = evidence.ipvs_service(at.netns, service).map(|found| {
+        let usable = found.destinations.iter().filter(|d| d.weight > 0).count();
+        format!("{usable} of {} with weight above 0", found.destinations.len())
+    });
+    vec![Fix {
+        summary: format!("give the IPVS service {service} a real server that takes connections"),
+        current,
+        wanted: Some("at least 1".into()),
+        ..SERVER.fix()
+    }]
+}
+
+fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
+    remedy::told(NOT_FIXES)
+}

@@ -1,0 +1,335 @@
+//! Fixes that several causes share, with values computed from what was measured.
+
+use rsttrace_model::{
+    host_state::Netns,
+    netns::{NetnsReach, Place},
+    settings::IpvsTimer,
+    socket::{Keepalive, SocketList, SocketState, TimerKind},
+    units::whole,
+};
+
+use crate::{
+    causes::scene::Scene,
+    event::Task,
+    evidence::Evidence,
+    fix::{Change, Fix, FixOwner, Remedy, Risk},
+    verdict::NotFix,
+};
+
+/// Keepalives often enough that an idle limit never runs out: the fix that works whoever owns the
+/// limit.
+pub const KEEPALIVE: Remedy = Remedy {
+    id: "keepalive_below_limit",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "send keepalives at least every third of the limit",
+    reason: "each probe re-arms the timer; a third of the limit survives a lost probe and a late timer",
+    how: "SO_KEEPALIVE on, and TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT or \
+          net.ipv4.tcp_keepalive_time, _intvl and _probes in the application's network namespace",
+};
+
+/// Close pooled connections before the limit does.
+pub const POOL: Remedy = Remedy {
+    id: "pool_idle_below_limit",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "let the pool close connections before they have been idle for the limit",
+    reason: "a connection the pool has closed is never reused",
+    how: "set the pool's idle timeout and maximum lifetime below the limit, or validate on borrow",
+};
+
+/// For the window that no timeout closes.
+pub const RETRY: Remedy = Remedy {
+    id: "retry_idempotent",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "repeat a request that met a closed connection, on a new one",
+    reason: "no timeout closes the window of one round trip altogether",
+    how: "only requests that are safe to repeat, and only when no byte of an answer has come",
+};
+
+/// For a process that ended and left connections that were in use.
+pub const STOP_GRACEFULLY: Remedy = Remedy {
+    id: "stop_gracefully",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "let the process drain its connections before it ends: take no new ones, finish what is under \
+              way, then close",
+    reason: "nobody is left to read what its peers still send, and the kernel answers that with a reset",
+    how: "handle SIGTERM so; in Kubernetes let a preStop hook wait until no more traffic comes, and make \
+          terminationGracePeriodSeconds (systemd: TimeoutStopSec) longer than the longest request. \
+          Signal 9 without an operator is often the OOM killer (dmesg), or a grace period that is too \
+          short",
+};
+
+/// [`STOP_GRACEFULLY`], for this process.
+pub fn stop_gracefully(task: &Task) -> Fix {
+    let summary = match task.killed_by() {
+        Some(signal) => {
+            format!(
+                "find out what sent {task} signal {signal}, and let it drain its connections first"
+            )
+        }
+        None => format!("let {} drain its connections before it exits", task.comm),
+    };
+    Fix { summary, ..STOP_GRACEFULLY.fix() }
+}
+
+/// A longer IPVS timeout, where the clients cannot be changed.
+pub const IPVS_TIMEOUT: Remedy = Remedy {
+    id: "raise_ipvs_timeout",
+    owner: FixOwner::Node,
+    risk: Risk::Medium,
+    summary: "raise the IPVS TCP timeout in the namespace that owns the table",
+    reason: "for clients that cannot send keepalives; entries already idle keep the old timer, a reboot \
+             forgets the value, and kube-proxy needs ipvs.tcpTimeout instead",
+    how: "ipvsadm --set <tcp> 0 0 (0 keeps the other two)",
+};
+
+/// Documented not-fixes, as an incident tells them.
+pub fn told(not_fixes: &[(&str, &str)]) -> Vec<NotFix> {
+    not_fixes.iter().map(|(what, because)| ((*what).into(), (*because).into())).collect()
+}
+
+/// Keepalive that stays below a limit.
+pub struct Period {
+    pub time_s: u64,
+    pub intvl_s: u64,
+    pub probes: u64,
+}
+
+impl Period {
+    /// A third of the limit: it survives one lost probe and the timer wheel, whose timers fire up to
+    /// 1/8 late and never early (kernel/time/timer.c).
+    pub fn below(limit_s: f64) -> Self {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "whole seconds"
+        )]
+        let time_s = (limit_s / 3.0).floor().max(1.0) as u64;
+        Self { time_s, intvl_s: (time_s / 10).clamp(1, 75), probes: 3 }
+    }
+
+    /// [`KEEPALIVE`] with its values, for the limit that it stays below.
+    pub fn fix(&self, limit_s: f64, limit_is: &str, owner: FixOwner, changes: Vec<Change>) -> Fix {
+        let Self { time_s, intvl_s, probes } = self;
+        Fix {
+            owner,
+            summary: format!("send keepalives at least every {time_s} s"),
+            reason: format!(
+                "each probe re-arms {limit_is} ({limit_s:.0} s); a third of it survives a lost probe and \
+                 a late timer"
+            ),
+            wanted: Some(format!("{time_s}/{intvl_s}/{probes}")),
+            changes,
+            ..KEEPALIVE.fix()
+        }
+    }
+
+    /// What the application sets on its socket.
+    pub fn socket_options(&self, place: Option<&Place>) -> Vec<Change> {
+        let option = |level: &str, name: &str, value: u64| Change::SocketOption {
+            code: format!("setsockopt(fd, {level}, {name}, {value})"),
+            place: place.cloned(),
+            shown_by: "ss -tno state established",
+        };
+        vec![
+            option("SOL_SOCKET", "SO_KEEPALIVE", 1),
+            option("IPPROTO_TCP", "TCP_KEEPIDLE", self.time_s),
+            option("IPPROTO_TCP", "TCP_KEEPINTVL", self.intvl_s),
+            option("IPPROTO_TCP", "TCP_KEEPCNT", self.probes),
+        ]
+    }
+}
+
+/// "off", or "7200/75/9".
+pub fn describe(keepalive: Keepalive) -> String {
+    if keepalive.enabled {
+        format!("{:.0}/{:.0}/{}", keepalive.time_s, keepalive.intvl_s, keepalive.probes)
+    } else {
+        "off".into()
+    }
+}
+
+/// [`KEEPALIVE`] with its values. Sysctls only reach sockets that have SO_KEEPALIVE on and no time of
+/// their own.
+pub fn keepalive_below(evidence: &Evidence<'_>, limit_s: f64, limit_is: &str) -> Fix {
+    let period = Period::below(limit_s);
+    let victim = evidence.victim();
+    let keepalive = victim.map(|(_, _, socket)| socket.keepalive);
+    let place = victim.map(|(netns, _, _)| evidence.place(netns));
+    let by_sysctl = keepalive.is_some_and(|k| k.enabled && !k.time_is_own);
+    let mut changes = Vec::new();
+    if !by_sysctl {
+        changes.extend(period.socket_options(place.as_ref()));
+    }
+    let sysctls_reach = keepalive.is_none_or(|keepalive| !keepalive.time_is_own);
+    if let Some(place) = place.filter(|_| sysctls_reach) {
+        let from = |value: Option<u32>| value.map(u64::from);
+        let tcp = evidence.host(place.netns).map(|host| &host.tcp);
+        let mut sysctl = |key, from, to| {
+            changes.push(Change::Sysctl { place: place.clone(), key, from, to });
+        };
+        sysctl(
+            "net.ipv4.tcp_keepalive_time",
+            tcp.and_then(|t| from(t.keepalive_time_s)),
+            period.time_s,
+        );
+        sysctl(
+            "net.ipv4.tcp_keepalive_intvl",
+            tcp.and_then(|t| from(t.keepalive_intvl_s)),
+            period.intvl_s,
+        );
+        sysctl(
+            "net.ipv4.tcp_keepalive_probes",
+            tcp.and_then(|t| from(t.keepalive_probes)),
+            period.probes,
+        );
+    }
+    let owner = if by_sysctl { FixOwner::Pod } else { FixOwner::Application };
+    Fix { current: keepalive.map(describe), ..period.fix(limit_s, limit_is, owner, changes) }
+}
+
+pub const TIME: &str = "net.ipv4.tcp_keepalive_time";
+pub const INTVL: &str = "net.ipv4.tcp_keepalive_intvl";
+pub const PROBES: &str = "net.ipv4.tcp_keepalive_probes";
+
+/// The sysctls of keepalive that are to be changed, for time, interval and probes.
+pub fn keepalive_sysctls(
+    scene: &Scene<'_>,
+    netns: &Netns,
+    (time_s, intvl_s, probes): (u64, u64, u64),
+) -> Vec<Change> {
+    let wanted = [(TIME, time_s), (INTVL, intvl_s), (PROBES, probes)];
+    wanted.into_iter().filter_map(|(key, to)| scene.sysctl(netns, key, to)).collect()
+}
+
+/// [`KEEPALIVE`] for a host as it is: the application's part, and the node's where the application's
+/// namespace is known.
+pub fn keepalive_on(scene: &Scene<'_>, limit_s: Option<f64>, limit_is: &str) -> Vec<Fix> {
+    let Some(limit_s) = limit_s else {
+        return vec![KEEPALIVE.fix()];
+    };
+    let period = Period::below(limit_s);
+    let wanted = (period.time_s, period.intvl_s, period.probes);
+    let fix = |owner, changes| period.fix(limit_s, limit_is, owner, changes);
+    let application = scene.broken.application.and_then(|inum| scene.view.netns(inum));
+    let place = application.map(|netns| &netns.place);
+    let mut fixes = vec![fix(FixOwner::Application, period.socket_options(place))];
+    // The sysctls reach nobody where no socket has keepalive on.
+    let reached = |netns: &&Netns| scene.broken.keepalive.unwrap_or_else(|| has_keepalive(netns));
+    if let Some(netns) = application.filter(reached) {
+        // A pod's namespace is made anew with the pod: what is set from outside does not last.
+        let owner = match netns.place.reach {
+            NetnsReach::Initial | NetnsReach::Named(_) => FixOwner::Node,
+            _ => FixOwner::Pod,
+        };
+        let sysctls = fix(owner, keepalive_sysctls(scene, netns, wanted));
+        let place = netns.place.describe();
+        let summary = format!("{} {place}, for sockets with SO_KEEPALIVE", sysctls.summary);
+        fixes.push(Fix { summary, ..sysctls });
+    }
+    fixes
+}
+
+fn has_keepalive(netns: &Netns) -> bool {
+    let waits = |socket: &SocketState| {
+        socket.timer.as_ref().is_some_and(|timer| timer.kind == TimerKind::Keepalive)
+    };
+    netns.connections.as_ref().is_some_and(|list| list.sockets.iter().any(waits))
+}
+
+/// A longer accept queue, as far as the node decides about it.
+pub const SOMAXCONN: Remedy = Remedy {
+    id: "raise_somaxconn",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "raise net.core.somaxconn where it, and not the listener, bounds the accept queue",
+    reason: "a queue is the smaller of the listen() argument and net.core.somaxconn, fixed when listen() \
+             is called",
+    how: "net.core.somaxconn in the listener's network namespace; then restart the listener",
+};
+
+/// [`SOMAXCONN`] with its values, where a listener asked for at least as much.
+pub fn larger_somaxconn(scene: &Scene<'_>, netns: &Netns) -> Option<Fix> {
+    /// The default since 5.4 (include/linux/socket.h).
+    const ENOUGH: u64 = 4096;
+    const KEY: &str = "net.core.somaxconn";
+    let now = scene.value(netns, KEY)?;
+    // A listener's `send_queue` is its queue's limit.
+    let is_bound = |list: &SocketList| {
+        list.sockets.iter().any(|listener| u64::from(listener.send_queue) >= now)
+    };
+    if netns.queues.as_ref().is_some_and(|list| !list.truncated && !is_bound(list)) {
+        return None;
+    }
+    let to = (now * 4).clamp(ENOUGH, 65_535);
+    Some(Fix {
+        summary: format!("raise net.core.somaxconn to {to} {}", netns.place.describe()),
+        current: Some(now.to_string()),
+        wanted: Some(to.to_string()),
+        changes: vec![scene.sysctl(netns, KEY, to)?],
+        ..SOMAXCONN.fix()
+    })
+}
+
+/// [`POOL`] with its value.
+pub fn pool_below(limit_s: f64) -> Fix {
+    Fix {
+        summary: format!(
+            "let the pool close connections idle for more than {} s",
+            whole(limit_s * 0.8).max(1)
+        ),
+        wanted: Some(format!("{} s", whole(limit_s * 0.8).max(1))),
+        ..POOL.fix()
+    }
+}
+
+/// Raise a limit above the idle time that was seen, with 15 % to spare.
+pub fn limit_above(idle_s: f64) -> u64 {
+    let wanted = whole((idle_s * 1.15).ceil());
+    if wanted > 60 { wanted.div_ceil(60).saturating_mul(60) } else { wanted + 1 }
+}
+
+/// What to raise a limit to: above the silence it has to let pass, never below what it is; twice of
+/// what it is where nobody says how long that silence is.
+pub fn raised(now_s: f64, idle_s: Option<f64>) -> u64 {
+    idle_s.map_or_else(|| limit_above(now_s * 2.0), |idle_s| limit_above(idle_s).max(whole(now_s)))
+}
+
+/// [`IPVS_TIMEOUT`] with its value.
+pub fn ipvs_timeout(place: Place, now_s: f64, idle_s: Option<f64>) -> Fix {
+    let to = raised(now_s, idle_s);
+    let to_s = u32::try_from(to).unwrap_or(u32::MAX);
+    let now = u32::try_from(whole(now_s)).ok();
+    Fix {
+        summary: format!("raise the IPVS TCP timeout to {to_s} s {}", place.describe()),
+        current: now.map(|s| format!("{s} s")),
+        wanted: Some(format!("{to_s} s")),
+        changes: vec![Change::IpvsTimeout { place, timer: IpvsTimer::Tcp, from_s: now, to_s }],
+        ..IPVS_TIMEOUT.fix()
+    }
+}
+
+/// What the article that started this project gets wrong about an idle limit, where it applies.
+pub fn article(evidence: &Evidence<'_>, limit_s: f64) -> Vec<NotFix> {
+    let mut list = Vec::new();
+    let keepalive = evidence.victim().map(|(_, _, socket)| socket.keepalive);
+    if keepalive.is_some_and(|k| !k.enabled) {
+        list.push((
+            "net.ipv4.tcp_keepalive_* alone".into(),
+            "this socket has SO_KEEPALIVE off, and the sysctls only reach sockets that have it on"
+                .into(),
+        ));
+    }
+    list.push((
+        format!("net.ipv4.tcp_keepalive_time={limit_s:.0} (equal timeouts)"),
+        "timers fire up to 1/8 late, so a keepalive as long as the limit loses the race".into(),
+    ));
+    list.push((
+        "net.netfilter.nf_conntrack_max".into(),
+        "a full table drops new connections; it does not reset idle ones".into(),
+    ));
+    list
+}

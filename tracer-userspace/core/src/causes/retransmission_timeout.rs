@@ -1,0 +1,205 @@
+//! Unanswered data, SYNs or window probes ran out of retries.
+
+use rsttrace_model::{errno::errno_name, host_state::Netns, tcp_state};
+
+use super::{
+    cause::{Cause, nothing_ruled_out},
+    doc::{Doc, Need, Sign},
+    reject_rule::CHANGE_RULE,
+    remedy,
+    scene::Scene,
+    unanswered,
+};
+use crate::{
+    event::Socket,
+    evidence::Evidence,
+    fix::{Fix, FixOwner, Remedy, Risk},
+    verdict::{Confidence, Family, Finding, NotFix, Verdict},
+};
+
+pub const CAUSE: Cause = Cause {
+    id: "retransmission_timeout",
+    family: Family::Keepalive,
+    title: "unanswered data, SYNs or window probes ran out of retries",
+    doc: Doc {
+        about: "Data, a SYN or a window probe was sent again and again and never acknowledged. \
+                Data has tcp_retries2 (15) retries, about 924 s at the smallest interval; a SYN has \
+                tcp_syn_retries (6), about 130 s (Documentation/networking/ip-sysctl). The application \
+                gets ETIMEDOUT, or the ICMP error that came meanwhile, and the peer is sent no reset. The \
+                cause is on the way: a packet dropped in silence, a lost route, an MTU black hole, a dead \
+                host; the evidence lists what was seen here: packets that a rule rejected, or a full IPVS \
+                table (net.ipv4.vs.conn_max). A rule of this host that only drops is not seen where there \
+                are kprobes: the kernel has no hook for it but one that looks at every dropped packet. Its \
+                own counter tells.",
+        signs: &[
+            Sign::observed("the socket failed with ETIMEDOUT", &[Need::Any("socket_error")]),
+            Sign::observed(
+                "it failed in the retransmission or the probe timer with what an ICMP error had said \
+                 before",
+                &[Need::Any("socket_error"), Need::Any("kernel_symbols")],
+            ),
+            Sign::observed(
+                "its IPVS server was taken out only after it had stopped to answer",
+                &[Need::Any("socket_error"), Need::Any("ipvs_server_removed")],
+            ),
+        ],
+        mistaken_for: &[
+            ("ipvs_idle_expired", "900 s of silence before the first failure, and a reset"),
+            ("keepalive_exhausted", "nothing was outstanding: keepalive probes went unanswered"),
+            (
+                "conntrack_table_full",
+                "the packets were dropped here for want of an entry: that is the cause, and comes \
+                 first",
+            ),
+        ],
+        fixes: &[RESTORE, CHANGE_RULE, RAISE_CONN_MAX, SOONER],
+        not_fixes: NOT_FIXES,
+    },
+    judge,
+    rule_out: nothing_ruled_out,
+    fixes,
+    not_fixes,
+    on_host: Some(on_host),
+};
+
+const RESTORE: Remedy = Remedy {
+    id: "restore_the_path",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "find out where the packets went",
+    reason: "nothing came back: loss on the path, a silent drop, an MTU black hole or a dead peer",
+    how: "look for silent drops (IPVS without a server, a full conntrack table, a DROP rule) and \
+          set TCP_USER_TIMEOUT to be told sooner",
+};
+
+const SOONER: Remedy = Remedy {
+    id: "give_up_sooner",
+    owner: FixOwner::Node,
+    risk: Risk::Medium,
+    summary: "give up on unanswered data sooner",
+    reason: "the application can connect again after about 100 s instead of 15 minutes; a path that \
+             recovers later breaks the connections that would have survived",
+    how: "net.ipv4.tcp_retries2=8 in the application's network namespace (RFC 1122 asks for 100 s at \
+          least), or TCP_USER_TIMEOUT of the socket",
+};
+
+/// The least that Documentation/networking/ip-sysctl.rst recommends, for RFC 1122's 100 s.
+const RETRIES: u64 = 8;
+
+const RAISE_CONN_MAX: Remedy = Remedy {
+    id: "raise_ipvs_conn_max",
+    owner: FixOwner::Node,
+    risk: Risk::Medium,
+    summary: "raise the number of connections that IPVS may hold",
+    reason: "at net.ipv4.vs.conn_max (7.2 on) the SYN of every further connection is dropped in silence",
+    how: "net.ipv4.vs.conn_max in the namespace that owns the table (/proc/net/ip_vs_status shows how many \
+          there are); shorter timeouts after a FIN (ipvsadm --set 0 <tcpfin> 0) free entries sooner",
+};
+
+const NOT_FIXES: &[(&str, &str)] = &[(
+    "net.ipv4.tcp_keepalive_*",
+    "keepalive does not probe while data is outstanding (net/ipv4/tcp_timer.c)",
+)];
+
+/// What it was that nobody answered.
+fn unanswered(socket: &Socket, connecting: bool) -> &'static str {
+    if connecting {
+        "SYNs"
+    } else if socket.probes_out > 0 && socket.retransmits == 0 {
+        "zero-window probes"
+    } else {
+        "data"
+    }
+}
+
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let at = evidence.timed_out()?;
+    let socket = &at.it.socket;
+    // Without the names of kernel functions an unanswered probe may have been a keepalive's.
+    if at.it.stack.is_empty() && socket.retransmits == 0 {
+        return None;
+    }
+    // The state is CLOSE by now; a socket that never received anything was still connecting.
+    let connecting = socket.state == tcp_state::SYN_SENT || socket.rcv_nxt == 0;
+    let what = unanswered(socket, connecting);
+    let soft = errno_name(socket.err_soft)
+        .map(|name| format!("; an ICMP error said {name}"))
+        .unwrap_or_default();
+    let mut verdict = Verdict::new(
+        Confidence::Observed,
+        format!("{what} went unanswered until the retries ran out{soft}"),
+    )
+    .finding(Finding {
+        kind: "retransmission_gave_up",
+        ts: at.ts,
+        summary: format!(
+            "{what}: {} retransmissions, {} probes, tcp_retries2 {}{soft}",
+            socket.retransmits, socket.probes_out, socket.retries2
+        ),
+    });
+    if let Some((netns, conns, max)) = full_balancer(evidence) {
+        verdict.why += &format!("; IPVS takes no new connections ({conns} of {max})");
+        verdict = verdict.finding(Finding {
+            kind: "ipvs_conn_max",
+            ts: at.ts,
+            summary: format!(
+                "IPVS {} holds {conns} connections of at most {max} (net.ipv4.vs.conn_max), and drops the \
+                 SYNs of further ones in silence",
+                evidence.place(netns).describe(),
+            ),
+        });
+    }
+    let dropped = unanswered::dropped(evidence);
+    if dropped.is_none() {
+        verdict = verdict.prove(unanswered::WHERE_IT_WENT);
+    }
+    verdict.findings.extend(dropped);
+    Some(verdict)
+}
+
+/// The namespace whose IPVS was full when it could not be reached, its connections and their limit.
+fn full_balancer(evidence: &Evidence<'_>) -> Option<(u32, u32, u32)> {
+    let at = evidence.timed_out()?;
+    let (socket, netns) = (&at.it.socket, evidence.balancer_of(at.it.socket.flow.dst)?);
+    let ipvs = evidence.host(netns)?.ipvs.as_ref()?;
+    let (conns, max) = (ipvs.conns?, ipvs.conn_max?);
+    (socket.rcv_nxt == 0 && conns >= max).then_some((netns, conns, max))
+}
+
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    let mut fixes = unanswered::fixes(evidence, RESTORE.fix());
+    if let Some((netns, conns, max)) = full_balancer(evidence) {
+        let raise = Fix {
+            summary: format!(
+                "raise net.ipv4.vs.conn_max {}, or find out who holds its connections",
+                evidence.place(netns).describe()
+            ),
+            current: Some(max.to_string()),
+            wanted: Some(format!("more than {conns}")),
+            ..RAISE_CONN_MAX.fix()
+        };
+        fixes.insert(0, raise);
+    }
+    fixes
+}
+
+fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+    const KEY: &str = "net.ipv4.tcp_retries2";
+    let sooner = |netns: &Netns| {
+        let now = scene.value(netns, KEY).filter(|now| *now >= RETRIES)?;
+        Some(Fix {
+            summary: format!("give up on unanswered data sooner {}", netns.place.describe()),
+            current: Some(now.to_string()),
+            wanted: Some(RETRIES.to_string()),
+            changes: vec![scene.sysctl(netns, KEY, RETRIES)?],
+            ..SOONER.fix()
+        })
+    };
+    let mut fixes = vec![RESTORE.fix()];
+    fixes.extend(scene.victims().into_iter().filter_map(sooner));
+    fixes
+}
+
+fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
+    remedy::told(NOT_FIXES)
+}

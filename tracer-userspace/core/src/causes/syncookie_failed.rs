@@ -1,0 +1,152 @@
+//! A SYN cookie did not validate.
+
+use rsttrace_model::host_state::Netns;
+
+use super::{
+    cause::Cause,
+    doc::{Doc, Need, Sign},
+    remedy,
+    scene::Scene,
+};
+use crate::{
+    evidence::{Evidence, seconds},
+    fix::{Change, Fix, FixOwner, Remedy, Risk},
+    verdict::{Confidence, Family, Finding, NotFix, Verdict},
+};
+
+pub const CAUSE: Cause = Cause {
+    id: "syncookie_failed",
+    family: Family::Capacity,
+    title: "a SYN cookie did not validate",
+    doc: Doc {
+        about: "A listener whose queue of half-open connections is full answers a SYN with a cookie and \
+                keeps nothing. The client's acknowledgement has to bring the cookie back within two \
+                minutes (net/ipv4/syncookies.c, MAX_SYNCOOKIE_AGE) and to the same machine: the secret \
+                is each machine's own. Otherwise it is a stray packet, and the client, which believes \
+                it is connected, is reset.",
+        signs: &[Sign::correlated(
+            "a listener that had answered with cookies within the last two minutes reset a packet of a \
+             connection it never had: it checks each such packet for a cookie",
+            &[Need::Any("reset_sent")],
+        )],
+        mistaken_for: &[
+            ("wrong_backend", "there the connection had been used, with another server"),
+            ("listen_overflow", "there the queue of finished handshakes was full"),
+            ("handshake_rejected", "there no cookie had been sent"),
+        ],
+        fixes: &[remedy::SOMAXCONN, LARGER_QUEUES, SAME_NODE],
+        not_fixes: NOT_FIXES,
+    },
+    judge,
+    rule_out,
+    fixes,
+    not_fixes,
+    on_host: Some(on_host),
+};
+
+const LARGER_QUEUES: Remedy = Remedy {
+    id: "larger_syn_queue",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "make the listener's queues large enough that no cookies are needed",
+    reason: "a handshake that the listener remembers needs no cookie",
+    how: "a larger backlog in listen() and a restart, net.core.somaxconn and \
+          net.ipv4.tcp_max_syn_backlog in the application's network namespace",
+};
+
+const SAME_NODE: Remedy = Remedy {
+    id: "handshake_on_one_node",
+    owner: FixOwner::Node,
+    risk: Risk::Medium,
+    summary: "let all packets of a connection reach the same machine",
+    reason: "another machine has another secret, and takes the cookie for a forgery",
+    how: "hash flows consistently in front (ECMP, load balancers); the secret cannot be shared between \
+          machines",
+};
+
+const NOT_FIXES: &[(&str, &str)] = &[(
+    "net.ipv4.tcp_syncookies=0",
+    "without cookies a full queue drops the SYN, and the client waits instead of being reset",
+)];
+
+/// A listener looks for a cookie in whatever is not a SYN, for as long as one that it has sent may come
+/// back: TCP_SYNCOOKIE_VALID and the second by which its stamp is coarse (include/net/tcp.h). A valid
+/// one makes a connection, so a reset is the answer to one that is not.
+const CHECKED_FOR_S: f64 = 121.0;
+
+fn checked(evidence: &Evidence<'_>) -> bool {
+    let Some(at) = evidence.stateless() else {
+        return false;
+    };
+    let sent = at.it.socket.as_ref().and_then(|listener| listener.cookies_sent);
+    let off = evidence.host(at.netns).is_some_and(|host| host.tcp.syncookies == Some(0));
+    !off && sent.is_some_and(|sent| seconds(at.ts.saturating_sub(sent)) <= CHECKED_FOR_S)
+}
+
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let at = evidence.stateless()?;
+    let strangers = evidence.victims().all(|(_, _, socket)| socket.bytes_received == 0);
+    if !checked(evidence) || at.it.end.is_some() || !strangers || evidence.has_loss() {
+        return None;
+    }
+    let here = at.it.trigger?.flow.dst;
+    let failed = evidence
+        .host(at.netns)
+        .and_then(|host| host.counters.syncookies_failed)
+        .map(|count| format!(" ({count} since the namespace was made)"))
+        .unwrap_or_default();
+    Some(
+        Verdict::new(
+            Confidence::Correlated,
+            format!("the listener at {here} had answered with a SYN cookie, which did not validate"),
+        )
+        .finding(Finding {
+            kind: "syncookie_failed",
+            ts: at.ts,
+            summary: format!(
+                "the acknowledgement brought back no valid cookie; the listener at {here} has no \
+                 connection for it{failed}"
+            ),
+        })
+        .prove(
+            "does TcpExtSyncookiesFailed (nstat -az) of that namespace grow with each such reset, and did \
+             the client's SYN reach this machine?",
+        ),
+    )
+}
+
+fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
+    let at = evidence.stateless()?;
+    (at.it.socket.is_some() && !checked(evidence))
+        .then(|| "the listener had sent no cookies in the last two minutes".into())
+}
+
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    let mut queues = LARGER_QUEUES.fix();
+    if let Some(at) = evidence.stateless()
+        && let Some(host) = evidence.host(at.netns)
+    {
+        let place = evidence.place(at.netns);
+        let mut sysctl = |key, from: Option<u32>| {
+            if let Some(from) = from.map(u64::from) {
+                let place = place.clone();
+                queues.changes.push(Change::Sysctl { place, key, from: Some(from), to: from * 4 });
+            }
+        };
+        sysctl("net.core.somaxconn", host.tcp.somaxconn);
+        sysctl("net.ipv4.tcp_max_syn_backlog", host.tcp.max_syn_backlog);
+    }
+    vec![queues, SAME_NODE.fix()]
+}
+
+fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+    let failed = |netns: &Netns| netns.tcp.syncookies_failed.is_some_and(|count| count > 0);
+    let larger = |netns: &Netns| remedy::larger_somaxconn(scene, netns);
+    let mut fixes: Vec<_> = scene.servers(failed).into_iter().filter_map(larger).collect();
+    fixes.extend([LARGER_QUEUES.fix(), SAME_NODE.fix()]);
+    fixes
+}
+
+fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
+    remedy::told(NOT_FIXES)
+}

@@ -1,0 +1,93 @@
+//! What the timers share: how long nobody answered, and the connection's packets that were dropped here
+//! meanwhile.
+
+use rsttrace_model::{
+    errno::{ECONNREFUSED, ETIMEDOUT},
+    units::human_s,
+};
+
+use super::reject_rule;
+use crate::{
+    event::{NetfilterDrop, Socket},
+    evidence::{Evidence, seconds},
+    fix::Fix,
+    history::losses::Remembered,
+    verdict::Finding,
+};
+
+/// The test where nothing that was dropped here is on record.
+pub const WHERE_IT_WENT: &str = "while it retransmits, watch the counters of DROP rules and policies in every namespace on its way (nft \
+     list ruleset, iptables -L -v -n; a rule that only drops is not seen here), then capture on both sides \
+     of each hop";
+
+/// How long a socket that gave up has had no answer at least, seconds: each wait is twice the one before,
+/// from 0.2 s (TCP_RTO_MIN) to 120 s (TCP_RTO_MAX, include/net/tcp.h).
+pub fn at_least_s(socket: &Socket) -> f64 {
+    let by_probes = f64::from(socket.probes_out) * socket.keepalive.intvl_s;
+    let waits = match (socket.retransmits, socket.user_timeout_ms) {
+        (0, _) => 0,
+        (sent, 0) => i32::from(sent) + 1,
+        // The last wait is cut to fit TCP_USER_TIMEOUT.
+        (sent, _) => i32::from(sent),
+    };
+    let by_retries: f64 = (0..waits).map(|wait| wait_s(socket, wait)).sum();
+    by_retries.max(by_probes)
+}
+
+/// An unreachable host or network makes the next wait short again (RFC 6069; net/ipv4/tcp_ipv4.c,
+/// tcp_ld_RTO_revert); a closed port does not.
+fn wait_s(socket: &Socket, wait: i32) -> f64 {
+    match socket.err_soft {
+        0 | ECONNREFUSED => (0.2 * 2f64.powi(wait)).min(120.0),
+        _ => 0.2,
+    }
+}
+
+/// The newest packet of the connection that a rule answered with an ICMP error.
+pub fn rejected<'a>(evidence: &Evidence<'a>) -> Option<(&'a Remembered, &'a NetfilterDrop)> {
+    evidence.drops().iter().copied().find(|(_, drop)| drop.rejected.is_some())
+}
+
+/// Whether the rule may have been there from the first packet on that nobody answered; a rule that came
+/// later found a connection that was already dead.
+pub fn rejected_from_the_start(evidence: &Evidence<'_>, loss: &Remembered) -> bool {
+    evidence.error().is_none_or(|at| {
+        // Timers count in jiffies, and from the packet's copy in the retransmission queue.
+        const SLACK: f64 = 0.9;
+        let socket = &at.it.socket;
+        // A connect takes such an error for its answer, at once.
+        let answered = socket.rcv_nxt == 0 && socket.err != ETIMEDOUT;
+        answered || seconds(at.ts.saturating_sub(loss.since)) >= SLACK * at_least_s(socket)
+    })
+}
+
+/// The packet that was dropped here while nobody answered.
+pub fn dropped(evidence: &Evidence<'_>) -> Option<Finding> {
+    let first = evidence.drops().first().copied();
+    let (loss, drop) = rejected(evidence).or(first)?;
+    let (who, answer) = match &drop.rejected {
+        Some(stack) => (reject_rule::tool(stack), " and answered it with an ICMP error"),
+        None => ("netfilter", ""),
+    };
+    let ts = loss.seen_by(evidence.case.opened);
+    Some(Finding {
+        kind: "netfilter_drop",
+        ts,
+        summary: format!(
+            "{who} {} dropped {}{answer}, {} before",
+            evidence.place(loss.netns).describe(),
+            drop.packet.flow,
+            human_s(evidence.age_s(ts)),
+        ),
+    })
+}
+
+/// A rule that answers for the peer is the first thing to change, whatever gave up.
+pub fn fixes(evidence: &Evidence<'_>, otherwise: Fix) -> Vec<Fix> {
+    match rejected(evidence) {
+        Some((loss, _)) => {
+            vec![reject_rule::change_the_rule(evidence.place(loss.netns)), otherwise]
+        }
+        None => vec![otherwise],
+    }
+}

@@ -1,0 +1,139 @@
+//! TCP_USER_TIMEOUT elapsed.
+
+use rsttrace_model::units::human_s;
+
+use super::{
+    cause::{Cause, nothing_ruled_out},
+    doc::{Doc, Need, Sign},
+    reject_rule::CHANGE_RULE,
+    remedy, unanswered,
+};
+use crate::{
+    event::{Socket, SocketError, has},
+    evidence::Evidence,
+    fix::{Fix, FixOwner, Remedy, Risk},
+    verdict::{Confidence, Family, Finding, NotFix, Verdict},
+};
+
+pub const CAUSE: Cause = Cause {
+    id: "user_timeout",
+    family: Family::Keepalive,
+    title: "TCP_USER_TIMEOUT elapsed",
+    doc: Doc {
+        about: "The application set TCP_USER_TIMEOUT, and for that long nothing it had sent was \
+                acknowledged, or no probe answered, or the peer answered but kept its receive window closed. It takes the place of tcp_retries2 and of the count \
+                of keepalive probes; while connecting tcp_syn_retries holds as well \
+                (net/ipv4/tcp_timer.c, tcp_write_timeout and tcp_keepalive_timer).",
+        signs: &[Sign::observed(
+            "the socket failed with ETIMEDOUT and has the option set",
+            &[Need::Any("socket_error")],
+        )],
+        mistaken_for: &[
+            ("retransmission_timeout", "the option is off, or the SYNs ran out before it"),
+            ("keepalive_exhausted", "the option is off"),
+        ],
+        fixes: &[RESTORE, READ, IN_STEP, CHANGE_RULE],
+        not_fixes: NOT_FIXES,
+    },
+    judge,
+    rule_out: nothing_ruled_out,
+    fixes,
+    not_fixes,
+    on_host: None,
+};
+
+const RESTORE: Remedy = Remedy {
+    id: "restore_the_path",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "find out why the peer did not answer; raise TCP_USER_TIMEOUT only if it answers \
+              later",
+    reason: "the application asked to be told after this time",
+    how: "look for drops on the way (ipvs, conntrack, firewall, MTU) in the seconds before",
+};
+
+const READ: Remedy = Remedy {
+    id: "keep_reading",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "find out why the peer's application stopped reading; raise TCP_USER_TIMEOUT only if it \
+              may pause for so long",
+    reason: "the path is fine: the peer answered every window probe, and had no room for data",
+    how: "look at the receive queue (Recv-Q of ss -tn) and the threads of the peer's process",
+};
+
+const IN_STEP: Remedy = Remedy {
+    id: "user_timeout_in_step",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "let TCP_USER_TIMEOUT be time + intvl × probes of the keepalive, and several seconds at least",
+    reason: "a silent connection is then given up after as many probes as its keepalive says, and data is \
+             sent again several times before it is",
+    how: "setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, MILLISECONDS), with TCP_KEEPIDLE + TCP_KEEPINTVL × \
+          TCP_KEEPCNT seconds; longer than the outages that connections shall survive",
+};
+
+const NOT_FIXES: &[(&str, &str)] =
+    &[("net.ipv4.tcp_retries2", "TCP_USER_TIMEOUT takes its place for this socket")];
+
+fn timeout_s(socket: &Socket) -> f64 {
+    f64::from(socket.user_timeout_ms) / 1000.0
+}
+
+/// Whether the peer answered the window probes, each answer of which sets their count back to 0
+/// (net/ipv4/tcp_input.c, tcp_ack), but never opened its window.
+fn window_stayed_closed(error: &SocketError) -> bool {
+    let socket = &error.socket;
+    socket.rcv_nxt != 0
+        && socket.snd_wnd == 0
+        && (socket.retransmits, socket.probes_out) == (0, 0)
+        && !has(&error.stack, "tcp_keepalive_timer")
+}
+
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let at = evidence.timed_out()?;
+    let socket = &at.it.socket;
+    // With the option set it replaces the retries of data and the count of probes; while connecting,
+    // tcp_syn_retries still holds (net/ipv4/tcp_timer.c, tcp_write_timeout and tcp_keepalive_timer).
+    let syn_retries = evidence.host(at.netns).and_then(|host| host.tcp.syn_retries);
+    let syns_ran_out = socket.rcv_nxt == 0
+        && syn_retries.is_none_or(|retries| u32::from(socket.retransmits) >= retries);
+    if socket.user_timeout_ms == 0 || syns_ran_out {
+        return None;
+    }
+    let (how, counted) = if window_stayed_closed(&at.it) {
+        ("while the peer kept its receive window closed", "with the peer's window at 0".to_owned())
+    } else {
+        (
+            "without an answer",
+            format!(
+                "after {} retransmissions and {} probes",
+                socket.retransmits, socket.probes_out
+            ),
+        )
+    };
+    let mut verdict = Verdict::new(
+        Confidence::Observed,
+        format!("TCP_USER_TIMEOUT of {} elapsed {how}", human_s(timeout_s(socket))),
+    )
+    .finding(Finding {
+        kind: "user_timeout",
+        ts: at.ts,
+        summary: format!("gave up with TCP_USER_TIMEOUT {} ms {counted}", socket.user_timeout_ms),
+    });
+    let dropped = unanswered::dropped(evidence);
+    if dropped.is_none() && !window_stayed_closed(&at.it) {
+        verdict = verdict.prove(unanswered::WHERE_IT_WENT);
+    }
+    verdict.findings.extend(dropped);
+    Some(verdict)
+}
+
+fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
+    let closed = evidence.timed_out().is_some_and(|at| window_stayed_closed(&at.it));
+    unanswered::fixes(evidence, if closed { READ } else { RESTORE }.fix())
+}
+
+fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
+    remedy::told(NOT_FIXES)
+}

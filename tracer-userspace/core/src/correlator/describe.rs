@@ -1,0 +1,297 @@
+//! From a verdict and its evidence to the incident that outputs show.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use rsttrace_model::{
+    conntrack,
+    errno::{ETIMEDOUT, errno_text},
+    flow::Flow,
+    ipvs, tcp_state,
+};
+
+use super::{
+    event_id::event_id,
+    owners::{Ends, Owners, ends},
+};
+use crate::{
+    causes::{self, cause::Cause},
+    event::Via,
+    evidence::Evidence,
+    incident::{Action, ConntrackFacts, Incident, IpvsFacts, Rst, Side, Victim},
+    verdict::{Family, Finding, RuledOut, Verdict},
+};
+
+/// Where no address is known at all.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+pub fn incident(
+    evidence: &Evidence<'_>,
+    cause: &'static Cause,
+    verdict: Verdict,
+    owners: &Owners,
+) -> Incident {
+    let case = evidence.case;
+    let nowhere = Flow { src: NOWHERE, dst: NOWHERE };
+    let client = evidence.client_view().unwrap_or(nowhere);
+    let server = evidence.server_view().unwrap_or(client);
+    let wall_ns = i64::try_from(case.opened)
+        .unwrap_or(i64::MAX)
+        .saturating_add(evidence.session.wall_offset_ns);
+    let victim = evidence.victim();
+    let idle_s = evidence.idle_s();
+    let action = action(evidence, cause);
+    let mut findings = verdict.findings;
+    findings.extend(record_findings(evidence));
+    findings.truncate(MAX_FINDINGS);
+    let side = |address| side_of(address, client, server);
+    let Ends { owner, peer } = ends(evidence, cause.family, owners, side);
+    let (owner_side, owner) = owner.unzip();
+    let mut namespaces = evidence.namespaces();
+    namespaces.sort_unstable();
+    namespaces.dedup();
+    Incident {
+        event_id: event_id(&evidence.session.boot_id, case.netns, client, case.opened, wall_ns),
+        sequence: 0,
+        opened: case.opened,
+        wall_ns,
+        cause,
+        confidence: verdict.confidence,
+        follows: None,
+        source: client.src,
+        destination: client.dst,
+        source_nat: (server.src != client.src).then_some(server.src),
+        destination_nat: (server.dst != client.dst).then_some(server.dst),
+        victim: victim_side(evidence, client, server),
+        netns: victim.map_or(case.netns, |(netns, _, _)| netns),
+        action,
+        errno: evidence.errno(),
+        rst: rst(evidence, cause),
+        idle_s,
+        keepalive: victim
+            .map(|(_, _, socket)| socket)
+            .filter(|socket| socket.is_connection())
+            .map(|socket| socket.keepalive),
+        ipvs: ipvs(evidence, cause),
+        conntrack: conntrack(evidence, cause),
+        owner,
+        owner_side,
+        peer,
+        namespaces,
+        hostname: evidence.session.hostname.clone(),
+        what: what(action, cause, idle_s),
+        why: verdict.why,
+        evidence: findings,
+        ruled_out: causes::ALL
+            .iter()
+            .filter(|other| other.id != cause.id && cause.family != Family::Benign)
+            .filter_map(|other| {
+                let because = (other.rule_out)(evidence)?;
+                Some(RuledOut { cause: other.id, because })
+            })
+            .collect(),
+        fixes: (cause.fixes)(evidence),
+        not_fixes: (cause.not_fixes)(evidence),
+        blind_spots: blind_spots(evidence, cause),
+        prove: verdict.prove,
+        lost_events: 0,
+    }
+}
+
+/// More than this tells a reader nothing new; it keeps a line below the contract's 12 KiB.
+const MAX_FINDINGS: usize = 12;
+
+fn blind_spots(evidence: &Evidence<'_>, cause: &Cause) -> Vec<String> {
+    let mut spots = evidence.session.blind_spots();
+    if cause.family == Family::Keepalive && evidence.drops().is_empty() {
+        spots.extend(evidence.session.silent_drops().map(str::to_owned));
+    }
+    spots
+}
+
+fn what(action: Action, cause: &Cause, idle_s: Option<f64>) -> String {
+    let idle_matters = !matches!(cause.family, Family::Benign | Family::Application);
+    let idle = match idle_s {
+        Some(s) if s >= 1.0 && idle_matters => format!(" after {s:.0} s idle"),
+        _ => String::new(),
+    };
+    match action {
+        Action::Reset => format!("reset{idle}"),
+        Action::Timeout => "timed out".into(),
+        Action::Drop if cause.id == "no_backend" => "was refused".into(),
+        Action::Drop => "lost a packet".into(),
+        Action::Error => "failed".into(),
+    }
+}
+
+fn action(evidence: &Evidence<'_>, cause: &Cause) -> Action {
+    let case = evidence.case;
+    let timed_out = evidence.timed_out().is_some();
+    if cause.is_a_drop() && case.sent.is_empty() && case.received.is_empty() {
+        // Whoever waits here is told when that ends, and not by the drop of a packet meanwhile.
+        let waited = timed_out && cause.id.starts_with("ipvs_");
+        return if case.drops.is_empty() || waited { Action::Timeout } else { Action::Drop };
+    }
+    if timed_out {
+        return Action::Timeout;
+    }
+    if !case.sent.is_empty() || !case.received.is_empty() {
+        return Action::Reset;
+    }
+    match evidence.error().map(|at| at.it.socket.err) {
+        Some(ETIMEDOUT) => Action::Timeout,
+        _ => Action::Error,
+    }
+}
+
+fn rst(evidence: &Evidence<'_>, cause: &Cause) -> Rst {
+    // A timer's own goodbye, if it said one; what the peer is answered afterwards is an effect.
+    let (sent, received) = match evidence.timed_out() {
+        Some(_) => (evidence.active(), None),
+        None => (evidence.sent(), evidence.received()),
+    };
+    let origin = match sent {
+        Some(at) if at.it.via == Via::Netfilter => Some("netfilter"),
+        Some(at) if at.it.trigger.is_none() => Some("local_socket"),
+        Some(at) => match &at.it.socket {
+            Some(socket) if socket.state != tcp_state::LISTEN => Some("local_socket"),
+            _ => Some("local_stack"),
+        },
+        None if received.is_none() => Some("none"),
+        None if cause.id == "firewall_reject" => Some("netfilter"),
+        None => evidence.sees_every_reset().then_some("remote"),
+    };
+    let direction = match (received, sent) {
+        (Some(_), _) => "received",
+        (None, Some(_)) => "sent",
+        (None, None) => "none",
+    };
+    let reason = sent.and_then(|at| at.it.reason.as_deref()).map(str::to_owned);
+    Rst { direction, origin, reason }
+}
+
+/// The end to which an address belongs, on either side of NAT.
+fn side_of(address: SocketAddr, client: Flow, server: Flow) -> Option<Side> {
+    if address == client.src || address == server.src {
+        Some(Side::Source)
+    } else if address == client.dst || address == server.dst {
+        Some(Side::Destination)
+    } else {
+        None
+    }
+}
+
+fn victim_side(evidence: &Evidence<'_>, client: Flow, server: Flow) -> Victim {
+    // Nobody holds an orphan.
+    let mut hurt: Vec<Side> = evidence
+        .victims()
+        .filter(|(_, _, socket)| !socket.dead)
+        .filter_map(|(_, _, socket)| side_of(socket.flow.src, client, server))
+        .collect();
+    if hurt.is_empty() {
+        // Nobody here was hurt: it is whoever the reset or the drop was meant for.
+        let meant = evidence
+            .sent()
+            .and_then(|at| at.it.flow())
+            .map(|flow| flow.dst)
+            .or_else(|| evidence.case.drops.first().map(|at| at.it.packet.flow.src));
+        hurt.extend(meant.and_then(|address| side_of(address, client, server)));
+    }
+    match (hurt.contains(&Side::Source), hurt.contains(&Side::Destination)) {
+        (true, true) => Victim::Both,
+        (true, false) => Victim::Source,
+        (false, true) => Victim::Destination,
+        (false, false) => Victim::Unknown,
+    }
+}
+
+fn ipvs(evidence: &Evidence<'_>, cause: &Cause) -> Option<IpvsFacts> {
+    if !cause.id.starts_with("ipvs_") {
+        return None;
+    }
+    if let Some((_, end)) = evidence.ipvs() {
+        return Some(IpvsFacts {
+            state: Some(ipvs::state_name(end.state)),
+            timeout_s: Some(end.timeout_s),
+        });
+    }
+    let netns = evidence.balanced()?.netns;
+    let timeout_s = evidence.host(netns)?.ipvs.as_ref()?.timeout_tcp_s.map(f64::from);
+    Some(IpvsFacts { state: None, timeout_s })
+}
+
+fn conntrack(evidence: &Evidence<'_>, cause: &Cause) -> Option<ConntrackFacts> {
+    if !cause.id.starts_with("conntrack_") {
+        return None;
+    }
+    let lost = evidence.conntrack();
+    let netns = lost
+        .map(|(loss, _)| loss.netns)
+        .or_else(|| evidence.translated().and_then(|translated| translated.netns))
+        .or_else(|| evidence.drops().first().map(|(loss, _)| loss.netns))?;
+    let table = evidence.host(netns).and_then(|host| host.conntrack.as_ref());
+    let limit = (cause.id == "conntrack_idle_expired")
+        .then(|| causes::conntrack_idle_expired::limit(evidence))
+        .flatten();
+    Some(ConntrackFacts {
+        state: lost.map(|(_, end)| conntrack::state_name(end.state)),
+        limit: limit.map(|(name, _)| name),
+        limit_s: limit.map(|(_, value)| f64::from(value)),
+        deleted_by: lost.filter(|(_, end)| end.portid != 0).map(|(_, end)| end.task.comm.clone()),
+        count: table.and_then(|table| table.count),
+        max: table.and_then(|table| table.max),
+    })
+}
+
+/// The records themselves, oldest first.
+fn record_findings(evidence: &Evidence<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for at in &evidence.case.sent {
+        let place = evidence.place(at.netns).describe();
+        let reason = at.it.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
+        let by = match (&at.it.socket, &at.it.trigger, at.it.via) {
+            (_, _, Via::Netfilter) => "a firewall rule".to_owned(),
+            (None, _, _) => "the stack, which had no socket for it".to_owned(),
+            (Some(socket), Some(_), _) => {
+                format!("the stack, for a socket in {}", tcp_state::name(socket.state))
+            }
+            (Some(_), None, _) => "the socket itself".to_owned(),
+        };
+        let flow = at.it.flow().map_or(String::new(), |flow| format!(" {flow}"));
+        let trigger = at.it.trigger.map_or(String::new(), |trigger| {
+            format!(", in answer to {} B of payload", trigger.payload)
+        });
+        findings.push(Finding {
+            kind: "reset_sent",
+            ts: at.ts,
+            summary: format!("RST{flow} made {place} by {by}{reason}{trigger}"),
+        });
+    }
+    for at in &evidence.case.received {
+        let socket = &at.it.socket;
+        findings.push(Finding {
+            kind: "reset_received",
+            ts: at.ts,
+            summary: format!(
+                "RST received by {} {} in {}",
+                socket.flow.src,
+                evidence.place(at.netns).describe(),
+                tcp_state::name(socket.state)
+            ),
+        });
+    }
+    for at in &evidence.case.errors {
+        let socket = &at.it.socket;
+        let name = errno_text(socket.err);
+        findings.push(Finding {
+            kind: "socket_error",
+            ts: at.ts,
+            summary: format!(
+                "socket {} {} failed with {name}",
+                socket.flow.src,
+                evidence.place(at.netns).describe()
+            ),
+        });
+    }
+    findings.sort_by_key(|finding| finding.ts);
+    findings
+}

@@ -1,0 +1,342 @@
+//! Events in, incidents out. Pure: no clock, no I/O; time is what events and ticks say.
+//!
+//! A record opens a case or joins one. A case settles for [`SETTLE`], because on one host the effect
+//! is often recorded before its cause (an active reset is traced after it was delivered), then it
+//! becomes an incident. Finished incidents are remembered, so that a later error at the connection's
+//! other end repeats the verdict instead of making a second one.
+
+use std::collections::BTreeMap;
+
+use finished::{Archive, Finished};
+use open::Open;
+use owners::Owners;
+use rsttrace_model::flow::Nanos;
+
+use self::stored_verdict::StoredVerdict;
+use crate::{
+    case::{At, Case, Record},
+    causes::{self, cause::Cause},
+    event::{Body, Event},
+    evidence::{self, Evidence, Hosts, Watched},
+    history::{
+        baseline::Known,
+        idle_periods::IdleAges,
+        ipvs_servers::IpvsServers,
+        losses::{Loss, Memory, Remembered},
+    },
+    incident::Incident,
+    verdict::{Family, Verdict},
+};
+
+mod describe;
+pub mod event_id;
+mod finished;
+mod index;
+mod open;
+mod owners;
+mod stored_verdict;
+
+pub use owners::closer;
+
+/// How long a case waits for its other records. Effects precede causes by microseconds, and state
+/// that RCU frees follows within 100 ms; an incident must be printed within 1 s.
+pub const SETTLE: Nanos = 250_000_000;
+
+/// Ends of entries remembered: about 64 MiB at worst.
+const MEMORY: usize = 65_536;
+
+/// Dropped packets remembered. Apart from the ends, which a noisy DROP rule must not push out.
+const DROPS: usize = 8192;
+
+/// Cases that may settle at once; beyond it the oldest is judged early.
+const OPEN: usize = 4096;
+
+/// Namespaces whose state is kept.
+const HOSTS: usize = 4096;
+
+/// Counts that the closing summary shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Resets and repeats that belong to an incident already told.
+    pub absorbed: u64,
+    /// Losses forgotten for want of room.
+    pub evicted: u64,
+    /// Records lost in the kernel.
+    pub lost: u64,
+    /// Records of a kind this build does not know.
+    pub unknown_records: u64,
+}
+
+/// The correlator.
+pub struct Correlator {
+    watched: Watched,
+    memory: Memory,
+    drops: Memory,
+    ipvs_servers: IpvsServers,
+    hosts: Hosts,
+    known: Known,
+    idle_ages: IdleAges,
+    owners: Owners,
+    open: Open,
+    finished: Archive,
+    sequence: u64,
+    counters: Counters,
+}
+
+impl Default for Correlator {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Correlator {
+    pub fn new() -> Self {
+        Self {
+            watched: Watched::default(),
+            memory: Memory::new(MEMORY),
+            drops: Memory::new(DROPS),
+            ipvs_servers: IpvsServers::default(),
+            hosts: BTreeMap::new(),
+            known: Known::default(),
+            idle_ages: IdleAges::default(),
+            owners: Owners::default(),
+            open: Open::default(),
+            finished: Archive::default(),
+            sequence: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    pub fn counters(&self) -> Counters {
+        let evicted = self.memory.evicted() + self.drops.evicted();
+        Counters { evicted, ..self.counters }
+    }
+
+    /// Takes one event in; a [`Body::Tick`] judges.
+    pub fn feed(&mut self, event: Event) -> Vec<Incident> {
+        match event.body {
+            Body::Tick => self.tick(event.ts),
+            _ => {
+                self.push(event);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Takes one event in. Events come in time order, give or take the merge window of their source.
+    pub fn push(&mut self, event: Event) {
+        let Event { ts, netns, body } = event;
+        let loss = match body {
+            Body::Session(session) => {
+                self.watched.update(ts, *session);
+                return;
+            }
+            Body::Netns(mut state) => {
+                if let Some(earlier) = self.hosts.get(&state.inum) {
+                    state.remember_listeners(earlier);
+                }
+                if self.hosts.len() >= HOSTS && !self.hosts.contains_key(&state.inum) {
+                    // Inodes grow: the lowest is the initial namespace's, the next the oldest.
+                    if let Some(oldest) = self.hosts.keys().nth(1).copied() {
+                        self.hosts.remove(&oldest);
+                    }
+                }
+                self.hosts.insert(state.inum, *state);
+                return;
+            }
+            Body::Owner { inode, owner } => {
+                self.owners.socket_is(inode, *owner);
+                return;
+            }
+            Body::Process { started, owner } => {
+                self.owners.process_is(ts, started, *owner);
+                return;
+            }
+            Body::Stock(stock) => {
+                self.known.take_stock(netns, *stock);
+                return;
+            }
+            Body::AcceptQueue(queue) => {
+                self.known.take_queue(netns, *queue);
+                return;
+            }
+            Body::Inquiry(inquiry) => {
+                self.known.take_inquiry(netns, *inquiry);
+                return;
+            }
+            Body::Lost(lost) => {
+                self.counters.lost = lost;
+                self.watched.lost(ts);
+                return;
+            }
+            Body::LeftOut(_) => {
+                self.watched.lost(ts);
+                return;
+            }
+            Body::Survived { service, idle_s } => {
+                self.idle_ages.survived(service, ts, idle_s);
+                return;
+            }
+            Body::Tick => return,
+            Body::Unknown { .. } => {
+                self.counters.unknown_records += 1;
+                return;
+            }
+            Body::IpvsServerRemoved(it) => {
+                self.ipvs_servers.remember(At { ts, netns, it: *it });
+                return;
+            }
+            Body::IpvsOrphan(it) => {
+                self.ipvs_servers.remember_orphan(At { ts, netns, it: *it });
+                return;
+            }
+            Body::IpvsEnd(end) => {
+                self.known.forget(netns, &end);
+                Loss::Ipvs(end)
+            }
+            Body::ConntrackEnd(end) => Loss::Conntrack(end),
+            Body::ConntrackInvalid(invalid) => {
+                self.drops.remember(Remembered::new(ts, netns, Loss::Invalid(invalid)));
+                return;
+            }
+            Body::NetfilterDrop(drop) => {
+                self.drops.remember(Remembered::new(ts, netns, Loss::Drop(drop.clone())));
+                self.take(Record::Drop(At { ts, netns, it: *drop }));
+                return;
+            }
+            body => {
+                if let Some(record) = Record::from_event(Event { ts, netns, body }) {
+                    self.take(record);
+                }
+                return;
+            }
+        };
+        self.memory.remember(Remembered::new(ts, netns, loss));
+    }
+
+    /// Finds the case or the finished incident that a record belongs to, or opens a case.
+    fn take(&mut self, record: Record) {
+        let Some(record) = self.open.join(record, &self.memory) else {
+            return;
+        };
+        let follows = self.finished.followed_by(&record);
+        let known = follows.and_then(|number| self.finished.get(number));
+        if known.is_some_and(|finished| finished.identity.knows_socket_of(&record)) {
+            self.counters.absorbed += 1;
+            return;
+        }
+        let mut case = Case::open(record);
+        open::add_aliases(&self.memory, &mut case);
+        self.open.insert((case, follows));
+    }
+
+    /// Whether a [`Self::tick`] at `now` would judge anything.
+    pub fn has_settled(&self, now: Nanos) -> bool {
+        self.open.len() > OPEN
+            || self.open.oldest().is_some_and(|opened| opened.saturating_add(SETTLE) <= now)
+    }
+
+    /// Judges the cases that have settled by `now`.
+    pub fn tick(&mut self, now: Nanos) -> Vec<Incident> {
+        let mut incidents = Vec::new();
+        while self.has_settled(now) {
+            let Some((case, follows)) = self.open.pop() else {
+                break;
+            };
+            incidents.extend(self.conclude(&case, follows));
+        }
+        incidents
+    }
+
+    /// No case is settling.
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Judges everything that is still open.
+    pub fn finish(&mut self) -> Vec<Incident> {
+        self.tick(Nanos::MAX)
+    }
+
+    fn conclude(&mut self, case: &Case, follows: Option<u64>) -> Option<Incident> {
+        let first = follows.and_then(|number| self.finished.get(number));
+        let memories = [&self.memory, &self.drops];
+        let servers = &self.ipvs_servers;
+        let evidence =
+            evidence::gather(case, memories, servers, &self.hosts, &self.known, &self.watched);
+        if let (Some(sample), Some(view)) =
+            (causes::middlebox_idle_timeout::sample(&evidence), evidence.client_view())
+        {
+            self.idle_ages.broke(view.dst, sample);
+        }
+        let evidence = evidence.with_idle_ages(&self.idle_ages);
+        if first.is_some() && !evidence.victims().any(|(_, _, socket)| !socket.dead) {
+            // An answer to a retry, or to a socket nobody holds any more: nobody new was hurt.
+            self.counters.absorbed += 1;
+            return None;
+        }
+        let (cause, verdict) = judge(&evidence);
+        let no_reset = case.sent.is_empty() && case.received.is_empty();
+        if no_reset && case.errors.is_empty() && !cause.is_a_drop() {
+            return None;
+        }
+        // A socket that gave up its own connect reports that after it has lost its addresses.
+        if no_reset && case.identity.flows().is_empty() {
+            self.counters.absorbed += 1;
+            return None;
+        }
+        let first = first.map(|finished| (finished.event_id.clone(), finished.verdict.clone()));
+        let mut incident = describe::incident(&evidence, cause, verdict, &self.owners);
+        if let Some((event_id, told)) = first {
+            incident.repeat(event_id, told);
+        }
+        self.sequence += 1;
+        incident.sequence = self.sequence;
+        incident.lost_events = self.counters.lost;
+        let mut identity = case.identity.clone();
+        for view in [evidence.client_view(), evidence.server_view()].into_iter().flatten() {
+            identity.add_flow(view);
+        }
+        if incident.cause.family == Family::Benign {
+            return Some(incident);
+        }
+        self.finished.push(Finished {
+            event_id: incident.follows.clone().unwrap_or_else(|| incident.event_id.clone()),
+            opened: incident.opened,
+            action: incident.action,
+            verdict: StoredVerdict::of(&incident),
+            identity,
+        });
+        Some(incident)
+    }
+}
+
+/// The first cause that says yes; `unknown` always does.
+fn judge(evidence: &Evidence<'_>) -> (&'static Cause, Verdict) {
+    causes::ALL
+        .iter()
+        .find_map(|cause| Some((cause, (cause.judge)(evidence)?)))
+        .unwrap_or_else(|| unreachable!("the last cause accepts everything"))
+}
+
+#[cfg(test)]
+mod tests {
+    use rsttrace_model::netns::NetnsState;
+
+    use super::*;
+    use crate::testing::{at, session};
+
+    #[test]
+    fn the_initial_namespace_is_not_the_first_to_be_forgotten() {
+        let mut c = Correlator::new();
+        c.push(session(0));
+        for inum in 0..=4096u32 {
+            c.push(at(
+                1,
+                4026531840 + inum,
+                Body::Netns(Box::new(NetnsState { inum: 4026531840 + inum, ..Default::default() })),
+            ));
+        }
+        assert!(c.hosts.contains_key(&4026531840));
+    }
+}

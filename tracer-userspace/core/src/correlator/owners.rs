@@ -1,0 +1,278 @@
+//! Which process is at each end of a connection.
+
+use std::{collections::VecDeque, net::SocketAddr};
+
+use rsttrace_model::{
+    flow::{Flow, Nanos},
+    owner::{Owner, OwnerBy},
+};
+
+use crate::{
+    event::{ResetSent, Socket, Task, Via, has},
+    evidence::Evidence,
+    incident::Side,
+    verdict::Family,
+};
+
+/// Answers kept of each kind until their incident is told.
+const KEPT: usize = 4096;
+
+/// An answer serves all who ask for the same pid within a second.
+const PID_LASTS: Nanos = 2_000_000_000;
+
+/// The host's answers.
+#[derive(Default)]
+pub struct Owners {
+    /// By inode.
+    sockets: VecDeque<(u64, Owner)>,
+    processes: VecDeque<Process>,
+}
+
+/// A process as it was seen at a time.
+struct Process {
+    seen: Nanos,
+    started: Nanos,
+    owner: Owner,
+}
+
+impl Owners {
+    pub fn socket_is(&mut self, inode: u64, owner: Owner) {
+        push(&mut self.sockets, (inode, owner));
+    }
+
+    pub fn process_is(&mut self, seen: Nanos, started: Nanos, owner: Owner) {
+        push(&mut self.processes, Process { seen, started, owner });
+    }
+
+    /// Who owns a socket; without an answer, who connected it.
+    fn of_socket(&self, socket: &Socket) -> Option<Owner> {
+        let answered = self
+            .sockets
+            .iter()
+            .rev()
+            .find(|(inode, _)| socket.inode != 0 && *inode == socket.inode)
+            .map(|(_, owner)| owner.clone());
+        answered.or_else(|| socket.opener.as_ref().map(Owner::from))
+    }
+
+    /// The process of a task that closed a socket at a time. The pid's process of today is that one only
+    /// if it was there then.
+    fn of_closer(&self, (at, task): (Nanos, &Task)) -> Owner {
+        let known = self.processes.iter().rev().find(|process| {
+            process.owner.pid == task.pid
+                && process.started <= at
+                && at <= process.seen.saturating_add(PID_LASTS)
+        });
+        let owner = match known {
+            Some(process) => process.owner.clone(),
+            None => Owner { pid: task.pid, comm: task.comm.clone(), ..Owner::default() },
+        };
+        Owner { by: OwnerBy::Close, ..owner }
+    }
+}
+
+fn push<T>(list: &mut VecDeque<T>, item: T) {
+    if list.len() >= KEPT {
+        list.pop_front();
+    }
+    list.push_back(item);
+}
+
+/// The task that closed the socket for which a reset is sent, and when. Never a bystander: nobody
+/// closes in softirq, and a stack that cannot be read proves nothing.
+pub fn closer(sent: &ResetSent, at: Nanos) -> Option<(Nanos, &Task)> {
+    /// A task comes here by a call of its own or by its death.
+    const CLOSES: [&str; 4] = ["inet_release", "inet6_release", "tcp_close", "tcp_disconnect"];
+    /// `current` is a bystander or an administrator below these: softirqs, threads of the kernel, `ss -K`.
+    const BORROWS: [&str; 5] =
+        ["__do_softirq", "handle_softirqs", "run_timer_softirq", "kthread", "tcp_abort"];
+    let passes = |names: &[&str]| names.iter().any(|name| has(&sent.stack, name));
+    let (ts, task) = match (&sent.trigger, &sent.end) {
+        // A rule answers whether or not there was a socket.
+        _ if sent.via == Via::Netfilter => return None,
+        // What ended with an error was not closed.
+        (Some(_), Some(end)) if end.err == 0 => (end.ts, &end.task),
+        (None, _) if passes(&CLOSES) && !passes(&BORROWS) => (at, &sent.task),
+        _ => return None,
+    };
+    (task.pid != 0).then_some((ts, task))
+}
+
+/// The processes of a case.
+#[derive(Default)]
+pub struct Ends {
+    /// Who has to act, with its side: for what an application did, the application that did it;
+    /// otherwise the process that lost its connection. Where it is not known, the other end's.
+    pub owner: Option<(Side, Owner)>,
+    /// The process at the other end.
+    pub peer: Option<Owner>,
+}
+
+/// Finds the processes at both ends, as far as they are on this host. `side` tells to which end an
+/// address belongs.
+pub fn ends(
+    evidence: &Evidence<'_>,
+    family: Family,
+    owners: &Owners,
+    side: impl Fn(SocketAddr) -> Option<Side>,
+) -> Ends {
+    let src = |flow: Option<Flow>| flow.map(|flow| flow.src);
+    let hurt =
+        evidence.victims().map(|(_, _, socket)| (Some(socket.flow.src), owners.of_socket(socket)));
+    let did = evidence.case.sent.iter().filter_map(|at| {
+        let by_socket = || at.it.socket.as_ref().and_then(|socket| owners.of_socket(socket));
+        let by_call = closer(&at.it, at.ts).map(|closer| owners.of_closer(closer));
+        Some((src(at.it.flow()), Some(by_call.or_else(by_socket)?)))
+    });
+    let mut known: Vec<(Side, Owner)> = Vec::new();
+    let candidates: Vec<_> = match family {
+        Family::Application => did.chain(hurt).collect(),
+        _ => hurt.chain(did).collect(),
+    };
+    for (address, owner) in candidates {
+        if let Some(side) = address.and_then(&side)
+            && let Some(owner) = owner
+            && known.iter().all(|(known, _)| *known != side)
+        {
+            known.push((side, owner));
+        }
+    }
+    let mut known = known.into_iter();
+    Ends { owner: known.next(), peer: known.next().map(|(_, owner)| owner) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::{Body, Event, SocketEnd},
+        incident::Incident,
+        testing::{
+            CLIENT, CLIENT_NS, SECOND, SERVER, SERVER_NS, active, at, data, failed, no_socket,
+            received, replay, sent, socket, stack, task,
+        },
+    };
+    use rsttrace_model::owner::Opener;
+
+    const CLOSING: [&str; 4] =
+        ["tcp_send_active_reset", "__tcp_close", "tcp_close", "inet_release"];
+
+    fn closed(stack: &[&str]) -> ResetSent {
+        active(socket(2, SERVER, CLIENT, SECOND), stack, "TCP_ABORT_ON_CLOSE")
+    }
+
+    fn end(err: u32) -> Option<SocketEnd> {
+        let task = task("server", 20);
+        Some(SocketEnd { ts: SECOND, task, err, old_state: 1, new_state: 4, idle_s: None })
+    }
+
+    fn owner(pid: u32, comm: &str) -> Box<Owner> {
+        Box::new(Owner {
+            pid,
+            comm: comm.into(),
+            container_id: Some("3f9c".repeat(16)),
+            ..Owner::default()
+        })
+    }
+
+    fn holds(ts: Nanos, inode: u64, pid: u32, comm: &str) -> Event {
+        at(ts, CLIENT_NS, Body::Owner { inode, owner: owner(pid, comm) })
+    }
+
+    fn opener(pid: u32) -> Option<Opener> {
+        Some(Opener { pid, comm: "client".into(), start_boottime_ns: 0, cgroup: 0 })
+    }
+
+    /// The server closes with data unread, under the client; then what the host says.
+    fn unread(connected_by: Option<Opener>, answers: Vec<Event>) -> Incident {
+        let mut reset = closed(&CLOSING);
+        if let Some(socket) = &mut reset.socket {
+            socket.unread = 5;
+        }
+        reset.task = task("worker", 20);
+        let mut victim = socket(1, CLIENT, SERVER, SECOND);
+        victim.opener = connected_by;
+        let mut events = vec![
+            received(2 * SECOND, CLIENT_NS, victim.clone()),
+            failed(2 * SECOND, CLIENT_NS, victim, 104, &["tcp_reset"]),
+            sent(2 * SECOND, SERVER_NS, reset),
+        ];
+        events.extend(answers);
+        replay(events).remove(0)
+    }
+
+    fn names(incident: &Incident) -> Vec<(u32, &str, OwnerBy)> {
+        let owners = incident.owner.iter().chain(&incident.peer);
+        owners.map(|owner| (owner.pid, owner.comm.as_str(), owner.by)).collect()
+    }
+
+    #[test]
+    fn a_task_that_closes_is_named_and_a_bystander_never() {
+        let sent = ResetSent { task: task("worker", 20), ..closed(&CLOSING) };
+        assert_eq!(closer(&sent, 7).map(|(ts, task)| (ts, task.pid)), Some((7, 20)));
+        for below in ["__do_softirq", "handle_softirqs", "kthread", "tcp_abort"] {
+            let names = stack(&[&CLOSING[..], &[below]].concat());
+            assert_eq!(closer(&ResetSent { stack: names, ..sent.clone() }, 7), None, "{below}");
+        }
+        for names in [vec![], vec!["tcp_send_active_reset", "tcp_keepalive_timer"]] {
+            assert_eq!(closer(&ResetSent { stack: stack(&names), ..sent.clone() }, 7), None);
+        }
+        let idle = ResetSent { task: task("swapper/0", 0), ..sent };
+        assert_eq!(closer(&idle, 7), None);
+    }
+
+    #[test]
+    fn who_closed_before_is_named_unless_it_ended_with_an_error_or_a_rule_answers() {
+        let answer = ResetSent { end: end(0), ..no_socket(data(CLIENT, SERVER)) };
+        assert_eq!(closer(&answer, 7).map(|(ts, task)| (ts, task.pid)), Some((SECOND, 20)));
+        assert_eq!(closer(&ResetSent { via: Via::Netfilter, ..answer.clone() }, 7), None);
+        assert_eq!(closer(&ResetSent { end: end(104), ..answer }, 7), None);
+    }
+
+    #[test]
+    fn for_what_an_application_did_it_is_the_application_and_the_victim_is_its_peer() {
+        let incident = unread(opener(10), vec![]);
+        assert_eq!(incident.cause.id, "close_unread_data");
+        assert_eq!(incident.owner_side, Some(Side::Destination));
+        assert_eq!(
+            names(&incident),
+            [(20, "worker", OwnerBy::Close), (10, "client", OwnerBy::Connect)]
+        );
+    }
+
+    #[test]
+    fn who_holds_the_socket_is_better_than_who_connected_it() {
+        let incident = unread(opener(10), vec![holds(2 * SECOND, 1, 11, "child")]);
+        assert_eq!(names(&incident)[1], (11, "child", OwnerBy::Descriptor));
+    }
+
+    #[test]
+    fn a_process_that_has_the_pid_since_before_the_close_is_the_one_that_closed() {
+        let seen = |started| {
+            let body = Body::Process { started, owner: owner(20, "server") };
+            unread(None, vec![at(2 * SECOND, 0, body)]).owner.expect("the closer")
+        };
+        let same = seen(SECOND);
+        assert_eq!((same.comm.as_str(), same.by), ("server", OwnerBy::Close));
+        assert!(same.container_id.is_some());
+        let later = seen(2 * SECOND + 1);
+        assert_eq!((later.comm.as_str(), later.container_id), ("worker", None));
+    }
+
+    #[test]
+    fn for_everything_else_it_is_the_process_that_lost_its_connection() {
+        let answer = ResetSent { end: end(0), ..no_socket(data(CLIENT, SERVER)) };
+        let victim = socket(1, CLIENT, SERVER, SECOND);
+        let incident = replay([
+            sent(100 * SECOND, SERVER_NS, answer),
+            received(100 * SECOND, CLIENT_NS, victim),
+            holds(100 * SECOND, 1, 10, "client"),
+        ])
+        .remove(0);
+        assert_eq!((incident.cause.id, incident.owner_side), ("socket_gone", Some(Side::Source)));
+        assert_eq!(
+            names(&incident),
+            [(10, "client", OwnerBy::Descriptor), (20, "server", OwnerBy::Close)]
+        );
+    }
+}

@@ -1,0 +1,531 @@
+//! Bytes from the ring buffer to [`Event`]s. Total: any input gives an event or an error with its
+//! place, never a panic.
+
+use std::{
+    mem::offset_of,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
+
+use rsttrace_model::{
+    flow::{Flow, Nanos},
+    owner::Opener,
+    socket::Keepalive,
+};
+use tracer_common::{
+    record,
+    wire::{
+        ABSENT, Header, KIND_CONNTRACK_CLASH, KIND_CONNTRACK_END, KIND_CONNTRACK_INVALID,
+        KIND_IPVS_END, KIND_IPVS_NO_SERVER, KIND_IPVS_SERVER_REMOVED, KIND_NETFILTER_DROP,
+        KIND_RESET_RECEIVED, KIND_RESET_SENT, KIND_RULE_REJECT, KIND_SOCKET_ERROR, WIRE_VERSION,
+    },
+};
+
+use crate::event::{
+    Body, ConntrackEnd, ConntrackInvalid, Event, IpvsEnd, IpvsServerRemoved, NatTuples,
+    NetfilterDrop, Packet, ResetReceived, ResetSent, Socket, SocketEnd, SocketError, Stack, Task,
+    Via,
+};
+
+/// Why bytes are not a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    /// Fewer bytes than the field at this offset needs.
+    Truncated { at: usize },
+    /// Written by another wire version.
+    Version { found: u8 },
+}
+
+impl std::fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Truncated { at } => write!(f, "the record ends before the field at byte {at}"),
+            Self::Version { found } => {
+                write!(f, "the record has wire version {found}; this build reads {WIRE_VERSION}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+type Result<T> = std::result::Result<T, DecodeError>;
+
+/// What decoding needs to know of the running kernel.
+pub trait Kernel {
+    /// Jiffies per second.
+    fn hz(&self) -> u64;
+    /// Name of the function that holds this kernel address.
+    fn symbol(&self, address: u64) -> Option<&str>;
+    /// Name of an `enum sk_rst_reason` value, without its prefix.
+    fn reset_reason(&self, value: u32) -> Option<&str>;
+}
+
+/// A window of bytes; every read is checked.
+#[derive(Clone, Copy)]
+struct Bytes<'a> {
+    all: &'a [u8],
+    base: usize,
+}
+
+impl<'a> Bytes<'a> {
+    fn get<const N: usize>(self, offset: usize) -> Result<[u8; N]> {
+        let at = self.base + offset;
+        self.all
+            .get(at..at + N)
+            .and_then(|slice| slice.try_into().ok())
+            .ok_or(DecodeError::Truncated { at })
+    }
+
+    fn within(self, offset: usize) -> Self {
+        Bytes { all: self.all, base: self.base + offset }
+    }
+
+    fn u8(self, offset: usize) -> Result<u8> {
+        Ok(u8::from_ne_bytes(self.get(offset)?))
+    }
+    fn u16(self, offset: usize) -> Result<u16> {
+        Ok(u16::from_ne_bytes(self.get(offset)?))
+    }
+    fn u32(self, offset: usize) -> Result<u32> {
+        Ok(u32::from_ne_bytes(self.get(offset)?))
+    }
+    fn u64(self, offset: usize) -> Result<u64> {
+        Ok(u64::from_ne_bytes(self.get(offset)?))
+    }
+}
+
+/// Converts jiffies stamps near the record's own time.
+struct Clock {
+    ts: Nanos,
+    jiffies: u64,
+    hz: u64,
+}
+
+impl Clock {
+    fn nanos(&self, jiffies: i64) -> i64 {
+        let per_jiffy = 1_000_000_000 / i64::try_from(self.hz.max(1)).unwrap_or(i64::MAX);
+        jiffies.saturating_mul(per_jiffy)
+    }
+
+    fn relative(&self, jiffies: i64) -> Nanos {
+        self.ts.saturating_add_signed(self.nanos(jiffies))
+    }
+
+    /// A `tcp_jiffies32` stamp; 0 means "never".
+    fn stamp32(&self, stamp: u32) -> Option<Nanos> {
+        #[expect(clippy::cast_possible_truncation, reason = "jiffies32 is jiffies truncated")]
+        let ahead = stamp.wrapping_sub(self.jiffies as u32).cast_signed();
+        (stamp != 0).then(|| self.relative(i64::from(ahead)))
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+    fn seconds(&self, jiffies: u64) -> f64 {
+        jiffies as f64 / self.hz.max(1) as f64
+    }
+}
+
+/// Decodes one record.
+///
+/// # Errors
+/// [`DecodeError`] when the bytes are too short for their kind or of another wire version.
+pub fn decode(bytes: &[u8], kernel: &dyn Kernel) -> Result<Event> {
+    let header = Bytes { all: bytes, base: 0 };
+    let version = header.u8(offset_of!(Header, version))?;
+    if version != WIRE_VERSION {
+        return Err(DecodeError::Version { found: version });
+    }
+    let kind = header.u16(offset_of!(Header, kind))?;
+    let len = header.u32(offset_of!(Header, len))?;
+    let clock = Clock {
+        ts: header.u64(offset_of!(Header, ts_ns))?,
+        jiffies: header.u64(offset_of!(Header, jiffies))?,
+        hz: kernel.hz(),
+    };
+    let netns = header.u32(offset_of!(Header, netns))?;
+    let payload = header.within(usize::from(header.u8(offset_of!(Header, header_len))?));
+    let decoder = Decoder { clock, kernel };
+    let body = match kind {
+        KIND_RESET_SENT => Body::ResetSent(Box::new(decoder.reset_sent(payload)?)),
+        KIND_RESET_RECEIVED => Body::ResetReceived(Box::new(decoder.reset_received(payload)?)),
+        KIND_SOCKET_ERROR => Body::SocketError(Box::new(decoder.socket_error(payload)?)),
+        KIND_IPVS_END => Body::IpvsEnd(Box::new(decoder.ipvs_end(payload)?)),
+        KIND_CONNTRACK_END => Body::ConntrackEnd(Box::new(decoder.conntrack_end(payload)?)),
+        KIND_NETFILTER_DROP => match decoder.netfilter_drop(payload)? {
+            Some(drop) => Body::NetfilterDrop(Box::new(drop)),
+            None => Body::Unknown { kind, len },
+        },
+        KIND_RULE_REJECT => match decoder.rule_reject(payload)? {
+            Some(drop) => Body::NetfilterDrop(Box::new(drop)),
+            None => Body::Unknown { kind, len },
+        },
+        KIND_IPVS_NO_SERVER => match decoder.ipvs_no_server(payload)? {
+            Some(drop) => Body::NetfilterDrop(Box::new(drop)),
+            None => Body::Unknown { kind, len },
+        },
+        KIND_IPVS_SERVER_REMOVED => {
+            Body::IpvsServerRemoved(Box::new(decoder.ipvs_server_removed(payload)?))
+        }
+        KIND_CONNTRACK_INVALID => match decoder.tracked_packet(payload)? {
+            Some(invalid) => Body::ConntrackInvalid(Box::new(invalid)),
+            None => Body::Unknown { kind, len },
+        },
+        KIND_CONNTRACK_CLASH => match decoder.tracked_packet(payload)? {
+            Some(clash) => Body::NetfilterDrop(Box::new(clashed(&clash))),
+            None => Body::Unknown { kind, len },
+        },
+        _ => Body::Unknown { kind, len },
+    };
+    Ok(Event { ts: decoder.clock.ts, netns, body })
+}
+
+fn address(bytes: [u8; 16], port: u16) -> SocketAddr {
+    let v6 = Ipv6Addr::from(bytes);
+    SocketAddr::new(v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4), port)
+}
+
+fn flow(bytes: Bytes<'_>) -> Result<Flow> {
+    Ok(Flow {
+        src: address(
+            bytes.get(offset_of!(record::Flow, src_addr))?,
+            bytes.u16(offset_of!(record::Flow, src_port))?,
+        ),
+        dst: address(
+            bytes.get(offset_of!(record::Flow, dst_addr))?,
+            bytes.u16(offset_of!(record::Flow, dst_port))?,
+        ),
+    })
+}
+
+fn task(bytes: Bytes<'_>) -> Result<Task> {
+    const PF_EXITING: u32 = 4;
+    Ok(Task {
+        pid: bytes.u32(offset_of!(record::Task, tgid))?,
+        comm: name(bytes.get(offset_of!(record::Task, comm))?),
+        exiting: bytes.u32(offset_of!(record::Task, flags))? & PF_EXITING != 0,
+        exit_code: bytes.u32(offset_of!(record::Task, exit_code))?,
+    })
+}
+
+/// A task's name, up to its terminating zero.
+fn name(comm: [u8; 16]) -> String {
+    let end = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
+    String::from_utf8_lossy(&comm[..end]).into_owned()
+}
+
+fn opener(bytes: Bytes<'_>) -> Result<Option<Opener>> {
+    use record::Opener as R;
+    let pid = bytes.u32(offset_of!(R, tgid))?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    Ok(Some(Opener {
+        pid,
+        comm: name(bytes.get(offset_of!(R, comm))?),
+        start_boottime_ns: bytes.u64(offset_of!(R, start_ns))?,
+        cgroup: bytes.u64(offset_of!(R, cgroup))?,
+    }))
+}
+
+fn packet(bytes: Bytes<'_>) -> Result<Option<Packet>> {
+    if bytes.u8(offset_of!(record::Packet, present))? == 0 {
+        return Ok(None);
+    }
+    Ok(Some(Packet {
+        flow: flow(bytes.within(offset_of!(record::Packet, flow)))?,
+        seq: bytes.u32(offset_of!(record::Packet, seq))?,
+        ack: bytes.u32(offset_of!(record::Packet, ack))?,
+        payload: bytes.u32(offset_of!(record::Packet, payload))?,
+        flags: bytes.u8(offset_of!(record::Packet, flags))?,
+        ttl: bytes.u8(offset_of!(record::Packet, ttl))?,
+    }))
+}
+
+/// The dropped packet as its sender addressed it: NAT had already changed it.
+fn clashed(tracked: &ConntrackInvalid) -> NetfilterDrop {
+    NetfilterDrop {
+        packet: Packet { flow: tracked.original, ..tracked.packet },
+        table_full: false,
+        no_server: false,
+        no_destination: false,
+        tracked: true,
+        clash: Some(tracked.reply.reversed()),
+        rejected: None,
+        nat: None,
+    }
+}
+
+struct Decoder<'a> {
+    clock: Clock,
+    kernel: &'a dyn Kernel,
+}
+
+impl Decoder<'_> {
+    fn stack(&self, bytes: Bytes<'_>) -> Result<Stack> {
+        let mut names = Stack::new();
+        for frame in 0..record::STACK_DEPTH {
+            let address = bytes.u64(frame * size_of::<u64>())?;
+            if address == 0 {
+                break;
+            }
+            if let Some(name) = self.kernel.symbol(address) {
+                names.push(name.into());
+            }
+        }
+        Ok(names)
+    }
+
+    /// A record's socket, and who connected it.
+    fn socket(&self, bytes: Bytes<'_>, opened_by: Bytes<'_>) -> Result<Option<Socket>> {
+        use record::Sock;
+        // enum sock_flags (include/net/sock.h)
+        const SOCK_DEAD: u64 = 1;
+        const SOCK_KEEPOPEN: u64 = 1 << 3;
+        const SOCK_LINGER: u64 = 1 << 4;
+        // include/net/sock.h
+        const RCV_SHUTDOWN: u8 = 1;
+
+        let id = bytes.u64(offset_of!(Sock, id))?;
+        if id == 0 {
+            return Ok(None);
+        }
+        let flags = bytes.u64(offset_of!(Sock, flags))?;
+        let stamp = |offset| Ok(self.clock.stamp32(bytes.u32(offset)?));
+        let last_ack: Option<Nanos> = stamp(offset_of!(Sock, rcv_tstamp_j))?;
+        let last_data: Option<Nanos> = stamp(offset_of!(Sock, lrcvtime_j))?;
+        let rcv_nxt = bytes.u32(offset_of!(Sock, rcv_nxt))?;
+        // The peer's FIN takes a sequence number, and is counted as a byte.
+        let fin = u32::from(bytes.u8(offset_of!(Sock, shutdown))? & RCV_SHUTDOWN != 0);
+        let not_read = rcv_nxt.wrapping_sub(bytes.u32(offset_of!(Sock, copied_seq))?);
+        Ok(Some(Socket {
+            id,
+            inode: bytes.u64(offset_of!(Sock, inode))?,
+            flow: flow(bytes.within(offset_of!(Sock, flow)))?,
+            state: bytes.u8(offset_of!(Sock, state))?,
+            tw_substate: bytes.u8(offset_of!(Sock, tw_substate))?,
+            dead: flags & SOCK_DEAD != 0,
+            linger_zero: flags & SOCK_LINGER != 0
+                && bytes.u64(offset_of!(Sock, lingertime_j))? == 0,
+            linger2_negative: bytes.u32(offset_of!(Sock, linger2))?.cast_signed() < 0,
+            err: bytes.u32(offset_of!(Sock, err))?,
+            err_soft: bytes.u32(offset_of!(Sock, err_soft))?,
+            bytes_received: bytes.u64(offset_of!(Sock, bytes_received))?.saturating_sub(fin.into()),
+            bytes_sent: bytes.u64(offset_of!(Sock, bytes_sent))?,
+            unread: not_read.saturating_sub(fin),
+            read_end: fin != 0 && not_read == 0,
+            last_received: last_ack.max(last_data),
+            last_sent: stamp(offset_of!(Sock, lsndtime_j))?,
+            keepalive: self.keepalive(bytes, flags & SOCK_KEEPOPEN != 0)?,
+            user_timeout_ms: bytes.u32(offset_of!(Sock, user_timeout_ms))?,
+            packets_out: bytes.u32(offset_of!(Sock, packets_out))?,
+            snd_una: bytes.u32(offset_of!(Sock, snd_una))?,
+            snd_nxt: bytes.u32(offset_of!(Sock, snd_nxt))?,
+            snd_wnd: bytes.u32(offset_of!(Sock, snd_wnd))?,
+            rcv_nxt,
+            retransmits: bytes.u8(offset_of!(Sock, retransmits))?,
+            probes_out: bytes.u8(offset_of!(Sock, probes_out))?,
+            retries2: bytes.u8(offset_of!(Sock, sysctl_retries2))?,
+            ack_backlog: bytes.u32(offset_of!(Sock, ack_backlog))?,
+            max_ack_backlog: bytes.u32(offset_of!(Sock, max_ack_backlog))?,
+            opener: opener(opened_by)?,
+            cookies_sent: stamp(offset_of!(Sock, synq_overflow_j))?,
+        }))
+    }
+
+    fn keepalive(&self, bytes: Bytes<'_>, enabled: bool) -> Result<Keepalive> {
+        use record::Sock;
+        // 0 on the socket means: the namespace's value (include/net/tcp.h, keepalive_time_when).
+        let or = |own: u32, sysctl: u32| u64::from(if own == 0 { sysctl } else { own });
+        let own_time = bytes.u32(offset_of!(Sock, keepalive_time_j))?;
+        let own_probes = bytes.u8(offset_of!(Sock, keepalive_probes))?;
+        Ok(Keepalive {
+            enabled,
+            time_s: self
+                .clock
+                .seconds(or(own_time, bytes.u32(offset_of!(Sock, sysctl_keepalive_time_j))?)),
+            intvl_s: self.clock.seconds(or(
+                bytes.u32(offset_of!(Sock, keepalive_intvl_j))?,
+                bytes.u32(offset_of!(Sock, sysctl_keepalive_intvl_j))?,
+            )),
+            probes: match own_probes {
+                0 => bytes.u8(offset_of!(Sock, sysctl_keepalive_probes))?,
+                own => own,
+            },
+            time_is_own: own_time != 0,
+        })
+    }
+
+    fn reset_sent(&self, bytes: Bytes<'_>) -> Result<ResetSent> {
+        use record::{ResetSent as R, SocketEnd as E};
+        let end = bytes.within(offset_of!(R, end));
+        let ended = end.u64(offset_of!(E, ts_ns))?;
+        let reason = bytes.u32(offset_of!(R, reason))?;
+        Ok(ResetSent {
+            socket: self
+                .socket(bytes.within(offset_of!(R, sock)), bytes.within(offset_of!(R, opener)))?,
+            trigger: packet(bytes.within(offset_of!(R, trigger)))?,
+            end: match ended {
+                0 => None,
+                ts => Some(SocketEnd {
+                    ts,
+                    task: task(end.within(offset_of!(E, task)))?,
+                    err: end.u32(offset_of!(E, err))?,
+                    old_state: end.u8(offset_of!(E, old_state))?,
+                    new_state: end.u8(offset_of!(E, new_state))?,
+                    idle_s: Some(self.clock.seconds(end.u32(offset_of!(E, idle_j))?.into())),
+                }),
+            },
+            task: task(bytes.within(offset_of!(R, task)))?,
+            stack: self.stack(bytes.within(offset_of!(R, stack)))?,
+            reason: (reason != ABSENT)
+                .then(|| self.kernel.reset_reason(reason).map(Into::into))
+                .flatten(),
+            via: match bytes.u32(offset_of!(R, via))? {
+                record::VIA_NETFILTER => Via::Netfilter,
+                record::VIA_FUNCTION => Via::Function,
+                _ => Via::Tracepoint,
+            },
+        })
+    }
+
+    fn reset_received(&self, bytes: Bytes<'_>) -> Result<ResetReceived> {
+        use record::ResetReceived as R;
+        let at = offset_of!(R, sock);
+        Ok(ResetReceived {
+            socket: self
+                .socket(bytes.within(at), bytes.within(offset_of!(R, opener)))?
+                .ok_or(DecodeError::Truncated { at: bytes.base + at })?,
+            packet: packet(bytes.within(offset_of!(R, packet)))?,
+        })
+    }
+
+    fn socket_error(&self, bytes: Bytes<'_>) -> Result<SocketError> {
+        use record::SocketError as R;
+        let at = offset_of!(R, sock);
+        Ok(SocketError {
+            socket: self
+                .socket(bytes.within(at), bytes.within(offset_of!(R, opener)))?
+                .ok_or(DecodeError::Truncated { at: bytes.base + at })?,
+            task: task(bytes.within(offset_of!(R, task)))?,
+            stack: self.stack(bytes.within(offset_of!(R, stack)))?,
+        })
+    }
+
+    fn ipvs_end(&self, bytes: Bytes<'_>) -> Result<IpvsEnd> {
+        use record::IpvsEnd as R;
+        let timeout = bytes.u64(offset_of!(R, timeout_j))?;
+        let armed = bytes.u64(offset_of!(R, expires_j))?.wrapping_sub(timeout);
+        let forced = bytes.u32(offset_of!(R, forced))? != 0;
+        let since_armed = armed.wrapping_sub(self.clock.jiffies).cast_signed();
+        Ok(IpvsEnd {
+            virtual_flow: flow(bytes.within(offset_of!(R, virtual_flow)))?,
+            real_flow: flow(bytes.within(offset_of!(R, real_flow)))?,
+            state: bytes.u32(offset_of!(R, state))?,
+            flags: bytes.u32(offset_of!(R, flags))?,
+            timeout_s: self.clock.seconds(timeout),
+            // Being asked for moves the timer.
+            last_packet: (since_armed <= 0 && !forced).then(|| self.clock.relative(since_armed)),
+            forced,
+            server_gone: bytes.u32(offset_of!(R, server_gone))? != 0,
+            task: task(bytes.within(offset_of!(R, task)))?,
+            stack: self.stack(bytes.within(offset_of!(R, stack)))?,
+        })
+    }
+
+    fn conntrack_end(&self, bytes: Bytes<'_>) -> Result<ConntrackEnd> {
+        use record::ConntrackEnd as R;
+        let deadline = bytes.u32(offset_of!(R, timeout_j))?;
+        Ok(ConntrackEnd {
+            original: flow(bytes.within(offset_of!(R, original)))?,
+            reply: flow(bytes.within(offset_of!(R, reply)))?,
+            status: bytes.u64(offset_of!(R, status))?,
+            state: bytes.u32(offset_of!(R, state))?,
+            deadline: self.clock.stamp32(deadline).unwrap_or(self.clock.ts),
+            portid: bytes.u32(offset_of!(R, portid))?,
+            zone: bytes.u32(offset_of!(R, zone))?,
+            task: task(bytes.within(offset_of!(R, task)))?,
+            stack: self.stack(bytes.within(offset_of!(R, stack)))?,
+        })
+    }
+
+    fn netfilter_drop(&self, bytes: Bytes<'_>) -> Result<Option<NetfilterDrop>> {
+        use record::NetfilterDrop as R;
+        let via = bytes.u32(offset_of!(R, via))?;
+        let tracked = bytes.u32(offset_of!(R, tracked))? != 0;
+        Ok(packet(bytes.within(offset_of!(R, packet)))?.map(|packet| NetfilterDrop {
+            packet,
+            table_full: via == record::VIA_EARLY_DROP,
+            no_server: false,
+            no_destination: via == record::VIA_NO_DESTINATION,
+            tracked,
+            clash: None,
+            rejected: None,
+            nat: None,
+        }))
+    }
+
+    fn rule_reject(&self, bytes: Bytes<'_>) -> Result<Option<NetfilterDrop>> {
+        use record::RuleReject as R;
+        let rejected = Some(self.stack(bytes.within(offset_of!(R, stack)))?);
+        let tuples = NatTuples {
+            original: flow(bytes.within(offset_of!(R, original)))?,
+            reply: flow(bytes.within(offset_of!(R, reply)))?,
+        };
+        Ok(packet(bytes.within(offset_of!(R, packet)))?.map(|met| {
+            let as_sent = tuples.as_sent(met.flow);
+            NetfilterDrop {
+                packet: Packet { flow: as_sent.unwrap_or(met.flow), ..met },
+                table_full: false,
+                no_server: false,
+                no_destination: false,
+                tracked: false,
+                clash: None,
+                rejected,
+                nat: as_sent.map(|_| tuples),
+            }
+        }))
+    }
+
+    fn tracked_packet(&self, bytes: Bytes<'_>) -> Result<Option<ConntrackInvalid>> {
+        use record::TrackedPacket as R;
+        let (original, reply) = (
+            flow(bytes.within(offset_of!(R, original)))?,
+            flow(bytes.within(offset_of!(R, reply)))?,
+        );
+        let state = bytes.u32(offset_of!(R, state))?;
+        Ok(packet(bytes.within(offset_of!(R, packet)))?.map(|packet| ConntrackInvalid {
+            packet,
+            original,
+            reply,
+            state,
+        }))
+    }
+
+    fn ipvs_no_server(&self, bytes: Bytes<'_>) -> Result<Option<NetfilterDrop>> {
+        let packet = packet(bytes.within(offset_of!(record::IpvsNoServer, packet)))?;
+        Ok(packet.map(|packet| NetfilterDrop {
+            packet,
+            table_full: false,
+            no_server: true,
+            no_destination: false,
+            tracked: false,
+            clash: None,
+            rejected: None,
+            nat: None,
+        }))
+    }
+
+    fn ipvs_server_removed(&self, bytes: Bytes<'_>) -> Result<IpvsServerRemoved> {
+        use record::IpvsServerRemoved as R;
+        let forward = flow(bytes.within(offset_of!(R, forward)))?;
+        Ok(IpvsServerRemoved {
+            service: forward.src,
+            server: forward.dst,
+            flags: bytes.u32(offset_of!(R, flags))?,
+            task: task(bytes.within(offset_of!(R, task)))?,
+            stack: self.stack(bytes.within(offset_of!(R, stack)))?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! What becomes of entries of IPVS and conntrack, and of packets that they hold up.
+
+use std::net::SocketAddr;
+
+use rsttrace_model::flow::{Flow, Nanos};
+use serde::{Deserialize, Serialize};
+
+use super::{Packet, Stack, Task, has};
+
+/// An IPVS entry ended without having been closed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IpvsEnd {
+    /// Client to virtual service.
+    pub virtual_flow: Flow,
+    /// Client to real server.
+    pub real_flow: Flow,
+    /// `IP_VS_TCP_S_*`.
+    pub state: u32,
+    pub flags: u32,
+    pub timeout_s: f64,
+    /// The last packet that re-armed the timer.
+    pub last_packet: Option<Nanos>,
+    pub forced: bool,
+    /// Its real server was no longer part of the service.
+    #[serde(default)]
+    pub server_gone: bool,
+    pub task: Task,
+    pub stack: Stack,
+}
+
+/// A real server was taken out of an IPVS service, or went with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpvsServerRemoved {
+    /// The virtual service; unspecified for a firewall mark.
+    pub service: SocketAddr,
+    pub server: SocketAddr,
+    /// `IP_VS_CONN_F_*`
+    #[serde(default)]
+    pub flags: u32,
+    /// Who removed it.
+    pub task: Task,
+    #[serde(default)]
+    pub stack: Stack,
+}
+
+/// What was taken away with a real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpvsRemoval {
+    Server,
+    Service,
+    /// Every service of the namespace.
+    Table,
+}
+
+impl IpvsServerRemoved {
+    /// Without the names of functions nothing but the server is known to be gone.
+    pub fn removal(&self) -> IpvsRemoval {
+        let by = |function: &str| has(&self.stack, function);
+        if by("ip_vs_flush") {
+            IpvsRemoval::Table
+        } else if !by("ip_vs_del_dest")
+            // The former up to 6.18, the latter in 7.2.
+            && (by("ip_vs_unlink_service") || by("__ip_vs_del_service"))
+        {
+            IpvsRemoval::Service
+        } else {
+            IpvsRemoval::Server
+        }
+    }
+}
+
+/// A conntrack entry of a living connection ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConntrackEnd {
+    pub original: Flow,
+    pub reply: Flow,
+    pub status: u64,
+    /// `TCP_CONNTRACK_*`.
+    pub state: u32,
+    /// When its timeout ran out, or would have.
+    pub deadline: Nanos,
+    /// Netlink port of the deleter.
+    pub portid: u32,
+    pub zone: u32,
+    pub task: Task,
+    pub stack: Stack,
+}
+
+impl ConntrackEnd {
+    /// `IPS_SRC_NAT | IPS_DST_NAT`: without NAT a lost entry is picked up again and breaks nothing.
+    pub fn is_nat(&self) -> bool {
+        self.status & (1 << 4 | 1 << 5) != 0
+    }
+}
+
+/// netfilter, or IPVS on its hooks, dropped a TCP packet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NetfilterDrop {
+    pub packet: Packet,
+    /// Seen right after `early_drop` found nothing to evict; otherwise any netfilter drop.
+    pub table_full: bool,
+    /// A SYN for which its IPVS service had no usable server.
+    #[serde(default)]
+    pub no_server: bool,
+    /// For a service that has lost a real server: IPVS may have dropped it for want of that.
+    #[serde(default)]
+    pub no_destination: bool,
+    /// The packet had a conntrack entry.
+    pub tracked: bool,
+    /// Its entry could not be inserted: the tuple that NAT chose, from its source to its destination,
+    /// is another entry's. `packet` is then as its sender addressed it.
+    #[serde(default)]
+    pub clash: Option<Flow>,
+    /// A rule answered it with an ICMP error, in these functions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<Stack>,
+    /// Its connection is translated, and a rule met it after that. `packet` is then as its sender
+    /// addressed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<NatTuples>,
+}
+
+impl NetfilterDrop {
+    /// Breaks its connection whatever comes after; a rule's drop may be meant, and shows in what it
+    /// leads to.
+    pub fn is_failure(&self) -> bool {
+        self.table_full || self.no_server
+    }
+}
+
+/// Both directions of a translated connection, each as its sender addresses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatTuples {
+    pub original: Flow,
+    pub reply: Flow,
+}
+
+impl NatTuples {
+    /// How the sender of a packet that NAT has begun to change addressed it. `None` for a packet of
+    /// another connection.
+    pub fn as_sent(self, halfway: Flow) -> Option<Flow> {
+        let Self { original, reply } = self;
+        let goes = |from: Flow, to: Flow| {
+            halfway.src == from.src && (halfway.dst == from.dst || halfway.dst == to.src)
+        };
+        if goes(original, reply) {
+            Some(original)
+        } else if goes(reply, original) {
+            Some(reply)
+        } else {
+            None
+        }
+    }
+}
+
+/// conntrack judged a packet of a translated connection INVALID, so it went on untranslated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConntrackInvalid {
+    /// Before NAT: as it then met a host.
+    pub packet: Packet,
+    pub original: Flow,
+    pub reply: Flow,
+    /// `TCP_CONNTRACK_*`.
+    pub state: u32,
+}

@@ -1,0 +1,93 @@
+//! Events: what the correlator eats.
+//!
+//! An event is a decoded kernel record, or a piece of host state that the live loop read when a
+//! record arrived. Verdicts are made from this stream and nothing else, so a recorded stream
+//! replays to the same verdicts.
+
+use std::net::SocketAddr;
+
+use rsttrace_model::{
+    flow::Nanos,
+    ipvs::IpvsEntry,
+    lookup::{AcceptQueue, Inquiry, Stock},
+    netns::NetnsState,
+    owner::Owner,
+};
+use serde::{Deserialize, Serialize};
+
+mod entry;
+mod reset;
+mod session;
+mod socket;
+mod stack;
+
+pub use entry::{
+    ConntrackEnd, ConntrackInvalid, IpvsEnd, IpvsRemoval, IpvsServerRemoved, NatTuples,
+    NetfilterDrop,
+};
+pub use reset::{ResetReceived, ResetSent, SocketError, Via};
+pub use session::{Session, SignalCoverage};
+pub use socket::{Packet, Socket, SocketEnd, Task};
+pub use stack::{Stack, has};
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Body {
+    Session(Box<Session>),
+    ResetSent(Box<ResetSent>),
+    ResetReceived(Box<ResetReceived>),
+    SocketError(Box<SocketError>),
+    IpvsEnd(Box<IpvsEnd>),
+    IpvsServerRemoved(Box<IpvsServerRemoved>),
+    /// The IPVS entry of a connection that timed out: its real server is no longer part of its service.
+    /// The time is the timeout's, the namespace the entry's.
+    IpvsOrphan(Box<IpvsEntry>),
+    ConntrackEnd(Box<ConntrackEnd>),
+    NetfilterDrop(Box<NetfilterDrop>),
+    ConntrackInvalid(Box<ConntrackInvalid>),
+    /// State of a namespace, read because of a record.
+    Netns(Box<NetnsState>),
+    /// Who owns the socket with this inode.
+    Owner {
+        inode: u64,
+        owner: Box<Owner>,
+    },
+    /// The process that has a pid which a record names.
+    Process {
+        /// When it started.
+        started: Nanos,
+        owner: Box<Owner>,
+    },
+    /// A connection to (or of) this service went on after a silence of at least so many seconds.
+    Survived {
+        service: SocketAddr,
+        idle_s: f64,
+    },
+    /// What a namespace held when tracing began.
+    Stock(Box<Stock>),
+    /// What was there when a packet met a stack without its connection.
+    Inquiry(Box<Inquiry>),
+    /// The queue of a listener that did not answer.
+    AcceptQueue(Box<AcceptQueue>),
+    /// Records lost since the start, all kinds.
+    Lost(u64),
+    /// Runs of our programs since the start that the kernel left out: each may have been a record.
+    LeftOut(u64),
+    /// Everything up to the event's time is here, so cases that have settled by then are judged.
+    Tick,
+    /// A record of a newer writer.
+    Unknown {
+        kind: u16,
+        len: u32,
+    },
+}
+
+/// Something that happened at a time, in a namespace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    pub ts: Nanos,
+    /// `net.ns.inum`; 0 when unknown.
+    pub netns: u32,
+    pub body: Body,
+}

@@ -1,0 +1,163 @@
+//! Sockets, packets and tasks as a record shows them.
+
+use rsttrace_model::{
+    errno::ETIMEDOUT,
+    flow::{Flow, Nanos},
+    owner::Opener,
+    socket::Keepalive,
+    tcp_flag,
+};
+use serde::{Deserialize, Serialize};
+
+/// A socket at the moment of a record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Socket {
+    /// Identity within one run; the kernel address.
+    pub id: u64,
+    /// Inode that its owner's `/proc/PID/fd` shows; 0 without an owner.
+    pub inode: u64,
+    pub flow: Flow,
+    pub state: u8,
+    /// For TIME_WAIT: the state it stands for.
+    pub tw_substate: u8,
+    /// Closed by its application.
+    pub dead: bool,
+    /// SO_LINGER with a timeout of 0.
+    pub linger_zero: bool,
+    /// TCP_LINGER2 below 0.
+    pub linger2_negative: bool,
+    pub err: u32,
+    pub err_soft: u32,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    /// Received but not read by the application.
+    pub unread: u32,
+    /// The application has read up to the peer's FIN: it knows that no more will come.
+    #[serde(default)]
+    pub read_end: bool,
+    /// Newest segment received (data or ACK).
+    pub last_received: Option<Nanos>,
+    pub last_sent: Option<Nanos>,
+    pub keepalive: Keepalive,
+    pub user_timeout_ms: u32,
+    pub packets_out: u32,
+    pub snd_una: u32,
+    pub snd_nxt: u32,
+    pub snd_wnd: u32,
+    pub rcv_nxt: u32,
+    pub retransmits: u8,
+    pub probes_out: u8,
+    pub retries2: u8,
+    pub ack_backlog: u32,
+    pub max_ack_backlog: u32,
+    /// `None` for a socket that was accepted, or connected before tracing began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opener: Option<Opener>,
+    /// A listener's: when it last answered SYNs with cookies, to the second.
+    #[serde(default)]
+    pub cookies_sent: Option<Nanos>,
+}
+
+impl Socket {
+    /// Carries per-connection numbers: neither a listener nor a mini-socket.
+    pub fn is_connection(&self) -> bool {
+        use rsttrace_model::tcp_state::{LISTEN, NEW_SYN_RECV, TIME_WAIT};
+        !matches!(self.state, LISTEN | NEW_SYN_RECV | TIME_WAIT)
+    }
+
+    /// It gave up, and its peer's application had never said anything: that may not even have accepted it.
+    pub fn was_never_answered(&self) -> bool {
+        self.err == ETIMEDOUT && self.bytes_received == 0
+    }
+
+    /// Neither side ever sent payload.
+    pub fn never_used(&self) -> bool {
+        self.bytes_received == 0 && self.bytes_sent == 0
+    }
+}
+
+/// A TCP packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packet {
+    pub flow: Flow,
+    pub seq: u32,
+    pub ack: u32,
+    pub payload: u32,
+    pub flags: u8,
+    pub ttl: u8,
+}
+
+impl Packet {
+    pub fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// Opens a connection.
+    pub fn is_syn(&self) -> bool {
+        self.has(tcp_flag::SYN) && !self.has(tcp_flag::ACK)
+    }
+
+    /// The sequence number after this segment: what an answer to it acknowledges.
+    pub fn end(&self) -> u32 {
+        let control = u32::from(self.has(tcp_flag::SYN)) + u32::from(self.has(tcp_flag::FIN));
+        self.seq.wrapping_add(self.payload).wrapping_add(control)
+    }
+}
+
+/// The task that was running.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    pub pid: u32,
+    pub comm: String,
+    /// PF_EXITING.
+    pub exiting: bool,
+    /// `exit_code`: signal in the low 7 bits, status from bit 8.
+    pub exit_code: u32,
+}
+
+impl Task {
+    /// The signal that killed it, if one did.
+    pub fn killed_by(&self) -> Option<u32> {
+        let signal = self.exit_code & 0x7f;
+        (self.exiting && signal != 0).then_some(signal)
+    }
+
+    /// What became of it: "exited", "exited with status 1", "was killed by signal 9". `None` while it
+    /// lives.
+    pub fn ending(&self) -> Option<String> {
+        let status = self.exit_code >> 8;
+        match self.killed_by() {
+            Some(signal) => Some(format!("was killed by signal {signal}")),
+            None if !self.exiting => None,
+            None if status == 0 => Some("exited".into()),
+            None => Some(format!("exited with status {status}")),
+        }
+    }
+
+    /// It died by a signal or ended with a failure status.
+    pub fn died(&self) -> bool {
+        self.exiting && self.exit_code != 0
+    }
+}
+
+/// "nginx (pid 7)".
+impl std::fmt::Display for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (pid {})", self.comm, self.pid)
+    }
+}
+
+/// How the last socket with this tuple left ESTABLISHED.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SocketEnd {
+    pub ts: Nanos,
+    /// Who closed it; a bystander when `err` is set, because errors come in softirq.
+    pub task: Task,
+    /// The positive errno it ended with, 0 for a close.
+    pub err: u32,
+    pub old_state: u8,
+    pub new_state: u8,
+    /// How long no payload had gone either way by then.
+    #[serde(default)]
+    pub idle_s: Option<f64>,
+}

@@ -1,0 +1,230 @@
+//! The evidence for one case: what was lost before, and the state of the namespaces.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use rsttrace_model::{
+    flow::{Flow, Nanos},
+    ipvs::{IPPROTO_TCP, IpvsEntry, IpvsService},
+    netns::{NetnsReach, NetnsState, Place},
+};
+
+use super::{
+    reconstructed::{Balanced, Translated},
+    watched::Watched,
+};
+use crate::{
+    case::{At, Case},
+    event::{
+        ConntrackEnd, ConntrackInvalid, IpvsEnd, IpvsRemoval, IpvsServerRemoved, NetfilterDrop,
+        Session,
+    },
+    history::{
+        baseline::Known,
+        idle_periods::{Ages, IdleAges},
+        ipvs_servers::IpvsServers,
+        losses::Remembered,
+    },
+    verdict::Confidence,
+};
+
+/// A loss and the packet it dooms can be one softirq apart, and stamps of segments are a jiffy
+/// coarse (10 ms at HZ=100).
+const TOLERANCE: Nanos = 12_000_000;
+
+/// TCP_RTO_MAX (include/net/tcp.h), and a timer that fires late.
+const LONGEST_RETRY: Nanos = 130_000_000_000;
+
+/// Latest known state of each namespace.
+pub type Hosts = BTreeMap<u32, NetnsState>;
+
+/// The evidence for one case.
+pub struct Evidence<'a> {
+    pub case: &'a Case,
+    pub session: &'a Session,
+    pub(super) watched: &'a Watched,
+    pub(super) hosts: &'a Hosts,
+    pub(super) ipvs_servers: &'a IpvsServers,
+    pub(super) known: &'a Known,
+    pub(super) balanced: Option<Balanced<'a>>,
+    pub(super) translated: Option<Translated<'a>>,
+    pub(super) ipvs: Option<(&'a Remembered, &'a IpvsEnd)>,
+    pub(super) conntrack: Option<(&'a Remembered, &'a ConntrackEnd)>,
+    /// An entry of the same tuple in another zone ended as well, and a packet does not tell its zone.
+    pub(super) zone_is_ambiguous: bool,
+    pub(super) drops: Vec<(&'a Remembered, &'a NetfilterDrop)>,
+    pub(super) invalid: Option<(&'a Remembered, &'a ConntrackInvalid)>,
+    pub(super) idle_ages: Option<&'a IdleAges>,
+}
+
+impl<'a> Evidence<'a> {
+    /// Where the case's records were made.
+    pub fn namespaces(&self) -> Vec<u32> {
+        let case = self.case;
+        (case.sent.iter().map(|at| at.netns))
+            .chain(case.received.iter().map(|at| at.netns))
+            .chain(case.errors.iter().map(|at| at.netns))
+            .chain(case.drops.iter().map(|at| at.netns))
+            .collect()
+    }
+
+    /// When tracing began: older state may have died unseen.
+    pub fn started(&self) -> Nanos {
+        self.watched.started
+    }
+
+    /// The IPVS entry of this connection, if its end is on record and fits.
+    pub fn ipvs(&self) -> Option<(&'a Remembered, &'a IpvsEnd)> {
+        self.ipvs
+    }
+
+    /// Its IPVS entry, found without its real server when it timed out or its packet was dropped.
+    pub fn ipvs_orphan(&self) -> Option<&'a At<IpvsEntry>> {
+        let case = self.case;
+        // An answer may come only after its packet's case was closed; the next retry is dropped as well.
+        let asked_for = |ts| {
+            let drops = case.drops.iter().filter(|at| at.it.no_destination).map(|at| at.ts);
+            case.errors.iter().any(|at| at.ts == ts)
+                || drops.into_iter().any(|at| ts <= at && at - ts <= LONGEST_RETRY)
+        };
+        self.ipvs_servers.orphans(self.case.identity.flows()).find(|at| asked_for(at.ts))
+    }
+
+    /// The removal of its real server from IPVS, of those that came before it broke and after it was
+    /// last alive.
+    pub fn ipvs_server_removed(
+        &self,
+        netns: u32,
+        virtual_flow: Flow,
+        real_flow: Flow,
+    ) -> Option<&'a At<IpvsServerRemoved>> {
+        let alive = self.last_received().unwrap_or(0);
+        self.ipvs_servers
+            .removals(netns, virtual_flow, real_flow)
+            .find(|at| at.ts <= self.case.opened && at.ts.saturating_add(TOLERANCE) >= alive)
+    }
+
+    /// The removal of a server together with its IPVS service, of those that came before it broke and after
+    /// it was last alive.
+    pub fn ipvs_service_removed(
+        &self,
+        netns: u32,
+        service: SocketAddr,
+    ) -> Option<&'a At<IpvsServerRemoved>> {
+        let alive = self.last_received().unwrap_or(0);
+        self.ipvs_servers
+            .removals_of(netns, service)
+            .find(|at| at.ts <= self.case.opened && at.ts.saturating_add(TOLERANCE) >= alive)
+            .filter(|at| at.it.removal() != IpvsRemoval::Server)
+    }
+
+    /// The NAT entry of this connection, if its end is on record and fits, and IPVS did not take it
+    /// along.
+    pub fn conntrack(&self) -> Option<(&'a Remembered, &'a ConntrackEnd)> {
+        self.conntrack
+    }
+
+    /// Adds what is known of other connections to the same service.
+    pub fn with_idle_ages(self, ages: &'a IdleAges) -> Self {
+        Self { idle_ages: Some(ages), ..self }
+    }
+
+    /// At which idle ages connections to this one's service broke and survived.
+    pub fn idle_ages(&self) -> Option<&'a Ages> {
+        self.idle_ages?.of(self.client_view()?.dst)
+    }
+
+    /// The packet of this connection that conntrack judged INVALID and whose answer this reset is.
+    pub fn invalid(&self) -> Option<(&'a Remembered, &'a ConntrackInvalid)> {
+        self.invalid
+    }
+
+    /// Both tuples of the conntrack entry that translates this connection, as far as a record of it
+    /// tells: original and reply.
+    pub fn nat_tuples(&self) -> Option<(Flow, Flow)> {
+        let ended = self.conntrack.map(|(_, end)| (end.original, end.reply));
+        let invalid = self.invalid.map(|(_, it)| (it.original, it.reply));
+        let clash = self
+            .drops
+            .iter()
+            .find_map(|(_, drop)| Some((drop.packet.flow, drop.clash?.reversed())));
+        let rejected = self.drops.iter().find_map(|(_, drop)| drop.nat);
+        let rejected = rejected.map(|nat| (nat.original, nat.reply));
+        ended.or(invalid).or(clash).or(rejected)
+    }
+
+    /// Some loss of this connection is on record, whether or not a cause knows its kind: then "no socket
+    /// here" is not the whole story.
+    pub fn has_loss(&self) -> bool {
+        self.ipvs.is_some() || self.conntrack.is_some()
+    }
+
+    /// How sure a lost entry makes it: its end was seen; was the reset's sender, too?
+    pub fn lost_entry_confidence(&self) -> Confidence {
+        match self.stateless() {
+            Some(_) if !self.zone_is_ambiguous => Confidence::Observed,
+            _ => Confidence::Correlated,
+        }
+    }
+
+    /// The test that would settle which loss it was, where the victim is not on this host.
+    pub fn newest_assumed(&self) -> Option<&'static str> {
+        self.last_received().is_none().then_some(
+            "its socket is not on this host, so the newest loss of this tuple is assumed: compare with \
+             when the client last heard from the server",
+        )
+    }
+
+    /// Packets of this connection that netfilter dropped, newest first.
+    pub fn drops(&self) -> &[(&'a Remembered, &'a NetfilterDrop)] {
+        &self.drops
+    }
+
+    /// How long before the incident something happened, seconds; negative when after.
+    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+    pub fn age_s(&self, ts: Nanos) -> f64 {
+        (self.case.opened as f64 - ts as f64) / 1e9
+    }
+
+    /// See [`Balanced`]; `None` also where an entry's end tells more.
+    pub fn balanced(&self) -> Option<Balanced<'a>> {
+        self.balanced
+    }
+
+    /// See [`Translated`]; `None` also where an entry's end tells more.
+    pub fn translated(&self) -> Option<Translated<'a>> {
+        self.translated
+    }
+
+    pub fn host(&self, netns: u32) -> Option<&'a NetnsState> {
+        self.hosts.get(&netns)
+    }
+
+    /// Where a person goes to change something in a namespace.
+    pub fn place(&self, netns: u32) -> Place {
+        let reach = match self.hosts.get(&netns) {
+            Some(host) => host.reach.clone(),
+            None if netns == self.session.initial_netns && netns != 0 => NetnsReach::Initial,
+            None => NetnsReach::Unknown,
+        };
+        Place { netns, reach }
+    }
+
+    /// The namespace with an IPVS service at an address.
+    pub fn balancer_of(&self, address: SocketAddr) -> Option<u32> {
+        self.hosts.keys().copied().find(|netns| self.ipvs_service(*netns, address).is_some())
+    }
+
+    /// The IPVS service behind an address, in a given namespace.
+    pub fn ipvs_service(&self, netns: u32, address: SocketAddr) -> Option<&'a IpvsService> {
+        self.hosts.get(&netns)?.ipvs.as_ref()?.services.as_ref()?.iter().find(|service| {
+            service.protocol == IPPROTO_TCP
+                && service.ip == address.ip()
+                && service.port == address.port()
+        })
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+pub fn seconds(ns: Nanos) -> f64 {
+    ns as f64 / 1e9
+}

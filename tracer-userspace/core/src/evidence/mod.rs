@@ -1,0 +1,52 @@
+//! What a cause may look at: the records of a case, the losses that could explain it, and the state
+//! of the namespaces. Every look-back is here, once.
+
+mod balanced;
+mod facts;
+mod look_back;
+mod reconstructed;
+mod reset;
+mod translated;
+mod views;
+mod watched;
+
+pub use facts::{Evidence, Hosts, seconds};
+pub use reconstructed::{Balanced, Translated};
+pub use watched::Watched;
+
+use crate::{
+    case::Case,
+    history::{baseline::Known, ipvs_servers::IpvsServers, losses::Memory},
+};
+
+/// Puts the evidence for a case together.
+pub fn gather<'a>(
+    case: &'a Case,
+    memories: [&'a Memory; 2],
+    ipvs_servers: &'a IpvsServers,
+    hosts: &'a Hosts,
+    known: &'a Known,
+    watched: &'a Watched,
+) -> Evidence<'a> {
+    let mut evidence = Evidence {
+        case,
+        session: &watched.session,
+        watched,
+        hosts,
+        ipvs_servers,
+        known,
+        balanced: None,
+        translated: None,
+        ipvs: None,
+        conntrack: None,
+        zone_is_ambiguous: false,
+        drops: Vec::new(),
+        invalid: None,
+        idle_ages: None,
+    };
+    evidence.look_back(memories);
+    evidence.invalid = evidence.find_invalid(memories);
+    evidence.balanced = evidence.find_balanced();
+    evidence.translated = evidence.find_translated();
+    evidence
+}

@@ -1,0 +1,219 @@
+//! How a connection broke: the reset and its victim.
+
+use std::net::SocketAddr;
+
+use rsttrace_model::{
+    errno::{ECONNRESET, ETIMEDOUT},
+    flow::Nanos,
+    lookup::AcceptQueue,
+    tcp_flag, tcp_state,
+};
+
+use super::facts::{Evidence, seconds};
+use crate::{
+    case::At,
+    event::{ResetReceived, ResetSent, Socket, SocketError, Via, has},
+};
+
+impl<'a> Evidence<'a> {
+    /// The first reset this host sent in this case.
+    pub fn sent(&self) -> Option<&'a At<ResetSent>> {
+        self.case.sent.first()
+    }
+
+    /// The first reset a socket of this host received.
+    pub fn received(&self) -> Option<&'a At<ResetReceived>> {
+        self.case.received.first()
+    }
+
+    /// A reset that a local socket sent of its own accord.
+    pub fn active(&self) -> Option<&'a At<ResetSent>> {
+        self.case.sent.iter().find(|at| at.it.trigger.is_none() && at.it.socket.is_some())
+    }
+
+    /// A firewall rule's reset.
+    pub fn rejected(&self) -> Option<&'a At<ResetSent>> {
+        self.case.sent.iter().find(|at| at.it.via == Via::Netfilter)
+    }
+
+    /// A reset sent for a mid-stream packet by a stack that has no connection for it: no socket, or
+    /// a listener that never had it.
+    pub fn stateless(&self) -> Option<&'a At<ResetSent>> {
+        self.case.sent.iter().find(|at| at.it.met_no_connection())
+    }
+
+    /// Whether the connection was still being made: such a reset never tells of lost state.
+    pub fn is_handshake(&self) -> bool {
+        let answers_syn = self
+            .case
+            .sent
+            .iter()
+            .any(|at| at.it.trigger.is_some_and(|trigger| trigger.has(tcp_flag::SYN)));
+        let connecting = self.case.received.iter().any(|at| {
+            matches!(
+                at.it.socket.state,
+                tcp_state::SYN_SENT | tcp_state::SYN_RECV | tcp_state::NEW_SYN_RECV
+            )
+        });
+        // By the time of its error a socket is closed; one that never heard anything was connecting.
+        let gave_up = self
+            .case
+            .errors
+            .iter()
+            .any(|at| at.it.socket.state == tcp_state::SYN_SENT || at.it.socket.rcv_nxt == 0);
+        answers_syn || connecting || gave_up
+    }
+
+    /// A lost entry can explain this: the reset came from somebody without state, or nobody answered
+    /// at all. A living socket's abort is never explained by a lost entry.
+    pub fn looks_like_lost_state(&self) -> bool {
+        if self.is_handshake() || self.active_abort() || self.rejected().is_some() {
+            return false;
+        }
+        if self.sent().is_some() {
+            return self.stateless().is_some() && !self.listen_overflowed();
+        }
+        match self.received() {
+            // Without the packet the sender is not known: the loss itself has to convince.
+            Some(at) => at.it.packet.is_none_or(|packet| !packet.has(tcp_flag::ACK)),
+            None => self.timed_out().is_some(),
+        }
+    }
+
+    /// A local socket aborted on purpose (as opposed to a keepalive timer giving up).
+    fn active_abort(&self) -> bool {
+        self.active().is_some() && self.timed_out().is_none()
+    }
+
+    /// The newest reading of the accept queue at an address of this host, and its namespace.
+    pub fn accept_queue(&self, address: SocketAddr) -> Option<&'a (u32, AcceptQueue)> {
+        self.known.queue(address)
+    }
+
+    /// The reset of a connection that nobody had accepted when its listener closed.
+    pub fn listener_stopped(&self) -> Option<&'a At<ResetSent>> {
+        self.active().filter(|at| {
+            has(&at.it.stack, "inet_csk_listen_stop") || has(&at.it.stack, "inet_child_forget")
+        })
+    }
+
+    /// A finished handshake found the accept queue full: `tcp_check_req` resets it when
+    /// `tcp_abort_on_overflow` is set. A bad SYN takes the same path, so the packet must be a bare ACK.
+    pub fn listen_overflowed(&self) -> bool {
+        self.case.sent.iter().any(|at| {
+            let sent = &at.it;
+            let ack_only =
+                sent.trigger.is_some_and(|t| t.has(tcp_flag::ACK) && !t.has(tcp_flag::SYN));
+            let by_kernel = match sent.reason.as_deref() {
+                Some(reason) => reason == "INVALID_SYN",
+                None => {
+                    has(&sent.stack, "tcp_check_req")
+                        && sent
+                            .socket
+                            .as_ref()
+                            .is_some_and(|socket| socket.ack_backlog > socket.max_ack_backlog)
+                }
+            };
+            ack_only && by_kernel
+        })
+    }
+
+    /// Whether a reset of this case that nobody here sent is somebody else's.
+    pub fn sees_every_reset(&self) -> bool {
+        self.watched.saw_every_reset(self.case.opened)
+    }
+
+    /// Whether a rule that answered in this case would have been seen.
+    pub fn sees_every_rule(&self) -> bool {
+        self.watched.saw_every_rule(self.case.opened)
+    }
+
+    /// Whether records of this case may be missing.
+    pub fn lost_records(&self) -> bool {
+        self.watched.lost_records(self.case.opened)
+    }
+
+    /// The error that woke an application. The closer's own ECONNRESET after SO_LINGER 0 or
+    /// connect(AF_UNSPEC) is no victim's.
+    pub fn error(&self) -> Option<&'a At<SocketError>> {
+        let closer = self.active().and_then(|at| at.it.socket.as_ref()).map(|socket| socket.id);
+        self.case.errors.iter().find(|at| {
+            let socket = &at.it.socket;
+            !(Some(socket.id) == closer && socket.err == ECONNRESET)
+        })
+    }
+
+    /// The error that an application was given, or is about to be given for a reset.
+    pub fn errno(&self) -> Option<u32> {
+        let reported = self.error().map(|at| at.it.socket.err);
+        reported.or_else(|| self.case.received.iter().find_map(|at| at.it.errno()))
+    }
+
+    /// ETIMEDOUT, or the ICMP error that takes its place when the retries end.
+    pub fn timed_out(&self) -> Option<&'a At<SocketError>> {
+        let gave_up = ["tcp_retransmit_timer", "tcp_keepalive_timer", "tcp_write_timer"];
+        self.case.errors.iter().find(|at| {
+            at.it.socket.err == ETIMEDOUT
+                || (at.it.socket.err_soft != 0
+                    && gave_up.iter().any(|name| has(&at.it.stack, name)))
+        })
+    }
+
+    /// Sockets of this host that lost their connection, the first to do so first.
+    pub fn victims(&self) -> impl Iterator<Item = (u32, Nanos, &'a Socket)> + '_ {
+        let closer = self.active().and_then(|at| at.it.socket.as_ref()).map(|socket| socket.id);
+        let errors = self
+            .case
+            .errors
+            .iter()
+            .map(|at| (at.netns, at.ts, &at.it.socket))
+            .filter(|(_, _, socket)| !(Some(socket.id) == closer && socket.err == ECONNRESET));
+        let received = self.case.received.iter().map(|at| (at.netns, at.ts, &at.it.socket));
+        let mut victims: Vec<_> = received.chain(errors).collect();
+        victims.sort_by_key(|(_, ts, _)| *ts);
+        victims.into_iter()
+    }
+
+    /// The first of [`Self::victims`].
+    pub fn victim(&self) -> Option<(u32, Nanos, &'a Socket)> {
+        self.victims().next()
+    }
+
+    /// When a victim last heard from its peer, the later of both ends; `None` when none is on this host.
+    pub fn last_received(&self) -> Option<Nanos> {
+        self.victims().filter_map(|(_, _, socket)| socket.last_received).max()
+    }
+
+    /// How long nothing had come in when it broke, seconds.
+    pub fn idle_s(&self) -> Option<f64> {
+        let client_heard = (self.balanced.and_then(|it| it.client_heard()))
+            .or_else(|| self.translated.and_then(|it| it.client_heard()));
+        let last = match (self.last_received().max(client_heard), self.ipvs) {
+            (Some(last), _) => last,
+            (None, Some((_, end))) => end.last_packet?,
+            (None, None) => self.active()?.it.socket.as_ref()?.last_received?,
+        };
+        Some(seconds(self.case.opened.saturating_sub(last)))
+    }
+
+    /// A victim had received the FIN of its peer before the reset.
+    pub fn peer_closed(&self) -> bool {
+        let closed = [tcp_state::CLOSE_WAIT, tcp_state::LAST_ACK, tcp_state::CLOSING];
+        self.case.received.iter().any(|at| closed.contains(&at.it.socket.state))
+    }
+
+    /// Some payload went over this connection, as far as anybody here can tell.
+    pub fn was_used(&self) -> bool {
+        let sockets = self
+            .victims()
+            .map(|(_, _, socket)| socket)
+            .chain(self.case.sent.iter().filter_map(|at| at.it.socket.as_ref()));
+        let by_socket = sockets.filter(|s| s.is_connection()).any(|socket| !socket.never_used());
+        by_socket || self.trigger_payload() > 0
+    }
+
+    /// Payload of the packet that was answered with a reset, bytes.
+    pub fn trigger_payload(&self) -> u32 {
+        self.case.sent.iter().filter_map(|at| at.it.trigger).map(|t| t.payload).max().unwrap_or(0)
+    }
+}

@@ -1,0 +1,46 @@
+//! A connection behind NAT whose conntrack entry is not on record: put together from its two sockets.
+
+use rsttrace_model::socket::SocketState;
+
+use super::{balanced::are_one_connection, facts::Evidence, reconstructed::Translated};
+
+impl<'a> Evidence<'a> {
+    pub(super) fn find_translated(&self) -> Option<Translated<'a>> {
+        if self.has_loss() || self.invalid.is_some() || self.balanced.is_some() {
+            return None;
+        }
+        let at = self.stateless()?;
+        let packet = at.it.trigger?.flow;
+        let (_, _, hurt) = self.victims().find(|(_, _, socket)| socket.flow == packet)?;
+        let inquiry = self.known.inquiry(at.netns, packet)?;
+        let is_its_client = |socket: &&SocketState| {
+            socket.flow.dst != packet.src
+                // Two connections that have carried nothing look alike.
+                && socket.bytes_received.is_some_and(|bytes| bytes > 0)
+                && hurt.bytes_received > 0
+                && are_one_connection(socket, hurt)
+        };
+        let client = only(inquiry.sockets.iter().flatten().filter(is_its_client))?;
+        let entries = inquiry.conntrack.iter().flat_map(|found| &found.entries);
+        Some(Translated {
+            original: client.flow,
+            server: packet.src,
+            netns: self.translator(),
+            has_entry: entries.into_iter().any(|entry| entry.original == client.flow),
+            client,
+            read: inquiry.read,
+        })
+    }
+
+    /// Both ends are on this host, so if one namespace alone has rules for NAT, they are those.
+    fn translator(&self) -> Option<u32> {
+        only(self.hosts.iter().filter(|(_, host)| host.translates != Some(false)))
+            .filter(|(_, host)| host.translates == Some(true))
+            .map(|(netns, _)| *netns)
+    }
+}
+
+fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
+    let first = items.next()?;
+    items.next().is_none().then_some(first)
+}

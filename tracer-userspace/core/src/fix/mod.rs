@@ -1,0 +1,12 @@
+//! Fixes as typed changes. Commands, persistent files, checks and undo lines are rendered from them,
+//! so they cannot disagree.
+
+mod caveats;
+mod change;
+mod elsewhere;
+mod persist;
+mod snippets;
+
+pub use change::{Change, Fix, FixOwner, Remedy, Risk};
+pub use persist::{IPVSADM, Persist};
+pub use snippets::{Client, Pace, Snippet};

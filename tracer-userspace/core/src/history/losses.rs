@@ -1,0 +1,164 @@
+//! What died or was dropped, kept until something breaks.
+//!
+//! Bounded by count, never by age: an application may come back to a dead connection hours later.
+//! Keyed by every tuple of the flow, so a packet finds its entry from either side of NAT.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rsttrace_model::flow::{Flow, Nanos};
+
+use crate::event::{ConntrackEnd, ConntrackInvalid, IpvsEnd, NetfilterDrop};
+
+/// State that ended, or a packet that was dropped.
+#[derive(Clone, Debug)]
+pub enum Loss {
+    Ipvs(Box<IpvsEnd>),
+    Conntrack(Box<ConntrackEnd>),
+    Drop(Box<NetfilterDrop>),
+    Invalid(Box<ConntrackInvalid>),
+}
+
+impl Loss {
+    /// Every tuple by which a later packet can meet this loss: both sides of NAT.
+    pub fn keys(&self) -> Vec<Flow> {
+        let mut keys = match self {
+            Self::Ipvs(end) => vec![end.virtual_flow.key(), end.real_flow.key()],
+            Self::Conntrack(end) => vec![end.original.key(), end.reply.key()],
+            Self::Drop(drop) => {
+                let nat = drop.nat.iter().flat_map(|nat| [nat.original, nat.reply]);
+                nat.chain([drop.packet.flow]).map(Flow::key).collect()
+            }
+            Self::Invalid(it) => {
+                vec![it.packet.flow.key(), it.original.key(), it.reply.key()]
+            }
+        };
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+}
+
+/// A [`Loss`] with its time and place.
+#[derive(Clone, Debug)]
+pub struct Remembered {
+    pub ts: Nanos,
+    /// When the same was seen for the first time: a packet's first try, `ts` being its newest.
+    pub since: Nanos,
+    pub netns: u32,
+    pub loss: Loss,
+}
+
+impl Remembered {
+    pub fn new(ts: Nanos, netns: u32, loss: Loss) -> Self {
+        Self { ts, since: ts, netns, loss }
+    }
+
+    /// When it was seen last, of what is known of it: not later than `opened`.
+    pub fn seen_by(&self, opened: Nanos) -> Nanos {
+        if self.ts <= opened { self.ts } else { self.since }
+    }
+}
+
+/// The bounded store.
+#[derive(Debug)]
+pub struct Memory {
+    capacity: usize,
+    next: u64,
+    losses: BTreeMap<u64, Remembered>,
+    by_flow: HashMap<Flow, Vec<u64>>,
+    evicted: u64,
+}
+
+impl Memory {
+    /// Holds at most `capacity` losses (a few hundred bytes each); the oldest goes first.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            capacity: capacity.max(1),
+            next: 0,
+            losses: BTreeMap::new(),
+            by_flow: HashMap::new(),
+            evicted: 0,
+        }
+    }
+
+    /// Losses forgotten for want of room.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    pub fn remember(&mut self, loss: Remembered) {
+        if self.renew(&loss) {
+            return;
+        }
+        if self.losses.len() >= self.capacity
+            && let Some((id, old)) = self.losses.pop_first()
+        {
+            self.evicted += 1;
+            for key in old.loss.keys() {
+                if let Some(ids) = self.by_flow.get_mut(&key) {
+                    ids.retain(|&other| other != id);
+                    if ids.is_empty() {
+                        self.by_flow.remove(&key);
+                    }
+                }
+            }
+        }
+        let id = self.next;
+        self.next += 1;
+        for key in loss.loss.keys() {
+            self.by_flow.entry(key).or_default().push(id);
+        }
+        self.losses.insert(id, loss);
+    }
+
+    /// A packet that is dropped again and again is one loss, the newest; so are INVALID packets of one
+    /// connection.
+    fn renew(&mut self, loss: &Remembered) -> bool {
+        let same = |known: &Loss| match (known, &loss.loss) {
+            (Loss::Drop(known), Loss::Drop(new)) => {
+                known.packet.flow == new.packet.flow
+                    && (known.table_full, known.no_server, known.no_destination)
+                        == (new.table_full, new.no_server, new.no_destination)
+                    && known.clash.is_some() == new.clash.is_some()
+                    && known.rejected.is_some() == new.rejected.is_some()
+            }
+            (Loss::Invalid(known), Loss::Invalid(new)) => known.packet.flow == new.packet.flow,
+            _ => false,
+        };
+        let Some(key) = loss.loss.keys().into_iter().next() else {
+            return false;
+        };
+        for id in self.by_flow.get(&key).into_iter().flatten() {
+            if let Some(known) = self.losses.get_mut(id)
+                && known.netns == loss.netns
+                && same(&known.loss)
+            {
+                // Another segment, or another connection of that tuple, is dropped for the first time.
+                let since = if is_retry(&known.loss, &loss.loss) { known.since } else { loss.ts };
+                *known = Remembered { since, ..loss.clone() };
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Losses of any of these flows, oldest first.
+    pub fn of<'a>(&'a self, flows: &[Flow]) -> Vec<&'a Remembered> {
+        let mut ids: Vec<u64> = flows
+            .iter()
+            .filter_map(|flow| self.by_flow.get(&flow.key()))
+            .flatten()
+            .copied()
+            .collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids.iter().filter_map(|id| self.losses.get(id)).collect()
+    }
+}
+
+fn is_retry(known: &Loss, new: &Loss) -> bool {
+    match (known, new) {
+        (Loss::Drop(known), Loss::Drop(new)) => known.packet.seq == new.packet.seq,
+        _ => true,
+    }
+}

@@ -1,0 +1,193 @@
+//! Fixes that are computed for a host as it is, without an incident.
+
+use rsttrace_core::{
+    causes::{
+        by_id,
+        scene::{Broken, Scene},
+    },
+    fix::{Change, Fix, FixOwner},
+    testing::address,
+};
+use rsttrace_model::{
+    address::Address,
+    conntrack::ConntrackStat,
+    host_state::{Netns, View},
+    ipvs::{IpvsDestination, IpvsService},
+    netns::{NetnsReach, Place, TcpCounters},
+    settings::{ALL, Scope, Setting, Values},
+};
+
+const HOST: u32 = 1;
+
+fn values(scope: Scope) -> Values {
+    let mut values = Values::default();
+    for setting in ALL.iter().filter(|setting| setting.scope == scope) {
+        if let Some(default) = setting.default {
+            values.insert(setting, Ok(default.to_string()));
+        }
+    }
+    values
+}
+
+fn set(values: &mut Values, key: &str, value: u64) {
+    values.insert(Setting::find(key).expect("listed"), Ok(value.to_string()));
+}
+
+fn netns(number: u32) -> Netns {
+    let reach = match number {
+        HOST => NetnsReach::Initial,
+        _ => NetnsReach::Named(format!("/run/netns/n{number}")),
+    };
+    Netns {
+        place: Place { netns: number, reach },
+        values: values(Scope::Netns),
+        services: None,
+        translates: None,
+        firewall: None,
+        legacy_tables: Vec::new(),
+        listeners: None,
+        queues: None,
+        connections: None,
+        ipvs_table: None,
+        tracked: Vec::new(),
+        addresses: None,
+        conntrack: ConntrackStat::default(),
+        tcp: TcpCounters::default(),
+    }
+}
+
+fn balancer(number: u32, vip: &str) -> Netns {
+    let vip = address(vip);
+    let server =
+        |ip: &str| IpvsDestination { ip: address(ip).ip(), port: 3306, weight: 1, forward: 0 };
+    let service = IpvsService {
+        ip: vip.ip(),
+        port: vip.port(),
+        fwmark: 0,
+        protocol: 6,
+        scheduler: "rr".into(),
+        destinations: vec![server("10.2.0.1:3306"), server("10.2.0.2:3306")],
+    };
+    Netns { services: Some(vec![service]), ..netns(number) }
+}
+
+fn translator(number: u32, ip: &str) -> Netns {
+    let ip = address(ip).ip();
+    Netns { translates: Some(true), addresses: Some(vec![Address::fixed(ip)]), ..netns(number) }
+}
+
+fn view(mut others: Vec<Netns>) -> View {
+    others.insert(0, netns(HOST));
+    let mut view = View { namespaces: others, ..View::default() };
+    view.machine.values = values(Scope::Machine);
+    set(&mut view.machine.values, "net.netfilter.nf_conntrack_max", 65_536);
+    set(&mut view.machine.values, "net.netfilter.nf_conntrack_buckets", 16_384);
+    view
+}
+
+/// The node's fixes with something to set.
+fn node_fixes(cause: &str, scene: &Scene<'_>) -> Vec<Fix> {
+    let fixes = by_id(cause).expect("a cause").fixes_on(scene);
+    let sets = |fix: &Fix| fix.changes.iter().any(|change| change.setting().is_some());
+    fixes.into_iter().filter(|fix| fix.owner == FixOwner::Node && sets(fix)).collect()
+}
+
+/// Namespace, key and value.
+fn changes(fix: &Fix) -> Vec<(u32, &'static str, u64)> {
+    let change = |change: &Change| {
+        let (setting, to) = change.setting()?;
+        Some((change.place()?.netns, setting.key, to))
+    };
+    fix.changes.iter().filter_map(change).collect()
+}
+
+#[test]
+fn the_ipvs_timeout_is_raised_where_the_service_of_the_broken_connection_is() {
+    let view = view(vec![balancer(2, "10.0.0.2:80"), balancer(3, "10.0.0.3:80")]);
+    let scene = Scene { idle_s: Some(3600.0), ..Scene::of(&view) };
+    assert_eq!(node_fixes("ipvs_idle_expired", &scene).len(), 2, "nothing tells which");
+    let broken = Broken { service: Some(address("10.0.0.3:80")), ..Broken::default() };
+    let fixes = node_fixes("ipvs_idle_expired", &Scene { broken, ..scene });
+    assert_eq!(fixes.iter().flat_map(changes).collect::<Vec<_>>(), [(3, "ipvs.tcp", 4140)]);
+}
+
+#[test]
+fn a_timeout_that_suffices_is_not_raised_again() {
+    let mut balancer = balancer(2, "10.0.0.2:80");
+    set(&mut balancer.values, "ipvs.tcp", 4140);
+    let view = view(vec![balancer]);
+    let scene = Scene { idle_s: Some(3600.0), ..Scene::of(&view) };
+    let fixes = node_fixes("ipvs_idle_expired", &scene);
+    assert_eq!(changes(&fixes[0]), [(2, "ipvs.tcp", 4140)]);
+}
+
+#[test]
+fn the_timeout_after_a_fin_is_offered_only_where_it_counts() {
+    let view = view(vec![balancer(2, "10.0.0.2:80")]);
+    let in_state = |state| {
+        let broken = Broken { ipvs_state: state, ..Broken::default() };
+        node_fixes("ipvs_halfclose_expired", &Scene { broken, ..Scene::of(&view) })
+    };
+    assert_eq!(in_state(None), []);
+    assert_eq!(in_state(rsttrace_model::ipvs::state_by_name("CLOSE_WAIT")), []);
+    let fixes = in_state(rsttrace_model::ipvs::state_by_name("FIN_WAIT"));
+    assert_eq!(fixes.iter().flat_map(changes).collect::<Vec<_>>(), [(2, "ipvs.tcpfin", 300)]);
+}
+
+#[test]
+fn nat_is_changed_where_the_client_or_the_server_is_a_neighbour() {
+    let view = view(vec![translator(2, "10.11.1.1:0"), translator(3, "10.12.1.1:0")]);
+    let broken = Broken { client: Some(address("10.12.1.2:0").ip()), ..Broken::default() };
+    let fixes = node_fixes("conntrack_invalid", &Scene { broken, ..Scene::of(&view) });
+    let key = "net.netfilter.nf_conntrack_tcp_be_liberal";
+    assert_eq!(fixes.iter().flat_map(changes).collect::<Vec<_>>(), [(3, key, 1)]);
+}
+
+#[test]
+fn every_conntrack_limit_below_the_silence_is_raised_the_hidden_ones_too() {
+    let mut nat = translator(2, "10.11.1.1:0");
+    set(&mut nat.values, "net.netfilter.nf_conntrack_tcp_timeout_established", 86_400);
+    let view = view(vec![nat]);
+    let scene = Scene { idle_s: Some(600.0), ..Scene::of(&view) };
+    let fixes = node_fixes("conntrack_idle_expired", &scene);
+    let wanted = [
+        (2, "net.netfilter.nf_conntrack_tcp_timeout_unacknowledged", 720),
+        (2, "net.netfilter.nf_conntrack_tcp_timeout_max_retrans", 720),
+    ];
+    assert_eq!(fixes.iter().flat_map(changes).collect::<Vec<_>>(), wanted);
+}
+
+#[test]
+fn a_full_table_is_given_twice_its_peak_on_the_host_whichever_namespace_filled_it() {
+    let mut full = netns(2);
+    set(&mut full.values, "net.netfilter.nf_conntrack_count", 65_536);
+    let view = view(vec![full]);
+    let fixes = node_fixes("conntrack_table_full", &Scene { netns: Some(2), ..Scene::of(&view) });
+    let wanted = [
+        (HOST, "net.netfilter.nf_conntrack_max", 131_072),
+        (HOST, "net.netfilter.nf_conntrack_buckets", 131_072),
+    ];
+    assert_eq!(fixes.iter().flat_map(changes).collect::<Vec<_>>(), wanted);
+}
+
+#[test]
+fn keepalive_sysctls_are_for_sockets_that_have_keepalive_on() {
+    let view = view(vec![balancer(2, "10.0.0.2:80"), netns(3)]);
+    let with = |keepalive| {
+        let broken = Broken { application: Some(3), keepalive, ..Broken::default() };
+        let fixes = node_fixes("ipvs_idle_expired", &Scene { broken, ..Scene::of(&view) });
+        fixes.iter().flat_map(changes).filter(|(inum, ..)| *inum == 3).count()
+    };
+    assert_eq!((with(Some(true)), with(Some(false)), with(None)), (3, 0, 0));
+}
+
+#[test]
+fn whatever_the_cause_a_host_as_it_comes_is_told_the_documented_fixes() {
+    let view = view(Vec::new());
+    for cause in rsttrace_core::causes::ALL {
+        let fixes = cause.fixes_on(&Scene::of(&view));
+        for remedy in cause.doc.fixes {
+            assert!(fixes.iter().any(|fix| fix.id == remedy.id), "{cause:?}: {}", remedy.id);
+        }
+    }
+}

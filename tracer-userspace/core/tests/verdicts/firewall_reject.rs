@@ -1,0 +1,129 @@
+//! Rules that answer with an ICMP error: behind NAT, in mid-stream, or from a module that has just come.
+
+use rsttrace_core::{
+    event::{Body, Event, NatTuples, Packet, Session, Socket},
+    incident::Incident,
+    testing::*,
+    verdict::Confidence,
+};
+use rsttrace_model::{tcp_flag, tcp_state};
+
+const NOW: u64 = 1000 * SECOND;
+const MILLISECOND: u64 = 1_000_000;
+
+fn syn(src: &str, dst: &str) -> Packet {
+    Packet { flags: tcp_flag::SYN, ack: 0, payload: 0, ..data(src, dst) }
+}
+
+/// A connect from CLIENT to VIP that is refused.
+fn refused(ts: u64) -> Event {
+    let mut connecting = socket(1, CLIENT, VIP, 0);
+    (connecting.state, connecting.last_received, connecting.rcv_nxt) =
+        (tcp_state::SYN_SENT, None, 0);
+    (connecting.bytes_sent, connecting.bytes_received) = (0, 0);
+    failed(ts, CLIENT_NS, connecting, 111, &["tcp_v4_err"])
+}
+
+/// A rule rejects a packet of CLIENT to VIP that NAT has already given to SERVER.
+fn behind_nat(ts: u64, packet: Packet) -> Event {
+    let mut rule = rule_reject(ts, packet);
+    if let Body::NetfilterDrop(drop) = &mut rule.body {
+        drop.nat = Some(NatTuples { original: flow(CLIENT, VIP), reply: flow(SERVER, CLIENT) });
+    }
+    rule
+}
+
+/// CLIENT's connection, when it gives up: after three retransmissions, of which the first was due after
+/// 0.2 s, and each of the others after twice the wait before, 3 s in all.
+fn client(err_soft: u32) -> Socket {
+    Socket { retransmits: 3, err_soft, ..socket(1, CLIENT, VIP, 990 * SECOND) }
+}
+
+fn only(incidents: &[Incident]) -> &Incident {
+    assert_eq!(incidents.len(), 1, "{:?}", causes(incidents));
+    &incidents[0]
+}
+
+#[test]
+fn a_syn_rejected_behind_dnat_was_not_refused_by_a_closed_port() {
+    let incidents = replay([behind_nat(NOW - MILLISECOND, syn(CLIENT, VIP)), refused(NOW)]);
+    let told = only(&incidents);
+    assert_eq!((told.cause.id, told.confidence), ("firewall_reject", Some(Confidence::Observed)));
+    assert_eq!(told.destination, address(VIP));
+    assert_eq!(told.destination_nat, Some(address(SERVER)));
+}
+
+#[test]
+fn an_answer_rejected_behind_dnat_belongs_to_the_connection_of_its_client() {
+    let answer = Packet { flags: tcp_flag::SYN | tcp_flag::ACK, ..data(SERVER, CLIENT) };
+    let incidents = replay([behind_nat(NOW - MILLISECOND, answer), refused(NOW)]);
+    assert_eq!(causes(&incidents), ["firewall_reject"]);
+}
+
+#[test]
+fn a_rule_that_came_while_a_dead_peer_was_waited_for_is_named_and_not_blamed() {
+    for (err, user_timeout_ms, cause) in
+        [(110, 0, "retransmission_timeout"), (110, 3000, "user_timeout")]
+    {
+        let client = Socket { user_timeout_ms, ..client(0) };
+        let gave_up = failed(NOW, CLIENT_NS, client, err, &["tcp_write_timer"]);
+        let with_rule_since = |ts| replay([behind_nat(ts, data(CLIENT, VIP)), gave_up.clone()]);
+        let early = with_rule_since(NOW - 3 * SECOND);
+        assert_eq!(causes(&early), ["firewall_reject"]);
+        let late = with_rule_since(NOW - SECOND);
+        let told = only(&late);
+        assert_eq!(told.cause.id, cause);
+        assert_eq!(told.fixes[0].id, "change_the_rule");
+        let names_it =
+            |it: &rsttrace_core::verdict::Finding| it.summary.contains("nftables reject rule");
+        assert!(told.evidence.iter().any(names_it), "{:?}", told.evidence);
+    }
+}
+
+#[test]
+fn a_host_unreachable_makes_the_waits_short_and_the_rule_is_blamed_all_the_same() {
+    let gave_up = failed(NOW, CLIENT_NS, client(113), 113, &["tcp_write_timer"]);
+    let rule = rule_reject(NOW - SECOND, data(CLIENT, VIP));
+    assert_eq!(causes(&replay([rule, gave_up])), ["firewall_reject"]);
+}
+
+#[test]
+fn a_rule_that_also_rejects_what_the_dead_end_answers_is_blamed_all_the_same() {
+    let late_answer = Packet { flags: 4, payload: 0, ..data(CLIENT, VIP) };
+    let told = replay([
+        behind_nat(NOW - 3 * SECOND, data(CLIENT, VIP)),
+        failed(NOW, CLIENT_NS, client(111), 111, &["tcp_write_timer"]),
+        behind_nat(NOW + SECOND / 10, late_answer),
+    ]);
+    assert_eq!(only(&told).cause.id, "firewall_reject");
+    assert!(told[0].evidence.iter().any(|it| it.summary.contains("3.0 s before")));
+    assert_eq!(told[0].destination_nat, Some(address(SERVER)));
+}
+
+/// The tracer's coverage once nf_reject_ipv4 is there, hooked or on its way to it.
+fn module_came(ts: u64, hooked: bool) -> Event {
+    let Event { netns, body: Body::Session(base), .. } = session(ts) else {
+        unreachable!("the literal is a session");
+    };
+    let mut coverage = base.coverage.clone();
+    let firewall = coverage[0].clone();
+    coverage.push(rsttrace_core::event::SignalCoverage {
+        id: "firewall_reset".into(),
+        way: firewall.way.filter(|_| hooked),
+        blind: None,
+        attaching: !hooked,
+    });
+    at(ts, netns, Body::Session(Box::new(Session { coverage, ..*base })))
+}
+
+#[test]
+fn a_connect_refused_while_a_firewalls_module_comes_is_not_benign() {
+    let coming = module_came(NOW + MILLISECOND, false);
+    let told = replay([refused(NOW), coming.clone()]);
+    assert_eq!(causes(&told), ["unknown"]);
+    assert!(only(&told).why.contains("firewall module"), "{}", told[0].why);
+    let hooked = module_came(NOW + 2 * MILLISECOND, true);
+    assert_eq!(causes(&replay([refused(NOW), coming.clone(), hooked.clone()])), ["unknown"]);
+    let later = refused(NOW + SECOND);
+    assert_eq!(causes(&replay([coming, hooked, later])), ["connection_refused"]);
+}

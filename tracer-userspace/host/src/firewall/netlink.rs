@@ -1,0 +1,202 @@
+//! The ruleset, asked for by netlink: chains, rules, and the sets in which a rule looks up the state.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    time::{Duration, Instant},
+};
+
+use rsttrace_model::firewall::{Chain, Firewall, Hook, RulePlace};
+use rustix::net::netlink::NETFILTER;
+
+use super::{
+    super::{
+        netlink::Link,
+        nlmsg::{Attributes, attributes, leading, malformed},
+    },
+    Reader,
+    expression::{self, Elements, Steps, text},
+    rule,
+};
+
+/// `NFNL_SUBSYS_NFTABLES << 8`
+const NFTABLES: u16 = 10 << 8;
+const GET_CHAIN: u16 = NFTABLES | 4;
+const GET_RULE: u16 = NFTABLES | 7;
+const GET_SET_ELEMENTS: u16 = NFTABLES | 13;
+
+const NFTA_CHAIN_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_CHAIN_TYPE: u16 = 7;
+const NFTA_HOOK_HOOKNUM: u16 = 1;
+
+const NFTA_RULE_TABLE: u16 = 1;
+const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_RULE_HANDLE: u16 = 3;
+const NFTA_RULE_EXPRESSIONS: u16 = 4;
+
+const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+
+const NFPROTO_UNSPEC: u8 = 0;
+const NFPROTO_INET: u8 = 1;
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
+
+/// `struct nfgenmsg`, bytes.
+const NFGENMSG_LEN: usize = 4;
+
+/// A node of a large cluster has tens of thousands of rules.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Rules that wait for a set.
+const MOST_WAITING: usize = 256;
+
+pub(super) fn read() -> io::Result<Firewall> {
+    let mut link = Link::open(NETFILTER, Instant::now() + PATIENCE)?;
+    let mut all = All::default();
+    link.dump(GET_CHAIN, &[&[NFPROTO_UNSPEC, 0, 0, 0]], &mut |body| all.chain(body))?;
+    link.dump(GET_RULE, &[&[NFPROTO_UNSPEC, 0, 0, 0]], &mut |body| all.rule(body))?;
+    for (table, set) in all.wanted() {
+        let mut which = Attributes::default();
+        for (kind, name) in [(NFTA_SET_ELEM_LIST_TABLE, &table.1), (NFTA_SET_ELEM_LIST_SET, &set)] {
+            which.put(kind, &[name.as_bytes(), b"\0"].concat());
+        }
+        all.sets.entry(table.clone()).or_default().entry(set).or_default();
+        link.dump(GET_SET_ELEMENTS, &[&[table.0, 0, 0, 0], which.bytes()], &mut |body| {
+            all.elements(body)
+        })?;
+    }
+    all.finish()
+}
+
+/// As [`read`], of the bodies of messages.
+#[cfg(test)]
+pub(super) fn of_messages(
+    chains: &[Vec<u8>],
+    rules: &[Vec<u8>],
+    elements: &[Vec<u8>],
+) -> io::Result<Firewall> {
+    let mut all = All::default();
+    chains.iter().try_for_each(|body| all.chain(body))?;
+    rules.iter().try_for_each(|body| all.rule(body))?;
+    assert!(all.wanted().len() <= elements.len(), "sets of the rules: {:?}", all.wanted());
+    elements.iter().try_for_each(|body| all.elements(body))?;
+    all.finish()
+}
+
+/// Family and name of a table.
+type Table = (u8, String);
+
+#[derive(Default)]
+struct All {
+    reader: Reader,
+    sets: BTreeMap<Table, BTreeMap<String, Elements>>,
+    /// Rules as they came, and the set that each looks into.
+    waiting: Vec<(Vec<u8>, (Table, String))>,
+}
+
+impl All {
+    fn chain(&mut self, body: &[u8]) -> io::Result<()> {
+        let (family, bytes) = split(body)?;
+        let (mut table, mut name, mut kind, mut hook) = Default::default();
+        for attribute in attributes(bytes) {
+            match attribute? {
+                (NFTA_CHAIN_TABLE, payload) => table = text(payload),
+                (NFTA_CHAIN_NAME, payload) => name = text(payload),
+                (NFTA_CHAIN_TYPE, payload) => kind = text(payload),
+                (NFTA_CHAIN_HOOK, payload) => hook = hook_of(payload)?,
+                _ => {}
+            }
+        }
+        if let (Some(family), Some(hook)) = (family_name(family), hook) {
+            self.reader.base(Chain { family, table, name }, hook, &kind);
+        }
+        Ok(())
+    }
+
+    fn rule(&mut self, body: &[u8]) -> io::Result<()> {
+        let (number, bytes) = split(body)?;
+        let Some(family) = family_name(number) else { return Ok(()) };
+        let (mut table, mut name, mut handle, mut expressions) = Default::default();
+        for attribute in attributes(bytes) {
+            match attribute? {
+                (NFTA_RULE_TABLE, payload) => table = text(payload),
+                (NFTA_RULE_CHAIN, payload) => name = text(payload),
+                (NFTA_RULE_HANDLE, payload) => handle = u64::from_be_bytes(leading(payload)?),
+                (NFTA_RULE_EXPRESSIONS, payload) => expressions = payload,
+                _ => {}
+            }
+        }
+        let key = (number, table);
+        let sets = self.sets.entry(key.clone()).or_default();
+        match expression::steps(number, expressions, sets)? {
+            Steps::Known(steps) => {
+                if let Some(effect) = rule::effect(steps) {
+                    let chain = Chain { family, table: key.1, name };
+                    self.reader.rule(RulePlace { chain, handle }, effect);
+                }
+            }
+            Steps::Wants(set) if self.waiting.len() < MOST_WAITING => {
+                self.waiting.push((body.to_vec(), (key, set)));
+            }
+            Steps::Wants(_) => {}
+        }
+        Ok(())
+    }
+
+    /// `NEWSETELEM`; a large set comes in several.
+    fn elements(&mut self, body: &[u8]) -> io::Result<()> {
+        let (family, bytes) = split(body)?;
+        let (mut table, mut set, mut list) = Default::default();
+        for attribute in attributes(bytes) {
+            match attribute? {
+                (NFTA_SET_ELEM_LIST_TABLE, payload) => table = text(payload),
+                (NFTA_SET_ELEM_LIST_SET, payload) => set = text(payload),
+                (NFTA_SET_ELEM_LIST_ELEMENTS, payload) => list = expression::elements(payload)?,
+                _ => {}
+            }
+        }
+        self.sets.entry((family, table)).or_default().entry(set).or_default().extend(list);
+        Ok(())
+    }
+
+    fn wanted(&self) -> BTreeSet<(Table, String)> {
+        self.waiting.iter().map(|(_, set)| set.clone()).collect()
+    }
+
+    fn finish(mut self) -> io::Result<Firewall> {
+        for (body, _) in std::mem::take(&mut self.waiting) {
+            self.rule(&body)?;
+        }
+        Ok(self.reader.finish())
+    }
+}
+
+/// The family of `struct nfgenmsg`, and what follows it.
+fn split(body: &[u8]) -> io::Result<(u8, &[u8])> {
+    let (fixed, rest) =
+        body.split_at_checked(NFGENMSG_LEN).ok_or_else(|| malformed("no nfgenmsg"))?;
+    Ok((fixed[0], rest))
+}
+
+/// Of those that conntrack's states of TCP connections concern.
+fn family_name(family: u8) -> Option<&'static str> {
+    match family {
+        NFPROTO_INET => Some("inet"),
+        NFPROTO_IPV4 => Some("ip"),
+        NFPROTO_IPV6 => Some("ip6"),
+        _ => None,
+    }
+}
+
+fn hook_of(attribute: &[u8]) -> io::Result<Option<Hook>> {
+    for inner in attributes(attribute) {
+        if let (NFTA_HOOK_HOOKNUM, payload) = inner? {
+            let number = u32::from_be_bytes(leading(payload)?) as usize;
+            return Ok(Hook::ALL.get(number).copied());
+        }
+    }
+    Ok(None)
+}

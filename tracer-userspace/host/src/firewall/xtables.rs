@@ -1,0 +1,68 @@
+//! Matches and targets of iptables inside a rule of nftables (`linux/netfilter/nf_tables_compat.h`): the
+//! kernel hands out their structures as they are.
+
+use std::io;
+
+use rsttrace_model::firewall::Answer;
+
+use super::{
+    super::nlmsg::{leading, malformed},
+    rule::Step,
+};
+
+/// `XT_CONNTRACK_STATE_INVALID`, `XT_STATE_INVALID`
+const INVALID: u32 = 1;
+/// `XT_CONNTRACK_STATE`
+const BY_STATE: u16 = 1;
+/// In `struct xt_conntrack_mtinfo1` to 3 (`linux/netfilter/xt_conntrack.h`), where these have the same
+/// offset: `match_flags`, `invert_flags`, `state_mask`.
+const FLAGS: usize = 146;
+
+/// `IPT_TCP_RESET` (`linux/netfilter_ipv4/ipt_REJECT.h`) and `IP6T_TCP_RESET`.
+const TCP_RESET_4: u32 = 7;
+const TCP_RESET_6: u32 = 6;
+
+const AF_INET6: u8 = 10;
+
+pub(super) fn a_match(name: &str, revision: u32, info: &[u8]) -> io::Result<Vec<Step>> {
+    let step = match (name, revision) {
+        ("conntrack", 1..=3) => conntrack(revision, info)?,
+        ("state", _) => vec![Step::State(u32::from_ne_bytes(leading(info)?) & INVALID != 0)],
+        ("comment", _) => Vec::new(),
+        _ => vec![Step::Narrow],
+    };
+    Ok(step)
+}
+
+fn conntrack(revision: u32, info: &[u8]) -> io::Result<Vec<Step>> {
+    let at = |offset: usize| info.get(offset..).ok_or_else(|| malformed("a short match"));
+    let by = u16::from_ne_bytes(leading(at(FLAGS)?)?);
+    let inverted = u16::from_ne_bytes(leading(at(FLAGS + 2)?)?);
+    let states = match revision {
+        1 => u32::from(leading::<1>(at(FLAGS + 4)?)?[0]),
+        _ => u32::from(u16::from_ne_bytes(leading(at(FLAGS + 4)?)?)),
+    };
+    let mut steps = Vec::new();
+    if by & BY_STATE != 0 {
+        steps.push(Step::State((states & INVALID != 0) != (inverted & BY_STATE != 0)));
+    }
+    if by & !BY_STATE != 0 {
+        steps.push(Step::Narrow);
+    }
+    Ok(steps)
+}
+
+/// In the family of the table.
+pub(super) fn a_target(name: &str, family: u8, info: &[u8]) -> io::Result<Option<Step>> {
+    let step = match name {
+        "REJECT" => {
+            let with = u32::from_ne_bytes(leading(info)?);
+            let reset = if family == AF_INET6 { TCP_RESET_6 } else { TCP_RESET_4 };
+            Step::Answer(if with == reset { Answer::Reset } else { Answer::Icmp })
+        }
+        "DROP" => Step::Answer(Answer::Drop),
+        "MASQUERADE" => Step::Masquerade,
+        _ => return Ok(None),
+    };
+    Ok(Some(step))
+}

@@ -1,0 +1,231 @@
+//! What this machine says about namespaces and socket owners.
+//!
+//! A kernel record names a network namespace and a socket by inode number. [`Host`] turns those
+//! numbers into plain data ([`NetnsState`], [`Owner`]) that can be put into the event stream and
+//! replayed elsewhere. Nothing here runs a program, and nothing here is fatal: what cannot be read
+//! is `None`.
+
+use std::{
+    io,
+    os::fd::AsFd,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use inside::inside;
+use netns::Namespaces;
+use pods::Pods;
+use rsttrace_model::{
+    flow::Flow,
+    netns::NetnsState,
+    owner::Owner,
+    socket::{SocketList, SocketState},
+    tcp_state,
+};
+
+mod accept_queue;
+mod addresses;
+mod cgroup;
+pub mod clock;
+pub mod configured;
+mod conntrack;
+mod container;
+mod cookie;
+mod counters;
+mod ctnetlink;
+pub mod firewall;
+pub mod fixture;
+mod inside;
+mod ipvs;
+mod ipvs_conn;
+mod ipvs_orphans;
+mod ipvs_services;
+mod look;
+mod lookout;
+mod machine;
+mod nat;
+mod netlink;
+mod netns;
+mod nlmsg;
+mod options;
+mod owner;
+mod places;
+mod pods;
+mod process;
+pub mod settings;
+mod sock_diag;
+mod survey;
+mod sysctl;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod traffic;
+mod tune;
+pub mod view;
+
+pub use look::{Found, Look, MachineFacts};
+pub use lookout::Lookout;
+pub use owner::OwnedSocket;
+pub use sock_diag::SocketFilter;
+pub use tune::Lost;
+
+/// How often the worker looks whether a namespace it holds open has died.
+const TIDY_EVERY: Duration = Duration::from_secs(20);
+
+type Job = Box<dyn FnOnce(&mut Namespaces) + Send>;
+
+/// This machine, as far as `/proc`, `/run` and netlink show it.
+///
+/// Clones share one worker thread, which ends with the last clone. The questions block for as long
+/// as the kernel takes (milliseconds, longer where IPVS has thousands of services), so an async
+/// caller asks from a blocking thread.
+#[derive(Clone, Debug)]
+pub struct Host {
+    jobs: mpsc::Sender<Job>,
+    /// Our own namespace, which can be read without the right to enter one.
+    own: u32,
+    /// Where the machine's own files are, best first.
+    roots: Arc<[PathBuf]>,
+    pods: Arc<Mutex<Pods>>,
+    holders: survey::Holders,
+    orphans: ipvs_orphans::Orphans,
+}
+
+impl Host {
+    /// Starts the worker thread.
+    ///
+    /// # Errors
+    ///
+    /// When `/proc` does not show our own network namespace, or no thread can be started.
+    pub fn new() -> io::Result<Host> {
+        let namespaces = Namespaces::new()?;
+        let own = namespaces.own();
+        let (jobs, queue) = mpsc::channel();
+        thread::Builder::new()
+            .name("rsttrace-host".into())
+            .spawn(move || work(&queue, namespaces))?;
+        // A service or container may have mounts of its own; pid 1 sees the machine's.
+        let roots = ["/proc/1/root", "/"].map(PathBuf::from);
+        let pods = Arc::new(Mutex::new(Pods::new(roots.to_vec())));
+        let holders = survey::Holders::default();
+        let orphans = ipvs_orphans::Orphans::default();
+        Ok(Host { jobs, own, roots: Arc::new(roots), pods, holders, orphans })
+    }
+
+    /// The settings and counters of the network namespace with inode number `inum`, read at most
+    /// `max_age` ago. `None` when no process or name leads to it, or we may not enter it.
+    #[must_use]
+    pub fn netns(&self, inum: u32, max_age: Duration) -> Option<NetnsState> {
+        self.work(move |namespaces| namespaces.state(inum, max_age, Instant::now()))?
+    }
+
+    /// The TCP sockets of a network namespace that `filter` lets through, at most `most`. `None` when
+    /// the namespace cannot be entered or the kernel does not list its sockets.
+    ///
+    /// Walks all the machine's connections unless only listeners are asked for.
+    #[must_use]
+    pub fn sockets(&self, netns: u32, filter: SocketFilter, most: usize) -> Option<SocketList> {
+        self.enter(netns, || sock_diag::list(filter, most))?.ok()
+    }
+
+    /// The socket that a packet from `flow.dst` to `flow.src` would find in a network namespace: the
+    /// connection, else the listener. The outer `None` is "cannot say".
+    #[must_use]
+    pub fn socket(&self, netns: u32, flow: Flow) -> Option<Option<SocketState>> {
+        self.enter(netns, || sock_diag::find(flow))?.ok()
+    }
+
+    /// Runs `read` inside a network namespace, on a thread of its own: slow answers hold up only the
+    /// caller.
+    fn enter<T: Send>(&self, inum: u32, read: impl FnOnce() -> T + Send) -> Option<T> {
+        if inum == self.own {
+            return Some(read());
+        }
+        let ns = self.work(move |namespaces| namespaces.handle(inum, Instant::now()))??;
+        inside(ns.as_fd(), read).ok()
+    }
+
+    /// Has the worker thread answer.
+    fn work<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Namespaces) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, reply) = mpsc::sync_channel(1);
+        let job = move |namespaces: &mut Namespaces| {
+            // Nobody waits for the answer once the asking thread is gone.
+            let _ = answer.send(job(namespaces));
+        };
+        self.jobs.send(Box::new(job)).ok()?;
+        reply.recv().ok()
+    }
+
+    /// The process that holds a socket; else the one that connected it; else, for an accepted one, a
+    /// process that listens for it. [`Owner::by`] tells which. Among several holders those in the
+    /// socket's namespace come first, then the lowest pid; our own process never counts.
+    ///
+    /// Walks every descriptor of every process when nobody has it, so ask once per socket.
+    #[must_use]
+    pub fn owner(&self, socket: &OwnedSocket) -> Option<Owner> {
+        self.owners(std::slice::from_ref(socket)).pop().flatten()
+    }
+
+    /// The same for many sockets, in their order, for the price of one.
+    #[must_use]
+    pub fn owners(&self, sockets: &[OwnedSocket]) -> Vec<Option<Owner>> {
+        let listener = |socket: &OwnedSocket| {
+            let found = self.socket(socket.netns, socket.flow)??;
+            (found.state == tcp_state::LISTEN).then_some(found.inode)
+        };
+        let found = owner::find(sockets, &self.roots, listener).into_iter();
+        found.map(|owner| owner.map(|owner| self.with_pod(owner))).collect()
+    }
+
+    /// The process that has this pid now.
+    #[must_use]
+    pub fn process(&self, pid: u32) -> Option<Owner> {
+        process::describe(pid).map(|owner| self.with_pod(owner))
+    }
+
+    fn with_pod(&self, owner: Owner) -> Owner {
+        let uid = owner.cgroup.as_deref().and_then(cgroup::pod_uid);
+        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        Owner { pod: pods.find(uid.as_deref(), owner.container_id.as_deref()), ..owner }
+    }
+
+    /// The random id of this boot (`/proc/sys/kernel/random/boot_id`).
+    #[must_use]
+    pub fn boot_id(&self) -> Option<String> {
+        machine::boot_id()
+    }
+
+    /// The node name, as `uname -n` prints it.
+    #[must_use]
+    pub fn hostname(&self) -> String {
+        machine::hostname()
+    }
+
+    /// Jiffies per second (`CONFIG_HZ`), for the kernel's own timers.
+    #[must_use]
+    pub fn hz(&self) -> Option<u32> {
+        machine::hz()
+    }
+}
+
+fn work(queue: &mpsc::Receiver<Job>, mut namespaces: Namespaces) {
+    let mut tidied = Instant::now();
+    loop {
+        match queue.recv_timeout(TIDY_EVERY) {
+            Ok(job) => job(&mut namespaces),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if tidied.elapsed() >= TIDY_EVERY {
+            namespaces.tidy(Instant::now());
+            tidied = Instant::now();
+        }
+    }
+}

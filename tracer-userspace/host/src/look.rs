@@ -1,0 +1,246 @@
+//! Looking at every namespace for an audit: its settings, sockets, services and counters.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    path::Path,
+};
+
+use rsttrace_model::{
+    address::Address,
+    conntrack::ConntrackEntry,
+    firewall::Firewall,
+    flow::Flow,
+    ipvs::{IpvsState, IpvsTable},
+    netns::{NetnsReach, NetnsState},
+    settings::{Scope, Setting, Unread, Values},
+    socket::{HeldSocket, SocketList},
+};
+
+use super::{
+    Host, addresses, ctnetlink, firewall,
+    inside::{inside, read_here},
+    ipvs_conn, machine, options, places,
+    sock_diag::{self, SocketFilter},
+};
+
+/// Connections of one namespace.
+const MOST_SOCKETS: usize = 4096;
+/// Listeners of one namespace.
+const MOST_LISTENERS: usize = 1024;
+/// Entries of one IPVS table.
+const MOST_ENTRIES: usize = super::survey::MOST_ENTRIES;
+
+/// What there is to say of the whole machine.
+#[derive(Debug)]
+pub struct MachineFacts {
+    /// `uname -r`
+    pub release: String,
+    pub cpus: u32,
+    pub ram_bytes: Option<u64>,
+}
+
+/// One namespace.
+#[derive(Debug)]
+pub struct Look {
+    pub inum: u32,
+    pub reach: NetnsReach,
+    pub found: io::Result<Found>,
+}
+
+/// What is in a namespace.
+#[derive(Debug)]
+pub struct Found {
+    pub state: NetnsState,
+    pub values: Values,
+    /// Of the machine, as this namespace shows them.
+    pub machine: Values,
+    /// Addresses of its interfaces.
+    pub addresses: Option<Vec<Address>>,
+    pub connections: Option<SocketList>,
+    /// With the accept queue and its limit for the queues.
+    pub listeners: Option<SocketList>,
+    pub ipvs: Option<IpvsTable>,
+    /// `None` where we may not read the rules.
+    pub firewall: Option<Firewall>,
+    /// Tables of the older iptables, whose rules are not read.
+    pub legacy_tables: Vec<String>,
+}
+
+impl Host {
+    /// Reads every namespace once. Enters each and leaves it.
+    #[must_use]
+    pub fn look_around(&self) -> Vec<Look> {
+        let looked = self.everywhere(found_here).into_iter();
+        looked
+            .map(|(inum, reach, found)| Look {
+                inum,
+                found: found.map(|mut found| {
+                    (found.state.inum, found.state.reach) = (inum, reach.clone());
+                    found
+                }),
+                reach,
+            })
+            .collect()
+    }
+
+    /// Runs `read` in every namespace, the initial one first, on a thread that enters and leaves it.
+    pub(super) fn everywhere<T: Send>(
+        &self,
+        read: impl Fn() -> T + Sync,
+    ) -> Vec<(u32, NetnsReach, io::Result<T>)> {
+        let Ok(nsfs) = fs::metadata("/proc/self/ns/net").map(|own| own.dev()) else {
+            return Vec::new();
+        };
+        let mut places: Vec<_> = places::scan(nsfs).into_iter().collect();
+        places.sort_unstable_by_key(|(inum, place)| (place.reach != NetnsReach::Initial, *inum));
+        places.truncate(places::MOST);
+        let enter = |(inum, place): (u32, places::Place)| {
+            let read = self.read_in(inum, &place.path, nsfs, &read);
+            (inum, place.reach, read)
+        };
+        places.into_iter().map(enter).collect()
+    }
+
+    /// Runs `read` inside the namespace behind `path` without keeping that alive.
+    pub(super) fn read_in<T: Send>(
+        &self,
+        inum: u32,
+        path: &Path,
+        nsfs: u64,
+        read: impl FnOnce() -> T + Send,
+    ) -> io::Result<T> {
+        if inum == self.own {
+            return Ok(read());
+        }
+        let ns = File::open(path)?;
+        // The path may have come to lead elsewhere since.
+        if places::inum(path, nsfs) != Some(inum) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        inside(ns.as_fd(), read)
+    }
+
+    /// The settings of one scope as a network namespace shows them. `None` when it cannot be entered.
+    #[must_use]
+    pub fn values(&self, netns: u32, scope: Scope) -> Option<Values> {
+        self.enter(netns, || values_here(scope, super::ipvs::timeouts().as_ref()))
+    }
+
+    /// The conntrack entries of a namespace that have one of these as a tuple. `None` where that cannot
+    /// be asked.
+    #[must_use]
+    pub fn tracked_in(&self, netns: u32, tuples: &[Flow]) -> Option<Vec<ConntrackEntry>> {
+        self.enter(netns, || ctnetlink::entries(tuples)).flatten()
+    }
+
+    /// Who holds the sockets with these inode numbers, and what their options are.
+    #[must_use]
+    pub fn held(&self, inodes: &BTreeSet<u64>) -> BTreeMap<u64, HeldSocket> {
+        let mut held = options::read(inodes);
+        for socket in held.values_mut() {
+            socket.owner = self.with_pod(std::mem::take(&mut socket.owner));
+        }
+        held
+    }
+
+    #[must_use]
+    pub fn machine(&self) -> MachineFacts {
+        MachineFacts {
+            release: machine::release(),
+            cpus: machine::cpus(),
+            ram_bytes: machine::ram_bytes(),
+        }
+    }
+
+    /// `/` as pid 1 sees it, else as we do.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        let seen = self.roots.iter().find(|root| root.join("etc").is_dir());
+        seen.map_or(Path::new("/"), |root| root.as_path())
+    }
+
+    /// How many processes do not let us see in which namespace they live.
+    #[must_use]
+    pub fn hidden_processes(&self) -> usize {
+        let hides = |pid: &u32| {
+            fs::metadata(format!("/proc/{pid}/ns/net"))
+                .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        };
+        places::processes().iter().filter(|pid| hides(pid)).count()
+    }
+}
+
+fn found_here() -> Found {
+    let state = read_here();
+    Found {
+        values: values_here(Scope::Netns, state.ipvs.as_ref()),
+        machine: values_here(Scope::Machine, None),
+        addresses: addresses::read().ok(),
+        connections: sock_diag::list(SocketFilter::CONNECTIONS, MOST_SOCKETS).ok(),
+        listeners: sock_diag::list(SocketFilter::LISTENERS, MOST_LISTENERS).ok(),
+        ipvs: ipvs_conn::read(MOST_ENTRIES),
+        firewall: firewall::read(),
+        legacy_tables: firewall::legacy_tables(),
+        state,
+    }
+}
+
+fn values_here(scope: Scope, ipvs: Option<&IpvsState>) -> Values {
+    values_in(Path::new("/"), scope, ipvs)
+}
+
+/// The values below a root, and the IPVS timeouts that were told.
+pub(super) fn values_in(root: &Path, scope: Scope, ipvs: Option<&IpvsState>) -> Values {
+    let mut values = crate::settings::read_files(root, scope);
+    if scope == Scope::Netns {
+        let timeout = |read: fn(&IpvsState) -> Option<u32>| match ipvs {
+            None => Err(Unread::Absent),
+            Some(state) => read(state).map(|s| s.to_string()).ok_or(Unread::Denied),
+        };
+        for (key, value) in [
+            ("ipvs.tcp", timeout(|ipvs| ipvs.timeout_tcp_s)),
+            ("ipvs.tcpfin", timeout(|ipvs| ipvs.timeout_tcpfin_s)),
+            ("ipvs.udp", timeout(|ipvs| ipvs.timeout_udp_s)),
+        ] {
+            if let Some(setting) = Setting::find(key) {
+                values.insert(setting, value);
+            }
+        }
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn our_own_namespace_is_seen_with_its_settings_sockets_and_addresses() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a local port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
+        let host = Host::new().expect("proc is mounted");
+        let looks = host.look_around();
+        let own = looks.into_iter().find(|look| look.inum == host.own).expect("our own");
+        let found = own.found.expect("readable without any right");
+        assert!(found.values.number("net.ipv4.tcp_keepalive_time").is_some());
+        assert_eq!(found.values.text("ipvs.tcp").is_ok(), found.state.ipvs.is_some());
+        let local = client.local_addr().expect("bound");
+        assert!(found.addresses.is_none_or(|them| them.iter().any(|it| it.ip == local.ip())));
+        if let Some(list) = found.connections.filter(|list| !list.truncated) {
+            assert!(list.sockets.iter().any(|socket| socket.flow.src == local));
+        }
+    }
+
+    #[test]
+    fn values_of_a_namespace_that_does_not_exist_are_none() {
+        let host = Host::new().expect("proc is mounted");
+        assert_eq!(host.values(1, Scope::Netns), None);
+        let own = host.values(host.own, Scope::Netns).expect("our own");
+        assert!(own.number("net.ipv4.tcp_retries2").is_some());
+    }
+}

@@ -1,0 +1,197 @@
+//! The view of the live host.
+
+use std::{
+    collections::BTreeSet,
+    io::{self, ErrorKind},
+    path::Path,
+};
+
+use rsttrace_model::{
+    host_state::{Machine, Netns, Unseen, View},
+    netns::{NetnsReach, Place},
+};
+
+use super::configured;
+use crate::{Found, Host, Look, MachineFacts, fixture};
+
+/// Connections whose entries are looked up, one question each.
+const MOST_TRACKED: usize = 1024;
+
+const FIREWALL: &str = "the rules of nftables";
+
+/// Reads what we may of this machine. Nothing is changed, and nothing is fatal: what could not be read
+/// is in [`View::unseen`].
+#[must_use]
+pub fn read(host: &Host) -> View {
+    let mut view = gathered(host.machine(), host.look_around());
+    let mut inodes = BTreeSet::new();
+    let mut flows = Vec::new();
+    for netns in &view.namespaces {
+        for socket in netns.connections.iter().flat_map(|list| &list.sockets) {
+            inodes.insert(socket.inode);
+            flows.push(socket.flow);
+        }
+    }
+    inodes.remove(&0);
+    view.held = host.held(&inodes);
+    flows.truncate(MOST_TRACKED);
+    for netns in view.namespaces.iter_mut().filter(|netns| netns.translates == Some(true)) {
+        netns.tracked = host.tracked_in(netns.place.netns, &flows).unwrap_or_default();
+    }
+    configure(&mut view, host.root());
+    let hidden = host.hidden_processes();
+    if hidden > 0 {
+        view.unseen.push(Unseen {
+            what: match hidden {
+                1 => "the network namespace of 1 process".into(),
+                _ => format!("the network namespaces of {hidden} processes"),
+            },
+            why: "only root may look where they live (CAP_SYS_PTRACE)".into(),
+        });
+    }
+    view
+}
+
+/// The view of a directory that stands in for a host ([`fixture`]).
+///
+/// # Errors
+/// When the directory holds no copy of a host.
+pub fn read_root(root: &Path) -> io::Result<View> {
+    let mut view = gathered(fixture::machine(root)?, fixture::namespaces(root));
+    configure(&mut view, root);
+    let rights = ["the TCP sockets", FIREWALL];
+    view.unseen.retain(|unseen| !rights.iter().any(|it| unseen.what.starts_with(it)));
+    view.unseen.push(Unseen {
+        what: "sockets and accept queues".into(),
+        why: "no file holds them".into(),
+    });
+    for netns in view.namespaces.iter().filter(|netns| netns.firewall.is_none()) {
+        view.unseen.push(Unseen {
+            what: format!("{FIREWALL} {}", netns.place.describe()),
+            why: "there is no nft-ruleset, as `nft -a list ruleset` prints it".into(),
+        });
+    }
+    Ok(view)
+}
+
+fn gathered(facts: MachineFacts, looks: Vec<Look>) -> View {
+    let mut view = View {
+        machine: Machine {
+            release: facts.release,
+            cpus: facts.cpus,
+            ram_bytes: facts.ram_bytes,
+            ..Machine::default()
+        },
+        ..View::default()
+    };
+    for Look { inum, reach, found } in looks {
+        let place = Place { netns: inum, reach };
+        match found {
+            Ok(found) => {
+                // Other namespaces do not show all of them.
+                if view.namespaces.is_empty() || place.reach == NetnsReach::Initial {
+                    view.machine.values = found.machine.clone();
+                }
+                let netns = netns(place, found);
+                view.unseen.extend(unread(&netns));
+                view.namespaces.push(netns);
+            }
+            // It ended while we looked.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => view.unseen.push(Unseen {
+                what: format!("everything {}", place.describe()),
+                why: match error.kind() {
+                    ErrorKind::PermissionDenied => {
+                        "entering another network namespace needs CAP_SYS_ADMIN".into()
+                    }
+                    _ => error.to_string(),
+                },
+            }),
+        }
+    }
+    view
+}
+
+fn configure(view: &mut View, root: &Path) {
+    view.configured = configured::read(root, &view.machine.release);
+    let unread = view.configured.unread.iter();
+    view.unseen.extend(unread.map(|it| match it.split_once(": ") {
+        Some((what, why)) => Unseen { what: what.into(), why: why.into() },
+        None => Unseen { what: it.clone(), why: String::new() },
+    }));
+}
+
+fn netns(place: Place, found: Found) -> Netns {
+    let Found { state, values, addresses, connections, listeners, ipvs, .. } = found;
+    Netns {
+        place,
+        values,
+        services: state.ipvs.and_then(|ipvs| ipvs.services),
+        translates: state.translates,
+        firewall: found.firewall,
+        legacy_tables: found.legacy_tables,
+        listeners: state.listeners,
+        queues: listeners,
+        connections,
+        ipvs_table: ipvs,
+        addresses,
+        tracked: Vec::new(),
+        conntrack: state.conntrack.map(|conntrack| conntrack.stat).unwrap_or_default(),
+        tcp: state.counters,
+    }
+}
+
+/// What a namespace that we are in does not show.
+fn unread(netns: &Netns) -> Vec<Unseen> {
+    let place = netns.place.describe();
+    let mut list = Vec::new();
+    let mut denied: Vec<&str> = netns.values.denied().collect();
+    let has_ipvs = netns.ipvs_table.is_some() || denied.iter().any(|key| key.starts_with("ipvs."));
+    denied.retain(|key| !key.starts_with("ipvs."));
+    let denied_timeouts = netns.values.denied().any(|key| key.starts_with("ipvs."));
+    if has_ipvs && denied_timeouts {
+        list.push(Unseen {
+            what: format!("the IPVS timeouts {place}"),
+            why: "the kernel tells them with CAP_NET_ADMIN only".into(),
+        });
+    }
+    if !denied.is_empty() {
+        list.push(Unseen {
+            what: format!("{} {place}", denied.join(", ")),
+            why: "the file may not be read".into(),
+        });
+    }
+    if netns.translates.is_none() || netns.firewall.is_none() {
+        list.push(Unseen {
+            what: format!("{FIREWALL} {place} (NAT, INVALID packets)"),
+            why: "the kernel tells them with CAP_NET_ADMIN only".into(),
+        });
+    }
+    if !netns.legacy_tables.is_empty() {
+        list.push(Unseen {
+            what: format!("the rules of {} {place}", netns.legacy_tables.join(", ")),
+            why: "they are those of iptables-legacy, which iptables-legacy-save shows".into(),
+        });
+    }
+    if netns.connections.is_none() {
+        list.push(Unseen {
+            what: format!("the TCP sockets {place}"),
+            why: "the kernel has no tcp_diag, or may not load it".into(),
+        });
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_read_without_any_right() {
+        let host = Host::new().expect("proc is mounted");
+        let view = read(&host);
+        assert!(view.machine.cpus > 0 && view.machine.ram_bytes.is_some());
+        let first = view.namespaces.first().expect("our own at least");
+        assert!(first.values.number("net.ipv4.tcp_keepalive_time").is_some());
+    }
+}

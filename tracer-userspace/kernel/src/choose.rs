@@ -1,0 +1,209 @@
+//! Which way to each signal: the best that this kernel takes, and why not a better one.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use rsttrace_core::event::SignalCoverage;
+
+use super::{
+    manifest::{Manifest, Program},
+    plan::Facts,
+    signal::{Signal, Way},
+};
+
+/// Whoever attaches programs: the kernel, or a rehearsal of it.
+pub trait Hooks {
+    /// # Errors
+    /// In words that follow "because".
+    fn attach(&mut self, program: &Program) -> Result<()>;
+}
+
+/// A program that could not be attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub program: String,
+    pub why: String,
+}
+
+/// Why a way is not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WhyNot {
+    /// This kernel lacks a fact (see `manifest.rs`).
+    Fact(&'static str),
+    /// It costs too much where kprobes exist.
+    KprobesExist,
+    /// None of this hook's programs could be attached.
+    Hook(&'static str, Vec<Refused>),
+}
+
+/// What was decided for one signal.
+#[derive(Clone)]
+pub struct Choice {
+    pub signal: &'static Signal,
+    /// The way in use, and the programs that serve its hooks.
+    pub taken: Option<(&'static Way, Vec<Program>)>,
+    /// The better ways, all of them if none is taken.
+    pub passed: Vec<(&'static Way, WhyNot)>,
+}
+
+impl Choice {
+    /// As events carry it; `is_absent` knows modules.
+    pub fn coverage(&self, is_absent: impl Fn(&str) -> bool) -> SignalCoverage {
+        let names = |programs: &[Program]| {
+            programs.iter().map(|it| it.name.as_str()).collect::<Vec<_>>().join(", ")
+        };
+        let blind = match &self.taken {
+            Some((way, _)) => way.blind.map(str::to_owned),
+            None => Some(self.signal.unseen(is_absent)),
+        };
+        SignalCoverage {
+            id: self.signal.id.into(),
+            way: self.taken.as_ref().map(|(_, programs)| names(programs)),
+            blind,
+            attaching: false,
+        }
+    }
+}
+
+/// Tries the ways of signals, each program once.
+pub struct Chooser<'a, H> {
+    pub hooks: H,
+    manifest: &'a Manifest,
+    facts: &'a Facts,
+    /// Whether kprobes are used at all.
+    kprobes: bool,
+    /// What became of each hook so far.
+    tried: BTreeMap<&'static str, Result<Program, Vec<Refused>>>,
+    /// Every program that was refused, also where another one served.
+    pub refused: Vec<Refused>,
+}
+
+impl<'a, H: Hooks> Chooser<'a, H> {
+    pub fn new(hooks: H, manifest: &'a Manifest, facts: &'a Facts, kprobes: bool) -> Self {
+        Self { hooks, manifest, facts, kprobes, tried: BTreeMap::new(), refused: Vec::new() }
+    }
+
+    /// Takes the first way of a signal whose hooks all attach.
+    pub fn signal(&mut self, signal: &'static Signal) -> Choice {
+        let mut passed = Vec::new();
+        for way in signal.ways {
+            match self.way(way) {
+                Ok(programs) => return Choice { signal, taken: Some((way, programs)), passed },
+                Err(why) => passed.push((way, why)),
+            }
+        }
+        Choice { signal, taken: None, passed }
+    }
+
+    fn way(&mut self, way: &'static Way) -> Result<Vec<Program>, WhyNot> {
+        if let Some(fact) = way.needs
+            && self.facts.get(fact).is_none()
+        {
+            return Err(WhyNot::Fact(fact));
+        }
+        if way.without_kprobes && self.kprobes {
+            return Err(WhyNot::KprobesExist);
+        }
+        way.hooks
+            .iter()
+            .map(|hook| self.hook(hook).map_err(|refused| WhyNot::Hook(hook, refused)))
+            .collect()
+    }
+
+    fn hook(&mut self, hook: &'static str) -> Result<Program, Vec<Refused>> {
+        if let Some(known) = self.tried.get(hook) {
+            return known.clone();
+        }
+        let mut candidates: Vec<&Program> =
+            self.manifest.programs.iter().filter(|program| program.hook == hook).collect();
+        candidates.sort_by_key(|program| program.way);
+        let mut refused = Vec::new();
+        let mut served = None;
+        for program in candidates {
+            match self.hooks.attach(program) {
+                Ok(()) => {
+                    served = Some(program.clone());
+                    break;
+                }
+                Err(error) => refused
+                    .push(Refused { program: program.name.clone(), why: format!("{error:#}") }),
+            }
+        }
+        self.refused.extend(refused.iter().cloned());
+        let outcome = served.ok_or(refused);
+        self.tried.insert(hook, outcome.clone());
+        outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{manifest::Way as ProgramWay, signal};
+
+    /// Takes what is not in the list, and counts.
+    struct Picky {
+        refuses: &'static [&'static str],
+        asked: Vec<String>,
+    }
+
+    impl Hooks for Picky {
+        fn attach(&mut self, program: &Program) -> Result<()> {
+            self.asked.push(program.name.clone());
+            anyhow::ensure!(!self.refuses.contains(&program.target.as_str()), "not today");
+            Ok(())
+        }
+    }
+
+    fn program(hook: &str, way: ProgramWay) -> Program {
+        let name = format!("{hook}__{}", way.as_str());
+        Program { name, hook: hook.into(), way, target: hook.into() }
+    }
+
+    fn manifest() -> Manifest {
+        let programs = vec![
+            program("inet_sock_set_state", ProgramWay::RawTracepoint),
+            program("early_drop", ProgramWay::Kretprobe),
+            program("kfree_skb", ProgramWay::RawTracepoint),
+            program("nf_ct_delete", ProgramWay::Kprobe),
+        ];
+        Manifest { programs, facts: Vec::new() }
+    }
+
+    fn choose(refuses: &'static [&'static str], ids: &[&str]) -> (Vec<Choice>, Vec<String>) {
+        let (manifest, facts) = (manifest(), Facts::default());
+        let mut chooser =
+            Chooser::new(Picky { refuses, asked: Vec::new() }, &manifest, &facts, true);
+        let signals = signal::ALL.iter().filter(|signal| ids.contains(&signal.id));
+        let choices = signals.map(|signal| chooser.signal(signal)).collect();
+        (choices, chooser.hooks.asked)
+    }
+
+    #[test]
+    fn a_hook_that_two_signals_share_is_attached_once() {
+        let (choices, asked) = choose(&[], &["socket_error", "socket_end"]);
+        assert!(choices.iter().all(|choice| choice.taken.is_some()));
+        assert_eq!(asked, ["inet_sock_set_state__rawtp"]);
+    }
+
+    #[test]
+    fn a_way_is_taken_whole_or_not_at_all_and_says_whose_fault_it_is() {
+        let (choices, _) = choose(&["early_drop"], &["conntrack_full"]);
+        assert!(choices[0].taken.is_none());
+        let WhyNot::Hook("early_drop", refused) = &choices[0].passed[0].1 else {
+            unreachable!("{:?}", choices[0].passed[0].1)
+        };
+        assert_eq!(refused[0].why, "not today");
+        let blind = choices[0].coverage(|_| false).blind;
+        assert_eq!(blind.as_deref(), Some(choices[0].signal.blind));
+        let blind = choices[0].coverage(|module| module == "nf_conntrack").blind;
+        assert!(blind.is_some_and(|it| it.starts_with("nf_conntrack is not loaded")));
+    }
+
+    #[test]
+    fn a_way_whose_fact_is_missing_is_not_tried() {
+        let (choices, asked) = choose(&[], &["ipvs_end"]);
+        assert!(choices[0].taken.is_none() && asked.is_empty());
+        assert_eq!(choices[0].passed[0].1, WhyNot::Fact("OFFSET_OF_ip_vs_conn_DOT_timer"));
+    }
+}

@@ -1,0 +1,113 @@
+//! What this machine offers a tracer, for `doctor`: found out by really attaching where that is
+//! allowed, and by rehearsing it where not.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use anyhow::Result;
+use rsttrace_core::event::SignalCoverage;
+
+use super::{
+    attach::{AttachOptions, Kprobes, no_function},
+    choose::{Choice, Chooser, Hooks},
+    live::OBJECT,
+    manifest::{Manifest, Program},
+    prepare::{Prepared, StartError, prepare},
+    running::SymbolTable,
+    sight, signal,
+    start::start,
+};
+
+/// What was found.
+pub struct Examination {
+    /// `uname -r` and `uname -m`.
+    pub kernel: String,
+    pub architecture: String,
+    /// `/sys/kernel/btf/vmlinux` is there.
+    pub btf: bool,
+    pub kprobes: Kprobes,
+    /// Tracing started, or why not.
+    pub started: Result<(), StartError>,
+    /// What was attached, or would probably be; empty when not even that can be said.
+    pub choices: Vec<Choice>,
+    pub look_ups: Vec<SignalCoverage>,
+    /// Modules of signals that this kernel does not have now.
+    pub absent_modules: BTreeSet<&'static str>,
+}
+
+/// Attaches everything, writes down what became of it, and detaches.
+pub fn examine(no_kprobes: bool) -> Examination {
+    let kprobes = Kprobes::here(no_kprobes);
+    let options = AttachOptions { kprobes, verbose: false, keep_openers: false, only: None };
+    let names = function_names();
+    let (started, choices) = match start(OBJECT, &options) {
+        Ok(started) => (Ok(()), started.attached.choices),
+        Err(error) => (Err(error), rehearse(kprobes, &names)),
+    };
+    let uname = rustix::system::uname();
+    Examination {
+        kernel: uname.release().to_string_lossy().into_owned(),
+        architecture: uname.machine().to_string_lossy().into_owned(),
+        btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
+        kprobes,
+        started,
+        choices,
+        look_ups: sight::coverage(),
+        absent_modules: absent_modules(&names),
+    }
+}
+
+/// Functions of the kernel and its modules; their names are no secret where their addresses are.
+fn function_names() -> BTreeSet<String> {
+    fs::read_to_string("/proc/kallsyms")
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| line.split_ascii_whitespace().nth(2).map(str::to_owned))
+        .collect()
+}
+
+/// A module that was built in has no directory unless it has parameters, but its functions are there.
+fn absent_modules(names: &BTreeSet<String>) -> BTreeSet<&'static str> {
+    let programs = Manifest::from_elf(OBJECT).map(|it| it.programs).unwrap_or_default();
+    signal::ALL
+        .iter()
+        .filter(|signal| {
+            let built_in = signal.ways.iter().flat_map(|way| way.hooks).any(|hook| {
+                programs
+                    .iter()
+                    .any(|it| it.hook == *hook && it.way.is_kprobe() && names.contains(&it.target))
+            });
+            !built_in
+        })
+        .filter_map(|signal| signal.module)
+        .filter(|module| signal::is_absent(module))
+        .collect()
+}
+
+/// What would probably be attached by somebody who may.
+fn rehearse(kprobes: Kprobes, names: &BTreeSet<String>) -> Vec<Choice> {
+    let symbols = SymbolTable::start().wait();
+    let Ok(Prepared { manifest, facts }) = prepare(OBJECT, symbols.get()) else {
+        return Vec::new();
+    };
+    let rehearsal = Rehearsal { kprobes, names };
+    let mut chooser = Chooser::new(rehearsal, &manifest, &facts, kprobes == Kprobes::Use);
+    signal::ALL.iter().map(|signal| chooser.signal(signal)).collect()
+}
+
+/// Takes a kprobe on every function there is, and every tracepoint.
+struct Rehearsal<'a> {
+    kprobes: Kprobes,
+    names: &'a BTreeSet<String>,
+}
+
+impl Hooks for Rehearsal<'_> {
+    fn attach(&mut self, program: &Program) -> Result<()> {
+        if program.way.is_kprobe() {
+            self.kprobes.allowed()?;
+            if !self.names.contains(&program.target) {
+                return Err(no_function(&program.target));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! Firewall rules that decide about INVALID packets and masquerading.
+
+use std::{collections::BTreeSet, fmt};
+
+/// The rules of a namespace that concern us.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Firewall {
+    /// There are base chains of type `nat`.
+    pub translates: bool,
+    /// In the order of their places.
+    pub invalid: Vec<InvalidRule>,
+    pub masquerades: Vec<Masquerade>,
+}
+
+/// Where a rule is. Names are those that its author gave.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RulePlace {
+    pub chain: Chain,
+    /// With it the rule can be deleted; 0 where it is not known.
+    pub handle: u64,
+}
+
+impl fmt::Display for RulePlace {
+    /// "ip filter KUBE-FORWARD handle 4"
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Chain { family, table, name } = &self.chain;
+        write!(f, "{family} {table} {name}")?;
+        match self.handle {
+            0 => Ok(()),
+            handle => write!(f, " handle {handle}"),
+        }
+    }
+}
+
+/// A chain of nftables.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Chain {
+    /// `ip`, `ip6` or `inet`
+    pub family: &'static str,
+    pub table: String,
+    pub name: String,
+}
+
+/// A rule that lets no INVALID packet pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidRule {
+    pub at: RulePlace,
+    pub answer: Answer,
+    /// It has further conditions.
+    pub narrowed: bool,
+    /// From where packets come to it; empty where nothing that we follow leads to its chain.
+    pub hooks: BTreeSet<Hook>,
+}
+
+/// A rule of NAT to the address of the interface that a packet leaves through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Masquerade {
+    pub at: RulePlace,
+    pub out: Outgoing,
+}
+
+/// `NF_INET_*`, in the order of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    Prerouting,
+    Input,
+    Forward,
+    Output,
+    Postrouting,
+}
+
+impl Hook {
+    pub const ALL: [Self; 5] =
+        [Self::Prerouting, Self::Input, Self::Forward, Self::Output, Self::Postrouting];
+
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Prerouting => "prerouting",
+            Self::Input => "input",
+            Self::Forward => "forward",
+            Self::Output => "output",
+            Self::Postrouting => "postrouting",
+        }
+    }
+}
+
+/// What a rule does with a packet that it lets not pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    Drop,
+    /// It resets the connection.
+    Reset,
+    /// With an ICMP error.
+    Icmp,
+}
+
+/// The interfaces that a rule is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outgoing {
+    All,
+    Only(Interface),
+    Except(Interface),
+    /// Those of a set, which is not read.
+    Some,
+}
+
+/// `eth0`, `ppp*`, or an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Interface {
+    Name(String),
+    /// Names that begin with it.
+    Prefix(String),
+    Index(u32),
+}

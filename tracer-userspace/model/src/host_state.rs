@@ -1,0 +1,128 @@
+//! A host as the rules see it: plain data, nothing is read from here on.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use super::configured::Configured;
+use crate::{
+    address::Address,
+    configured::KubeProxy,
+    conntrack::{ConntrackEntry, ConntrackStat},
+    firewall::Firewall,
+    ipvs::{IpvsService, IpvsTable},
+    netns::{NetnsReach, Place, TcpCounters},
+    settings::{Scope, Setting, Values},
+    socket::{HeldSocket, SocketList},
+};
+
+/// A host.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct View {
+    pub machine: Machine,
+    /// The initial namespace first.
+    pub namespaces: Vec<Netns>,
+    /// Sockets of [`Netns::connections`] and who holds them, by inode number.
+    pub held: BTreeMap<u64, HeldSocket>,
+    pub configured: Configured,
+    /// What could not be read, and why.
+    pub unseen: Vec<Unseen>,
+}
+
+/// Something that we could not look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unseen {
+    /// "netns web", "the IPVS timeouts on the host"
+    pub what: String,
+    /// In a clause: what is missing.
+    pub why: String,
+}
+
+/// What is true of the whole machine.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Machine {
+    /// `uname -r`
+    pub release: String,
+    pub cpus: u32,
+    /// `MemTotal`
+    pub ram_bytes: Option<u64>,
+    /// The settings of [`crate::settings::Scope::Machine`].
+    pub values: Values,
+}
+
+/// One network namespace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Netns {
+    pub place: Place,
+    /// The settings of [`crate::settings::Scope::Netns`].
+    pub values: Values,
+    /// Virtual services; `None` while ip_vs is not loaded, or where they cannot be read.
+    pub services: Option<Vec<IpvsService>>,
+    /// It has rules for NAT. `None` where that cannot be told.
+    pub translates: Option<bool>,
+    /// Rules about INVALID packets and masquerading; `None` where they may not be read.
+    pub firewall: Option<Firewall>,
+    /// Tables of the older iptables, whose rules are not read.
+    pub legacy_tables: Vec<String>,
+    pub listeners: Option<Vec<SocketAddr>>,
+    /// The listening sockets themselves, for their accept queues.
+    pub queues: Option<SocketList>,
+    pub connections: Option<SocketList>,
+    /// The IPVS connection table; `None` while ip_vs is not loaded.
+    pub ipvs_table: Option<IpvsTable>,
+    /// Entries of connection tracking that belong to a connection of a socket on this machine.
+    pub tracked: Vec<ConntrackEntry>,
+    /// Addresses of its interfaces.
+    pub addresses: Option<Vec<Address>>,
+    pub conntrack: ConntrackStat,
+    pub tcp: TcpCounters,
+}
+
+impl View {
+    /// Where the machine's own values are changed.
+    pub fn initial(&self) -> Option<&Netns> {
+        self.namespaces.first().filter(|netns| netns.place.reach == NetnsReach::Initial)
+    }
+
+    /// The namespace with this inode number.
+    pub fn netns(&self, inum: u32) -> Option<&Netns> {
+        self.namespaces.iter().find(|netns| netns.place.netns == inum)
+    }
+}
+
+impl Netns {
+    pub fn number(&self, key: &str) -> Option<u64> {
+        self.values.number(key)
+    }
+
+    pub fn is(&self, key: &str, value: u64) -> bool {
+        self.number(key) == Some(value)
+    }
+
+    /// It has an IPVS service for a protocol; a firewall mark may be for any.
+    pub fn balances(&self, protocol: u8) -> bool {
+        let services = self.services.as_deref().unwrap_or_default();
+        services.iter().any(|service| service.fwmark != 0 || service.protocol == protocol)
+    }
+}
+
+/// What the kernel has.
+pub fn effective(view: &View, netns: &Netns, setting: &Setting) -> Option<u64> {
+    match setting.scope {
+        Scope::Machine => view.machine.values.number(setting.key),
+        Scope::Netns => netns.values.number(setting.key),
+    }
+}
+
+/// What kube-proxy writes into it at its start.
+pub fn writer(view: &View, netns: &Netns, setting: &Setting) -> Option<u64> {
+    let proxy = view.configured.kube_proxy.as_ref().filter(|_| is_initial(netns))?;
+    proxy.writes(setting.key, view.machine.cpus)
+}
+
+pub fn proxy_name(view: &View) -> Option<String> {
+    view.configured.kube_proxy.as_ref().map(KubeProxy::describe)
+}
+
+/// Files and kube-proxy set the values of the initial namespace only.
+pub fn is_initial(netns: &Netns) -> bool {
+    netns.place.reach == NetnsReach::Initial
+}

@@ -1,0 +1,87 @@
+//! Processes and pods that own sockets.
+
+use serde::{Deserialize, Serialize};
+
+/// How a process came to be taken for a socket's owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OwnerBy {
+    /// It holds the socket.
+    #[default]
+    Descriptor,
+    /// It connected the socket; nobody held it any more when we looked.
+    Connect,
+    /// It closed the socket.
+    Close,
+    /// It listens where the connection was accepted; another process may have accepted it.
+    Listener,
+}
+
+impl OwnerBy {
+    /// The word in the output.
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Descriptor => "descriptor",
+            Self::Connect => "connect",
+            Self::Close => "close",
+            Self::Listener => "listener",
+        }
+    }
+}
+
+/// A Kubernetes pod, as far as the node's files tell it. Names have only the characters that
+/// Kubernetes allows.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    /// A UUID, or 32 hexadecimal digits for a static pod.
+    pub uid: Option<String>,
+    pub name: Option<String>,
+    pub namespace: Option<String>,
+}
+
+/// The process that owns a socket. Names are its own choice: untrusted text.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Owner {
+    pub pid: u32,
+    /// `/proc/PID/comm`, at most 15 bytes, bad UTF-8 replaced.
+    pub comm: String,
+    /// Path of the program file.
+    pub exe: Option<String>,
+    /// Effective user id.
+    pub uid: Option<u32>,
+    /// Start of the process, nanoseconds of CLOCK_BOOTTIME (the kernel tells it in 10 ms steps).
+    pub start_boottime_ns: Option<u64>,
+    /// Control group path: version 2, or the memory or pids hierarchy of version 1.
+    pub cgroup: Option<String>,
+    /// 64 hexadecimal digits, as Docker, containerd, CRI-O and Podman put them into the path.
+    pub container_id: Option<String>,
+    pub pod: Option<Pod>,
+    pub by: OwnerBy,
+}
+
+/// The process that connected a socket, as the kernel remembered it: it may have ended since.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opener {
+    pub pid: u32,
+    /// Name of its main thread: untrusted text.
+    pub comm: String,
+    /// Start of the process, nanoseconds of CLOCK_BOOTTIME: another process of this pid has another.
+    pub start_boottime_ns: u64,
+    /// Inode of its directory in the version 2 control group hierarchy.
+    pub cgroup: u64,
+}
+
+impl From<&Opener> for Owner {
+    /// What is known without looking.
+    fn from(opener: &Opener) -> Self {
+        Self {
+            pid: opener.pid,
+            comm: opener.comm.clone(),
+            start_boottime_ns: Some(opener.start_boottime_ns),
+            by: OwnerBy::Connect,
+            ..Self::default()
+        }
+    }
+}

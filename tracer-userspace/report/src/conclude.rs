@@ -1,0 +1,368 @@
+//! What was gathered becomes the report.
+
+use std::{cmp::Reverse, net::SocketAddr};
+
+use rsttrace_core::causes;
+
+use super::{
+    Input,
+    gather::{Gather, Group, Named, Service},
+    model::{
+        Broken, CausePart, Covered, Extent, FixPart, Idle, KeepaliveOff, Limit, Minute, Peak,
+        Report, RuledOutPart, Seen, ServicePart, Time, Toward, Unseen,
+    },
+    runs::Totals,
+    say::{plural, ranked},
+    story, timeline,
+    told::{CauseCount, Told},
+    verify,
+};
+
+const MINUTE: i64 = 60_000_000_000;
+
+/// Causes that the paragraph tells in full.
+const IN_FULL: usize = 3;
+
+/// Fixes of one cause that are told.
+const FIXES: usize = 8;
+
+impl Gather {
+    pub fn report(mut self, input: Input) -> Report {
+        let totals = std::mem::take(&mut self.runs).finish();
+        let mut causes: Vec<CausePart> =
+            self.groups.iter().map(|(id, group)| part(id.as_str(), group)).collect();
+        // The order of precedence, where two broke as many.
+        let place = |part: &CausePart| {
+            causes::ALL.iter().position(|it| it.id == part.cause.as_str()).unwrap_or(usize::MAX)
+        };
+        causes.sort_by_key(|part| (Reverse(part.connections), place(part)));
+        let mut services: Vec<ServicePart> =
+            self.services.iter().map(|(address, it)| service(*address, it)).collect();
+        services.sort_by_key(|it| Reverse(it.connections));
+        let mut benign: Vec<CauseCount> = totals
+            .benign
+            .iter()
+            .filter(|(cause, _)| self.wants(cause.as_str()))
+            .map(|(cause, count)| CauseCount { cause: cause.clone(), count: *count })
+            .collect();
+        benign.sort_by_key(|it| Reverse(it.count));
+        let unseen = unseen(&self, &totals, &input);
+        let has_states = !self.namespaces.is_empty();
+        let mut report = Report {
+            schema: "1.0",
+            rsttrace: env!("CARGO_PKG_VERSION"),
+            file: input.file,
+            input: input.kind,
+            hosts: ranked(&self.hosts).into_iter().map(|it| it.text).collect(),
+            kernels: ranked(&self.kernels).into_iter().map(|it| it.text).collect(),
+            extent: self
+                .extent
+                .map(|(first, last)| Extent { first: Time(first), last: Time(last) }),
+            since: self.selection.window.since_ns().map(Time),
+            until: self.selection.window.until_ns().map(Time),
+            only: self.selection.causes.clone(),
+            headline: String::new(),
+            summary: String::new(),
+            connections: self.connections,
+            other_ends: self.other_ends,
+            absorbed: totals.absorbed,
+            causes,
+            benign,
+            services,
+            timeline: Vec::new(),
+            not_listed: self.connections.saturating_sub(self.briefs.len() as u64),
+            broken: broken(&mut self),
+            counters: has_states.then(|| self.namespaces.counters()),
+            conntrack_fill: self.namespaces.fill(),
+            unseen,
+        };
+        report.headline = story::headline(&report);
+        report.summary = story::summary(&report, IN_FULL);
+        report.timeline = timeline::timeline(&report);
+        report
+    }
+
+    fn wants(&self, cause: &str) -> bool {
+        let causes = &self.selection.causes;
+        causes.is_empty() || causes.iter().any(|id| id == cause)
+    }
+}
+
+fn broken(gather: &mut Gather) -> Vec<Broken> {
+    let mut briefs = std::mem::take(&mut gather.briefs);
+    briefs.sort_by_key(|brief| brief.wall_ns);
+    briefs
+        .into_iter()
+        .map(|brief| Broken {
+            at: Time(brief.wall_ns),
+            cause: brief.cause,
+            confidence: brief.confidence,
+            source: brief.source,
+            destination: brief.destination,
+            client: brief.client,
+            idle_s: brief.idle_s,
+            event_id: brief.event_id,
+        })
+        .collect()
+}
+
+/// The minute with the most of them; the first of several.
+fn peak(minutes: impl Iterator<Item = (i64, u64)>) -> Peak {
+    let (minute, connections) =
+        minutes.max_by_key(|(minute, count)| (*count, Reverse(*minute))).unwrap_or_default();
+    Peak { minute: Time(minute.saturating_mul(MINUTE)), connections }
+}
+
+fn part(id: &str, group: &Group) -> CausePart {
+    let known = causes::by_id(id);
+    let mut times = group.times.clone();
+    times.sort_unstable();
+    let (first, last) =
+        (times.first().copied().unwrap_or_default(), times.last().copied().unwrap_or_default());
+    let per_minute = times
+        .chunk_by(|a, b| a.div_euclid(MINUTE) == b.div_euclid(MINUTE))
+        .filter_map(|chunk| Some((chunk.first()?.div_euclid(MINUTE), chunk.len() as u64)));
+    let mut idle_s = group.idle_s.clone();
+    idle_s.sort_by(f64::total_cmp);
+    let mut services: Vec<Toward> = group
+        .services
+        .iter()
+        .map(|(address, connections)| Toward { address: *address, connections: *connections })
+        .collect();
+    services.sort_by_key(|it| Reverse(it.connections));
+    let idle = idle(&idle_s);
+    let limits = limits(group);
+    let example = &group.example;
+    CausePart {
+        cause: id.into(),
+        family: group.family.clone(),
+        title: known.map_or("", |cause| cause.title),
+        connections: group.times.len() as u64,
+        confidences: ranked(&group.confidences),
+        first: Time(first),
+        last: Time(last),
+        peak: peak(per_minute),
+        clients: ranked(&group.clients),
+        servers: ranked(&group.servers),
+        idle,
+        keepalive: (group.keepalive_known > 0)
+            .then_some(KeepaliveOff { off: group.keepalive_off, known: group.keepalive_known }),
+        message: example.message.clone(),
+        event_id: example.event_id.clone(),
+        evidence: evidence(example),
+        ruled_out: ruled_out(group),
+        fixes: fixes(group),
+        not_fixes: not_fixes(group),
+        verify: verify::queries(&id.into(), &services, idle.as_ref(), &limits, (first, last)),
+        proves: ranked(&group.proves),
+        services,
+        limits,
+        times,
+        idle_s,
+    }
+}
+
+fn idle(sorted: &[f64]) -> Option<Idle> {
+    Some(Idle {
+        shortest_s: *sorted.first()?,
+        median_s: *sorted.get(sorted.len() / 2)?,
+        longest_s: *sorted.last()?,
+        known: sorted.len() as u64,
+    })
+}
+
+fn limits(group: &Group) -> Vec<Limit> {
+    let mut limits: Vec<Limit> = group
+        .limits
+        .iter()
+        .map(|((name, millis), connections)| {
+            #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+            let limit_s = *millis as f64 / 1000.0;
+            Limit { name: name.clone(), limit_s, connections: *connections }
+        })
+        .collect();
+    limits.sort_by_key(|limit| Reverse(limit.connections));
+    limits
+}
+
+fn evidence(example: &Told) -> Vec<Seen> {
+    let verdict = &example.verdict;
+    let mut seen: Vec<Seen> = verdict
+        .evidence
+        .iter()
+        .enumerate()
+        .map(|(index, it)| Seen {
+            at: Time(example.at(it)),
+            text: it.summary.clone(),
+            // The first is what convinced the verdict.
+            root: index == 0 && verdict.confidence.is_some(),
+        })
+        .collect();
+    seen.sort_by_key(|it| it.at);
+    seen
+}
+
+fn ruled_out(group: &Group) -> Vec<RuledOutPart> {
+    let mut parts: Vec<RuledOutPart> = group
+        .ruled_out
+        .iter()
+        .filter_map(|(cause, reasons)| {
+            let most = reasons.values().max_by_key(|reason| reason.count)?;
+            Some(RuledOutPart {
+                cause: cause.clone(),
+                because: most.text.clone(),
+                connections: most.count,
+                numbers_differ: most.numbers_differ,
+                other_reasons: reasons.len() - 1,
+            })
+        })
+        .collect();
+    parts.sort_by_key(|part| Reverse(part.connections));
+    parts
+}
+
+/// Those with the same words are one, wherever they apply.
+fn fixes(group: &Group) -> Vec<FixPart> {
+    let mut named: Vec<&Named> = group.fixes.values().collect();
+    named.sort_by_key(|it| (it.rank, Reverse(it.count)));
+    let mut parts: Vec<FixPart> = Vec::new();
+    for Named { fix, count, .. } in named {
+        let same = |part: &&mut FixPart| {
+            let other = &part.fix;
+            (&other.id, &other.owner, &other.summary) == (&fix.id, &fix.owner, &fix.summary)
+        };
+        let room = parts.len() < FIXES;
+        match parts.iter_mut().find(same) {
+            Some(part) => {
+                part.connections += count;
+                let lists = [
+                    (&mut part.fix.commands, &fix.commands),
+                    (&mut part.fix.advice, &fix.advice),
+                    (&mut part.fix.verify, &fix.verify),
+                    (&mut part.fix.undo, &fix.undo),
+                ];
+                for (all, more) in lists {
+                    for line in more {
+                        if !all.contains(line) {
+                            all.push(line.clone());
+                        }
+                    }
+                }
+            }
+            None if room => {
+                parts.push(FixPart { fix: fix.clone(), connections: *count });
+            }
+            None => {}
+        }
+    }
+    parts
+}
+
+fn not_fixes(group: &Group) -> Vec<super::told::NotFix> {
+    let mut all: Vec<_> = group.not_fixes.iter().collect();
+    all.sort_by_key(|(_, count)| Reverse(**count));
+    let mut told: Vec<super::told::NotFix> = Vec::new();
+    for (it, _) in all {
+        // The same with other numbers.
+        if !told.iter().any(|other| other.because == it.because) {
+            told.push(it.clone());
+        }
+    }
+    told
+}
+
+fn service(address: SocketAddr, it: &Service) -> ServicePart {
+    let count = |causes: &super::gather::Tally| causes.values().sum::<u64>();
+    ServicePart {
+        address,
+        backends: it.backends.keys().copied().collect(),
+        clients: ranked(&it.clients),
+        servers: ranked(&it.servers),
+        connections: it.minutes.values().map(count).sum(),
+        peak: peak(it.minutes.iter().map(|(minute, causes)| (*minute, count(causes)))),
+        minutes: it
+            .minutes
+            .iter()
+            .map(|(minute, causes)| Minute {
+                minute: Time(minute.saturating_mul(MINUTE)),
+                causes: ranked(causes)
+                    .into_iter()
+                    .map(|it| CauseCount { cause: it.text, count: it.connections })
+                    .collect(),
+            })
+            .collect(),
+    }
+}
+
+fn unseen(gather: &Gather, totals: &Totals, input: &Input) -> Unseen {
+    let faults = &input.faults;
+    let mut blind_spots: Vec<_> =
+        ranked(&gather.blind_spots).into_iter().map(|it| it.text).collect();
+    for spot in gather.session.iter().flat_map(rsttrace_core::event::Session::blind_spots) {
+        let spot = spot.into();
+        if !blind_spots.contains(&spot) {
+            blind_spots.push(spot);
+        }
+    }
+    let mut notes = Vec::new();
+    let mut note = |count: u64, text: String| {
+        if count > 0 {
+            notes.push(text);
+        }
+    };
+    note(gather.duplicates, {
+        let lines = plural(gather.duplicates, "event");
+        format!("{lines} of the file came twice and counted once")
+    });
+    note(
+        faults.foreign,
+        format!("{} of the file are not events of rsttrace", { plural(faults.foreign, "line") }),
+    );
+    note(faults.newer, {
+        let events = plural(faults.newer, "event");
+        format!(
+            "{events} skipped: a newer rsttrace wrote them, and this build does not know their kind"
+        )
+    });
+    let selects = !gather.selection.window.is_open() || !gather.selection.causes.is_empty();
+    note(if selects { 0 } else { totals.missing }, {
+        let missing = plural(totals.missing, "broken connection");
+        format!("the summaries in the stream count {missing} more than it holds: lines are missing")
+    });
+    note(gather.shortened, {
+        let incidents = plural(gather.shortened, "incident");
+        format!(
+            "{incidents} were shortened to the length of a log line: some of their evidence, \
+                 ruled-out causes or fixes are not in the file"
+        )
+    });
+    note(gather.elsewhere, {
+        let connections = plural(gather.elsewhere, "connection");
+        format!("{connections} to further services are counted and not told apart")
+    });
+    if gather.connections > 0 && input.kind == "ndjson" {
+        notes.push(
+            "a stream of incidents holds no counters of the kernel; a capture (rsttrace record) does"
+                .into(),
+        );
+        notes.push(
+            "the commands are the stream's own words and nothing here has checked them; rsttrace fix \
+             makes its own"
+                .into(),
+        );
+    }
+    let session = gather.session.as_ref();
+    Unseen {
+        blind_spots,
+        signals: session.map(|session| Covered {
+            covered: session.coverage.iter().filter(|signal| signal.way.is_some()).count(),
+            of: session.coverage.len(),
+        }),
+        lost_events: totals.lost,
+        unreadable: totals.unreadable,
+        forgotten: totals.forgotten,
+        damaged: faults.damaged,
+        damage: faults.named.clone(),
+        notes,
+    }
+}

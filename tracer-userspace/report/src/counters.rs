@@ -1,0 +1,193 @@
+//! What the kernel counted meanwhile: a capture holds the state of its namespaces at several times.
+
+use std::collections::BTreeMap;
+
+use rsttrace_model::netns::{NetnsState, Place};
+use serde::Serialize;
+
+use super::{model::Time, text::Text, told::Told, window::Window};
+
+/// Namespaces that are kept.
+const NAMESPACES: usize = 256;
+
+/// Readings of a table's fill that are kept of one namespace.
+const READINGS: usize = 2000;
+
+/// A namespace's counters at two times.
+#[derive(Clone, Debug, Serialize)]
+pub struct NamespaceCounters {
+    pub netns: u32,
+    /// How a person gets there: "on the host", "in netns web".
+    pub place: Text,
+    pub before: Time,
+    pub after: Time,
+    /// Those that changed.
+    pub changed: Vec<Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Counter {
+    pub name: &'static str,
+    pub before: u64,
+    pub after: u64,
+}
+
+/// How full a conntrack table was.
+#[derive(Clone, Debug, Serialize)]
+pub struct Fill {
+    pub place: Text,
+    pub readings: Vec<Reading>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Reading {
+    pub at: Time,
+    pub entries: u32,
+    pub max: u32,
+}
+
+impl Reading {
+    /// 1 is full.
+    pub fn share(&self) -> f64 {
+        f64::from(self.entries) / f64::from(self.max)
+    }
+}
+
+impl Fill {
+    /// The fullest moment.
+    pub fn peak(&self) -> Option<&Reading> {
+        self.readings.iter().max_by(|a, b| a.share().total_cmp(&b.share()))
+    }
+}
+
+struct Namespace {
+    place: Text,
+    before: (i64, NetnsState),
+    after: (i64, NetnsState),
+    readings: Vec<Reading>,
+}
+
+/// All of them.
+#[derive(Default)]
+pub struct Namespaces {
+    seen: BTreeMap<u32, Namespace>,
+    /// What incidents tell of the table, by namespace: all that a stream has.
+    told: BTreeMap<u32, Vec<Reading>>,
+}
+
+fn reading(wall_ns: i64, entries: Option<u32>, max: Option<u32>) -> Option<Reading> {
+    Some(Reading { at: Time(wall_ns), entries: entries?, max: max.filter(|max| *max > 0)? })
+}
+
+impl Namespaces {
+    /// The last state before the window is what was before.
+    pub fn state(&mut self, wall_ns: i64, state: NetnsState, window: &Window) {
+        if window.is_after(wall_ns) {
+            return;
+        }
+        let table = state.conntrack.as_ref();
+        let fill = table.and_then(|table| reading(wall_ns, table.count, table.max));
+        if self.seen.len() >= NAMESPACES && !self.seen.contains_key(&state.inum) {
+            return;
+        }
+        let namespace = self.seen.entry(state.inum).or_insert_with(|| {
+            let place = Place { netns: state.inum, reach: state.reach.clone() }.describe().into();
+            let (before, after) = ((wall_ns, state.clone()), (wall_ns, state.clone()));
+            Namespace { place, before, after, readings: Vec::new() }
+        });
+        if window.is_before(wall_ns) || wall_ns < namespace.before.0 {
+            namespace.before = (wall_ns, state.clone());
+        }
+        if wall_ns >= namespace.after.0 {
+            namespace.after = (wall_ns, state);
+        }
+        let wanted = fill.filter(|_| window.contains(wall_ns));
+        if namespace.readings.len() < READINGS {
+            namespace.readings.extend(wanted);
+        }
+    }
+
+    /// What an incident tells of its table.
+    pub fn told(&mut self, told: &Told) {
+        let table = told.verdict.conntrack.as_ref();
+        let fill = table.and_then(|table| reading(told.wall_ns, table.count, table.max));
+        let netns = told.verdict.netns;
+        if self.told.len() < NAMESPACES || self.told.contains_key(&netns) {
+            let readings = self.told.entry(netns).or_default();
+            if readings.len() < READINGS {
+                readings.extend(fill);
+            }
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.seen.is_empty()
+    }
+
+    /// Namespaces that were read twice or more.
+    pub fn counters(&self) -> Vec<NamespaceCounters> {
+        let twice = self.seen.iter().filter(|(_, it)| it.before.0 < it.after.0);
+        twice
+            .map(|(netns, it)| NamespaceCounters {
+                netns: *netns,
+                place: it.place.clone(),
+                before: Time(it.before.0),
+                after: Time(it.after.0),
+                changed: changed(&it.before.1, &it.after.1),
+            })
+            .collect()
+    }
+
+    /// The tables that were ever in use, the fullest first.
+    pub fn fill(&self) -> Vec<Fill> {
+        let seen = self.seen.values().map(|it| (it.place.clone(), it.readings.clone()));
+        let told = self
+            .told
+            .iter()
+            .map(|(netns, readings)| (Text::from(format!("in netns {netns}")), readings.clone()));
+        let all: Vec<_> = if self.seen.is_empty() { told.collect() } else { seen.collect() };
+        let mut fills: Vec<Fill> = all
+            .into_iter()
+            .filter(|(_, readings)| readings.iter().any(|reading| reading.entries > 0))
+            .map(|(place, mut readings)| {
+                readings.sort_by_key(|reading| reading.at);
+                Fill { place, readings }
+            })
+            .collect();
+        let peak = |fill: &Fill| fill.peak().map_or(0.0, Reading::share);
+        fills.sort_by(|a, b| peak(b).total_cmp(&peak(a)));
+        fills
+    }
+}
+
+fn changed(before: &NetnsState, after: &NetnsState) -> Vec<Counter> {
+    let (a, b) = (&before.counters, &after.counters);
+    let stat = |state: &NetnsState| state.conntrack.as_ref().map(|table| table.stat.clone());
+    let (c, d) = (stat(before).unwrap_or_default(), stat(after).unwrap_or_default());
+    let entries =
+        |state: &NetnsState| state.conntrack.as_ref().and_then(|table| table.count).map(u64::from);
+    let max =
+        |state: &NetnsState| state.conntrack.as_ref().and_then(|table| table.max).map(u64::from);
+    [
+        ("TcpExt ListenOverflows", a.listen_overflows, b.listen_overflows),
+        ("TcpExt ListenDrops", a.listen_drops, b.listen_drops),
+        ("TcpExt TCPAbortOnClose", a.abort_on_close, b.abort_on_close),
+        ("TcpExt TCPAbortOnData", a.abort_on_data, b.abort_on_data),
+        ("TcpExt TCPAbortOnLinger", a.abort_on_linger, b.abort_on_linger),
+        ("TcpExt TCPAbortOnMemory", a.abort_on_memory, b.abort_on_memory),
+        ("TcpExt TCPAbortOnTimeout", a.abort_on_timeout, b.abort_on_timeout),
+        ("TcpExt SyncookiesFailed", a.syncookies_failed, b.syncookies_failed),
+        ("TcpExt EmbryonicRsts", a.embryonic_rsts, b.embryonic_rsts),
+        ("nf_conntrack drop", c.drop, d.drop),
+        ("nf_conntrack early_drop", c.early_drop, d.early_drop),
+        ("nf_conntrack insert_failed", c.insert_failed, d.insert_failed),
+        ("nf_conntrack invalid", c.invalid, d.invalid),
+        ("nf_conntrack chainlength", c.chain_too_long, d.chain_too_long),
+        ("nf_conntrack_count", entries(before), entries(after)),
+        ("nf_conntrack_max", max(before), max(after)),
+    ]
+    .into_iter()
+    .filter_map(|(name, before, after)| Some(Counter { name, before: before?, after: after? }))
+    .filter(|counter| counter.before != counter.after)
+    .collect()
+}

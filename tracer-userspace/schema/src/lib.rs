@@ -1,0 +1,3 @@
+//! Incidents and summaries as JSON.
+
+pub mod json;

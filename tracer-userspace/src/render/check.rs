@@ -1,0 +1,300 @@
+//! The screen and the JSON of `rsttrace check`.
+
+use rsttrace_check::{
+    Audit, Finding, Rank,
+    path::{Hop, Path},
+};
+use rsttrace_core::fix::Fix;
+use rsttrace_schema::json::{fix, object, sentence, strings};
+use serde_json::{Value, json};
+
+use super::page::{Page, Style};
+
+/// Margin of what belongs to a finding.
+const HANG: &str = "             ";
+
+/// For people: the worst first.
+pub fn text(audit: &Audit<'_>, wide: bool, color: bool, width: usize) -> String {
+    let mut page = Page::new(color, width);
+    heading(&mut page, audit);
+    if let Some(path) = audit.path {
+        hops(&mut page, path, width);
+    }
+    let mut before = None;
+    for finding in audit.findings {
+        // In passing is told line by line.
+        if wide || finding.rank > Rank::Info || before != Some(finding.rank) {
+            page.blank();
+        }
+        story(&mut page, finding, wide);
+        before = Some(finding.rank);
+    }
+    unseen(&mut page, audit, wide);
+    page.finish().unwrap_or_default()
+}
+
+fn heading(page: &mut Page, audit: &Audit<'_>) {
+    let machine = &audit.view.machine;
+    let ram = machine.ram_bytes.map_or(String::new(), |bytes| {
+        #[expect(clippy::cast_precision_loss, reason = "for people")]
+        let gib = bytes as f64 / f64::from(1 << 30);
+        format!(", {gib:.1} GiB")
+    });
+    let count = audit.view.namespaces.len();
+    let about = format!(
+        "kernel {}, {} CPU{}{ram}, {count} network namespace{}:",
+        machine.release,
+        machine.cpus,
+        if machine.cpus == 1 { "" } else { "s" },
+        if count == 1 { "" } else { "s" },
+    );
+    let (style, result) = result(audit.findings, audit.view.unseen.is_empty());
+    page.paragraph(
+        &[(Style::Bold, "rsttrace check")],
+        HANG,
+        &[(Style::Dim, ""), (Style::Dim, &about), (style, &result)],
+    );
+}
+
+/// Every idle limit on a path, the shortest marked.
+fn hops(page: &mut Page, path: &Path, width: usize) {
+    let widest = |of: &dyn Fn(&Hop) -> usize, title: &str| {
+        path.hops.iter().map(of).max().unwrap_or(0).max(title.len())
+    };
+    let what = widest(&|hop| hop.what.chars().count().min(MOST_COLUMNS), "HOP");
+    let limit = widest(&|hop| hop.limit.chars().count() + MARK.chars().count(), "IDLE LIMIT");
+    let owner = widest(&|hop| hop.owner.len(), "OWNER");
+    let hang = " ".repeat(2 + what + 2 + limit + 2 + owner + 2);
+    let words = path.hops.iter().flat_map(|hop| hop.source.split_whitespace());
+    let longest = words.map(|word| word.chars().count()).max().unwrap_or(0);
+    // Where a key has no room beside the columns, it gets a line below them.
+    let beside = hang.len() + longest <= width;
+    page.blank();
+    page.paragraph(&[(Style::Bold, "PATH "), (Style::Plain, &path.name)], "", &[]);
+    let title = format!("  {:what$}  {:limit$}  {:owner$}  ", "HOP", "IDLE LIMIT", "OWNER");
+    let source = if beside { "SOURCE" } else { "" };
+    page.paragraph(&[(Style::Dim, &title)], &hang, &[(Style::Dim, source)]);
+    for (at, hop) in path.hops.iter().enumerate() {
+        let is_least = path.least == Some(at);
+        let mark = if is_least { MARK } else { "" };
+        let value = format!("{}{mark}", hop.limit);
+        let style = if is_least { Style::Red } else { Style::Plain };
+        page.paragraph(
+            &[
+                (Style::Plain, &format!("  {:what$}  ", hop.what)),
+                (style, &format!("{value:limit$}  ")),
+                (Style::Plain, &format!("{:owner$}  ", hop.owner)),
+            ],
+            &hang,
+            &[(Style::Dim, if beside { &hop.source } else { "" })],
+        );
+        if !beside {
+            page.paragraph(&[(Style::Plain, "    ")], "    ", &[(Style::Dim, &hop.source)]);
+        }
+    }
+}
+
+/// Behind the shortest limit.
+const MARK: &str = "  ◄ min";
+
+/// A longer name of a hop pushes its line out.
+const MOST_COLUMNS: usize = 44;
+
+/// In a word, for the first line.
+fn result(findings: &[Finding], saw_all: bool) -> (Style, String) {
+    let count = |rank| findings.iter().filter(|finding| finding.rank == rank).count();
+    let breaks = findings.iter().filter(|finding| finding.rank == Rank::Break);
+    let first = breaks.filter_map(|finding| finding.after_s).min();
+    match (first, count(Rank::Break), count(Rank::Warn)) {
+        (Some(0), ..) => (Style::Red, "BREAKS NOW".into()),
+        (Some(seconds), ..) => (Style::Red, format!("WILL BREAK after {seconds} s of silence")),
+        (None, 1.., _) => (Style::Red, "WILL BREAK".into()),
+        (None, 0, 0) if saw_all => (Style::Green, "nothing will break".into()),
+        (None, 0, 0) => (Style::Plain, "nothing found, but not everything was seen".into()),
+        (None, 0, 1) => (Style::Yellow, "1 warning".into()),
+        (None, 0, warnings) => (Style::Yellow, format!("{warnings} warnings")),
+    }
+}
+
+fn story(page: &mut Page, finding: &Finding, wide: bool) {
+    let (label, style) = match finding.rank {
+        Rank::Break => ("BREAK", Style::Red),
+        Rank::Warn => ("WARN", Style::Yellow),
+        Rank::Info => ("INFO", Style::Dim),
+    };
+    let about = finding.cause.map_or(String::new(), |cause| format!(" ({cause})"));
+    page.labelled(label, style, &format!("{}{about}", finding.reason));
+    if finding.rank == Rank::Info && !wide {
+        return;
+    }
+    for (index, connection) in finding.connections.iter().enumerate() {
+        page.labelled(if index == 0 { "WHO" } else { "" }, Style::Plain, connection);
+    }
+    if !finding.formula.is_empty() {
+        page.labelled("RULE", Style::Dim, &finding.formula);
+    }
+    if !finding.source.is_empty() {
+        page.labelled("SOURCE", Style::Dim, &finding.source);
+    }
+    let shown = if wide { finding.fixes.len() } else { 1 };
+    for (index, it) in finding.fixes.iter().take(shown).enumerate() {
+        prescription(page, index + 1, it, wide);
+    }
+    if finding.fixes.len() > shown {
+        let others: Vec<_> = finding.fixes[shown..]
+            .iter()
+            .map(|it| format!("[{}] {}", it.owner.id(), it.summary))
+            .collect();
+        page.labelled("or", Style::Dim, &others.join("; or "));
+    }
+}
+
+fn prescription(page: &mut Page, number: usize, fix: &Fix, wide: bool) {
+    let text = format!("[{}] {}", fix.owner.id(), fix.summary);
+    page.labelled(&format!("FIX {number}"), Style::Green, &text);
+    for command in fix.commands() {
+        page.verbatim(HANG, &command);
+    }
+    if wide {
+        for advice in fix.advice() {
+            page.labelled("  how", Style::Dim, &advice);
+        }
+        page.labelled("  why", Style::Dim, &fix.reason);
+        if let Some(file) = fix.persist() {
+            page.labelled("  to keep it", Style::Dim, &file.path);
+            for line in file.text.lines() {
+                page.verbatim(HANG, line);
+            }
+        }
+        for line in fix.undo() {
+            page.labelled("  undo", Style::Dim, &line);
+        }
+    }
+}
+
+fn unseen(page: &mut Page, audit: &Audit<'_>, wide: bool) {
+    let unseen = &audit.view.unseen;
+    if unseen.is_empty() {
+        return;
+    }
+    page.blank();
+    let shown = if wide { unseen.len() } else { unseen.len().min(6) };
+    for it in &unseen[..shown] {
+        page.labelled("NOT SEEN", Style::Dim, &format!("{}: {}", it.what, it.why));
+    }
+    if unseen.len() > shown {
+        let more = format!("and {} more (-o wide)", unseen.len() - shown);
+        page.labelled("", Style::Dim, &more);
+    }
+}
+
+/// A line for each finding, and one about the whole.
+pub fn json(audit: &Audit<'_>) -> impl Iterator<Item = Value> {
+    let summary = summary(audit);
+    audit.findings.iter().map(finding).chain([summary])
+}
+
+fn finding(finding: &Finding) -> Value {
+    object([
+        ("dataset", Some("rsttrace.finding".into())),
+        ("rank", Some(finding.rank.id().into())),
+        ("rule", Some(finding.rule.into())),
+        ("cause", finding.cause.map(Value::from)),
+        ("netns", Some(finding.place.netns.into())),
+        ("place", Some(sentence(&finding.place.describe()))),
+        ("reason", Some(sentence(&finding.reason))),
+        ("after_s", finding.after_s.map(Value::from)),
+        ("formula", (!finding.formula.is_empty()).then(|| sentence(&finding.formula))),
+        ("owner", Some(finding.owner.id().into())),
+        ("source", (!finding.source.is_empty()).then(|| sentence(&finding.source))),
+        ("connections", strings(finding.connections.clone()).map(safe)),
+        ("fixes", {
+            let fixes: Vec<_> = finding.fixes.iter().map(fix).collect();
+            (!fixes.is_empty()).then(|| fixes.into())
+        }),
+    ])
+}
+
+/// The texts of a list, harmless for a terminal.
+fn safe(list: Value) -> Value {
+    match list {
+        Value::Array(texts) => {
+            texts.iter().map(|text| sentence(text.as_str().unwrap_or_default())).collect()
+        }
+        other => other,
+    }
+}
+
+fn hop(hop: &Hop) -> Value {
+    object([
+        ("what", Some(sentence(&hop.what))),
+        ("limit", Some(sentence(&hop.limit))),
+        ("idle_s", hop.idle_s.map(Value::from)),
+        ("owner", Some(hop.owner.clone().into())),
+        ("source", Some(sentence(&hop.source))),
+    ])
+}
+
+fn summary(audit: &Audit<'_>) -> Value {
+    let view = audit.view;
+    let count = |rank| audit.findings.iter().filter(|finding| finding.rank == rank).count();
+    let unseen = |it: &rsttrace_model::host_state::Unseen| json!({"what": sentence(&it.what), "why": sentence(&it.why)});
+    object([
+        ("dataset", Some("rsttrace.check".into())),
+        ("schema", Some("1.0".into())),
+        ("kernel", Some(sentence(&view.machine.release))),
+        ("cpus", Some(view.machine.cpus.into())),
+        ("ram_bytes", view.machine.ram_bytes.map(Value::from)),
+        ("netns", Some(view.namespaces.iter().map(|it| it.place.netns).collect())),
+        ("break", Some(count(Rank::Break).into())),
+        ("warn", Some(count(Rank::Warn).into())),
+        ("info", Some(count(Rank::Info).into())),
+        ("path", audit.path.map(|path| sentence(&path.name))),
+        ("hops", audit.path.map(|path| path.hops.iter().map(hop).collect())),
+        ("unseen", Some(view.unseen.iter().map(unseen).collect())),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_seen_is_not_said_to_hold() {
+        assert_eq!(result(&[], true), (Style::Green, "nothing will break".into()));
+        assert!(result(&[], false).1.contains("not everything was seen"));
+    }
+
+    #[test]
+    fn no_line_of_a_path_is_wider_than_the_screen() {
+        let hop = |what: &str, source: &str| Hop {
+            what: what.into(),
+            limit: "432000 s".into(),
+            idle_s: None,
+            owner: "kube-proxy".into(),
+            source: source.into(),
+            cause: None,
+        };
+        let path = Path {
+            name: "shop/orders → 10.96.12.8:3306".into(),
+            hops: vec![
+                hop("client sockets", "12 of 12 sockets asked"),
+                hop(
+                    "conntrack in netns node, if it is on the way",
+                    "net.netfilter.nf_conntrack_tcp_timeout_established = 432000 s: the kernel's default",
+                ),
+            ],
+            least: Some(1),
+            verdict: None,
+            netns: Vec::new(),
+        };
+        for width in [80, 100, 120] {
+            let mut page = Page::new(false, width);
+            hops(&mut page, &path, width);
+            let text = page.finish().expect("something");
+            let widest = text.lines().map(|line| line.trim_end().chars().count()).max();
+            assert!(widest.is_some_and(|it| it <= width), "{width}:\n{text}");
+            assert!(text.contains("nf_conntrack_tcp_timeout_established"), "{text}");
+        }
+    }
+}

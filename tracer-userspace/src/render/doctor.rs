@@ -1,0 +1,255 @@
+//! A diagnosis, for people and for machines.
+
+use rsttrace_core::causes::doc::Need;
+use rsttrace_kernel::{attach::Kprobes, signal};
+use rsttrace_schema::json::object;
+use serde_json::{Value, json};
+
+use super::page::{Page, Style};
+use crate::doctor::{CauseReport, Diagnosis, SignalReport, State};
+
+/// Columns of a line's state and name, with the gaps.
+const STATE: usize = 6;
+const NAME: usize = 24;
+
+/// Margin of what is said about a line.
+const MARGIN: &str = "        ";
+
+fn mark(state: State) -> (Style, &'static str) {
+    match state {
+        State::Full => (Style::Green, "yes"),
+        State::Part => (Style::Yellow, "part"),
+        State::No => (Style::Red, "no"),
+        State::Dormant => (Style::Dim, "off"),
+    }
+}
+
+/// The page.
+pub fn text(diagnosis: &Diagnosis, color: bool, width: usize) -> String {
+    let mut page = Page::new(color, width);
+    machine(&mut page, diagnosis);
+    if !diagnosis.signals.is_empty() {
+        heading(&mut page, "Signals");
+        signals(&mut page, &diagnosis.signals);
+    }
+    if !diagnosis.causes.is_empty() {
+        heading(&mut page, "Causes, and how surely they can be told here");
+        causes(&mut page, &diagnosis.causes);
+    }
+    for plane in &diagnosis.data_planes {
+        heading(&mut page, &format!("{} forwards packets here", plane.name));
+        let text = format!(
+            "Found: {}. What its BPF programs forward passes by the kernel's conntrack and IPVS: \
+             entries it loses are not seen, and its drops look like silence. Its own table: {}.",
+            plane.found.join(", "),
+            plane.look_at
+        );
+        page.paragraph(&[(Style::Plain, "  ")], "  ", &[(Style::Plain, &text)]);
+    }
+    heading(&mut page, "Never seen, on any kernel");
+    for blind in signal::NEVER_SEEN {
+        item(&mut page, blind);
+    }
+    if !diagnosis.advice.is_empty() {
+        heading(&mut page, "What would help");
+        diagnosis.advice.iter().for_each(|it| item(&mut page, it));
+    }
+    page.finish().unwrap_or_default()
+}
+
+fn heading(page: &mut Page, text: &str) {
+    page.blank();
+    page.paragraph(&[(Style::Bold, text)], "", &[]);
+}
+
+fn item(page: &mut Page, text: &str) {
+    page.paragraph(&[(Style::Plain, "  - ")], "    ", &[(Style::Plain, text)]);
+}
+
+fn machine(page: &mut Page, diagnosis: &Diagnosis) {
+    let dormant = diagnosis.signals.iter().filter(|it| it.state == State::Dormant).count();
+    let unloaded = match dormant {
+        0 => String::new(),
+        _ => format!(" ({dormant} are of modules that are not loaded)"),
+    };
+    let covered =
+        format!("{} of {} signals{unloaded}", diagnosis.covered(), diagnosis.signals.len());
+    match &diagnosis.refusal {
+        None => page.labelled("TRACING", Style::Green, &format!("starts, and sees {covered}")),
+        Some(refusal) => {
+            let text =
+                format!("does not start (exit code {}): {}", refusal.exit.code(), refusal.why);
+            page.labelled("TRACING", Style::Red, &text);
+            if !diagnosis.causes.is_empty() {
+                let text = format!("{covered}, by what can be told without attaching them");
+                page.labelled("EXPECTED", Style::Yellow, &text);
+            }
+        }
+    }
+    let btf = if diagnosis.btf { "BTF" } else { "no BTF" };
+    let kernel =
+        format!("{} ({}), {btf}, {}", diagnosis.kernel, diagnosis.architecture, kprobes(diagnosis));
+    page.labelled("KERNEL", Style::Bold, &kernel);
+}
+
+fn kprobes(diagnosis: &Diagnosis) -> &'static str {
+    match diagnosis.kprobes {
+        Kprobes::Use => "kprobes",
+        Kprobes::SwitchedOff => "kprobes switched off",
+        Kprobes::Missing => "no kprobes",
+    }
+}
+
+fn row(page: &mut Page, state: State, name: &str, text: &str) {
+    let (style, word) = mark(state);
+    let word = format!("{word:STATE$}");
+    let name = format!("{name:NAME$}");
+    let hang = " ".repeat(2 + STATE + NAME);
+    let head = [(Style::Plain, "  "), (style, word.as_str()), (Style::Plain, name.as_str())];
+    page.paragraph(&head, &hang, &[(Style::Plain, text)]);
+}
+
+fn more(page: &mut Page, label: &str, text: &str) {
+    let head = [(Style::Plain, MARGIN), (Style::Dim, label)];
+    page.paragraph(&head, &format!("{MARGIN}  "), &[(Style::Plain, text)]);
+}
+
+fn signals(page: &mut Page, signals: &[SignalReport]) {
+    for it in signals.iter().filter(|it| it.state != State::Dormant) {
+        row(page, it.state, it.id, it.title);
+        if !it.way.is_empty() {
+            more(page, "by ", &it.way.join(", "));
+        }
+        for (way, why) in &it.instead_of {
+            more(page, "not by ", &format!("{way}: {why}"));
+        }
+        if let Some(invisible) = &it.invisible {
+            more(page, "unseen: ", invisible);
+        }
+        if let Some(cost) = it.cost {
+            more(page, "cost: ", cost);
+        }
+    }
+    let dormant = |module| {
+        signals.iter().filter(move |it| it.state == State::Dormant && it.module == Some(module))
+    };
+    let mut modules: Vec<_> = signals.iter().filter_map(|it| it.module).collect();
+    modules.dedup();
+    for module in modules.into_iter().filter(|module| dormant(module).next().is_some()) {
+        let ids: Vec<_> = dormant(module).map(|it| it.id).collect();
+        list(page, State::Dormant, &ids);
+        let unseen = signal::ALL.iter().find(|it| it.module == Some(module));
+        more(page, "", &unseen.map_or(String::new(), |it| it.unseen(|_| true)));
+    }
+}
+
+fn list(page: &mut Page, state: State, ids: &[&str]) {
+    let (style, word) = mark(state);
+    let word = format!("{word:STATE$}");
+    let head = [(Style::Plain, "  "), (style, word.as_str())];
+    page.paragraph(&head, MARGIN, &[(Style::Plain, &ids.join(", "))]);
+}
+
+fn causes(page: &mut Page, causes: &[CauseReport]) {
+    let of = |state| causes.iter().filter(move |it| it.state == state);
+    let full: Vec<_> = of(State::Full).map(|it| it.cause.id).collect();
+    if !full.is_empty() {
+        list(page, State::Full, &full);
+    }
+    for it in [State::Part, State::No, State::Dormant].into_iter().flat_map(of) {
+        let lacks: Vec<_> = it.lacks.iter().map(Need::to_string).collect();
+        let lacks = lacks.join(" and ");
+        let text = match (it.state, it.best) {
+            (State::Dormant, _) => {
+                format!("cannot happen while {} is not loaded", it.modules.join(" and "))
+            }
+            (_, Some(best)) => format!("at best {}, for want of {lacks}", best.id()),
+            (_, None) => format!("stays unknown, for want of {lacks}"),
+        };
+        row(page, it.state, it.cause.id, &text);
+    }
+}
+
+/// The same as one JSON object.
+pub fn json(diagnosis: &Diagnosis) -> Value {
+    let needs = |needs: &[Need]| -> Vec<Value> {
+        needs
+            .iter()
+            .map(|need| json!({"id": need.signal(), "in_full": matches!(need, Need::Full(_))}))
+            .collect()
+    };
+    object([
+        (
+            "kernel",
+            Some(json!({
+                "release": diagnosis.kernel,
+                "architecture": diagnosis.architecture,
+                "btf": diagnosis.btf,
+                "kprobes": diagnosis.kprobes == Kprobes::Use,
+            })),
+        ),
+        (
+            "tracing",
+            Some(object([
+                ("starts", Some(diagnosis.refusal.is_none().into())),
+                ("exit_code", Some(diagnosis.exit().code().into())),
+                ("because", diagnosis.refusal.as_ref().map(|it| it.why.clone().into())),
+            ])),
+        ),
+        (
+            "signals",
+            Some(
+                diagnosis
+                    .signals
+                    .iter()
+                    .map(|it| {
+                        let not: Vec<_> = it
+                            .instead_of
+                            .iter()
+                            .map(|(way, why)| json!({"way": way, "because": why}))
+                            .collect();
+                        object([
+                            ("id", Some(it.id.into())),
+                            ("title", Some(it.title.into())),
+                            ("state", Some(it.state.id().into())),
+                            ("way", (!it.way.is_empty()).then(|| it.way.clone().into())),
+                            ("not", (!not.is_empty()).then(|| not.into())),
+                            ("invisible", it.invisible.clone().map(Value::from)),
+                            ("cost", it.cost.map(Value::from)),
+                            ("module", it.module.map(Value::from)),
+                        ])
+                    })
+                    .collect(),
+            ),
+        ),
+        (
+            "causes",
+            Some(
+                diagnosis
+                    .causes
+                    .iter()
+                    .map(|it| {
+                        object([
+                            ("cause", Some(it.cause.id.into())),
+                            ("state", Some(it.state.id().into())),
+                            ("at_best", it.best.map(|best| best.id().into())),
+                            ("lacks", (!it.lacks.is_empty()).then(|| needs(&it.lacks).into())),
+                        ])
+                    })
+                    .collect(),
+            ),
+        ),
+        (
+            "data_planes",
+            Some(
+                diagnosis
+                    .data_planes
+                    .iter()
+                    .map(|it| json!({"name": it.name, "found": it.found, "look_at": it.look_at}))
+                    .collect(),
+            ),
+        ),
+        ("never_seen", Some(signal::NEVER_SEEN.into())),
+        ("advice", Some(diagnosis.advice.clone().into())),
+    ])
+}

@@ -1,0 +1,145 @@
+//! A cause's documentation, for `rsttrace explain` and the help.
+
+use rsttrace_core::{
+    causes::{self, cause::Cause, doc::Need},
+    verdict::Family,
+};
+use serde_json::{Value, json};
+
+use super::page::{Page, Style};
+
+/// Columns of the ids in the list, with the gap behind them.
+const ID: usize = 24;
+
+/// Every cause in a line, by family.
+pub fn list(color: bool, width: usize) -> String {
+    let mut page = Page::new(color, width);
+    let hang = " ".repeat(2 + ID);
+    for family in Family::ALL {
+        page.paragraph(
+            &[(Style::Bold, family.id())],
+            "",
+            &[(Style::Dim, &format!(": {}", family.title()))],
+        );
+        for cause in causes::ALL.iter().filter(|cause| cause.family == family) {
+            let head = format!("  {:ID$}", cause.id);
+            page.paragraph(&[(Style::Plain, &head)], &hang, &[(Style::Plain, cause.title)]);
+        }
+    }
+    page.finish().unwrap_or_default()
+}
+
+/// The ids alone, by family.
+pub fn ids(width: usize) -> String {
+    let mut page = Page::new(false, width);
+    let hang = " ".repeat(20);
+    for family in Family::ALL {
+        let ids: Vec<_> = causes::ALL
+            .iter()
+            .filter(|cause| cause.family == family)
+            .map(|cause| (Style::Plain, cause.id))
+            .collect();
+        page.paragraph(&[(Style::Plain, &format!("  {:18}", family.id()))], &hang, &ids);
+    }
+    page.finish().unwrap_or_default()
+}
+
+/// All about one cause.
+pub fn text(cause: &Cause, color: bool, width: usize) -> String {
+    let doc = &cause.doc;
+    let mut page = Page::new(color, width);
+    let family = format!("({})", cause.family.id());
+    page.paragraph(&[], "", &[(Style::Bold, cause.id), (Style::Dim, &family)]);
+    page.paragraph(&[(Style::Plain, "  ")], "  ", &[(Style::Plain, cause.title)]);
+    page.blank();
+    page.labelled("WHAT", Style::Bold, doc.about);
+    for sign in doc.signs {
+        let needs: Vec<_> = sign.needs.iter().map(Need::to_string).collect();
+        let text = format!("{} (signals: {})", sign.evidence, needs.join(", "));
+        page.labelled(&sign.confidence.id().to_uppercase(), Style::Bold, &text);
+    }
+    for (what, how_to_tell) in doc.mistaken_for {
+        page.labelled("NOT THIS", Style::Yellow, &format!("{what}: {how_to_tell}"));
+    }
+    for (index, fix) in doc.fixes.iter().enumerate() {
+        let text = format!("[{}] {}", fix.owner.id(), fix.summary);
+        page.labelled(&format!("FIX {}", index + 1), Style::Green, &text);
+        page.labelled("  how", Style::Dim, fix.how);
+        page.labelled("  why", Style::Dim, fix.reason);
+    }
+    for (what, because) in doc.not_fixes {
+        page.labelled("NOT A FIX", Style::Dim, &format!("{what}: {because}"));
+    }
+    page.finish().unwrap_or_default()
+}
+
+/// The same as one JSON object.
+pub fn json(cause: &Cause) -> Value {
+    let doc = &cause.doc;
+    let need = |need: &Need| json!({"id": need.signal(), "in_full": matches!(need, Need::Full(_))});
+    json!({
+        "cause": cause.id,
+        "family": cause.family.id(),
+        "title": cause.title,
+        "about": doc.about,
+        "recognised": doc.signs.iter().map(|sign| json!({
+            "confidence": sign.confidence.id(),
+            "evidence": sign.evidence,
+            "signals": sign.needs.iter().map(need).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
+        "mistaken_for": doc.mistaken_for.iter().map(|(what, how_to_tell)| {
+            json!({"what": what, "how_to_tell": how_to_tell})
+        }).collect::<Vec<_>>(),
+        "fixes": doc.fixes.iter().map(|fix| json!({
+            "id": fix.id,
+            "owner": fix.owner.id(),
+            "risk": fix.risk.id(),
+            "summary": fix.summary,
+            "reason": fix.reason,
+            "how": fix.how,
+        })).collect::<Vec<_>>(),
+        "not_fixes": doc.not_fixes.iter().map(|(what, because)| {
+            json!({"what": what, "because": because})
+        }).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_broader_than_the_page() {
+        for width in [80, 120] {
+            let all: String = causes::ALL.iter().map(|cause| text(cause, false, width)).collect();
+            let all = all + &list(false, width);
+            let broad = all.lines().find(|line| line.chars().count() > width);
+            assert_eq!(broad, None, "at {width} columns");
+        }
+    }
+
+    #[test]
+    fn the_text_and_the_json_tell_every_fix_and_not_fix() {
+        for cause in causes::ALL {
+            let text = text(cause, false, 2000);
+            let json = json(cause).to_string();
+            let doc = &cause.doc;
+            let fixes = doc.fixes.iter().flat_map(|fix| [fix.summary, fix.how, fix.reason]);
+            let not_fixes = doc.not_fixes.iter().flat_map(|(what, because)| [*what, *because]);
+            for part in fixes.chain(not_fixes).chain([doc.about]) {
+                assert!(text.contains(part), "{cause:?}: {part}");
+                assert!(json.contains(part), "{cause:?}: {part}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_list_holds_every_cause_under_its_family() {
+        let list = list(false, 80);
+        for cause in causes::ALL {
+            let family = list.find(cause.family.id()).expect("the family");
+            let id = list.find(&format!("\n  {} ", cause.id)).expect("the cause");
+            assert!(family < id, "{cause:?}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! `cargo xtask check`: formatting, lints, and the rules on which crate and module may use what.
+
+mod circles;
+
+use std::{fs, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use crate::{
+    build, cargo, cmd, repo,
+    setup::{self, Toolchain},
+};
+
+/// Crates that decide: no clock, no input, no output. Their `clippy.toml` forbids what `std` has of
+/// these; what other crates have of them is no dependency of theirs.
+const PURE: [&str; 7] = ["model", "core", "schema", "check", "plan", "watch", "report"];
+
+/// Crates by which a pure one would reach the machine it runs on.
+const IMPURE: [&str; 6] = ["aya", "aya-log", "libc", "rustix", "tokio", "rsttrace-host"];
+
+/// Modules that name all of their kind, and are named by them.
+const REGISTRIES: [&str; 1] = ["causes"];
+
+#[derive(Args)]
+pub struct Check {}
+
+impl Check {
+    /// Does all checks before it fails, so that one run tells everything.
+    pub fn run(&self) -> Result<ExitCode> {
+        let mut ok = true;
+        for (name, check) in [
+            ("dependencies", dependencies as fn() -> Result<()>),
+            ("circles between modules of core", module_circles),
+            ("formatting", formatting),
+            ("lints of the host crates", host_lints),
+            ("lints of the eBPF crate", ebpf_lints),
+        ] {
+            eprintln!("checking {name}");
+            if let Err(error) = check() {
+                eprintln!("{error:#}");
+                ok = false;
+            }
+        }
+        Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+fn formatting() -> Result<()> {
+    let mut cargo = cargo::host();
+    cargo.current_dir(repo::root()).args(["fmt", "--all", "--check"]);
+    cmd::run(&mut cargo, "the formatting is not rustfmt's (`cargo fmt --all` changes it)")
+}
+
+fn host_lints() -> Result<()> {
+    let mut cargo = build::host_cargo("clippy", &build::object()?);
+    cargo.args(["--quiet", "--all-targets", "--", "-D", "warnings"]);
+    cmd::run(&mut cargo, "clippy objects")
+}
+
+/// Clippy belongs to one rustc, and rustup's would not find the core that Debian's rustc has:
+/// there, a build that allows no warnings has to do.
+fn ebpf_lints() -> Result<()> {
+    let toolchain = setup::toolchain()?;
+    let mut cargo = toolchain.cargo_ebpf(match toolchain {
+        Toolchain::Debian => "check",
+        Toolchain::Nightly => "clippy",
+    });
+    cargo.current_dir(repo::root());
+    cargo.args(["--quiet", "--locked", "--release", "--package", "tracer-ebpf"]);
+    cargo.arg("--target-dir").arg(repo::target("ebpf/check"));
+    cargo.env("RUSTFLAGS", "-D warnings");
+    cmd::run(&mut cargo, "the eBPF crate has warnings or does not compile")
+}
+
+/// What the manifests say of who may use what.
+fn dependencies() -> Result<()> {
+    let mut complaints = Vec::new();
+    let mut aya = Vec::new();
+    for name in crates()? {
+        let needs = normal_dependencies(&name)?;
+        if PURE.contains(&name.as_str()) {
+            let found = needs.iter().filter(|it| IMPURE.contains(&it.as_str()));
+            complaints.extend(found.map(|it| format!("{name} is pure and depends on {it}")));
+        }
+        if needs.iter().any(|it| it == "aya") {
+            aya.push(name);
+        }
+    }
+    if aya != ["kernel"] {
+        complaints.push(format!("only kernel may depend on aya, and {} do", aya.join(", ")));
+    }
+    anyhow::ensure!(complaints.is_empty(), "{}", complaints.join("\n"));
+    Ok(())
+}
+
+/// The crates inside tracer-userspace.
+fn crates() -> Result<Vec<String>> {
+    let folder = repo::root().join("tracer-userspace");
+    let entries =
+        fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.join("Cargo.toml").is_file() {
+            names.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// The crates that one names in `[dependencies]`.
+fn normal_dependencies(name: &str) -> Result<Vec<String>> {
+    let manifest = repo::root().join("tracer-userspace").join(name).join("Cargo.toml");
+    let text = fs::read_to_string(&manifest)
+        .with_context(|| format!("cannot read {}", manifest.display()))?;
+    Ok(section(&text, "[dependencies]"))
+}
+
+/// The keys of a section.
+fn section(manifest: &str, name: &str) -> Vec<String> {
+    let lines = manifest.lines().skip_while(|line| *line != name).skip(1);
+    let lines = lines.take_while(|line| !line.starts_with('['));
+    let key = |line: &str| Some(line.split(['.', ' ', '=']).next()?.to_owned());
+    lines.filter(|line| !line.trim().is_empty()).filter_map(key).collect()
+}
+
+fn module_circles() -> Result<()> {
+    let src = repo::root().join("tracer-userspace/core/src");
+    let circles = circles::find(&src, &REGISTRIES)?;
+    anyhow::ensure!(circles.is_empty(), "modules of core need each other:\n{}", circles.join("\n"));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dependency_is_found_however_it_is_written() {
+        let manifest = "[dependencies]\naya.workspace = true\nlibc = \"0.2\"\n\n[lints]\nx = 1\n";
+        assert_eq!(section(manifest, "[dependencies]"), ["aya", "libc"]);
+    }
+}
