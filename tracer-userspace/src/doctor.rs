@@ -12,9 +12,9 @@ use rsttrace_kernel::{
     choose::{Choice, WhyNot},
     data_plane::DataPlane,
     examine::Examination,
+    host_access,
     manifest::{Program, Way as ProgramWay},
     prepare::StartError,
-    sight,
     signal::Way,
 };
 
@@ -93,7 +93,7 @@ impl Diagnosis {
     pub fn new(found: Examination, data_planes: Vec<DataPlane>) -> Self {
         let mut signals: Vec<SignalReport> =
             found.choices.iter().map(|choice| signal(choice, &found.absent_modules)).collect();
-        signals.extend(found.look_ups.iter().zip(sight::ALL).map(|(coverage, look_up)| {
+        signals.extend(found.look_ups.iter().zip(host_access::ALL).map(|(coverage, look_up)| {
             let state = if coverage.way.is_some() { State::Full } else { State::No };
             SignalReport {
                 id: look_up.id,
@@ -340,7 +340,7 @@ mod tests {
                     .collect(),
             }
         });
-        let look_ups = sight::ALL.iter().map(|look_up| SignalCoverage {
+        let look_ups = host_access::ALL.iter().map(|look_up| SignalCoverage {
             id: look_up.id.into(),
             way: Some(look_up.from.into()),
             blind: None,

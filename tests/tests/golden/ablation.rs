@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use rsttrace_core::{
-    event::{Body, Event, Via},
+    event::{Body, DropReason, Event, Via},
     incident::Incident,
     verdict::Confidence,
 };
@@ -46,9 +46,11 @@ impl Ablation {
 /// The name of what happened; `None` for what frames the stream and is no evidence.
 fn kind(event: &Event) -> Option<String> {
     match event.body {
-        Body::Session(_) | Body::Tick | Body::Lost(_) | Body::LeftOut(_) | Body::Unknown { .. } => {
-            None
-        }
+        Body::Session(_)
+        | Body::Tick
+        | Body::Lost(_)
+        | Body::SkippedRuns(_)
+        | Body::Unknown { .. } => None,
         ref body => {
             let text = format!("{body:?}");
             Some(text.chars().take_while(|c| c.is_alphanumeric()).collect())
@@ -101,13 +103,13 @@ fn comes_by(signal: &str, body: &Body) -> bool {
         Body::ConntrackEnd(_) => signal == "conntrack_end",
         Body::ConntrackInvalid(_) => signal == "conntrack_invalid",
         Body::IpvsServerRemoved(_) => signal == "ipvs_server_removed",
-        Body::NetfilterDrop(drop) if drop.rejected.is_some() => {
-            signal.starts_with("firewall_reset")
-        }
-        Body::NetfilterDrop(drop) if drop.clash.is_some() => signal == "conntrack_clash",
-        Body::NetfilterDrop(drop) if drop.no_server => signal == "ipvs_no_server",
-        Body::NetfilterDrop(drop) if drop.no_destination => signal == "ipvs_server_removed",
-        Body::NetfilterDrop(_) => signal == "conntrack_full",
+        Body::PacketDrop(drop) => match drop.why {
+            DropReason::Rejected { .. } => signal.starts_with("firewall_reset"),
+            DropReason::Clash { .. } => signal == "conntrack_clash",
+            DropReason::NoServer => signal == "ipvs_no_server",
+            DropReason::NoDestination => signal == "ipvs_server_removed",
+            DropReason::TableFull | DropReason::Netfilter { .. } => signal == "conntrack_full",
+        },
         _ => false,
     }
 }

@@ -10,7 +10,7 @@ use rsttrace_model::{
     tcp_flag, tcp_state,
 };
 
-use crate::event::{Event, NetfilterDrop, Packet, ResetReceived, ResetSent, Socket, SocketError};
+use crate::event::{Event, Packet, PacketDrop, ResetReceived, ResetSent, Socket, SocketError};
 
 /// A record's content with its time and namespace.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub enum Record {
     Sent(At<ResetSent>),
     Received(At<ResetReceived>),
     Error(At<SocketError>),
-    Drop(At<NetfilterDrop>),
+    Drop(At<PacketDrop>),
 }
 
 /// Sequence numbers that one side has sent and not seen acknowledged: a range for a socket, one
@@ -124,7 +124,7 @@ impl Record {
             Body::ResetSent(it) => Self::Sent(At { ts, netns, it: *it }),
             Body::ResetReceived(it) => Self::Received(At { ts, netns, it: *it }),
             Body::SocketError(it) => Self::Error(At { ts, netns, it: *it }),
-            Body::NetfilterDrop(it) => Self::Drop(At { ts, netns, it: *it }),
+            Body::PacketDrop(it) => Self::Drop(At { ts, netns, it: *it }),
             _ => return None,
         })
     }
@@ -251,7 +251,7 @@ impl Identity {
             self.add_flow(flow);
         }
         if let Record::Drop(at) = record
-            && let Some(nat) = at.it.nat
+            && let Some(nat) = at.it.nat()
         {
             self.add_flow(nat.original);
             self.add_flow(nat.reply);
@@ -341,7 +341,7 @@ pub struct Case {
     pub sent: Vec<At<ResetSent>>,
     pub received: Vec<At<ResetReceived>>,
     pub errors: Vec<At<SocketError>>,
-    pub drops: Vec<At<NetfilterDrop>>,
+    pub drops: Vec<At<PacketDrop>>,
     pub identity: Identity,
 }
 

@@ -1,6 +1,7 @@
 //! Events in, incidents out.
 //!
 //! * [`decode`] turns records into [`event`]s, [`capture`] keeps events and gives them back.
+//! * [`query`] lists what an event makes the correlator want to know of the host.
 //! * [`case`] gathers the events of one connection, [`history`] keeps what died before, [`evidence`]
 //!   puts both side by side, [`causes`] judge, [`correlator`] drives them and makes [`incident`]s with
 //!   [`fix`]es.
@@ -18,6 +19,7 @@ pub mod evidence;
 pub mod fix;
 pub mod history;
 pub mod incident;
+pub mod query;
 pub mod summary;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -5,9 +5,9 @@ use rsttrace_model::{flow::Nanos, ipvs::IpvsEntry, socket::Keepalive, tcp_flag, 
 use crate::{
     correlator::Correlator,
     event::{
-        Body, ConntrackEnd, ConntrackInvalid, Event, IpvsEnd, IpvsServerRemoved, NetfilterDrop,
-        Packet, ResetReceived, ResetSent, Session, SignalCoverage, Socket, SocketError, Stack,
-        Task, Via,
+        Body, ConntrackEnd, ConntrackInvalid, DropReason, Event, IpvsEnd, IpvsServerRemoved,
+        Packet, PacketDrop, ResetReceived, ResetSent, Session, SignalCoverage, Socket, SocketError,
+        Stack, Task, Via,
     },
     incident::Incident,
 };
@@ -243,81 +243,35 @@ pub fn judged_invalid(ts: Nanos, packet: Packet) -> Event {
     at(ts, NODE_NS, Body::ConntrackInvalid(Box::new(it)))
 }
 
+fn dropped(ts: Nanos, packet: Packet, why: DropReason) -> Event {
+    at(ts, NODE_NS, Body::PacketDrop(Box::new(PacketDrop { packet, why })))
+}
+
 /// NAT finds no tuple for the connection of `packet`, which is dropped.
 pub fn clash_drop(ts: Nanos, packet: Packet) -> Event {
-    let clash = Some(flow("10.0.1.1:50000", &packet.flow.dst.to_string()));
-    let it = NetfilterDrop {
-        packet,
-        table_full: false,
-        no_server: false,
-        no_destination: false,
-        tracked: true,
-        clash,
-        rejected: None,
-        nat: None,
-    };
-    at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
+    let tuple = flow("10.0.1.1:50000", &packet.flow.dst.to_string());
+    dropped(ts, packet, DropReason::Clash { tuple })
 }
 
 /// A full table drops `packet`.
 pub fn full_drop(ts: Nanos, packet: Packet) -> Event {
-    let it = NetfilterDrop {
-        packet,
-        table_full: true,
-        no_server: false,
-        no_destination: false,
-        tracked: false,
-        clash: None,
-        rejected: None,
-        nat: None,
-    };
-    at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
+    dropped(ts, packet, DropReason::TableFull)
 }
 
 /// A rule rejects `packet` with an ICMP error.
 pub fn rule_reject(ts: Nanos, packet: Packet) -> Event {
-    let rejected = Some(stack(&["nf_send_unreach", "nft_reject_inet_eval", "nft_do_chain"]));
-    let it = NetfilterDrop {
-        packet,
-        table_full: false,
-        no_server: false,
-        no_destination: false,
-        tracked: false,
-        clash: None,
-        rejected,
-        nat: None,
-    };
-    at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
+    let stack = stack(&["nf_send_unreach", "nft_reject_inet_eval", "nft_do_chain"]);
+    dropped(ts, packet, DropReason::Rejected { stack, nat: None })
 }
 
 /// netfilter drops `packet`, for a service that has lost a server.
-pub fn bereft_drop(ts: Nanos, packet: Packet) -> Event {
-    let it = NetfilterDrop {
-        packet,
-        table_full: false,
-        no_server: false,
-        no_destination: true,
-        tracked: false,
-        clash: None,
-        rejected: None,
-        nat: None,
-    };
-    at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
+pub fn no_destination_drop(ts: Nanos, packet: Packet) -> Event {
+    dropped(ts, packet, DropReason::NoDestination)
 }
 
 /// IPVS has no server for `syn`.
 pub fn no_server_drop(ts: Nanos, syn: Packet) -> Event {
-    let it = NetfilterDrop {
-        packet: syn,
-        table_full: false,
-        no_server: true,
-        no_destination: false,
-        tracked: false,
-        clash: None,
-        rejected: None,
-        nat: None,
-    };
-    at(ts, NODE_NS, Body::NetfilterDrop(Box::new(it)))
+    dropped(ts, syn, DropReason::NoServer)
 }
 
 /// The article's incident: idle for 973 s, the entry ran out after 900.

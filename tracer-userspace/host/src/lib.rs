@@ -23,7 +23,7 @@ use pods::Pods;
 use rsttrace_model::{
     flow::Flow,
     netns::NetnsState,
-    owner::Owner,
+    owner::{OwnedSocket, Owner},
     socket::{SocketList, SocketState},
     tcp_state,
 };
@@ -69,7 +69,6 @@ pub mod view;
 
 pub use look::{Found, Look, MachineFacts};
 pub use lookout::Lookout;
-pub use owner::OwnedSocket;
 pub use sock_diag::SocketFilter;
 pub use tune::Lost;
 

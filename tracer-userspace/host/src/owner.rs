@@ -8,28 +8,13 @@ use std::{
     path::Path,
 };
 
-use rsttrace_model::{
-    flow::Flow,
-    owner::{Opener, Owner, OwnerBy},
-};
+use rsttrace_model::owner::{Opener, OwnedSocket, Owner, OwnerBy};
 use rustix::fs::{Dir, DirEntry, readlinkat};
 
 use super::{
     cgroup, places,
     process::{describe, describe_started},
 };
-
-/// A socket whose owner is wanted.
-#[derive(Clone, Debug)]
-pub struct OwnedSocket {
-    /// 0 once no process holds it.
-    pub inode: u64,
-    pub netns: u32,
-    /// Local side first.
-    pub flow: Flow,
-    /// Who connected it, if that is on record.
-    pub opener: Option<Opener>,
-}
 
 /// The owners. `listener` gives the inode of the socket that listens for one; `roots` are `/`, as pid 1
 /// sees it, but in tests. However many sockets there are, all descriptors of all processes are read once,

@@ -12,7 +12,7 @@ use std::{
 use rsttrace_model::{
     flow::{Flow, Nanos},
     ipvs::{IpvsEntry, IpvsTable},
-    lookup::{ConntrackFound, Inquiry, IpvsFound, Stock},
+    lookup::{ConntrackFound, InitialState, IpvsFound, StateLookup},
     netns::NetnsState,
     socket::SocketState,
     tcp_state,
@@ -66,7 +66,7 @@ impl Holders {
 impl Host {
     /// Reads every namespace once and hands over its state and its stock, until `each` says no. Enters
     /// each namespace and leaves it: none is kept alive by having been looked at.
-    pub fn survey(&self, mut each: impl FnMut(NetnsState, Stock) -> bool) {
+    pub fn survey(&self, mut each: impl FnMut(NetnsState, InitialState) -> bool) {
         let Ok(nsfs) = fs::metadata("/proc/self/ns/net").map(|own| own.dev()) else {
             return;
         };
@@ -74,7 +74,7 @@ impl Host {
         let mut room = MOST_SOCKETS_IN_ALL;
         for (inum, place) in found.into_iter().take(places::MOST) {
             let most = MOST_SOCKETS.min(room);
-            let read = || (read_here(), take_stock(most));
+            let read = || (read_here(), set_initial_state(most));
             let Ok((mut state, stock)) = self.read_in(inum, &place.path, nsfs, read) else {
                 continue;
             };
@@ -108,14 +108,14 @@ impl Host {
 
     /// What there is about a packet that the stack of namespace `netns` reset for want of a connection.
     #[must_use]
-    pub fn inquire(&self, netns: u32, packet: Flow) -> Inquiry {
+    pub fn inquire(&self, netns: u32, packet: Flow) -> StateLookup {
         let read = clock::monotonic();
         let filter =
             SocketFilter { local_port: Some(packet.dst.port()), ..SocketFilter::CONNECTIONS };
         let sockets = self.enter(netns, || kin(filter, packet.dst)).flatten();
         let mut tuples = vec![packet, packet.reversed()];
         tuples.extend(sockets.iter().flatten().map(|socket| socket.flow));
-        Inquiry {
+        StateLookup {
             packet: Some(packet),
             read,
             sockets,
@@ -168,8 +168,8 @@ impl Host {
     }
 }
 
-fn take_stock(most_sockets: usize) -> Stock {
-    Stock {
+fn set_initial_state(most_sockets: usize) -> InitialState {
+    InitialState {
         read: clock::monotonic(),
         sockets: sock_diag::list(SocketFilter::CONNECTIONS, most_sockets).ok(),
         ipvs: ipvs_conn::read(MOST_ENTRIES),

@@ -13,9 +13,10 @@ use super::{
     manifest::{Manifest, Program},
     prepare::{Prepared, StartError, prepare},
     running::SymbolTable,
-    sight, signal,
+    signal,
     start::start,
 };
+use crate::host_access;
 
 /// What was found.
 pub struct Examination {
@@ -51,7 +52,7 @@ pub fn examine(no_kprobes: bool) -> Examination {
         kprobes,
         started,
         choices,
-        look_ups: sight::coverage(),
+        look_ups: host_access::coverage(),
         absent_modules: absent_modules(&names),
     }
 }

@@ -1,8 +1,8 @@
 //! The live source: ring buffer and host state to events, in time order.
 //!
 //! Records of several CPUs are put in order within a short window, here and not in the correlator, so
-//! that a recorded stream has the order in which it was judged. Host state is read when a record asks
-//! for it and follows that record in the stream.
+//! that a recorded stream has the order in which it was judged. What the correlator wants to know because
+//! of a record (`rsttrace_core::query`) is read from the host and follows that record in the stream.
 
 use std::{
     collections::BTreeMap,
@@ -18,12 +18,12 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use rsttrace_core::{
-    correlator::closer,
     decode::decode,
-    event::{Body, Event, Session, SignalCoverage, Socket},
+    event::{Body, Event, Session, SignalCoverage},
+    query::{Query, wanted},
 };
-use rsttrace_host::{Host, OwnedSocket};
-use rsttrace_model::{errno::ETIMEDOUT, flow::Nanos, tcp_flag, tcp_state};
+use rsttrace_host::Host;
+use rsttrace_model::flow::Nanos;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc::UnboundedReceiver,
@@ -34,15 +34,15 @@ use super::{
     attach::{AttachOptions, Attached, StderrLog},
     choose::Refused,
     counters::Counters,
-    missed,
+    idle_sampler::IdleSampler,
     prepare::StartError,
-    questions::Questions,
+    queries::Queries,
     running::RunningKernel,
-    sight, signal,
+    signal, skipped_runs,
     start::{Started, start},
-    survivors::Survivors,
     watch::{Change, watch},
 };
+use crate::host_access;
 
 pub use rsttrace_host::clock::{monotonic as now, wall};
 
@@ -52,17 +52,11 @@ pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_
 /// Records of other CPUs are at most this late: a record is stamped, filled and committed in one go.
 const MERGE_WINDOW: Nanos = 20_000_000;
 
-/// State of a namespace in which something broke is read anew after this long.
-const FRESH: Duration = Duration::from_millis(500);
-
-/// Of a refused connect only the port range matters, and that hardly ever changes.
-const STALE: Duration = Duration::from_secs(30);
-
 /// `CONFIG_HZ` of most distributions, where the clock's resolution does not tell.
 const DEFAULT_HZ: u32 = 250;
 
-/// How often the kernel is asked what it left out: before a case that missed something is judged.
-const MISSED_EVERY: Duration = Duration::from_millis(100);
+/// How often the kernel is asked which runs it skipped: before a case that may lack a record is judged.
+const READ_SKIPPED_RUNS_EVERY: Duration = Duration::from_millis(100);
 
 /// One load of the object: its programs stay attached as long as this lives.
 struct Part {
@@ -70,7 +64,7 @@ struct Part {
     counters: Counters,
     log: Option<EbpfLogger<StderrLog>>,
     ebpf: Ebpf,
-    /// Runs that each program was left out of while the others were being attached.
+    /// Runs of each program that the kernel skipped while the others were being attached.
     before: BTreeMap<String, u64>,
 }
 
@@ -81,35 +75,38 @@ impl Part {
         let ring = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
             .map_err(std::io::Error::from)
             .context("cannot wait for the ring buffer")?;
-        let before = left_out(&ebpf).map(|(name, runs)| (name.to_owned(), runs)).collect();
+        let before =
+            skipped_by_program(&ebpf).map(|(name, runs)| (name.to_owned(), runs)).collect();
         Ok((Self { ring, counters, log, ebpf, before }, refused))
     }
 
-    /// How often the kernel left out each hook.
-    fn missed(&self) -> BTreeMap<String, u64> {
+    /// How often the kernel skipped each hook.
+    fn skipped_runs(&self) -> BTreeMap<String, u64> {
         let before = |name| self.before.get(name).copied().unwrap_or(0);
-        missed::by_hook(
-            left_out(&self.ebpf).map(|(name, runs)| (name, runs.saturating_sub(before(name)))),
+        skipped_runs::by_hook(
+            skipped_by_program(&self.ebpf)
+                .map(|(name, runs)| (name, runs.saturating_sub(before(name)))),
         )
     }
 }
 
-/// Runs that each program was left out of since it was loaded.
-fn left_out(ebpf: &Ebpf) -> impl Iterator<Item = (&str, u64)> {
-    ebpf.programs()
-        .filter_map(|(name, it)| Some((name, it.fd().ok().map(|fd| missed::runs(fd.as_fd()))?)))
+/// Runs of each program that the kernel skipped since it was loaded.
+fn skipped_by_program(ebpf: &Ebpf) -> impl Iterator<Item = (&str, u64)> {
+    ebpf.programs().filter_map(|(name, it)| {
+        Some((name, it.fd().ok().map(|fd| skipped_runs::runs(fd.as_fd()))?))
+    })
 }
 
 /// The running tracer.
 pub struct Live {
     /// What was attached at the start, then what modules brought later.
     parts: Vec<Part>,
-    missed: BTreeMap<String, u64>,
-    missed_at: Option<Instant>,
+    skipped_runs: BTreeMap<String, u64>,
+    skipped_runs_read: Option<Instant>,
     changes: UnboundedReceiver<Change>,
     kernel: RunningKernel,
-    questions: Questions,
-    survivors: Survivors,
+    queries: Queries,
+    idle_sampler: IdleSampler,
     pending: Vec<Event>,
     /// When the ring was last emptied.
     drained: Nanos,
@@ -126,7 +123,7 @@ impl Live {
     pub fn start(options: AttachOptions) -> Result<Self, StartError> {
         use StartError::Internal;
         let Started { attached, symbols, reasons } = start(OBJECT, &options)?;
-        let coverage: Vec<_> = attached.coverage().chain(sight::coverage()).collect();
+        let coverage: Vec<_> = attached.coverage().chain(host_access::coverage()).collect();
         let changes = watch(OBJECT, &options, &coverage).map_err(Internal)?;
         let host = Host::new().context("cannot read network namespaces").map_err(Internal)?;
         let session = session(&host, coverage);
@@ -135,12 +132,12 @@ impl Live {
         give_back_memory();
         Ok(Self {
             parts: vec![part],
-            missed: BTreeMap::new(),
-            missed_at: None,
+            skipped_runs: BTreeMap::new(),
+            skipped_runs_read: None,
             changes,
             kernel: RunningKernel::new(hz, symbols, reasons),
-            survivors: Survivors::start(host.clone()).map_err(Internal)?,
-            questions: Questions::ask(host, now()).map_err(Internal)?,
+            idle_sampler: IdleSampler::start(host.clone()).map_err(Internal)?,
+            queries: Queries::start(host, now()).map_err(Internal)?,
             pending: Vec::new(),
             drained: now(),
             undecodable: 0,
@@ -150,7 +147,7 @@ impl Live {
     }
 
     /// The first event of the stream, and again when the coverage has changed.
-    pub fn opening(&self) -> Event {
+    pub fn session_event(&self) -> Event {
         Event {
             ts: now(),
             netns: self.session.initial_netns,
@@ -163,7 +160,7 @@ impl Live {
     /// # Errors
     /// When the ring buffer cannot be polled.
     pub async fn readable(&mut self) -> Result<()> {
-        let Self { parts, questions, survivors, pending, .. } = self;
+        let Self { parts, queries, idle_sampler, pending, .. } = self;
         let records = std::future::poll_fn(|context| {
             for part in parts.iter() {
                 if let Poll::Ready(guard) = part.ring.poll_read_ready(context) {
@@ -175,8 +172,8 @@ impl Live {
         });
         tokio::select! {
             result = records => result?,
-            events = questions.answered() => pending.extend(events),
-            event = survivors.next() => pending.push(event),
+            events = queries.answered() => pending.extend(events),
+            event = idle_sampler.next() => pending.push(event),
         }
         Ok(())
     }
@@ -227,9 +224,9 @@ impl Live {
 
     /// The time up to which cases may be judged: when the ring was last emptied, unless the host still
     /// owes answers.
-    pub fn judging_time(&self) -> Nanos {
+    pub fn settle_deadline(&self) -> Nanos {
         // Not the clock: what happened since the ring was last emptied has not been looked at.
-        self.questions.answered_until(self.drained)
+        self.queries.answered_until(self.drained)
     }
 
     /// Takes everything out of the ring and returns, in order, the events older than the merge window.
@@ -245,7 +242,7 @@ impl Live {
                 fresh.push(item.to_vec());
             }
         }
-        self.pending.extend(self.questions.answers());
+        self.pending.extend(self.queries.answers());
         if !fresh.is_empty() {
             self.kernel.wait_for_symbols();
             let mut decoded: Vec<_> =
@@ -255,9 +252,9 @@ impl Live {
             }
             for event in decoded {
                 match event {
-                    // Of a kind that is known, but of a packet that is not TCP's.
-                    Ok(Event { body: Body::Unknown { kind, .. }, .. }) if kind <= KIND_LAST => {}
-                    Ok(event) => self.accept(event),
+                    Ok(Some(event)) => self.accept(event),
+                    // Of a packet that is not TCP's.
+                    Ok(None) => {}
                     Err(_) => self.undecodable += 1,
                 }
             }
@@ -266,7 +263,7 @@ impl Live {
     }
 
     /// Everything that is left, at the end.
-    pub fn rest(&mut self) -> Vec<Event> {
+    pub fn drain_remaining(&mut self) -> Vec<Event> {
         let mut events = self.drain();
         events.extend(self.release(Nanos::MAX));
         events
@@ -279,72 +276,23 @@ impl Live {
         self.pending.drain(..ready).collect()
     }
 
-    /// Queues a record's event and the host state that belongs to it.
+    /// Queues a record's event and has the host answer what the correlator wants to know because of it.
     fn accept(&mut self, event: Event) {
-        let (ts, netns) = (event.ts, event.netns);
-        let (socket, max_age) = match &event.body {
-            Body::ResetSent(it) => {
-                let syn = it.trigger.is_some_and(|trigger| trigger.has(tcp_flag::SYN));
-                let closer = closer(it, ts).filter(|_| !syn);
-                if let Some((_, task)) = closer {
-                    self.questions.process(ts, task.pid);
+        self.queries.note(&event);
+        for query in wanted(&event) {
+            match query {
+                Query::IdlePeriods { netns, flow, idle } => {
+                    self.idle_sampler.watch(netns, flow, idle);
                 }
-                // What was closed has left its process already.
-                let held = it.trigger.is_none() && closer.is_none();
-                (it.socket.as_ref().filter(|_| held), if syn { STALE } else { FRESH })
+                query => self.queries.send(event.ts, query),
             }
-            // Nobody asks who was refused, and a scan is refused a thousand times a second.
-            Body::ResetReceived(it) => (Some(&it.socket).filter(|it| is_asked(it)), FRESH),
-            Body::SocketError(it) => (Some(&it.socket).filter(|it| is_asked(it)), FRESH),
-            Body::NetfilterDrop(_)
-            | Body::IpvsEnd(_)
-            | Body::IpvsServerRemoved(_)
-            | Body::ConntrackEnd(_) => (None, FRESH),
-            _ => (None, STALE),
-        };
-        match &event.body {
-            Body::ResetSent(it) if it.met_no_connection() => {
-                if let Some(packet) = it.trigger {
-                    self.questions.inquiry(ts, netns, packet.flow);
-                }
-            }
-            Body::SocketError(it) if it.socket.err == ETIMEDOUT => {
-                self.questions.ipvs_orphan(ts, it.socket.flow);
-                if it.socket.rcv_nxt == 0 {
-                    self.questions.ipvs_service(ts, it.socket.flow.dst);
-                }
-            }
-            Body::NetfilterDrop(it) if it.no_destination => {
-                self.questions.ipvs_dropped(ts, netns, it.packet.flow);
-            }
-            Body::IpvsEnd(_) => self.questions.ipvs_in(netns, None),
-            Body::IpvsServerRemoved(_) => self.questions.ipvs_in(netns, Some(ts)),
-            _ => {}
-        }
-        if let Body::SocketError(it) = &event.body
-            && it.socket.was_never_answered()
-        {
-            self.questions.accept_queue(ts, netns, it.socket.flow.dst);
-        }
-        if let Some(socket) = socket.filter(|socket| socket.inode != 0) {
-            let Socket { inode, flow, ref opener, .. } = *socket;
-            let opener = opener.clone();
-            self.questions.owner(ts, OwnedSocket { inode, netns, flow, opener });
-        }
-        if let Body::ResetReceived(it) = &event.body
-            && let Some(last) = it.socket.last_received
-        {
-            self.survivors.watch(netns, it.socket.flow, ts.saturating_sub(last));
         }
         self.pending.push(event);
-        if netns != 0 {
-            self.questions.netns(ts, netns, max_age);
-        }
     }
 
     /// Nothing waits for the merge window or the host.
     pub fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.questions.is_idle()
+        self.pending.is_empty() && self.queries.is_idle()
     }
 
     /// Records lost because the ring was full, all kinds.
@@ -352,21 +300,21 @@ impl Live {
         (0..=u32::from(KIND_LAST)).map(|kind| self.counter(COUNTER_LOST + kind)).sum()
     }
 
-    /// How often each hook was left out since the start, when that is more than at the last call.
-    pub fn missed_more(&mut self) -> Option<&BTreeMap<String, u64>> {
-        if self.missed_at.is_some_and(|at| at.elapsed() < MISSED_EVERY) {
+    /// How often the kernel skipped each hook since the start, when that is more than at the last call.
+    pub fn newly_skipped_runs(&mut self) -> Option<&BTreeMap<String, u64>> {
+        if self.skipped_runs_read.is_some_and(|at| at.elapsed() < READ_SKIPPED_RUNS_EVERY) {
             return None;
         }
-        self.missed_at = Some(Instant::now());
-        let mut missed = BTreeMap::new();
-        for (hook, runs) in self.parts.iter().flat_map(Part::missed) {
-            *missed.entry(hook).or_insert(0) += runs;
+        self.skipped_runs_read = Some(Instant::now());
+        let mut skipped = BTreeMap::new();
+        for (hook, runs) in self.parts.iter().flat_map(Part::skipped_runs) {
+            *skipped.entry(hook).or_insert(0) += runs;
         }
-        if missed == self.missed {
+        if skipped == self.skipped_runs {
             return None;
         }
-        self.missed = missed;
-        Some(&self.missed)
+        self.skipped_runs = skipped;
+        Some(&self.skipped_runs)
     }
 
     /// Kernel reads that failed, and records that could not be decoded.
@@ -377,11 +325,6 @@ impl Live {
     fn counter(&self, slot: u32) -> u64 {
         self.parts.iter().map(|part| part.counters.sum(slot)).sum()
     }
-}
-
-/// Whether the owner matters: not of a socket that was still connecting.
-fn is_asked(socket: &Socket) -> bool {
-    socket.state != tcp_state::SYN_SENT || socket.err == ETIMEDOUT
 }
 
 /// The kernel's types took some 15 MB to resolve, scattered over the heap: glibc keeps that unless asked.

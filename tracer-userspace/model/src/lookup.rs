@@ -15,7 +15,7 @@ use crate::{
 /// What a namespace held when tracing began.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Stock {
+pub struct InitialState {
     /// When the reading began.
     pub read: Nanos,
     /// Connections; `None` where the kernel does not list its sockets.
@@ -24,7 +24,7 @@ pub struct Stock {
     pub ipvs: Option<IpvsTable>,
 }
 
-impl Stock {
+impl InitialState {
     pub fn is_empty(&self) -> bool {
         self.sockets.as_ref().is_none_or(|list| list.sockets.is_empty())
             && self.ipvs.as_ref().is_none_or(|table| table.entries.is_empty())
@@ -35,7 +35,7 @@ impl Stock {
 /// that of the stack.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Inquiry {
+pub struct StateLookup {
     /// The packet that was answered with a reset.
     pub packet: Option<Flow>,
     pub read: Nanos,

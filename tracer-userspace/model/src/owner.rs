@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::flow::Flow;
+
 /// How a process came to be taken for a socket's owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -84,4 +86,16 @@ impl From<&Opener> for Owner {
             ..Self::default()
         }
     }
+}
+
+/// A socket whose owner is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedSocket {
+    /// 0 once no process holds it.
+    pub inode: u64,
+    pub netns: u32,
+    /// Local side first.
+    pub flow: Flow,
+    /// Who connected it, if that is on record.
+    pub opener: Option<Opener>,
 }

@@ -88,7 +88,7 @@ async fn run(args: &TraceArgs, observer: &mut dyn Observer) -> Result<(), Failur
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut live = start(args)?;
     let mut feed = Feed { correlator: Correlator::new(), observer, incidents: Vec::new() };
-    feed.event(live.opening())?;
+    feed.event(live.session_event())?;
     announce(&live, args);
 
     let deadline = args.duration.map(|duration| Instant::now() + duration);
@@ -104,10 +104,10 @@ async fn run(args: &TraceArgs, observer: &mut dyn Observer) -> Result<(), Failur
             _ = terminate.recv() => true,
         };
         if let Some(changed) = live.take_changes()? {
-            feed.event(live.opening())?;
+            feed.event(live.session_event())?;
             say(&notice::changed(&changed, args.notice_width()));
         }
-        for event in if stop { live.rest() } else { live.drain() } {
+        for event in if stop { live.drain_remaining() } else { live.drain() } {
             feed.event(event)?;
         }
         let lost_now = live.lost();
@@ -115,15 +115,15 @@ async fn run(args: &TraceArgs, observer: &mut dyn Observer) -> Result<(), Failur
             lost = lost_now;
             feed.event(Event { ts: now(), netns: 0, body: Body::Lost(lost) })?;
         }
-        if let Some(missed) = live.missed_more() {
+        if let Some(missed) = live.newly_skipped_runs() {
             if args.verbose || !told_missed {
                 say(&notice::missed(missed, args.notice_width()));
                 told_missed = true;
             }
-            let body = Body::LeftOut(missed.values().sum());
+            let body = Body::SkippedRuns(missed.values().sum());
             feed.event(Event { ts: now(), netns: 0, body })?;
         }
-        let until = if stop { Nanos::MAX } else { live.judging_time() };
+        let until = if stop { Nanos::MAX } else { live.settle_deadline() };
         if feed.correlator.has_settled(until) {
             feed.event(Event { ts: until, netns: 0, body: Body::Tick })?;
         }

@@ -4,10 +4,10 @@ use super::{doc::Doc, scene::Scene};
 use crate::{
     evidence::Evidence,
     fix::Fix,
-    verdict::{Family, NotFix, Verdict},
+    verdict::{Confidence, Family, NotFix, Verdict},
 };
 
-/// A root cause.
+/// A root cause. Most fields have a usual value in [`Cause::BASE`].
 pub struct Cause {
     /// Stable id of the contract.
     pub id: &'static str,
@@ -26,13 +26,71 @@ pub struct Cause {
     /// What to change on a host as it is, best first; `None` when there is nothing to compute and the
     /// documented remedies are all that can be said.
     pub on_host: Option<fn(&Scene<'_>) -> Vec<Fix>>,
+    /// The highest confidence that a verdict may have (the contract's ceilings).
+    pub ceiling: Confidence,
+    /// A dropped packet is reported at once, as this: its sender may learn of it minutes later, and on
+    /// another host.
+    pub opens_on_drop: Option<DropReport>,
+    /// What an event shows of the table entry that was lost.
+    pub facts: Facts,
+    /// What sends the reset of this cause where no hook saw it leave (`rst.origin` of the contract).
+    pub unseen_origin: Option<&'static str>,
+}
+
+/// How a dropped packet is reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DropReport {
+    /// Completes "SOURCE -> DESTINATION …".
+    pub what: &'static str,
+    /// A connection whose retries have run out is reported as a timeout instead.
+    pub unless_timed_out: bool,
+}
+
+/// What an event shows of a lost entry.
+#[derive(Clone, Copy)]
+pub enum Facts {
+    None,
+    Ipvs,
+    /// With the limit that ran out, if one did: its sysctl and seconds.
+    Conntrack {
+        limit: fn(&Evidence<'_>) -> Option<(&'static str, u32)>,
+    },
+}
+
+impl Facts {
+    /// Of a conntrack entry that did not run out.
+    pub const CONNTRACK: Self = Self::Conntrack { limit: |_| None };
 }
 
 impl Cause {
+    /// What most causes have: nothing to rule out, no fix, nothing computed, no special report.
+    pub const BASE: Self = Self {
+        id: "",
+        family: Family::Unknown,
+        title: "",
+        doc: Doc { about: "", signs: &[], mistaken_for: &[], fixes: &[], not_fixes: &[] },
+        judge: |_| None,
+        rule_out: |_| None,
+        fixes: |_| Vec::new(),
+        not_fixes: |_| Vec::new(),
+        on_host: None,
+        ceiling: Confidence::Observed,
+        opens_on_drop: None,
+        facts: Facts::None,
+        unseen_origin: None,
+    };
+
+    /// The verdict on a case, never surer than [`Self::ceiling`].
+    pub fn verdict(&self, evidence: &Evidence<'_>) -> Option<Verdict> {
+        let verdict = (self.judge)(evidence)?;
+        let confidence = verdict.confidence.map(|confidence| confidence.min(self.ceiling));
+        Some(Verdict { confidence, ..verdict })
+    }
+
     /// The fixes for a host as it is, best first.
     pub fn fixes_on(&self, scene: &Scene<'_>) -> Vec<Fix> {
         let mut fixes = self.on_host.map(|on_host| on_host(scene)).unwrap_or_default();
-        // What could not be computed here is told in general terms.
+        // What could not be computed here is described in general terms.
         for remedy in self.doc.fixes {
             if !fixes.iter().any(|fix| fix.id == remedy.id) {
                 fixes.push(remedy.fix());
@@ -40,37 +98,10 @@ impl Cause {
         }
         fixes
     }
-
-    /// What is told may be a dropped packet, at once: its sender may hear of it minutes later, and elsewhere.
-    pub fn is_a_drop(&self) -> bool {
-        matches!(
-            self.id,
-            "conntrack_table_full"
-                | "nat_port_exhausted"
-                | "no_backend"
-                | "ipvs_server_removed"
-                | "ipvs_entry_dropped"
-        )
-    }
 }
 
 impl std::fmt::Debug for Cause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.id)
     }
-}
-
-/// For causes that have nothing to say.
-pub fn nothing_ruled_out(_: &Evidence<'_>) -> Option<String> {
-    None
-}
-
-/// For causes that need no fix.
-pub fn no_fixes(_: &Evidence<'_>) -> Vec<Fix> {
-    Vec::new()
-}
-
-/// For causes nobody fixes wrongly.
-pub fn no_not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    Vec::new()
 }

@@ -1,7 +1,7 @@
 //! The application closed with data still unread.
 
 use super::{
-    cause::{Cause, nothing_ruled_out},
+    cause::Cause,
     doc::{Doc, Need, Sign},
     remedy,
 };
@@ -36,10 +36,9 @@ pub const CAUSE: Cause = Cause {
         not_fixes: NOT_FIXES,
     },
     judge,
-    rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
-    on_host: None,
+    ..Cause::BASE
 };
 
 const DRAIN: Remedy = Remedy {

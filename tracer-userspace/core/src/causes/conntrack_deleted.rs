@@ -3,11 +3,12 @@
 use rsttrace_model::units::human_s;
 
 use super::{
-    cause::{Cause, nothing_ruled_out},
+    cause::Cause,
     doc::{Doc, Need, Sign},
     remedy,
 };
 use crate::{
+    causes::cause::Facts,
     evidence::Evidence,
     fix::{Fix, FixOwner, Remedy, Risk},
     verdict::{Family, Finding, NotFix, Verdict},
@@ -43,10 +44,10 @@ pub const CAUSE: Cause = Cause {
         not_fixes: NOT_FIXES,
     },
     judge,
-    rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
-    on_host: None,
+    facts: Facts::CONNTRACK,
+    ..Cause::BASE
 };
 
 const STOP_DELETING: Remedy = Remedy {

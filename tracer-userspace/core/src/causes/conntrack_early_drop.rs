@@ -10,6 +10,7 @@ use super::{
     scene::Scene,
 };
 use crate::{
+    causes::cause::Facts,
     event::{ConntrackEnd, has},
     evidence::Evidence,
     fix::Fix,
@@ -61,6 +62,8 @@ pub const CAUSE: Cause = Cause {
     fixes,
     not_fixes,
     on_host: Some(on_host),
+    facts: Facts::CONNTRACK,
+    ..Cause::BASE
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[(

@@ -13,6 +13,7 @@ use super::{
     scene::Scene,
 };
 use crate::{
+    causes::cause::Facts,
     event::{ConntrackEnd, has},
     evidence::{Evidence, seconds},
     fix::{Change, Fix, FixOwner, Remedy, Risk},
@@ -64,6 +65,8 @@ pub const CAUSE: Cause = Cause {
     fixes,
     not_fixes,
     on_host: Some(on_host),
+    facts: Facts::Conntrack { limit },
+    ..Cause::BASE
 };
 
 const RAISE_TIMEOUT: Remedy = Remedy {

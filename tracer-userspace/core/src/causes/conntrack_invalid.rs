@@ -4,12 +4,13 @@
 use rsttrace_model::{conntrack::state_name, host_state::Netns, units::human_s};
 
 use super::{
-    cause::{Cause, nothing_ruled_out},
+    cause::Cause,
     doc::{Doc, Need, Sign},
     remedy,
     scene::Scene,
 };
 use crate::{
+    causes::cause::Facts,
     evidence::Evidence,
     fix::{Change, Fix, FixOwner, Remedy, Risk},
     verdict::{Family, Finding, NotFix, Verdict},
@@ -49,10 +50,11 @@ pub const CAUSE: Cause = Cause {
         not_fixes: NOT_FIXES,
     },
     judge,
-    rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
     on_host: Some(on_host),
+    facts: Facts::CONNTRACK,
+    ..Cause::BASE
 };
 
 const BE_LIBERAL: Remedy = Remedy {

@@ -14,6 +14,8 @@ use super::{
     scene::Scene,
 };
 use crate::{
+    causes::cause::{DropReport, Facts},
+    event::DropReason,
     evidence::Evidence,
     fix::{Change, Fix, FixOwner, Remedy, Risk},
     verdict::{Confidence, Family, Finding, NotFix, Verdict},
@@ -63,6 +65,9 @@ pub const CAUSE: Cause = Cause {
     fixes,
     not_fixes,
     on_host: Some(on_host),
+    opens_on_drop: Some(DropReport { what: "lost a packet", unless_timed_out: false }),
+    facts: Facts::CONNTRACK,
+    ..Cause::BASE
 };
 
 pub const RAISE_MAX: Remedy = Remedy {
@@ -103,10 +108,10 @@ const ENTRY_BYTES: u64 = 384;
 const STEP: u64 = 65536;
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
-    let (loss, drop) = evidence.drops().iter().find(|(loss, drop)| {
-        let unexplained =
-            !drop.tracked && !drop.no_server && !drop.no_destination && drop.rejected.is_none();
-        drop.table_full || (unexplained && is_full(evidence, loss.netns))
+    let (loss, drop) = evidence.drops().iter().find(|(loss, drop)| match drop.why {
+        DropReason::TableFull => true,
+        DropReason::Netfilter { tracked: false } => is_full(evidence, loss.netns),
+        _ => false,
     })?;
     // A reset has its own reason, whatever was dropped before; only one that tells of lost state in
     // mid-stream can come from such a drop.
@@ -115,7 +120,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if reset && evidence.timed_out().is_none() && !in_midstream {
         return None;
     }
-    let confidence = if drop.table_full { Confidence::Observed } else { Confidence::Correlated };
+    let confidence = if drop.why == DropReason::TableFull {
+        Confidence::Observed
+    } else {
+        Confidence::Correlated
+    };
     let fill = table(evidence, loss.netns)
         .and_then(|table| Some(format!(" ({} of {} entries)", table.count?, table.max?)));
     let fill = fill.unwrap_or_default();
@@ -150,7 +159,7 @@ fn is_full(evidence: &Evidence<'_>, netns: u32) -> bool {
 }
 
 fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
-    let dropped = evidence.drops().iter().any(|(_, drop)| drop.table_full);
+    let dropped = evidence.drops().iter().any(|(_, drop)| drop.why == DropReason::TableFull);
     if dropped || !evidence.session.covers("conntrack_full") {
         return None;
     }

@@ -3,13 +3,13 @@
 use rsttrace_model::{errno::ECONNREFUSED, units::human_s};
 
 use super::{
-    cause::{Cause, nothing_ruled_out},
+    cause::Cause,
     doc::{Doc, Need, Sign},
     remedy, unanswered,
 };
 use crate::{
     causes::reject_rule::{CHANGE_RULE, change_the_rule, tool},
-    event::NetfilterDrop,
+    event::{DropReason, PacketDrop},
     evidence::Evidence,
     fix::Fix,
     history::losses::Remembered,
@@ -67,10 +67,10 @@ pub const CAUSE: Cause = Cause {
         not_fixes: NOT_FIXES,
     },
     judge,
-    rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
-    on_host: None,
+    unseen_origin: Some("netfilter"),
+    ..Cause::BASE
 };
 
 const NOT_FIXES: &[(&str, &str)] =
@@ -80,7 +80,7 @@ const NOT_FIXES: &[(&str, &str)] =
 const SAME_PACKET_S: f64 = 0.05;
 
 /// The connection's packet that a rule answered with an ICMP error, where no reset ended it first.
-fn unreachable<'a>(evidence: &Evidence<'a>) -> Option<(&'a Remembered, &'a NetfilterDrop)> {
+fn unreachable<'a>(evidence: &Evidence<'a>) -> Option<(&'a Remembered, &'a PacketDrop)> {
     let no_reset = evidence.sent().is_none() && evidence.received().is_none();
     if evidence.error().is_none() || !(no_reset || evidence.timed_out().is_some()) {
         return None;
@@ -106,7 +106,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         );
     }
     if let Some((loss, drop)) = unreachable(evidence)
-        && let Some(stack) = &drop.rejected
+        && let Some(stack) = drop.rejected_by()
     {
         let (tool, place) = (tool(stack), evidence.place(loss.netns).describe());
         let flow = drop.packet.flow;
@@ -139,7 +139,7 @@ fn by_its_drop(evidence: &Evidence<'_>) -> Option<Verdict> {
     }
     let (loss, drop) = evidence.drops().iter().find(|(loss, drop)| {
         !drop.is_failure()
-            && !drop.no_destination
+            && drop.why != DropReason::NoDestination
             && drop.packet.flow == flow
             && evidence.age_s(loss.ts).abs() < SAME_PACKET_S
     })?;

@@ -3,7 +3,7 @@
 use rsttrace_model::{tcp_flag, tcp_state};
 
 use super::{
-    cause::{Cause, no_fixes, no_not_fixes, nothing_ruled_out},
+    cause::Cause,
     doc::{Doc, Need, Sign},
 };
 use crate::{
@@ -39,10 +39,7 @@ pub const CAUSE: Cause = Cause {
         not_fixes: &[],
     },
     judge,
-    rule_out: nothing_ruled_out,
-    fixes: no_fixes,
-    not_fixes: no_not_fixes,
-    on_host: None,
+    ..Cause::BASE
 };
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {

@@ -50,7 +50,7 @@ pub const CAUSE: Cause = Cause {
     rule_out,
     fixes,
     not_fixes,
-    on_host: None,
+    ..Cause::BASE
 };
 
 const KEEP_LONGER: Remedy = Remedy {

@@ -3,14 +3,17 @@
 use rsttrace_model::{host_state::Netns, ipvs::state_name, units::human_s};
 
 use super::{
-    cause::{Cause, nothing_ruled_out},
+    cause::Cause,
     doc::{Doc, Need, Sign},
     ipvs_server_removed::{self, ServerLoss},
     remedy,
     scene::Scene,
 };
 use crate::{
-    causes::ipvs_entry::lost_to,
+    causes::{
+        cause::{DropReport, Facts},
+        ipvs_entry::lost_to,
+    },
     event::has,
     evidence::Evidence,
     fix::{Change, Fix, FixOwner, Remedy, Risk},
@@ -73,10 +76,12 @@ pub const CAUSE: Cause = Cause {
         not_fixes: NOT_FIXES,
     },
     judge,
-    rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
     on_host: Some(on_host),
+    opens_on_drop: Some(DropReport { what: "lost a packet", unless_timed_out: true }),
+    facts: Facts::Ipvs,
+    ..Cause::BASE
 };
 
 const NO_DEFENCE: Remedy = Remedy {

@@ -16,6 +16,7 @@ use super::{
     scene::Scene,
 };
 use crate::{
+    causes::cause::Facts,
     evidence::Evidence,
     fix::{Change, Fix, FixOwner, Remedy, Risk},
     verdict::{Family, NotFix, Verdict},
@@ -65,6 +66,8 @@ pub const CAUSE: Cause = Cause {
     fixes,
     not_fixes,
     on_host: Some(on_host),
+    facts: Facts::Ipvs,
+    ..Cause::BASE
 };
 
 /// `IP_VS_TCP_S_*` (include/net/ip_vs.h): the server, or the client, has sent its FIN.

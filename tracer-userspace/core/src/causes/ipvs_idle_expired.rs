@@ -14,6 +14,7 @@ use super::{
     scene::Scene,
 };
 use crate::{
+    causes::cause::Facts,
     event::{IpvsEnd, has},
     evidence::{Evidence, seconds},
     fix::Fix,
@@ -80,6 +81,8 @@ pub const CAUSE: Cause = Cause {
     fixes,
     not_fixes,
     on_host: Some(on_host),
+    facts: Facts::Ipvs,
+    ..Cause::BASE
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[

@@ -10,7 +10,7 @@ use rsttrace_model::{
 };
 
 use super::{
-    cause::{Cause, nothing_ruled_out},
+    cause::Cause,
     doc::{Doc, Need, Sign},
     ipvs_entry::lost_to,
     ipvs_idle_expired::had_time,
@@ -20,7 +20,8 @@ use super::{
 };
 use crate::{
     case::At,
-    event::{IpvsEnd, IpvsRemoval, IpvsServerRemoved, has},
+    causes::cause::{DropReport, Facts},
+    event::{DropReason, IpvsEnd, IpvsRemoval, IpvsServerRemoved, has},
     evidence::{Evidence, seconds},
     fix::{Change, Fix, FixOwner, Remedy, Risk},
     verdict::{Confidence, Family, Finding, NotFix, Verdict},
@@ -97,10 +98,12 @@ pub const CAUSE: Cause = Cause {
         not_fixes: NOT_FIXES,
     },
     judge,
-    rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
     on_host: Some(on_host),
+    opens_on_drop: Some(DropReport { what: "lost a packet", unless_timed_out: true }),
+    facts: Facts::Ipvs,
+    ..Cause::BASE
 };
 
 const DRAIN: Remedy = Remedy {
@@ -257,7 +260,7 @@ fn dropped<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
 
 fn only_dropped(evidence: &Evidence<'_>) -> bool {
     let case = evidence.case;
-    case.drops.iter().any(|at| at.it.no_destination)
+    case.drops.iter().any(|at| at.it.why == DropReason::NoDestination)
         && case.sent.is_empty()
         && case.received.is_empty()
         && case.errors.is_empty()

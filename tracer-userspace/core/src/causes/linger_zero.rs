@@ -1,7 +1,7 @@
 //! SO_LINGER with timeout 0, and its kin that abort on purpose.
 
 use super::{
-    cause::{Cause, nothing_ruled_out},
+    cause::Cause,
     doc::{Doc, Need, Sign},
     remedy,
 };
@@ -44,10 +44,9 @@ pub const CAUSE: Cause = Cause {
         not_fixes: NOT_FIXES,
     },
     judge,
-    rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
-    on_host: None,
+    ..Cause::BASE
 };
 
 const DROP_LINGER: Remedy = Remedy {

@@ -63,6 +63,7 @@ pub const CAUSE: Cause = Cause {
     fixes,
     not_fixes,
     on_host: Some(on_host),
+    ..Cause::BASE
 };
 
 const LARGER_BACKLOG: Remedy = Remedy {

@@ -1,7 +1,7 @@
 //! The listener closed with connections in its queue.
 
 use super::{
-    cause::{Cause, nothing_ruled_out},
+    cause::Cause,
     doc::{Doc, Need, Sign},
     remedy,
 };
@@ -33,10 +33,9 @@ pub const CAUSE: Cause = Cause {
         not_fixes: NOT_FIXES,
     },
     judge,
-    rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
-    on_host: None,
+    ..Cause::BASE
 };
 
 const DRAIN: Remedy = Remedy {

@@ -49,7 +49,8 @@ pub const CAUSE: Cause = Cause {
     rule_out,
     fixes,
     not_fixes,
-    on_host: None,
+    ceiling: Confidence::Inferred,
+    ..Cause::BASE
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[

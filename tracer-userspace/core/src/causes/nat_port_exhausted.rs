@@ -6,12 +6,13 @@ use rsttrace_model::{
 };
 
 use super::{
-    cause::{Cause, nothing_ruled_out},
+    cause::Cause,
     doc::{Doc, Need, Sign},
     remedy,
 };
 use crate::{
-    event::NetfilterDrop,
+    causes::cause::DropReport,
+    event::PacketDrop,
     evidence::Evidence,
     fix::{Fix, FixOwner, Remedy, Risk},
     history::losses::Remembered,
@@ -41,10 +42,11 @@ pub const CAUSE: Cause = Cause {
         not_fixes: NOT_FIXES,
     },
     judge,
-    rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
-    on_host: None,
+    ceiling: Confidence::Correlated,
+    opens_on_drop: Some(DropReport { what: "lost a packet", unless_timed_out: false }),
+    ..Cause::BASE
 };
 
 const MORE_TUPLES: Remedy = Remedy {
@@ -76,8 +78,8 @@ const NOT_FIXES: &[(&str, &str)] = &[
 /// (TCP_TIMEOUT_INIT, include/net/tcp.h): only what clashes again is broken.
 const AGAIN: Nanos = 500_000_000;
 
-fn clash<'a>(evidence: &Evidence<'a>) -> Option<(&'a Remembered, &'a NetfilterDrop, Flow)> {
-    evidence.drops().iter().find_map(|(loss, drop)| Some((*loss, *drop, drop.clash?)))
+fn clash<'a>(evidence: &Evidence<'a>) -> Option<(&'a Remembered, &'a PacketDrop, Flow)> {
+    evidence.drops().iter().find_map(|(loss, drop)| Some((*loss, *drop, drop.clash()?)))
 }
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {

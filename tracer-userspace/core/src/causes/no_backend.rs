@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     case::At,
-    event::NetfilterDrop,
+    causes::cause::DropReport,
+    event::{DropReason, PacketDrop},
     evidence::Evidence,
     fix::{Fix, FixOwner, Remedy, Risk},
     verdict::{Confidence, Family, Finding, NotFix, Verdict},
@@ -51,7 +52,8 @@ pub const CAUSE: Cause = Cause {
     rule_out,
     fixes,
     not_fixes,
-    on_host: None,
+    opens_on_drop: Some(DropReport { what: "was refused", unless_timed_out: false }),
+    ..Cause::BASE
 };
 
 const SERVER: Remedy = Remedy {
@@ -78,7 +80,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let service = drop.packet.flow.dst;
     let lack = lack(evidence.ipvs_service(at.netns, service));
     let place = evidence.place(at.netns).describe();
-    let confidence = if drop.no_server { Confidence::Observed } else { Confidence::Correlated };
+    let confidence = if drop.why == DropReason::NoServer {
+        Confidence::Observed
+    } else {
+        Confidence::Correlated
+    };
     Some(
         Verdict::new(confidence, format!("the IPVS service {service} {place} had {lack}")).finding(
             Finding {
@@ -96,7 +102,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 
 /// The SYN that IPVS refused. Without kprobes: one that netfilter dropped on its way to a service that
 /// has no usable server.
-fn refused<'a>(evidence: &Evidence<'a>) -> Option<&'a At<NetfilterDrop>> {
+fn refused<'a>(evidence: &Evidence<'a>) -> Option<&'a At<PacketDrop>> {
     evidence.case.drops.iter().find(|at| {
         let drop = &at.it;
         let unusable = || {
@@ -104,7 +110,13 @@ fn refused<'a>(evidence: &Evidence<'a>) -> Option<&'a At<NetfilterDrop>> {
             service.is_some_and(|service| service.destinations.iter().all(|d| d.weight == 0))
         };
         drop.packet.is_syn()
-            && (drop.no_server || (!drop.table_full && drop.rejected.is_none() && unusable()))
+            && match drop.why {
+                DropReason::NoServer => true,
+                DropReason::TableFull | DropReason::Rejected { .. } => false,
+                DropReason::NoDestination
+                | DropReason::Clash { .. }
+                | DropReason::Netfilter { .. } => unusable(),
+            }
     })
 }
 

@@ -3,7 +3,7 @@
 use rsttrace_model::{tcp_flag, units::human_s};
 
 use super::{
-    cause::{Cause, nothing_ruled_out},
+    cause::Cause,
     doc::{Doc, Need, Sign},
     peer_aborted::{NOT_FIXES, from_elsewhere, not_fixes},
     remedy,
@@ -40,10 +40,10 @@ pub const CAUSE: Cause = Cause {
         not_fixes: NOT_FIXES,
     },
     judge,
-    rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
-    on_host: None,
+    ceiling: Confidence::Inferred,
+    ..Cause::BASE
 };
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {

@@ -1,7 +1,7 @@
 //! The owner died with data unread.
 
 use super::{
-    cause::{Cause, nothing_ruled_out},
+    cause::Cause,
     close_unread_data,
     doc::{Doc, Need, Sign},
     remedy,
@@ -34,10 +34,9 @@ pub const CAUSE: Cause = Cause {
         not_fixes: NOT_FIXES,
     },
     judge,
-    rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
-    on_host: None,
+    ..Cause::BASE
 };
 
 const NOT_FIXES: &[(&str, &str)] =

@@ -3,7 +3,7 @@
 use rsttrace_model::{errno::errno_name, host_state::Netns, tcp_state};
 
 use super::{
-    cause::{Cause, nothing_ruled_out},
+    cause::Cause,
     doc::{Doc, Need, Sign},
     reject_rule::CHANGE_RULE,
     remedy,
@@ -56,10 +56,10 @@ pub const CAUSE: Cause = Cause {
         not_fixes: NOT_FIXES,
     },
     judge,
-    rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
     on_host: Some(on_host),
+    ..Cause::BASE
 };
 
 const RESTORE: Remedy = Remedy {

@@ -42,6 +42,8 @@ pub const CAUSE: Cause = Cause {
     fixes,
     not_fixes,
     on_host: Some(on_host),
+    ceiling: Confidence::Correlated,
+    ..Cause::BASE
 };
 
 const LARGER_QUEUES: Remedy = Remedy {

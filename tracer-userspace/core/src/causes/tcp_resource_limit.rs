@@ -43,6 +43,7 @@ pub const CAUSE: Cause = Cause {
     fixes,
     not_fixes,
     on_host: Some(on_host),
+    ..Cause::BASE
 };
 
 const RAISE_LIMITS: Remedy = Remedy {

@@ -8,7 +8,7 @@ use rsttrace_model::{
 
 use super::reject_rule;
 use crate::{
-    event::{NetfilterDrop, Socket},
+    event::{PacketDrop, Socket},
     evidence::{Evidence, seconds},
     fix::Fix,
     history::losses::Remembered,
@@ -44,8 +44,8 @@ fn wait_s(socket: &Socket, wait: i32) -> f64 {
 }
 
 /// The newest packet of the connection that a rule answered with an ICMP error.
-pub fn rejected<'a>(evidence: &Evidence<'a>) -> Option<(&'a Remembered, &'a NetfilterDrop)> {
-    evidence.drops().iter().copied().find(|(_, drop)| drop.rejected.is_some())
+pub fn rejected<'a>(evidence: &Evidence<'a>) -> Option<(&'a Remembered, &'a PacketDrop)> {
+    evidence.drops().iter().copied().find(|(_, drop)| drop.rejected_by().is_some())
 }
 
 /// Whether the rule may have been there from the first packet on that nobody answered; a rule that came
@@ -65,7 +65,7 @@ pub fn rejected_from_the_start(evidence: &Evidence<'_>, loss: &Remembered) -> bo
 pub fn dropped(evidence: &Evidence<'_>) -> Option<Finding> {
     let first = evidence.drops().first().copied();
     let (loss, drop) = rejected(evidence).or(first)?;
-    let (who, answer) = match &drop.rejected {
+    let (who, answer) = match drop.rejected_by() {
         Some(stack) => (reject_rule::tool(stack), " and answered it with an ICMP error"),
         None => ("netfilter", ""),
     };

@@ -2,10 +2,7 @@
 
 use rsttrace_model::{errno::ECONNREFUSED, units::human_s};
 
-use super::{
-    cause::{Cause, no_fixes, no_not_fixes, nothing_ruled_out},
-    doc::Doc,
-};
+use super::{cause::Cause, doc::Doc};
 use crate::{
     event::has,
     evidence::{Balanced, Evidence, Translated},
@@ -26,10 +23,7 @@ pub const CAUSE: Cause = Cause {
         not_fixes: &[],
     },
     judge,
-    rule_out: nothing_ruled_out,
-    fixes: no_fixes,
-    not_fixes: no_not_fixes,
-    on_host: None,
+    ..Cause::BASE
 };
 
 #[expect(clippy::unnecessary_wraps, reason = "the signature of every cause's judge")]

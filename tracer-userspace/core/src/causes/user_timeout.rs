@@ -3,7 +3,7 @@
 use rsttrace_model::units::human_s;
 
 use super::{
-    cause::{Cause, nothing_ruled_out},
+    cause::Cause,
     doc::{Doc, Need, Sign},
     reject_rule::CHANGE_RULE,
     remedy, unanswered,
@@ -36,10 +36,9 @@ pub const CAUSE: Cause = Cause {
         not_fixes: NOT_FIXES,
     },
     judge,
-    rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
-    on_host: None,
+    ..Cause::BASE
 };
 
 const RESTORE: Remedy = Remedy {

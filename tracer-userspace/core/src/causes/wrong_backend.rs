@@ -3,7 +3,7 @@
 use rsttrace_model::{host_state::Netns, tcp_state};
 
 use super::{
-    cause::{Cause, nothing_ruled_out},
+    cause::Cause,
     doc::{Doc, Need, Sign},
     remedy,
     scene::Scene,
@@ -40,10 +40,11 @@ pub const CAUSE: Cause = Cause {
         not_fixes: NOT_FIXES,
     },
     judge,
-    rule_out: nothing_ruled_out,
     fixes,
     not_fixes,
     on_host: Some(on_host),
+    ceiling: Confidence::Inferred,
+    ..Cause::BASE
 };
 
 const KEEP_FLOWS: Remedy = Remedy {

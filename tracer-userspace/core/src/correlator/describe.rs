@@ -14,7 +14,10 @@ use super::{
     owners::{Ends, Owners, ends},
 };
 use crate::{
-    causes::{self, cause::Cause},
+    causes::{
+        self,
+        cause::{Cause, Facts},
+    },
     event::Via,
     evidence::Evidence,
     incident::{Action, ConntrackFacts, Incident, IpvsFacts, Rst, Side, Victim},
@@ -103,7 +106,7 @@ const MAX_FINDINGS: usize = 12;
 fn blind_spots(evidence: &Evidence<'_>, cause: &Cause) -> Vec<String> {
     let mut spots = evidence.session.blind_spots();
     if cause.family == Family::Keepalive && evidence.drops().is_empty() {
-        spots.extend(evidence.session.silent_drops().map(str::to_owned));
+        spots.extend(evidence.session.unseen_drops().map(str::to_owned));
     }
     spots
 }
@@ -117,8 +120,7 @@ fn what(action: Action, cause: &Cause, idle_s: Option<f64>) -> String {
     match action {
         Action::Reset => format!("reset{idle}"),
         Action::Timeout => "timed out".into(),
-        Action::Drop if cause.id == "no_backend" => "was refused".into(),
-        Action::Drop => "lost a packet".into(),
+        Action::Drop => cause.opens_on_drop.map_or("lost a packet", |report| report.what).into(),
         Action::Error => "failed".into(),
     }
 }
@@ -126,9 +128,11 @@ fn what(action: Action, cause: &Cause, idle_s: Option<f64>) -> String {
 fn action(evidence: &Evidence<'_>, cause: &Cause) -> Action {
     let case = evidence.case;
     let timed_out = evidence.timed_out().is_some();
-    if cause.is_a_drop() && case.sent.is_empty() && case.received.is_empty() {
-        // Whoever waits here is told when that ends, and not by the drop of a packet meanwhile.
-        let waited = timed_out && cause.id.starts_with("ipvs_");
+    if let Some(report) = cause.opens_on_drop
+        && case.sent.is_empty()
+        && case.received.is_empty()
+    {
+        let waited = timed_out && report.unless_timed_out;
         return if case.drops.is_empty() || waited { Action::Timeout } else { Action::Drop };
     }
     if timed_out {
@@ -157,8 +161,7 @@ fn rst(evidence: &Evidence<'_>, cause: &Cause) -> Rst {
             _ => Some("local_stack"),
         },
         None if received.is_none() => Some("none"),
-        None if cause.id == "firewall_reject" => Some("netfilter"),
-        None => evidence.sees_every_reset().then_some("remote"),
+        None => cause.unseen_origin.or_else(|| evidence.sees_every_reset().then_some("remote")),
     };
     let direction = match (received, sent) {
         (Some(_), _) => "received",
@@ -205,7 +208,7 @@ fn victim_side(evidence: &Evidence<'_>, client: Flow, server: Flow) -> Victim {
 }
 
 fn ipvs(evidence: &Evidence<'_>, cause: &Cause) -> Option<IpvsFacts> {
-    if !cause.id.starts_with("ipvs_") {
+    if !matches!(cause.facts, Facts::Ipvs) {
         return None;
     }
     if let Some((_, end)) = evidence.ipvs() {
@@ -220,18 +223,16 @@ fn ipvs(evidence: &Evidence<'_>, cause: &Cause) -> Option<IpvsFacts> {
 }
 
 fn conntrack(evidence: &Evidence<'_>, cause: &Cause) -> Option<ConntrackFacts> {
-    if !cause.id.starts_with("conntrack_") {
+    let Facts::Conntrack { limit } = cause.facts else {
         return None;
-    }
+    };
     let lost = evidence.conntrack();
     let netns = lost
         .map(|(loss, _)| loss.netns)
         .or_else(|| evidence.translated().and_then(|translated| translated.netns))
         .or_else(|| evidence.drops().first().map(|(loss, _)| loss.netns))?;
     let table = evidence.host(netns).and_then(|host| host.conntrack.as_ref());
-    let limit = (cause.id == "conntrack_idle_expired")
-        .then(|| causes::conntrack_idle_expired::limit(evidence))
-        .flatten();
+    let limit = limit(evidence);
     Some(ConntrackFacts {
         state: lost.map(|(_, end)| conntrack::state_name(end.state)),
         limit: limit.map(|(name, _)| name),

@@ -36,7 +36,7 @@ mod open;
 mod owners;
 mod stored_verdict;
 
-pub use owners::closer;
+pub use owners::closing_task;
 
 /// How long a case waits for its other records. Effects precede causes by microseconds, and state
 /// that RCU frees follows within 100 ms; an incident must be printed within 1 s.
@@ -152,16 +152,16 @@ impl Correlator {
                 self.owners.process_is(ts, started, *owner);
                 return;
             }
-            Body::Stock(stock) => {
-                self.known.take_stock(netns, *stock);
+            Body::InitialState(stock) => {
+                self.known.set_initial_state(netns, *stock);
                 return;
             }
             Body::AcceptQueue(queue) => {
-                self.known.take_queue(netns, *queue);
+                self.known.add_queue(netns, *queue);
                 return;
             }
-            Body::Inquiry(inquiry) => {
-                self.known.take_inquiry(netns, *inquiry);
+            Body::StateLookup(inquiry) => {
+                self.known.add_lookup(netns, *inquiry);
                 return;
             }
             Body::Lost(lost) => {
@@ -169,7 +169,7 @@ impl Correlator {
                 self.watched.lost(ts);
                 return;
             }
-            Body::LeftOut(_) => {
+            Body::SkippedRuns(_) => {
                 self.watched.lost(ts);
                 return;
             }
@@ -199,7 +199,7 @@ impl Correlator {
                 self.drops.remember(Remembered::new(ts, netns, Loss::Invalid(invalid)));
                 return;
             }
-            Body::NetfilterDrop(drop) => {
+            Body::PacketDrop(drop) => {
                 self.drops.remember(Remembered::new(ts, netns, Loss::Drop(drop.clone())));
                 self.take(Record::Drop(At { ts, netns, it: *drop }));
                 return;
@@ -277,7 +277,7 @@ impl Correlator {
         }
         let (cause, verdict) = judge(&evidence);
         let no_reset = case.sent.is_empty() && case.received.is_empty();
-        if no_reset && case.errors.is_empty() && !cause.is_a_drop() {
+        if no_reset && case.errors.is_empty() && cause.opens_on_drop.is_none() {
             return None;
         }
         // A socket that gave up its own connect reports that after it has lost its addresses.
@@ -315,7 +315,7 @@ impl Correlator {
 fn judge(evidence: &Evidence<'_>) -> (&'static Cause, Verdict) {
     causes::ALL
         .iter()
-        .find_map(|cause| Some((cause, (cause.judge)(evidence)?)))
+        .find_map(|cause| Some((cause, cause.verdict(evidence)?)))
         .unwrap_or_else(|| unreachable!("the last cause accepts everything"))
 }
 

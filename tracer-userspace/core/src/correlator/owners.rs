@@ -80,7 +80,7 @@ fn push<T>(list: &mut VecDeque<T>, item: T) {
 
 /// The task that closed the socket for which a reset is sent, and when. Never a bystander: nobody
 /// closes in softirq, and a stack that cannot be read proves nothing.
-pub fn closer(sent: &ResetSent, at: Nanos) -> Option<(Nanos, &Task)> {
+pub fn closing_task(sent: &ResetSent, at: Nanos) -> Option<(Nanos, &Task)> {
     /// A task comes here by a call of its own or by its death.
     const CLOSES: [&str; 4] = ["inet_release", "inet6_release", "tcp_close", "tcp_disconnect"];
     /// `current` is a bystander or an administrator below these: softirqs, threads of the kernel, `ss -K`.
@@ -121,7 +121,7 @@ pub fn ends(
         evidence.victims().map(|(_, _, socket)| (Some(socket.flow.src), owners.of_socket(socket)));
     let did = evidence.case.sent.iter().filter_map(|at| {
         let by_socket = || at.it.socket.as_ref().and_then(|socket| owners.of_socket(socket));
-        let by_call = closer(&at.it, at.ts).map(|closer| owners.of_closer(closer));
+        let by_call = closing_task(&at.it, at.ts).map(|closer| owners.of_closer(closer));
         Some((src(at.it.flow()), Some(by_call.or_else(by_socket)?)))
     });
     let mut known: Vec<(Side, Owner)> = Vec::new();
@@ -209,24 +209,28 @@ mod tests {
     #[test]
     fn a_task_that_closes_is_named_and_a_bystander_never() {
         let sent = ResetSent { task: task("worker", 20), ..closed(&CLOSING) };
-        assert_eq!(closer(&sent, 7).map(|(ts, task)| (ts, task.pid)), Some((7, 20)));
+        assert_eq!(closing_task(&sent, 7).map(|(ts, task)| (ts, task.pid)), Some((7, 20)));
         for below in ["__do_softirq", "handle_softirqs", "kthread", "tcp_abort"] {
             let names = stack(&[&CLOSING[..], &[below]].concat());
-            assert_eq!(closer(&ResetSent { stack: names, ..sent.clone() }, 7), None, "{below}");
+            assert_eq!(
+                closing_task(&ResetSent { stack: names, ..sent.clone() }, 7),
+                None,
+                "{below}"
+            );
         }
         for names in [vec![], vec!["tcp_send_active_reset", "tcp_keepalive_timer"]] {
-            assert_eq!(closer(&ResetSent { stack: stack(&names), ..sent.clone() }, 7), None);
+            assert_eq!(closing_task(&ResetSent { stack: stack(&names), ..sent.clone() }, 7), None);
         }
         let idle = ResetSent { task: task("swapper/0", 0), ..sent };
-        assert_eq!(closer(&idle, 7), None);
+        assert_eq!(closing_task(&idle, 7), None);
     }
 
     #[test]
     fn who_closed_before_is_named_unless_it_ended_with_an_error_or_a_rule_answers() {
         let answer = ResetSent { end: end(0), ..no_socket(data(CLIENT, SERVER)) };
-        assert_eq!(closer(&answer, 7).map(|(ts, task)| (ts, task.pid)), Some((SECOND, 20)));
-        assert_eq!(closer(&ResetSent { via: Via::Netfilter, ..answer.clone() }, 7), None);
-        assert_eq!(closer(&ResetSent { end: end(104), ..answer }, 7), None);
+        assert_eq!(closing_task(&answer, 7).map(|(ts, task)| (ts, task.pid)), Some((SECOND, 20)));
+        assert_eq!(closing_task(&ResetSent { via: Via::Netfilter, ..answer.clone() }, 7), None);
+        assert_eq!(closing_task(&ResetSent { end: end(104), ..answer }, 7), None);
     }
 
     #[test]

@@ -21,9 +21,8 @@ use tracer_common::{
 };
 
 use crate::event::{
-    Body, ConntrackEnd, ConntrackInvalid, Event, IpvsEnd, IpvsServerRemoved, NatTuples,
-    NetfilterDrop, Packet, ResetReceived, ResetSent, Socket, SocketEnd, SocketError, Stack, Task,
-    Via,
+    Body, ConntrackEnd, ConntrackInvalid, DropReason, Event, IpvsEnd, IpvsServerRemoved, NatTuples,
+    Packet, PacketDrop, ResetReceived, ResetSent, Socket, SocketEnd, SocketError, Stack, Task, Via,
 };
 
 /// Why bytes are not a record.
@@ -124,11 +123,11 @@ impl Clock {
     }
 }
 
-/// Decodes one record.
+/// Decodes one record. `None` for one of a packet that is not TCP's: probes do not look that deep.
 ///
 /// # Errors
 /// [`DecodeError`] when the bytes are too short for their kind or of another wire version.
-pub fn decode(bytes: &[u8], kernel: &dyn Kernel) -> Result<Event> {
+pub fn decode(bytes: &[u8], kernel: &dyn Kernel) -> Result<Option<Event>> {
     let header = Bytes { all: bytes, base: 0 };
     let version = header.u8(offset_of!(Header, version))?;
     if version != WIRE_VERSION {
@@ -144,38 +143,31 @@ pub fn decode(bytes: &[u8], kernel: &dyn Kernel) -> Result<Event> {
     let netns = header.u32(offset_of!(Header, netns))?;
     let payload = header.within(usize::from(header.u8(offset_of!(Header, header_len))?));
     let decoder = Decoder { clock, kernel };
+    let dropped = |drop: PacketDrop| Body::PacketDrop(Box::new(drop));
     let body = match kind {
-        KIND_RESET_SENT => Body::ResetSent(Box::new(decoder.reset_sent(payload)?)),
-        KIND_RESET_RECEIVED => Body::ResetReceived(Box::new(decoder.reset_received(payload)?)),
-        KIND_SOCKET_ERROR => Body::SocketError(Box::new(decoder.socket_error(payload)?)),
-        KIND_IPVS_END => Body::IpvsEnd(Box::new(decoder.ipvs_end(payload)?)),
-        KIND_CONNTRACK_END => Body::ConntrackEnd(Box::new(decoder.conntrack_end(payload)?)),
-        KIND_NETFILTER_DROP => match decoder.netfilter_drop(payload)? {
-            Some(drop) => Body::NetfilterDrop(Box::new(drop)),
-            None => Body::Unknown { kind, len },
-        },
-        KIND_RULE_REJECT => match decoder.rule_reject(payload)? {
-            Some(drop) => Body::NetfilterDrop(Box::new(drop)),
-            None => Body::Unknown { kind, len },
-        },
-        KIND_IPVS_NO_SERVER => match decoder.ipvs_no_server(payload)? {
-            Some(drop) => Body::NetfilterDrop(Box::new(drop)),
-            None => Body::Unknown { kind, len },
-        },
-        KIND_IPVS_SERVER_REMOVED => {
-            Body::IpvsServerRemoved(Box::new(decoder.ipvs_server_removed(payload)?))
+        KIND_RESET_SENT => Some(Body::ResetSent(Box::new(decoder.reset_sent(payload)?))),
+        KIND_RESET_RECEIVED => {
+            Some(Body::ResetReceived(Box::new(decoder.reset_received(payload)?)))
         }
-        KIND_CONNTRACK_INVALID => match decoder.tracked_packet(payload)? {
-            Some(invalid) => Body::ConntrackInvalid(Box::new(invalid)),
-            None => Body::Unknown { kind, len },
-        },
-        KIND_CONNTRACK_CLASH => match decoder.tracked_packet(payload)? {
-            Some(clash) => Body::NetfilterDrop(Box::new(clashed(&clash))),
-            None => Body::Unknown { kind, len },
-        },
-        _ => Body::Unknown { kind, len },
+        KIND_SOCKET_ERROR => Some(Body::SocketError(Box::new(decoder.socket_error(payload)?))),
+        KIND_IPVS_END => Some(Body::IpvsEnd(Box::new(decoder.ipvs_end(payload)?))),
+        KIND_CONNTRACK_END => Some(Body::ConntrackEnd(Box::new(decoder.conntrack_end(payload)?))),
+        KIND_NETFILTER_DROP => decoder.netfilter_drop(payload)?.map(dropped),
+        KIND_RULE_REJECT => decoder.rule_reject(payload)?.map(dropped),
+        KIND_IPVS_NO_SERVER => decoder.ipvs_no_server(payload)?.map(dropped),
+        KIND_IPVS_SERVER_REMOVED => {
+            Some(Body::IpvsServerRemoved(Box::new(decoder.ipvs_server_removed(payload)?)))
+        }
+        KIND_CONNTRACK_INVALID => {
+            let invalid = decoder.tracked_packet(payload)?;
+            invalid.map(|invalid| Body::ConntrackInvalid(Box::new(invalid)))
+        }
+        KIND_CONNTRACK_CLASH => {
+            decoder.tracked_packet(payload)?.map(|clash| dropped(clashed(&clash)))
+        }
+        _ => Some(Body::Unknown { kind, len }),
     };
-    Ok(Event { ts: decoder.clock.ts, netns, body })
+    Ok(body.map(|body| Event { ts: decoder.clock.ts, netns, body }))
 }
 
 fn address(bytes: [u8; 16], port: u16) -> SocketAddr {
@@ -241,16 +233,10 @@ fn packet(bytes: Bytes<'_>) -> Result<Option<Packet>> {
 }
 
 /// The dropped packet as its sender addressed it: NAT had already changed it.
-fn clashed(tracked: &ConntrackInvalid) -> NetfilterDrop {
-    NetfilterDrop {
+fn clashed(tracked: &ConntrackInvalid) -> PacketDrop {
+    PacketDrop {
         packet: Packet { flow: tracked.original, ..tracked.packet },
-        table_full: false,
-        no_server: false,
-        no_destination: false,
-        tracked: true,
-        clash: Some(tracked.reply.reversed()),
-        rejected: None,
-        nat: None,
+        why: DropReason::Clash { tuple: tracked.reply.reversed() },
     }
 }
 
@@ -447,40 +433,29 @@ impl Decoder<'_> {
         })
     }
 
-    fn netfilter_drop(&self, bytes: Bytes<'_>) -> Result<Option<NetfilterDrop>> {
+    fn netfilter_drop(&self, bytes: Bytes<'_>) -> Result<Option<PacketDrop>> {
         use record::NetfilterDrop as R;
-        let via = bytes.u32(offset_of!(R, via))?;
-        let tracked = bytes.u32(offset_of!(R, tracked))? != 0;
-        Ok(packet(bytes.within(offset_of!(R, packet)))?.map(|packet| NetfilterDrop {
-            packet,
-            table_full: via == record::VIA_EARLY_DROP,
-            no_server: false,
-            no_destination: via == record::VIA_NO_DESTINATION,
-            tracked,
-            clash: None,
-            rejected: None,
-            nat: None,
-        }))
+        let why = match bytes.u32(offset_of!(R, via))? {
+            record::VIA_EARLY_DROP => DropReason::TableFull,
+            record::VIA_NO_DESTINATION => DropReason::NoDestination,
+            _ => DropReason::Netfilter { tracked: bytes.u32(offset_of!(R, tracked))? != 0 },
+        };
+        let packet = packet(bytes.within(offset_of!(R, packet)))?;
+        Ok(packet.map(|packet| PacketDrop { packet, why }))
     }
 
-    fn rule_reject(&self, bytes: Bytes<'_>) -> Result<Option<NetfilterDrop>> {
+    fn rule_reject(&self, bytes: Bytes<'_>) -> Result<Option<PacketDrop>> {
         use record::RuleReject as R;
-        let rejected = Some(self.stack(bytes.within(offset_of!(R, stack)))?);
+        let stack = self.stack(bytes.within(offset_of!(R, stack)))?;
         let tuples = NatTuples {
             original: flow(bytes.within(offset_of!(R, original)))?,
             reply: flow(bytes.within(offset_of!(R, reply)))?,
         };
         Ok(packet(bytes.within(offset_of!(R, packet)))?.map(|met| {
             let as_sent = tuples.as_sent(met.flow);
-            NetfilterDrop {
+            PacketDrop {
                 packet: Packet { flow: as_sent.unwrap_or(met.flow), ..met },
-                table_full: false,
-                no_server: false,
-                no_destination: false,
-                tracked: false,
-                clash: None,
-                rejected,
-                nat: as_sent.map(|_| tuples),
+                why: DropReason::Rejected { stack, nat: as_sent.map(|_| tuples) },
             }
         }))
     }
@@ -500,18 +475,9 @@ impl Decoder<'_> {
         }))
     }
 
-    fn ipvs_no_server(&self, bytes: Bytes<'_>) -> Result<Option<NetfilterDrop>> {
+    fn ipvs_no_server(&self, bytes: Bytes<'_>) -> Result<Option<PacketDrop>> {
         let packet = packet(bytes.within(offset_of!(record::IpvsNoServer, packet)))?;
-        Ok(packet.map(|packet| NetfilterDrop {
-            packet,
-            table_full: false,
-            no_server: true,
-            no_destination: false,
-            tracked: false,
-            clash: None,
-            rejected: None,
-            nat: None,
-        }))
+        Ok(packet.map(|packet| PacketDrop { packet, why: DropReason::NoServer }))
     }
 
     fn ipvs_server_removed(&self, bytes: Bytes<'_>) -> Result<IpvsServerRemoved> {

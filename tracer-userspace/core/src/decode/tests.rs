@@ -57,6 +57,11 @@ fn mapped(last: u8) -> [u8; 16] {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, last]
 }
 
+/// The event of a whole record of a TCP packet or a socket.
+fn event(bytes: &[u8]) -> Event {
+    decode(bytes, &Canned).expect("a whole record").expect("of TCP")
+}
+
 fn a_reset() -> Vec<u8> {
     let mut reset: record::ResetSent = zeroed();
     reset.sock.id = 0xffff_8880_0000_1000;
@@ -78,7 +83,7 @@ fn a_reset() -> Vec<u8> {
 
 #[test]
 fn a_reset_decodes_to_what_was_written() {
-    let event = decode(&a_reset(), &Canned).expect("a whole record");
+    let event = event(&a_reset());
     assert_eq!((event.ts, event.netns), (TS, 42));
     let Body::ResetSent(reset) = event.body else { unreachable!("another kind") };
     let socket = reset.socket.as_ref().expect("a socket");
@@ -111,9 +116,9 @@ fn a_packet_rejected_between_its_translations_is_told_as_its_sender_addressed_it
         if translated {
             (reject.original, reject.reply) = (wire_flow(CLIENT, VIP), wire_flow(SERVER, NODE));
         }
-        let event = decode(&record(KIND_RULE_REJECT, &reject), &Canned).expect("a whole record");
-        let Body::NetfilterDrop(drop) = event.body else { unreachable!("another kind") };
-        (drop.packet.flow.to_string(), drop.nat.is_some())
+        let event = event(&record(KIND_RULE_REJECT, &reject));
+        let Body::PacketDrop(drop) = event.body else { unreachable!("another kind") };
+        (drop.packet.flow.to_string(), drop.nat().is_some())
     };
     let sent = |text: &str| (text.to_owned(), true);
     assert_eq!(told(wire_flow(CLIENT, SERVER), true), sent("10.0.0.1:41822 -> 10.0.0.100:3306"));
@@ -140,10 +145,15 @@ fn another_wire_version_is_refused_by_number() {
 }
 
 #[test]
+fn a_packet_that_is_not_of_tcp_is_no_event() {
+    let bytes = record(KIND_NETFILTER_DROP, &zeroed::<record::NetfilterDrop>());
+    assert_eq!(decode(&bytes, &Canned), Ok(None));
+}
+
+#[test]
 fn an_unknown_kind_is_an_event_that_says_so() {
     let bytes = record(KIND_LAST + 1, &0_u64);
-    let event = decode(&bytes, &Canned).expect("an event");
-    assert_eq!(event.body, Body::Unknown { kind: KIND_LAST + 1, len: 8 });
+    assert_eq!(event(&bytes).body, Body::Unknown { kind: KIND_LAST + 1, len: 8 });
 }
 
 #[test]
@@ -178,7 +188,7 @@ proptest! {
         let mut bytes = record(kind, &0_u64);
         bytes.truncate(size_of::<Header>());
         bytes.extend(payload);
-        if let Ok(event) = decode(&bytes, &Canned) {
+        if let Ok(Some(event)) = decode(&bytes, &Canned) {
             // What decodes must also be judged without a panic.
             crate::testing::replay([event]);
         }

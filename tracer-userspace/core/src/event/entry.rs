@@ -93,66 +93,6 @@ impl ConntrackEnd {
     }
 }
 
-/// netfilter, or IPVS on its hooks, dropped a TCP packet.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct NetfilterDrop {
-    pub packet: Packet,
-    /// Seen right after `early_drop` found nothing to evict; otherwise any netfilter drop.
-    pub table_full: bool,
-    /// A SYN for which its IPVS service had no usable server.
-    #[serde(default)]
-    pub no_server: bool,
-    /// For a service that has lost a real server: IPVS may have dropped it for want of that.
-    #[serde(default)]
-    pub no_destination: bool,
-    /// The packet had a conntrack entry.
-    pub tracked: bool,
-    /// Its entry could not be inserted: the tuple that NAT chose, from its source to its destination,
-    /// is another entry's. `packet` is then as its sender addressed it.
-    #[serde(default)]
-    pub clash: Option<Flow>,
-    /// A rule answered it with an ICMP error, in these functions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rejected: Option<Stack>,
-    /// Its connection is translated, and a rule met it after that. `packet` is then as its sender
-    /// addressed it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nat: Option<NatTuples>,
-}
-
-impl NetfilterDrop {
-    /// Breaks its connection whatever comes after; a rule's drop may be meant, and shows in what it
-    /// leads to.
-    pub fn is_failure(&self) -> bool {
-        self.table_full || self.no_server
-    }
-}
-
-/// Both directions of a translated connection, each as its sender addresses it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NatTuples {
-    pub original: Flow,
-    pub reply: Flow,
-}
-
-impl NatTuples {
-    /// How the sender of a packet that NAT has begun to change addressed it. `None` for a packet of
-    /// another connection.
-    pub fn as_sent(self, halfway: Flow) -> Option<Flow> {
-        let Self { original, reply } = self;
-        let goes = |from: Flow, to: Flow| {
-            halfway.src == from.src && (halfway.dst == from.dst || halfway.dst == to.src)
-        };
-        if goes(original, reply) {
-            Some(original)
-        } else if goes(reply, original) {
-            Some(reply)
-        } else {
-            None
-        }
-    }
-}
-
 /// conntrack judged a packet of a translated connection INVALID, so it went on untranslated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConntrackInvalid {

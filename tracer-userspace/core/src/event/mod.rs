@@ -9,25 +9,26 @@ use std::net::SocketAddr;
 use rsttrace_model::{
     flow::Nanos,
     ipvs::IpvsEntry,
-    lookup::{AcceptQueue, Inquiry, Stock},
+    lookup::{AcceptQueue, InitialState, StateLookup},
     netns::NetnsState,
     owner::Owner,
 };
 use serde::{Deserialize, Serialize};
 
+mod drop;
 mod entry;
+mod packet;
 mod reset;
 mod session;
 mod socket;
 mod stack;
 
-pub use entry::{
-    ConntrackEnd, ConntrackInvalid, IpvsEnd, IpvsRemoval, IpvsServerRemoved, NatTuples,
-    NetfilterDrop,
-};
+pub use drop::{DropReason, NatTuples, PacketDrop};
+pub use entry::{ConntrackEnd, ConntrackInvalid, IpvsEnd, IpvsRemoval, IpvsServerRemoved};
+pub use packet::Packet;
 pub use reset::{ResetReceived, ResetSent, SocketError, Via};
 pub use session::{Session, SignalCoverage};
-pub use socket::{Packet, Socket, SocketEnd, Task};
+pub use socket::{Socket, SocketEnd, Task};
 pub use stack::{Stack, has};
 
 /// What happened.
@@ -44,7 +45,8 @@ pub enum Body {
     /// The time is the timeout's, the namespace the entry's.
     IpvsOrphan(Box<IpvsEntry>),
     ConntrackEnd(Box<ConntrackEnd>),
-    NetfilterDrop(Box<NetfilterDrop>),
+    #[serde(rename = "netfilter_drop")]
+    PacketDrop(Box<PacketDrop>),
     ConntrackInvalid(Box<ConntrackInvalid>),
     /// State of a namespace, read because of a record.
     Netns(Box<NetnsState>),
@@ -65,15 +67,18 @@ pub enum Body {
         idle_s: f64,
     },
     /// What a namespace held when tracing began.
-    Stock(Box<Stock>),
+    #[serde(rename = "stock")]
+    InitialState(Box<InitialState>),
     /// What was there when a packet met a stack without its connection.
-    Inquiry(Box<Inquiry>),
+    #[serde(rename = "inquiry")]
+    StateLookup(Box<StateLookup>),
     /// The queue of a listener that did not answer.
     AcceptQueue(Box<AcceptQueue>),
     /// Records lost since the start, all kinds.
     Lost(u64),
-    /// Runs of our programs since the start that the kernel left out: each may have been a record.
-    LeftOut(u64),
+    /// Runs of our BPF programs that the kernel skipped since the start: each may have been a record.
+    #[serde(rename = "left_out")]
+    SkippedRuns(u64),
     /// Everything up to the event's time is here, so cases that have settled by then are judged.
     Tick,
     /// A record of a newer writer.

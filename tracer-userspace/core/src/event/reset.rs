@@ -43,7 +43,7 @@ impl ResetSent {
 
     /// A stack that has no connection for a mid-stream packet answers it: no socket, or a listener that
     /// never had it.
-    pub fn met_no_connection(&self) -> bool {
+    pub fn has_no_matching_socket(&self) -> bool {
         let nobody = match &self.socket {
             None => true,
             Some(socket) => socket.state == tcp_state::LISTEN,

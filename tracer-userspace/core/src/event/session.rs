@@ -6,12 +6,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignalCoverage {
     pub id: String,
-    /// How it is seen; `None` when it is not.
+    /// The programs that serve it, or the file or system call that does; `None` when it is not seen.
     pub way: Option<String>,
     /// What stays invisible, in a sentence.
     pub blind: Option<String>,
     /// Its module was loaded a moment ago and its hooks are on their way.
     pub attaching: bool,
+}
+
+impl SignalCoverage {
+    /// The programs that serve it.
+    fn programs(&self) -> impl Iterator<Item = &str> {
+        self.way.iter().flat_map(|programs| programs.split(", "))
+    }
 }
 
 /// What is true for the whole run; the first event of every stream.
@@ -49,9 +56,9 @@ impl Session {
 
     /// What a timeout may be due to and this kernel's hooks do not show. Only where there are no kprobes is
     /// every dropped packet looked at.
-    pub fn silent_drops(&self) -> Option<&'static str> {
+    pub fn unseen_drops(&self) -> Option<&'static str> {
         let looks_at_all = |signal: &SignalCoverage| {
-            signal.way.as_ref().is_some_and(|way| way.contains("kfree_skb_netfilter"))
+            signal.programs().any(|it| it == "kfree_skb_netfilter__rawtp")
         };
         (!self.coverage.iter().any(looks_at_all)).then_some(
             "packets that a firewall rule of this host drops without an answer are not seen: a timeout does \

@@ -5,7 +5,6 @@ use rsttrace_model::{
     flow::{Flow, Nanos},
     owner::Opener,
     socket::Keepalive,
-    tcp_flag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -73,34 +72,6 @@ impl Socket {
     /// Neither side ever sent payload.
     pub fn never_used(&self) -> bool {
         self.bytes_received == 0 && self.bytes_sent == 0
-    }
-}
-
-/// A TCP packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Packet {
-    pub flow: Flow,
-    pub seq: u32,
-    pub ack: u32,
-    pub payload: u32,
-    pub flags: u8,
-    pub ttl: u8,
-}
-
-impl Packet {
-    pub fn has(&self, flag: u8) -> bool {
-        self.flags & flag != 0
-    }
-
-    /// Opens a connection.
-    pub fn is_syn(&self) -> bool {
-        self.has(tcp_flag::SYN) && !self.has(tcp_flag::ACK)
-    }
-
-    /// The sequence number after this segment: what an answer to it acknowledges.
-    pub fn end(&self) -> u32 {
-        let control = u32::from(self.has(tcp_flag::SYN)) + u32::from(self.has(tcp_flag::FIN));
-        self.seq.wrapping_add(self.payload).wrapping_add(control)
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use rsttrace_model::{
     flow::{Flow, Nanos},
     ipvs::{IPPROTO_TCP, IpvsService},
-    lookup::Inquiry,
+    lookup::StateLookup,
     socket::SocketState,
     tcp_state,
 };
@@ -126,7 +126,7 @@ fn servers(service: &IpvsService) -> impl Iterator<Item = SocketAddr> + '_ {
 }
 
 /// Whether a table has an entry that had not run out by `ts`.
-fn has_entry(inquiry: &Inquiry, netns: u32, virtual_flow: Flow, ts: Nanos) -> Option<bool> {
+fn has_entry(inquiry: &StateLookup, netns: u32, virtual_flow: Flow, ts: Nanos) -> Option<bool> {
     let found = inquiry.ipvs.iter().find(|found| found.netns == netns)?;
     let ends = |left_s: u32| found.read.saturating_add((u64::from(left_s) + 1) * 1_000_000_000);
     let alive = (found.table.entries.iter())

@@ -15,8 +15,8 @@ use super::{
 use crate::{
     case::{At, Case},
     event::{
-        ConntrackEnd, ConntrackInvalid, IpvsEnd, IpvsRemoval, IpvsServerRemoved, NetfilterDrop,
-        Session,
+        ConntrackEnd, ConntrackInvalid, DropReason, IpvsEnd, IpvsRemoval, IpvsServerRemoved,
+        PacketDrop, Session,
     },
     history::{
         baseline::Known,
@@ -51,7 +51,7 @@ pub struct Evidence<'a> {
     pub(super) conntrack: Option<(&'a Remembered, &'a ConntrackEnd)>,
     /// An entry of the same tuple in another zone ended as well, and a packet does not tell its zone.
     pub(super) zone_is_ambiguous: bool,
-    pub(super) drops: Vec<(&'a Remembered, &'a NetfilterDrop)>,
+    pub(super) drops: Vec<(&'a Remembered, &'a PacketDrop)>,
     pub(super) invalid: Option<(&'a Remembered, &'a ConntrackInvalid)>,
     pub(super) idle_ages: Option<&'a IdleAges>,
 }
@@ -82,7 +82,11 @@ impl<'a> Evidence<'a> {
         let case = self.case;
         // An answer may come only after its packet's case was closed; the next retry is dropped as well.
         let asked_for = |ts| {
-            let drops = case.drops.iter().filter(|at| at.it.no_destination).map(|at| at.ts);
+            let drops = case
+                .drops
+                .iter()
+                .filter(|at| at.it.why == DropReason::NoDestination)
+                .map(|at| at.ts);
             case.errors.iter().any(|at| at.ts == ts)
                 || drops.into_iter().any(|at| ts <= at && at - ts <= LONGEST_RETRY)
         };
@@ -146,8 +150,8 @@ impl<'a> Evidence<'a> {
         let clash = self
             .drops
             .iter()
-            .find_map(|(_, drop)| Some((drop.packet.flow, drop.clash?.reversed())));
-        let rejected = self.drops.iter().find_map(|(_, drop)| drop.nat);
+            .find_map(|(_, drop)| Some((drop.packet.flow, drop.clash()?.reversed())));
+        let rejected = self.drops.iter().find_map(|(_, drop)| drop.nat());
         let rejected = rejected.map(|nat| (nat.original, nat.reply));
         ended.or(invalid).or(clash).or(rejected)
     }
@@ -175,7 +179,7 @@ impl<'a> Evidence<'a> {
     }
 
     /// Packets of this connection that netfilter dropped, newest first.
-    pub fn drops(&self) -> &[(&'a Remembered, &'a NetfilterDrop)] {
+    pub fn drops(&self) -> &[(&'a Remembered, &'a PacketDrop)] {
         &self.drops
     }
 

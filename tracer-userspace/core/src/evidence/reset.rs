@@ -39,7 +39,7 @@ impl<'a> Evidence<'a> {
     /// A reset sent for a mid-stream packet by a stack that has no connection for it: no socket, or
     /// a listener that never had it.
     pub fn stateless(&self) -> Option<&'a At<ResetSent>> {
-        self.case.sent.iter().find(|at| at.it.met_no_connection())
+        self.case.sent.iter().find(|at| at.it.has_no_matching_socket())
     }
 
     /// Whether the connection was still being made: such a reset never tells of lost state.

@@ -8,7 +8,7 @@ use std::{
 
 use rsttrace_model::{
     flow::Flow,
-    lookup::{AcceptQueue, Inquiry, Stock},
+    lookup::{AcceptQueue, InitialState, StateLookup},
 };
 
 use crate::event::IpvsEnd;
@@ -28,13 +28,13 @@ pub struct Known {
     /// Local addresses of connections by their remote one.
     peers: HashMap<SocketAddr, Vec<SocketAddr>>,
     connections: usize,
-    inquiries: VecDeque<(u32, Inquiry)>,
+    inquiries: VecDeque<(u32, StateLookup)>,
     queues: VecDeque<(u32, AcceptQueue)>,
 }
 
 impl Known {
     /// Takes in what namespace `netns` held at the start.
-    pub fn take_stock(&mut self, netns: u32, stock: Stock) {
+    pub fn set_initial_state(&mut self, netns: u32, stock: InitialState) {
         if let Some(table) = stock.ipvs {
             let room = ENTRIES.saturating_sub(self.entries.len());
             for entry in table.entries.into_iter().take(room) {
@@ -54,14 +54,14 @@ impl Known {
         self.entries.remove(&(netns, end.virtual_flow));
     }
 
-    pub fn take_inquiry(&mut self, netns: u32, inquiry: Inquiry) {
+    pub fn add_lookup(&mut self, netns: u32, inquiry: StateLookup) {
         if self.inquiries.len() >= INQUIRIES {
             self.inquiries.pop_front();
         }
         self.inquiries.push_back((netns, inquiry));
     }
 
-    pub fn take_queue(&mut self, netns: u32, queue: AcceptQueue) {
+    pub fn add_queue(&mut self, netns: u32, queue: AcceptQueue) {
         if self.queues.len() >= INQUIRIES {
             self.queues.pop_front();
         }
@@ -84,9 +84,10 @@ impl Known {
     }
 
     /// The newest inquiry about a packet in a namespace.
-    pub fn inquiry(&self, netns: u32, packet: Flow) -> Option<&Inquiry> {
-        let about =
-            |(asked, inquiry): &&(u32, Inquiry)| *asked == netns && inquiry.packet == Some(packet);
+    pub fn inquiry(&self, netns: u32, packet: Flow) -> Option<&StateLookup> {
+        let about = |(asked, inquiry): &&(u32, StateLookup)| {
+            *asked == netns && inquiry.packet == Some(packet)
+        };
         self.inquiries.iter().rev().find(about).map(|(_, inquiry)| inquiry)
     }
 }

@@ -3,18 +3,21 @@
 //! Bounded by count, never by age: an application may come back to a dead connection hours later.
 //! Keyed by every tuple of the flow, so a packet finds its entry from either side of NAT.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    mem::discriminant,
+};
 
 use rsttrace_model::flow::{Flow, Nanos};
 
-use crate::event::{ConntrackEnd, ConntrackInvalid, IpvsEnd, NetfilterDrop};
+use crate::event::{ConntrackEnd, ConntrackInvalid, IpvsEnd, PacketDrop};
 
 /// State that ended, or a packet that was dropped.
 #[derive(Clone, Debug)]
 pub enum Loss {
     Ipvs(Box<IpvsEnd>),
     Conntrack(Box<ConntrackEnd>),
-    Drop(Box<NetfilterDrop>),
+    Drop(Box<PacketDrop>),
     Invalid(Box<ConntrackInvalid>),
 }
 
@@ -25,7 +28,7 @@ impl Loss {
             Self::Ipvs(end) => vec![end.virtual_flow.key(), end.real_flow.key()],
             Self::Conntrack(end) => vec![end.original.key(), end.reply.key()],
             Self::Drop(drop) => {
-                let nat = drop.nat.iter().flat_map(|nat| [nat.original, nat.reply]);
+                let nat = drop.nat().into_iter().flat_map(|nat| [nat.original, nat.reply]);
                 nat.chain([drop.packet.flow]).map(Flow::key).collect()
             }
             Self::Invalid(it) => {
@@ -117,10 +120,7 @@ impl Memory {
         let same = |known: &Loss| match (known, &loss.loss) {
             (Loss::Drop(known), Loss::Drop(new)) => {
                 known.packet.flow == new.packet.flow
-                    && (known.table_full, known.no_server, known.no_destination)
-                        == (new.table_full, new.no_server, new.no_destination)
-                    && known.clash.is_some() == new.clash.is_some()
-                    && known.rejected.is_some() == new.rejected.is_some()
+                    && discriminant(&known.why) == discriminant(&new.why)
             }
             (Loss::Invalid(known), Loss::Invalid(new)) => known.packet.flow == new.packet.flow,
             _ => false,

@@ -1,7 +1,7 @@
 //! Rules that answer with an ICMP error: behind NAT, in mid-stream, or from a module that has just come.
 
 use rsttrace_core::{
-    event::{Body, Event, NatTuples, Packet, Session, Socket},
+    event::{Body, DropReason, Event, NatTuples, Packet, Session, Socket},
     incident::Incident,
     testing::*,
     verdict::Confidence,
@@ -27,8 +27,10 @@ fn refused(ts: u64) -> Event {
 /// A rule rejects a packet of CLIENT to VIP that NAT has already given to SERVER.
 fn behind_nat(ts: u64, packet: Packet) -> Event {
     let mut rule = rule_reject(ts, packet);
-    if let Body::NetfilterDrop(drop) = &mut rule.body {
-        drop.nat = Some(NatTuples { original: flow(CLIENT, VIP), reply: flow(SERVER, CLIENT) });
+    if let Body::PacketDrop(drop) = &mut rule.body
+        && let DropReason::Rejected { nat, .. } = &mut drop.why
+    {
+        *nat = Some(NatTuples { original: flow(CLIENT, VIP), reply: flow(SERVER, CLIENT) });
     }
     rule
 }

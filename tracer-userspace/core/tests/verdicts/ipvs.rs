@@ -166,7 +166,7 @@ fn an_entry_found_without_its_server_is_inferred_while_nobody_knows_when_it_was_
 
 #[test]
 fn packets_dropped_for_a_removed_server_between_two_ends_elsewhere_are_told_once() {
-    let dropped = |ts| bereft_drop(ts, data(CLIENT, VIP));
+    let dropped = |ts| no_destination_drop(ts, data(CLIENT, VIP));
     let found = 202 * SECOND;
     let incidents = replay([
         server_removed(200 * SECOND),
@@ -188,12 +188,12 @@ fn packets_dropped_for_a_removed_server_between_two_ends_elsewhere_are_told_once
 
 #[test]
 fn a_packet_dropped_at_a_service_that_lost_another_server_is_nobodys_incident() {
-    let dropped = bereft_drop(202 * SECOND, data(CLIENT, VIP));
+    let dropped = no_destination_drop(202 * SECOND, data(CLIENT, VIP));
     let removed = server_removed(200 * SECOND);
     assert!(replay([removed.clone(), dropped.clone()]).is_empty());
     // Nor does it explain a reset.
     let reset = || article().into_iter().skip(1);
-    let dropped = bereft_drop(1000 * SECOND - 1, data(CLIENT, VIP));
+    let dropped = no_destination_drop(1000 * SECOND - 1, data(CLIENT, VIP));
     let with_drop = replay([removed, dropped].into_iter().chain(reset()));
     assert_eq!(causes(&with_drop), causes(&replay(reset())));
 }
@@ -213,7 +213,7 @@ fn who_clears_the_whole_table_lost_the_entries_and_who_deletes_one_service_remov
         let hung = vec![removal(200 * SECOND), gave_up(300 * SECOND, 5), ipvs_orphan(300 * SECOND)];
         let dropped = vec![
             removal(200 * SECOND),
-            bereft_drop(202 * SECOND, data(CLIENT, VIP)),
+            no_destination_drop(202 * SECOND, data(CLIENT, VIP)),
             ipvs_orphan(202 * SECOND),
         ];
         for (events, action) in
@@ -234,11 +234,11 @@ fn an_answer_that_came_too_late_for_one_retry_tells_the_next() {
     let mut correlator = Correlator::new();
     correlator.push(session(0));
     correlator.push(server_removed(200 * SECOND));
-    correlator.push(bereft_drop(202 * SECOND, data(CLIENT, VIP)));
+    correlator.push(no_destination_drop(202 * SECOND, data(CLIENT, VIP)));
     assert!(correlator.tick(203 * SECOND).is_empty());
     // It carries the time of the packet that it was asked for.
     correlator.push(ipvs_orphan(202 * SECOND));
-    correlator.push(bereft_drop(204 * SECOND, data(CLIENT, VIP)));
+    correlator.push(no_destination_drop(204 * SECOND, data(CLIENT, VIP)));
     assert_eq!(causes(&correlator.finish()), ["ipvs_server_removed"]);
 }
 

@@ -80,7 +80,7 @@ fn when_records_were_lost_a_reset_that_nobody_here_sent_is_nobodys() {
     let opened = 1000 * SECOND;
     for (lost, body, cause) in [
         (opened + SECOND / 10, Body::Lost(3), "unknown"),
-        (opened + SECOND / 10, Body::LeftOut(1), "unknown"),
+        (opened + SECOND / 10, Body::SkippedRuns(1), "unknown"),
         (900 * SECOND, Body::Lost(3), "peer_state_lost"),
     ] {
         let mut events = [

@@ -11,7 +11,7 @@ use rsttrace_model::{
     conntrack::{ConntrackEntry, ConntrackState, ConntrackTcpTimeouts},
     flow::{Flow, Nanos},
     ipvs::{IpvsDestination, IpvsEntry, IpvsService, IpvsState, IpvsTable},
-    lookup::{ConntrackFound, Inquiry, IpvsFound, Stock},
+    lookup::{ConntrackFound, InitialState, IpvsFound, StateLookup},
     netns::NetnsState,
     owner::Opener,
     socket::{SocketAges, SocketList, SocketState},
@@ -162,25 +162,25 @@ fn entry(server: &str, left_s: u32) -> IpvsEntry {
 }
 
 fn stock(netns: u32, sockets: Vec<SocketState>, entries: Vec<IpvsEntry>) -> Event {
-    let stock = Stock {
+    let stock = InitialState {
         read: STARTED,
         sockets: Some(SocketList { sockets, truncated: false }),
         ipvs: Some(IpvsTable { entries, truncated: false }),
     };
-    at(STARTED, netns, Body::Stock(Box::new(stock)))
+    at(STARTED, netns, Body::InitialState(Box::new(stock)))
 }
 
 /// What was found about the server's packet to the client.
 fn inquiry(sockets: Vec<SocketState>, entries: Vec<IpvsEntry>) -> Event {
     let table = IpvsTable { entries, truncated: false };
-    let inquiry = Inquiry {
+    let inquiry = StateLookup {
         packet: Some(flow(SERVER, CLIENT)),
         read: BROKE + 1,
         sockets: Some(sockets),
         ipvs: vec![IpvsFound { netns: NODE_NS, read: BROKE + 1, table }],
         conntrack: Vec::new(),
     };
-    at(BROKE, CLIENT_NS, Body::Inquiry(Box::new(inquiry)))
+    at(BROKE, CLIENT_NS, Body::StateLookup(Box::new(inquiry)))
 }
 
 fn judged(events: impl IntoIterator<Item = Event>) -> Incident {
@@ -338,14 +338,14 @@ fn traced(
     sockets: Vec<SocketState>,
     entries: Vec<ConntrackEntry>,
 ) -> Event {
-    let inquiry = Inquiry {
+    let inquiry = StateLookup {
         packet: Some(packet),
         read: BROKE + 1,
         sockets: Some(sockets),
         ipvs: Vec::new(),
         conntrack: vec![ConntrackFound { netns: NODE_NS, entries }],
     };
-    at(BROKE, netns, Body::Inquiry(Box::new(inquiry)))
+    at(BROKE, netns, Body::StateLookup(Box::new(inquiry)))
 }
 
 #[test]

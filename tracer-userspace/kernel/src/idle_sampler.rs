@@ -46,12 +46,12 @@ struct Watch {
 }
 
 /// The sampling thread.
-pub struct Survivors {
+pub struct IdleSampler {
     watches: mpsc::Sender<Watch>,
     events: UnboundedReceiver<Event>,
 }
 
-impl Survivors {
+impl IdleSampler {
     /// Starts the thread, which sleeps until something is watched.
     ///
     /// # Errors

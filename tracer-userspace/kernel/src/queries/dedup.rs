@@ -6,8 +6,8 @@ use rsttrace_model::flow::Nanos;
 
 use super::SECOND;
 
-/// So many things of one kind are remembered as asked.
-pub(super) const ASKED: usize = 4096;
+/// Things of one kind that are remembered as asked.
+pub(super) const KEPT: usize = 4096;
 
 /// The last few thousand things that were asked about.
 pub(super) struct Recent<T> {
@@ -27,7 +27,7 @@ impl<T: Copy + Eq + std::hash::Hash> Recent<T> {
             return false;
         }
         self.order.push_back(thing);
-        if self.order.len() > ASKED
+        if self.order.len() > KEPT
             && let Some(oldest) = self.order.pop_front()
         {
             self.seen.remove(&oldest);
@@ -38,13 +38,13 @@ impl<T: Copy + Eq + std::hash::Hash> Recent<T> {
 
 /// Packets of one client that a namespace drops, for a service that has lost a server.
 #[derive(Clone, Copy)]
-pub(super) struct Dropping {
+pub(super) struct DropsOfClient {
     pub(super) since: Nanos,
     newest: Nanos,
     pub(super) asked: bool,
 }
 
-impl Dropping {
+impl DropsOfClient {
     /// A server that is added again within a second breaks nothing: the next retry gets through.
     const PATIENCE: Nanos = SECOND;
     /// Retries are at most 120 s apart (TCP_RTO_MAX, include/net/tcp.h): later it is another story.
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_client_is_asked_about_when_its_packets_have_been_dropped_for_a_second() {
-        let mut dropping = Dropping::new(0);
+        let mut dropping = DropsOfClient::new(0);
         let due: Vec<_> =
             [2, 6, 14].into_iter().map(|tenths| dropping.again(tenths * SECOND / 10)).collect();
         assert_eq!(due, [false, false, true]);

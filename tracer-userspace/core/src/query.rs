@@ -1,0 +1,186 @@
+//! What the correlator wants to know of the host, because of an event.
+//!
+//! [`wanted`] is the whole list: the live stream executes it and puts each answer behind the event in
+//! the stream, so that a capture holds the answers and a replay asks no host.
+
+use std::{net::SocketAddr, time::Duration};
+
+use rsttrace_model::{
+    errno::ETIMEDOUT,
+    flow::{Flow, Nanos},
+    owner::OwnedSocket,
+    tcp_flag, tcp_state,
+};
+
+use crate::{
+    correlator::closing_task,
+    event::{Body, DropReason, Event, Socket},
+};
+
+/// State of a namespace in which something broke is read again after this long.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// Of a refused connect only the port range and the listeners matter, which hardly ever change.
+const STALE: Duration = Duration::from_secs(30);
+
+/// Something to find out, and the event that answers it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Query {
+    /// The process that has this pid now: [`Body::Process`].
+    Process { pid: u32 },
+    /// What exists for a packet that met no connection in this namespace: [`Body::StateLookup`].
+    State { netns: u32, packet: Flow },
+    /// The IPVS entry of a connection that timed out, if it has lost its real server:
+    /// [`Body::IpvsOrphan`].
+    IpvsOrphan { flow: Flow },
+    /// The IPVS service at an address that did not answer: [`Body::Netns`].
+    IpvsService { address: SocketAddr },
+    /// The IPVS entry of a client whose packets this namespace drops, if it has lost its real server:
+    /// [`Body::IpvsOrphan`].
+    IpvsDropped { netns: u32, flow: Flow },
+    /// How full the accept queue at an address that did not answer is: [`Body::AcceptQueue`].
+    AcceptQueue { netns: u32, address: SocketAddr },
+    /// The owner of a socket: [`Body::Owner`].
+    Owner(OwnedSocket),
+    /// How long other connections to the same service stay idle and work again, now that this one was
+    /// reset after it had been idle for so long: [`Body::Survived`], any number of them.
+    IdlePeriods { netns: u32, flow: Flow, idle: Nanos },
+    /// Settings, counters and listeners of a namespace, read at most so long ago: [`Body::Netns`].
+    Netns { netns: u32, max_age: Duration },
+}
+
+/// What an event makes the correlator want to know, the most urgent first.
+pub fn wanted(event: &Event) -> Vec<Query> {
+    let Event { ts, netns, ref body } = *event;
+    let mut queries = Vec::new();
+    let (mut owner_of, mut max_age) = (None, STALE);
+    match body {
+        Body::ResetSent(sent) => {
+            let answers_syn = sent.trigger.is_some_and(|trigger| trigger.has(tcp_flag::SYN));
+            let closer = closing_task(sent, ts).filter(|_| !answers_syn);
+            if let Some((_, task)) = closer {
+                queries.push(Query::Process { pid: task.pid });
+            }
+            // A closed socket has left its process already.
+            let held = sent.trigger.is_none() && closer.is_none();
+            owner_of = sent.socket.as_ref().filter(|_| held);
+            if !answers_syn {
+                max_age = FRESH;
+            }
+            if let Some(packet) = sent.trigger.filter(|_| sent.has_no_matching_socket()) {
+                queries.push(Query::State { netns, packet: packet.flow });
+            }
+        }
+        Body::ResetReceived(received) => {
+            owner_of = Some(&received.socket).filter(|socket| has_owner(socket));
+            max_age = FRESH;
+        }
+        Body::SocketError(error) => {
+            let socket = &error.socket;
+            owner_of = Some(socket).filter(|socket| has_owner(socket));
+            max_age = FRESH;
+            if socket.err == ETIMEDOUT {
+                queries.push(Query::IpvsOrphan { flow: socket.flow });
+                if socket.rcv_nxt == 0 {
+                    queries.push(Query::IpvsService { address: socket.flow.dst });
+                }
+            }
+            if socket.was_never_answered() {
+                queries.push(Query::AcceptQueue { netns, address: socket.flow.dst });
+            }
+        }
+        Body::PacketDrop(drop) => {
+            max_age = FRESH;
+            if drop.why == DropReason::NoDestination {
+                queries.push(Query::IpvsDropped { netns, flow: drop.packet.flow });
+            }
+        }
+        Body::IpvsEnd(_) | Body::IpvsServerRemoved(_) | Body::ConntrackEnd(_) => max_age = FRESH,
+        _ => {}
+    }
+    if let Some(socket) = owner_of.filter(|socket| socket.inode != 0) {
+        let Socket { inode, flow, ref opener, .. } = *socket;
+        let opener = opener.clone();
+        queries.push(Query::Owner(OwnedSocket { inode, netns, flow, opener }));
+    }
+    if let Body::ResetReceived(received) = body
+        && let Some(last) = received.socket.last_received
+    {
+        let idle = ts.saturating_sub(last);
+        queries.push(Query::IdlePeriods { netns, flow: received.socket.flow, idle });
+    }
+    if netns != 0 {
+        queries.push(Query::Netns { netns, max_age });
+    }
+    queries
+}
+
+/// Whether the owner matters: a refused connect has none worth a walk through all processes, and a scan
+/// is refused a thousand times a second.
+fn has_owner(socket: &Socket) -> bool {
+    socket.state != tcp_state::SYN_SENT || socket.err == ETIMEDOUT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{
+        CLIENT, CLIENT_NS, NODE_NS, SECOND, SERVER, VIP, active, data, failed, no_destination_drop,
+        no_socket, received, sent, socket,
+    };
+
+    const NOW: Nanos = 1000 * SECOND;
+
+    fn owners(queries: &[Query]) -> usize {
+        queries.iter().filter(|query| matches!(query, Query::Owner(_))).count()
+    }
+
+    #[test]
+    fn an_idle_connections_reset_asks_for_its_owner_and_for_idle_periods_of_its_service() {
+        let queries = wanted(&received(NOW, CLIENT_NS, socket(1, CLIENT, VIP, 27 * SECOND)));
+        assert_eq!(owners(&queries), 1);
+        let idle = |query: &Query| matches!(query, Query::IdlePeriods { idle, .. } if *idle == 973 * SECOND);
+        assert!(queries.iter().any(idle), "{queries:?}");
+        assert_eq!(queries.last(), Some(&Query::Netns { netns: CLIENT_NS, max_age: FRESH }));
+    }
+
+    #[test]
+    fn a_refused_connect_asks_for_no_owner() {
+        let mut connecting = socket(1, CLIENT, VIP, 0);
+        connecting.state = tcp_state::SYN_SENT;
+        assert_eq!(owners(&wanted(&received(NOW, CLIENT_NS, connecting))), 0);
+    }
+
+    #[test]
+    fn a_packet_without_a_matching_socket_asks_for_the_state_that_exists() {
+        let queries = wanted(&sent(NOW, NODE_NS, no_socket(data(CLIENT, VIP))));
+        assert_eq!(queries[0], Query::State { netns: NODE_NS, packet: data(CLIENT, VIP).flow });
+    }
+
+    #[test]
+    fn a_socket_that_its_process_closed_asks_for_that_process_and_not_for_a_holder() {
+        let abort = active(socket(1, SERVER, CLIENT, NOW), &["__tcp_close", "tcp_close"], "");
+        let queries = wanted(&sent(NOW, CLIENT_NS, abort));
+        assert_eq!((&queries[0], owners(&queries)), (&Query::Process { pid: 77 }, 0));
+    }
+
+    #[test]
+    fn a_connect_without_an_answer_asks_for_ipvs_and_for_the_accept_queue() {
+        let mut connecting = socket(1, CLIENT, VIP, 0);
+        (connecting.rcv_nxt, connecting.bytes_received) = (0, 0);
+        let queries = wanted(&failed(NOW, CLIENT_NS, connecting, ETIMEDOUT, &["tcp_write_timer"]));
+        let [flow, address] = [(); 2].map(|()| socket(1, CLIENT, VIP, 0).flow);
+        let expected = [
+            Query::IpvsOrphan { flow },
+            Query::IpvsService { address: address.dst },
+            Query::AcceptQueue { netns: CLIENT_NS, address: address.dst },
+        ];
+        assert_eq!(queries[..3], expected);
+    }
+
+    #[test]
+    fn a_drop_for_a_service_that_lost_a_server_asks_for_the_entry_of_its_client() {
+        let queries = wanted(&no_destination_drop(NOW, data(CLIENT, VIP)));
+        assert_eq!(queries[0], Query::IpvsDropped { netns: NODE_NS, flow: data(CLIENT, VIP).flow });
+    }
+}
