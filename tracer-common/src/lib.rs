@@ -11,5 +11,6 @@
 //! corrupt or newer record is an error, not undefined behaviour.
 #![no_std]
 
+pub mod net;
 pub mod record;
 pub mod wire;

@@ -1,6 +1,7 @@
 //! A conntrack entry, `struct nf_conn`: the one place that knows its tuples.
 
 use tracer_common::{
+    net::{AF_INET6, IPPROTO_TCP},
     record::{Flow, TrackedPacket},
     wire::ABSENT,
 };
@@ -27,8 +28,6 @@ facts! {
     OFFSET_OF_sk_buff_DOT__nfct,
 }
 
-const AF_INET6: u16 = 10;
-const IPPROTO_TCP: u8 = 6;
 /// include/uapi/linux/netfilter/nf_conntrack_common.h: IPS_SRC_NAT | IPS_DST_NAT
 const IPS_NAT: u64 = 1 << 4 | 1 << 5;
 
@@ -100,8 +99,8 @@ pub unsafe fn fill_tuples(original: *mut Flow, reply: *mut Flow, ct: u64) {
 
 #[inline(always)]
 unsafe fn tuple(flow: *mut Flow, tuple: u64) {
-    let v6 =
-        read::<u16>(tuple, OFFSET_OF_nf_conntrack_tuple_DOT_src_DOT_l3num.load()) == Some(AF_INET6);
+    let v6 = read::<u16>(tuple, OFFSET_OF_nf_conntrack_tuple_DOT_src_DOT_l3num.load())
+        == Some(u16::from(AF_INET6));
     // SAFETY: `flow` is writable, per the caller.
     unsafe {
         if v6 {

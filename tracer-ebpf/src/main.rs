@@ -11,15 +11,19 @@
     reason = "names carry kernel symbols, exactly as the kernel spells them"
 )]
 
+mod backup_program;
 mod conntrack;
 mod emit;
+mod full_table;
+mod ipvs;
 mod kread;
 mod opener;
 mod packet;
 mod probes;
+mod reset;
 mod sock;
+mod socket_end;
 mod task;
-mod twice;
 
 /// `bpf_probe_read_kernel`, `bpf_get_stack` and others are GPL-only helpers.
 #[unsafe(no_mangle)]

@@ -1,6 +1,6 @@
 //! A TCP packet from a `struct sk_buff`: the one place that knows packet headers.
 
-use tracer_common::record::Packet;
+use tracer_common::{net::IPPROTO_TCP, record::Packet};
 
 use crate::kread::{facts, read, read_or_zero};
 
@@ -16,7 +16,6 @@ facts! {
     OFFSET_OF_net_DOT_ns_DOT_inum,
 }
 
-const IPPROTO_TCP: u8 = 6;
 /// Low bit of `_skb_refdst`: SKB_DST_NOREF (include/linux/skbuff.h).
 const REFDST_NOREF: u64 = 1;
 

@@ -1,7 +1,10 @@
 //! A `struct sock`: the one place that knows socket fields.
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
-use tracer_common::record::{Flow, Sock};
+use tracer_common::{
+    net::{AF_INET6, IPPROTO_TCP},
+    record::{Flow, Sock},
+};
 
 use crate::{
     kread::{copy, facts, read, read_or_zero},
@@ -62,9 +65,6 @@ facts! {
     OFFSET_OF_net_DOT_ipv4_DOT_sysctl_tcp_retries2,
 }
 
-const AF_INET6: u16 = 10;
-const IPPROTO_TCP: u16 = 6;
-
 /// include/net/tcp_states.h
 pub const TCP_SYN_SENT: u8 = 2;
 pub const TCP_SYN_RECV: u8 = 3;
@@ -94,7 +94,7 @@ pub fn is_full(state: u8) -> bool {
 #[inline(always)]
 pub fn is_tcp(sk: u64) -> bool {
     // u16 since 5.6, u8 behind a bitfield before (not resolvable, so "no").
-    read::<u16>(sk, OFFSET_OF_sock_DOT_sk_protocol.load()) == Some(IPPROTO_TCP)
+    read::<u16>(sk, OFFSET_OF_sock_DOT_sk_protocol.load()) == Some(u16::from(IPPROTO_TCP))
 }
 
 /// `sk_err`, positive errno.
@@ -148,7 +148,8 @@ pub fn netns(sk: u64) -> u32 {
 pub unsafe fn fill_flow(flow: *mut Flow, sk: u64, full: bool) {
     // SAFETY: per contract; kernel reads are checked by the helper.
     unsafe {
-        if read::<u16>(sk, OFFSET_OF_sock_common_DOT_skc_family.load()) == Some(AF_INET6) {
+        if read::<u16>(sk, OFFSET_OF_sock_common_DOT_skc_family.load()) == Some(u16::from(AF_INET6))
+        {
             copy!(flow.dst_addr, sk, OFFSET_OF_sock_common_DOT_skc_v6_daddr);
             copy!(flow.src_addr, sk, OFFSET_OF_sock_common_DOT_skc_v6_rcv_saddr);
         } else {

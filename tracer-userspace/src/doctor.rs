@@ -197,7 +197,8 @@ fn program(program: &Program) -> String {
 fn way_name(way: &Way, choice: &Choice) -> String {
     let taken = choice.taken.as_ref().map_or(&[][..], |(taken, _)| taken.hooks);
     let part = way.hooks.len() < taken.len() && way.hooks.iter().all(|hook| taken.contains(hook));
-    let twice = |hook: &&str| hook.strip_suffix("_again").is_some_and(|it| way.hooks.contains(&it));
+    let twice =
+        |hook: &&str| hook.strip_suffix("_backup").is_some_and(|it| way.hooks.contains(&it));
     let hooks: Vec<&str> = way.hooks.iter().copied().filter(|hook| !twice(hook)).collect();
     hooks.join(" + ") + if part { " alone" } else { "" }
 }
@@ -387,7 +388,7 @@ mod tests {
         let choice = found.choices.iter_mut().find(|it| it.signal.id == "reset_sent");
         let choice = choice.expect("a signal");
         let way = &choice.signal.ways[0];
-        assert_eq!(way.hooks, ["tcp_send_reset", "tcp_send_reset_again"]);
+        assert_eq!(way.hooks, ["tcp_send_reset", "tcp_send_reset_backup"]);
         let program = |hook: &&str| Program {
             name: format!("{hook}__rawtp"),
             hook: (*hook).to_owned(),

@@ -11,22 +11,17 @@
 //! It cannot tell whether the same server is added again; `ip_vs_conn_expire.rs` reads from the entry
 //! whether it was.
 
-use aya_ebpf::{
-    helpers::generated::bpf_ktime_get_ns,
-    macros::{kprobe, map},
-    maps::{Array, LruHashMap},
-    programs::ProbeContext,
-};
+use aya_ebpf::{macros::kprobe, programs::ProbeContext};
 use tracer_common::{
+    net::{AF_INET6, IPPROTO_TCP},
     record::{Flow, IpvsServerRemoved},
     wire::KIND_IPVS_SERVER_REMOVED,
 };
 
 use crate::{
     emit::emit,
+    ipvs::{self, address},
     kread::{copy, facts, read, read_or_zero},
-    packet,
-    probes::ip_vs_conn_expire::{AF_INET6, IPPROTO_TCP, OFFSET_OF_netns_ipvs_DOT_net, address},
     task,
 };
 
@@ -38,29 +33,7 @@ facts! {
     OFFSET_OF_ip_vs_dest_DOT_vaddr,
     OFFSET_OF_ip_vs_dest_DOT_vport,
     OFFSET_OF_ip_vs_dest_DOT_conn_flags,
-    OFFSET_OF_netns_ipvs_DOT_sysctl_expire_nodest_conn,
 }
-
-/// A virtual service.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Service {
-    address: [u8; 16],
-    netns: u32,
-    /// Host order; 32 bits leave no padding.
-    port: u32,
-}
-
-/// Services that have lost a real server. The value says nothing.
-#[map]
-static BEREFT: LruHashMap<Service, u32> = LruHashMap::with_max_entries(4096, 0);
-
-/// Until when dropped packets are looked at, `bpf_ktime_get_ns`; 0 for never.
-#[map]
-static LOOK_UNTIL: Array<u64> = Array::with_max_entries(1, 0);
-
-/// Entries without a server are not re-armed, and end when their timeout has run: 900 s by default.
-const LOOK_NS: u64 = 3600 * 1_000_000_000;
 
 #[kprobe(function = "__ip_vs_del_dest")]
 pub fn __ip_vs_del_dest__kprobe(ctx: ProbeContext) -> u32 {
@@ -68,49 +41,15 @@ pub fn __ip_vs_del_dest__kprobe(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// Whether IPVS may be dropping packets for want of a server.
-#[inline(always)]
-pub fn is_looked_for() -> bool {
-    match LOOK_UNTIL.get(0) {
-        Some(until) => *until != 0 && unsafe { bpf_ktime_get_ns() } < *until,
-        None => false,
-    }
-}
-
-/// Whether the receiver of a packet is a service that has lost a real server.
-#[inline(always)]
-pub fn is_bereft(flow: &Flow, netns: u32) -> bool {
-    let service = Service { address: flow.dst_addr, netns, port: u32::from(flow.dst_port) };
-    // SAFETY: the value is not read.
-    unsafe { BEREFT.get(&service) }.is_some()
-}
-
-/// With `vs/expire_nodest_conn` nothing is dropped in silence.
-#[inline(always)]
-fn look(ipvs: u64, netns: u32, service: &Flow) {
-    let expire: u32 = read_or_zero(ipvs, OFFSET_OF_netns_ipvs_DOT_sysctl_expire_nodest_conn.load());
-    if expire != 0 {
-        return;
-    }
-    let service = Service { address: service.src_addr, netns, port: u32::from(service.src_port) };
-    // An eviction of the service that lost a server longest ago is the only failure, and harmless.
-    let _ = BEREFT.insert(&service, &0, 0);
-    if let Some(until) = LOOK_UNTIL.get_ptr_mut(0) {
-        // SAFETY: a word of the map; whoever writes last is right.
-        unsafe { *until = bpf_ktime_get_ns() + LOOK_NS };
-    }
-}
-
 #[inline(always)]
 fn report(ctx: &ProbeContext) -> Option<()> {
-    let ipvs: u64 = ctx.arg(0)?;
+    let table: u64 = ctx.arg(0)?;
     let dest: u64 = ctx.arg(1)?;
-    if read::<u16>(dest, OFFSET_OF_ip_vs_dest_DOT_protocol.load())? != IPPROTO_TCP {
+    if read::<u16>(dest, OFFSET_OF_ip_vs_dest_DOT_protocol.load())? != u16::from(IPPROTO_TCP) {
         return None;
     }
-    let v6 = read::<u16>(dest, OFFSET_OF_ip_vs_dest_DOT_af.load())? == AF_INET6;
-    let net: u64 = read_or_zero(ipvs, OFFSET_OF_netns_ipvs_DOT_net.load());
-    let netns = packet::netns_of_net(net);
+    let v6 = read::<u16>(dest, OFFSET_OF_ip_vs_dest_DOT_af.load())? == u16::from(AF_INET6);
+    let netns = ipvs::netns(table);
     let forward = Flow {
         src_addr: address(dest, OFFSET_OF_ip_vs_dest_DOT_vaddr.load(), v6),
         src_port: u16::from_be(read_or_zero(dest, OFFSET_OF_ip_vs_dest_DOT_vport.load())),
@@ -118,7 +57,7 @@ fn report(ctx: &ProbeContext) -> Option<()> {
         dst_port: u16::from_be(read_or_zero(dest, OFFSET_OF_ip_vs_dest_DOT_port.load())),
         pad: 0,
     };
-    look(ipvs, netns, &forward);
+    ipvs::server_removed(table, netns, &forward);
     emit::<IpvsServerRemoved>(KIND_IPVS_SERVER_REMOVED, netns, |out| {
         // SAFETY: `out` is the record's payload.
         unsafe {

@@ -4,41 +4,24 @@
 //!   timer that gave up, which `tcp_write_err` (inlined everywhere) cannot. `inet_sk_error_report` (6.1
 //!   on) would be the obvious hook, but it is traced after the application was woken: on another CPU it
 //!   may have taken `sk_err` already, and the error is lost. This one comes first, on every kernel.
-//! * How a socket left ESTABLISHED, by whom: kept in an LRU map and read back when a later packet for
-//!   that tuple is answered with a reset. Orderly ends never reach the ring. Cost: one map update for
-//!   each connection end, nothing for other transitions.
+//! * How a socket left ESTABLISHED, and which task did that: see `socket_end.rs`. Orderly ends never reach
+//!   the ring. Cost: one map update for each connection end, nothing for other transitions.
 //! * CLOSE -> SYN_SENT happens in the process that calls `connect()`: see `opener.rs`. Cost: one map
 //!   update for each connection made, one map removal for each that ends.
 //!
 //! TP_PROTO 5.10 on: (const struct sock *sk, const int oldstate, const int newstate); `sk_state` is
 //! still the old one.
 
-use aya_ebpf::{
-    EbpfContext,
-    helpers::generated::bpf_ktime_get_ns,
-    macros::{map, raw_tracepoint},
-    maps::LruHashMap,
-    programs::RawTracePointContext,
-};
-use tracer_common::{
-    record::{Flow, Packet, SocketEnd, SocketError},
-    wire::{COUNTER_LOST, KIND_SOCKET_ERROR},
-};
+use aya_ebpf::{EbpfContext, macros::raw_tracepoint, programs::RawTracePointContext};
+use tracer_common::{record::SocketError, wire::KIND_SOCKET_ERROR};
 
 use crate::{
-    emit::{count, emit},
+    backup_program::{Pair, done, is_done},
+    emit::emit,
     opener,
     sock::{self, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT},
-    task,
-    twice::{Pair, done, is_done},
+    socket_end, task,
 };
-
-/// A flow seen from the socket, `pad` holding the namespace.
-type Key = Flow;
-
-/// The last 16384 connection ends of this host, about 2 MiB of kernel memory.
-#[map]
-static SOCKET_ENDS: LruHashMap<Key, SocketEnd> = LruHashMap::with_max_entries(16384, 0);
 
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn inet_sock_set_state__rawtp(ctx: RawTracePointContext) -> i32 {
@@ -50,7 +33,7 @@ pub fn inet_sock_set_state__rawtp(ctx: RawTracePointContext) -> i32 {
 }
 
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
-pub fn inet_sock_set_state_again__rawtp(ctx: RawTracePointContext) -> i32 {
+pub fn inet_sock_set_state_backup__rawtp(ctx: RawTracePointContext) -> i32 {
     if let Some(change) = Change::of(&ctx)
         && !is_done(Pair::SetState, change.mark())
     {
@@ -93,14 +76,14 @@ impl Change {
             return;
         }
         let error = sock::error(sk);
-        // Nobody holds an orphan: its end hurts no application.
+        // No process holds an orphan: its end hurts no application.
         if new == TCP_CLOSE && error != 0 && !sock::is_dead(sk) {
             report(ctx, sk, error);
         }
         let was_open = old < TCP_CLOSE && old != TCP_SYN_SENT && old != TCP_SYN_RECV;
         // CLOSE_WAIT (8) is the only later state that still belongs to the application.
         if was_open || old == 8 {
-            remember(sk, old, new);
+            socket_end::remember(sk, old, new);
         }
         if new == TCP_CLOSE {
             opener::forget(sk);
@@ -122,57 +105,4 @@ fn report(ctx: &impl EbpfContext, sk: u64, error: u32) {
             opener::recall(&raw mut (*out).opener, sk);
         }
     });
-}
-
-/// The first step away from ESTABLISHED is the one that names the closer; a later one
-/// (FIN_WAIT1 -> … -> CLOSE) happens in softirq and must not replace it.
-#[inline(always)]
-fn remember(sk: u64, old: u8, new: u8) {
-    const ESTABLISHED: u8 = 1;
-    const CLOSE_WAIT: u8 = 8;
-    let mut key = Flow { src_addr: [0; 16], dst_addr: [0; 16], src_port: 0, dst_port: 0, pad: 0 };
-    // SAFETY: `key` and `end` are ours.
-    unsafe { sock::fill_flow(&raw mut key, sk, true) };
-    key.pad = sock::netns(sk);
-    if old != ESTABLISHED && old != CLOSE_WAIT && SOCKET_ENDS.get_ptr(&key).is_some() {
-        return;
-    }
-    let mut end = core::mem::MaybeUninit::<SocketEnd>::zeroed();
-    unsafe {
-        let end = end.as_mut_ptr();
-        (*end).ts_ns = bpf_ktime_get_ns();
-        (*end).old_state = old;
-        (*end).new_state = new;
-        (*end).dead = u8::from(sock::is_dead(sk));
-        (*end).err = sock::error(sk);
-        (*end).idle_j = sock::idle_j(sk);
-        task::fill(&raw mut (*end).task);
-    }
-    // A full map evicts its oldest. What fails is a run that interrupted another one in the same map
-    // (EBUSY, kernel/bpf/hashtab.c, 5.11 on).
-    if SOCKET_ENDS.insert(&key, unsafe { end.assume_init_ref() }, 0).is_err() {
-        count(COUNTER_LOST);
-    }
-}
-
-/// Copies the recorded end of the socket that `trigger` was meant for, if there is one.
-///
-/// # Safety
-/// `out` must be writable and `trigger` readable.
-#[inline(always)]
-pub unsafe fn recall(out: *mut SocketEnd, trigger: *const Packet, netns: u32) {
-    // SAFETY: per contract.
-    unsafe {
-        let flow = &raw const (*trigger).flow;
-        let key = Flow {
-            src_addr: (*flow).dst_addr,
-            dst_addr: (*flow).src_addr,
-            src_port: (*flow).dst_port,
-            dst_port: (*flow).src_port,
-            pad: netns,
-        };
-        if let Some(end) = SOCKET_ENDS.get_ptr(&key) {
-            *out = *end;
-        }
-    }
 }

@@ -19,9 +19,9 @@ use tracer_common::{
 
 use crate::{
     emit::emit,
+    ipvs,
     kread::{facts, read, read_or_zero},
     packet,
-    probes::ip_vs_conn_expire::OFFSET_OF_netns_ipvs_DOT_net,
 };
 
 facts! {
@@ -59,14 +59,13 @@ fn report(ctx: &ProbeContext) -> Option<()> {
     if port == FTP && dropped.flow.dst_port != FTP {
         return None;
     }
-    let ipvs: u64 = read(service, OFFSET_OF_ip_vs_service_DOT_ipvs.load())?;
-    let bypass: u32 = read_or_zero(ipvs, OFFSET_OF_netns_ipvs_DOT_sysctl_cache_bypass.load());
+    let table: u64 = read(service, OFFSET_OF_ip_vs_service_DOT_ipvs.load())?;
+    let bypass: u32 = read_or_zero(table, OFFSET_OF_netns_ipvs_DOT_sysctl_cache_bypass.load());
     let mark: u32 = read_or_zero(service, OFFSET_OF_ip_vs_service_DOT_fwmark.load());
     if bypass != 0 && mark != 0 {
         return None;
     }
-    let net: u64 = read_or_zero(ipvs, OFFSET_OF_netns_ipvs_DOT_net.load());
-    emit::<IpvsNoServer>(KIND_IPVS_NO_SERVER, packet::netns_of_net(net), |out| {
+    emit::<IpvsNoServer>(KIND_IPVS_NO_SERVER, ipvs::netns(table), |out| {
         // SAFETY: `out` is the record's payload.
         unsafe { (*out).packet = dropped };
     });

@@ -1,5 +1,5 @@
 //! `skb:kfree_skb`: a packet is dropped. Never used alone where kprobes exist: the program tests a
-//! per-CPU flag set by `early_drop.rs` and a time set by `__ip_vs_del_dest.rs` first and returns.
+//! per-CPU flag (`full_table.rs`) and a time (`ipvs.rs`) first and returns.
 //!
 //! TP_PROTO 5.10: (struct sk_buff *skb, void *location)
 //! 6.1: + enum skb_drop_reason reason; 6.12 on: + struct sock *rx_sk
@@ -19,10 +19,9 @@ use tracer_common::{
 use crate::{
     conntrack,
     emit::emit,
+    full_table, ipvs,
     kread::{facts, read_or_zero},
-    packet,
-    probes::{__ip_vs_del_dest, early_drop},
-    task,
+    packet, task,
 };
 
 facts! {
@@ -38,10 +37,10 @@ const PENDING_NS: u64 = 50_000_000;
 /// The packet for which the conntrack table had no room, or IPVS no server any more.
 #[raw_tracepoint(tracepoint = "kfree_skb")]
 pub fn kfree_skb__rawtp(ctx: RawTracePointContext) -> i32 {
-    let Some(pending) = early_drop::pending() else {
+    let Some(pending) = full_table::pending() else {
         // The reason first, where there is one: what runs for long misses what comes meanwhile.
-        if by_netfilter(&ctx) && __ip_vs_del_dest::is_looked_for() {
-            report_bereft(ctx.arg(0));
+        if by_netfilter(&ctx) && ipvs::may_drop() {
+            report_without_server(ctx.arg(0));
         }
         return 0;
     };
@@ -52,7 +51,7 @@ pub fn kfree_skb__rawtp(ctx: RawTracePointContext) -> i32 {
         }
         if bpf_ktime_get_ns() - (*pending).ts_ns > PENDING_NS {
             (*pending).ts_ns = 0;
-            early_drop::missed();
+            full_table::missed();
             return 0;
         }
         if !by_netfilter(&ctx) {
@@ -67,14 +66,14 @@ pub fn kfree_skb__rawtp(ctx: RawTracePointContext) -> i32 {
 /// A packet in mid-stream for a service that has lost a real server: whether its own is the lost one, the
 /// table of entries tells.
 #[inline(always)]
-fn report_bereft(skb: u64) -> Option<()> {
+fn report_without_server(skb: u64) -> Option<()> {
     let mut dropped = MaybeUninit::<Packet>::zeroed();
     // SAFETY: all integers, of which zero is a value.
     let dropped = unsafe {
         packet::fill(dropped.as_mut_ptr(), skb)?;
         dropped.assume_init()
     };
-    if dropped.flags & SYN == 0 && __ip_vs_del_dest::is_bereft(&dropped.flow, packet::netns(skb)) {
+    if dropped.flags & SYN == 0 && ipvs::lost_a_server(&dropped.flow, packet::netns(skb)) {
         report(skb, VIA_NO_DESTINATION);
     }
     Some(())

@@ -6,7 +6,7 @@
 use aya_ebpf::{macros::kprobe, programs::ProbeContext};
 use tracer_common::{record::VIA_NETFILTER, wire::ABSENT};
 
-use crate::{packet, probes::tcp_send_reset::report};
+use crate::{packet, reset};
 
 #[kprobe(function = "nf_send_reset")]
 pub fn nf_send_reset__kprobe(ctx: ProbeContext) -> u32 {
@@ -24,6 +24,6 @@ pub fn nf_send_reset6__kprobe(ctx: ProbeContext) -> u32 {
 fn reject(ctx: &ProbeContext) -> Option<()> {
     let net: u64 = ctx.arg(0)?;
     let skb: u64 = ctx.arg(2)?;
-    report(ctx, 0, skb, packet::netns_of_net(net), ABSENT, VIA_NETFILTER);
+    reset::sent(ctx, 0, skb, packet::netns_of_net(net), ABSENT, VIA_NETFILTER);
     Some(())
 }

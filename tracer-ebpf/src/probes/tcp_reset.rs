@@ -7,7 +7,7 @@
 use aya_ebpf::{macros::kprobe, programs::ProbeContext};
 use tracer_common::wire::ABSENT;
 
-use crate::{kread::facts, probes::tcp_receive_reset::report};
+use crate::{kread::facts, reset};
 
 facts! { ARG_OF_tcp_reset_DOT_sk_buff }
 
@@ -15,7 +15,7 @@ facts! { ARG_OF_tcp_reset_DOT_sk_buff }
 pub fn tcp_reset__kprobe(ctx: ProbeContext) -> u32 {
     if let Some(sk) = ctx.arg(0) {
         let skb = if ARG_OF_tcp_reset_DOT_sk_buff.load() == ABSENT { None } else { ctx.arg(1) };
-        report(sk, skb.unwrap_or(0));
+        reset::received(sk, skb.unwrap_or(0));
     }
     0
 }

@@ -8,19 +8,13 @@
 //! left: over veth or loopback the victim's events come first. Otherwise it is the packet that is
 //! answered, traced before the answer leaves.
 
-use aya_ebpf::{EbpfContext, Global, macros::raw_tracepoint, programs::RawTracePointContext};
-use tracer_common::{
-    record::{ResetSent, VIA_NETFILTER, VIA_TRACEPOINT},
-    wire::{ABSENT, KIND_RESET_SENT},
-};
+use aya_ebpf::{Global, macros::raw_tracepoint, programs::RawTracePointContext};
+use tracer_common::{record::VIA_TRACEPOINT, wire::ABSENT};
 
 use crate::{
-    emit::emit,
+    backup_program::{Pair, done, is_done},
     kread::facts,
-    opener, packet,
-    probes::inet_sock_set_state,
-    sock, task,
-    twice::{Pair, done, is_done},
+    reset,
 };
 
 facts! { ARG_OF_btf_trace_tcp_send_reset_DOT_sk_rst_reason }
@@ -33,7 +27,7 @@ pub fn tcp_send_reset__rawtp(ctx: RawTracePointContext) -> i32 {
 }
 
 #[raw_tracepoint(tracepoint = "tcp_send_reset")]
-pub fn tcp_send_reset_again__rawtp(ctx: RawTracePointContext) -> i32 {
+pub fn tcp_send_reset_backup__rawtp(ctx: RawTracePointContext) -> i32 {
     if !is_done(Pair::SendReset, mark(&ctx)) {
         take_in(&ctx);
     }
@@ -53,41 +47,10 @@ fn take_in(ctx: &RawTracePointContext) {
         true => ctx.arg::<u64>(2) as u32,
         false => ABSENT,
     };
-    report(ctx, ctx.arg(0), ctx.arg(1), 0, reason, VIA_TRACEPOINT);
+    reset::sent(ctx, ctx.arg(0), ctx.arg(1), 0, reason, VIA_TRACEPOINT);
 }
 
 #[inline(always)]
 fn has(fact: &Global<u32>) -> bool {
     fact.load() != ABSENT
-}
-
-/// Emits a [`ResetSent`]. `netns` 0 means: take it from the socket, else from the packet.
-#[inline(always)]
-pub fn report(ctx: &impl EbpfContext, sk: u64, skb: u64, netns: u32, reason: u32, via: u32) {
-    let mut netns = netns;
-    if netns == 0 {
-        netns = sock::netns(sk);
-    }
-    if netns == 0 && skb != 0 {
-        netns = packet::netns(skb);
-    }
-    emit::<ResetSent>(KIND_RESET_SENT, netns, |out| {
-        // SAFETY: `out` is the record's payload.
-        unsafe {
-            (*out).reason = reason;
-            (*out).via = via;
-            sock::fill(&raw mut (*out).sock, sk);
-            if skb != 0 && packet::fill(&raw mut (*out).trigger, skb).is_some() {
-                inet_sock_set_state::recall(&raw mut (*out).end, &raw const (*out).trigger, netns);
-            }
-            if sk != 0 {
-                opener::recall(&raw mut (*out).opener, sk);
-            }
-            task::fill(&raw mut (*out).task);
-            // Without a socket the stack says nothing that the trigger does not, and a scan makes many.
-            if sk != 0 || via == VIA_NETFILTER {
-                task::fill_stack(ctx, &raw mut (*out).stack);
-            }
-        }
-    });
 }

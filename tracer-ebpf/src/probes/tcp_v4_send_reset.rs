@@ -10,9 +10,7 @@ use tracer_common::{record::VIA_FUNCTION, wire::ABSENT};
 
 use crate::{
     kread::{facts, read, read_or_zero},
-    packet,
-    probes::tcp_send_reset::report,
-    sock,
+    packet, reset, sock,
 };
 
 facts! {
@@ -57,6 +55,6 @@ fn blind_spot(ctx: &ProbeContext, v4: bool) -> Option<()> {
             return None;
         }
     }
-    report(ctx, sk, skb, 0, ABSENT, VIA_FUNCTION);
+    reset::sent(ctx, sk, skb, 0, ABSENT, VIA_FUNCTION);
     Some(())
 }

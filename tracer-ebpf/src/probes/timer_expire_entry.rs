@@ -7,8 +7,8 @@
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
 use crate::{
+    ipvs,
     kread::{addresses, facts, read},
-    probes::ip_vs_conn_expire::report,
 };
 
 facts! { OFFSET_OF_timer_list_DOT_function }
@@ -19,7 +19,7 @@ pub fn timer_expire_entry__rawtp(ctx: RawTracePointContext) -> i32 {
     let timer: u64 = ctx.arg(0);
     let expire = ADDRESS_OF_ip_vs_conn_expire.load();
     if expire != 0 && read(timer, OFFSET_OF_timer_list_DOT_function.load()) == Some(expire) {
-        report(&ctx, timer);
+        ipvs::entry_ended(&ctx, timer);
     }
     0
 }

@@ -85,7 +85,7 @@ const EVERY_DROP: &str = "it looks at every packet that the kernel drops";
 
 /// The second program where the kernel may leave the first one out.
 const CHANGES_OF_STATE: &[Way] = &[
-    way(&["inet_sock_set_state", "inet_sock_set_state_again"])
+    way(&["inet_sock_set_state", "inet_sock_set_state_backup"])
         .needs("OFFSET_OF_bpf_prog_DOT_active"),
     way(&["inet_sock_set_state"]),
 ];
@@ -101,7 +101,7 @@ pub const ALL: &[Signal] = &[
         module: None,
         ways: &[
             // Tried in this order: those before 6.10 are older than preemptible tracepoints.
-            way(&["tcp_send_reset", "tcp_send_reset_again"])
+            way(&["tcp_send_reset", "tcp_send_reset_backup"])
                 .needs("ARG_OF_btf_trace_tcp_send_reset_DOT_sk_rst_reason"),
             way(&["tcp_send_reset", "tcp_v4_send_reset", "tcp_v6_send_reset"]),
             way(&["tcp_send_reset", "tcp_v4_send_reset"])

@@ -15,14 +15,14 @@ pub fn runs(program: BorrowedFd<'_>) -> u64 {
 }
 
 /// How often each hook was missed, from the runs that each program was left out of. Where a hook has two
-/// programs (`tracer-ebpf/src/twice.rs`), that is how often both were. Most runs make no record, so a run that
+/// programs (`tracer-ebpf/src/backup_program.rs`), that is how often both were. Most runs make no record, so a run that
 /// was left out is no record lost, but it may have been one.
 pub fn by_hook<'a>(programs: impl Iterator<Item = (&'a str, u64)>) -> BTreeMap<String, u64> {
     let mut hooks = BTreeMap::<String, u64>::new();
     // It looks for the one drop that `early_drop` has announced, and that one is counted when it does not come.
     for (name, runs) in programs.filter(|(name, _)| !name.starts_with("kfree_skb__")) {
         let (hook, _) = name.split_once("__").unwrap_or((name, ""));
-        let hook = hook.strip_suffix("_again").unwrap_or(hook).to_owned();
+        let hook = hook.strip_suffix("_backup").unwrap_or(hook).to_owned();
         hooks.entry(hook).and_modify(|least| *least = runs.min(*least)).or_insert(runs);
     }
     hooks.retain(|_, runs| *runs > 0);
@@ -43,8 +43,8 @@ mod tests {
         let missed =
             |runs: &[(&str, u64)]| by_hook(runs.iter().copied()).into_values().sum::<u64>();
         assert_eq!(missed(&[("tcp_reset__kprobe", 2), ("nf_ct_delete__kprobe", 1)]), 3);
-        assert_eq!(missed(&[("tcp_send_reset__rawtp", 5), ("tcp_send_reset_again__rawtp", 0)]), 0);
-        assert_eq!(missed(&[("tcp_send_reset_again__rawtp", 1), ("tcp_send_reset__rawtp", 5)]), 1);
+        assert_eq!(missed(&[("tcp_send_reset__rawtp", 5), ("tcp_send_reset_backup__rawtp", 0)]), 0);
+        assert_eq!(missed(&[("tcp_send_reset_backup__rawtp", 1), ("tcp_send_reset__rawtp", 5)]), 1);
         assert_eq!(missed(&[("tcp_send_reset__rawtp", 5)]), 5, "the other is not attached");
         assert_eq!(missed(&[("kfree_skb__rawtp", 7), ("kfree_skb_netfilter__rawtp", 1)]), 1);
     }

@@ -1,10 +1,10 @@
-//! Programs that are attached twice to their tracepoint, one behind the other.
+//! Tracepoints with a second program, a backup behind the first.
 //!
-//! The kernel leaves a program out when it is interrupted or preempted in mid-run and another task comes by
+//! The kernel skips a program that is interrupted or preempted in mid-run when another task reaches the hook
 //! on that processor (`bpf_prog.active`; raw tracepoints since 6.1, and since 7.x they can be preempted, which
-//! on a busy processor lasts). The second one then does its work, and otherwise sees that it is done. Both
-//! are left out only where two tasks were stopped, one in each. What is done twice, because
-//! the task came to another processor between the two, user space takes for one.
+//! lasts on a busy processor). The backup then does its work, and otherwise sees that it is done. Both are
+//! skipped only where two tasks were stopped, one in each. Where the task moved to another processor between
+//! the two, both do the work; user space takes the two records for one.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 
@@ -12,7 +12,7 @@ use crate::kread::facts;
 
 facts! { OFFSET_OF_bpf_prog_DOT_active }
 
-/// The tracepoints with two programs.
+/// The tracepoints with a backup.
 #[derive(Clone, Copy)]
 pub enum Pair {
     SetState,
@@ -32,7 +32,7 @@ pub fn done(pair: Pair, what: u64) {
     }
 }
 
-/// In the second program: whether the first did `what` just now, or there is no need to ask.
+/// In the backup: whether the first did `what` just now, or this kernel needs no backup.
 #[inline(always)]
 pub fn is_done(pair: Pair, what: u64) -> bool {
     if OFFSET_OF_bpf_prog_DOT_active.load() == tracer_common::wire::ABSENT {
