@@ -1,0 +1,63 @@
+//! Text, times and numbers, as every document has them.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use rsttrace_model::escape::terminal;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// RFC 3339 in UTC with nine digits, from nanoseconds since the epoch.
+pub fn timestamp(wall_ns: i64) -> String {
+    Timestamp::from_nanosecond(i128::from(wall_ns))
+        .map_or_else(|_| "1970-01-01T00:00:00.000000000Z".into(), |ts| format!("{ts:.9}"))
+}
+
+/// Text for people, which a process may have put its name into: once out of its JSON string it must not
+/// move a cursor. Fields that hold nothing but such a name keep it as it is.
+pub fn sentence(text: &str) -> String {
+    terminal(text)
+}
+
+/// A measured time in seconds, to the millisecond. Always with a decimal point: an index that derives its
+/// type from the first value it sees must not take it for an integer.
+pub fn measured(seconds: f64) -> f64 {
+    // Adding zero takes the sign from a zero.
+    (seconds * 1000.0).round() / 1000.0 + 0.0
+}
+
+/// A configured time in seconds: a whole number where it is one, otherwise to the millisecond.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Seconds(pub f64);
+
+impl Serialize for Seconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let rounded = (self.0 * 1000.0).round() / 1000.0;
+        if rounded.fract() == 0.0 && rounded.abs() < 1e15 {
+            #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and small")]
+            serializer.serialize_i64(rounded as i64)
+        } else {
+            serializer.serialize_f64(rounded)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        f64::deserialize(deserializer).map(Self)
+    }
+}
+
+impl JsonSchema for Seconds {
+    fn schema_name() -> Cow<'static, str> {
+        "Seconds".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "number"})
+    }
+}
