@@ -22,8 +22,8 @@ use rsttrace_model::{
 use super::{
     Host, addresses, ctnetlink, firewall,
     inside::{inside, read_here},
-    ipvs_conn, machine, netns_paths,
-    netns_paths::NetnsPath,
+    ipvs_conn, machine,
+    netns_paths::{self, NetnsPath},
     options,
     sock_diag::{self, SocketFilter},
 };

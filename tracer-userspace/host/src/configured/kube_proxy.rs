@@ -142,7 +142,9 @@ fn read_file(text: &str, proxy: &mut KubeProxy) -> Result<(), String> {
             // kube-proxy uses its own default.
             None if value.is_null() => {}
             None => {
-                return Err(format!("invalid value of `{field}` (expected a number or a duration)"));
+                return Err(format!(
+                    "invalid value of `{field}` (expected a number or a duration)"
+                ));
             }
         }
     }
