@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rsttrace_host::{Host, Lost};
+use rsttrace_host::{Host, NetnsLookupError};
 use rsttrace_model::netns::NetnsReach;
 
 use super::{
@@ -39,9 +39,9 @@ impl<'a> Live<'a> {
             NetnsReach::Initial => return Ok(self.host.initial_netns()),
             _ => return Err(Trouble::Gone("the network namespace ended with that boot".into())),
         }
-        self.host.find_again(&slot.place, slot.cookie).map_err(|lost| match lost {
-            Lost::Gone(why) => Trouble::Gone(why),
-            Lost::Elsewhere(why) => Trouble::Failed(why),
+        self.host.find_again(&slot.place, slot.cookie).map_err(|error| match error {
+            NetnsLookupError::Gone(why) => Trouble::Gone(why),
+            NetnsLookupError::Elsewhere(why) => Trouble::Failed(why),
         })
     }
 

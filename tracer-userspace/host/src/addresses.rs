@@ -1,4 +1,4 @@
-//! Addresses of the interfaces of a namespace: rtnetlink (`linux/if_addr.h`).
+//! Addresses of the interfaces of a network namespace, read by rtnetlink (`linux/if_addr.h`).
 
 use std::{
     io,
@@ -15,23 +15,23 @@ use super::{
 
 const RTM_GETADDR: u16 = 22;
 const IFA_ADDRESS: u16 = 1;
-/// Of a point-to-point link, where `IFA_ADDRESS` is the other end's.
+/// The local address of a point-to-point link, where `IFA_ADDRESS` is the address of the other end.
 const IFA_LOCAL: u16 = 2;
-/// Name of the interface, and of an alias after a colon; IPv4 only.
+/// The interface name, followed by a colon and the alias if there is one; IPv4 only.
 const IFA_LABEL: u16 = 3;
-/// In the lowest eight flags, which `struct ifaddrmsg` holds: it was given without a lifetime.
+/// The address has no lifetime. One of the lowest eight flags, which `struct ifaddrmsg` holds.
 const IFA_F_PERMANENT: u8 = 0x80;
-/// `struct ifaddrmsg`, bytes.
+/// Size of `struct ifaddrmsg`, bytes.
 const IFADDRMSG_LEN: usize = 8;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Those of the calling thread's namespace, sorted.
+/// The addresses of the calling thread's namespace, sorted.
 pub(super) fn read() -> io::Result<Vec<Address>> {
-    let mut link = Link::open(None, Instant::now() + PATIENCE)?;
+    let mut link = Link::open(None, Instant::now() + TIMEOUT)?;
     let mut addresses = Vec::new();
     link.dump(RTM_GETADDR, &[&[0; IFADDRMSG_LEN]], &mut |body| {
         addresses.extend(address(body)?);
@@ -43,17 +43,17 @@ pub(super) fn read() -> io::Result<Vec<Address>> {
 
 fn address(body: &[u8]) -> io::Result<Option<Address>> {
     let (fixed, rest) =
-        body.split_at_checked(IFADDRMSG_LEN).ok_or_else(|| malformed("no ifaddrmsg"))?;
+        body.split_at_checked(IFADDRMSG_LEN).ok_or_else(|| malformed("missing ifaddrmsg"))?;
     let ip = |payload: &[u8]| match fixed[0] {
         AF_INET => leading(payload).map(|bytes: [u8; 4]| Some(Ipv4Addr::from(bytes).into())),
         AF_INET6 => leading(payload).map(|bytes: [u8; 16]| Some(Ipv6Addr::from(bytes).into())),
         _ => Ok(None),
     };
-    let (mut local, mut other, mut interface) = (None, None, None);
+    let (mut local, mut remote, mut interface) = (None, None, None);
     for attribute in attributes(rest) {
         match attribute? {
             (IFA_LOCAL, payload) => local = ip(payload)?,
-            (IFA_ADDRESS, payload) => other = ip(payload)?,
+            (IFA_ADDRESS, payload) => remote = ip(payload)?,
             (IFA_LABEL, payload) => {
                 let label = String::from_utf8_lossy(payload);
                 interface = label.split([':', '\0']).next().map(str::to_owned);
@@ -61,12 +61,12 @@ fn address(body: &[u8]) -> io::Result<Option<Address>> {
             _ => {}
         }
     }
-    Ok(local.or(other).map(|ip| Address {
+    Ok(local.or(remote).map(|ip| Address {
         ip,
         index: u32::from_ne_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]),
         interface,
         leased: fixed[2] & IFA_F_PERMANENT == 0,
-        point_to_point: local.is_some() && other.is_some() && local != other,
+        point_to_point: local.is_some() && remote.is_some() && local != remote,
     }))
 }
 
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_own_end_of_a_point_to_point_link_is_the_address() {
+    fn the_local_end_of_a_point_to_point_link_is_the_address() {
         let mut bytes = Attributes::default();
         bytes.put(IFA_ADDRESS, &[192, 0, 2, 2]);
         bytes.put(IFA_LOCAL, &[192, 0, 2, 1]);
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn another_family_is_passed_over_and_a_cut_answer_is_an_error() {
+    fn another_family_is_skipped_and_a_truncated_reply_is_an_error() {
         let mut bytes = Attributes::default();
         bytes.put(IFA_LOCAL, &[1, 2]);
         let body = |family| [&[family, 0, 0, 0, 0, 0, 0, 0], bytes.bytes()].concat();

@@ -1,12 +1,12 @@
-//! Control groups: where a process stands in their tree, and what container and pod that is.
+//! Control groups: the cgroup path of a process, and the container and pod that the path names.
 
 use std::{collections::VecDeque, fs, os::unix::fs::DirEntryExt, path::Path};
 
-/// Directories looked at before a search is given up: more than a node with 500 pods has.
+/// Limit of directories that a search visits: more than a node with 500 pods has.
 const MOST_DIRECTORIES: usize = 16_384;
 
-/// The most telling path in `/proc/PID/cgroup` (`hierarchy:controllers:path` lines). On a machine
-/// that mixes both versions, one of the hierarchies may leave everybody at the root.
+/// The most specific path in `/proc/PID/cgroup` (`hierarchy:controllers:path` lines). On a host that
+/// mixes both versions, one of the hierarchies may have all processes at its root.
 pub(super) fn path(cgroup: &str) -> Option<String> {
     let of = |wanted: &str| {
         cgroup.lines().find_map(|line| {
@@ -19,21 +19,21 @@ pub(super) fn path(cgroup: &str) -> Option<String> {
     let paths = [of(""), of("memory"), of("pids")];
     let found = paths.iter().flatten();
     let path = found.clone().find(|path| **path != "/").or(found.clone().next())?;
-    // A process that is dying may outlive its group.
+    // An exiting process may still be in a cgroup that was deleted.
     Some(path.strip_suffix(" (deleted)").unwrap_or(path).to_owned())
 }
 
-/// The path of the version 2 group whose directory has this inode number, which is what
-/// `bpf_get_current_cgroup_id` tells. `None` when it is gone. `root` is `/` but in tests.
+/// The path of the version 2 cgroup whose directory has this inode number, which is what
+/// `bpf_get_current_cgroup_id` returns. `None` when the cgroup was deleted. `root` is `/`, except in tests.
 pub(super) fn path_by_inode(root: &Path, inode: u64) -> Option<String> {
-    // "unified" where version 1 has the usual place.
+    // On hosts with version 1 at /sys/fs/cgroup, version 2 is mounted at "unified".
     let mount = ["sys/fs/cgroup/unified", "sys/fs/cgroup"]
         .map(|path| root.join(path))
         .into_iter()
         .find(|path| path.join("cgroup.procs").exists())?;
-    let mut open = VecDeque::from([mount.clone()]);
+    let mut queue = VecDeque::from([mount.clone()]);
     let mut left = MOST_DIRECTORIES;
-    while let Some(directory) = open.pop_front() {
+    while let Some(directory) = queue.pop_front() {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
@@ -42,7 +42,7 @@ pub(super) fn path_by_inode(root: &Path, inode: u64) -> Option<String> {
                 return below(&mount, &entry.path());
             }
             left = left.checked_sub(1)?;
-            open.push_back(entry.path());
+            queue.push_back(entry.path());
         }
     }
     None
@@ -52,19 +52,19 @@ fn below(mount: &Path, path: &Path) -> Option<String> {
     Some(format!("/{}", path.strip_prefix(mount).ok()?.to_str()?))
 }
 
-/// The innermost container in a path. Runtimes write `docker-ID.scope`, `cri-containerd-ID.scope`,
+/// The id of the innermost container in a path. Runtimes write `docker-ID.scope`, `cri-containerd-ID.scope`,
 /// `crio-ID.scope`, `libpod-ID.scope`, `…:cri-containerd:ID`, or `ID`.
 pub(super) fn container_id(path: &str) -> Option<String> {
     path.rsplit('/').find_map(|component| {
         let unit = component.strip_suffix(".scope").unwrap_or(component);
         let (prefix, id) = unit.rsplit_once(['-', ':']).unwrap_or(("", unit));
-        // conmon watches the container from outside.
+        // conmon monitors the container and runs outside it.
         (is_hex(id, 64) && !prefix.ends_with("conmon")).then(|| id.to_owned())
     })
 }
 
-/// The innermost Kubernetes pod in a path: `podUID`, or `kubepods-burstable-podUID.slice` with `_` for
-/// `-`. A static pod's is the hash of its manifest.
+/// The uid of the innermost Kubernetes pod in a path: `podUID`, or `kubepods-burstable-podUID.slice` with
+/// `_` instead of `-`. The uid of a static pod is the hash of its manifest.
 pub(super) fn pod_uid(path: &str) -> Option<String> {
     if !path.contains("kubepods") {
         return None;
@@ -78,7 +78,7 @@ pub(super) fn pod_uid(path: &str) -> Option<String> {
     })
 }
 
-/// A UUID, or the 32 hexadecimal digits of a static pod.
+/// Whether the text is a UUID, or the 32 hexadecimal digits of a static pod.
 pub(super) fn is_pod_uid(text: &str) -> bool {
     let is_uuid = text.len() == 36
         && text.bytes().enumerate().all(|(at, byte)| match at {
@@ -106,7 +106,7 @@ mod tests {
     const HASH: &str = "33d556edd3ae8ef21980288cef77ae8b";
 
     #[test]
-    fn version_2_wins_unless_everybody_is_at_its_root() {
+    fn version_2_wins_unless_the_process_is_at_its_root() {
         assert_eq!(path("5:memory:/v1\n0::/v2\n").as_deref(), Some("/v2"));
         assert_eq!(path("5:memory:/v1\n0::/\n").as_deref(), Some("/v1"));
         assert_eq!(path("9:cpu,pids:/a:b\n4:memory:/\n0::/\n").as_deref(), Some("/a:b"));
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_pod_is_none() {
+    fn paths_that_only_resemble_a_pod_have_no_pod_uid() {
         for path in [
             format!("/system.slice/pod{UID}"),
             format!("/kubepods/pod{}", &UID[1..]),
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_found_by_the_inode_of_its_directory() {
+    fn a_cgroup_is_found_by_the_inode_of_its_directory() {
         use std::os::unix::fs::MetadataExt as _;
         for mount in ["sys/fs/cgroup", "sys/fs/cgroup/unified"] {
             let root = TempRoot::new();

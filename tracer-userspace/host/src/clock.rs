@@ -1,19 +1,19 @@
-//! The clocks that events and incidents count by.
+//! The clocks of event and incident timestamps.
 
 use rsttrace_model::flow::Nanos;
 use rustix::time::{ClockId, clock_gettime};
 
-/// CLOCK_MONOTONIC, nanoseconds: the clock of `bpf_ktime_get_ns`.
+/// CLOCK_MONOTONIC in nanoseconds, the clock of `bpf_ktime_get_ns`.
 pub fn monotonic() -> Nanos {
     nanos(ClockId::Monotonic)
 }
 
-/// CLOCK_REALTIME, nanoseconds.
+/// CLOCK_REALTIME in nanoseconds.
 pub fn wall() -> i64 {
     i64::try_from(nanos(ClockId::Realtime)).unwrap_or(i64::MAX)
 }
 
-/// Any clock, nanoseconds.
+/// Any clock, in nanoseconds.
 pub fn nanos(clock: ClockId) -> Nanos {
     let time = clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Connection tracking limits, timeouts and losses (`net/netfilter/nf_conntrack_standalone.c`).
+//! Connection tracking limits, timeouts and drop counters (`net/netfilter/nf_conntrack_standalone.c`).
 
 use std::fs;
 
@@ -44,8 +44,8 @@ fn tcp_timeouts() -> ConntrackTcpTimeouts {
     }
 }
 
-/// A header line, then one line of hexadecimal numbers per CPU. The columns changed their meaning
-/// between releases (`delete_list` became `chainlength`), so they are found by name.
+/// A header line, then one line of hexadecimal numbers per CPU. Columns changed their meaning between
+/// releases (`delete_list` became `chainlength`), so columns are found by name.
 pub(super) fn parse_stat(text: &str) -> ConntrackStat {
     let mut lines = text.lines();
     let names = lines.next().unwrap_or_default();
@@ -56,7 +56,7 @@ pub(super) fn parse_stat(text: &str) -> ConntrackStat {
             let number = line.split_whitespace().nth(column)?;
             u64::from_str_radix(number, 16).ok()
         };
-        // A line that cannot be read would make the sum a lie.
+        // A sum without an unreadable line would be wrong.
         let counts: Option<Vec<u64>> = cpus.iter().map(of_cpu).collect();
         let counts = counts.filter(|counts| !counts.is_empty())?;
         Some(counts.into_iter().fold(0, u64::saturating_add))
@@ -95,7 +95,7 @@ entries  clashres found new invalid ignore delete chainlength insert insert_fail
     }
 
     #[test]
-    fn the_older_delete_list_column_is_not_taken_for_chain_lengths() {
+    fn the_older_delete_list_column_is_not_read_as_chain_lengths() {
         let linux_5_10 = LINUX_6_1.replace("chainlength", "delete_list");
         let stat = parse_stat(&linux_5_10);
         assert_eq!(stat.chain_too_long, None);
@@ -103,7 +103,7 @@ entries  clashres found new invalid ignore delete chainlength insert insert_fail
     }
 
     #[test]
-    fn a_cut_line_is_unknown_not_a_smaller_sum() {
+    fn a_truncated_line_is_unknown_not_a_smaller_sum() {
         let cut = &LINUX_6_1[..LINUX_6_1.len() - 100];
         let stat = parse_stat(cut);
         assert_eq!(stat.drop, None);

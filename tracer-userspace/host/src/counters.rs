@@ -1,8 +1,8 @@
-//! TCP event counters of a namespace (`net/ipv4/proc.c`, `snmp4_net_list`).
+//! TCP event counters of a network namespace (`net/ipv4/proc.c`, `snmp4_net_list`).
 
 use rsttrace_model::netns::TcpCounters;
 
-/// Reads a `/proc/net/netstat` text. Columns are found by name: every release adds some.
+/// Parses the text of `/proc/net/netstat`. Columns are found by name, because every release adds some.
 pub(super) fn parse(netstat: &str) -> TcpCounters {
     let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
     let names = lines.next().unwrap_or_default();

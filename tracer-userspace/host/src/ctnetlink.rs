@@ -1,5 +1,6 @@
-//! One conntrack entry at a time: netlink `ctnetlink` (`linux/netfilter/nfnetlink_conntrack.h`). Never
-//! a dump, which reaps every expired entry on its way; a question about a tuple reaps that one only.
+//! Reads one conntrack entry at a time by netlink `ctnetlink` (`linux/netfilter/nfnetlink_conntrack.h`).
+//! A dump is never requested, because a dump deletes every expired entry; a request for one tuple deletes
+//! at most the entry of that tuple.
 
 use std::{
     io::{self, ErrorKind},
@@ -43,19 +44,19 @@ const CTA_PROTO_DST_PORT: u16 = 3;
 const CTA_PROTOINFO_TCP: u16 = 1;
 const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 
-/// `struct nfgenmsg`, bytes.
+/// Size of `struct nfgenmsg`, bytes.
 const NFGENMSG_LEN: usize = 4;
 
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The entries of the calling thread's namespace that have one of these as a tuple, either way round,
-/// in the default zone. `None` where `nf_conntrack_netlink` is not loaded: a question would load it, and
-/// from then on every new connection pays for its events.
+/// The entries of the calling thread's namespace that have one of these tuples, as original or as reply
+/// tuple, in the default zone. `None` where a request fails, or where `nf_conntrack_netlink` is not loaded:
+/// a request would load the module, which makes every new connection slower because of its events.
 pub(super) fn entries(tuples: &[Flow]) -> Option<Vec<ConntrackEntry>> {
     if !Path::new("/sys/module/nf_conntrack_netlink").exists() {
         return None;
     }
-    let mut link = Link::open(NETFILTER, Instant::now() + PATIENCE).ok()?;
+    let mut link = Link::open(NETFILTER, Instant::now() + TIMEOUT).ok()?;
     let mut entries = Vec::new();
     for tuple in tuples {
         let found = find(&mut link, *tuple).ok()?;
@@ -69,12 +70,12 @@ fn find(link: &mut Link, tuple: Flow) -> io::Result<Option<ConntrackEntry>> {
     let mut request = Attributes::default();
     request.put_nested(CTA_TUPLE_ORIG, &encode(tuple));
     let mut found = None;
-    let answer = link.request(GET, &[&[family, 0, 0, 0], request.bytes()], &mut |body| {
-        let reply = body.get(NFGENMSG_LEN..).ok_or_else(|| malformed("no nfgenmsg"))?;
+    let result = link.request(GET, &[&[family, 0, 0, 0], request.bytes()], &mut |body| {
+        let reply = body.get(NFGENMSG_LEN..).ok_or_else(|| malformed("missing nfgenmsg"))?;
         found = Some(entry(reply)?);
         Ok(())
     });
-    match answer {
+    match result {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         other => other.map(|()| found),
     }
@@ -119,7 +120,7 @@ fn entry(bytes: &[u8]) -> io::Result<ConntrackEntry> {
     }
     match (original, reply) {
         (Some(original), Some(reply)) => Ok(ConntrackEntry { original, reply, state, left_s }),
-        _ => Err(malformed("an entry without its tuples")),
+        _ => Err(malformed("entry without tuples")),
     }
 }
 
@@ -162,7 +163,7 @@ fn decode(tuple: &[u8]) -> io::Result<Flow> {
     let side = |index: usize| Some(SocketAddr::new(ips[index]?, ports[index]?));
     match (side(0), side(1)) {
         (Some(src), Some(dst)) => Ok(Flow { src, dst }),
-        _ => Err(malformed("half a tuple")),
+        _ => Err(malformed("incomplete tuple")),
     }
 }
 
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_has_both_tuples_its_state_and_the_time_that_is_left() {
+    fn an_entry_has_both_tuples_its_state_and_its_remaining_time() {
         let original = flow("10.0.0.2:41822", "10.96.0.10:3306");
         let reply = flow("10.0.1.2:3306", "10.0.0.2:41822");
         let mut tcp = Attributes::default();
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn half_an_entry_is_an_error() {
+    fn an_incomplete_entry_is_an_error() {
         assert!(entry(&[]).is_err());
         assert!(decode(&[]).is_err());
         let tuple = encode(flow("10.0.0.2:1", "10.0.0.3:2"));

@@ -1,11 +1,11 @@
-//! A directory that stands in for a machine: copies of its files, below the same paths.
+//! A directory that stands in for a host: copies of the host's files, below the same paths.
 //!
 //! ```text
 //! proc/sys/…  proc/meminfo  proc/net/{netstat,ip_vs,ip_vs_conn,ip_tables_names,stat/nf_conntrack}
 //! proc/PID/{comm,cmdline}   sys/…   etc/…   run/…   usr/lib/…   lib/…
-//! ipvs-timeouts             what `ipvsadm -Ln --timeout` prints, as no file holds it
-//! nft-ruleset               what `nft -a list ruleset` prints
-//! run/netns/NAME/…          the same again for each further network namespace
+//! ipvs-timeouts             output of `ipvsadm -Ln --timeout`, because no kernel file shows the timeouts
+//! nft-ruleset               output of `nft -a list ruleset`
+//! run/netns/NAME/…          the same files for each further network namespace
 //! ```
 
 use std::{
@@ -22,22 +22,21 @@ use rsttrace_model::{
 };
 
 use super::{
-    conntrack, counters, firewall, ipvs_conn, ipvs_services,
-    look::{Found, Look, MachineFacts, values_in},
-    machine,
+    conntrack, counters, firewall, ipvs_conn, ipvs_services, machine,
+    scan::{MachineFacts, NetnsContents, NetnsScan, values_in},
 };
 
 /// Entries of one IPVS table.
 const MOST_ENTRIES: usize = super::survey::MOST_ENTRIES;
 
-/// What is true of the whole machine.
+/// Reads the facts about the whole host.
 ///
 /// # Errors
-/// When there is no `proc` in the directory: it is no copy of a machine.
+/// When the directory contains no `proc` directory, and so is not a copy of a host.
 pub fn machine(root: &Path) -> io::Result<MachineFacts> {
     let proc = root.join("proc");
     if !proc.is_dir() {
-        let text = format!("{} is no directory", proc.display());
+        let text = format!("`{}` is not a directory", proc.display());
         return Err(io::Error::new(io::ErrorKind::NotFound, text));
     }
     let text = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
@@ -48,8 +47,9 @@ pub fn machine(root: &Path) -> io::Result<MachineFacts> {
     })
 }
 
-/// Its namespaces, the initial one first. They are numbered from 1, in the order of their names.
-pub fn namespaces(root: &Path) -> Vec<Look> {
+/// The network namespaces of the host, the initial one first. The others follow in the order of their names.
+/// Their numbers count from 1.
+pub fn namespaces(root: &Path) -> Vec<NetnsScan> {
     let mut named: Vec<PathBuf> = fs::read_dir(root.join("run/netns"))
         .map(|entries| entries.flatten().map(|it| it.path()).filter(|it| it.is_dir()).collect())
         .unwrap_or_default();
@@ -61,11 +61,11 @@ pub fn namespaces(root: &Path) -> Vec<Look> {
     });
     let all = [(root.to_owned(), NetnsReach::Initial)].into_iter().chain(others);
     all.zip(1..)
-        .map(|((path, reach), inum)| Look { inum, reach, found: Ok(found(&path)) })
+        .map(|((path, reach), inum)| NetnsScan { inum, reach, contents: Ok(contents(&path)) })
         .collect()
 }
 
-fn found(root: &Path) -> Found {
+fn contents(root: &Path) -> NetnsContents {
     let net = |file: &str| fs::read_to_string(root.join("proc/net").join(file)).ok();
     let ipvs = net("ip_vs").map(|text| IpvsState {
         services: Some(ipvs_services::parse(&text)),
@@ -86,7 +86,7 @@ fn found(root: &Path) -> Found {
         ..NetnsState::default()
     };
     let table = fs::File::open(root.join("proc/net/ip_vs_conn")).ok();
-    Found {
+    NetnsContents {
         values: values_in(root, Scope::Netns, state.ipvs.as_ref()),
         machine: crate::settings::read_files(root, Scope::Machine),
         addresses: None,
@@ -99,7 +99,7 @@ fn found(root: &Path) -> Found {
     }
 }
 
-/// `Timeout (tcp tcpfin udp): 900 120 300`
+/// Parses `Timeout (tcp tcpfin udp): 900 120 300`, seconds.
 fn timeouts(root: &Path) -> Option<IpvsState> {
     let text = fs::read_to_string(root.join("ipvs-timeouts")).ok()?;
     let mut numbers = text.rsplit(':').next()?.split_whitespace().map(|word| word.parse().ok());
@@ -117,7 +117,7 @@ mod tests {
     use crate::testing::TempRoot;
 
     #[test]
-    fn a_copied_machine_has_its_values_and_its_namespaces_theirs() {
+    fn a_copied_host_has_its_values_and_each_namespace_its_own() {
         let root = TempRoot::new();
         root.file("proc/sys/net/ipv4/tcp_keepalive_time", "7200\n");
         root.file("proc/sys/kernel/osrelease", "6.1.0\n");
@@ -129,20 +129,20 @@ mod tests {
         );
         root.file("run/netns/web/proc/sys/net/ipv4/tcp_keepalive_time", "600\n");
         assert_eq!(machine(root.path()).expect("a proc").release, "6.1.0");
-        let looks = namespaces(root.path());
-        let time = |look: &Look| {
-            let found = look.found.as_ref().expect("a directory");
-            found.values.number("net.ipv4.tcp_keepalive_time")
+        let scans = namespaces(root.path());
+        let time = |scan: &NetnsScan| {
+            let contents = scan.contents.as_ref().expect("a directory");
+            contents.values.number("net.ipv4.tcp_keepalive_time")
         };
-        assert_eq!(looks.iter().map(time).collect::<Vec<_>>(), [Some(7200), Some(600)]);
-        let first = looks[0].found.as_ref().expect("a directory");
+        assert_eq!(scans.iter().map(time).collect::<Vec<_>>(), [Some(7200), Some(600)]);
+        let first = scans[0].contents.as_ref().expect("a directory");
         assert_eq!(first.values.number("ipvs.tcp"), Some(7200));
         assert_eq!(first.state.translates, Some(true));
-        assert_eq!(looks[1].reach, NetnsReach::Named("/run/netns/web".into()));
+        assert_eq!(scans[1].reach, NetnsReach::Named("/run/netns/web".into()));
     }
 
     #[test]
-    fn a_directory_without_proc_is_no_machine() {
+    fn a_directory_without_proc_is_an_error() {
         assert!(machine(TempRoot::new().path()).is_err());
     }
 }

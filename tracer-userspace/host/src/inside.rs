@@ -1,5 +1,5 @@
-//! Reading from inside a network namespace: `/proc/sys/net`, `/proc/thread-self/net` and new
-//! sockets all belong to the namespace of the thread that opens them.
+//! Reads inside a network namespace: `/proc/sys/net`, `/proc/thread-self/net` and new sockets belong to the
+//! namespace of the thread that opens them.
 
 use std::{
     fs::{self, File},
@@ -11,10 +11,10 @@ use std::{
 use rsttrace_model::netns::NetnsState;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{conntrack, counters, ipvs, nat, places::Place, sock_diag, sysctl};
+use super::{conntrack, counters, ipvs, nat, netns_paths::NetnsPath, sock_diag, sysctl};
 
-/// Runs `read` in a thread that has moved into the namespace `ns`. The thread ends with it, so
-/// none is ever left behind in a foreign namespace because the way back failed.
+/// Runs `read` in a new thread that has moved into the namespace `ns`. The thread ends after `read`, so no
+/// thread has to move back, and none can stay in a foreign namespace.
 pub(super) fn inside<T: Send>(ns: BorrowedFd, read: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         thread::Builder::new()
@@ -24,31 +24,31 @@ pub(super) fn inside<T: Send>(ns: BorrowedFd, read: impl FnOnce() -> T + Send) -
                 Ok(read())
             })?
             .join()
-            .map_err(|_| io::Error::other("the reader panicked"))?
+            .map_err(|_| io::Error::other("the thread in the network namespace panicked"))?
     })
 }
 
-/// Goes through namespaces, on one thread, until `read` finds something in one.
+/// Enters the namespaces one after the other, on one thread, until `read` returns a value in one of them.
 pub(super) fn first_inside<T: Send>(
-    places: impl IntoIterator<Item = (u32, Place)> + Send,
+    namespaces: impl IntoIterator<Item = (u32, NetnsPath)> + Send,
     read: impl Fn() -> Option<T> + Sync,
 ) -> Option<(u32, T)> {
-    let look = |(inum, place): (u32, Place)| {
-        let ns = File::open(&place.path).ok()?;
+    let enter = |(inum, at): (u32, NetnsPath)| {
+        let ns = File::open(&at.path).ok()?;
         move_into_link_name_space(ns.as_fd(), Some(LinkNameSpaceType::Network)).ok()?;
         Some((inum, read()?))
     };
     thread::scope(|scope| {
         thread::Builder::new()
             .name("rsttrace-netns".into())
-            .spawn_scoped(scope, || places.into_iter().find_map(look))
+            .spawn_scoped(scope, || namespaces.into_iter().find_map(enter))
             .ok()?
             .join()
             .ok()?
     })
 }
 
-/// Everything but the name of the calling thread's namespace.
+/// The state of the calling thread's namespace, without its inode number and reach.
 pub(super) fn read_here() -> NetnsState {
     NetnsState {
         conntrack: conntrack::read(),

@@ -1,4 +1,4 @@
-//! IPVS timeouts, switches and tables: generic netlink family "IPVS" (`linux/ip_vs.h`,
+//! IPVS timeouts, sysctls and services: generic netlink family "IPVS" (`linux/ip_vs.h`,
 //! `net/netfilter/ipvs/ip_vs_ctl.c`) and `/proc/sys/net/ipv4/vs`.
 
 use std::{
@@ -17,7 +17,7 @@ use rsttrace_model::{
 };
 
 use super::{
-    ipvs_services,
+    ipvs_conn, ipvs_services,
     netlink::Family,
     nlmsg::{Attributes, attributes, leading, malformed, u16_of, u32_of},
     sysctl::{flag, value},
@@ -55,8 +55,9 @@ const IPVS_DEST_ATTR_ADDR_FAMILY: u16 = 11;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
-/// A node has thousands of services and each costs one dump; beyond this the table is unknown.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Time for all requests: a node has thousands of services, and each costs one dump. After this time the
+/// services are unknown.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Reads the calling thread's network namespace; `None` while ip_vs is not loaded.
 pub(super) fn read() -> Option<IpvsState> {
@@ -71,35 +72,35 @@ pub(super) fn read() -> Option<IpvsState> {
         drop_entry: value("ipv4/vs/drop_entry"),
         secure_tcp: value("ipv4/vs/secure_tcp"),
         conn_max: value("ipv4/vs/conn_max"),
-        conns: connections(),
+        conns: ipvs_conn::count(),
         ..IpvsState::default()
     };
-    if let Ok(mut ipvs) = Family::connect("IPVS", IPVS_GENL_VERSION, Instant::now() + PATIENCE) {
-        // Neither answer depends on the other: keep what we get.
+    if let Ok(mut ipvs) = Family::connect("IPVS", IPVS_GENL_VERSION, Instant::now() + TIMEOUT) {
+        // The two requests are independent: one may fail and the other succeed.
         let _ = read_timeouts(&mut ipvs, &mut state);
         state.services = read_services(&mut ipvs).ok();
     }
     if state.services.is_none() {
-        // Netlink refuses whoever is no administrator; the file does not.
+        // Netlink requires CAP_NET_ADMIN; the file does not.
         let text = fs::read_to_string("/proc/thread-self/net/ip_vs");
         state.services = text.ok().map(|text| ipvs_services::parse(&text));
     }
     Some(state)
 }
 
-/// The timeouts alone: the table of services may be long.
+/// Reads the timeouts only, because the table of services may be long.
 pub(super) fn timeouts() -> Option<IpvsState> {
     if !is_loaded() {
         return None;
     }
     let mut state = IpvsState::default();
-    if let Ok(mut ipvs) = Family::connect("IPVS", IPVS_GENL_VERSION, Instant::now() + PATIENCE) {
+    if let Ok(mut ipvs) = Family::connect("IPVS", IPVS_GENL_VERSION, Instant::now() + TIMEOUT) {
         let _ = read_timeouts(&mut ipvs, &mut state);
     }
     Some(state)
 }
 
-/// Which of these addresses are TCP services of the calling thread's namespace.
+/// Those of the addresses that are TCP services of the calling thread's namespace.
 pub(super) fn services_at(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let text = fs::read_to_string("/proc/thread-self/net/ip_vs").unwrap_or_default();
     let services = ipvs_services::parse(&text);
@@ -107,10 +108,10 @@ pub(super) fn services_at(addresses: impl Iterator<Item = SocketAddr>) -> Vec<So
     addresses.filter(is_one).collect()
 }
 
-/// One timeout, seconds.
+/// Reads one timeout, in seconds.
 ///
 /// # Errors
-/// `NotFound` while ip_vs is not loaded, or the kernel's.
+/// `NotFound` while ip_vs is not loaded, or the kernel's error.
 pub(super) fn timeout(timer: IpvsTimer) -> io::Result<u32> {
     let mut state = IpvsState::default();
     read_timeouts(&mut loaded()?, &mut state)?;
@@ -122,27 +123,27 @@ pub(super) fn timeout(timer: IpvsTimer) -> io::Result<u32> {
     seconds.ok_or_else(|| ErrorKind::NotFound.into())
 }
 
-/// Sets one timeout; the others stay (`ip_vs_genl_set_config` takes an attribute that is not there
-/// for 0, and `ip_vs_set_timeout` 0 for "as it is").
+/// Sets one timeout and leaves the others unchanged: `ip_vs_genl_set_config` reads a missing attribute as 0,
+/// and `ip_vs_set_timeout` does not change a timeout for 0.
 ///
 /// # Errors
-/// `NotFound` while ip_vs is not loaded, or the kernel's: `EINVAL` above `INT_MAX / HZ`.
+/// `NotFound` while ip_vs is not loaded, or the kernel's error: `EINVAL` above `INT_MAX / HZ`.
 pub(super) fn set_timeout(timer: IpvsTimer, seconds: u32) -> io::Result<()> {
     let attribute = match timer {
         IpvsTimer::Tcp => IPVS_CMD_ATTR_TIMEOUT_TCP,
         IpvsTimer::TcpFin => IPVS_CMD_ATTR_TIMEOUT_TCP_FIN,
         IpvsTimer::Udp => IPVS_CMD_ATTR_TIMEOUT_UDP,
     };
-    let mut wanted = Attributes::default();
-    wanted.put(attribute, &seconds.to_ne_bytes());
-    loaded()?.request(IPVS_CMD_SET_CONFIG, &wanted, &mut |_| Ok(()))
+    let mut request = Attributes::default();
+    request.put(attribute, &seconds.to_ne_bytes());
+    loaded()?.request(IPVS_CMD_SET_CONFIG, &request, &mut |_| Ok(()))
 }
 
-/// Connections that each service has scheduled since it was made or its counters were zeroed, in 32 bits.
-/// `None` while ip_vs is not loaded, or for whoever may not ask.
+/// The number of connections that each service has scheduled since the service was added or its counters
+/// were zeroed, as 32-bit counters. `None` while ip_vs is not loaded, or without permission.
 pub(super) fn scheduled() -> Option<BTreeMap<ServiceKey, u32>> {
     let mut counts = BTreeMap::new();
-    let asked = loaded().ok()?.dump(IPVS_CMD_GET_SERVICE, &Attributes::default(), &mut |reply| {
+    let result = loaded().ok()?.dump(IPVS_CMD_GET_SERVICE, &Attributes::default(), &mut |reply| {
         let bytes = nested(reply, IPVS_CMD_ATTR_SERVICE)?;
         let IpvsService { ip, port, fwmark, protocol, .. } = service(bytes)?;
         let stats = nested(bytes, IPVS_SVC_ATTR_STATS)?;
@@ -150,40 +151,30 @@ pub(super) fn scheduled() -> Option<BTreeMap<ServiceKey, u32>> {
         counts.insert(ServiceKey { protocol, ip, port, fwmark }, conns);
         Ok(())
     });
-    asked.ok().map(|()| counts)
+    result.ok().map(|()| counts)
 }
 
-/// The family, without making the kernel load it.
+/// The netlink family. Does not make the kernel load ip_vs.
 fn loaded() -> io::Result<Family> {
     if !is_loaded() {
         return Err(io::Error::new(ErrorKind::NotFound, "ip_vs is not loaded"));
     }
-    Family::connect("IPVS", IPVS_GENL_VERSION, Instant::now() + PATIENCE)
+    Family::connect("IPVS", IPVS_GENL_VERSION, Instant::now() + TIMEOUT)
 }
 
-/// How many entries of all protocols the calling thread's namespace has; shown since 7.2.
-pub(super) fn connections() -> Option<u32> {
-    conns(&fs::read_to_string("/proc/thread-self/net/ip_vs_status").ok()?)
-}
-
-/// The first line of `/proc/net/ip_vs_status` is `Conns:`, a tab and the number.
-fn conns(status: &str) -> Option<u32> {
-    status.lines().find_map(|line| line.strip_prefix("Conns:"))?.trim().parse().ok()
-}
-
-/// Asking netlink for an unknown family would make the kernel load ip_vs. Its proc file tells whether
-/// it is there.
+/// Whether ip_vs is loaded. Checks the proc file, because a netlink request for an unknown family would make
+/// the kernel load ip_vs.
 fn is_loaded() -> bool {
     Path::new("/proc/thread-self/net/ip_vs").exists()
 }
 
 fn read_timeouts(ipvs: &mut Family, state: &mut IpvsState) -> io::Result<()> {
     ipvs.request(IPVS_CMD_GET_CONFIG, &Attributes::default(), &mut |reply| {
-        take_timeouts(reply, state)
+        parse_timeouts(reply, state)
     })
 }
 
-fn take_timeouts(reply: &[u8], state: &mut IpvsState) -> io::Result<()> {
+fn parse_timeouts(reply: &[u8], state: &mut IpvsState) -> io::Result<()> {
     for attribute in attributes(reply) {
         let (kind, payload) = attribute?;
         let timeout = match kind {
@@ -204,22 +195,22 @@ fn read_services(ipvs: &mut Family) -> io::Result<Vec<IpvsService>> {
         Ok(())
     })?;
     for service in &mut services {
-        let mut which = Attributes::default();
-        which.put_nested(IPVS_CMD_ATTR_SERVICE, &service_key(service));
+        let mut request = Attributes::default();
+        request.put_nested(IPVS_CMD_ATTR_SERVICE, &service_key(service));
         let family = family_of(service.ip);
         let destinations = &mut service.destinations;
-        ipvs.dump(IPVS_CMD_GET_DEST, &which, &mut |reply| {
+        ipvs.dump(IPVS_CMD_GET_DEST, &request, &mut |reply| {
             destinations.push(destination(nested(reply, IPVS_CMD_ATTR_DEST)?, family)?);
             Ok(())
         })?;
         destinations.sort_unstable_by_key(|d| (d.ip, d.port));
     }
-    // The kernel's order is that of its hash table, which differs from boot to boot.
+    // The kernel lists services in the order of its hash table, which differs from boot to boot.
     services.sort_unstable_by_key(|s| (s.ip, s.port, s.protocol, s.fwmark));
     Ok(services)
 }
 
-/// How the kernel finds a service again (`ip_vs_genl_parse_service`).
+/// The attributes by which the kernel finds a service (`ip_vs_genl_parse_service`).
 fn service_key(service: &IpvsService) -> Attributes {
     let mut key = Attributes::default();
     key.put(IPVS_SVC_ATTR_AF, &family_of(service.ip).to_ne_bytes());
@@ -227,7 +218,7 @@ fn service_key(service: &IpvsService) -> Attributes {
         key.put(IPVS_SVC_ATTR_FWMARK, &service.fwmark.to_ne_bytes());
     } else {
         key.put(IPVS_SVC_ATTR_PROTOCOL, &u16::from(service.protocol).to_ne_bytes());
-        key.put(IPVS_SVC_ATTR_ADDR, &union_of(service.ip));
+        key.put(IPVS_SVC_ATTR_ADDR, &union_bytes(service.ip));
         key.put(IPVS_SVC_ATTR_PORT, &service.port.to_be_bytes());
     }
     key
@@ -249,12 +240,13 @@ fn service(bytes: &[u8]) -> io::Result<IpvsService> {
         }
     }
     let family = family.ok_or_else(|| malformed("service without family"))?;
-    // A firewall mark has no address of its own, only a family.
+    // A firewall-mark service has a family but no address.
     let ip = ip_of(family, address.unwrap_or(&[0; 16]))?;
     Ok(IpvsService { ip, port, fwmark, protocol, scheduler, destinations: Vec::new() })
 }
 
-/// A tunnelled destination may be of another family than its service, and says so.
+/// Parses a destination. `family` is the service's; a tunnelled destination may have another, which the
+/// kernel sends with the destination.
 fn destination(bytes: &[u8], mut family: u16) -> io::Result<IpvsDestination> {
     let (mut address, mut port, mut weight, mut forward) = (None, 0, 0, 0);
     for attribute in attributes(bytes) {
@@ -279,10 +271,10 @@ fn nested(reply: &[u8], wanted: u16) -> io::Result<&[u8]> {
             return Ok(payload);
         }
     }
-    Err(malformed("no table entry"))
+    Err(malformed("missing nested attribute"))
 }
 
-/// `union nf_inet_addr`: 16 bytes, of which IPv4 uses the first four.
+/// Parses `union nf_inet_addr`: 16 bytes, of which IPv4 uses the first four.
 fn ip_of(family: u16, address: &[u8]) -> io::Result<IpAddr> {
     match family {
         AF_INET => Ok(Ipv4Addr::from(leading::<4>(address)?).into()),
@@ -291,7 +283,7 @@ fn ip_of(family: u16, address: &[u8]) -> io::Result<IpAddr> {
     }
 }
 
-fn union_of(ip: IpAddr) -> [u8; 16] {
+fn union_bytes(ip: IpAddr) -> [u8; 16] {
     match ip {
         IpAddr::V4(ip) => {
             let [a, b, c, d] = ip.octets();
@@ -309,7 +301,7 @@ fn protocol_of(number: u16) -> io::Result<u8> {
     u8::try_from(number).map_err(|_| malformed("protocol"))
 }
 
-/// A name with the terminating zero that netlink strings have.
+/// A name without the terminating zero that netlink strings have.
 fn name(payload: &[u8]) -> String {
     let end = payload.iter().position(|&b| b == 0).unwrap_or(payload.len());
     String::from_utf8_lossy(&payload[..end]).into_owned()

@@ -1,9 +1,9 @@
-//! The IPVS connection table: `/proc/net/ip_vs_conn` (`net/netfilter/ipvs/ip_vs_conn.c`), which no
-//! netlink family offers.
+//! The IPVS connection table, read from `/proc/net/ip_vs_conn` (`net/netfilter/ipvs/ip_vs_conn.c`), because
+//! no netlink family offers the table.
 
 use std::{
     collections::HashSet,
-    fs::File,
+    fs::{self, File},
     io::{self, BufRead, BufReader},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     thread,
@@ -15,27 +15,26 @@ use rsttrace_model::{
     ipvs::{IpvsEntry, IpvsTable},
 };
 
-use super::ipvs;
-
-/// How often a table is read until all of it was seen, and the pause between two readings: the kernel
-/// moves the entries of a small table within milliseconds.
-const READINGS: usize = 3;
+/// Limit of readings until all entries were seen, and the pause between two readings. The kernel moves the
+/// entries of a small table within milliseconds.
+const MAX_READINGS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The TCP entries of the calling thread's namespace, at most `most`: the kernel walks the table
-/// anew for every 4 KiB, so reading all of it takes time that grows with the square of its size.
+/// Reads the TCP entries of the calling thread's namespace, at most `most`. The kernel walks the table from
+/// the start for every 4 KiB, so the time to read a whole table grows with the square of its size.
 /// `None` while ip_vs is not loaded.
 ///
-/// Since 7.2 the table grows and shrinks. While its entries move, a reading shows some twice and others
-/// not at all (`ip_vs_conn_array`): if fewer came than there are, what the next readings show is added.
+/// Since 7.2 the table grows and shrinks. While entries move, a reading shows some entries twice and others
+/// not at all (`ip_vs_conn_array`). If a reading shows fewer entries than the kernel counts, the entries of
+/// the next readings are added.
 pub(super) fn read(most: usize) -> Option<IpvsTable> {
     let mut shown = Shown::default();
-    for reading in 1..=READINGS {
-        let count = ipvs::connections();
+    for reading in 1..=MAX_READINGS {
+        let count = count();
         shown
             .add(BufReader::new(File::open("/proc/thread-self/net/ip_vs_conn").ok()?), most)
             .ok()?;
-        if reading == READINGS || count.is_none_or(|count| shown.is_all(count)) {
+        if reading == MAX_READINGS || count.is_none_or(|count| shown.is_all(count)) {
             break;
         }
         thread::sleep(PAUSE);
@@ -43,11 +42,21 @@ pub(super) fn read(most: usize) -> Option<IpvsTable> {
     Some(shown.table)
 }
 
-/// The same, but only the entries that are wanted, of the first `most`.
+/// The same as [`read`], but keeps only the wanted entries of the first `most`.
 pub(super) fn find(wanted: impl Fn(&IpvsEntry) -> bool, most: usize) -> Option<IpvsTable> {
     let mut table = read(most)?;
     table.entries.retain(wanted);
     Some(table)
+}
+
+/// The number of entries of all protocols in the calling thread's namespace; shown since 7.2.
+pub(super) fn count() -> Option<u32> {
+    parse_count(&fs::read_to_string("/proc/thread-self/net/ip_vs_status").ok()?)
+}
+
+/// The first line of `/proc/net/ip_vs_status` is `Conns:`, a tab and the number.
+fn parse_count(status: &str) -> Option<u32> {
+    status.lines().find_map(|line| line.strip_prefix("Conns:"))?.trim().parse().ok()
 }
 
 pub(super) fn parse(text: impl BufRead, most: usize) -> io::Result<IpvsTable> {
@@ -56,12 +65,12 @@ pub(super) fn parse(text: impl BufRead, most: usize) -> io::Result<IpvsTable> {
     Ok(shown.table)
 }
 
-/// What readings of one table showed, each entry once.
+/// The entries that the readings of one table showed, each entry once.
 #[derive(Default)]
 struct Shown {
     table: IpvsTable,
     flows: HashSet<Flow>,
-    /// Lines of the last reading that are no TCP connection, the heading among them.
+    /// Lines of the last reading that are not TCP entries, including the heading.
     others: usize,
 }
 
@@ -86,14 +95,14 @@ impl Shown {
         Ok(())
     }
 
-    /// Whether that were the `count` entries of all protocols, or as many as were asked for.
+    /// Whether the readings showed all `count` entries of all protocols, or reached the limit.
     fn is_all(&self, count: u32) -> bool {
         let shown = self.table.entries.len() + self.others.saturating_sub(1);
         self.table.truncated || u32::try_from(shown).is_ok_and(|shown| shown >= count)
     }
 }
 
-/// `TCP 0A0C0102 9C41 0A0C6401 0CEA 0A0C0202 0CEA ESTABLISHED       3`; `None` for the heading, other
+/// Parses `TCP 0A0C0102 9C41 0A0C6401 0CEA 0A0C0202 0CEA ESTABLISHED       3`; `None` for the heading, other
 /// protocols, and templates of persistent services, which have no client port.
 fn entry(line: &str) -> Option<IpvsEntry> {
     let mut words = line.split_whitespace();
@@ -116,7 +125,7 @@ fn entry(line: &str) -> Option<IpvsEntry> {
     })
 }
 
-/// Eight hexadecimal digits, or IPv6 in full.
+/// Parses eight hexadecimal digits (IPv4), or a full IPv6 address.
 pub(super) fn ip(word: &str) -> Option<IpAddr> {
     if word.contains(':') {
         return word.parse().ok().map(|ip: Ipv6Addr| IpAddr::V6(ip));
@@ -157,14 +166,14 @@ fd00:000c:0002:0000:0000:0000:0000:0002 0CEA CLOSE_WAIT       12
     }
 
     #[test]
-    fn a_longer_table_than_asked_for_says_so() {
+    fn a_table_longer_than_the_limit_is_marked_truncated() {
         let table = parse(TABLE.as_bytes(), 1).expect("memory");
         assert_eq!((table.entries.len(), table.truncated), (1, true));
         assert!(!parse(TABLE.as_bytes(), 2).expect("memory").truncated);
     }
 
     #[test]
-    fn a_table_that_moved_is_put_together_from_its_readings() {
+    fn a_table_whose_entries_moved_is_complete_after_several_readings() {
         let lines: Vec<_> = TABLE.lines().collect();
         let reading = |shown: &[usize]| {
             let text: Vec<_> = shown.iter().map(|line| lines[*line]).collect();
@@ -172,16 +181,23 @@ fd00:000c:0002:0000:0000:0000:0000:0002 0CEA CLOSE_WAIT       12
         };
         let mut shown = Shown::default();
         shown.add(reading(&[0, 1, 1, 2]).as_bytes(), 9).expect("memory");
-        assert!(!shown.is_all(4), "one came twice, two not at all");
+        assert!(!shown.is_all(4), "one entry was shown twice, two not at all");
         shown.add(reading(&[0, 2, 3, 4]).as_bytes(), 9).expect("memory");
         assert!(shown.is_all(4));
         assert_eq!(shown.table, parse(TABLE.as_bytes(), 9).expect("memory"));
     }
 
     #[test]
-    fn a_cut_line_is_no_entry() {
+    fn a_truncated_line_is_not_an_entry() {
         let line = TABLE.lines().nth(1).expect("the first entry").trim_end_matches("       3");
         assert_eq!(entry(line), None);
         assert_eq!(entry("TCP zz 9C41 0A0C6401 0CEA 0A0C0202 0CEA ESTABLISHED 3"), None);
+    }
+
+    #[test]
+    fn newer_kernels_show_the_number_of_connections_in_the_status() {
+        let status = "Conns:\t2\nConn buckets:\t256 (8 bits, lfactor -4)\nServices:\t1\n";
+        assert_eq!(parse_count(status), Some(2));
+        assert_eq!(parse_count("Services:\t1\n"), None);
     }
 }

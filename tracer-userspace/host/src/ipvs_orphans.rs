@@ -1,5 +1,5 @@
-//! IPVS entries whose real server is no longer part of their service: every packet for them is dropped,
-//! unless `vs/expire_nodest_conn` is set.
+//! IPVS entries whose real server is no longer part of their service. IPVS drops every packet of such an
+//! entry, unless `vs/expire_nodest_conn` is set.
 
 use std::{
     collections::HashMap,
@@ -17,19 +17,19 @@ use rsttrace_model::{
 
 use super::{
     Host, clock, ipvs_conn, ipvs_services,
-    survey::{MOST_ENTRIES, TABLE_STAYS},
+    survey::{MOST_ENTRIES, TABLE_MAX_AGE},
 };
 
 const IPPROTO_TCP: u8 = 6;
 
-/// Namespaces that are asked for a service; its list is believed for so long.
-const MOST_BALANCERS: usize = 64;
-const SERVICES_STAY: Duration = Duration::from_secs(30);
+/// Limit of namespaces that are searched for a service, and the maximum age of their list of services.
+const MOST_IPVS_NAMESPACES: usize = 64;
+const SERVICES_MAX_AGE: Duration = Duration::from_secs(30);
 
-/// When a namespace was looked into, and what was found.
+/// When a namespace was read, and its entries without a real server.
 type Read = (Nanos, Vec<IpvsEntry>);
 
-/// What was found lately: a removed server fails many connections at once.
+/// The latest reading of each namespace, kept because a removed server breaks many connections at once.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Orphans(Arc<Mutex<HashMap<u32, Read>>>);
 
@@ -40,12 +40,13 @@ impl Orphans {
 }
 
 impl Host {
-    /// The IPVS entry of a connection, if its real server is no longer part of its service, and the
-    /// namespace that holds it: a `likely` one, or one that balanced when tracing began. A table is read
-    /// at most every five seconds, and again after the removal that a `likely` one comes with.
+    /// The IPVS entry of a connection, if the entry's real server is no longer part of its service, with the
+    /// namespace of the entry. Searches the `likely` namespaces first, then those that had an IPVS table when
+    /// tracing began. A table is read at most every five seconds, and again after the removal time that is
+    /// given with a `likely` namespace.
     #[must_use]
     pub fn ipvs_orphan(&self, flow: Flow, likely: &[(u32, Nanos)]) -> Option<(u32, IpvsEntry)> {
-        let others = self.holders.balancers();
+        let others = self.tables.ipvs_namespaces();
         let others = others.iter().filter(|inum| likely.iter().all(|(known, _)| known != *inum));
         let likely = likely.iter().map(|(inum, removed)| (*inum, Some(*removed)));
         likely
@@ -53,49 +54,50 @@ impl Host {
             .find_map(|(inum, since)| Some((inum, self.orphan_in(inum, flow, since)?)))
     }
 
-    /// The state of the namespace that has a TCP service at an address, of those that [`Self::ipvs_orphan`]
-    /// looks into: first as it is known, then as it is now.
+    /// The present state of the namespace that has a TCP service at an address, of those that
+    /// [`Self::ipvs_orphan`] searches. The search itself uses states that are up to 30 seconds old.
     #[must_use]
     pub fn ipvs_service(&self, service: SocketAddr, likely: &[u32]) -> Option<NetnsState> {
-        let balancers = self.holders.balancers();
-        let has_it = |state: &NetnsState| {
+        let others = self.tables.ipvs_namespaces();
+        let has_service = |state: &NetnsState| {
             let services = state.ipvs.iter().flat_map(|ipvs| ipvs.services.iter().flatten());
             services.into_iter().any(|it| it.is_tcp_at(service))
         };
         let found = likely
             .iter()
-            .chain(balancers.iter().filter(|inum| !likely.contains(inum)))
-            .take(MOST_BALANCERS)
-            .find(|inum| self.netns(**inum, SERVICES_STAY).as_ref().is_some_and(has_it))?;
+            .chain(others.iter().filter(|inum| !likely.contains(inum)))
+            .take(MOST_IPVS_NAMESPACES)
+            .find(|inum| self.netns(**inum, SERVICES_MAX_AGE).as_ref().is_some_and(has_service))?;
         self.netns(*found, Duration::ZERO)
     }
 
-    /// The entry without a real server of a client whose packets namespace `inum` has been dropping since a
-    /// time. `None` also for a client on this host, which tells itself when it gives up.
+    /// The entry without a real server of a client whose packets namespace `inum` has dropped since `since`.
+    /// `None` also for a client on this host, whose own socket reports the failure.
     #[must_use]
     pub fn ipvs_dropped(&self, inum: u32, flow: Flow, since: Nanos) -> Option<IpvsEntry> {
         self.orphan_in(inum, flow, Some(since)).filter(|_| !self.has_connection(flow))
     }
 
-    /// With the time since which IPVS is known to be at work there, the table was read after it.
+    /// `busy_since` is a time at which IPVS was known to work in the namespace. The table that is used was read
+    /// at or after that time.
     fn orphan_in(&self, inum: u32, flow: Flow, busy_since: Option<Nanos>) -> Option<IpvsEntry> {
         let now = clock::monotonic();
-        let stays = u64::try_from(TABLE_STAYS.as_nanos()).unwrap_or(u64::MAX);
+        let max_age = u64::try_from(TABLE_MAX_AGE.as_nanos()).unwrap_or(u64::MAX);
         let is_fresh = |(read, _): &Read| {
-            now.saturating_sub(*read) < stays && busy_since.is_none_or(|since| *read >= since)
+            now.saturating_sub(*read) < max_age && busy_since.is_none_or(|since| *read >= since)
         };
         if !self.orphans.lock().get(&inum).is_some_and(is_fresh) {
-            let look =
-                || if busy_since.is_some() || had_connections() { read() } else { Vec::new() };
-            let found = self.enter(inum, look).unwrap_or_default();
+            let read =
+                || if busy_since.is_some() || had_connections() { orphans() } else { Vec::new() };
+            let found = self.enter(inum, read).unwrap_or_default();
             let mut orphans = self.orphans.lock();
             orphans.retain(|_, read| is_fresh(read));
             orphans.insert(inum, (now, found));
         }
-        let is_its = |entry: &&IpvsEntry| {
-            [entry.virtual_flow, entry.real_flow()].iter().any(|its| its.key() == flow.key())
+        let is_of_flow = |entry: &&IpvsEntry| {
+            [entry.virtual_flow, entry.real_flow()].iter().any(|it| it.key() == flow.key())
         };
-        self.orphans.lock().get(&inum)?.1.iter().find(is_its).cloned()
+        self.orphans.lock().get(&inum)?.1.iter().find(is_of_flow).cloned()
     }
 }
 
@@ -103,15 +105,15 @@ fn file(name: &str) -> io::Result<String> {
     fs::read_to_string(format!("/proc/thread-self/net/{name}"))
 }
 
-/// Whether the calling thread's namespace ever had an IPVS connection, as of some 2 s ago: the counters are
-/// those of the estimator (ip_vs_copy_stats, net/netfilter/ipvs/ip_vs_ctl.c). Up to 6.18 the table is one for
-/// all namespaces, and reading it walks all of it.
+/// Whether the calling thread's namespace ever had an IPVS connection, as of about 2 s ago: the counters are
+/// those of the estimator (ip_vs_copy_stats, net/netfilter/ipvs/ip_vs_ctl.c). Up to 6.18 all namespaces share
+/// one table, and a reading walks the whole table.
 fn had_connections() -> bool {
     file("ip_vs_stats").is_ok_and(|stats| counts_connections(&stats))
 }
 
-/// The entries without a server of the calling thread's namespace; none where ip_vs is not loaded.
-fn read() -> Vec<IpvsEntry> {
+/// The entries without a real server of the calling thread's namespace; none where ip_vs is not loaded.
+fn orphans() -> Vec<IpvsEntry> {
     let Ok(services) = file("ip_vs").map(|text| Services::parse(&text)) else {
         return Vec::new();
     };
@@ -123,7 +125,8 @@ fn read() -> Vec<IpvsEntry> {
 #[derive(Default)]
 struct Services {
     by_address: HashMap<SocketAddr, Vec<SocketAddr>>,
-    /// Which service of a firewall mark an entry belongs to is not shown.
+    /// Real servers of all firewall-mark services, because the table does not show to which of these services
+    /// an entry belongs.
     of_marks: Vec<SocketAddr>,
 }
 
@@ -197,7 +200,7 @@ TCP  [fd00:000c:0064:0000:0000:0000:0000:0001]:0CEA rr
     }
 
     #[test]
-    fn a_server_of_any_firewall_mark_may_be_the_entrys() {
+    fn an_entry_may_belong_to_any_firewall_mark_service() {
         let marked =
             format!("{SERVICES}FWM  00000001 rr \n  -> 0A0C0202:0CEA      Masq    1      0    0\n");
         assert!(Services::parse(&marked).has(&v4()));

@@ -1,5 +1,5 @@
-//! IPVS services as `/proc/net/ip_vs` tells them, to everybody: netlink answers only an administrator
-//! (`net/netfilter/ipvs/ip_vs_ctl.c`, `ip_vs_info_seq_show`).
+//! IPVS services, read from `/proc/net/ip_vs` (`net/netfilter/ipvs/ip_vs_ctl.c`, `ip_vs_info_seq_show`),
+//! which every process may read. Netlink requires CAP_NET_ADMIN.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -11,7 +11,7 @@ const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
 const IPPROTO_SCTP: u8 = 132;
 
-/// The services in such a text; lines that cannot be understood are passed over.
+/// The services in the text of `/proc/net/ip_vs`. Lines that cannot be parsed are skipped.
 pub(super) fn parse(text: &str) -> Vec<IpvsService> {
     let mut services: Vec<IpvsService> = Vec::new();
     for line in text.lines() {
@@ -33,7 +33,7 @@ pub(super) fn parse(text: &str) -> Vec<IpvsService> {
     services
 }
 
-/// `TCP  0A600001:0CEA rr persistent 360 FFFFFFFF`, `FWM  00000005 rr`
+/// Parses `TCP  0A600001:0CEA rr persistent 360 FFFFFFFF` or `FWM  00000005 rr`.
 fn service<'a>(kind: &str, mut words: impl Iterator<Item = &'a str>) -> Option<IpvsService> {
     let protocol = match kind {
         "TCP" => IPPROTO_TCP,
@@ -60,7 +60,7 @@ fn service<'a>(kind: &str, mut words: impl Iterator<Item = &'a str>) -> Option<I
     })
 }
 
-/// `0A000202:0CEA      Masq    1      0          0`
+/// Parses `0A000202:0CEA      Masq    1      0          0`.
 fn destination<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<IpvsDestination> {
     let address = address(words.next()?)?;
     let forward = match words.next()? {
@@ -75,7 +75,7 @@ fn destination<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<IpvsDesti
     Some(IpvsDestination { ip: address.ip(), port: address.port(), weight, forward })
 }
 
-/// `0A600001:0CEA`, `[fd00:0000:…:0001]:0CEA`
+/// Parses `0A600001:0CEA` or `[fd00:0000:…:0001]:0CEA`.
 fn address(word: &str) -> Option<SocketAddr> {
     let (ip, port) = word.rsplit_once(':')?;
     let ip = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
@@ -104,7 +104,7 @@ FWM  00000005 rr
     #[test]
     fn services_of_every_kind_are_read_with_their_servers() {
         let services = parse(LINUX_6_1);
-        let told: Vec<_> = services
+        let read: Vec<_> = services
             .iter()
             .map(|it| {
                 let servers: Vec<_> =
@@ -113,7 +113,7 @@ FWM  00000005 rr
             })
             .collect();
         assert_eq!(
-            told,
+            read,
             [
                 (0, "0.0.0.0".into(), 0, 5, vec![]),
                 (17, "10.100.0.1".into(), 53, 0, vec![]),

@@ -9,7 +9,7 @@ fn bytes(of: &[(u16, &[u8])]) -> Vec<u8> {
 }
 
 fn v4(ip: [u8; 4]) -> [u8; 16] {
-    union_of(Ipv4Addr::from(ip).into())
+    union_bytes(Ipv4Addr::from(ip).into())
 }
 
 #[test]
@@ -20,7 +20,7 @@ fn timeouts_are_seconds_in_host_order() {
         (99, b"from a later kernel"),
     ]);
     let mut state = IpvsState::default();
-    take_timeouts(&reply, &mut state).expect("valid");
+    parse_timeouts(&reply, &mut state).expect("valid");
     assert_eq!(state.timeout_tcp_s, Some(900));
     assert_eq!(state.timeout_tcpfin_s, Some(120));
     assert_eq!(state.timeout_udp_s, None);
@@ -59,7 +59,7 @@ fn a_firewall_mark_service_has_a_family_but_no_address() {
 }
 
 #[test]
-fn a_destination_takes_the_service_family_unless_it_names_its_own() {
+fn a_destination_has_the_service_family_unless_it_names_its_own() {
     let v6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 9);
     let address = v6.octets();
     let mut of = vec![
@@ -75,7 +75,7 @@ fn a_destination_takes_the_service_family_unless_it_names_its_own() {
 }
 
 #[test]
-fn a_service_is_found_again_by_the_attributes_it_was_listed_with() {
+fn the_attributes_of_a_request_name_the_same_service() {
     let v6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
     for (ip, fwmark) in
         [(IpAddr::from([10, 0, 0, 1]), 0), (v6.into(), 0), (Ipv4Addr::UNSPECIFIED.into(), 42)]
@@ -88,7 +88,7 @@ fn a_service_is_found_again_by_the_attributes_it_was_listed_with() {
 }
 
 #[test]
-fn entries_that_lie_are_errors() {
+fn malformed_entries_are_errors() {
     let unspecified = &v4([0; 4])[..];
     for entry in [
         bytes(&[]),
@@ -103,11 +103,4 @@ fn entries_that_lie_are_errors() {
     assert!(destination(&bytes(&[]), AF_INET).is_err());
     assert!(destination(&bytes(&[(IPVS_DEST_ATTR_ADDR, unspecified)]), 99).is_err());
     assert!(nested(&bytes(&[(9, b"x")]), IPVS_CMD_ATTR_SERVICE).is_err());
-}
-
-#[test]
-fn the_connections_that_there_are_come_from_the_status_of_newer_kernels() {
-    let status = "Conns:\t2\nConn buckets:\t256 (8 bits, lfactor -4)\nServices:\t1\n";
-    assert_eq!(conns(status), Some(2));
-    assert_eq!(conns("Services:\t1\n"), None);
 }

@@ -1,9 +1,9 @@
-//! What this machine says about namespaces and socket owners.
+//! Reads network namespaces, sockets and socket owners of this host.
 //!
-//! A kernel record names a network namespace and a socket by inode number. [`Host`] turns those
+//! A kernel record names a network namespace and a socket by inode number. [`Host`] turns these
 //! numbers into plain data ([`NetnsState`], [`Owner`]) that can be put into the event stream and
-//! replayed elsewhere. Nothing here runs a program, and nothing here is fatal: what cannot be read
-//! is `None`.
+//! replayed elsewhere. This crate runs no other program. A failed reading is not fatal: its value is
+//! `None`.
 
 use std::{
     io,
@@ -33,6 +33,7 @@ mod addresses;
 mod cgroup;
 pub mod clock;
 pub mod configured;
+mod connection_watcher;
 mod conntrack;
 mod container;
 mod cookie;
@@ -45,18 +46,17 @@ mod ipvs;
 mod ipvs_conn;
 mod ipvs_orphans;
 mod ipvs_services;
-mod look;
-mod lookout;
 mod machine;
 mod nat;
 mod netlink;
 mod netns;
+mod netns_paths;
 mod nlmsg;
 mod options;
 mod owner;
-mod places;
 mod pods;
 mod process;
+mod scan;
 pub mod settings;
 mod sock_diag;
 mod survey;
@@ -67,30 +67,30 @@ mod traffic;
 mod tune;
 pub mod view;
 
-pub use look::{Found, Look, MachineFacts};
-pub use lookout::Lookout;
+pub use connection_watcher::ConnectionWatcher;
+pub use scan::{MachineFacts, NetnsContents, NetnsScan};
 pub use sock_diag::SocketFilter;
-pub use tune::Lost;
+pub use tune::NetnsLookupError;
 
-/// How often the worker looks whether a namespace it holds open has died.
+/// Interval at which the worker thread checks whether the namespaces that it holds open can still be found.
 const TIDY_EVERY: Duration = Duration::from_secs(20);
 
 type Job = Box<dyn FnOnce(&mut Namespaces) + Send>;
 
-/// This machine, as far as `/proc`, `/run` and netlink show it.
+/// This host, as far as `/proc`, `/run` and netlink show it.
 ///
-/// Clones share one worker thread, which ends with the last clone. The questions block for as long
+/// Clones share one worker thread, which ends with the last clone. The methods block for as long
 /// as the kernel takes (milliseconds, longer where IPVS has thousands of services), so an async
-/// caller asks from a blocking thread.
+/// caller must call them on a blocking thread.
 #[derive(Clone, Debug)]
 pub struct Host {
     jobs: mpsc::Sender<Job>,
-    /// Our own namespace, which can be read without the right to enter one.
+    /// Our own namespace, which can be read without CAP_SYS_ADMIN.
     own: u32,
-    /// Where the machine's own files are, best first.
+    /// Root directories with the host's files, the preferred one first.
     roots: Arc<[PathBuf]>,
     pods: Arc<Mutex<Pods>>,
-    holders: survey::Holders,
+    tables: survey::StateTables,
     orphans: ipvs_orphans::Orphans,
 }
 
@@ -99,7 +99,7 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// When `/proc` does not show our own network namespace, or no thread can be started.
+    /// When `/proc` does not show our own network namespace, or the thread cannot be started.
     pub fn new() -> io::Result<Host> {
         let namespaces = Namespaces::new()?;
         let own = namespaces.own();
@@ -107,38 +107,38 @@ impl Host {
         thread::Builder::new()
             .name("rsttrace-host".into())
             .spawn(move || work(&queue, namespaces))?;
-        // A service or container may have mounts of its own; pid 1 sees the machine's.
+        // A service or container may have its own mounts; pid 1 sees the host's.
         let roots = ["/proc/1/root", "/"].map(PathBuf::from);
         let pods = Arc::new(Mutex::new(Pods::new(roots.to_vec())));
-        let holders = survey::Holders::default();
+        let tables = survey::StateTables::default();
         let orphans = ipvs_orphans::Orphans::default();
-        Ok(Host { jobs, own, roots: Arc::new(roots), pods, holders, orphans })
+        Ok(Host { jobs, own, roots: Arc::new(roots), pods, tables, orphans })
     }
 
     /// The settings and counters of the network namespace with inode number `inum`, read at most
-    /// `max_age` ago. `None` when no process or name leads to it, or we may not enter it.
+    /// `max_age` ago. `None` when no process or name refers to the namespace, or we may not enter it.
     #[must_use]
     pub fn netns(&self, inum: u32, max_age: Duration) -> Option<NetnsState> {
         self.work(move |namespaces| namespaces.state(inum, max_age, Instant::now()))?
     }
 
-    /// The TCP sockets of a network namespace that `filter` lets through, at most `most`. `None` when
-    /// the namespace cannot be entered or the kernel does not list its sockets.
+    /// The TCP sockets of a network namespace that match `filter`, at most `most`. `None` when the
+    /// namespace cannot be entered or the kernel does not list its sockets.
     ///
-    /// Walks all the machine's connections unless only listeners are asked for.
+    /// Walks all connections of the host, unless the filter selects only listeners.
     #[must_use]
     pub fn sockets(&self, netns: u32, filter: SocketFilter, most: usize) -> Option<SocketList> {
         self.enter(netns, || sock_diag::list(filter, most))?.ok()
     }
 
     /// The socket that a packet from `flow.dst` to `flow.src` would find in a network namespace: the
-    /// connection, else the listener. The outer `None` is "cannot say".
+    /// connection, else the listener. The outer `None` means that the socket is unknown.
     #[must_use]
     pub fn socket(&self, netns: u32, flow: Flow) -> Option<Option<SocketState>> {
         self.enter(netns, || sock_diag::find(flow))?.ok()
     }
 
-    /// Runs `read` inside a network namespace, on a thread of its own: slow answers hold up only the
+    /// Runs `read` inside a network namespace, on a separate thread, so that a slow reading delays only the
     /// caller.
     fn enter<T: Send>(&self, inum: u32, read: impl FnOnce() -> T + Send) -> Option<T> {
         if inum == self.own {
@@ -148,31 +148,33 @@ impl Host {
         inside(ns.as_fd(), read).ok()
     }
 
-    /// Has the worker thread answer.
+    /// Runs `job` on the worker thread and returns its result.
     fn work<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Namespaces) -> T + Send + 'static,
     ) -> Option<T> {
-        let (answer, reply) = mpsc::sync_channel(1);
+        let (sender, result) = mpsc::sync_channel(1);
         let job = move |namespaces: &mut Namespaces| {
-            // Nobody waits for the answer once the asking thread is gone.
-            let _ = answer.send(job(namespaces));
+            // No thread waits for the result once the calling thread has ended.
+            let _ = sender.send(job(namespaces));
         };
         self.jobs.send(Box::new(job)).ok()?;
-        reply.recv().ok()
+        result.recv().ok()
     }
 
-    /// The process that holds a socket; else the one that connected it; else, for an accepted one, a
-    /// process that listens for it. [`Owner::by`] tells which. Among several holders those in the
-    /// socket's namespace come first, then the lowest pid; our own process never counts.
+    /// The process that holds a socket; else the process that connected the socket; else, for an accepted
+    /// socket, a process that holds the listener. [`Owner::by`] says which of the three. Among several
+    /// holders those in the socket's namespace come first, then the lowest pid. Our own process is never
+    /// an owner.
     ///
-    /// Walks every descriptor of every process when nobody has it, so ask once per socket.
+    /// Walks every descriptor of every process when no process holds the socket, so call this once per
+    /// socket.
     #[must_use]
     pub fn owner(&self, socket: &OwnedSocket) -> Option<Owner> {
         self.owners(std::slice::from_ref(socket)).pop().flatten()
     }
 
-    /// The same for many sockets, in their order, for the price of one.
+    /// The same as [`Host::owner`] for many sockets, in their order. Costs as much as one.
     #[must_use]
     pub fn owners(&self, sockets: &[OwnedSocket]) -> Vec<Option<Owner>> {
         let listener = |socket: &OwnedSocket| {

@@ -1,4 +1,4 @@
-//! What is true of the whole machine.
+//! Facts about the whole host.
 
 use std::fs;
 
@@ -18,13 +18,13 @@ pub(super) fn release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-/// Processors that this machine has online: kube-proxy sizes the conntrack table by them.
+/// The number of online CPUs, by which kube-proxy sizes the conntrack table. 1 where it cannot be read.
 pub(super) fn cpus() -> u32 {
     let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
     cpus_in(&online).unwrap_or(1)
 }
 
-/// A list such as `0-3,6`.
+/// The number of CPUs in a list such as `0-3,6`.
 pub(super) fn cpus_in(list: &str) -> Option<u32> {
     let mut count: u32 = 0;
     for range in list.trim().split(',') {
@@ -35,7 +35,7 @@ pub(super) fn cpus_in(list: &str) -> Option<u32> {
     Some(count)
 }
 
-/// `MemTotal`, which the kernel prints in KiB.
+/// `MemTotal` in bytes. The kernel prints KiB.
 pub(super) fn ram_bytes() -> Option<u64> {
     mem_total(&fs::read_to_string("/proc/meminfo").ok()?)
 }
@@ -47,7 +47,7 @@ pub(super) fn mem_total(meminfo: &str) -> Option<u64> {
 }
 
 /// The coarse clock advances once per jiffy, so its resolution (`KTIME_LOW_RES`, which is
-/// `TICK_NSEC`) gives away `CONFIG_HZ` without a kernel configuration to read.
+/// `TICK_NSEC`) gives `CONFIG_HZ` without the kernel configuration.
 pub(super) fn hz() -> Option<u32> {
     hz_from(clock_getres(ClockId::MonotonicCoarse))
 }
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_told_in_kibibytes() {
+    fn memory_is_printed_in_kibibytes() {
         assert_eq!(mem_total("MemTotal:        2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
         for text in ["", "MemTotal: 2048\n", "MemTotal: 99999999999999999999 kB\n"] {
             assert_eq!(mem_total(text), None, "{text}");
@@ -90,13 +90,13 @@ mod tests {
     }
 
     #[test]
-    fn a_nonsense_resolution_is_unknown() {
+    fn an_invalid_resolution_is_unknown() {
         assert_eq!(hz_from(Timespec { tv_sec: 0, tv_nsec: 0 }), None);
         assert_eq!(hz_from(Timespec { tv_sec: 1, tv_nsec: 0 }), None);
     }
 
     #[test]
-    fn this_machine_has_a_name_and_a_boot() {
+    fn this_host_has_a_name_and_a_boot_id() {
         assert!(!hostname().is_empty());
         assert_eq!(boot_id().map(|id| id.len()), Some(36));
     }

@@ -1,5 +1,5 @@
-//! Whether a namespace has rules for NAT: base chains of type "nat" in nftables
-//! (`linux/netfilter/nf_tables.h`), or the `nat` table of the older iptables.
+//! Whether a network namespace has NAT chains: base chains of type "nat" in nftables
+//! (`linux/netfilter/nf_tables.h`), or the `nat` table of iptables-legacy.
 
 use std::{
     fs, io,
@@ -19,12 +19,12 @@ const GET_CHAIN: u16 = 10 << 8 | 4;
 const NFTA_CHAIN_TYPE: u16 = 7;
 const NFPROTO_UNSPEC: u8 = 0;
 
-/// `struct nfgenmsg`, bytes.
+/// Size of `struct nfgenmsg`, bytes.
 const NFGENMSG_LEN: usize = 4;
 
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Reads the calling thread's network namespace; `None` when that cannot be told.
+/// Reads the calling thread's network namespace; `None` when the chains cannot be read.
 pub(super) fn read() -> Option<bool> {
     let legacy = ["ip_tables_names", "ip6_tables_names"].iter().any(|file| {
         fs::read_to_string(format!("/proc/thread-self/net/{file}"))
@@ -33,7 +33,7 @@ pub(super) fn read() -> Option<bool> {
     if legacy {
         return Some(true);
     }
-    // A question would load the module.
+    // A netlink request would load the module.
     if !Path::new("/sys/module/nf_tables").exists() {
         return Some(false);
     }
@@ -41,10 +41,11 @@ pub(super) fn read() -> Option<bool> {
 }
 
 fn nft() -> io::Result<bool> {
-    let mut link = Link::open(NETFILTER, Instant::now() + PATIENCE)?;
+    let mut link = Link::open(NETFILTER, Instant::now() + TIMEOUT)?;
     let mut translates = false;
     link.dump(GET_CHAIN, &[&[NFPROTO_UNSPEC, 0, 0, 0]], &mut |body| {
-        translates |= is_nat(body.get(NFGENMSG_LEN..).ok_or_else(|| malformed("no nfgenmsg"))?)?;
+        translates |=
+            is_nat(body.get(NFGENMSG_LEN..).ok_or_else(|| malformed("missing nfgenmsg"))?)?;
         Ok(())
     })?;
     Ok(translates)
@@ -77,6 +78,6 @@ mod tests {
         };
         assert!(chain(Some(b"nat\0")));
         assert!(!chain(Some(b"filter\0")));
-        assert!(!chain(None), "a chain that others jump to");
+        assert!(!chain(None), "a chain that is not a base chain");
     }
 }

@@ -1,5 +1,5 @@
-//! The network namespaces somebody asked about, held open so that they can be read again after
-//! their name or last process has gone.
+//! The network namespaces that were requested. They are held open, so that they can be read again after
+//! their name was deleted or their last process has ended.
 
 use std::{
     collections::HashMap,
@@ -14,34 +14,34 @@ use rsttrace_model::netns::{NetnsReach, NetnsState};
 
 use super::{
     inside::{inside, read_here},
-    places::{self, Place},
+    netns_paths::{self, NetnsPath},
 };
 
-/// Walking all processes for an unknown namespace is not repeated sooner.
+/// Minimum interval between two walks over all processes for an unknown namespace.
 const RESCAN_AFTER: Duration = Duration::from_millis(250);
-/// How long a namespace that nothing leads to is kept open. An open namespace is a living one: its
-/// interfaces stay, so this has to end.
-const KEEP_LOST: Duration = Duration::from_secs(60);
-/// Most namespaces held open; the one asked about least recently goes first.
+/// How long a namespace is held open that no name and no process refers to. An open namespace keeps its
+/// interfaces, so it must be closed at some time.
+const KEEP_UNREACHABLE: Duration = Duration::from_secs(60);
+/// Limit of namespaces that are held open. The least recently requested one is closed first.
 const MOST_HELD: usize = 256;
 
 /// Finds, holds and reads namespaces by inode number.
 pub(super) struct Namespaces {
     /// Our own namespace, which can be read without entering it.
     own: u32,
-    /// Device number of the namespace file system.
+    /// Device number of the namespace file system (nsfs).
     nsfs: u64,
     held: HashMap<u32, Held>,
-    places: HashMap<u32, Place>,
+    paths: HashMap<u32, NetnsPath>,
     scanned: Option<Instant>,
 }
 
 struct Held {
-    /// Keeps the namespace, and with it the meaning of its inode number.
+    /// Keeps the namespace open, so that its inode number is not reused.
     ns: File,
-    place: Place,
+    at: NetnsPath,
     found: Instant,
-    asked: Instant,
+    requested: Instant,
     state: Option<(Instant, NetnsState)>,
 }
 
@@ -52,7 +52,7 @@ impl Namespaces {
             own: u32::try_from(own.ino()).map_err(io::Error::other)?,
             nsfs: own.dev(),
             held: HashMap::new(),
-            places: HashMap::new(),
+            paths: HashMap::new(),
             scanned: None,
         })
     }
@@ -80,12 +80,12 @@ impl Namespaces {
         let mut state =
             if inum == self.own { read_here() } else { inside(held.ns.as_fd(), read_here).ok()? };
         state.inum = inum;
-        state.reach = held.place.reach.clone();
+        state.reach = held.at.reach.clone();
         held.state = Some((now, state.clone()));
         Some(state)
     }
 
-    /// The namespace `inum` as an open file, for reading it elsewhere.
+    /// The namespace `inum` as an open file, to read the namespace on another thread.
     pub(super) fn handle(&mut self, inum: u32, now: Instant) -> Option<File> {
         self.hold(inum, now)?.ns.try_clone().ok()
     }
@@ -97,25 +97,26 @@ impl Namespaces {
             self.held.insert(inum, held);
         }
         let held = self.held.get_mut(&inum)?;
-        held.asked = now;
+        held.requested = now;
         Some(held)
     }
 
-    /// Lets go of the namespaces that nothing has led to for a while.
+    /// Closes the namespaces that no name and no process has referred to for [`KEEP_UNREACHABLE`].
     pub(super) fn tidy(&mut self, now: Instant) {
         let inums: Vec<u32> = self.held.keys().copied().collect();
         for inum in inums {
             self.refresh(inum, now);
         }
-        self.held.retain(|_, held| now.duration_since(held.found) < KEEP_LOST);
+        self.held.retain(|_, held| now.duration_since(held.found) < KEEP_UNREACHABLE);
     }
 
     fn open(&mut self, inum: u32, now: Instant) -> Option<Held> {
-        let place = self.find(inum, now)?;
-        let ns = File::open(&place.path).ok()?;
-        // The path may have come to lead elsewhere since.
-        let is_it = ns.metadata().is_ok_and(|m| m.dev() == self.nsfs && m.ino() == u64::from(inum));
-        is_it.then_some(Held { ns, place, found: now, asked: now, state: None })
+        let at = self.find(inum, now)?;
+        let ns = File::open(&at.path).ok()?;
+        // The path may refer to another namespace by now.
+        let matches =
+            ns.metadata().is_ok_and(|m| m.dev() == self.nsfs && m.ino() == u64::from(inum));
+        matches.then_some(Held { ns, at, found: now, requested: now, state: None })
     }
 
     /// Notes whether, and how, the held namespace `inum` can still be found.
@@ -123,44 +124,44 @@ impl Namespaces {
         let Some(held) = self.held.get(&inum) else {
             return;
         };
-        let found = match &held.place.path {
-            path if self.leads_to(path, inum) => Some(held.place.clone()),
+        let found = match &held.at.path {
+            path if self.refers_to(path, inum) => Some(held.at.clone()),
             _ => self.find(inum, now),
         };
         if let Some(held) = self.held.get_mut(&inum) {
             match found {
-                Some(place) => {
-                    held.place = place;
+                Some(at) => {
+                    held.at = at;
                     held.found = now;
                 }
-                None => held.place.reach = NetnsReach::Unknown,
+                None => held.at.reach = NetnsReach::Unknown,
             }
         }
     }
 
-    /// A place that leads to `inum` at this moment. Walks all processes unless it just did.
-    fn find(&mut self, inum: u32, now: Instant) -> Option<Place> {
-        let remembered = self.places.get(&inum).filter(|place| self.leads_to(&place.path, inum));
-        if let Some(place) = remembered {
-            return Some(place.clone());
+    /// A path that refers to `inum` at this time. Walks all processes, at most every [`RESCAN_AFTER`].
+    fn find(&mut self, inum: u32, now: Instant) -> Option<NetnsPath> {
+        let cached = self.paths.get(&inum).filter(|at| self.refers_to(&at.path, inum));
+        if let Some(at) = cached {
+            return Some(at.clone());
         }
         if self.scanned.is_some_and(|at| now.duration_since(at) < RESCAN_AFTER) {
             return None;
         }
         self.scanned = Some(now);
-        self.places = places::scan(self.nsfs);
-        self.places.get(&inum).cloned()
+        self.paths = netns_paths::scan(self.nsfs);
+        self.paths.get(&inum).cloned()
     }
 
-    fn leads_to(&self, path: &Path, inum: u32) -> bool {
-        places::inum(path, self.nsfs) == Some(inum)
+    fn refers_to(&self, path: &Path, inum: u32) -> bool {
+        netns_paths::inum(path, self.nsfs) == Some(inum)
     }
 
     fn make_room(&mut self) {
         if self.held.len() < MOST_HELD {
             return;
         }
-        let oldest = self.held.iter().min_by_key(|(_, held)| held.asked).map(|(&inum, _)| inum);
+        let oldest = self.held.iter().min_by_key(|(_, held)| held.requested).map(|(&inum, _)| inum);
         if let Some(inum) = oldest {
             self.held.remove(&inum);
         }
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_namespace_is_read_without_privilege() {
+    fn our_own_namespace_is_read_without_privileges() {
         let (mut namespaces, own) = own();
         let state = namespaces.state(own, Duration::ZERO, Instant::now()).expect("readable");
         assert_eq!(state.inum, own);
@@ -197,32 +198,32 @@ mod tests {
     fn unknown_numbers_do_not_cause_a_scan_each() {
         let (mut namespaces, _) = own();
         let start = Instant::now();
-        let mut ask = |after_ms| {
+        let mut request = |after_ms| {
             namespaces.state(1, Duration::ZERO, start + Duration::from_millis(after_ms));
             namespaces.scanned.expect("scanned").duration_since(start).as_millis()
         };
-        assert_eq!([ask(0), ask(249), ask(250), ask(300)], [0, 0, 250, 250]);
+        assert_eq!([request(0), request(249), request(250), request(300)], [0, 0, 250, 250]);
     }
 
     #[test]
-    fn a_lost_namespace_is_let_go_after_a_while() {
+    fn a_namespace_without_name_and_process_is_closed_after_a_minute() {
         let (mut namespaces, own) = own();
         let start = Instant::now();
         let ns = File::open("/proc/self/ns/net").expect("ours");
-        let place = Place { path: "/nowhere".into(), reach: NetnsReach::Named("/nowhere".into()) };
-        let held = Held { ns, place, found: start, asked: start, state: None };
-        // No process leads to number 1, whatever file we hold for it.
+        let at = NetnsPath { path: "/nowhere".into(), reach: NetnsReach::Named("/nowhere".into()) };
+        let held = Held { ns, at, found: start, requested: start, state: None };
+        // No name and no process refers to number 1, whatever file is held open for it.
         namespaces.held.insert(1, held);
         namespaces.state(own, Duration::ZERO, start).expect("readable");
-        namespaces.tidy(start + KEEP_LOST - Duration::from_secs(1));
-        assert_eq!(namespaces.held[&1].place.reach, NetnsReach::Unknown);
-        namespaces.tidy(start + KEEP_LOST);
+        namespaces.tidy(start + KEEP_UNREACHABLE - Duration::from_secs(1));
+        assert_eq!(namespaces.held[&1].at.reach, NetnsReach::Unknown);
+        namespaces.tidy(start + KEEP_UNREACHABLE);
         assert!(!namespaces.held.contains_key(&1));
-        assert!(namespaces.held.contains_key(&own), "a living one stays");
+        assert!(namespaces.held.contains_key(&own), "a namespace that can be found stays open");
     }
 
     #[test]
-    fn a_young_answer_is_given_again() {
+    fn a_recent_state_is_returned_again() {
         let (mut namespaces, own) = own();
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let read_at =

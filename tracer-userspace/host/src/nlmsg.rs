@@ -1,5 +1,5 @@
-//! The wire format of netlink (`linux/netlink.h`), as much as our questions need.
-//! Decoding is total: a malformed reply is an error.
+//! The part of the netlink wire format (`linux/netlink.h`) that our requests need.
+//! A malformed reply is an error, never a panic.
 
 use std::io::{self, ErrorKind};
 
@@ -12,38 +12,38 @@ const NLA_TYPE_MASK: u16 = 0x3fff;
 const NLMSG_HDRLEN: usize = 16;
 const NLA_HDRLEN: usize = 4;
 
-/// What is done with each message of an answer; an error ends the exchange.
+/// The handler of each message of a reply; an error ends the exchange.
 pub(super) type Each<'a> = &'a mut dyn FnMut(&[u8]) -> io::Result<()>;
 
 #[derive(Debug, PartialEq)]
-pub(super) enum Answer {
+pub(super) enum Reply {
     Complete,
     More,
 }
 
-/// Reads the messages of one datagram that answer the question `sequence`.
-pub(super) fn answer(mut datagram: &[u8], sequence: u32, each: Each) -> io::Result<Answer> {
+/// Reads the messages of one datagram that reply to the request `sequence`.
+pub(super) fn reply(mut datagram: &[u8], sequence: u32, each: Each) -> io::Result<Reply> {
     while !datagram.is_empty() {
         let (header, body, rest) = Header::split(datagram)?;
         datagram = rest;
         if header.sequence != sequence {
-            continue; // the tail of a question we gave up
+            continue; // the rest of a reply to an earlier request
         }
         match header.kind {
             NLMSG_ERROR | NLMSG_DONE => {
                 let code = i32::from_ne_bytes(leading(body)?);
                 return match code {
-                    0 => Ok(Answer::Complete),
+                    0 => Ok(Reply::Complete),
                     _ => Err(io::Error::from_raw_os_error(code.saturating_neg())),
                 };
             }
             _ => each(body)?,
         }
     }
-    Ok(Answer::More)
+    Ok(Reply::More)
 }
 
-/// The fields of `struct nlmsghdr` that we use; the kernel fills in the sender for us.
+/// The fields of `struct nlmsghdr` that we use. The kernel fills in the sender's port id.
 pub(super) struct Header {
     pub kind: u16,
     pub flags: u16,
@@ -65,7 +65,7 @@ impl Header {
         message
     }
 
-    /// Splits the first message off: its header, its body, what follows.
+    /// Splits off the first message. Returns its header, its body, and the bytes that follow.
     fn split(bytes: &[u8]) -> io::Result<(Header, &[u8], &[u8])> {
         let length = u32::from_ne_bytes(leading(bytes)?) as usize;
         let message = bytes.get(..length).ok_or_else(|| malformed("message length"))?;
@@ -84,7 +84,8 @@ impl Header {
 pub(super) struct Attributes(Vec<u8>);
 
 impl Attributes {
-    /// Appends one attribute. All of ours are short: a name, an address, a handful of numbers.
+    /// Appends one attribute. The payload must be short (a name, an address, a few numbers), because the
+    /// length has 16 bits.
     pub(super) fn put(&mut self, kind: u16, payload: &[u8]) {
         let length = (NLA_HDRLEN + payload.len()) as u16;
         self.0.extend(length.to_ne_bytes());
@@ -103,7 +104,7 @@ impl Attributes {
     }
 }
 
-/// The attributes in `bytes`: type without flags, payload. The first error is the last item.
+/// The attributes in `bytes`: type without flags, and payload. An error is the last item.
 pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = io::Result<(u16, &[u8])>> {
     std::iter::from_fn(move || {
         if bytes.is_empty() {
@@ -123,19 +124,19 @@ fn split_attribute(bytes: &[u8]) -> io::Result<(u16, &[u8], &[u8])> {
     Ok((kind, payload, after(bytes, length)))
 }
 
-/// What follows an item of `length` bytes; the padding after the last one may be missing.
+/// The bytes after an item of `length` bytes. The padding of the last item may be missing.
 fn after(bytes: &[u8], length: usize) -> &[u8] {
     bytes.get(length.next_multiple_of(4)..).unwrap_or_default()
 }
 
 /// A payload that is one number in host byte order.
 pub(super) fn u16_of(payload: &[u8]) -> io::Result<u16> {
-    payload.try_into().map(u16::from_ne_bytes).map_err(|_| malformed("size of a number"))
+    payload.try_into().map(u16::from_ne_bytes).map_err(|_| malformed("wrong size of a number"))
 }
 
 /// A payload that is one number in host byte order.
 pub(super) fn u32_of(payload: &[u8]) -> io::Result<u32> {
-    payload.try_into().map(u32::from_ne_bytes).map_err(|_| malformed("size of a number"))
+    payload.try_into().map(u32::from_ne_bytes).map_err(|_| malformed("wrong size of a number"))
 }
 
 /// The first `N` bytes.
@@ -155,10 +156,10 @@ mod tests {
         Header { kind, flags: 0, sequence }.message(&[body])
     }
 
-    /// The answer's end and the attribute bytes of its messages.
-    fn read(datagram: &[u8]) -> io::Result<(Answer, Vec<Vec<u8>>)> {
+    /// Whether the reply is complete, and the bodies of its messages.
+    fn read(datagram: &[u8]) -> io::Result<(Reply, Vec<Vec<u8>>)> {
         let mut bodies = Vec::new();
-        let end = answer(datagram, 7, &mut |body| {
+        let end = reply(datagram, 7, &mut |body| {
             bodies.push(body.to_vec());
             Ok(())
         })?;
@@ -181,22 +182,22 @@ mod tests {
     fn a_dump_ends_with_done_and_a_request_with_error_zero() {
         for kind in [NLMSG_DONE, NLMSG_ERROR] {
             let mut datagram = message(0x1b, 7, b"PAYL");
-            assert_eq!(read(&datagram).expect("valid"), (Answer::More, vec![b"PAYL".to_vec()]));
+            assert_eq!(read(&datagram).expect("valid"), (Reply::More, vec![b"PAYL".to_vec()]));
             datagram.extend(message(kind, 7, &[0; 4]));
-            assert_eq!(read(&datagram).expect("valid"), (Answer::Complete, vec![b"PAYL".to_vec()]));
+            assert_eq!(read(&datagram).expect("valid"), (Reply::Complete, vec![b"PAYL".to_vec()]));
         }
     }
 
     #[test]
-    fn a_refusal_is_its_errno() {
-        let refusal = message(NLMSG_ERROR, 7, &(-1_i32).to_ne_bytes());
-        assert_eq!(read(&refusal).expect_err("EPERM").raw_os_error(), Some(1));
+    fn an_error_reply_has_its_errno() {
+        let denied = message(NLMSG_ERROR, 7, &(-1_i32).to_ne_bytes());
+        assert_eq!(read(&denied).expect_err("EPERM").raw_os_error(), Some(1));
     }
 
     #[test]
-    fn answers_to_earlier_questions_are_skipped() {
+    fn replies_to_earlier_requests_are_skipped() {
         let stale = message(NLMSG_DONE, 6, &[0; 4]);
-        assert_eq!(read(&stale).expect("valid"), (Answer::More, vec![]));
+        assert_eq!(read(&stale).expect("valid"), (Reply::More, vec![]));
     }
 
     #[test]
@@ -214,20 +215,20 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_or_lying_datagram_is_an_error() {
+    fn a_truncated_datagram_and_a_wrong_length_are_errors() {
         let whole = message(0x1b, 7, b"PAYL");
         for cut in 1..whole.len() {
             assert!(read(&whole[..cut]).is_err(), "{cut}");
         }
         for length in [0_u32, 4, 15, 21, u32::MAX] {
-            let mut lying = whole.clone();
-            lying[..4].copy_from_slice(&length.to_ne_bytes());
-            assert!(read(&lying).is_err(), "{length}");
+            let mut wrong = whole.clone();
+            wrong[..4].copy_from_slice(&length.to_ne_bytes());
+            assert!(read(&wrong).is_err(), "{length}");
         }
     }
 
     #[test]
-    fn a_bad_attribute_is_an_error_and_the_last_item() {
+    fn an_invalid_attribute_is_an_error_and_the_last_item() {
         for bytes in [&[4, 0, 1][..], &[0; 8], &[3, 0, 1, 0], &[255, 255, 1, 0, 0]] {
             let items: Vec<_> = attributes(bytes).collect();
             assert_eq!(items.len(), 1, "{bytes:?}");

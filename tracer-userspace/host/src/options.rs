@@ -1,5 +1,5 @@
-//! Who holds a socket, and the options that only the socket itself tells: SO_KEEPALIVE and its times,
-//! TCP_USER_TIMEOUT. A copy of the descriptor (`pidfd_getfd`) is asked and closed at once.
+//! The owner of a socket, and the options that only `getsockopt` shows: SO_KEEPALIVE and its times,
+//! TCP_USER_TIMEOUT. They are read from a copy of the descriptor (`pidfd_getfd`), which is closed at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,20 +15,20 @@ use rustix::{
     process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
 };
 
-use super::{places, process};
+use super::{netns_paths, process};
 
-/// Sockets that are asked: a few system calls each.
-const MOST_ASKED: usize = 2048;
+/// Limit of sockets whose options are read; each costs a few system calls.
+const MAX_OPTIONS_READ: usize = 2048;
 
-/// Those of the sockets with these inode numbers that a process of this machine holds, each with the
-/// lowest pid that does.
+/// Those of the sockets with these inode numbers that a process of this host holds. The owner of each is the
+/// holder with the lowest pid, and pid 1 only if no other process holds the socket.
 pub(super) fn read(wanted: &BTreeSet<u64>) -> BTreeMap<u64, HeldSocket> {
     let mut held = BTreeMap::new();
-    let mut pids = places::processes();
+    let mut pids = netns_paths::processes();
     pids.sort_unstable();
-    // Pid 1 opens sockets for others.
+    // Pid 1 opens sockets for other processes.
     pids.sort_by_key(|pid| *pid == 1);
-    let mut asked = 0;
+    let mut count = 0;
     for pid in pids {
         let mut owner = None;
         for (fd, inode) in sockets_of(pid, wanted) {
@@ -41,15 +41,16 @@ pub(super) fn read(wanted: &BTreeSet<u64>) -> BTreeMap<u64, HeldSocket> {
             let Some(owner) = &owner else {
                 break;
             };
-            asked += 1;
-            let options = (asked <= MOST_ASKED).then(|| ask(pid, fd, inode).ok()).flatten();
+            count += 1;
+            let options =
+                (count <= MAX_OPTIONS_READ).then(|| options_of(pid, fd, inode).ok()).flatten();
             held.insert(inode, HeldSocket { owner: owner.clone(), options });
         }
     }
     held
 }
 
-/// Descriptors of a process that are wanted sockets, with their inode numbers.
+/// The descriptors of a process that are wanted sockets, with their inode numbers.
 fn sockets_of(pid: u32, wanted: &BTreeSet<u64>) -> Vec<(i32, u64)> {
     let Ok(fds) = File::open(format!("/proc/{pid}/fd")) else {
         return Vec::new();
@@ -66,11 +67,11 @@ fn sockets_of(pid: u32, wanted: &BTreeSet<u64>) -> Vec<(i32, u64)> {
     entries.flatten().filter_map(|entry| socket(entry.file_name())).collect()
 }
 
-fn ask(pid: u32, fd: i32, inode: u64) -> io::Result<SocketOptions> {
+fn options_of(pid: u32, fd: i32, inode: u64) -> io::Result<SocketOptions> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
     let process = pidfd_open(pid, PidfdFlags::empty())?;
     let socket = pidfd_getfd(&process, fd, PidfdGetfdFlags::empty())?;
-    // The number may have come to mean another file since.
+    // The descriptor number may refer to another file by now.
     if rustix::fs::fstat(&socket)?.st_ino != inode {
         return Err(io::ErrorKind::NotFound.into());
     }
@@ -85,7 +86,7 @@ fn options(socket: &OwnedFd) -> io::Result<SocketOptions> {
             time_s: sockopt::tcp_keepidle(socket)?.as_secs_f64(),
             intvl_s: sockopt::tcp_keepintvl(socket)?.as_secs_f64(),
             probes: u8::try_from(probes).unwrap_or(u8::MAX),
-            // The kernel does not tell where it comes from.
+            // The kernel does not show whether the value is the socket's own or the sysctl's.
             time_is_own: false,
         },
         user_timeout_ms: sockopt::tcp_user_timeout(socket)?,
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sockets_own_times_are_told() {
+    fn the_times_that_a_socket_has_set_are_read() {
         let socket = OwnedFd::from(TcpListener::bind("127.0.0.1:0").expect("a port"));
         let off = options(&socket).expect("ours");
         assert!(!off.keepalive.enabled);

@@ -1,5 +1,5 @@
-//! Which process owns a socket: one that holds it (its link `/proc/PID/fd/N -> socket:[INODE]`), else
-//! the one that connected it, else one that listens where it was accepted.
+//! Which process owns a socket: a process that holds the socket (link `/proc/PID/fd/N -> socket:[INODE]`),
+//! else the process that connected the socket, else a process that holds the listener of an accepted socket.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,13 +12,13 @@ use rsttrace_model::owner::{Opener, OwnedSocket, Owner, OwnerBy};
 use rustix::fs::{Dir, DirEntry, readlinkat};
 
 use super::{
-    cgroup, places,
+    cgroup, netns_paths,
     process::{describe, describe_started},
 };
 
-/// The owners. `listener` gives the inode of the socket that listens for one; `roots` are `/`, as pid 1
-/// sees it, but in tests. However many sockets there are, all descriptors of all processes are read once,
-/// and once more for the listeners.
+/// The owners of the sockets. `listener` returns the inode of the listener of a socket. `roots` are `/` as
+/// pid 1 sees it, except in tests. For any number of sockets, all descriptors of all processes are read
+/// once, and once more for the listeners.
 pub(super) fn find(
     sockets: &[OwnedSocket],
     roots: &[impl AsRef<Path>],
@@ -42,15 +42,15 @@ pub(super) fn find(
     owners
 }
 
-/// By far the most likely holder: everybody else is looked at only when it is not. What each process holds
-/// was read before.
+/// The opener, if it holds the socket. The opener is by far the most likely holder, so other processes are
+/// searched only when the opener does not hold the socket. `held` has the sockets of each opener.
 fn held_by_opener(socket: &OwnedSocket, held: &BTreeMap<u32, BTreeSet<u64>>) -> Option<Owner> {
     let opener = socket.opener.as_ref()?;
     let holds = held.get(&opener.pid)?.contains(&socket.inode);
     holds.then(|| describe_started(opener.pid, opener.start_boottime_ns)).flatten()
 }
 
-/// Looks for who holds a socket of those whose owner is unknown so far; which ones these were.
+/// Searches the holders of the sockets whose owner is unknown so far. Returns the indexes of these sockets.
 fn fill(
     owners: &mut [Option<Owner>],
     sockets: &[OwnedSocket],
@@ -68,10 +68,10 @@ fn fill(
     wanted.into_iter().map(|(index, _)| index).collect()
 }
 
-/// The process that connected a socket, which has closed it or has ended since.
+/// The process that connected a socket, and has closed the socket or has ended since.
 fn connected(opener: &Opener, roots: &[impl AsRef<Path>]) -> Owner {
-    let living = describe_started(opener.pid, opener.start_boottime_ns);
-    let owner = living.unwrap_or_else(|| {
+    let running = describe_started(opener.pid, opener.start_boottime_ns);
+    let owner = running.unwrap_or_else(|| {
         let cgroup =
             roots.iter().find_map(|root| cgroup::path_by_inode(root.as_ref(), opener.cgroup));
         Owner {
@@ -83,7 +83,8 @@ fn connected(opener: &Opener, roots: &[impl AsRef<Path>]) -> Owner {
     Owner { by: OwnerBy::Connect, ..owner }
 }
 
-/// The inodes of the sockets that a process holds. `None` when it does not exist, or does not let us look.
+/// The inodes of the sockets that a process holds. `None` when the process does not exist, or when we may
+/// not read its descriptors.
 pub(super) fn sockets_of(pid: u32) -> Option<BTreeSet<u64>> {
     // Links are read relative to the open directory: a busy server has tens of thousands of them.
     let fds = File::open(format!("/proc/{pid}/fd")).ok()?;
@@ -100,27 +101,28 @@ pub(super) fn sockets_of(pid: u32) -> Option<BTreeSet<u64>> {
     Some(Dir::read_from(&fds).ok()?.flatten().filter_map(inode).collect())
 }
 
-/// Who holds each of these sockets, which come with their network namespaces. Among several holders the
-/// lowest pid of those in the socket's namespace, else of all: a descriptor can be passed to, or inherited
-/// by, a process elsewhere. Pid 1, which opens sockets for others, only alone.
+/// The holder of each of these sockets; `wanted` maps the inode to the network namespace. Among several
+/// holders, those in the socket's namespace come first, then the lowest pid: a descriptor can be passed to,
+/// or inherited by, a process in another namespace. Pid 1, which opens sockets for other processes, is taken
+/// only if it is the sole holder.
 pub(super) fn holders_of(wanted: &BTreeMap<u64, u32>) -> BTreeMap<u64, Owner> {
     if wanted.is_empty() {
         return BTreeMap::new();
     }
-    let living = others().into_iter().map(|pid| (pid, netns_of(pid)));
-    let at_home =
-        |netns: Option<u32>| netns.is_some_and(|it| wanted.values().any(|its| *its == it));
-    let (near, far): (Vec<_>, Vec<_>) = living.partition(|(_, netns)| at_home(*netns));
+    let running = others().into_iter().map(|pid| (pid, netns_of(pid)));
+    let is_wanted =
+        |netns: Option<u32>| netns.is_some_and(|it| wanted.values().any(|wanted| *wanted == it));
+    let (near, far): (Vec<_>, Vec<_>) = running.partition(|(_, netns)| is_wanted(*netns));
     let mut best = BTreeMap::<u64, (bool, bool, u32)>::new();
     for (pid, netns) in near.into_iter().chain(far) {
-        // Of those at home, the first is the lowest.
+        // The pids ascend, so the first holder in the socket's namespace has the lowest.
         let is_final = |inode: &u64| matches!(best.get(inode), Some((false, false, _)));
         if wanted.keys().all(is_final) {
             break;
         }
         for inode in sockets_of(pid).unwrap_or_default() {
-            if let Some(home) = wanted.get(&inode) {
-                let rank = (pid == 1, netns != Some(*home), pid);
+            if let Some(socket_netns) = wanted.get(&inode) {
+                let rank = (pid == 1, netns != Some(*socket_netns), pid);
                 best.entry(inode).and_modify(|best| *best = rank.min(*best)).or_insert(rank);
             }
         }
@@ -134,9 +136,9 @@ pub(super) fn holders_of(wanted: &BTreeMap<u64, u32>) -> BTreeMap<u64, Owner> {
         .collect()
 }
 
-/// All processes but ours, in ascending order.
+/// The pids of all processes except ours, in ascending order.
 fn others() -> Vec<u32> {
-    let mut pids = places::processes();
+    let mut pids = netns_paths::processes();
     pids.retain(|&pid| pid != std::process::id());
     pids.sort_unstable();
     pids
@@ -156,7 +158,7 @@ mod tests {
     use crate::testing::TempRoot;
     use rsttrace_model::testing::flow;
 
-    /// A process of its own, with a socket as its standard input or without; ended on drop.
+    /// A child process, with or without a socket as its standard input; killed on drop.
     struct Process(Child);
 
     impl Process {
@@ -206,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_holds_the_socket_owns_it_even_if_another_connected_it() {
+    fn the_holder_of_a_socket_owns_it_even_if_another_process_connected_it() {
         let (fd, inode) = listener();
         let (holder, other) = (Process::new(fd), Process::new(Stdio::null()));
         let held = Some((holder.0.id(), OwnerBy::Descriptor));
@@ -225,16 +227,16 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_nobody_holds_any_more_belongs_to_who_connected_it() {
+    fn a_socket_without_a_holder_belongs_to_the_process_that_connected_it() {
         let process = Process::new(Stdio::null());
         let owner = one(&socket(u64::MAX, Some(process.opener())), &["/nowhere"], None)
-            .expect("it is on record");
+            .expect("the record names it");
         assert_eq!((owner.pid, owner.by), (process.0.id(), OwnerBy::Connect));
         assert_eq!((owner.comm.as_str(), owner.exe.is_some()), ("sleep", true));
     }
 
     #[test]
-    fn a_later_process_of_the_same_pid_is_not_looked_at() {
+    fn a_later_process_with_the_same_pid_is_not_the_owner() {
         use std::os::unix::fs::MetadataExt as _;
         let container = "3f9c".repeat(16);
         let root = TempRoot::new();
@@ -245,13 +247,14 @@ mod tests {
 
         let process = Process::new(Stdio::null());
         let before = Opener { start_boottime_ns: 0, cgroup, ..process.opener() };
-        let owner = one(&socket(u64::MAX, Some(before)), &[root.path()], None).expect("on record");
+        let owner = one(&socket(u64::MAX, Some(before)), &[root.path()], None)
+            .expect("the record names it");
         assert_eq!((owner.comm.as_str(), owner.exe), ("connected", None));
         assert_eq!(owner.container_id, Some(container));
     }
 
     #[test]
-    fn an_accepted_socket_that_nobody_holds_any_more_leads_to_its_listener() {
+    fn an_accepted_socket_without_a_holder_belongs_to_the_listening_process() {
         let (fd, inode) = listener();
         let server = Process::new(fd);
         let accepted = socket(u64::MAX, None);
@@ -261,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn many_sockets_are_answered_in_the_order_of_the_question() {
+    fn owners_have_the_order_of_the_sockets() {
         let ((fd, inode), (listening, listener)) = (listener(), listener());
         let (holder, server) = (Process::new(fd), Process::new(listening));
         let sockets = [socket(u64::MAX, None), socket(inode, None), socket(0, None)];
@@ -276,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_process_never_counts() {
+    fn our_own_process_is_never_an_owner() {
         let (_fd, inode) = listener();
         assert_eq!(found(&socket(inode, None), None), None);
     }

@@ -1,12 +1,12 @@
-//! Which Kubernetes pod a container is, from what the kubelet and the runtimes leave in the node's
-//! files: no API server is asked.
+//! Which Kubernetes pod a container belongs to, read from the files of the kubelet and the container
+//! runtimes. The API server is not contacted.
 //!
-//! * `/var/log/pods/NAMESPACE_NAME_UID`: the kubelet's, whatever the runtime;
+//! * `/var/log/pods/NAMESPACE_NAME_UID`: written by the kubelet for every runtime;
 //! * `config.json` of the container: containerd and CRI-O write the pod into its annotations;
-//! * `/var/log/containers/POD_NAMESPACE_CONTAINER-ID.log`: the kubelet's links for log agents.
+//! * `/var/log/containers/POD_NAMESPACE_CONTAINER-ID.log`: links that the kubelet makes for log agents.
 //!
-//! A uid and a container id are never given twice, so what was found once stays right. Names are
-//! taken only in the form that Kubernetes allows.
+//! Uids and container ids are never reused, so a result stays valid. Names are accepted only in the form
+//! that Kubernetes allows.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -20,14 +20,14 @@ use serde::Deserialize;
 
 use super::cgroup::is_pod_uid;
 
-/// Answers kept: more than a node has containers.
-const MOST_KEPT: usize = 2048;
-/// Names looked at in one directory.
+/// Limit of cached pods: more than a node has containers.
+const MAX_CACHED: usize = 2048;
+/// Limit of names that are read in one directory.
 const MOST_NAMES: usize = 16_384;
-/// Largest `config.json` that is read; they have some 20 KiB.
-const LARGEST_CONFIG: u64 = 1 << 20;
+/// Limit of bytes that are read of a `config.json`; such files have about 20 KiB.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
-/// Where runtimes keep `CONTAINER/config.json`, and what follows the container's id.
+/// Directories of the runtimes' `CONTAINER/config.json`, each with the path between CONTAINER and the file.
 const BUNDLES: [(&str, &str); 5] = [
     ("run/containerd/io.containerd.runtime.v2.task/k8s.io", ""),
     ("run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io", ""),
@@ -46,13 +46,13 @@ const ANNOTATIONS: [[&str; 3]; 2] = [
     ["io.kubernetes.pod.uid", "io.kubernetes.pod.namespace", "io.kubernetes.pod.name"],
 ];
 
-/// The pods of this node, as far as somebody asked about them.
+/// The pods of this node that were requested so far.
 #[derive(Debug)]
 pub(super) struct Pods {
-    /// Where the node's files are: pid 1's root, when we have another one.
+    /// Root directories with the node's files: pid 1's root first, in case ours is another.
     roots: Vec<PathBuf>,
-    /// By uid or container id.
-    known: HashMap<String, Pod>,
+    /// By container id or uid.
+    cached: HashMap<String, Pod>,
     order: VecDeque<String>,
 }
 
@@ -64,39 +64,39 @@ struct Config {
 
 impl Pods {
     pub(super) fn new(roots: Vec<PathBuf>) -> Self {
-        Self { roots, known: HashMap::new(), order: VecDeque::new() }
+        Self { roots, cached: HashMap::new(), order: VecDeque::new() }
     }
 
-    /// The pod with this uid, of which this is a container; at least one must be known. Without names
-    /// when the node's files do not tell them.
+    /// The pod with this uid and this container. `None` when both are `None`. The pod has no names when the
+    /// node's files do not contain them.
     pub(super) fn find(&mut self, uid: Option<&str>, container: Option<&str>) -> Option<Pod> {
         let key = container.or(uid)?;
-        if let Some(pod) = self.known.get(key) {
+        if let Some(pod) = self.cached.get(key) {
             return Some(pod.clone());
         }
         let named = self.look_up(uid, container);
         if let Some(pod) = &named {
-            self.keep(key, pod.clone());
+            self.cache(key, pod.clone());
         }
         named.or_else(|| Some(Pod { uid: Some(uid?.to_owned()), ..Pod::default() }))
     }
 
-    fn keep(&mut self, key: &str, pod: Pod) {
-        if self.order.len() >= MOST_KEPT
+    fn cache(&mut self, key: &str, pod: Pod) {
+        if self.order.len() >= MAX_CACHED
             && let Some(oldest) = self.order.pop_front()
         {
-            self.known.remove(&oldest);
+            self.cached.remove(&oldest);
         }
         self.order.push_back(key.to_owned());
-        self.known.insert(key.to_owned(), pod);
+        self.cached.insert(key.to_owned(), pod);
     }
 
     fn look_up(&self, uid: Option<&str>, container: Option<&str>) -> Option<Pod> {
-        let fits = |pod: &Pod| uid.is_none() || pod.uid.is_none() || pod.uid.as_deref() == uid;
+        let has_uid = |pod: &Pod| uid.is_none() || pod.uid.is_none() || pod.uid.as_deref() == uid;
         self.roots.iter().find_map(|root| {
             let found = uid
                 .and_then(|uid| in_pod_logs(root, uid))
-                .or_else(|| in_bundle(root, container?).filter(fits))
+                .or_else(|| in_bundle(root, container?).filter(has_uid))
                 .or_else(|| in_container_logs(root, container?))?;
             Some(Pod { uid: found.uid.or_else(|| uid.map(str::to_owned)), ..found })
         })
@@ -113,7 +113,7 @@ fn names(directory: PathBuf) -> HashSet<String> {
         .collect()
 }
 
-/// `NAMESPACE_NAME_UID`: none of the three can hold an underscore.
+/// Searches for `NAMESPACE_NAME_UID`. None of the three can contain an underscore.
 fn in_pod_logs(root: &Path, uid: &str) -> Option<Pod> {
     names(root.join("var/log/pods")).iter().find_map(|name| {
         let (rest, found) = name.rsplit_once('_')?;
@@ -122,11 +122,11 @@ fn in_pod_logs(root: &Path, uid: &str) -> Option<Pod> {
     })
 }
 
-/// `POD_NAMESPACE_CONTAINER-ID.log`.
+/// Searches for `POD_NAMESPACE_CONTAINER-ID.log`.
 fn in_container_logs(root: &Path, container: &str) -> Option<Pod> {
-    let end = format!("-{container}.log");
+    let suffix = format!("-{container}.log");
     names(root.join("var/log/containers")).iter().find_map(|name| {
-        let (name, rest) = name.strip_suffix(&end)?.split_once('_')?;
+        let (name, rest) = name.strip_suffix(&suffix)?.split_once('_')?;
         let (namespace, _) = rest.split_once('_')?;
         pod(None, namespace, name)
     })
@@ -136,7 +136,7 @@ fn in_bundle(root: &Path, container: &str) -> Option<Pod> {
     let config = BUNDLES.iter().find_map(|(directory, inner)| {
         let path = root.join(directory).join(container).join(inner).join("config.json");
         let mut text = String::new();
-        File::open(path).ok()?.take(LARGEST_CONFIG).read_to_string(&mut text).ok()?;
+        File::open(path).ok()?.take(MAX_CONFIG_BYTES).read_to_string(&mut text).ok()?;
         serde_json::from_str::<Config>(&text).ok()
     })?;
     ANNOTATIONS.iter().find_map(|keys| {
@@ -145,7 +145,7 @@ fn in_bundle(root: &Path, container: &str) -> Option<Pod> {
     })
 }
 
-/// Only names that the API server would have let in (RFC 1123 labels and subdomains).
+/// A pod, if the names are valid for the API server (RFC 1123 labels and subdomains).
 fn pod(uid: Option<&str>, namespace: &str, name: &str) -> Option<Pod> {
     let allowed = |text: &str, longest: usize, dots: bool| {
         !text.is_empty()
@@ -174,7 +174,7 @@ mod tests {
         Pods::new(vec![root.path().to_owned()])
     }
 
-    fn told(pod: Option<Pod>) -> Option<(String, String)> {
+    fn names_of(pod: Option<Pod>) -> Option<(String, String)> {
         pod.and_then(|pod| Some((pod.namespace?, pod.name?)))
     }
 
@@ -189,7 +189,7 @@ mod tests {
         root.file("var/log/pods/shop_other_81e09ae0-12ec-4ec5-94b8-51cda7906371/x", "");
         let found = pods(&root).find(Some(UID), Some(ID));
         assert_eq!(found.as_ref().and_then(|pod| pod.uid.as_deref()), Some(UID));
-        assert_eq!(told(found), orders());
+        assert_eq!(names_of(found), orders());
     }
 
     #[test]
@@ -203,7 +203,7 @@ mod tests {
                 root.file(&format!("{directory}/{ID}/{inner}/config.json"), &config);
                 let found = pods(&root).find(None, Some(ID));
                 assert_eq!(found.as_ref().and_then(|pod| pod.uid.as_deref()), Some(UID));
-                assert_eq!(told(found), orders(), "{directory}");
+                assert_eq!(names_of(found), orders(), "{directory}");
             }
         }
     }
@@ -214,11 +214,11 @@ mod tests {
         root.file(&format!("var/log/containers/orders-api-7c9_shop_my-app-{ID}.log"), "");
         let found = pods(&root).find(Some(UID), Some(ID));
         assert_eq!(found.as_ref().and_then(|pod| pod.uid.as_deref()), Some(UID));
-        assert_eq!(told(found), orders());
+        assert_eq!(names_of(found), orders());
     }
 
     #[test]
-    fn a_container_whose_annotations_name_another_pod_is_not_believed() {
+    fn annotations_that_name_another_pod_are_ignored() {
         let root = TempRoot::new();
         let config = r#"{"annotations":{"io.kubernetes.pod.uid":"81e09ae0-12ec-4ec5-94b8-51cda7906371","io.kubernetes.pod.namespace":"shop","io.kubernetes.pod.name":"orders-api-7c9"}}"#;
         root.file(&format!("{}/{ID}/config.json", BUNDLES[0].0), config);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_kubernetes_would_refuse_are_not_taken() {
+    fn names_that_kubernetes_would_reject_are_ignored() {
         for (namespace, name) in [
             ("shop", "a\u{1b}[2Jb"),
             ("shop", "../../etc"),
@@ -239,11 +239,11 @@ mod tests {
             assert_eq!(pod(Some(UID), namespace, name), None, "{namespace} {name}");
         }
         assert_eq!(pod(Some(UID), &"n".repeat(64), "orders"), None);
-        assert_eq!(pod(Some("no uid"), "shop", "orders").and_then(|pod| pod.uid), None);
+        assert_eq!(pod(Some("not a uid"), "shop", "orders").and_then(|pod| pod.uid), None);
     }
 
     #[test]
-    fn without_kubernetes_there_is_no_pod_and_damage_is_survived() {
+    fn without_kubernetes_there_is_no_pod_and_malformed_files_are_ignored() {
         let root = TempRoot::new();
         assert_eq!(pods(&root).find(None, None), None);
         assert_eq!(pods(&root).find(None, Some(ID)), None);
@@ -254,15 +254,15 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_kept_and_the_memory_is_bounded() {
+    fn pods_are_cached_and_the_cache_is_bounded() {
         let root = TempRoot::new();
         let file = format!("var/log/pods/shop_orders-api-7c9_{UID}/x");
         root.file(&file, "");
         let mut pods = pods(&root);
         pods.find(Some(UID), None);
         fs::remove_dir_all(root.path().join("var")).expect("ours");
-        assert_eq!(told(pods.find(Some(UID), None)), orders(), "the pod has just been deleted");
-        (0..2 * MOST_KEPT).for_each(|n| pods.keep(&format!("{n:032x}"), Pod::default()));
-        assert_eq!((pods.known.len(), pods.order.len()), (MOST_KEPT, MOST_KEPT));
+        assert_eq!(names_of(pods.find(Some(UID), None)), orders(), "the pod has just been deleted");
+        (0..2 * MAX_CACHED).for_each(|n| pods.cache(&format!("{n:032x}"), Pod::default()));
+        assert_eq!((pods.cached.len(), pods.order.len()), (MAX_CACHED, MAX_CACHED));
     }
 }

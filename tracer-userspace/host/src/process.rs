@@ -1,4 +1,4 @@
-//! What `/proc/PID` says of a process.
+//! Describes a process from `/proc/PID`.
 
 use std::fs;
 
@@ -31,16 +31,16 @@ pub(super) fn describe(pid: u32) -> Option<Owner> {
     })
 }
 
-/// The process that has this pid, if it is the one that started then (CLOCK_BOOTTIME) and not a later
-/// one.
+/// The process that has this pid, if it started at this time (CLOCK_BOOTTIME) and is not a later process
+/// with the same pid.
 pub(super) fn describe_started(pid: u32, start_boottime_ns: u64) -> Option<Owner> {
     let tick = start_boottime_ns / NS_PER_USER_TICK * NS_PER_USER_TICK;
-    // Read after everything else, it vouches for what was read before.
+    // `describe` reads the start time last, so a match also confirms the values that were read before.
     describe(pid).filter(|owner| owner.start_boottime_ns == Some(tick))
 }
 
-/// Reads a `/proc/PID/stat` line. The name in field 2 may hold spaces and parentheses, so fields
-/// are counted from the last parenthesis, which ends it.
+/// Parses a `/proc/PID/stat` line. The name in field 2 may contain spaces and parentheses, so fields
+/// are counted from the last parenthesis, which ends the name.
 fn start_boottime_ns(stat: &str) -> Option<u64> {
     let (_, from_field_3) = stat.rsplit_once(')')?;
     let ticks: u64 = from_field_3.split_whitespace().nth(22 - 3)?.parse().ok()?;
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn start_time_is_found_behind_any_name() {
+    fn the_start_time_is_found_after_any_name() {
         for comm in ["cat", "a b) R 1 (c", ") 9 9 9 (", "))"] {
             let stat = format!(
                 "8412 ({comm}) R 8399 8399 6344 0 -1 4194304 100 0 0 0 0 0 0 0 20 0 1 0 92355 3133440 411"
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_stat_line_is_unknown() {
+    fn a_truncated_stat_line_is_unknown() {
         for stat in [
             "",
             "1 (x",
@@ -80,16 +80,16 @@ mod tests {
     }
 
     #[test]
-    fn uid_is_the_effective_one() {
+    fn the_uid_is_the_effective_uid() {
         assert_eq!(effective_uid("Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t1\t2\t3\t4\n"), Some(0));
         assert_eq!(effective_uid("Name:\tx\n"), None);
     }
 
     #[test]
-    fn a_pid_alone_does_not_make_a_process() {
+    fn a_process_is_identified_by_pid_and_start_time() {
         let own = std::process::id();
         let started = describe(own).and_then(|owner| owner.start_boottime_ns).expect("procfs");
-        // The kernel remembers nanoseconds and shows ticks.
+        // The kernel stores nanoseconds and shows ticks.
         assert!(describe_started(own, started + 9_999_999).is_some());
         assert_eq!(describe_started(own, started + 10_000_000), None);
         assert_eq!(describe_started(own, 0), None);

@@ -1,14 +1,15 @@
-//! Reading settings that the kernel shows as files.
+//! Reads the settings that the kernel shows as files.
 
 use std::{fs, io::ErrorKind, path::Path};
 
 use rsttrace_model::settings::{ALL, Scope, Setting, Unread, Values};
 
-/// One value, as the kernel prints it. `/proc/sys/net` shows the network namespace of the calling
+/// Reads one value, as the kernel prints it. `/proc/sys/net` shows the network namespace of the calling
 /// thread; `root` is `/`, or a directory that stands in for it.
 ///
 /// # Errors
-/// Why there is none. The IPVS timeouts are [`Unread::Absent`]: no file holds them.
+/// [`Unread::Absent`] where the file does not exist, and for the IPVS timeouts, which no file contains.
+/// [`Unread::Denied`] for every other error.
 pub fn read_file(root: &Path, setting: &Setting) -> Result<String, Unread> {
     let path = setting.path().ok_or(Unread::Absent)?;
     fs::read_to_string(root.join(path)).map_err(|error| match error.kind() {
@@ -17,7 +18,7 @@ pub fn read_file(root: &Path, setting: &Setting) -> Result<String, Unread> {
     })
 }
 
-/// Every setting of one scope that is a file.
+/// Reads every setting of one scope that is a file.
 pub fn read_files(root: &Path, scope: Scope) -> Values {
     let mut values = Values::default();
     let of_scope = |setting: &&Setting| setting.scope == scope && setting.path().is_some();
@@ -33,7 +34,7 @@ mod tests {
     use crate::testing::TempRoot;
 
     #[test]
-    fn what_is_there_is_read_and_what_is_not_is_absent() {
+    fn existing_files_are_read_and_missing_files_are_absent() {
         let root = TempRoot::new();
         root.file("proc/sys/net/ipv4/tcp_keepalive_time", "7200\n");
         root.file("sys/module/nf_conntrack/parameters/hashsize", "65536\n");
@@ -42,11 +43,15 @@ mod tests {
         assert_eq!(values.text("net.ipv4.vs.conntrack"), Err(Unread::Absent));
         let values = read_files(root.path(), Scope::Machine);
         assert_eq!(values.number("nf_conntrack.hashsize"), Some(65536));
-        assert_eq!(values.text("net.ipv4.tcp_keepalive_time"), Err(Unread::Absent), "of a netns");
+        assert_eq!(
+            values.text("net.ipv4.tcp_keepalive_time"),
+            Err(Unread::Absent),
+            "the setting of a network namespace"
+        );
     }
 
     #[test]
-    fn what_cannot_be_read_is_not_said_to_be_absent() {
+    fn an_unreadable_file_is_not_reported_as_absent() {
         let root = TempRoot::new();
         root.directory("proc/sys/net/ipv4/tcp_retries2");
         let setting = Setting::find("net.ipv4.tcp_retries2").expect("listed");

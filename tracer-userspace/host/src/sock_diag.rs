@@ -1,6 +1,6 @@
-//! TCP sockets as the kernel lists them: netlink `sock_diag` (`linux/inet_diag.h`,
-//! `net/ipv4/inet_diag.c`), which `ss` uses too. A question loads the modules `inet_diag` and
-//! `tcp_diag`; where that is forbidden, the answer is an error.
+//! Lists TCP sockets by netlink `sock_diag` (`linux/inet_diag.h`, `net/ipv4/inet_diag.c`), which `ss` uses
+//! too. A request loads the modules `inet_diag` and `tcp_diag`; where loading them is forbidden, the request
+//! fails.
 
 use std::{
     io::{self, ErrorKind},
@@ -30,14 +30,14 @@ const IPPROTO_TCP: u8 = 6;
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_SKV6ONLY: u16 = 11;
 
-/// `struct inet_diag_sockid` and `struct inet_diag_msg`, bytes.
+/// Sizes of `struct inet_diag_sockid` and `struct inet_diag_msg`, bytes.
 const SOCKID_LEN: usize = 48;
 const MSG_LEN: usize = 72;
 
-/// A machine has up to some million sockets and a question names few: longer means trouble.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Time for one request. A host has up to some million sockets, and a request selects few of them.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Which sockets to list. The kernel compares the ports, so an answer is as long as what fits.
+/// Which sockets to list. The kernel compares the ports, so a reply contains only matching sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SocketFilter {
     /// Bits `1 << state` (`tcp_state`); 0 means all.
@@ -50,7 +50,7 @@ impl SocketFilter {
     /// Every listening socket.
     pub const LISTENERS: Self =
         Self { states: 1 << tcp_state::LISTEN, local_port: None, remote_port: None };
-    /// Every connection that was made and is not over.
+    /// Every connection that was established and has not ended.
     pub const CONNECTIONS: Self = Self {
         states: 1 << tcp_state::ESTABLISHED
             | 1 << tcp_state::FIN_WAIT1
@@ -65,7 +65,7 @@ impl SocketFilter {
 
 /// The sockets of the calling thread's namespace, both families, at most `most`.
 pub(super) fn list(filter: SocketFilter, most: usize) -> io::Result<SocketList> {
-    let mut link = Link::open(SOCK_DIAG, Instant::now() + PATIENCE)?;
+    let mut link = Link::open(SOCK_DIAG, Instant::now() + TIMEOUT)?;
     let mut list = SocketList::default();
     for family in [AF_INET, AF_INET6] {
         let request = request(family, filter, None);
@@ -85,7 +85,7 @@ pub(super) fn list(filter: SocketFilter, most: usize) -> io::Result<SocketList> 
     Ok(list)
 }
 
-/// Where sockets of the calling thread's namespace listen, sorted; `None` when that cannot be read.
+/// The addresses of the listeners of the calling thread's namespace, sorted; `None` when they cannot be read.
 pub(super) fn listeners() -> Option<Vec<SocketAddr>> {
     let list = list(SocketFilter::LISTENERS, MOST_LISTENERS).ok()?;
     let mut addresses = Vec::new();
@@ -107,14 +107,14 @@ pub(super) fn find(flow: Flow) -> io::Result<Option<SocketState>> {
     // A mapped socket is found by its IPv4 addresses: the kernel's look-up compares nothing else.
     let family = if flow.src.is_ipv4() { AF_INET } else { AF_INET6 };
     let request = request(family, SocketFilter::default(), Some(flow));
-    let mut link = Link::open(SOCK_DIAG, Instant::now() + PATIENCE)?;
+    let mut link = Link::open(SOCK_DIAG, Instant::now() + TIMEOUT)?;
     let mut found = None;
-    let answer = link.request(SOCK_DIAG_BY_FAMILY, &[&request], &mut |body| {
+    let result = link.request(SOCK_DIAG_BY_FAMILY, &[&request], &mut |body| {
         found = Some(socket(body)?);
         Ok(())
     });
-    match answer {
-        // "No such socket", or "no such module": a question that always has an answer tells.
+    match result {
+        // ENOENT is "no such socket" or "no such module". A list request fails only without the module.
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let port = SocketFilter { local_port: Some(1), ..SocketFilter::LISTENERS };
             list(port, 1).map(|_| None)
@@ -123,7 +123,7 @@ pub(super) fn find(flow: Flow) -> io::Result<Option<SocketState>> {
     }
 }
 
-/// `struct inet_diag_req_v2`.
+/// Encodes `struct inet_diag_req_v2`.
 fn request(family: u8, filter: SocketFilter, flow: Option<Flow>) -> Vec<u8> {
     let states = if filter.states == 0 { u32::MAX } else { filter.states };
     let extensions = 1 << (INET_DIAG_INFO - 1);
@@ -143,9 +143,10 @@ fn request(family: u8, filter: SocketFilter, flow: Option<Flow>) -> Vec<u8> {
     bytes
 }
 
-/// `struct inet_diag_msg` and the attributes behind it.
+/// Parses `struct inet_diag_msg` and the attributes that follow it.
 fn socket(body: &[u8]) -> io::Result<SocketState> {
-    let (fixed, rest) = body.split_at_checked(MSG_LEN).ok_or_else(|| malformed("no socket"))?;
+    let (fixed, rest) =
+        body.split_at_checked(MSG_LEN).ok_or_else(|| malformed("missing inet_diag_msg"))?;
     let family = fixed[0];
     let id = &fixed[4..4 + SOCKID_LEN];
     let flow = Flow { src: address(family, id, 0)?, dst: address(family, id, 1)? };
@@ -188,7 +189,7 @@ fn timer(kind: u8, left_ms: u32) -> Option<SocketTimer> {
     Some(SocketTimer { kind, left_ms })
 }
 
-/// `struct tcp_info` (`linux/tcp.h`): it only ever grows.
+/// Reads `struct tcp_info` (`linux/tcp.h`), to which later kernels only append fields.
 fn read_info(socket: &mut SocketState, info: &[u8]) -> io::Result<()> {
     const LAST_DATA_SENT: usize = 44;
     const LAST_DATA_RECEIVED: usize = 52;
@@ -198,7 +199,8 @@ fn read_info(socket: &mut SocketState, info: &[u8]) -> io::Result<()> {
     if matches!(socket.state, tcp_state::LISTEN | tcp_state::NEW_SYN_RECV | tcp_state::TIME_WAIT) {
         return Ok(());
     }
-    let ms = |at: usize| u32_of(info.get(at..at + 4).ok_or_else(|| malformed("tcp_info"))?);
+    let ms =
+        |at: usize| u32_of(info.get(at..at + 4).ok_or_else(|| malformed("tcp_info too short"))?);
     socket.ages = Some(SocketAges {
         data_sent_ms: ms(LAST_DATA_SENT)?,
         data_received_ms: ms(LAST_DATA_RECEIVED)?,
@@ -245,7 +247,7 @@ mod tests {
         (listener, client, server)
     }
 
-    /// What a connected socket is called here.
+    /// The tuple of a connected socket, with IPv4-mapped addresses as IPv4.
     fn flow_of(stream: &TcpStream) -> Flow {
         let canonical =
             |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
@@ -256,8 +258,8 @@ mod tests {
     }
 
     /// Where the kernel has no `tcp_diag`, there is nothing to test.
-    fn unless_absent<T>(answer: io::Result<T>) -> Option<T> {
-        match answer {
+    fn unless_absent<T>(result: io::Result<T>) -> Option<T> {
+        match result {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             other => Some(other.expect("sock_diag answers")),
         }
@@ -286,17 +288,17 @@ mod tests {
         let (listener, client, _server) = own_pair("127.0.0.1:0");
         let at = |ip: [u8; 4], port| SocketAddr::from((ip, port));
         let port = listener.local_addr().expect("bound").port();
-        let stray = Flow { src: at([127, 0, 0, 1], port), dst: at([192, 0, 2, 1], 9) };
-        let Some(found) = unless_absent(find(stray)) else {
+        let unmatched = Flow { src: at([127, 0, 0, 1], port), dst: at([192, 0, 2, 1], 9) };
+        let Some(found) = unless_absent(find(unmatched)) else {
             return;
         };
         assert_eq!(found.map(|it| it.state), Some(tcp_state::LISTEN));
-        let stray = Flow { src: flow_of(&client).src, dst: at([192, 0, 2, 1], 9) };
-        assert_eq!(find(stray).expect("sock_diag answers"), None);
+        let unmatched = Flow { src: flow_of(&client).src, dst: at([192, 0, 2, 1], 9) };
+        assert_eq!(find(unmatched).expect("sock_diag answers"), None);
     }
 
     #[test]
-    fn listing_takes_states_ports_and_a_bound() {
+    fn a_list_is_limited_by_states_ports_and_length() {
         let (_listener, client, _server) = own_pair("127.0.0.1:0");
         let filter = SocketFilter {
             states: 1 << tcp_state::ESTABLISHED,
@@ -313,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_tells_its_queue_and_the_limit_of_it() {
+    fn a_listener_has_its_accept_queue_and_the_limit() {
         let (listener, _client, _server) = own_pair("127.0.0.1:0");
         let _waiting = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
         let port = listener.local_addr().expect("bound").port();
@@ -322,7 +324,7 @@ mod tests {
             return;
         };
         let queue = listed.sockets.first().map(|it| (it.receive_queue, it.send_queue));
-        // The standard library asks for 128 or more, the namespace's somaxconn may be less.
+        // The standard library requests a backlog of 128 or more; the namespace's somaxconn may be less.
         assert!(queue.is_some_and(|(length, limit)| length == 1 && limit > 1), "{queue:?}");
     }
 
@@ -342,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_keepalive_timer_and_its_time_are_told() {
+    fn a_keepalive_timer_has_its_remaining_time() {
         let (_listener, client, _server) = own_pair("127.0.0.1:0");
         rustix::net::sockopt::set_socket_keepalive(&client, true).expect("SO_KEEPALIVE");
         let Some(found) = unless_absent(find(flow_of(&client))) else {
@@ -354,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_answer_is_an_error_and_an_older_tcp_info_is_not() {
+    fn a_truncated_reply_is_an_error_and_an_older_tcp_info_is_not() {
         let mut body = [0; MSG_LEN];
         (body[0], body[1]) = (AF_INET, tcp_state::ESTABLISHED);
         for cut in 0..MSG_LEN {

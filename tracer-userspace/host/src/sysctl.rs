@@ -1,4 +1,4 @@
-//! `/proc/sys/net`: shows the network namespace of the thread that reads it.
+//! Reads `/proc/sys/net`, which shows the network namespace of the reading thread.
 
 use std::{fs, str::FromStr};
 
@@ -9,7 +9,7 @@ pub(super) fn value<T: FromStr>(name: &str) -> Option<T> {
     text(name)?.trim().parse().ok()
 }
 
-/// The same as a switch: the kernel takes anything but 0 as on.
+/// The value as a switch: the kernel takes every value except 0 as on.
 pub(super) fn flag(name: &str) -> Option<bool> {
     value::<u32>(name).map(|v| v != 0)
 }
@@ -18,7 +18,7 @@ fn text(name: &str) -> Option<String> {
     fs::read_to_string(format!("/proc/sys/net/{name}")).ok()
 }
 
-/// `Documentation/networking/ip-sysctl.rst` has the units; the field names repeat them.
+/// The TCP sysctls. The units are in `Documentation/networking/ip-sysctl.rst` and in the field names.
 pub(super) fn tcp() -> TcpSysctls {
     TcpSysctls {
         keepalive_time_s: value("ipv4/tcp_keepalive_time"),
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn port_range_of_another_shape_is_unknown() {
+    fn a_malformed_port_range_is_unknown() {
         for text in ["", "32768", "32768 x", "1 2 3", "0 65536"] {
             assert_eq!(port_range(text), None, "{text:?}");
         }

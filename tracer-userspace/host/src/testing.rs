@@ -1,4 +1,4 @@
-//! Files that tests make up.
+//! Temporary files for tests.
 
 use std::{
     fs,
@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// A directory of its own for files that a test makes up; removed again on drop.
+/// A temporary directory for the files of one test; removed on drop.
 pub struct TempRoot(PathBuf);
 
 impl Default for TempRoot {
@@ -22,7 +22,7 @@ impl Default for TempRoot {
 
 impl TempRoot {
     /// # Panics
-    /// When the temporary directory is not writable; so do the others.
+    /// When the temporary directory is not writable, as do the other methods that write.
     pub fn new() -> Self {
         Self::default()
     }
@@ -44,7 +44,7 @@ impl TempRoot {
 
 impl Drop for TempRoot {
     fn drop(&mut self) {
-        // Nothing to do about a leftover in a temporary directory.
+        // A failure leaves the directory in the temporary directory, which does no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

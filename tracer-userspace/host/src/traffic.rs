@@ -1,5 +1,4 @@
-//! What every namespace holds, and counters of what it did, from which a capacity plan starts: two
-//! readings make a rate.
+//! Entries and traffic counters of every network namespace, for a capacity plan. Two readings give a rate.
 
 use std::fs;
 
@@ -8,7 +7,8 @@ use rsttrace_model::traffic::{Counters, Traffic};
 use super::{Host, ipvs, sysctl};
 
 impl Host {
-    /// What every namespace that we may enter holds, with its counters or without: these cost more.
+    /// The entries of every namespace that we may enter, with or without its counters, which cost more to
+    /// read.
     #[must_use]
     pub fn traffic(&self, with_counters: bool) -> Vec<Traffic> {
         let read = self.everywhere(|| traffic_here(with_counters)).into_iter();
@@ -46,7 +46,7 @@ fn counters_here(snmp: &str) -> Counters {
     }
 }
 
-/// `net/ipv4/proc.c`: a line of names, a line of values.
+/// Sums values of `/proc/net/snmp` (`net/ipv4/proc.c`): a line of names, then a line of values.
 fn sum(snmp: &str, protocol: &str, of: &[&str]) -> Option<u64> {
     let mut lines = snmp.lines().filter_map(|line| line.strip_prefix(protocol));
     let (names, values) = (lines.next()?, lines.next()?);
@@ -57,7 +57,7 @@ fn sum(snmp: &str, protocol: &str, of: &[&str]) -> Option<u64> {
     of.iter().map(value).try_fold(0_u64, |sum, value| sum.checked_add(value?))
 }
 
-/// `net/ipv6/proc.c`: a name and a value in each line.
+/// Sums the UDP datagrams of `/proc/net/snmp6` (`net/ipv6/proc.c`): a name and a value in each line.
 fn udp6(snmp6: &str) -> u64 {
     const NAMES: [&str; 4] = ["Udp6InDatagrams", "Udp6NoPorts", "Udp6InErrors", "Udp6OutDatagrams"];
     let value = |line: &str| -> Option<u64> {
@@ -68,7 +68,8 @@ fn udp6(snmp6: &str) -> u64 {
     snmp6.lines().filter_map(value).fold(0, u64::saturating_add)
 }
 
-/// `ip_vs_stats_show`: two lines of headings, then totals in hexadecimal.
+/// Connections in `/proc/net/ip_vs_stats` (`ip_vs_stats_show`): two lines of headings, then hexadecimal
+/// totals.
 fn ipvs_conns(stats: &str) -> Option<u64> {
     let total = stats.lines().nth(2)?.split_whitespace().next()?;
     u64::from_str_radix(total, 16).ok()
@@ -79,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn opens_are_found_by_name_whatever_stands_between() {
+    fn opens_are_found_by_name_in_any_column() {
         let text = "Tcp: RtoMin ActiveOpens X PassiveOpens\nTcp: 200 7 -1 5\n";
         let opens = |text| sum(text, "Tcp:", &["ActiveOpens", "PassiveOpens"]);
         assert_eq!(opens(text), Some(12));
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn ipvs_counts_in_hexadecimal() {
+    fn ipvs_counters_are_hexadecimal() {
         let text = "   Total Incoming\n   Conns  Packets\n      1F        0        0\n\n Conns/s\n";
         assert_eq!(ipvs_conns(text), Some(31));
         assert_eq!(ipvs_conns("   Total\n   Conns\n"), None);

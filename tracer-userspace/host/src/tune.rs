@@ -1,4 +1,4 @@
-//! Reading and writing one setting where it belongs.
+//! Reads and writes one setting in its network namespace.
 
 use std::{
     fs::{self, OpenOptions},
@@ -15,78 +15,79 @@ use rustix::fs::{Access, access};
 
 use super::{Host, cookie, ipvs};
 
-/// Why a place that was written down in this boot is not to be written to, in a clause.
+/// Why a network namespace that was recorded in this boot cannot be used, as a clause.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lost {
-    /// It has ended.
+pub enum NetnsLookupError {
+    /// The namespace has ended.
     Gone(String),
-    /// It cannot be told from here whether it has.
+    /// Whether the namespace has ended cannot be determined in our namespace.
     Elsewhere(String),
 }
 
 impl Host {
-    /// What tells the namespace with this inode number from every other one of this boot. `None` before
-    /// 5.14, or where it cannot be entered.
+    /// The cookie of a network namespace, which is unique in this boot (`SO_NETNS_COOKIE`). `None` before
+    /// 5.14, or where the namespace cannot be entered.
     #[must_use]
     pub fn netns_cookie(&self, netns: u32) -> Option<u64> {
         self.enter(netns, cookie::read).flatten()
     }
 
-    /// The inode number of the initial network namespace, or of ours where pid 1 may not be looked
-    /// into.
+    /// The inode number of the initial network namespace, or of ours where we may not read the namespace of
+    /// pid 1.
     #[must_use]
     pub fn initial_netns(&self) -> u32 {
         let of_init = fs::metadata("/proc/1/ns/net").ok().map(|file| file.ino());
         of_init.and_then(|inum| u32::try_from(inum).ok()).unwrap_or(self.own)
     }
 
-    /// The inode number of a place that was written down in this boot, with its cookie where the kernel
-    /// has them.
+    /// The inode number of a network namespace that was recorded in this boot, with its cookie where the
+    /// kernel has cookies.
     ///
     /// # Errors
-    /// [`Lost`]
-    pub fn find_again(&self, place: &Place, cookie: Option<u64>) -> Result<u32, Lost> {
+    /// [`NetnsLookupError`]
+    pub fn find_again(&self, place: &Place, cookie: Option<u64>) -> Result<u32, NetnsLookupError> {
         if place.reach == NetnsReach::Initial {
             let now = self.initial_netns();
-            // The machine's own never ends. A container has another one in its place.
+            // The host's initial namespace never ends. In a container pid 1 has another one.
             return if now == place.netns && self.is_still(now, cookie) {
                 Ok(now)
             } else {
-                Err(Lost::Elsewhere(
-                    "it was applied where another network namespace is pid 1's: take it back there"
+                Err(NetnsLookupError::Elsewhere(
+                    "pid 1 has a different network namespace here; undo the change on the host or in the \
+                     container where it was applied"
                         .into(),
                 ))
             };
         }
-        // Without a cookie the name has to tell whether the number was given away again.
+        // Without a cookie only the name shows whether the kernel reused the inode number.
         if cookie.is_none()
             && let NetnsReach::Named(path) | NetnsReach::Docker(path) = &place.reach
             && let Ok(file) = fs::metadata(path)
             && file.ino() != u64::from(place.netns)
         {
-            let why = "the network namespace of this name is another one now";
-            return Err(Lost::Gone(why.into()));
+            let why = "the name now refers to a different network namespace";
+            return Err(NetnsLookupError::Gone(why.into()));
         }
-        // From here on it is held open, and with it the meaning of its number.
+        // From here on the namespace is held open, so that its inode number is not reused.
         if self.enter(place.netns, || ()).is_none() {
-            return Err(Lost::Gone("the network namespace has gone".into()));
+            return Err(NetnsLookupError::Gone("the network namespace no longer exists".into()));
         }
         if !self.is_still(place.netns, cookie) {
-            let why = "the network namespace has gone, and another one has its number";
-            return Err(Lost::Gone(why.into()));
+            let why = "the network namespace no longer exists, and another one has its number";
+            return Err(NetnsLookupError::Gone(why.into()));
         }
         Ok(place.netns)
     }
 
-    /// Whether this is the namespace that had this cookie, as far as it had one.
+    /// Whether `netns` is the namespace that had this cookie. `true` where a cookie is unknown.
     fn is_still(&self, netns: u32, cookie: Option<u64>) -> bool {
-        cookie.is_none_or(|noted| self.netns_cookie(netns).is_none_or(|now| now == noted))
+        cookie.is_none_or(|recorded| self.netns_cookie(netns).is_none_or(|now| now == recorded))
     }
 
     /// The value of a setting in a namespace, as the kernel prints it.
     ///
     /// # Errors
-    /// When the namespace cannot be entered, or the kernel's.
+    /// When the namespace cannot be entered, or the kernel's error.
     pub fn setting(&self, netns: u32, setting: &'static Setting) -> io::Result<String> {
         self.at(netns, setting, move || match setting.stored {
             Stored::IpvsTimeout(timer) => ipvs::timeout(timer).map(|seconds| seconds.to_string()),
@@ -94,10 +95,10 @@ impl Host {
         })
     }
 
-    /// Writes it: one `write`, or one netlink message.
+    /// Writes a setting in a namespace, with one `write` or one netlink message.
     ///
     /// # Errors
-    /// When the namespace cannot be entered, or the kernel's.
+    /// When the namespace cannot be entered, or the kernel's error.
     pub fn set(&self, netns: u32, setting: &'static Setting, value: u64) -> io::Result<()> {
         self.at(netns, setting, move || match setting.stored {
             Stored::IpvsTimeout(timer) => {
@@ -111,10 +112,10 @@ impl Host {
         })
     }
 
-    /// Whether we could write it, as far as that can be told without writing.
+    /// Checks whether a setting can be written, as far as this can be checked without writing.
     ///
     /// # Errors
-    /// What a write would fail with: a read-only mount, a file that this namespace may only read.
+    /// The error of a write, for example on a read-only mount or a file that is read-only in this namespace.
     pub fn may_set(&self, netns: u32, setting: &'static Setting) -> io::Result<()> {
         self.at(netns, setting, move || match setting.stored {
             Stored::IpvsTimeout(timer) => ipvs::timeout(timer).map(|_| ()),
@@ -132,9 +133,9 @@ impl Host {
             Scope::Machine => self.initial_netns(),
             Scope::Netns => netns,
         };
-        let lost =
-            || io::Error::new(ErrorKind::NotFound, "the network namespace cannot be entered");
-        self.enter(netns, work).ok_or_else(lost)?
+        let unreachable =
+            || io::Error::new(ErrorKind::NotFound, "cannot enter the network namespace");
+        self.enter(netns, work).ok_or_else(unreachable)?
     }
 }
 
@@ -152,30 +153,32 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_that_has_anothers_number_is_told_by_its_cookie() {
+    fn a_namespace_with_a_reused_number_is_recognised_by_its_cookie() {
         let host = Host::new().expect("proc is mounted");
-        // Before 5.14 there is nothing to tell it by.
+        // There are no cookies before 5.14.
         let Some(cookie) = host.netns_cookie(host.own) else {
             return;
         };
         assert_eq!(host.find_again(&ours(&host), Some(cookie)), Ok(host.own));
         let other = host.find_again(&ours(&host), Some(cookie + 1));
         assert!(
-            matches!(other, Err(Lost::Gone(why)) if why.contains("another one has its number"))
+            matches!(other, Err(NetnsLookupError::Gone(why)) if why.contains("another one has its number"))
         );
     }
 
     #[test]
-    fn a_journal_without_cookies_goes_by_number_and_name() {
+    fn without_a_cookie_a_namespace_is_found_by_number_and_name() {
         let host = Host::new().expect("proc is mounted");
         assert_eq!(host.find_again(&ours(&host), None), Ok(host.own));
         let renamed = NetnsReach::Named("/proc/self/exe".into());
         let renamed = host.find_again(&Place { reach: renamed, ..ours(&host) }, None);
-        assert!(matches!(renamed, Err(Lost::Gone(why)) if why.contains("of this name")));
+        assert!(
+            matches!(renamed, Err(NetnsLookupError::Gone(why)) if why.contains("the name now refers"))
+        );
     }
 
     #[test]
-    fn a_name_that_was_moved_does_not_hide_the_namespace_itself() {
+    fn with_a_cookie_a_namespace_is_found_after_its_name_was_reused() {
         let host = Host::new().expect("proc is mounted");
         let Some(cookie) = host.netns_cookie(host.own) else {
             return;
@@ -186,15 +189,16 @@ mod tests {
     }
 
     #[test]
-    fn another_machines_or_containers_initial_namespace_is_not_taken_for_this_ones() {
+    fn the_initial_namespace_of_another_host_or_container_is_not_mistaken_for_ours() {
         let host = Host::new().expect("proc is mounted");
         let initial = host.initial_netns();
         let place = |netns| Place { netns, reach: NetnsReach::Initial };
         assert_eq!(host.find_again(&place(initial), None), Ok(initial));
         for (netns, cookie) in [(initial - 1, None), (initial, Some(u64::MAX))] {
-            let lost = host.find_again(&place(netns), cookie);
+            let result = host.find_again(&place(netns), cookie);
             let unreadable = host.netns_cookie(initial).is_none() && cookie.is_some();
-            assert!(unreadable || matches!(lost, Err(Lost::Elsewhere(_))), "{lost:?}");
+            let elsewhere = matches!(result, Err(NetnsLookupError::Elsewhere(_)));
+            assert!(unreadable || elsewhere, "{result:?}");
         }
     }
 }

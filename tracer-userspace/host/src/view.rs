@@ -1,4 +1,4 @@
-//! The view of the live host.
+//! The view of the live host, or of a directory that stands in for a host.
 
 use std::{
     collections::BTreeSet,
@@ -12,18 +12,18 @@ use rsttrace_model::{
 };
 
 use super::configured;
-use crate::{Found, Host, Look, MachineFacts, fixture};
+use crate::{Host, MachineFacts, NetnsContents, NetnsScan, fixture};
 
-/// Connections whose entries are looked up, one question each.
+/// Limit of connections whose conntrack entries are looked up, with one request each.
 const MOST_TRACKED: usize = 1024;
 
-const FIREWALL: &str = "the rules of nftables";
+const FIREWALL: &str = "the nftables rules";
 
-/// Reads what we may of this machine. Nothing is changed, and nothing is fatal: what could not be read
-/// is in [`View::unseen`].
+/// Reads as much of this host as we may. Changes nothing. A failed reading is not fatal: [`View::unseen`]
+/// lists what could not be read.
 #[must_use]
 pub fn read(host: &Host) -> View {
-    let mut view = gathered(host.machine(), host.look_around());
+    let mut view = gathered(host.machine(), host.scan_all());
     let mut inodes = BTreeSet::new();
     let mut flows = Vec::new();
     for netns in &view.namespaces {
@@ -46,7 +46,7 @@ pub fn read(host: &Host) -> View {
                 1 => "the network namespace of 1 process".into(),
                 _ => format!("the network namespaces of {hidden} processes"),
             },
-            why: "only root may look where they live (CAP_SYS_PTRACE)".into(),
+            why: "ptrace access denied (requires CAP_SYS_PTRACE)".into(),
         });
     }
     view
@@ -55,26 +55,26 @@ pub fn read(host: &Host) -> View {
 /// The view of a directory that stands in for a host ([`fixture`]).
 ///
 /// # Errors
-/// When the directory holds no copy of a host.
+/// When the directory contains no copy of a host.
 pub fn read_root(root: &Path) -> io::Result<View> {
     let mut view = gathered(fixture::machine(root)?, fixture::namespaces(root));
     configure(&mut view, root);
-    let rights = ["the TCP sockets", FIREWALL];
-    view.unseen.retain(|unseen| !rights.iter().any(|it| unseen.what.starts_with(it)));
+    let replaced = ["the TCP sockets", FIREWALL];
+    view.unseen.retain(|unseen| !replaced.iter().any(|it| unseen.what.starts_with(it)));
     view.unseen.push(Unseen {
         what: "sockets and accept queues".into(),
-        why: "no file holds them".into(),
+        why: "not contained in any file".into(),
     });
     for netns in view.namespaces.iter().filter(|netns| netns.firewall.is_none()) {
         view.unseen.push(Unseen {
             what: format!("{FIREWALL} {}", netns.place.describe()),
-            why: "there is no nft-ruleset, as `nft -a list ruleset` prints it".into(),
+            why: "missing file nft-ruleset (the output of `nft -a list ruleset`)".into(),
         });
     }
     Ok(view)
 }
 
-fn gathered(facts: MachineFacts, looks: Vec<Look>) -> View {
+fn gathered(facts: MachineFacts, scans: Vec<NetnsScan>) -> View {
     let mut view = View {
         machine: Machine {
             release: facts.release,
@@ -84,25 +84,25 @@ fn gathered(facts: MachineFacts, looks: Vec<Look>) -> View {
         },
         ..View::default()
     };
-    for Look { inum, reach, found } in looks {
+    for NetnsScan { inum, reach, contents } in scans {
         let place = Place { netns: inum, reach };
-        match found {
-            Ok(found) => {
-                // Other namespaces do not show all of them.
+        match contents {
+            Ok(contents) => {
+                // Other namespaces do not show all settings of the host.
                 if view.namespaces.is_empty() || place.reach == NetnsReach::Initial {
-                    view.machine.values = found.machine.clone();
+                    view.machine.values = contents.machine.clone();
                 }
-                let netns = netns(place, found);
+                let netns = netns(place, contents);
                 view.unseen.extend(unread(&netns));
                 view.namespaces.push(netns);
             }
-            // It ended while we looked.
+            // The namespace ended during the scan.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => view.unseen.push(Unseen {
                 what: format!("everything {}", place.describe()),
                 why: match error.kind() {
                     ErrorKind::PermissionDenied => {
-                        "entering another network namespace needs CAP_SYS_ADMIN".into()
+                        "entering another network namespace requires CAP_SYS_ADMIN".into()
                     }
                     _ => error.to_string(),
                 },
@@ -121,15 +121,15 @@ fn configure(view: &mut View, root: &Path) {
     }));
 }
 
-fn netns(place: Place, found: Found) -> Netns {
-    let Found { state, values, addresses, connections, listeners, ipvs, .. } = found;
+fn netns(place: Place, contents: NetnsContents) -> Netns {
+    let NetnsContents { state, values, addresses, connections, listeners, ipvs, .. } = contents;
     Netns {
         place,
         values,
         services: state.ipvs.and_then(|ipvs| ipvs.services),
         translates: state.translates,
-        firewall: found.firewall,
-        legacy_tables: found.legacy_tables,
+        firewall: contents.firewall,
+        legacy_tables: contents.legacy_tables,
         listeners: state.listeners,
         queues: listeners,
         connections,
@@ -141,7 +141,7 @@ fn netns(place: Place, found: Found) -> Netns {
     }
 }
 
-/// What a namespace that we are in does not show.
+/// What could not be read of a namespace that was entered.
 fn unread(netns: &Netns) -> Vec<Unseen> {
     let place = netns.place.describe();
     let mut list = Vec::new();
@@ -152,31 +152,31 @@ fn unread(netns: &Netns) -> Vec<Unseen> {
     if has_ipvs && denied_timeouts {
         list.push(Unseen {
             what: format!("the IPVS timeouts {place}"),
-            why: "the kernel tells them with CAP_NET_ADMIN only".into(),
+            why: "requires CAP_NET_ADMIN".into(),
         });
     }
     if !denied.is_empty() {
         list.push(Unseen {
             what: format!("{} {place}", denied.join(", ")),
-            why: "the file may not be read".into(),
+            why: "cannot read the file".into(),
         });
     }
     if netns.translates.is_none() || netns.firewall.is_none() {
         list.push(Unseen {
             what: format!("{FIREWALL} {place} (NAT, INVALID packets)"),
-            why: "the kernel tells them with CAP_NET_ADMIN only".into(),
+            why: "requires CAP_NET_ADMIN".into(),
         });
     }
     if !netns.legacy_tables.is_empty() {
         list.push(Unseen {
             what: format!("the rules of {} {place}", netns.legacy_tables.join(", ")),
-            why: "they are those of iptables-legacy, which iptables-legacy-save shows".into(),
+            why: "iptables-legacy rules are not read (`iptables-legacy-save` lists them)".into(),
         });
     }
     if netns.connections.is_none() {
         list.push(Unseen {
             what: format!("the TCP sockets {place}"),
-            why: "the kernel has no tcp_diag, or may not load it".into(),
+            why: "tcp_diag is missing or may not be loaded".into(),
         });
     }
     list
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_machine_is_read_without_any_right() {
+    fn this_host_is_read_without_privileges() {
         let host = Host::new().expect("proc is mounted");
         let view = read(&host);
         assert!(view.machine.cpus > 0 && view.machine.ram_bytes.is_some());

@@ -1,4 +1,4 @@
-//! What a host knows of one connection.
+//! The sockets, IPVS entries and conntrack entries that a host has of one connection.
 
 use std::net::SocketAddr;
 
@@ -11,19 +11,20 @@ use crate::{
     socket::SocketState,
 };
 
-/// Something found in a network namespace.
+/// A value that was read in a network namespace.
 #[derive(Clone, Debug, PartialEq)]
-pub struct In<T> {
+pub struct InNetns<T> {
     pub place: Place,
-    pub it: T,
+    pub value: T,
 }
 
-/// An IPVS entry, which can only be read with its whole table: every few seconds.
+/// An IPVS entry. It can only be read with its whole table, so it is read every few seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Balanced {
+pub struct IpvsReading {
     pub entry: IpvsEntry,
+    /// When the table was read.
     pub read: Nanos,
-    /// `ipvsadm --set`, of established connections, seconds.
+    /// IPVS timeout of established TCP connections (`ipvsadm --set`), seconds.
     pub limit_s: Option<u32>,
 }
 
@@ -34,29 +35,31 @@ pub struct End {
     pub owner: Option<Owner>,
 }
 
-/// One reading of everything.
+/// One reading of all sockets and entries of the connection.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Sight {
+pub struct Snapshot {
     pub at: Nanos,
-    pub ends: Vec<In<End>>,
-    pub ipvs: Vec<In<Balanced>>,
-    pub conntrack: Vec<In<ConntrackEntry>>,
-    /// Its addresses that are IPVS services, where no table has an entry of it.
-    pub services: Vec<In<SocketAddr>>,
-    /// An entry that was there, without which open sockets are cut off.
+    pub ends: Vec<InNetns<End>>,
+    pub ipvs: Vec<InNetns<IpvsReading>>,
+    pub conntrack: Vec<InNetns<ConntrackEntry>>,
+    /// Addresses of the connection that are IPVS services, where no table has an entry of the connection.
+    pub services: Vec<InNetns<SocketAddr>>,
+    /// An entry that existed before, and without which the open sockets cannot reach each other.
     pub lost: Option<String>,
-    /// What could not be looked at, and why.
+    /// What could not be read, and why.
     pub unseen: Vec<String>,
 }
 
-/// Every tuple by which a reading names the connection.
-pub fn tuples(sight: &Sight) -> Vec<Flow> {
+/// Every tuple of the connection in a snapshot.
+pub fn tuples(snapshot: &Snapshot) -> Vec<Flow> {
     let mut flows: Vec<Flow> = Vec::new();
-    let balanced = sight.ipvs.iter().map(|it| &it.it.entry);
-    let all = balanced
+    let ipvs = snapshot.ipvs.iter().map(|it| &it.value.entry);
+    let all = ipvs
         .flat_map(|entry| [entry.virtual_flow, entry.real_flow()])
-        .chain(sight.conntrack.iter().flat_map(|it| [it.it.original, it.it.reply.reversed()]))
-        .chain(sight.ends.iter().map(|it| it.it.socket.flow));
+        .chain(
+            snapshot.conntrack.iter().flat_map(|it| [it.value.original, it.value.reply.reversed()]),
+        )
+        .chain(snapshot.ends.iter().map(|it| it.value.socket.flow));
     for flow in all {
         if !flows.iter().any(|it| it.key() == flow.key()) {
             flows.push(flow);
@@ -68,20 +71,20 @@ pub fn tuples(sight: &Sight) -> Vec<Flow> {
 const MS: Nanos = 1_000_000;
 const SECOND: Nanos = 1_000_000_000;
 
-impl Sight {
-    /// Nothing of the connection is left here.
+impl Snapshot {
+    /// Whether this host has no socket and no entry of the connection.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty() && self.ipvs.is_empty() && self.conntrack.is_empty()
     }
 
-    /// Remembers what has been lost since the reading before.
+    /// Sets `lost` from the snapshot before this one.
     pub fn after(&mut self, before: &Self) {
         let lost_ipvs = (!before.ipvs.is_empty() && self.ipvs.is_empty()).then(|| {
             before.ipvs.first().map(|it| format!("the IPVS entry {}", it.place.describe()))
         });
-        let translated = |sight: &Self| {
-            let mut entries = sight.conntrack.iter();
-            entries.find(|it| sight.depends_on(it)).map(|it| it.place.describe())
+        let translated = |snapshot: &Self| {
+            let mut entries = snapshot.conntrack.iter();
+            entries.find(|it| snapshot.depends_on(it)).map(|it| it.place.describe())
         };
         let lost_nat = match (translated(before), translated(self)) {
             (Some(place), None) => Some(format!("the conntrack entry {place}")),
@@ -93,10 +96,10 @@ impl Sight {
     }
 
     pub fn living(&self) -> impl Iterator<Item = &SocketState> {
-        self.ends.iter().map(|end| &end.it.socket).filter(|socket| socket.lives())
+        self.ends.iter().map(|end| &end.value.socket).filter(|socket| socket.lives())
     }
 
-    /// When a packet was last sent or received here, as far as sockets tell.
+    /// When a packet was last sent or received on this host, as far as the sockets show.
     pub fn last_packet(&self) -> Option<Nanos> {
         let age = |socket: &SocketState| {
             let ages = socket.ages?;
@@ -106,19 +109,20 @@ impl Sight {
         Some(self.at.saturating_sub(u64::from(youngest) * MS))
     }
 
-    /// Seconds that an IPVS entry has left now. `None` when a packet has passed since it was read, which has
-    /// wound its timer up again.
-    pub fn ipvs_left_s(&self, balanced: &Balanced) -> Option<u64> {
-        // The stamp of a segment is as coarse as a jiffy.
+    /// Seconds until an IPVS entry expires. `None` when a packet has passed since the entry was read, because
+    /// the packet has refreshed the entry's timer.
+    pub fn ipvs_left_s(&self, reading: &IpvsReading) -> Option<u64> {
+        // The timestamp of a segment has the resolution of a jiffy.
         const COARSE: Nanos = 20 * MS;
-        let passed = self.last_packet().is_some_and(|last| last > balanced.read + COARSE);
-        let counted = self.at.saturating_sub(balanced.read) / SECOND;
-        (!passed).then(|| u64::from(balanced.entry.left_s).saturating_sub(counted))
+        let passed = self.last_packet().is_some_and(|last| last > reading.read + COARSE);
+        let counted = self.at.saturating_sub(reading.read) / SECOND;
+        (!passed).then(|| u64::from(reading.entry.left_s).saturating_sub(counted))
     }
 
-    /// Conntrack translates it, and not only on behalf of IPVS, which would make a new entry.
-    pub fn depends_on(&self, entry: &In<ConntrackEntry>) -> bool {
-        let balanced = self.ipvs.iter().any(|it| it.place.netns == entry.place.netns);
-        entry.it.translates() && !balanced
+    /// Whether the connection needs this conntrack entry for its translation. It does not where IPVS has an
+    /// entry in the same namespace, because IPVS would create a new conntrack entry.
+    pub fn depends_on(&self, entry: &InNetns<ConntrackEntry>) -> bool {
+        let has_ipvs = self.ipvs.iter().any(|it| it.place.netns == entry.place.netns);
+        entry.value.translates() && !has_ipvs
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use rsttrace_host::{Host, clock};
-use rsttrace_model::{connection::Sight, flow::Flow, socket::SocketState};
+use rsttrace_model::{connection::Snapshot, flow::Flow, socket::SocketState};
 use rsttrace_schema::json;
 use rsttrace_watch::{changes, outlook};
 use tokio::{
@@ -101,8 +101,8 @@ async fn watch(args: &WatchArgs, host: &Host, flow: Flow) -> Result<Exit, Failur
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let start = Instant::now();
     let deadline = args.duration.map(|duration| start + duration);
-    let mut lookout = host.lookout(flow);
-    let mut before = lookout.look();
+    let mut watcher = host.watch_connection(flow);
+    let mut before = watcher.scan();
     if before.is_empty() {
         let hidden = before.unseen.iter().map(|what| format!("; not seen: {what}"));
         let hidden: String = hidden.collect();
@@ -129,7 +129,7 @@ async fn watch(args: &WatchArgs, host: &Host, flow: Flow) -> Result<Exit, Failur
         if stop {
             return Ok(Exit::Fine);
         }
-        let mut sight = lookout.look();
+        let mut sight = watcher.scan();
         sight.after(&before);
         looks += 1;
         let ended = changes(&before, &sight);
@@ -160,7 +160,7 @@ impl<'a> Show<'a> {
     }
 
     /// Whether anybody reads on.
-    fn frame(&mut self, sight: &Sight, ended: Vec<String>) -> anyhow::Result<bool> {
+    fn frame(&mut self, sight: &Snapshot, ended: Vec<String>) -> anyhow::Result<bool> {
         let wall_ns = clock::wall();
         let new = ended.len();
         self.events.extend(ended.into_iter().map(|text| (wall_ns, text)));

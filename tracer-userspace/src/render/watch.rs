@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rsttrace_model::{
-    connection::{Balanced, End, In, Sight},
+    connection::{End, InNetns, IpvsReading, Snapshot},
     conntrack::{ConntrackEntry, state_name},
     flow::Flow,
     owner::Owner,
@@ -20,7 +20,7 @@ use super::page::{Page, Style};
 #[derive(Debug)]
 pub struct Frame<'a> {
     pub flow: Flow,
-    pub sight: &'a Sight,
+    pub sight: &'a Snapshot,
     pub outlook: &'a Outlook,
     /// What has ended since it is watched, with the time of day.
     pub events: &'a [(i64, String)],
@@ -61,19 +61,19 @@ pub fn screen(frame: &Frame<'_>, color: bool, width: usize) -> String {
     page.finish().unwrap_or_default()
 }
 
-fn ipvs(sight: &Sight, found: &In<Balanced>) -> String {
-    let entry = &found.it.entry;
-    let left = match sight.ipvs_left_s(&found.it) {
+fn ipvs(sight: &Snapshot, found: &InNetns<IpvsReading>) -> String {
+    let entry = &found.value.entry;
+    let left = match sight.ipvs_left_s(&found.value) {
         Some(left) => format!("{left} s left"),
         None => "just wound up by a packet".into(),
     };
-    let limit = found.it.limit_s.map_or_else(String::new, |limit| format!(" of {limit} s"));
+    let limit = found.value.limit_s.map_or_else(String::new, |limit| format!(" of {limit} s"));
     let server = entry.server;
     format!("{} {left}{limit}, to {server}, {}", entry.state, found.place.describe())
 }
 
-fn conntrack(found: &In<ConntrackEntry>) -> String {
-    let entry = &found.it;
+fn conntrack(found: &InNetns<ConntrackEntry>) -> String {
+    let entry = &found.value;
     let state = entry.state.map_or("", |state| state_name(state.into()));
     let left = entry.left_s.map_or_else(|| "time not told".into(), |left| format!("{left} s left"));
     let nat = if entry.translates() {
@@ -84,8 +84,8 @@ fn conntrack(found: &In<ConntrackEntry>) -> String {
     format!("{state} {left}{nat}, {}", found.place.describe())
 }
 
-fn end(found: &In<End>) -> String {
-    let End { socket, owner } = &found.it;
+fn end(found: &InNetns<End>) -> String {
+    let End { socket, owner } = &found.value;
     let owner = owner.as_ref().map_or_else(String::new, |owner| format!(", {}", process(owner)));
     format!(
         "{} {}, {}{owner}, {}",
@@ -130,16 +130,16 @@ pub fn line(frame: &Frame<'_>, new_events: usize) -> String {
     let mut parts: Vec<String> = Vec::new();
     for it in &sight.ipvs {
         let left =
-            sight.ipvs_left_s(&it.it).map_or_else(|| "wound up".into(), |s| format!("{s} s"));
-        parts.push(format!("IPVS {} {left}", it.it.entry.state));
+            sight.ipvs_left_s(&it.value).map_or_else(|| "wound up".into(), |s| format!("{s} s"));
+        parts.push(format!("IPVS {} {left}", it.value.entry.state));
     }
     for it in &sight.conntrack {
-        let left = it.it.left_s.map_or_else(|| "?".into(), |left| format!("{left} s"));
-        let state = it.it.state.map_or("", |state| state_name(state.into()));
+        let left = it.value.left_s.map_or_else(|| "?".into(), |left| format!("{left} s"));
+        let state = it.value.state.map_or("", |state| state_name(state.into()));
         parts.push(format!("conntrack {state} {left}"));
     }
     for it in &sight.ends {
-        let socket = &it.it.socket;
+        let socket = &it.value.socket;
         let state = tcp_state::name(socket.state);
         parts.push(format!("{} {state} {}", socket.flow.src, timer(socket)));
     }
@@ -176,20 +176,20 @@ fn tuple(flow: Flow) -> Value {
     json!({"source": address(flow.src), "destination": address(flow.dst)})
 }
 
-fn ipvs_json(sight: &Sight, found: &In<Balanced>) -> Value {
-    let entry = &found.it.entry;
+fn ipvs_json(sight: &Snapshot, found: &InNetns<IpvsReading>) -> Value {
+    let entry = &found.value.entry;
     object([
         ("netns", Some(found.place.netns.into())),
         ("state", Some(entry.state.clone().into())),
-        ("left_s", sight.ipvs_left_s(&found.it).map(Value::from)),
-        ("limit_s", found.it.limit_s.map(Value::from)),
+        ("left_s", sight.ipvs_left_s(&found.value).map(Value::from)),
+        ("limit_s", found.value.limit_s.map(Value::from)),
         ("virtual", Some(tuple(entry.virtual_flow))),
         ("server", Some(address(entry.server))),
     ])
 }
 
-fn conntrack_json(found: &In<ConntrackEntry>) -> Value {
-    let entry = &found.it;
+fn conntrack_json(found: &InNetns<ConntrackEntry>) -> Value {
+    let entry = &found.value;
     object([
         ("netns", Some(found.place.netns.into())),
         ("state", entry.state.map(|state| state_name(state.into()).into())),
@@ -199,8 +199,8 @@ fn conntrack_json(found: &In<ConntrackEntry>) -> Value {
     ])
 }
 
-fn end_json(found: &In<End>) -> Value {
-    let End { socket, owner } = &found.it;
+fn end_json(found: &InNetns<End>) -> Value {
+    let End { socket, owner } = &found.value;
     let timer = socket.timer.map(|timer| {
         json!({
             "kind": match timer.kind {

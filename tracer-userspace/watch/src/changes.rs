@@ -1,7 +1,7 @@
 //! What has ended between two readings, and what that means.
 
 use rsttrace_model::{
-    connection::{Balanced, End, In, Sight},
+    connection::{End, InNetns, IpvsReading, Snapshot},
     conntrack::ConntrackEntry,
     flow::Nanos,
     tcp_state,
@@ -10,18 +10,18 @@ use rsttrace_model::{
 use super::SECOND;
 
 /// What is no more, since the reading before, and what that means.
-pub fn changes(before: &Sight, now: &Sight) -> Vec<String> {
+pub fn changes(before: &Snapshot, now: &Snapshot) -> Vec<String> {
     let mut list = Vec::new();
     let lives = now.living().next().is_some();
     for gone in &before.ipvs {
-        let same = |it: &&In<Balanced>| {
+        let same = |it: &&InNetns<IpvsReading>| {
             it.place.netns == gone.place.netns
-                && it.it.entry.virtual_flow == gone.it.entry.virtual_flow
+                && it.value.entry.virtual_flow == gone.value.entry.virtual_flow
         };
         if now.ipvs.iter().any(|it| same(&it)) {
             continue;
         }
-        let why = ended(before.ipvs_left_s(&gone.it), before.at, now.at);
+        let why = ended(before.ipvs_left_s(&gone.value), before.at, now.at);
         let then = if lives {
             "the sockets do not know: the next packet meets no state and breaks the connection"
         } else {
@@ -30,13 +30,13 @@ pub fn changes(before: &Sight, now: &Sight) -> Vec<String> {
         list.push(format!("the IPVS entry {} is gone ({why}): {then}", gone.place.describe()));
     }
     for gone in &before.conntrack {
-        let same = |it: &&In<ConntrackEntry>| {
-            it.place.netns == gone.place.netns && it.it.original == gone.it.original
+        let same = |it: &&InNetns<ConntrackEntry>| {
+            it.place.netns == gone.place.netns && it.value.original == gone.value.original
         };
         if now.conntrack.iter().any(|it| same(&it)) {
             continue;
         }
-        let why = ended(gone.it.left_s.map(u64::from), before.at, now.at);
+        let why = ended(gone.value.left_s.map(u64::from), before.at, now.at);
         let then = match conntrack_loss(before, now, gone) {
             _ if !lives => "no open socket of it is left here",
             Loss::Translation => "its translation is lost; the next packet may go astray",
@@ -47,9 +47,10 @@ pub fn changes(before: &Sight, now: &Sight) -> Vec<String> {
         list.push(format!("the conntrack entry {} is gone ({why}): {then}", gone.place.describe()));
     }
     for gone in &before.ends {
-        let socket = &gone.it.socket;
-        let there =
-            |it: &In<End>| it.place.netns == gone.place.netns && it.it.socket.flow == socket.flow;
+        let socket = &gone.value.socket;
+        let there = |it: &InNetns<End>| {
+            it.place.netns == gone.place.netns && it.value.socket.flow == socket.flow
+        };
         if !now.ends.iter().any(there) {
             list.push(format!(
                 "the socket {} {} is gone: it was in {}",
@@ -70,14 +71,14 @@ enum Loss {
     Nothing,
 }
 
-fn conntrack_loss(before: &Sight, now: &Sight, gone: &In<ConntrackEntry>) -> Loss {
+fn conntrack_loss(before: &Snapshot, now: &Snapshot, gone: &InNetns<ConntrackEntry>) -> Loss {
     let balanced = before.ipvs.iter().find(|it| it.place.netns == gone.place.netns);
     match balanced {
-        None if gone.it.translates() => Loss::Translation,
+        None if gone.value.translates() => Loss::Translation,
         None => Loss::Nothing,
         Some(it)
             if before
-                .ipvs_left_s(&it.it)
+                .ipvs_left_s(&it.value)
                 .is_some_and(|left| left <= elapsed(before.at, now.at)) =>
         {
             Loss::WithIpvs

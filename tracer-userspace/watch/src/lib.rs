@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use rsttrace_model::{
-    connection::{In, Sight},
+    connection::{InNetns, Snapshot},
     flow::{Flow, Nanos},
     socket::{SocketState, TimerKind},
     tcp_state,
@@ -51,21 +51,21 @@ const LATE: u64 = 13;
 const SECOND: Nanos = 1_000_000_000;
 
 /// The entry without which the next packet meets no state, and its seconds.
-fn first_loss(sight: &Sight) -> Option<(String, u64)> {
+fn first_loss(sight: &Snapshot) -> Option<(String, u64)> {
     let ipvs = sight.ipvs.iter().filter_map(|balanced| {
-        let left = sight.ipvs_left_s(&balanced.it)?;
+        let left = sight.ipvs_left_s(&balanced.value)?;
         Some((format!("the IPVS entry {}", balanced.place.describe()), left))
     });
     let translated = sight.conntrack.iter().filter(|entry| sight.depends_on(entry));
     let conntrack = translated.filter_map(|entry| {
-        let left = entry.it.left_s?.into();
+        let left = entry.value.left_s?.into();
         Some((format!("the conntrack entry {}", entry.place.describe()), left))
     });
     ipvs.chain(conntrack).min_by_key(|(_, left)| *left)
 }
 
 /// What happens first. What was not looked at may hold a surprise.
-pub fn outlook(sight: &Sight) -> Outlook {
+pub fn outlook(sight: &Snapshot) -> Outlook {
     let mut outlook = seen(sight);
     if outlook.level == Level::Fine && !sight.unseen.is_empty() {
         outlook.level = Level::Open;
@@ -74,7 +74,7 @@ pub fn outlook(sight: &Sight) -> Outlook {
     outlook
 }
 
-fn seen(sight: &Sight) -> Outlook {
+fn seen(sight: &Snapshot) -> Outlook {
     let say = |level, text: String| Outlook { level, text };
     if sight.is_empty() {
         return say(Level::Over, "nothing of it is left on this host".into());
@@ -97,7 +97,7 @@ fn seen(sight: &Sight) -> Outlook {
         let text = format!(
             "{} is an IPVS service {}, and no IPVS table has an entry of the connection: the next packet \
              meets no state and breaks the connection",
-            service.it,
+            service.value,
             service.place.describe()
         );
         // It may be in what could not be looked at.
@@ -133,7 +133,7 @@ fn seen(sight: &Sight) -> Outlook {
 
 /// The IPVS service that an open socket talks to although no table translates for it: the entry was lost
 /// before anybody looked.
-fn without_entry(sight: &Sight) -> Option<&In<SocketAddr>> {
+fn without_entry(sight: &Snapshot) -> Option<&InNetns<SocketAddr>> {
     let translated = sight.conntrack.iter().any(|entry| sight.depends_on(entry));
     if translated || !sight.ipvs.is_empty() {
         return None;
@@ -145,11 +145,11 @@ fn without_entry(sight: &Sight) -> Option<&In<SocketAddr>> {
         // A socket that holds the service's own address needs no entry.
         open.any(|it| it.flow.dst == *service && !flows().any(|at| at == it.flow.reversed()))
     };
-    sight.services.iter().find(|service| talks_to(&service.it))
+    sight.services.iter().find(|service| talks_to(&service.value))
 }
 
 /// Data or a window that the peer does not answer for.
-fn unanswered(sight: &Sight) -> Option<String> {
+fn unanswered(sight: &Snapshot) -> Option<String> {
     let waits = |socket: &SocketState| {
         let timer = socket.timer?;
         let what = match timer.kind {
@@ -166,8 +166,8 @@ fn unanswered(sight: &Sight) -> Option<String> {
     sight.living().find_map(waits)
 }
 
-fn no_keepalive(sight: &Sight, entry: &str, left: u64, ends: usize) -> Outlook {
-    let limit = sight.ipvs.first().and_then(|balanced| balanced.it.limit_s);
+fn no_keepalive(sight: &Snapshot, entry: &str, left: u64, ends: usize) -> Outlook {
+    let limit = sight.ipvs.first().and_then(|balanced| balanced.value.limit_s);
     let after =
         limit.map_or_else(String::new, |limit| format!(", {limit} s after the last packet"));
     match ends {

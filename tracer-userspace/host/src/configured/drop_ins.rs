@@ -1,4 +1,4 @@
-//! Configuration in several directories, as systemd and kmod merge them (sysctl.d(5), modprobe.d(5)).
+//! Configuration files in several directories, merged as systemd and kmod do (sysctl.d(5), modprobe.d(5)).
 
 use std::{
     collections::BTreeMap,
@@ -10,22 +10,22 @@ use std::{
 
 use rustix::fs::OFlags;
 
-/// A file that somebody filled with something else is not read to its end.
-const MOST_BYTES: u64 = 256 * 1024;
+/// Only this much of a file is read, so that a file that is not configuration costs little memory.
+const MAX_BYTES: u64 = 256 * 1024;
 
-/// Where files can be, the strongest first: a file masks those of the same name further down.
+/// Parent directories, highest priority first: a file masks files of the same name in later directories.
 const PARENTS: [&str; 5] = ["etc", "run", "usr/local/lib", "usr/lib", "lib"];
 
 /// A file that was read.
 pub struct DropIn {
-    /// As it is called on the machine.
+    /// The absolute path of the file on the host.
     pub name: String,
     pub text: String,
 }
 
-/// The files of `/etc/NAME`, `/run/NAME`, … whose name has this end, in the order in which they
-/// are applied.
-pub fn read(root: &Path, directory: &str, end: &str, unread: &mut Vec<String>) -> Vec<DropIn> {
+/// The files of `/etc/DIRECTORY`, `/run/DIRECTORY`, … whose name has this suffix, in the order in which
+/// they are applied.
+pub fn read(root: &Path, directory: &str, suffix: &str, unread: &mut Vec<String>) -> Vec<DropIn> {
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     for parent in PARENTS {
         let below = Path::new(parent).join(directory);
@@ -34,7 +34,7 @@ pub fn read(root: &Path, directory: &str, end: &str, unread: &mut Vec<String>) -
         };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.ends_with(end) {
+            if name.ends_with(suffix) {
                 files.entry(name.clone()).or_insert_with(|| below.join(name));
             }
         }
@@ -42,7 +42,8 @@ pub fn read(root: &Path, directory: &str, end: &str, unread: &mut Vec<String>) -
     files.into_values().filter_map(|below| file(root, &below, unread)).collect()
 }
 
-/// One file, if there is one.
+/// Reads one file. `None` when the file does not exist, is a link to /dev/null or cannot be read; only the
+/// last case is added to `unread`.
 pub fn file(root: &Path, below: &Path, unread: &mut Vec<String>) -> Option<DropIn> {
     let name = format!("/{}", below.display());
     let path = resolve(root, below);
@@ -59,7 +60,7 @@ pub fn file(root: &Path, below: &Path, unread: &mut Vec<String>) -> Option<DropI
     }
 }
 
-/// An absolute link means a place below the root, not one of ours.
+/// Resolves an absolute link below `root`, not below our own `/`.
 fn resolve(root: &Path, below: &Path) -> PathBuf {
     let path = root.join(below);
     match fs::read_link(&path) {
@@ -71,25 +72,25 @@ fn resolve(root: &Path, below: &Path) -> PathBuf {
     }
 }
 
-/// A file of procfs, whose size nobody knows beforehand.
+/// Reads a procfs file, which reports no size.
 pub fn text_of_proc(path: &Path) -> std::io::Result<String> {
     bounded(fs::File::open(path)?)
 }
 
-/// Bytes that are no UTF-8 are replaced: a comment may hold anything. Nothing is waited for: a pipe in the
-/// place of the file would have us stand there until somebody writes to it.
+/// Bytes that are not UTF-8 are replaced, because a comment may contain them. The file is opened with
+/// O_NONBLOCK, because opening a pipe would otherwise block until a process writes to the pipe.
 pub fn text(path: &Path) -> std::io::Result<String> {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(std::io::Error::new(ErrorKind::InvalidInput, "is no ordinary file"));
+        return Err(std::io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
     }
     bounded(file)
 }
 
 fn bounded(file: fs::File) -> std::io::Result<String> {
     let mut bytes = Vec::new();
-    file.take(MOST_BYTES).read_to_end(&mut bytes)?;
+    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -99,7 +100,7 @@ mod tests {
     use crate::testing::TempRoot;
 
     #[test]
-    fn a_file_masks_those_of_its_name_and_names_decide_the_order() {
+    fn a_file_masks_files_of_its_name_and_names_decide_the_order() {
         let root = TempRoot::new();
         root.file("usr/lib/sysctl.d/50-a.conf", "vendor");
         root.file("etc/sysctl.d/50-a.conf", "admin");
@@ -110,15 +111,15 @@ mod tests {
             .expect("a link");
         let mut unread = Vec::new();
         let files = read(root.path(), "sysctl.d", ".conf", &mut unread);
-        let told: Vec<_> = files.iter().map(|it| (it.name.as_str(), it.text.as_str())).collect();
+        let read: Vec<_> = files.iter().map(|it| (it.name.as_str(), it.text.as_str())).collect();
         assert_eq!(
-            told,
+            read,
             [("/etc/sysctl.d/10-z.conf", "first"), ("/etc/sysctl.d/50-a.conf", "admin")]
         );
     }
 
     #[test]
-    fn a_pipe_is_not_waited_for_and_the_rest_is_read() {
+    fn a_pipe_does_not_block_and_the_other_files_are_read() {
         let root = TempRoot::new();
         root.file("etc/sysctl.d/20-b.conf", "read");
         let pipe = root.path().join("etc/sysctl.d/10-a.conf");
@@ -128,6 +129,6 @@ mod tests {
         let mut unread = Vec::new();
         let files = read(root.path(), "sysctl.d", ".conf", &mut unread);
         assert_eq!(files.iter().map(|it| it.text.as_str()).collect::<Vec<_>>(), ["read"]);
-        assert_eq!(unread, ["/etc/sysctl.d/10-a.conf: is no ordinary file"]);
+        assert_eq!(unread, ["/etc/sysctl.d/10-a.conf: not a regular file"]);
     }
 }

@@ -1,4 +1,4 @@
-//! kube-proxy: what it is told to write at its start (`cmd/kube-proxy/app/options.go`,
+//! kube-proxy: the settings that kube-proxy writes when it starts (`cmd/kube-proxy/app/options.go`,
 //! `pkg/proxy/apis/config/v1alpha1/defaults.go`).
 
 use std::{
@@ -11,14 +11,14 @@ use saphyr::{LoadableYamlNode as _, Yaml};
 
 use super::drop_ins;
 
-/// Where the file may be without a process that names it.
+/// Paths of the configuration file when no kube-proxy process names one.
 const FILES: [&str; 3] = [
     "var/lib/kube-proxy/config.conf",
     "var/lib/kube-proxy/kube-proxy-config.yaml",
     "etc/kubernetes/kube-proxy-config.yaml",
 ];
 
-/// A field and the flag that overrules it where there is no file.
+/// A configuration field, and the flag that sets the field when there is no file.
 const FIELDS: [(&str, &str); 9] = [
     ("ipvs.tcpTimeout", "ipvs-tcp-timeout"),
     ("ipvs.tcpFinTimeout", "ipvs-tcpfin-timeout"),
@@ -40,26 +40,26 @@ pub fn read(root: &Path, configured: &mut Configured) {
         return;
     };
     if let Some(name) = proxy.file.clone() {
-        // Its container has another root than we.
+        // kube-proxy's container has a different root directory.
         let below = name.trim_start_matches('/');
         let inside = proxy.pid.map(|pid| root.join(format!("proc/{pid}/root")).join(below));
         let paths: Vec<PathBuf> = inside.into_iter().chain([root.join(below)]).collect();
         match paths.iter().find_map(|path| drop_ins::text(path).ok()) {
             Some(text) => {
-                if let Err(error) = take_file(&text, &mut proxy) {
+                if let Err(error) = read_file(&text, &mut proxy) {
                     configured.unread.push(format!("{name}: {error}"));
                 }
             }
-            None => configured.unread.push(format!("{name}: it cannot be read")),
+            None => configured.unread.push(format!("{name}: cannot be read")),
         }
     } else {
         // With --config every other flag is ignored.
-        take_flags(&arguments, &mut proxy);
+        read_flags(&arguments, &mut proxy);
     }
     configured.kube_proxy = Some(proxy);
 }
 
-/// The process of that name, and its flags.
+/// The kube-proxy process with the lowest pid, and its flags.
 fn process(proc: &Path) -> Option<(KubeProxy, Vec<(String, String)>)> {
     let mut pids: Vec<u32> = fs::read_dir(proc)
         .ok()?
@@ -68,12 +68,12 @@ fn process(proc: &Path) -> Option<(KubeProxy, Vec<(String, String)>)> {
         .collect();
     pids.sort_unstable();
     pids.into_iter().find_map(|pid| {
-        let of = proc.join(pid.to_string());
-        let name = fs::read_to_string(of.join("comm")).ok()?;
+        let directory = proc.join(pid.to_string());
+        let name = fs::read_to_string(directory.join("comm")).ok()?;
         if name.trim_end() != "kube-proxy" {
             return None;
         }
-        let line = drop_ins::text_of_proc(&of.join("cmdline")).unwrap_or_default();
+        let line = drop_ins::text_of_proc(&directory.join("cmdline")).unwrap_or_default();
         let flags = flags(line.split('\0'));
         let file = flags.iter().find(|(name, _)| name == "config").map(|(_, value)| value.clone());
         Some((KubeProxy { pid: Some(pid), file, ..KubeProxy::default() }, flags))
@@ -99,7 +99,7 @@ fn flags<'a>(arguments: impl Iterator<Item = &'a str>) -> Vec<(String, String)> 
     flags
 }
 
-fn take_flags(flags: &[(String, String)], proxy: &mut KubeProxy) {
+fn read_flags(flags: &[(String, String)], proxy: &mut KubeProxy) {
     let value =
         |wanted: &str| flags.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
     proxy.mode = value("proxy-mode").cloned();
@@ -110,13 +110,14 @@ fn take_flags(flags: &[(String, String)], proxy: &mut KubeProxy) {
     }
 }
 
-/// KubeProxyConfiguration.
-fn take_file(text: &str, proxy: &mut KubeProxy) -> Result<(), String> {
+/// Reads a KubeProxyConfiguration.
+fn read_file(text: &str, proxy: &mut KubeProxy) -> Result<(), String> {
     let documents = Yaml::load_from_str(text).map_err(|error| error.to_string())?;
-    let is_ours = |it: &&Yaml<'_>| {
+    let is_kube_proxy = |it: &&Yaml<'_>| {
         it.as_mapping_get("kind").and_then(|kind| kind.as_str()) == Some("KubeProxyConfiguration")
     };
-    let document = documents.iter().find(is_ours).ok_or("no KubeProxyConfiguration in it")?;
+    let document =
+        documents.iter().find(is_kube_proxy).ok_or("no KubeProxyConfiguration in the file")?;
     proxy.mode = document
         .as_mapping_get("mode")
         .and_then(|mode| mode.as_str())
@@ -138,9 +139,13 @@ fn take_file(text: &str, proxy: &mut KubeProxy) -> Result<(), String> {
             Some(number) => {
                 proxy.fields.insert(field, number);
             }
-            // Left to kube-proxy.
+            // kube-proxy uses its own default.
             None if value.is_null() => {}
-            None => return Err(format!("{field} is neither a number nor a time")),
+            None => {
+                return Err(format!(
+                    "invalid value of `{field}` (expected a number or a duration)"
+                ));
+            }
         }
     }
     Ok(())
@@ -192,11 +197,11 @@ ipvs:
 
     fn proxy(text: &str) -> Result<KubeProxy, String> {
         let mut proxy = KubeProxy::default();
-        take_file(text, &mut proxy).map(|()| proxy)
+        read_file(text, &mut proxy).map(|()| proxy)
     }
 
     #[test]
-    fn fields_are_what_it_writes_and_zero_leaves_a_value_alone() {
+    fn kube_proxy_writes_its_fields_and_zero_writes_nothing() {
         let proxy = proxy(FILE).expect("valid");
         assert_eq!(proxy.mode.as_deref(), Some("ipvs"));
         let established = "net.netfilter.nf_conntrack_tcp_timeout_established";
@@ -209,7 +214,7 @@ ipvs:
     }
 
     #[test]
-    fn the_process_tells_its_file_which_may_be_in_a_container() {
+    fn the_process_names_its_file_which_may_be_in_a_container() {
         let root = TempRoot::new();
         root.file("proc/12/comm", "kube-proxy\n");
         root.file("proc/12/cmdline", "/usr/local/bin/kube-proxy\0--config=/var/x.conf\0--v=2\0");
@@ -223,7 +228,7 @@ ipvs:
     }
 
     #[test]
-    fn without_a_file_its_flags_count() {
+    fn without_a_file_the_flags_are_used() {
         let root = TempRoot::new();
         root.file("proc/12/comm", "kube-proxy\n");
         root.file("proc/12/cmdline", "kube-proxy\0--proxy-mode\0ipvs\0--ipvs-tcp-timeout=2h\0");
@@ -237,7 +242,7 @@ ipvs:
     }
 
     #[test]
-    fn damage_is_named_and_what_is_not_its_configuration_too() {
+    fn an_invalid_file_and_another_configuration_are_errors() {
         for text in
             ["kind: [", "kind: Pod\n", "", "kind: KubeProxyConfiguration\nipvs: {udpTimeout: x}\n"]
         {
@@ -251,7 +256,7 @@ ipvs:
     }
 
     #[test]
-    fn times_are_written_as_go_does() {
+    fn durations_have_the_syntax_of_go() {
         for (text, wanted) in [
             ("900", Some(900)),
             ("24h0m0s", Some(86_400)),

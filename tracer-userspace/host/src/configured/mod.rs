@@ -1,4 +1,4 @@
-//! What the machine's files and kube-proxy say that the settings should be.
+//! The settings that the host's configuration files and kube-proxy set.
 
 use std::path::Path;
 
@@ -9,7 +9,8 @@ mod kube_proxy;
 mod modules;
 mod sysctl_d;
 
-/// Reads the machine's files; `root` is `/` as pid 1 sees it. `release` is that of the kernel.
+/// Reads the host's configuration files; `root` is `/` as pid 1 sees it. `release` is the kernel release
+/// (`uname -r`).
 #[must_use]
 pub fn read(root: &Path, release: &str) -> Configured {
     let mut configured = Configured::default();

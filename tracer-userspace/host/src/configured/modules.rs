@@ -1,4 +1,4 @@
-//! Modules: what boot loads, with which options, and who sets the IPVS timeouts.
+//! Kernel modules that are loaded at boot, their options, and the units that set the IPVS timeouts.
 
 use std::{fs, path::Path};
 
@@ -22,7 +22,7 @@ pub fn read(root: &Path, release: &str, configured: &mut Configured) {
     configured.ipvs_timeouts = timeouts(root);
 }
 
-/// `options nf_conntrack hashsize=32768`, several in a line.
+/// Lines such as `options nf_conntrack hashsize=32768`, which may set several options.
 fn options(file: &str, text: &str) -> Vec<Assignment> {
     let mut list = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -54,12 +54,12 @@ fn built_in_name(line: &str) -> Option<String> {
     line.rsplit('/').next()?.trim().strip_suffix(".ko").map(underscored)
 }
 
-/// The kernel takes both for the same name.
+/// The kernel treats `-` and `_` in module names as equal.
 fn underscored(module: &str) -> String {
     module.replace('-', "_")
 }
 
-/// Units that run `ipvsadm --set`, and keepalived's `lvs_timeouts`.
+/// Lines of systemd units that run `ipvsadm --set`, and keepalived's `lvs_timeouts`.
 fn timeouts(root: &Path) -> Vec<Line> {
     let mut units: Vec<_> = ["etc/systemd/system", "usr/lib/systemd/system"]
         .iter()
@@ -77,16 +77,15 @@ fn timeouts(root: &Path) -> Vec<Line> {
         };
         let below = path.strip_prefix(root).unwrap_or(&path);
         lines.extend(
-            text.lines().enumerate().filter(|(_, line)| sets(line)).map(|(index, _)| Line {
-                file: format!("/{}", below.display()),
-                number: index + 1,
+            text.lines().enumerate().filter(|(_, line)| sets_timeouts(line)).map(|(index, _)| {
+                Line { file: format!("/{}", below.display()), number: index + 1 }
             }),
         );
     }
     lines
 }
 
-fn sets(line: &str) -> bool {
+fn sets_timeouts(line: &str) -> bool {
     let line = line.trim_start();
     (line.starts_with("Exec") && line.contains("ipvsadm") && line.contains("--set"))
         || line.starts_with("lvs_timeouts")

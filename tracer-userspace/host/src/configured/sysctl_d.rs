@@ -11,7 +11,7 @@ use super::drop_ins;
 
 pub fn read(root: &Path, configured: &mut Configured) {
     let files = drop_ins::read(root, "sysctl.d", ".conf", &mut configured.unread);
-    // Debian links it into sysctl.d; without the link only `sysctl --system` reads it.
+    // Debian links /etc/sysctl.conf into sysctl.d; without the link only `sysctl --system` reads that file.
     let has_link = files.iter().any(|file| file.name.ends_with("/99-sysctl.conf"));
     let legacy = match has_link {
         true => None,
@@ -19,9 +19,9 @@ pub fn read(root: &Path, configured: &mut Configured) {
     };
     let by_hand = legacy.iter().flat_map(|file| parse(&file.name, &file.text, true));
     let at_boot = files.iter().flat_map(|file| parse(&file.name, &file.text, false));
-    // What the boot does not read never wins over what it does.
-    let lines: Vec<Written> = by_hand.chain(at_boot).collect();
-    let named = |key: &str| lines.iter().any(|it| !it.is_pattern() && it.key == key);
+    // Lines that are not read at boot never override lines that are.
+    let lines: Vec<Entry> = by_hand.chain(at_boot).collect();
+    let is_explicit = |key: &str| lines.iter().any(|it| !it.is_pattern() && it.key == key);
     for line in &lines {
         let Some(value) = &line.value else {
             continue;
@@ -33,9 +33,9 @@ pub fn read(root: &Path, configured: &mut Configured) {
             by_hand_only: line.by_hand_only,
         };
         if line.is_pattern() {
-            // A key that is written out, wherever, is not a pattern's any more.
+            // A pattern does not set a key that any line names explicitly.
             let matching = settings::ALL.iter().filter(|it| matches(&line.key, it.key));
-            let keys = matching.map(|it| it.key).filter(|key| !named(key));
+            let keys = matching.map(|it| it.key).filter(|key| !is_explicit(key));
             configured.sysctls.extend(keys.map(assign));
         } else {
             configured.sysctls.push(assign(&line.key));
@@ -43,9 +43,9 @@ pub fn read(root: &Path, configured: &mut Configured) {
     }
 }
 
-/// A line that says something.
-struct Written {
-    /// With dots; may be a pattern.
+/// A line that sets a key, or exempts one from the patterns.
+struct Entry {
+    /// With dots as separators; may be a pattern.
     key: String,
     /// `None` for `-key`, which exempts a key from the patterns.
     value: Option<String>,
@@ -53,13 +53,13 @@ struct Written {
     by_hand_only: bool,
 }
 
-impl Written {
+impl Entry {
     fn is_pattern(&self) -> bool {
         self.key.contains(['*', '?'])
     }
 }
 
-fn parse(file: &str, text: &str, by_hand_only: bool) -> Vec<Written> {
+fn parse(file: &str, text: &str, by_hand_only: bool) -> Vec<Entry> {
     let line = |(index, line): (usize, &str)| {
         let line = line.trim();
         if line.is_empty() || line.starts_with(['#', ';']) {
@@ -70,18 +70,19 @@ fn parse(file: &str, text: &str, by_hand_only: bool) -> Vec<Written> {
             None => (line, None),
         };
         let bare = key.strip_prefix('-').map(str::trim);
-        // Neither an assignment nor an exemption.
+        // The line is neither an assignment nor an exemption.
         if value.is_none() && bare.is_none() {
             return None;
         }
         let key = dotted(bare.unwrap_or(key));
         let at = Line { file: file.to_owned(), number: index + 1 };
-        (!key.is_empty()).then_some(Written { key, value, at, by_hand_only })
+        (!key.is_empty()).then_some(Entry { key, value, at, by_hand_only })
     };
     text.lines().enumerate().filter_map(line).collect()
 }
 
-/// The first separator decides which of `.` and `/` is one; in a path, a dot is a dot.
+/// The key with dots as separators. The first `.` or `/` in the key decides which of the two is the
+/// separator; with `/`, a dot is part of a name and becomes `/`.
 fn dotted(key: &str) -> String {
     match key.find(['.', '/']).map(|at| &key[at..=at]) {
         Some("/") => key
@@ -100,7 +101,7 @@ fn dotted(key: &str) -> String {
     }
 }
 
-/// A shell pattern with `*` and `?`, in which neither is a separator.
+/// A shell pattern, in which `*` and `?` do not match a dot.
 fn matches(pattern: &str, key: &str) -> bool {
     match (pattern.split_at_checked(1), key.chars().next()) {
         (None, None) => true,
@@ -111,7 +112,7 @@ fn matches(pattern: &str, key: &str) -> bool {
         }
         (Some(("?", rest)), Some(c)) if c != '.' => matches(rest, &key[c.len_utf8()..]),
         (Some((one, rest)), Some(_)) => key.strip_prefix(one).is_some_and(|key| matches(rest, key)),
-        // No boundary of a character: ours are ASCII.
+        // Also for a pattern that starts with a non-ASCII character, because all our keys are ASCII.
         (None, Some(_)) | (Some(_), None) => false,
     }
 }
@@ -141,7 +142,7 @@ mod tests {
     const TIME: &str = "net.ipv4.tcp_keepalive_time";
 
     #[test]
-    fn the_last_file_by_name_wins_whatever_its_directory() {
+    fn the_last_file_by_name_wins_in_any_directory() {
         let files = [
             ("etc/sysctl.d/10-a.conf", "net.ipv4.tcp_keepalive_time = 300\n"),
             ("usr/lib/sysctl.d/50-b.conf", "# one\nnet/ipv4/tcp_keepalive_time=600\n"),
@@ -153,18 +154,18 @@ mod tests {
     }
 
     #[test]
-    fn sysctl_conf_counts_at_boot_only_where_it_is_linked() {
+    fn sysctl_conf_is_read_at_boot_only_where_it_is_linked() {
         let legacy = ("etc/sysctl.conf", "net.ipv4.tcp_keepalive_time=120\n");
         let found = configured(&[legacy]);
         assert!(found.sysctl(TIME).is_some_and(|it| it.by_hand_only));
         let linked = [legacy, ("etc/sysctl.d/99-sysctl.conf", "net.ipv4.tcp_keepalive_time=120\n")];
         assert!(configured(&linked).sysctl(TIME).is_some_and(|it| !it.by_hand_only));
-        let beaten = [legacy, ("etc/sysctl.d/10-a.conf", "net.ipv4.tcp_keepalive_time=60\n")];
-        assert_eq!(winner(&beaten, TIME).expect("set").0, "60");
+        let overridden = [legacy, ("etc/sysctl.d/10-a.conf", "net.ipv4.tcp_keepalive_time=60\n")];
+        assert_eq!(winner(&overridden, TIME).expect("set").0, "60");
     }
 
     #[test]
-    fn a_pattern_sets_what_nobody_writes_out() {
+    fn a_pattern_sets_only_keys_that_no_line_names() {
         let files = [
             (
                 "etc/sysctl.d/10-a.conf",
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_and_nonsense_set_nothing() {
+    fn comments_and_invalid_lines_set_nothing() {
         let text =
             "; net.ipv4.tcp_keepalive_time=1\n#net.ipv4.tcp_keepalive_time=1\nnonsense\n= 5\n\n";
         assert_eq!(configured(&[("etc/sysctl.d/a.conf", text)]).sysctls, []);

@@ -1,6 +1,6 @@
-//! The expressions of a rule of nftables (`linux/netfilter/nf_tables.h`), worked out for an INVALID packet:
-//! what the kernel's registers would hold is followed as far as it is the conntrack state or the outgoing
-//! interface.
+//! Evaluates the expressions of an nftables rule (`linux/netfilter/nf_tables.h`) for an INVALID packet. Of
+//! the kernel's registers, only those that hold the conntrack state, the outgoing interface or the transport
+//! protocol are tracked.
 
 use std::{collections::BTreeMap, io};
 
@@ -35,18 +35,18 @@ const NFT_BITWISE_MASK_XOR: u32 = 0;
 const NFT_LOOKUP_F_INV: u32 = 1;
 const NFT_REJECT_TCP_RST: u32 = 1;
 
-/// `NF_CT_STATE_INVALID_BIT`, what `ct state` is for such a packet.
+/// `NF_CT_STATE_INVALID_BIT`, the value of `ct state` for an INVALID packet.
 const INVALID: u32 = 1;
 
-/// Elements of a set or map.
+/// Keys of a set or map, with the verdict of each key in a verdict map.
 pub(super) type Elements = Vec<(Vec<u8>, Option<Step>)>;
 
-/// What the steps of a rule come to.
+/// The steps of a rule, as far as they can be evaluated.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Steps {
     Known(Vec<Step>),
-    /// It looks the state up in this set, which was not given.
-    Wants(String),
+    /// The rule looks up the conntrack state in this set, whose elements were not passed.
+    NeedsSet(String),
 }
 
 #[derive(Clone, Copy)]
@@ -57,7 +57,7 @@ enum Value {
     Protocol,
 }
 
-/// The numbers of an expression's attributes; the payload of what is no number.
+/// An expression's attributes: type and payload.
 struct Fields<'a>(Vec<(u16, &'a [u8])>);
 
 impl<'a> Fields<'a> {
@@ -69,7 +69,8 @@ impl<'a> Fields<'a> {
         self.0.iter().find(|(it, _)| *it == kind).map(|(_, payload)| *payload)
     }
 
-    /// In network byte order, as all numbers of nftables; absent is 0, as the kernel leaves out some.
+    /// A number in network byte order, as all nftables numbers are. A missing attribute is 0, because the
+    /// kernel omits some attributes.
     fn number(&self, kind: u16) -> io::Result<u32> {
         self.bytes(kind).map_or(Ok(0), |payload| leading(payload).map(u32::from_be_bytes))
     }
@@ -84,19 +85,19 @@ impl<'a> Fields<'a> {
         Ok(data.bytes(NFTA_DATA_VALUE).unwrap_or_default())
     }
 
-    /// A register's worth, in host byte order.
+    /// The value of one 32-bit register, in host byte order.
     fn word(&self, kind: u16) -> io::Result<u32> {
         leading(self.value(kind)?).map(u32::from_ne_bytes)
     }
 }
 
-/// A name without its NUL.
+/// A name without the terminating NUL.
 pub(super) fn text(payload: &[u8]) -> String {
     let end = payload.iter().position(|byte| *byte == 0).unwrap_or(payload.len());
     String::from_utf8_lossy(&payload[..end]).into_owned()
 }
 
-/// Goes through `NFTA_RULE_EXPRESSIONS` of a rule in a table of `family`.
+/// Evaluates `NFTA_RULE_EXPRESSIONS` of a rule in a table of `family`.
 pub(super) fn steps(
     family: u8,
     expressions: &[u8],
@@ -141,7 +142,7 @@ pub(super) fn steps(
             "lookup" => match registers.get(&it.number(2)?) {
                 Some(Value::State(state)) => {
                     let name = it.text(1);
-                    let Some(set) = sets.get(&name) else { return Ok(Steps::Wants(name)) };
+                    let Some(set) = sets.get(&name) else { return Ok(Steps::NeedsSet(name)) };
                     let found = set.iter().find(|(key, _)| key.as_slice() == state.to_ne_bytes());
                     let inverted = it.number(5)? & NFT_LOOKUP_F_INV != 0;
                     steps.push(Step::State(found.is_some() != inverted));
@@ -168,7 +169,7 @@ pub(super) fn steps(
             "range" | "limit" | "quota" | "connlimit" | "dynset" | "objref" => {
                 steps.push(Step::Narrow)
             }
-            // It may load something into any of them.
+            // An unknown expression may write to any register.
             _ => registers.clear(),
         }
     }
@@ -205,11 +206,11 @@ fn compared(value: Option<Value>, operator: u32, with: &[u8]) -> io::Result<Step
     }))
 }
 
-/// A `struct nft_data` that is a verdict; nothing for one that lets the packet pass, and for a value.
+/// The verdict in a `struct nft_data`. `None` for a verdict that lets the packet pass, and for a value.
 fn verdict(data: &[u8]) -> io::Result<Option<Step>> {
     let Some(verdict) = Fields::of(data)?.bytes(NFTA_DATA_VERDICT) else { return Ok(None) };
     let verdict = Fields::of(verdict)?;
-    let code = verdict.bytes(NFTA_VERDICT_CODE).ok_or_else(|| malformed("no verdict"))?;
+    let code = verdict.bytes(NFTA_VERDICT_CODE).ok_or_else(|| malformed("missing verdict code"))?;
     Ok(match i32::from_be_bytes(leading(code)?) {
         NF_DROP => Some(Step::Answer(Answer::Drop)),
         NFT_JUMP | NFT_GOTO => Some(Step::Jump(verdict.text(NFTA_VERDICT_CHAIN))),
@@ -217,7 +218,7 @@ fn verdict(data: &[u8]) -> io::Result<Option<Step>> {
     })
 }
 
-/// `NFTA_SET_ELEM_LIST_ELEMENTS` of a message.
+/// Parses `NFTA_SET_ELEM_LIST_ELEMENTS` of a message.
 pub(super) fn elements(list: &[u8]) -> io::Result<Elements> {
     const NFTA_SET_ELEM_KEY: u16 = 1;
     const NFTA_SET_ELEM_DATA: u16 = 2;

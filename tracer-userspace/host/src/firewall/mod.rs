@@ -1,5 +1,5 @@
-//! What a namespace's rules do with packets in conntrack state INVALID, and where they masquerade: the
-//! rules of nftables, those of iptables-nft among them.
+//! What a network namespace's nftables rules, including those of iptables-nft, do with packets in conntrack
+//! state INVALID, and which rules masquerade.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,26 +18,26 @@ mod tests;
 mod text;
 mod xtables;
 
-/// Those of the calling thread's namespace; `None` where we may not read them.
+/// The rules of the calling thread's namespace; `None` where they cannot be read.
 pub(super) fn read() -> Option<Firewall> {
-    // A question would load the module.
+    // A netlink request would load the module.
     if !Path::new("/sys/module/nf_tables").exists() {
         return Some(Firewall::default());
     }
     netlink::read().ok()
 }
 
-/// Those that `nft -a list ruleset` printed.
+/// The rules in the output of `nft -a list ruleset`.
 pub fn parse(text: &str) -> Firewall {
     text::parse(text)
 }
 
-/// The tables of the older iptables in the calling thread's namespace.
+/// The iptables-legacy tables of the calling thread's namespace.
 pub(super) fn legacy_tables() -> Vec<String> {
     legacy_in(Path::new("/proc/thread-self/net"))
 }
 
-/// Those that a copy of `/proc/net` names.
+/// The iptables-legacy tables that a copy of `/proc/net` names.
 pub(super) fn legacy_in(net: &Path) -> Vec<String> {
     let files = [("iptables", "ip_tables_names"), ("ip6tables", "ip6_tables_names")];
     let tables = files.map(|(tool, file)| {
@@ -47,12 +47,12 @@ pub(super) fn legacy_in(net: &Path) -> Vec<String> {
     tables.concat()
 }
 
-/// Rules as they come, before it is known what leads to their chains.
+/// Collects chains and rules. The hooks of a rule are known only after all chains and jumps were read.
 #[derive(Default)]
 struct Reader {
-    /// Base chains of type `filter` or `route`; INVALID packets pass by those of type `nat`.
+    /// Base chains of type `filter` or `route`; INVALID packets skip chains of type `nat`.
     bases: BTreeMap<Chain, Hook>,
-    /// By the chain that is jumped to.
+    /// The chains that jump to each chain, by jump target.
     jumps: BTreeMap<Chain, BTreeSet<Chain>>,
     found: Firewall,
 }

@@ -1,4 +1,4 @@
-//! The ruleset, asked for by netlink: chains, rules, and the sets in which a rule looks up the state.
+//! Reads the ruleset by netlink: chains, rules, and the sets in which a rule looks up the conntrack state.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,59 +45,60 @@ const NFPROTO_INET: u8 = 1;
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
 
-/// `struct nfgenmsg`, bytes.
+/// Size of `struct nfgenmsg`, bytes.
 const NFGENMSG_LEN: usize = 4;
 
-/// A node of a large cluster has tens of thousands of rules.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Rules that wait for a set.
-const MOST_WAITING: usize = 256;
+/// Time for all requests: a node of a large cluster has tens of thousands of rules.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Limit of rules that are evaluated again once their set is read.
+const MAX_WAITING: usize = 256;
 
 pub(super) fn read() -> io::Result<Firewall> {
-    let mut link = Link::open(NETFILTER, Instant::now() + PATIENCE)?;
-    let mut all = All::default();
-    link.dump(GET_CHAIN, &[&[NFPROTO_UNSPEC, 0, 0, 0]], &mut |body| all.chain(body))?;
-    link.dump(GET_RULE, &[&[NFPROTO_UNSPEC, 0, 0, 0]], &mut |body| all.rule(body))?;
-    for (table, set) in all.wanted() {
+    let mut link = Link::open(NETFILTER, Instant::now() + TIMEOUT)?;
+    let mut ruleset = Ruleset::default();
+    link.dump(GET_CHAIN, &[&[NFPROTO_UNSPEC, 0, 0, 0]], &mut |body| ruleset.chain(body))?;
+    link.dump(GET_RULE, &[&[NFPROTO_UNSPEC, 0, 0, 0]], &mut |body| ruleset.rule(body))?;
+    for (table, set) in ruleset.needed_sets() {
         let mut which = Attributes::default();
         for (kind, name) in [(NFTA_SET_ELEM_LIST_TABLE, &table.1), (NFTA_SET_ELEM_LIST_SET, &set)] {
             which.put(kind, &[name.as_bytes(), b"\0"].concat());
         }
-        all.sets.entry(table.clone()).or_default().entry(set).or_default();
+        ruleset.sets.entry(table.clone()).or_default().entry(set).or_default();
         link.dump(GET_SET_ELEMENTS, &[&[table.0, 0, 0, 0], which.bytes()], &mut |body| {
-            all.elements(body)
+            ruleset.elements(body)
         })?;
     }
-    all.finish()
+    ruleset.finish()
 }
 
-/// As [`read`], of the bodies of messages.
+/// The same as [`read`], from the bodies of recorded messages.
 #[cfg(test)]
 pub(super) fn of_messages(
     chains: &[Vec<u8>],
     rules: &[Vec<u8>],
     elements: &[Vec<u8>],
 ) -> io::Result<Firewall> {
-    let mut all = All::default();
-    chains.iter().try_for_each(|body| all.chain(body))?;
-    rules.iter().try_for_each(|body| all.rule(body))?;
-    assert!(all.wanted().len() <= elements.len(), "sets of the rules: {:?}", all.wanted());
-    elements.iter().try_for_each(|body| all.elements(body))?;
-    all.finish()
+    let mut ruleset = Ruleset::default();
+    chains.iter().try_for_each(|body| ruleset.chain(body))?;
+    rules.iter().try_for_each(|body| ruleset.rule(body))?;
+    let sets = ruleset.needed_sets();
+    assert!(sets.len() <= elements.len(), "sets of the rules: {sets:?}");
+    elements.iter().try_for_each(|body| ruleset.elements(body))?;
+    ruleset.finish()
 }
 
 /// Family and name of a table.
 type Table = (u8, String);
 
 #[derive(Default)]
-struct All {
+struct Ruleset {
     reader: Reader,
     sets: BTreeMap<Table, BTreeMap<String, Elements>>,
-    /// Rules as they came, and the set that each looks into.
+    /// Bodies of the rule messages whose set was not read yet, with the set that each rule needs.
     waiting: Vec<(Vec<u8>, (Table, String))>,
 }
 
-impl All {
+impl Ruleset {
     fn chain(&mut self, body: &[u8]) -> io::Result<()> {
         let (family, bytes) = split(body)?;
         let (mut table, mut name, mut kind, mut hook) = Default::default();
@@ -138,15 +139,15 @@ impl All {
                     self.reader.rule(RulePlace { chain, handle }, effect);
                 }
             }
-            Steps::Wants(set) if self.waiting.len() < MOST_WAITING => {
+            Steps::NeedsSet(set) if self.waiting.len() < MAX_WAITING => {
                 self.waiting.push((body.to_vec(), (key, set)));
             }
-            Steps::Wants(_) => {}
+            Steps::NeedsSet(_) => {}
         }
         Ok(())
     }
 
-    /// `NEWSETELEM`; a large set comes in several.
+    /// `NEWSETELEM`; a large set is sent in several messages.
     fn elements(&mut self, body: &[u8]) -> io::Result<()> {
         let (family, bytes) = split(body)?;
         let (mut table, mut set, mut list) = Default::default();
@@ -162,7 +163,7 @@ impl All {
         Ok(())
     }
 
-    fn wanted(&self) -> BTreeSet<(Table, String)> {
+    fn needed_sets(&self) -> BTreeSet<(Table, String)> {
         self.waiting.iter().map(|(_, set)| set.clone()).collect()
     }
 
@@ -177,11 +178,11 @@ impl All {
 /// The family of `struct nfgenmsg`, and what follows it.
 fn split(body: &[u8]) -> io::Result<(u8, &[u8])> {
     let (fixed, rest) =
-        body.split_at_checked(NFGENMSG_LEN).ok_or_else(|| malformed("no nfgenmsg"))?;
+        body.split_at_checked(NFGENMSG_LEN).ok_or_else(|| malformed("missing nfgenmsg"))?;
     Ok((fixed[0], rest))
 }
 
-/// Of those that conntrack's states of TCP connections concern.
+/// The name of a family whose rules can match TCP connections; `None` for the others.
 fn family_name(family: u8) -> Option<&'static str> {
     match family {
         NFPROTO_INET => Some("inet"),

@@ -1,4 +1,4 @@
-//! One rule, reduced to what it does to an INVALID packet or to a source address.
+//! One rule, reduced to its effect on an INVALID packet or on a source address.
 
 use rsttrace_model::firewall::{Answer, Outgoing};
 
@@ -10,14 +10,14 @@ pub(super) enum Step {
     /// A test of the protocol, and whether TCP passes it.
     Protocol(bool),
     Out(Outgoing),
-    /// Any other test.
+    /// Any other test, which may not match.
     Narrow,
     Answer(Answer),
     Masquerade,
     Jump(String),
 }
 
-/// What concerns us of a rule.
+/// The effect of a rule on INVALID packets or on source addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Effect {
     Answers { answer: Answer, narrowed: bool },
@@ -25,7 +25,7 @@ pub(super) enum Effect {
     Jumps(String),
 }
 
-/// `None` for a rule that does nothing of it.
+/// `None` for a rule without such an effect.
 pub(super) fn effect(steps: Vec<Step>) -> Option<Effect> {
     let (mut by_state, mut passes, mut narrowed) = (false, true, false);
     let mut outgoing = Outgoing::All;
@@ -41,7 +41,7 @@ pub(super) fn effect(steps: Vec<Step>) -> Option<Effect> {
                 outgoing = out;
             }
             Step::Narrow => narrowed = true,
-            // INVALID packets are not masqueraded, whatever their rule says.
+            // INVALID packets are never masqueraded, whatever the rule tests.
             Step::Masquerade => return Some(Effect::Masquerades(outgoing)),
             Step::Answer(answer) => {
                 return (by_state && passes).then_some(Effect::Answers { answer, narrowed });

@@ -1,5 +1,5 @@
-//! One ruleset of a guest with Linux 6.1, nft 1.0.6 and iptables-nft 1.8.9, as the kernel told it and as
-//! `nft -a list ruleset` printed it.
+//! One ruleset of a guest with Linux 6.1, nft 1.0.6 and iptables-nft 1.8.9: the kernel's netlink messages,
+//! and the output of `nft -a list ruleset`.
 
 use std::io;
 
@@ -19,7 +19,7 @@ fn messages(kind: &str) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-fn told() -> Firewall {
+fn dumped() -> Firewall {
     let (chains, rules): (Vec<_>, Vec<_>) =
         (messages("chain").collect(), messages("rule").collect());
     let elements: Vec<_> = messages("elements").collect();
@@ -27,7 +27,7 @@ fn told() -> Firewall {
     netlink::of_messages(&chains, &rules, &elements).expect("valid")
 }
 
-/// "inet filter forward 3 drop", and "if" where it has further conditions.
+/// "inet filter forward 3 Drop", followed by "if" where the rule has further conditions.
 fn summary(firewall: &Firewall, hook: Option<Hook>) -> Vec<String> {
     let rules =
         firewall.invalid.iter().filter(|it| hook.is_none_or(|hook| it.hooks.contains(&hook)));
@@ -41,8 +41,8 @@ fn summary(firewall: &Firewall, hook: Option<Hook>) -> Vec<String> {
 }
 
 #[test]
-fn what_lets_no_invalid_packet_pass_is_found_in_every_form() {
-    let found = told();
+fn rules_that_stop_invalid_packets_are_found_in_every_form() {
+    let found = dumped();
     assert_eq!(
         summary(&found, Some(Hook::Forward)),
         [
@@ -72,7 +72,7 @@ fn what_lets_no_invalid_packet_pass_is_found_in_every_form() {
 #[test]
 fn the_interfaces_of_masquerading_are_found() {
     let of = |handle| {
-        let rules = told().masquerades.into_iter();
+        let rules = dumped().masquerades.into_iter();
         rules.filter(|it| it.at.handle == handle).map(|it| it.out).next().expect("a rule")
     };
     assert_eq!(of(2), Outgoing::Only(Interface::Name("ppp0".into())));
@@ -83,19 +83,19 @@ fn the_interfaces_of_masquerading_are_found() {
 }
 
 #[test]
-fn the_printed_ruleset_says_the_same_as_the_kernel() {
-    let mut told = told();
-    for rule in &mut told.masquerades {
+fn the_printed_ruleset_equals_the_netlink_dump() {
+    let mut dumped = dumped();
+    for rule in &mut dumped.masquerades {
         if rule.out == Outgoing::Only(Interface::Index(1)) {
             rule.out = Outgoing::Only(Interface::Name("lo".into()));
         }
     }
-    assert!(told.translates);
-    assert_eq!(parse(PRINTED), told);
+    assert!(dumped.translates);
+    assert_eq!(parse(PRINTED), dumped);
 }
 
 #[test]
-fn a_comment_that_reads_like_a_rule_is_none() {
+fn a_comment_that_looks_like_a_rule_is_not_a_rule() {
     let printed = |rule: &str| {
         let text = format!(
             "table inet t {{\nchain c {{\ntype filter hook forward priority 0; policy accept;\n{rule}\n}}\n}}"
@@ -119,7 +119,7 @@ fn chains_that_jump_in_a_circle_have_no_hooks() {
 }
 
 #[test]
-fn a_cut_rule_is_an_error_and_none_is_a_panic() {
+fn a_truncated_rule_is_an_error_and_never_a_panic() {
     for rule in messages("rule") {
         for cut in 0..rule.len() {
             let cut = [rule[..cut].to_vec()];
@@ -131,7 +131,7 @@ fn a_cut_rule_is_an_error_and_none_is_a_panic() {
 }
 
 #[test]
-fn tables_of_the_older_iptables_are_named() {
+fn iptables_legacy_tables_are_named() {
     let root = crate::testing::TempRoot::new();
     root.file("ip_tables_names", "filter\nnat\n");
     root.file("ip6_tables_names", "raw\n");

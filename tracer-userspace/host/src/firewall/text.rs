@@ -1,4 +1,4 @@
-//! The ruleset as `nft -a list ruleset` prints it, for a host that is a directory.
+//! Parses the output of `nft -a list ruleset`, for a directory that stands in for a host.
 
 use rsttrace_model::firewall::{Answer, Chain, Firewall, Hook, Interface, Outgoing, RulePlace};
 
@@ -7,7 +7,7 @@ use super::{
     rule::{self, Step},
 };
 
-/// What cannot be understood is passed over.
+/// Lines that cannot be parsed are skipped.
 pub(super) fn parse(text: &str) -> Firewall {
     let mut reader = Reader::default();
     let mut table: Option<(&'static str, String)> = None;
@@ -17,7 +17,9 @@ pub(super) fn parse(text: &str) -> Firewall {
         let words = words(line);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match (words.as_slice(), &chain) {
-            (["table", family, name, "{"], _) => table = Some((known(family), (*name).to_owned())),
+            (["table", family, name, "{"], _) => {
+                table = Some((known_family(family), (*name).to_owned()))
+            }
             (["chain", name, "{"], _) => {
                 let open = table.iter().filter(|(family, _)| !family.is_empty());
                 let mut named = open.map(|(family, table)| Chain {
@@ -44,17 +46,17 @@ pub(super) fn parse(text: &str) -> Firewall {
     reader.finish()
 }
 
-fn known(family: &str) -> &'static str {
+fn known_family(family: &str) -> &'static str {
     ["ip", "ip6", "inet"].into_iter().find(|it| *it == family).unwrap_or_default()
 }
 
-/// "… # handle 5"
+/// Splits "… # handle 5"; the handle is 0 where there is none.
 fn handle_of(line: &str) -> (&str, u64) {
     let parts = line.rsplit_once(" # handle ");
     parts.and_then(|(line, number)| Some((line, number.parse().ok()?))).unwrap_or((line, 0))
 }
 
-/// Words; what is in quotes is one, with its first quote.
+/// The words of a line. A quoted string is one word, which keeps its opening quote.
 fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     for (at, part) in line.split('"').enumerate() {
@@ -118,8 +120,8 @@ fn interface(name: &str) -> Interface {
     }
 }
 
-/// What follows "ct state": "invalid,new", "!= { established, related }", "vmap { invalid : drop }". The steps,
-/// and how many words they are.
+/// Parses the words after "ct state": "invalid,new", "!= { established, related }", "vmap { invalid : drop }".
+/// Returns the steps and the number of words that were used.
 fn state(words: &[&str]) -> (Vec<Step>, usize) {
     let mut taken = 0;
     let mut next = || {

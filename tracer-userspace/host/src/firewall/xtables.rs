@@ -1,5 +1,5 @@
-//! Matches and targets of iptables inside a rule of nftables (`linux/netfilter/nf_tables_compat.h`): the
-//! kernel hands out their structures as they are.
+//! Matches and targets of iptables inside an nftables rule (`linux/netfilter/nf_tables_compat.h`). The
+//! kernel sends their structures unchanged.
 
 use std::io;
 
@@ -14,8 +14,8 @@ use super::{
 const INVALID: u32 = 1;
 /// `XT_CONNTRACK_STATE`
 const BY_STATE: u16 = 1;
-/// In `struct xt_conntrack_mtinfo1` to 3 (`linux/netfilter/xt_conntrack.h`), where these have the same
-/// offset: `match_flags`, `invert_flags`, `state_mask`.
+/// Offset of `match_flags`, `invert_flags`, `state_mask` in `struct xt_conntrack_mtinfo1` to 3
+/// (`linux/netfilter/xt_conntrack.h`); it is the same in all three.
 const FLAGS: usize = 146;
 
 /// `IPT_TCP_RESET` (`linux/netfilter_ipv4/ipt_REJECT.h`) and `IP6T_TCP_RESET`.
@@ -35,24 +35,24 @@ pub(super) fn a_match(name: &str, revision: u32, info: &[u8]) -> io::Result<Vec<
 }
 
 fn conntrack(revision: u32, info: &[u8]) -> io::Result<Vec<Step>> {
-    let at = |offset: usize| info.get(offset..).ok_or_else(|| malformed("a short match"));
-    let by = u16::from_ne_bytes(leading(at(FLAGS)?)?);
+    let at = |offset: usize| info.get(offset..).ok_or_else(|| malformed("match too short"));
+    let matched = u16::from_ne_bytes(leading(at(FLAGS)?)?);
     let inverted = u16::from_ne_bytes(leading(at(FLAGS + 2)?)?);
     let states = match revision {
         1 => u32::from(leading::<1>(at(FLAGS + 4)?)?[0]),
         _ => u32::from(u16::from_ne_bytes(leading(at(FLAGS + 4)?)?)),
     };
     let mut steps = Vec::new();
-    if by & BY_STATE != 0 {
+    if matched & BY_STATE != 0 {
         steps.push(Step::State((states & INVALID != 0) != (inverted & BY_STATE != 0)));
     }
-    if by & !BY_STATE != 0 {
+    if matched & !BY_STATE != 0 {
         steps.push(Step::Narrow);
     }
     Ok(steps)
 }
 
-/// In the family of the table.
+/// `family` is the family of the table.
 pub(super) fn a_target(name: &str, family: u8, info: &[u8]) -> io::Result<Option<Step>> {
     let step = match name {
         "REJECT" => {

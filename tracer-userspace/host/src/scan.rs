@@ -1,4 +1,4 @@
-//! Looking at every namespace for an audit: its settings, sockets, services and counters.
+//! Scans every network namespace for an audit: settings, sockets, services and counters.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,18 +22,20 @@ use rsttrace_model::{
 use super::{
     Host, addresses, ctnetlink, firewall,
     inside::{inside, read_here},
-    ipvs_conn, machine, options, places,
+    ipvs_conn, machine,
+    netns_paths::{self, NetnsPath},
+    options,
     sock_diag::{self, SocketFilter},
 };
 
-/// Connections of one namespace.
+/// Limit of connections of one namespace.
 const MOST_SOCKETS: usize = 4096;
-/// Listeners of one namespace.
+/// Limit of listeners of one namespace.
 const MOST_LISTENERS: usize = 1024;
-/// Entries of one IPVS table.
+/// Limit of entries of one IPVS table.
 const MOST_ENTRIES: usize = super::survey::MOST_ENTRIES;
 
-/// What there is to say of the whole machine.
+/// Facts about the whole host.
 #[derive(Debug)]
 pub struct MachineFacts {
     /// `uname -r`
@@ -42,51 +44,52 @@ pub struct MachineFacts {
     pub ram_bytes: Option<u64>,
 }
 
-/// One namespace.
+/// The scan of one network namespace.
 #[derive(Debug)]
-pub struct Look {
+pub struct NetnsScan {
     pub inum: u32,
     pub reach: NetnsReach,
-    pub found: io::Result<Found>,
+    /// An error when the namespace could not be entered; `NotFound` when it has ended since.
+    pub contents: io::Result<NetnsContents>,
 }
 
-/// What is in a namespace.
+/// The settings, sockets, tables and rules of a network namespace.
 #[derive(Debug)]
-pub struct Found {
+pub struct NetnsContents {
     pub state: NetnsState,
     pub values: Values,
-    /// Of the machine, as this namespace shows them.
+    /// Settings of the whole host, as this namespace shows them.
     pub machine: Values,
-    /// Addresses of its interfaces.
+    /// Addresses of the namespace's interfaces.
     pub addresses: Option<Vec<Address>>,
     pub connections: Option<SocketList>,
-    /// With the accept queue and its limit for the queues.
+    /// The queue fields hold the accept queue's length and limit.
     pub listeners: Option<SocketList>,
     pub ipvs: Option<IpvsTable>,
-    /// `None` where we may not read the rules.
+    /// `None` where the rules cannot be read.
     pub firewall: Option<Firewall>,
-    /// Tables of the older iptables, whose rules are not read.
+    /// Tables of iptables-legacy, whose rules are not read.
     pub legacy_tables: Vec<String>,
 }
 
 impl Host {
-    /// Reads every namespace once. Enters each and leaves it.
+    /// Reads every network namespace once. Enters and leaves each of them.
     #[must_use]
-    pub fn look_around(&self) -> Vec<Look> {
-        let looked = self.everywhere(found_here).into_iter();
-        looked
-            .map(|(inum, reach, found)| Look {
+    pub fn scan_all(&self) -> Vec<NetnsScan> {
+        let scanned = self.everywhere(contents_here).into_iter();
+        scanned
+            .map(|(inum, reach, contents)| NetnsScan {
                 inum,
-                found: found.map(|mut found| {
-                    (found.state.inum, found.state.reach) = (inum, reach.clone());
-                    found
+                contents: contents.map(|mut contents| {
+                    (contents.state.inum, contents.state.reach) = (inum, reach.clone());
+                    contents
                 }),
                 reach,
             })
             .collect()
     }
 
-    /// Runs `read` in every namespace, the initial one first, on a thread that enters and leaves it.
+    /// Runs `read` in every network namespace, the initial one first.
     pub(super) fn everywhere<T: Send>(
         &self,
         read: impl Fn() -> T + Sync,
@@ -94,17 +97,17 @@ impl Host {
         let Ok(nsfs) = fs::metadata("/proc/self/ns/net").map(|own| own.dev()) else {
             return Vec::new();
         };
-        let mut places: Vec<_> = places::scan(nsfs).into_iter().collect();
-        places.sort_unstable_by_key(|(inum, place)| (place.reach != NetnsReach::Initial, *inum));
-        places.truncate(places::MOST);
-        let enter = |(inum, place): (u32, places::Place)| {
-            let read = self.read_in(inum, &place.path, nsfs, &read);
-            (inum, place.reach, read)
+        let mut namespaces: Vec<_> = netns_paths::scan(nsfs).into_iter().collect();
+        namespaces.sort_unstable_by_key(|(inum, at)| (at.reach != NetnsReach::Initial, *inum));
+        namespaces.truncate(netns_paths::MOST_NAMESPACES);
+        let enter = |(inum, at): (u32, NetnsPath)| {
+            let result = self.read_in(inum, &at.path, nsfs, &read);
+            (inum, at.reach, result)
         };
-        places.into_iter().map(enter).collect()
+        namespaces.into_iter().map(enter).collect()
     }
 
-    /// Runs `read` inside the namespace behind `path` without keeping that alive.
+    /// Runs `read` inside the namespace that `path` refers to, and does not keep the namespace open.
     pub(super) fn read_in<T: Send>(
         &self,
         inum: u32,
@@ -116,27 +119,28 @@ impl Host {
             return Ok(read());
         }
         let ns = File::open(path)?;
-        // The path may have come to lead elsewhere since.
-        if places::inum(path, nsfs) != Some(inum) {
+        // The path may refer to another namespace by now.
+        if netns_paths::inum(path, nsfs) != Some(inum) {
             return Err(io::ErrorKind::NotFound.into());
         }
         inside(ns.as_fd(), read)
     }
 
-    /// The settings of one scope as a network namespace shows them. `None` when it cannot be entered.
+    /// The settings of one scope, as a network namespace shows them. `None` when the namespace cannot be
+    /// entered.
     #[must_use]
     pub fn values(&self, netns: u32, scope: Scope) -> Option<Values> {
         self.enter(netns, || values_here(scope, super::ipvs::timeouts().as_ref()))
     }
 
-    /// The conntrack entries of a namespace that have one of these as a tuple. `None` where that cannot
-    /// be asked.
+    /// The conntrack entries of a namespace that have one of these tuples. `None` where the entries cannot be
+    /// read.
     #[must_use]
     pub fn tracked_in(&self, netns: u32, tuples: &[Flow]) -> Option<Vec<ConntrackEntry>> {
         self.enter(netns, || ctnetlink::entries(tuples)).flatten()
     }
 
-    /// Who holds the sockets with these inode numbers, and what their options are.
+    /// The owners and the options of the sockets with these inode numbers.
     #[must_use]
     pub fn held(&self, inodes: &BTreeSet<u64>) -> BTreeMap<u64, HeldSocket> {
         let mut held = options::read(inodes);
@@ -155,27 +159,27 @@ impl Host {
         }
     }
 
-    /// `/` as pid 1 sees it, else as we do.
+    /// `/` as pid 1 sees it, else as we see it.
     #[must_use]
     pub fn root(&self) -> &Path {
         let seen = self.roots.iter().find(|root| root.join("etc").is_dir());
         seen.map_or(Path::new("/"), |root| root.as_path())
     }
 
-    /// How many processes do not let us see in which namespace they live.
+    /// The number of processes whose network namespace we may not read.
     #[must_use]
     pub fn hidden_processes(&self) -> usize {
         let hides = |pid: &u32| {
             fs::metadata(format!("/proc/{pid}/ns/net"))
                 .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
         };
-        places::processes().iter().filter(|pid| hides(pid)).count()
+        netns_paths::processes().iter().filter(|pid| hides(pid)).count()
     }
 }
 
-fn found_here() -> Found {
+fn contents_here() -> NetnsContents {
     let state = read_here();
-    Found {
+    NetnsContents {
         values: values_here(Scope::Netns, state.ipvs.as_ref()),
         machine: values_here(Scope::Machine, None),
         addresses: addresses::read().ok(),
@@ -192,7 +196,7 @@ fn values_here(scope: Scope, ipvs: Option<&IpvsState>) -> Values {
     values_in(Path::new("/"), scope, ipvs)
 }
 
-/// The values below a root, and the IPVS timeouts that were told.
+/// The settings below a root directory, and the IPVS timeouts of `ipvs`.
 pub(super) fn values_in(root: &Path, scope: Scope, ipvs: Option<&IpvsState>) -> Values {
     let mut values = crate::settings::read_files(root, scope);
     if scope == Scope::Netns {
@@ -220,13 +224,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_own_namespace_is_seen_with_its_settings_sockets_and_addresses() {
+    fn our_own_namespace_is_scanned_with_its_settings_sockets_and_addresses() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a local port");
         let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
         let host = Host::new().expect("proc is mounted");
-        let looks = host.look_around();
-        let own = looks.into_iter().find(|look| look.inum == host.own).expect("our own");
-        let found = own.found.expect("readable without any right");
+        let scans = host.scan_all();
+        let own = scans.into_iter().find(|scan| scan.inum == host.own).expect("our own");
+        let found = own.contents.expect("readable without privileges");
         assert!(found.values.number("net.ipv4.tcp_keepalive_time").is_some());
         assert_eq!(found.values.text("ipvs.tcp").is_ok(), found.state.ipvs.is_some());
         let local = client.local_addr().expect("bound");

@@ -1,4 +1,4 @@
-//! Where network namespaces can be found: names in `/run`, and the processes that live in them.
+//! Paths that refer to network namespaces: names in `/run`, and the processes in the namespaces.
 
 use std::{
     collections::HashMap,
@@ -9,52 +9,52 @@ use std::{
 
 use rsttrace_model::netns::NetnsReach;
 
-/// Namespaces that are looked into where all of them are.
-pub(super) const MOST: usize = 512;
+/// Limit of namespaces that a reading of all namespaces enters.
+pub(super) const MOST_NAMESPACES: usize = 512;
 
-/// A file that led to a network namespace when we last looked.
+/// A path that referred to a network namespace at the last check.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Place {
+pub(super) struct NetnsPath {
     pub path: PathBuf,
     pub reach: NetnsReach,
 }
 
-/// The inode number behind `path` if it is a namespace. `nsfs` is the device number of the
-/// namespace file system, of which a kernel has only one: a name whose namespace was unmounted is
-/// a plain file with a number of some other device.
+/// The inode number of `path` if it refers to a namespace. `nsfs` is the device number of the namespace
+/// file system, of which a kernel has only one. A name whose namespace was unmounted is a plain file with
+/// another device number.
 pub(super) fn inum(path: &Path, nsfs: u64) -> Option<u32> {
     let file = fs::metadata(path).ok()?;
     u32::try_from(file.ino()).ok().filter(|_| file.dev() == nsfs)
 }
 
-/// Every network namespace with a name or a process, by inode number, each with the way in that a
-/// person would prefer: initial, named, Docker's, then the lowest pid.
-pub(super) fn scan(nsfs: u64) -> HashMap<u32, Place> {
-    // Where pid 1 may not be looked into, ours is the best candidate.
+/// Every network namespace with a name or a process, by inode number. The path of each is the first of
+/// these: initial namespace, name in /run/netns, Docker's name, lowest pid.
+pub(super) fn scan(nsfs: u64) -> HashMap<u32, NetnsPath> {
+    // Where we may not read the namespace of pid 1, ours is taken for the initial one.
     let initial = ["/proc/1/ns/net", "/proc/self/ns/net"]
-        .map(|path| Place { path: path.into(), reach: NetnsReach::Initial })
+        .map(|path| NetnsPath { path: path.into(), reach: NetnsReach::Initial })
         .into_iter()
-        .find(|place| inum(&place.path, nsfs).is_some());
+        .find(|at| inum(&at.path, nsfs).is_some());
     let by_name = directory("/run/netns", NetnsReach::Named)
         .into_iter()
         .chain(directory("/run/docker/netns", NetnsReach::Docker));
     let mut pids = processes();
     pids.sort_unstable();
-    let by_process = pids.into_iter().map(|pid| Place {
+    let by_process = pids.into_iter().map(|pid| NetnsPath {
         path: format!("/proc/{pid}/ns/net").into(),
         reach: NetnsReach::Process(pid),
     });
 
     let mut found = HashMap::new();
-    for place in initial.into_iter().chain(by_name).chain(by_process) {
-        if let Some(inum) = inum(&place.path, nsfs) {
-            found.entry(inum).or_insert(place);
+    for at in initial.into_iter().chain(by_name).chain(by_process) {
+        if let Some(inum) = inum(&at.path, nsfs) {
+            found.entry(inum).or_insert(at);
         }
     }
     found
 }
 
-/// The numeric names in `/proc`, in no order.
+/// The pids of all processes (the numeric names in `/proc`), in no order.
 pub(super) fn processes() -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
@@ -62,20 +62,20 @@ pub(super) fn processes() -> Vec<u32> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-fn directory(run: &str, reach: fn(String) -> NetnsReach) -> Vec<Place> {
-    // A service or container with mounts of its own does not see names that were made after it
+fn directory(run: &str, reach: fn(String) -> NetnsReach) -> Vec<NetnsPath> {
+    // A service or container with its own mounts does not see names that were created after it
     // started; pid 1 does.
     let seen_by_init = format!("/proc/1/root{run}");
     let Ok(entries) = fs::read_dir(seen_by_init).or_else(|_| fs::read_dir(run)) else {
         return Vec::new();
     };
-    let place = |entry: fs::DirEntry| Place {
+    let named = |entry: fs::DirEntry| NetnsPath {
         path: entry.path(),
         reach: reach(format!("{run}/{}", entry.file_name().to_string_lossy())),
     };
-    let mut places: Vec<Place> = entries.flatten().map(place).collect();
-    places.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    places
+    let mut paths: Vec<NetnsPath> = entries.flatten().map(named).collect();
+    paths.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    paths
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! One connection, looked up wherever it may be known: sockets and conntrack by point questions, IPVS in
-//! its table, which can only be read whole and is therefore read every few seconds.
+//! Watches one connection in all network namespaces. Sockets and conntrack entries are looked up one by one.
+//! An IPVS table can only be read as a whole, so IPVS tables are read every few seconds.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use std::{
 };
 
 use rsttrace_model::{
-    connection::{Balanced, End, In, Sight, tuples},
+    connection::{End, InNetns, IpvsReading, Snapshot, tuples},
     conntrack::ConntrackEntry,
     flow::Flow,
     ipvs::IpvsEntry,
@@ -27,30 +27,30 @@ use super::{
     sysctl,
 };
 
-/// A table is read, and every namespace entered, no more often.
-const TABLE_EVERY: Duration = Duration::from_secs(5);
-/// Entries of a table that are gone through: the time to read them grows with the square of their number.
+/// Minimum interval of full scans, which read all IPVS tables and enter every namespace.
+const FULL_SCAN_EVERY: Duration = Duration::from_secs(5);
+/// Limit of entries that are read of a table. The time to read them grows with the square of their number.
 const MOST_ENTRIES: usize = 65_536;
-/// Tuples of one connection: the client's, the server's, and one behind a second translation.
+/// Limit of tuples of one connection: the client's, the server's, and those of a second translation.
 const MOST_TUPLES: usize = 4;
-/// Connections of one namespace that are listed.
+/// Limit of listed connections of one namespace.
 const MOST_SOCKETS: usize = 4096;
 
 /// Watches one connection.
 #[derive(Debug)]
-pub struct Lookout {
+pub struct ConnectionWatcher {
     host: Host,
     flows: Vec<Flow>,
-    /// Where something was found at the last full look.
+    /// Namespaces that had a socket or an entry of the connection at the last full scan.
     known: BTreeMap<u32, NetnsReach>,
-    ipvs: Vec<In<Balanced>>,
-    services: Vec<In<SocketAddr>>,
+    ipvs: Vec<InNetns<IpvsReading>>,
+    services: Vec<InNetns<SocketAddr>>,
     unseen: Vec<String>,
-    looked: Option<Instant>,
+    last_full_scan: Option<Instant>,
     owners: BTreeMap<(u32, u64), Option<Owner>>,
 }
 
-/// What one namespace has of it.
+/// What one namespace has of the connection.
 #[derive(Default)]
 struct Part {
     sockets: Vec<SocketState>,
@@ -62,22 +62,23 @@ struct Part {
 }
 
 impl Host {
-    /// Watches a connection that has this tuple, in either direction, at some place of its way.
+    /// Watches a connection that has this tuple, in either direction, in any namespace on its path.
     #[must_use]
-    pub fn lookout(&self, flow: Flow) -> Lookout {
-        Lookout {
+    pub fn watch_connection(&self, flow: Flow) -> ConnectionWatcher {
+        ConnectionWatcher {
             host: self.clone(),
             flows: vec![flow],
             known: BTreeMap::new(),
             ipvs: Vec::new(),
             services: Vec::new(),
             unseen: Vec::new(),
-            looked: None,
+            last_full_scan: None,
             owners: BTreeMap::new(),
         }
     }
 
-    /// The connections that a process holds. `None` when it does not exist, or does not let us look.
+    /// The connections that a process holds. `None` when the process does not exist, or when we may not read
+    /// its descriptors.
     #[must_use]
     pub fn connections_of(&self, pid: u32) -> Option<Vec<SocketState>> {
         let inodes = owner::sockets_of(pid)?;
@@ -99,15 +100,15 @@ impl Host {
         sockets
     }
 
-    /// The processes of these sockets, by inode: one walk over all processes.
+    /// The processes that hold these sockets, by inode. Walks all processes once.
     #[must_use]
     pub fn holders(&self, sockets: &[SocketState]) -> BTreeMap<u64, Owner> {
-        // Where they live is not told; anybody who holds them will do.
+        // The namespaces of these sockets are unknown, so any holder is accepted.
         let held = sockets.iter().filter(|socket| socket.inode != 0);
         owner::holders_of(&held.map(|socket| (socket.inode, 0)).collect())
     }
 
-    /// The process of an end.
+    /// The process that owns a socket in network namespace `netns`.
     #[must_use]
     pub fn holder(&self, netns: u32, socket: &SocketState) -> Option<Owner> {
         let owned = OwnedSocket { inode: socket.inode, netns, flow: socket.flow, opener: None };
@@ -115,32 +116,32 @@ impl Host {
     }
 }
 
-impl Lookout {
-    /// Reads everything anew, IPVS tables if the last reading is old enough.
-    pub fn look(&mut self) -> Sight {
-        let full = self.looked.is_none_or(|looked| looked.elapsed() >= TABLE_EVERY);
+impl ConnectionWatcher {
+    /// Reads sockets and conntrack entries again, and all IPVS tables if the last full scan is old enough.
+    pub fn scan(&mut self) -> Snapshot {
+        let full = self.last_full_scan.is_none_or(|last| last.elapsed() >= FULL_SCAN_EVERY);
         if full {
-            self.looked = Some(Instant::now());
+            self.last_full_scan = Some(Instant::now());
         }
-        let mut sight = self.pass(full);
-        // Where it is translated, its other end goes by another name.
+        let mut snapshot = self.pass(full);
+        // A translated connection has other tuples, which are searched too.
         loop {
             let known = self.flows.len();
-            for flow in tuples(&sight) {
+            for flow in tuples(&snapshot) {
                 let new = !self.flows.iter().any(|it| it.key() == flow.key());
                 if new && self.flows.len() < MOST_TUPLES {
                     self.flows.push(flow);
                 }
             }
             if self.flows.len() == known {
-                return sight;
+                return snapshot;
             }
-            sight = self.pass(true);
+            snapshot = self.pass(true);
         }
     }
 
-    /// Asks every namespace, or only those that knew something.
-    fn pass(&mut self, full: bool) -> Sight {
+    /// Reads every namespace, or only those that had something at the last full scan.
+    fn pass(&mut self, full: bool) -> Snapshot {
         let (flows, tables) = (&self.flows, full);
         let read = || part(flows, tables);
         let at = clock::monotonic();
@@ -158,7 +159,7 @@ impl Lookout {
             (self.ipvs, self.services) = (Vec::new(), Vec::new());
             self.known.clear();
         }
-        let mut sight = Sight { at, ..Sight::default() };
+        let mut snapshot = Snapshot { at, ..Snapshot::default() };
         let (mut unseen, mut closed) = (BTreeSet::new(), 0);
         for (netns, reach, part) in parts {
             let part = match part {
@@ -174,44 +175,43 @@ impl Lookout {
             if !(part.sockets.is_empty() && part.conntrack.is_empty() && part.ipvs.is_empty()) {
                 self.known.insert(netns, reach);
             }
-            let here = |it| In { place: place.clone(), it };
-            self.ipvs.extend(part.ipvs.into_iter().map(|entry| In {
+            let here = |value| InNetns { place: place.clone(), value };
+            self.ipvs.extend(part.ipvs.into_iter().map(|entry| InNetns {
                 place: place.clone(),
-                it: Balanced { entry, read: at, limit_s: part.limit_s },
+                value: IpvsReading { entry, read: at, limit_s: part.limit_s },
             }));
             let services = part.services.into_iter();
-            self.services.extend(services.map(|it| In { place: place.clone(), it }));
-            sight
-                .conntrack
-                .extend(part.conntrack.into_iter().map(|it| In { place: place.clone(), it }));
+            self.services.extend(services.map(|value| InNetns { place: place.clone(), value }));
+            let entries = part.conntrack.into_iter();
+            snapshot.conntrack.extend(entries.map(|value| InNetns { place: place.clone(), value }));
             for socket in part.sockets {
                 let owner = self.owner(netns, &socket);
-                sight.ends.push(here(End { socket, owner }));
+                snapshot.ends.push(here(End { socket, owner }));
             }
         }
         if full {
             self.unseen = unseen.into_iter().map(str::to_owned).collect();
             let hidden = self.host.hidden_processes();
             if hidden > 0 {
-                let s = if hidden == 1 { "" } else { "es" };
+                let (s, es) = if hidden == 1 { ("", "") } else { ("s", "es") };
                 self.unseen.push(format!(
-                    "the network namespaces of {hidden} process{s} (only root may look where they live)"
+                    "the network namespace{s} of {hidden} process{es} (ptrace access denied)"
                 ));
             }
             if closed > 0 {
                 let s = if closed == 1 { "" } else { "s" };
                 self.unseen.push(format!(
-                    "{closed} network namespace{s} (entering one needs CAP_SYS_ADMIN)"
+                    "{closed} network namespace{s} (entering one requires CAP_SYS_ADMIN)"
                 ));
             }
         }
-        sight.ipvs.clone_from(&self.ipvs);
-        sight.services.clone_from(&self.services);
-        sight.unseen.clone_from(&self.unseen);
-        sight
+        snapshot.ipvs.clone_from(&self.ipvs);
+        snapshot.services.clone_from(&self.services);
+        snapshot.unseen.clone_from(&self.unseen);
+        snapshot
     }
 
-    /// Found once: it walks all processes.
+    /// The owner of a socket. Each socket is looked up once, because a look-up walks all processes.
     fn owner(&mut self, netns: u32, socket: &SocketState) -> Option<Owner> {
         let host = &self.host;
         let key = (netns, socket.inode);
@@ -219,31 +219,31 @@ impl Lookout {
     }
 }
 
-/// What the calling thread's namespace has.
+/// What the calling thread's namespace has of the connection.
 fn part(flows: &[Flow], tables: bool) -> Part {
     let mut part = Part::default();
     for flow in flows.iter().flat_map(|flow| [*flow, flow.reversed()]) {
         match sock_diag::find(flow) {
-            // A listener answers for what it does not have.
+            // The kernel returns the listener when there is no such connection.
             Ok(Some(socket)) if socket.state != tcp_state::LISTEN && socket.flow == flow => {
                 part.sockets.push(socket);
             }
             Ok(_) => {}
-            Err(_) => part.unseen.push("sockets (the kernel has no tcp_diag, or may not load it)"),
+            Err(_) => part.unseen.push("sockets (tcp_diag is missing or may not be loaded)"),
         }
     }
-    // Where nothing is tracked there is nothing to ask for.
+    // A namespace without entries needs no request.
     let tracked: Option<u64> = sysctl::value("netfilter/nf_conntrack_count");
     if tracked.is_some_and(|count| count > 0) {
         let both: Vec<Flow> = flows.iter().flat_map(|flow| [*flow, flow.reversed()]).collect();
         match ctnetlink::entries(&both) {
             Some(entries) => part.conntrack = entries,
             None if Path::new("/sys/module/nf_conntrack_netlink").exists() => {
-                part.unseen.push("conntrack entries (asking for one needs CAP_NET_ADMIN)");
+                part.unseen.push("conntrack entries (reading one requires CAP_NET_ADMIN)");
             }
             None => part.unseen.push(
-                "conntrack entries (nf_conntrack_netlink is not loaded, and new connections are a \
-                 little slower once it is: modprobe nf_conntrack_netlink)",
+                "conntrack entries (nf_conntrack_netlink is not loaded; `modprobe nf_conntrack_netlink` \
+                 loads it and makes new connections a little slower)",
             ),
         }
     }
@@ -256,18 +256,20 @@ fn part(flows: &[Flow], tables: bool) -> Part {
 fn read_table(flows: &[Flow], part: &mut Part) {
     match File::open("/proc/thread-self/net/ip_vs_conn") {
         Err(error) if error.kind() == ErrorKind::NotFound => return,
-        Err(_) => return part.unseen.push("IPVS entries (their table is root's)"),
+        Err(_) => {
+            return part.unseen.push("IPVS entries (only root may read /proc/net/ip_vs_conn)");
+        }
         Ok(_) => {}
     }
-    let is_it = |entry: &IpvsEntry| {
+    let is_of_connection = |entry: &IpvsEntry| {
         let (client, real) = (entry.virtual_flow.key(), entry.real_flow().key());
         flows.iter().any(|flow| flow.key() == client || flow.key() == real)
     };
-    let Some(table) = ipvs_conn::find(is_it, MOST_ENTRIES) else {
+    let Some(table) = ipvs_conn::find(is_of_connection, MOST_ENTRIES) else {
         return;
     };
     if table.truncated {
-        part.unseen.push("IPVS entries behind the first 65536 of a table");
+        part.unseen.push("IPVS entries after the first 65536 of a table");
     }
     if table.entries.is_empty() && !table.truncated {
         part.services = ipvs::services_at(flows.iter().flat_map(|flow| [flow.src, flow.dst]));
@@ -284,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ends_of_a_connection_of_ours_are_found_from_either_and_vanish_when_it_closes() {
+    fn both_ends_of_our_own_connection_are_found_from_either_until_it_closes() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a local port");
         let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
         let (server, _) = listener.accept().expect("accept");
@@ -293,26 +295,27 @@ mod tests {
             dst: client.peer_addr().expect("connected"),
         };
         let host = Host::new().expect("proc is mounted");
-        for asked in [flow, flow.reversed()] {
-            let sight = host.lookout(asked).look();
-            if sight.unseen.iter().any(|what| what.starts_with("sockets")) {
+        for tuple in [flow, flow.reversed()] {
+            let snapshot = host.watch_connection(tuple).scan();
+            if snapshot.unseen.iter().any(|what| what.starts_with("sockets")) {
                 return;
             }
-            let mut found: Vec<_> = sight.ends.iter().map(|end| end.it.socket.flow).collect();
+            let ends = snapshot.ends.iter();
+            let mut found: Vec<_> = ends.map(|end| end.value.socket.flow).collect();
             found.sort();
             let mut both = [flow, flow.reversed()];
             both.sort();
             assert_eq!(found, both);
         }
-        let mut lookout = host.lookout(flow);
-        assert_eq!(lookout.look().ends.len(), 2);
+        let mut watcher = host.watch_connection(flow);
+        assert_eq!(watcher.scan().ends.len(), 2);
         drop((client, server));
-        let left = lookout.look();
-        assert!(left.ends.iter().all(|end| end.it.socket.state != tcp_state::ESTABLISHED));
+        let left = watcher.scan();
+        assert!(left.ends.iter().all(|end| end.value.socket.state != tcp_state::ESTABLISHED));
     }
 
     #[test]
-    fn a_process_is_known_by_the_connections_it_holds() {
+    fn the_connections_that_a_process_holds_are_listed() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a local port");
         let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
         let host = Host::new().expect("proc is mounted");
