@@ -208,7 +208,7 @@ fn describe(why: &WhyNot) -> String {
     match why {
         WhyNot::Fact(fact) => describe_fact(fact),
         WhyNot::KprobesExist => "used on kernels without kprobes only, because of its cost".into(),
-        // Programs are tried in order; the last one needs the least of the kernel.
+        // Programs are tried in order; the last one is the simplest.
         WhyNot::Hook(hook, refused) => match refused.last() {
             Some(refused) => short(&refused.why),
             None => format!("this build has no program for {hook}"),

@@ -73,9 +73,9 @@ Files:
           /etc/modules-load.d and /etc/systemd/system.
 
 Containers:
-  In a container, --apply sets the values but writes no file, because the container's /etc is not the
-  host's, and prints a notice. To persist a fix across a reboot, run rsttrace on the host, or copy the
-  files of the plan to the host.
+  In a container, --apply sets the values but writes no file, because the container's /etc is not
+  the host's, and prints a notice. To persist a fix across a reboot, run rsttrace on the host, or
+  copy the files of the plan to the host.
 
 Exit status:
   0  plan printed, fix applied, already applied, or undone

@@ -71,7 +71,10 @@ fn select(view: &View, wanted: &[String], live: bool) -> Result<Option<Vec<u32>>
         };
         view.namespaces.iter().find(is).map(|netns| netns.place.netns).ok_or_else(|| Failure {
             exit: Exit::Usage,
-            error: anyhow!("network namespace {name:?} not found, or not permitted to enter it"),
+            error: anyhow!(
+                "network namespace `{}` not found, or not permitted to enter it",
+                name.escape_debug()
+            ),
         })
     };
     wanted.iter().map(find).collect::<Result<_, _>>().map(Some)

@@ -105,8 +105,8 @@ async fn watch(args: &WatchArgs, host: &Host, flow: Flow) -> Result<Exit, Failur
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let start = Instant::now();
     let deadline = args.duration.map(|duration| start + duration);
-    let mut lookout = host.lookout(flow);
-    let mut before = lookout.look();
+    let mut watcher = host.lookout(flow);
+    let mut before = watcher.look();
     if before.is_empty() {
         let hidden = before.unseen.iter().map(|what| format!("; not visible: {what}"));
         let hidden: String = hidden.collect();
@@ -133,7 +133,7 @@ async fn watch(args: &WatchArgs, host: &Host, flow: Flow) -> Result<Exit, Failur
         if stop {
             return Ok(Exit::Fine);
         }
-        let mut sight = lookout.look();
+        let mut sight = watcher.look();
         sight.after(&before);
         readings += 1;
         let ended = changes(&before, &sight);

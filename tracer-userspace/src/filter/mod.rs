@@ -136,7 +136,7 @@ pub fn parse_cause(text: &str) -> Result<String, String> {
     near.sort_by(|a, b| b.0.total_cmp(&a.0));
     let words: Vec<_> = near.iter().map(|(_, id)| format!("`{id}`")).take(SUGGESTED).collect();
     Err(match words.is_empty() {
-        true => format!("unknown cause `{text}`; the causes are\n{}", explain::ids(80)),
+        true => format!("unknown cause `{text}`; the causes are\n{}", explain::ids(80).trim_end()),
         false => format!(
             "unknown cause `{text}` (did you mean {}?)\n`rsttrace explain` lists all causes",
             words.join(" or ")

@@ -126,7 +126,7 @@ fn signals(page: &mut Page, signals: &[SignalReport]) {
             more(page, "not via ", &format!("{way}: {why}"));
         }
         if let Some(invisible) = &it.invisible {
-            more(page, "not visible: ", invisible);
+            more(page, "blind spot: ", invisible);
         }
         if let Some(cost) = it.cost {
             more(page, "cost: ", cost);

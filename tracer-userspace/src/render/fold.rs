@@ -19,7 +19,7 @@ const FORGET: Nanos = 300 * SECOND;
 /// Groups kept at most; when there are more, all counts are printed and counting starts again.
 const GROUPS: usize = 1024;
 
-/// Printed incidents that are remembered, so that the other end of one is printed as a line.
+/// Printed incidents that are kept, so that the other end of one is printed as a line.
 const PRINTED: usize = 64;
 
 /// Incidents with the same key fold into one count.
@@ -72,7 +72,7 @@ pub struct Repeats {
     /// Process name: hostile text.
     pub owner: Option<String>,
     pub count: u64,
-    /// Time from the first to the last repeat, rounded up.
+    /// Time since the first of these repeats, rounded up.
     pub seconds: u64,
 }
 

@@ -321,8 +321,9 @@ mod tests {
             "10.0.0.2:41822 → 10.96.0.10:3306 [→ 10.0.1.2:3306]",
             "← ROOT CAUSE",
             "VERDICT    ipvs_idle_expired (observed): reset after 973 s idle: its IPVS entry",
-            "FIX 1      [application] send keepalives at least every 300 s (now: off; set: idle 300 s,",
-            "interval 30 s, 3 probes)",
+            "FIX 1      [application] send keepalives at least every 300 s (now: off; set: idle 300 s, \
+             interval",
+            "  30 s, 3 probes)",
         ] {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
         }

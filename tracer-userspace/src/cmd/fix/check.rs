@@ -24,7 +24,10 @@ pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
     findings.retain(|it| args.netns.is_none_or(|inum| it.place.netns == inum));
     let groups = groups(findings, args.choose.as_deref(), &view, &host);
     if let (Some(id), true) = (&args.choose, groups.is_empty()) {
-        return Err(usage(anyhow::anyhow!("no finding on this host has a fix {id:?}")));
+        return Err(usage(anyhow::anyhow!(
+            "no finding on this host has a fix `{}`",
+            id.escape_debug()
+        )));
     }
     if args.apply {
         let first = groups.iter().find(|(_, plans)| plans.iter().any(Plan::is_node_owned));

@@ -23,7 +23,7 @@ const NAMED: u64 = 10;
 #[derive(Debug, Default)]
 pub struct Selected {
     pub cause: Option<&'static Cause>,
-    pub broken: Broken,
+    pub connection: Broken,
     /// The host on which the incident was seen.
     pub host: Option<String>,
 }
@@ -49,7 +49,7 @@ pub fn select(file: &Path, event: Option<&str>) -> Result<Selected, Failure> {
     }
     found.ok_or_else(|| {
         match event {
-            Some(id) => anyhow!("{name} has no incident with event_id {id:?}"),
+            Some(id) => anyhow!("{name} has no incident with event_id `{}`", id.escape_debug()),
             None => anyhow!("{name} has no incident with a known cause"),
         }
         .into()
@@ -123,7 +123,7 @@ fn selected(value: &Value) -> Option<Selected> {
     let port = value.pointer("/destination/port").and_then(Value::as_u64);
     let port = port.and_then(|port| u16::try_from(port).ok());
     let netns = value.pointer("/rsttrace/netns").and_then(Value::as_u64);
-    let broken = Broken {
+    let connection = Broken {
         client: ip("/source/ip"),
         service: ip("/destination/ip").zip(port).map(SocketAddr::from),
         server: ip("/destination/nat/ip"),
@@ -132,7 +132,7 @@ fn selected(value: &Value) -> Option<Selected> {
         ipvs_state: text(value, "/rsttrace/ipvs/state").and_then(ipvs::state_by_name),
     };
     let host = text(value, "/host/name").map(str::to_owned);
-    Some(Selected { cause: Some(cause), broken, host })
+    Some(Selected { cause: Some(cause), connection, host })
 }
 
 #[cfg(test)]
@@ -158,8 +158,8 @@ mod tests {
         let (newest, _) = select(&text, None);
         let newest = newest.expect("two incidents");
         assert_eq!(newest.cause.map(|cause| cause.id), Some("ipvs_idle_expired"));
-        assert_eq!(newest.broken.service, Some("10.96.12.8:3306".parse().expect("an address")));
-        assert_eq!(newest.broken.application, Some(4_026_532_541));
+        assert_eq!(newest.connection.service, Some("10.96.12.8:3306".parse().expect("an address")));
+        assert_eq!(newest.connection.application, Some(4_026_532_541));
         let (by_id, _) = select(&text, Some("b"));
         assert_eq!(by_id.and_then(|it| it.cause).map(|it| it.id), Some("conntrack_invalid"));
         assert!(select(&text, Some("c")).0.is_none());

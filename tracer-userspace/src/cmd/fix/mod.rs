@@ -68,7 +68,7 @@ pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
     let scene = Scene {
         netns: args.netns,
         idle_s: args.idle.map(|idle| idle.as_secs_f64()),
-        broken: selected.broken,
+        broken: selected.connection,
         ..Scene::of(&view)
     };
     let plans = plans(args, cause, &scene, &host)?;
@@ -137,7 +137,8 @@ fn plans(
     let plans: Vec<Plan> = all.into_iter().filter(chosen).collect();
     match (&args.choose, plans.is_empty()) {
         (Some(id), true) => Err(usage(anyhow!(
-            "no fix {id:?} for {} on this host (expected one of {})",
+            "no fix `{}` for {} on this host (expected one of {})",
+            id.escape_debug(),
             cause.id,
             ids.join(", ")
         ))),

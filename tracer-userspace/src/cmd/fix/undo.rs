@@ -81,7 +81,10 @@ pub fn undo(args: &FixArgs) -> Result<Exit, Failure> {
 }
 
 fn unknown(id: &str) -> anyhow::Error {
-    anyhow!("unknown undo id {id:?} (`rsttrace fix --list` shows the applied fixes)")
+    anyhow!(
+        "unknown undo id `{}` (`rsttrace fix --list` shows the applied fixes)",
+        id.escape_debug()
+    )
 }
 
 /// The newest apply after this one that changed one of the same values or files.
