@@ -198,9 +198,8 @@ fn program(program: &Program) -> String {
 fn way_name(way: &Way, choice: &Choice) -> String {
     let taken = choice.taken.as_ref().map_or(&[][..], |(taken, _)| taken.hooks);
     let part = way.hooks.len() < taken.len() && way.hooks.iter().all(|hook| taken.contains(hook));
-    let is_backup =
-        |hook: &&str| hook.strip_suffix("_again").is_some_and(|it| way.hooks.contains(&it));
-    let hooks: Vec<&str> = way.hooks.iter().copied().filter(|hook| !is_backup(hook)).collect();
+    let twice = |hook: &&str| hook.strip_suffix("_again").is_some_and(|it| way.hooks.contains(&it));
+    let hooks: Vec<&str> = way.hooks.iter().copied().filter(|hook| !twice(hook)).collect();
     hooks.join(" + ") + if part { " alone" } else { "" }
 }
 
