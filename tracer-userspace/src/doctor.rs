@@ -1,5 +1,5 @@
-//! From what was found on this machine to what it means: which causes can be told here, how surely, and
-//! what would help.
+//! What the hooks and modules of this machine mean: which causes can be identified here, with which
+//! confidence, and what to install or enable.
 
 use std::collections::BTreeSet;
 
@@ -20,13 +20,13 @@ use rsttrace_kernel::{
 
 use crate::cmd::Exit;
 
-/// What `doctor` tells.
+/// The output of `doctor`.
 pub struct Diagnosis {
     pub kernel: String,
     pub architecture: String,
     pub btf: bool,
     pub kprobes: Kprobes,
-    /// Why tracing cannot start, if so.
+    /// Why tracing cannot start; `None` if it can.
     pub refusal: Option<Refusal>,
     pub signals: Vec<SignalReport>,
     pub causes: Vec<CauseReport>,
@@ -35,19 +35,19 @@ pub struct Diagnosis {
     pub advice: Vec<String>,
 }
 
-/// Tracing cannot start.
+/// Why tracing cannot start, and the exit code of `live`.
 pub struct Refusal {
     pub exit: Exit,
     pub why: String,
 }
 
-/// How much of something is there.
+/// How much of a signal or cause is covered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Full,
     Part,
     No,
-    /// Its module is not loaded, so there is nothing to see.
+    /// The kernel module is not loaded, so there is nothing to trace.
     Dormant,
 }
 
@@ -62,34 +62,34 @@ impl State {
     }
 }
 
-/// One signal on this machine.
+/// A signal on this machine.
 pub struct SignalReport {
     pub id: &'static str,
     pub title: &'static str,
     pub state: State,
     /// "tcp_reset (kprobe)"
     pub way: Vec<String>,
-    /// Better ways, and why not: "ip_vs_conn_expire", "this kernel has no kprobes".
+    /// Better ways, and why each is not used: "ip_vs_conn_expire", "this kernel has no kprobes".
     pub instead_of: Vec<(String, String)>,
     pub invisible: Option<String>,
     pub cost: Option<&'static str>,
     pub module: Option<&'static str>,
 }
 
-/// One cause on this machine.
+/// A cause on this machine.
 pub struct CauseReport {
     pub cause: &'static Cause,
     pub state: State,
-    /// The surest verdict that is possible; `None` when there is none.
+    /// The best confidence that is possible here; `None` if the cause stays `unknown`.
     pub best: Option<Confidence>,
-    /// What the surest verdict of all would need.
+    /// Signals that are missing for the best documented confidence.
     pub lacks: Vec<Need>,
-    /// Modules that are not loaded and would have to be, for it to happen.
+    /// Modules that are not loaded, without which the cause cannot happen.
     pub modules: Vec<&'static str>,
 }
 
 impl Diagnosis {
-    /// Draws the conclusions.
+    /// Evaluates what was found on this machine.
     pub fn new(found: Examination, data_planes: Vec<DataPlane>) -> Self {
         let mut signals: Vec<SignalReport> =
             found.choices.iter().map(|choice| signal(choice, &found.absent_modules)).collect();
@@ -106,7 +106,7 @@ impl Diagnosis {
                 module: None,
             }
         }));
-        // Where nothing of the kernel could be asked, nothing of the causes is known.
+        // Without choices the kernel could not be examined, so nothing is known about the causes.
         let causes = if found.choices.is_empty() { Vec::new() } else { causes(&signals) };
         let refusal = found.started.as_ref().err().map(Refusal::new);
         let advice = advice(&found, &signals);
@@ -123,13 +123,13 @@ impl Diagnosis {
         }
     }
 
-    /// Signals seen in full or in part.
+    /// Number of signals that are covered in full or in part.
     pub fn covered(&self) -> usize {
-        let seen = |it: &&SignalReport| matches!(it.state, State::Full | State::Part);
-        self.signals.iter().filter(seen).count()
+        let covered = |it: &&SignalReport| matches!(it.state, State::Full | State::Part);
+        self.signals.iter().filter(covered).count()
     }
 
-    /// As `live` would end.
+    /// The exit code that `live` would end with.
     pub fn exit(&self) -> Exit {
         self.refusal.as_ref().map_or(Exit::Fine, |refusal| refusal.exit)
     }
@@ -157,7 +157,7 @@ fn signal(choice: &Choice, absent_modules: &BTreeSet<&str>) -> SignalReport {
         None => (State::No, Vec::new(), Some(signal.blind), None),
     };
     let state = if absent && state != State::Full { State::Dormant } else { state };
-    let told = state != State::Dormant;
+    let is_active = state != State::Dormant;
     SignalReport {
         id: signal.id,
         title: signal.title,
@@ -166,16 +166,17 @@ fn signal(choice: &Choice, absent_modules: &BTreeSet<&str>) -> SignalReport {
         instead_of: choice
             .passed
             .iter()
-            .filter(|_| told)
-            .map(|(way, why)| (way_name(way, choice), in_words(why)))
+            .filter(|_| is_active)
+            .map(|(way, why)| (way_name(way, choice), describe(why)))
             .collect(),
-        invisible: invisible.filter(|_| told).map(str::to_owned),
+        invisible: invisible.filter(|_| is_active).map(str::to_owned),
         cost,
         module: signal.module,
     }
 }
 
-/// A second program at the same place, for when the kernel leaves the first one out, is no other way.
+/// The programs of a way. A backup program has the same target as the program that the kernel may skip, and
+/// is not listed.
 fn names(programs: &[Program]) -> Vec<String> {
     let mut names: Vec<String> = programs.iter().map(program).collect();
     names.dedup();
@@ -197,17 +198,17 @@ fn program(program: &Program) -> String {
 fn way_name(way: &Way, choice: &Choice) -> String {
     let taken = choice.taken.as_ref().map_or(&[][..], |(taken, _)| taken.hooks);
     let part = way.hooks.len() < taken.len() && way.hooks.iter().all(|hook| taken.contains(hook));
-    let twice =
+    let is_backup =
         |hook: &&str| hook.strip_suffix("_backup").is_some_and(|it| way.hooks.contains(&it));
-    let hooks: Vec<&str> = way.hooks.iter().copied().filter(|hook| !twice(hook)).collect();
+    let hooks: Vec<&str> = way.hooks.iter().copied().filter(|hook| !is_backup(hook)).collect();
     hooks.join(" + ") + if part { " alone" } else { "" }
 }
 
-fn in_words(why: &WhyNot) -> String {
+fn describe(why: &WhyNot) -> String {
     match why {
-        WhyNot::Fact(fact) => fact_in_words(fact),
-        WhyNot::KprobesExist => "for kernels without kprobes only: it costs too much".into(),
-        // The last program tried is the plainest one.
+        WhyNot::Fact(fact) => describe_fact(fact),
+        WhyNot::KprobesExist => "used on kernels without kprobes only, because of its cost".into(),
+        // Programs are tried in order; the last one is the simplest.
         WhyNot::Hook(hook, refused) => match refused.last() {
             Some(refused) => short(&refused.why),
             None => format!("this build has no program for {hook}"),
@@ -215,7 +216,8 @@ fn in_words(why: &WhyNot) -> String {
     }
 }
 
-/// A verifier log can be pages long; its last line but one says what was wrong.
+/// The first line of an error, and the line of the verifier log that names the fault: the last one before
+/// the `processed` line. A verifier log can be pages long.
 fn short(why: &str) -> String {
     let mut lines = why.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or_default().to_owned();
@@ -225,8 +227,8 @@ fn short(why: &str) -> String {
     }
 }
 
-/// A fact's name (see `kernel/manifest.rs`) as a sentence about this kernel.
-fn fact_in_words(symbol: &str) -> String {
+/// A missing fact (see `kernel/manifest.rs`), described in terms of this kernel.
+fn describe_fact(symbol: &str) -> String {
     let name = |rest: &str| rest.replace("btf_trace_", "").replace("_DOT_", ".");
     let pair = |rest: &str| match rest.split_once("_DOT_") {
         Some((owner, part)) => (name(owner), name(part)),
@@ -242,7 +244,7 @@ fn fact_in_words(symbol: &str) -> String {
         format!("the address of {} is not in /proc/kallsyms", name(rest))
     } else {
         let rest = symbol.split_once("_OF_").map_or(symbol, |(_, rest)| rest);
-        format!("no BTF describes {}", name(rest))
+        format!("{} is missing from BTF", name(rest))
     }
 }
 
@@ -250,26 +252,26 @@ fn causes(signals: &[SignalReport]) -> Vec<CauseReport> {
     let state = |need: Need| {
         signals.iter().find(|it| it.id == need.signal()).map_or(State::No, |it| it.state)
     };
-    let seen = |need: Need| match (need, state(need)) {
+    let is_met = |need: Need| match (need, state(need)) {
         (_, State::Full) | (Need::Any(_), State::Part) => true,
         (_, State::Part | State::No | State::Dormant) => false,
     };
-    let seen_or_dormant = |need: Need| seen(need) || state(need) == State::Dormant;
+    let is_met_or_dormant = |need: Need| is_met(need) || state(need) == State::Dormant;
     causes::ALL
         .iter()
         .filter_map(|cause| {
             let doc = &cause.doc;
             let documented = doc.best(|_| true)?;
-            let best = doc.best(seen);
+            let best = doc.best(is_met);
             let state = match best {
                 Some(best) if best == documented => State::Full,
-                _ if doc.best(seen_or_dormant) > best => State::Dormant,
+                _ if doc.best(is_met_or_dormant) > best => State::Dormant,
                 Some(_) => State::Part,
                 None => State::No,
             };
-            let surest = doc.signs.iter().filter(|sign| sign.confidence == documented);
-            let lacks: Vec<Need> = surest
-                .map(|sign| sign.needs.iter().copied().filter(|need| !seen(*need)).collect())
+            let strongest = doc.signs.iter().filter(|sign| sign.confidence == documented);
+            let lacks: Vec<Need> = strongest
+                .map(|sign| sign.needs.iter().copied().filter(|need| !is_met(*need)).collect())
                 .min_by_key(Vec::len)
                 .unwrap_or_default();
             let dormant = signals.iter().filter(|it| it.state == State::Dormant);
@@ -287,7 +289,7 @@ fn advice(found: &Examination, signals: &[SignalReport]) -> Vec<String> {
     let mut advice = Vec::new();
     if !found.btf {
         advice.push(
-            "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y: the layout of its structs is read from \
+            "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y: the layout of kernel structs is read from \
              /sys/kernel/btf/vmlinux"
                 .into(),
         );
@@ -301,19 +303,20 @@ fn advice(found: &Examination, signals: &[SignalReport]) -> Vec<String> {
     if found.kprobes == Kprobes::Missing && !wants_kprobes.is_empty() {
         advice.push(format!(
             "boot a kernel built with CONFIG_KPROBES=y, CONFIG_KPROBE_EVENTS=y and \
-             CONFIG_PERF_EVENTS=y: it shows more of {}",
+             CONFIG_PERF_EVENTS=y, to trace more of {}",
             wants_kprobes.join(", ")
         ));
     }
     let is = |id: &str, state| signals.iter().any(|it| it.id == id && it.state == state);
     if is("kernel_symbols", State::No) {
-        advice
-            .push("let kernel symbols be read: kernel.kptr_restrict=1 or 0, and CAP_SYSLOG".into());
+        advice.push(
+            "make kernel symbols readable: set kernel.kptr_restrict to 1 or 0, and grant CAP_SYSLOG".into(),
+        );
     }
     if is("namespaces", State::No) || is("owners", State::No) {
         advice.push(
-            "grant CAP_SYS_ADMIN and CAP_SYS_PTRACE, and in a container share the host's processes \
-             (hostPID: true, docker run --pid=host)"
+            "grant CAP_SYS_ADMIN and CAP_SYS_PTRACE, and in a container share the PID namespace of the \
+             host (hostPID: true, docker run --pid=host)"
                 .into(),
         );
     }
@@ -326,7 +329,7 @@ mod tests {
     use rsttrace_core::event::SignalCoverage;
     use rsttrace_kernel::{choose::Refused, signal};
 
-    /// A kernel on which each signal of `ways` is seen by the way of this number, and no other.
+    /// A kernel on which each signal of `ways` is traced by the way with this index, and no other signal is.
     fn found(ways: &[(&str, usize)], absent_modules: &[&'static str]) -> Examination {
         let choices = signal::ALL.iter().map(|signal| {
             let way = ways.iter().find(|(id, _)| *id == signal.id).map(|(_, number)| *number);
@@ -368,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn with_every_signal_every_cause_can_be_told_as_documented() {
+    fn with_every_signal_every_cause_has_its_documented_confidence() {
         let diagnosis = Diagnosis::new(found(&everything(), &[]), Vec::new());
         for it in &diagnosis.causes {
             assert_eq!(
@@ -383,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hook_that_is_taken_twice_is_named_once() {
+    fn a_hook_with_a_backup_program_is_named_once() {
         let mut found = found(&everything(), &[]);
         let choice = found.choices.iter_mut().find(|it| it.signal.id == "reset_sent");
         let choice = choice.expect("a signal");
@@ -398,8 +401,8 @@ mod tests {
         choice.taken = Some((way, way.hooks.iter().map(program).collect()));
         assert_eq!(way_name(way, choice), "tcp_send_reset");
         let diagnosis = Diagnosis::new(found, Vec::new());
-        let told = diagnosis.signals.iter().find(|it| it.id == "reset_sent").expect("a signal");
-        assert_eq!(told.way, ["tcp_send_reset (raw tracepoint)"]);
+        let signal = diagnosis.signals.iter().find(|it| it.id == "reset_sent").expect("a signal");
+        assert_eq!(signal.way, ["tcp_send_reset (raw tracepoint)"]);
     }
 
     #[test]
@@ -413,13 +416,13 @@ mod tests {
     }
 
     #[test]
-    fn a_module_that_is_not_loaded_hides_nothing() {
+    fn a_module_that_is_not_loaded_is_dormant_and_gives_no_advice() {
         let mut ways = everything();
         ways.retain(|(id, _)| !id.starts_with("ipvs"));
         let diagnosis = Diagnosis::new(found(&ways, &["ip_vs"]), Vec::new());
         let it = cause(&diagnosis, "ipvs_idle_expired");
         assert_eq!((it.state, it.modules.as_slice()), (State::Dormant, ["ip_vs"].as_slice()));
-        assert!(diagnosis.advice.is_empty(), "nobody is told to load it: {:?}", diagnosis.advice);
+        assert!(diagnosis.advice.is_empty(), "no advice to load it: {:?}", diagnosis.advice);
     }
 
     #[test]
@@ -437,33 +440,33 @@ mod tests {
     }
 
     #[test]
-    fn the_exit_code_is_that_with_which_tracing_would_end() {
+    fn the_exit_code_is_that_of_live() {
         let refused = StartError::NotPermitted(anyhow::anyhow!("CAP_BPF is missing"));
         let found = Examination { started: Err(refused), ..found(&everything(), &[]) };
         let diagnosis = Diagnosis::new(found, Vec::new());
         assert_eq!(diagnosis.exit(), Exit::NotPermitted);
-        assert!(!diagnosis.signals.is_empty(), "what can be told is told");
+        assert!(!diagnosis.signals.is_empty(), "the signals are listed all the same");
     }
 
     #[test]
-    fn facts_are_told_as_sentences() {
+    fn missing_facts_are_described() {
         for (fact, sentence) in [
             (
                 "ARG_OF_btf_trace_tcp_send_reset_DOT_sk_rst_reason",
                 "tcp_send_reset has no sk_rst_reason parameter in this kernel",
             ),
-            ("OFFSET_OF_ip_vs_conn_DOT_timer", "no BTF describes ip_vs_conn.timer"),
+            ("OFFSET_OF_ip_vs_conn_DOT_timer", "ip_vs_conn.timer is missing from BTF"),
             (
                 "ADDRESS_OF_ip_vs_conn_expire",
                 "the address of ip_vs_conn_expire is not in /proc/kallsyms",
             ),
         ] {
-            assert_eq!(fact_in_words(fact), sentence);
+            assert_eq!(describe_fact(fact), sentence);
         }
     }
 
     #[test]
-    fn a_verifier_log_is_told_in_a_line() {
+    fn a_verifier_log_is_shortened_to_one_line() {
         let log = "cannot load\n0: (b7) r0 = 0\nR1 invalid mem access\nprocessed 3 insns\n";
         assert_eq!(short(log), "cannot load … R1 invalid mem access");
         assert_eq!(short("one line"), "one line");

@@ -1,5 +1,4 @@
-//! `rsttrace`: the command line ([`cli`], [`filter`], [`cmd`]) and what it prints ([`render`],
-//! [`doctor`]).
+//! `rsttrace`: the command line ([`cli`], [`filter`], [`cmd`]) and its output ([`render`], [`doctor`]).
 
 pub mod cli;
 pub mod cmd;

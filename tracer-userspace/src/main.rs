@@ -1,4 +1,4 @@
-//! The program: parse, run, exit code.
+//! The program: parses the command line, runs the command and sets the exit code.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use rsttrace::{
 };
 
 fn main() -> ExitCode {
-    let cli = Cli::try_parse().and_then(Cli::check).unwrap_or_else(|error| error.exit());
+    let cli = Cli::try_parse().and_then(Cli::validate).unwrap_or_else(|error| error.exit());
     let result = match &cli.command {
         Command::Live(args) => cmd::live::run(args),
         Command::Check(args) => cmd::check::run(args),

@@ -1,4 +1,4 @@
-//! `rsttrace doctor` as a program, wherever it runs and whatever it may do there.
+//! `rsttrace doctor` as a program, on any kernel and with any privileges.
 
 use std::process::{Command, Stdio};
 
@@ -15,7 +15,7 @@ fn doctor(args: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn it_ends_with_the_exit_code_it_tells() {
+fn doctor_ends_with_the_exit_code_that_it_reports() {
     let (code, text) = doctor(&["-o", "json"]);
     let report: Value = serde_json::from_str(&text).expect("one JSON object");
     assert_eq!(report["tracing"]["exit_code"].as_i64(), code.map(i64::from));
@@ -23,9 +23,9 @@ fn it_ends_with_the_exit_code_it_tells() {
 }
 
 #[test]
-fn what_no_kernel_shows_is_told_in_any_case() {
+fn what_no_kernel_shows_is_always_listed() {
     let (_, text) = doctor(&[]);
     assert!(text.contains("resets merely forwarded between two other hosts"), "{text}");
-    let broad = text.lines().find(|line| line.chars().count() > 80);
-    assert_eq!(broad, None, "a pipe gets 80 columns");
+    let wide = text.lines().find(|line| line.chars().count() > 80);
+    assert_eq!(wide, None, "a pipe gets 80 columns");
 }

@@ -29,7 +29,7 @@ fn an_unknown_cause_is_a_usage_error_on_standard_error_only() {
 }
 
 #[test]
-fn a_full_disk_is_a_failure_and_says_so() {
+fn a_full_disk_is_an_error_that_is_reported() {
     let full = File::options().write(true).open("/dev/full").expect("the device");
     let output = run(program(&["explain"]).stdout(full));
     assert_eq!(output.status.code(), Some(1));
@@ -37,7 +37,7 @@ fn a_full_disk_is_a_failure_and_says_so() {
 }
 
 #[test]
-fn a_reader_that_has_gone_ends_it_quietly() {
+fn a_reader_that_has_exited_ends_explain_without_an_error() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     let output = run(program(&["explain", "-o", "json"]).stdout(writer));
@@ -46,7 +46,7 @@ fn a_reader_that_has_gone_ends_it_quietly() {
 }
 
 #[test]
-fn json_is_one_object_a_line_and_nothing_else() {
+fn json_is_one_object_per_line_and_nothing_else() {
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
     let mut child = program(&["explain", "-o", "json"]).stdout(writer).spawn().expect("it runs");
     let mut text = String::new();

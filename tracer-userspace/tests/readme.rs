@@ -1,4 +1,4 @@
-//! What README.md repeats of the code.
+//! What README.md repeats from the code.
 
 use rsttrace_core::{causes, verdict::Family};
 

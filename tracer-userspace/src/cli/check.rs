@@ -1,78 +1,103 @@
-//! Options that are each right and ask for nothing together.
+//! The arguments of `check`.
 
-use clap::{CommandFactory as _, error::ErrorKind};
+use std::{path::PathBuf, str::FromStr};
 
-use super::{Cli, Command, ShowArgs};
+use clap::Args;
+use rsttrace_check::{
+    Finding, Rank,
+    path::{Assumption, Spec},
+};
 
-impl Cli {
-    /// # Errors
-    /// A usage error that names the options.
-    pub fn check(self) -> Result<Self, clap::Error> {
-        let show = match &self.command {
-            Command::Live(args) => &args.show,
-            Command::Replay(args) => &args.show,
-            _ => return Ok(self),
-        };
-        if let Err(sentence) = show.expression() {
-            let sentence = format!("the expression is not understood: {sentence}");
-            return Err(Self::command().error(ErrorKind::ValueValidation, sentence));
-        }
-        match contradiction(show) {
-            Some(sentence) => Err(Self::command().error(ErrorKind::ArgumentConflict, sentence)),
-            None => Ok(self),
+use super::{ColorWhen, OutputFormat, help::CHECK_NOTES};
+use crate::filter::parse_cause;
+
+/// Audit every timer and limit before a connection breaks
+///
+/// Reads the settings, services, sockets and counters of every network namespace and compares them: which
+/// timer is shorter than the idle time of its connections, which table is nearly full, which setting will
+/// be overwritten. Each finding shows its reason, the rule with the numbers filled in, the owner and the
+/// source of the value, and the fixes. Nothing is changed and no eBPF is used. Without root there are fewer
+/// findings, and the output lists what could not be read.
+///
+/// A finding is `break` (a connection will break, or there will be no room for a new one), `warn` (this
+/// happens under a condition that is named) or `info`.
+#[derive(Args, Debug)]
+#[command(after_long_help = CHECK_NOTES)]
+pub struct CheckArgs {
+    /// Output format; `json` prints one line per finding (NDJSON), `wide` includes all fixes
+    #[arg(short, long, value_enum, default_value = "table", help_heading = "Output")]
+    pub output: OutputFormat,
+
+    /// When to use colours; `auto` uses them on a terminal, unless NO_COLOR is set
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", help_heading = "Output")]
+    pub color: ColorWhen,
+
+    /// Only these network namespaces: inode number, name, or path
+    #[arg(long, value_name = "NETNS", value_delimiter = ',')]
+    pub netns: Vec<String>,
+
+    /// Only this path, with every idle limit on it. Each end is an address (10.0.0.1, 10.0.0.1:3306), a
+    /// network namespace, a pod (NAME or NAMESPACE/NAME), or pid:N. The arrow may be written `->`
+    #[arg(long, value_name = "SRC→DST", conflicts_with = "netns")]
+    pub path: Option<Spec>,
+
+    /// An idle limit on the path that this host cannot know, in seconds: lb=350, server=28800
+    #[arg(long, value_name = "NAME=SECONDS", value_delimiter = ',', requires = "path")]
+    pub assume: Vec<Assumption>,
+
+    /// Check a copy of a host in this directory instead of the live host
+    ///
+    /// The directory holds proc/, sys/, etc/, run/ and usr/ as on the host, `ipvs-timeouts` with the output
+    /// of `ipvsadm -Ln --timeout`, and `nft-ruleset` with the output of `nft -a list ruleset`. For each
+    /// further network namespace, run/netns/NAME/ holds the same files.
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+
+    /// Exit with code 5 if this was found: `break`, `warn` or worse, `info` or worse, or a cause
+    #[arg(long, value_name = "WHAT")]
+    pub fail_on: Option<FailOnFinding>,
+}
+
+/// The value of `check --fail-on`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FailOnFinding {
+    /// This rank or a worse one.
+    Rank(Rank),
+    Cause(String),
+}
+
+impl FromStr for FailOnFinding {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match Rank::ALL.iter().find(|rank| rank.id() == text) {
+            Some(rank) => Ok(Self::Rank(*rank)),
+            None => parse_cause(text)
+                .map(Self::Cause)
+                .map_err(|error| format!("expected break, warn, info or a cause; {error}")),
         }
     }
 }
 
-/// What no incident could ever satisfy.
-fn contradiction(args: &ShowArgs) -> Option<String> {
-    let filter = args.filter();
-    if !filter.can_match_a_cause() {
-        return Some("none of the causes of --cause is of a family of --family".into());
+impl FailOnFinding {
+    pub fn matches(&self, finding: &Finding) -> bool {
+        match self {
+            Self::Rank(rank) => finding.rank >= *rank,
+            Self::Cause(id) => finding.cause == Some(id.as_str()),
+        }
     }
-    if !filter.can_match_addresses() {
-        return Some("--src and --dst are of different address families".into());
-    }
-    let waits = args.fail_on.as_ref()?;
-    (!filter.lets_through(waits))
-        .then(|| "--fail-on waits for something that --cause and --family leave out".into())
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
 
-    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(["rsttrace", "live"].iter().chain(args)).and_then(Cli::check)
-    }
-
     #[test]
-    fn filters_that_exclude_each_other_are_usage_errors() {
-        for args in [
-            &["--cause", "linger_zero", "--family", "remote,capacity"][..],
-            &["--src", "10.0.0.1", "--dst", "fd00::1"],
-            &["--cause", "linger_zero", "--fail-on", "timeout_mismatch"],
-            &["--family", "benign", "--fail-on", "any"],
-            &["host", "10.0.0.1", "and"],
-            &["port 0"],
-        ] {
-            assert_eq!(parse(args).expect_err("a usage error").exit_code(), 2, "{args:?}");
-        }
-    }
-
-    #[test]
-    fn filters_that_can_hold_together_are_fine() {
-        for args in [
-            &["--cause", "linger_zero,peer_aborted", "--family", "remote"][..],
-            &["--src", "10.0.0.1", "--src", "fd00::1", "--dst", "fd00::2"],
-            &["--cause", "linger_zero", "--fail-on", "application"],
-            &["--port", "3306", "--fail-on", "any"],
-            &["--cidr", "10.0.0.0/8", "host", "10.0.0.1", "and", "port", "3306"],
-            &["host 10.0.0.1 and (port 3306 or port 5432)"],
-        ] {
-            assert!(parse(args).is_ok(), "{args:?}");
-        }
+    fn fail_on_takes_a_rank_or_a_cause_and_nothing_else() {
+        assert_eq!("warn".parse(), Ok(FailOnFinding::Rank(Rank::Warn)));
+        let cause = FailOnFinding::Cause("ipvs_idle_expired".into());
+        assert_eq!("ipvs_idle_expired".parse(), Ok(cause));
+        let error = "brake".parse::<FailOnFinding>().expect_err("no rank and no cause");
+        assert!(error.contains("break, warn, info"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! The options of `fix`.
+//! The arguments of `fix`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,7 +8,7 @@ use rsttrace_core::fix::Client;
 use super::{PageArgs, help::FIX_NOTES, parse_duration};
 use crate::filter::{parse_cause, parse_netns};
 
-/// Well-known advice.
+/// Well-known advice that can be reviewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Profile {
     /// "Resolving DB Connection Error (ECONNRESET) Issues": nf_conntrack_max=131072, ipvsadm --set 7200
@@ -16,7 +16,7 @@ pub enum Profile {
     Article,
 }
 
-/// [`Client`] as an option's value.
+/// [`Client`] as the value of an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct For(pub Client);
 
@@ -39,40 +39,40 @@ impl ValueEnum for For {
     }
 }
 
-/// Plan what ends a cause on this host: commands, files, and how to take it back
+/// Plan the fixes of a cause on this host: commands, files, and how to undo them
 ///
-/// For a cause, or for an incident that `live -o json` printed, tells what to change, best first: the
-/// exact commands with the network namespace they belong in, what keeps them over a reboot, the form for
-/// Kubernetes, what is risky, what the change does not do, how to verify it and how to take it back. Values
-/// are computed from this host as it is; an incident only says which cause and which connection.
+/// For a cause, or for an incident that `live -o json` printed, shows what to change, best fix first: the
+/// exact commands with their network namespace, how to persist them across a reboot, the form for
+/// Kubernetes, the risk, what the change does not do, how to verify it and how to undo it. Values are
+/// computed from the current state of this host; an incident only selects the cause and the connection.
 ///
-/// Nothing is changed without --apply, which applies one fix that is the node's own. It keeps the old
-/// values and files first, verifies each value by reading it back, and restores everything if one step
-/// fails. Applying the same again changes nothing.
+/// Nothing is changed without --apply, which applies one node-level fix. It first saves the old values and
+/// files, verifies each new value by reading it back, and restores everything if a step fails. Applying the
+/// same fix again changes nothing.
 #[derive(Args, Debug)]
 #[command(
     after_long_help = FIX_NOTES,
     group = ArgGroup::new("what").required(true).args(["cause", "from", "check", "profile", "undo", "list"]),
 )]
 pub struct FixArgs {
-    /// The cause to end, by its id
+    /// The id of the cause to fix
     #[arg(value_parser = parse_cause)]
     pub cause: Option<String>,
 
-    /// Read incidents from this file (- is standard input), as `live -o json` prints them; the newest
-    /// one counts
+    /// Read incidents from this file (- is standard input), as `live -o json` prints them, and use the
+    /// newest one
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
 
-    /// Of the incidents of --from, the one with this event_id
+    /// Use the incident with this event_id from the file of --from
     #[arg(long, value_name = "ID", requires = "from")]
     pub event: Option<String>,
 
-    /// The fixes of everything that `check` finds on this host, worst first
+    /// Plan the fixes of all findings of `check` on this host, worst first
     #[arg(long)]
     pub check: bool,
 
-    /// Instead of a cause, well-known advice line by line, with what we think of it
+    /// Review well-known advice line by line, instead of a cause
     #[arg(long, value_enum, value_name = "PROFILE")]
     pub profile: Option<Profile>,
 
@@ -80,7 +80,7 @@ pub struct FixArgs {
     #[arg(long, value_name = "NETNS", value_parser = parse_netns)]
     pub netns: Option<u32>,
 
-    /// The longest silence that a connection has to survive: 30m, 2h; otherwise twice the limit of now
+    /// The longest idle time that a connection must survive: 30m, 2h [default: twice the current limit]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub idle: Option<Duration>,
 
@@ -88,19 +88,19 @@ pub struct FixArgs {
     #[arg(long, value_name = "FIX")]
     pub choose: Option<String>,
 
-    /// Also print the lines for this client or proxy
+    /// Also print the settings for this client or proxy
     #[arg(long = "for", value_enum, value_name = "CLIENT")]
     pub client: Option<For>,
 
-    /// Apply the first fix that is the node's to make, or the one of --choose
+    /// Apply the first node-level fix, or the one given with --choose
     #[arg(long, help_heading = "Changing the host", conflicts_with_all = ["undo", "list", "profile"])]
     pub apply: bool,
 
-    /// Do not ask
+    /// Apply without a prompt
     #[arg(short, long, help_heading = "Changing the host", requires = "apply")]
     pub yes: bool,
 
-    /// Take back what was applied: the newest, or the one with this id
+    /// Undo the newest applied fix, or the one with this undo id
     #[arg(
         long,
         value_name = "ID",
@@ -110,15 +110,16 @@ pub struct FixArgs {
     )]
     pub undo: Option<String>,
 
-    /// Apply once more what is in force already; take back values that somebody else has changed since
+    /// With --apply, apply a fix that is already applied again; with --undo, also undo values that were
+    /// changed by something else since
     #[arg(long, help_heading = "Changing the host")]
     pub force: bool,
 
-    /// List what was applied and can be taken back
+    /// List the applied fixes that can be undone
     #[arg(long, help_heading = "Changing the host")]
     pub list: bool,
 
-    /// Where old values and files are kept
+    /// Directory for the old values and files
     #[arg(
         long,
         value_name = "DIR",

@@ -1,4 +1,4 @@
-//! The closing parts of `--help`.
+//! The closing sections of `--help`.
 
 use crate::render::explain;
 
@@ -9,24 +9,26 @@ Examples:
   rsttrace live --port 3306 --count 1
           Wait for the next broken database connection and explain it.
   rsttrace live -o json | tee -a resets.ndjson
-          One JSON event a line, with ECS field names, for Loki or OpenSearch.
+          One JSON event per line with ECS field names, for Loki or OpenSearch.
   rsttrace live --duration 10m --fail-on timeout_mismatch
           For a script: exit code 5 if an idle timeout broke a connection.
 
 Signals:
-  SIGINT and SIGTERM end it in good order, with the summary and exit code 0.
-  When standard output is closed it ends quietly.
+  SIGINT and SIGTERM shut down cleanly, with the summary and exit code 0.
+  When the reader of standard output exits, rsttrace stops without an error.
 
 Exit status:
-  0  fine                         3  not permitted; what is missing is named
-  1  internal failure             4  this kernel cannot; what is missing is named
-  2  usage                        5  what --fail-on asked for was seen";
+  0  success
+  1  internal error
+  2  usage error
+  3  not permitted; the message names what is missing
+  4  kernel not supported; the message names what is missing
+  5  --fail-on matched";
 
-/// Terminals are at least this broad; the help is broken for it here, because clap knows no hanging
-/// indents.
+/// Columns that every terminal has. The list is wrapped here because clap has no hanging indents.
 const WIDTH: usize = 80;
 
-/// The closing part of `live --help`; its list of causes comes from the causes.
+/// The closing section of `live --help`, with the list of all causes.
 pub fn live_notes() -> String {
     format!("Causes, by family:\n\n{}\n{LIVE_NOTES}", explain::list(false, WIDTH))
 }
@@ -34,44 +36,49 @@ pub fn live_notes() -> String {
 pub const CHECK_NOTES: &str = "\
 Examples:
   rsttrace check
-          What would break on this host, in all its network namespaces.
+          What will break on this host, in all its network namespaces.
   rsttrace check --netns web,db -o wide
-          Two of them, with the commands of every fix.
+          Only two network namespaces, with the commands of every fix.
   rsttrace check --path 'shop/orders-api→10.96.12.8:3306' --assume lb=350
-          Every idle limit between a pod and a service, with one that only you know.
+          Every idle limit between a pod and a service, and the one of a load balancer.
   rsttrace check -o json | jq 'select(.rank == \"break\")'
-          One JSON object for each finding, and a summary last.
+          One JSON object per finding, and a summary at the end.
   rsttrace check --fail-on break
-          For a script: exit code 5 if something will break.
+          For a script: exit code 5 if a connection will break.
 
 Exit status:
-  0  fine, whatever was found     2  usage
-  1  internal failure             5  what --fail-on asked for was found";
+  0  success, with or without findings
+  1  internal error
+  2  usage error
+  5  --fail-on matched";
 
 pub const FIX_NOTES: &str = "\
 Examples:
   rsttrace fix ipvs_idle_expired --idle 2h
-          The plan for connections that are silent for two hours.
+          The plan for connections that are idle for up to two hours.
   rsttrace live -o json --count 1 | rsttrace fix --from -
           The plan for the next connection that breaks.
   rsttrace fix --check
-          The plans for everything that check finds, before it breaks.
+          The plans for all findings of check, before a connection breaks.
   rsttrace fix conntrack_table_full --apply
-          Shows the first fix that is the node's, asks, applies it and keeps the old values.
+          Show the first node-level fix, prompt, save the old values and apply it.
   rsttrace fix --undo
-          Takes the newest one back.
+          Undo the newest applied fix.
 
 Files:
-  /var/lib/rsttrace/undo/ID.json     old values and files, for root only
-  /etc/sysctl.d/99-rsttrace-FIX.conf, and of the same name below /etc/modprobe.d,
-  /etc/modules-load.d and /etc/systemd/system: what keeps a fix over a reboot
+  /var/lib/rsttrace/undo/ID.json
+          Old values and files, readable by root only.
+  /etc/sysctl.d/99-rsttrace-FIX.conf
+          Persists a fix across a reboot; also files of this name in /etc/modprobe.d,
+          /etc/modules-load.d and /etc/systemd/system.
 
 Containers:
-  In a container --apply sets the values and writes no file, and says so: its /etc is not the host's.
-  To keep a fix over a reboot, run it on the host, or put the files of the plan there.
+  In a container, --apply sets the values but writes no file, because the container's /etc is not
+  the host's, and prints a notice. To persist a fix across a reboot, run rsttrace on the host, or
+  copy the files of the plan to the host.
 
 Exit status:
-  0  printed, applied, undone, or so already
-  1  not applied, and everything is as before; or not wholly undone; what is left is named
-  2  usage; --apply where nothing is the node's to change, or where nobody can be asked
+  0  plan printed, fix applied, already applied, or undone
+  1  not applied, and everything restored; or not completely undone, and the rest is named
+  2  usage error; --apply without a node-level fix, or without --yes where no prompt is possible
   3  not permitted: --apply and --undo need root";

@@ -1,4 +1,4 @@
-//! The command line, as a man page would tell it.
+//! The command line: arguments and the text of `--help`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,27 +8,27 @@ use rsttrace_core::verdict::Family;
 use terminal::columns;
 
 use crate::filter::{
-    Container, Expression, FailOn, Filter, PodName, Side, parse_cause, parse_comm, parse_family,
-    parse_netns,
+    Container, Expression, FailOn, Filter, ParseError, PodName, Side, parse_cause, parse_comm,
+    parse_family, parse_netns,
 };
 
-mod audit;
 mod check;
 mod fix;
 mod help;
 mod plan;
 mod report;
 mod terminal;
+mod validate;
 mod watch;
 
-pub use audit::{CheckArgs, FailOnFinding};
+pub use check::{CheckArgs, FailOnFinding};
 pub use fix::FixArgs;
 pub use plan::PlanArgs;
 pub use report::{ReportArgs, ReportFormat};
 pub use terminal::{ColorWhen, page_columns, page_width};
 pub use watch::{Target, WatchArgs};
 
-/// Why was this connection reset, and what do I change so it stops?
+/// Explain why a TCP connection was reset, and what to change so that it stops
 #[derive(Debug, Parser)]
 #[command(name = "rsttrace", version, max_term_width = 100)]
 pub struct Cli {
@@ -36,7 +36,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-// The help of a command is that of its arguments: a comment on a variant would replace it.
+// The help of a command comes from its arguments: a doc comment on a variant would replace it.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Live(LiveArgs),
@@ -51,15 +51,17 @@ pub enum Command {
     Doctor(DoctorArgs),
 }
 
-/// Trace: print one incident per broken connection, as it happens
+/// Trace the kernel and print one incident per broken connection, as it happens
 ///
-/// Attaches to the reset, conntrack and IPVS paths of the running kernel, remembers what died, and
-/// when a connection breaks names the root cause with its evidence and the fix with its owner.
-/// A verdict is `observed` (the cause itself was seen), `correlated` (joined by tuple and time),
-/// `inferred` (arithmetic only) or `unknown`; it is never a guess. Nothing on the host is changed.
+/// Attaches to the reset, conntrack and IPVS code paths of the running kernel, and keeps a history of the
+/// entries and sockets that ended. When a connection breaks, prints the root cause with its evidence, and
+/// the fixes with their owners. A verdict is `observed` (the cause itself was seen), `correlated` (joined
+/// by tuple and time), `inferred` (arithmetic only) or `unknown`; a verdict is never a guess. Nothing on
+/// the host is changed.
 ///
-/// Incidents go to standard output; the `rsttrace: ready` line, what this kernel cannot show and the
-/// closing summary go to standard error. With `-o json` a summary event also comes every 60 s and last.
+/// Incidents go to standard output. The `rsttrace: ready` line, the list of what this kernel cannot show,
+/// and the closing summary go to standard error. With `-o json`, a summary event is also printed every
+/// 60 s and at the end.
 #[derive(Args, Debug)]
 #[command(after_long_help = live_notes())]
 pub struct LiveArgs {
@@ -69,11 +71,12 @@ pub struct LiveArgs {
     pub trace: TraceArgs,
 }
 
-/// Record the stream of events to a capture file, for `replay`
+/// Record the event stream to a capture file, for `replay` and `report`
 ///
-/// A capture holds what verdicts are made from: kernel records, the state of namespaces, socket
-/// owners, and what this kernel could not show. It is text, one event a line, and holds addresses and
-/// process names but no payload; it is created with mode 0600 and never overwrites a file.
+/// A capture holds everything that verdicts are made from: kernel records, the state of network
+/// namespaces, socket owners, and what this kernel could not show. The file is text with one event per
+/// line. It contains addresses and process names, but no payload. It is created with mode 0600; an
+/// existing file is never overwritten.
 #[derive(Args, Debug)]
 pub struct RecordArgs {
     /// The file to create
@@ -84,8 +87,8 @@ pub struct RecordArgs {
 
 /// Print the incidents of a capture: the same verdicts on any machine, without root
 ///
-/// Damaged lines are named by line and column and the others are replayed; the exit code is then 1.
-/// A last line that is cut off is what a killed recorder leaves: it is named, and no failure.
+/// Damaged lines are reported by line and column, and the other lines are replayed; the exit code is then
+/// 1. A truncated last line, as a killed recorder leaves it, is reported and is not an error.
 #[derive(Args, Debug)]
 pub struct ReplayArgs {
     /// The capture to read
@@ -94,24 +97,25 @@ pub struct ReplayArgs {
     pub show: ShowArgs,
 }
 
-/// Tell all about a cause: how it is recognised, what fixes it, what does not and why
+/// Explain a cause: how it is recognised, what fixes it, what does not fix it, and why
 ///
-/// Without CAUSE, every cause in a line, by family. Needs neither root nor the kernel.
+/// Without CAUSE, lists all causes by family, one per line. Needs neither root nor access to the kernel.
 #[derive(Args, Debug)]
 pub struct ExplainArgs {
-    /// The cause's id, as verdicts and the list name it
+    /// The id of the cause, as verdicts and the list show it
     #[arg(value_parser = parse_cause)]
     pub cause: Option<String>,
     #[command(flatten)]
     pub page: PageArgs,
 }
 
-/// Tell what this kernel lets us see: each signal, and which causes cannot be told
+/// Show what this kernel can trace: each signal, and which causes can be identified
 ///
-/// Attaches everything as `live` does, and detaches at once. Says for each signal how it is seen, why not
-/// in a better way, what stays invisible and what it costs; for each cause how surely it can be told here;
-/// and what to install or enable. Without the right to attach it tells what would probably be seen, and
-/// ends with the exit code with which `live` would: 3 not permitted, 4 this kernel cannot.
+/// Attaches everything as `live` does, and detaches at once. For each signal, shows the hook in use, why
+/// no better hook is used, what stays invisible, and the cost. For each cause, shows the best confidence on
+/// this kernel. Then lists what to install or enable. Without permission to attach, shows what would
+/// probably be traced. The exit code is the one that `live` would end with: 3 not permitted, 4 kernel not
+/// supported.
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
     #[command(flatten)]
@@ -121,10 +125,10 @@ pub struct DoctorArgs {
     pub no_kprobes: bool,
 }
 
-/// What is printed, and how.
+/// What is printed and how.
 #[derive(Args, Debug)]
 pub struct ShowArgs {
-    /// How incidents are printed; `json` is one line each (NDJSON)
+    /// Output format for incidents; `json` prints one line per incident (NDJSON)
     #[arg(short, long, value_enum, default_value = "table", help_heading = "Output")]
     pub output: OutputFormat,
 
@@ -132,7 +136,7 @@ pub struct ShowArgs {
     #[arg(long, help_heading = "Output")]
     pub all: bool,
 
-    /// Use colours; `auto` uses them on a terminal unless NO_COLOR is set
+    /// When to use colours; `auto` uses them on a terminal, unless NO_COLOR is set
     #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", help_heading = "Output")]
     pub color: ColorWhen,
 
@@ -148,7 +152,7 @@ pub struct ShowArgs {
     )]
     pub count: Option<u64>,
 
-    /// Exit with 5 if this was seen: a cause, a family, or `any`
+    /// Exit with code 5 if this was seen: a cause, a family, or `any` (everything but benign resets)
     #[arg(long, value_name = "WHAT", help_heading = "When to stop")]
     pub fail_on: Option<FailOn>,
 }
@@ -156,7 +160,7 @@ pub struct ShowArgs {
 /// How the kernel is traced.
 #[derive(Args, Debug)]
 pub struct TraceArgs {
-    /// Stop after this long: 500ms, 30s, 5m, 1h
+    /// Stop after this time: 500ms, 30s, 5m, 1h
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "When to stop")]
     pub duration: Option<Duration>,
 
@@ -164,7 +168,7 @@ pub struct TraceArgs {
     #[arg(long, help_heading = "Kernel")]
     pub no_kprobes: bool,
 
-    /// How the process behind a socket is found
+    /// How to find the process that owns a socket
     #[arg(
         long,
         value_enum,
@@ -174,21 +178,22 @@ pub struct TraceArgs {
     )]
     pub owners: Owners,
 
-    /// Also say why a better hook could not be attached, and what goes wrong inside the programs
+    /// Also print which hooks are attached, why better hooks could not be attached, and errors inside the
+    /// BPF programs
     #[arg(short, long, help_heading = "Kernel")]
     pub verbose: bool,
 }
 
 impl TraceArgs {
-    /// Columns for standard error. A log keeps each notice on one line.
+    /// Columns for standard error. Where it is not a terminal, each notice stays on one line.
     pub fn notice_width(&self) -> usize {
         columns(std::io::stderr()).map_or(usize::MAX, |columns| columns.max(60))
     }
 }
 
-/// Criteria on what is shown and counted; every one given must hold.
+/// Filters on what is shown and counted; all given filters must match.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Filters (all given ones must hold)")]
+#[command(next_help_heading = "Filters (all must match)")]
 struct FilterArgs {
     /// Only connections of this process, at either end
     #[arg(long, value_name = "PID", value_delimiter = ',', value_parser = value_parser!(u32).range(1..))]
@@ -196,25 +201,25 @@ struct FilterArgs {
     /// Only connections of processes with this name, at either end
     #[arg(long, value_name = "NAME", value_parser = parse_comm)]
     comm: Vec<String>,
-    /// Only this port, on either side, before or behind NAT
+    /// Only this port, at either end, before or after NAT
     #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = value_parser!(u16).range(1..))]
     port: Vec<u16>,
-    /// Only this initiator: an address, a network, or address:port
+    /// Only this initiator: an address, a CIDR, or address:port
     #[arg(long, value_name = "ADDR")]
     src: Vec<Side>,
-    /// Only this responder: an address, a network, or address:port; before or behind NAT
+    /// Only this responder, before or after NAT: an address, a CIDR, or address:port
     #[arg(long, value_name = "ADDR")]
     dst: Vec<Side>,
-    /// Only this network (10.0.0.0/8) or address, at either end
+    /// Only this CIDR (10.0.0.0/8) or address, at either end
     #[arg(long, value_name = "CIDR")]
     cidr: Vec<Side>,
     /// Only this network namespace: inode number, name, or path
     #[arg(long, value_name = "NETNS", value_parser = parse_netns)]
     netns: Vec<u32>,
-    /// Only this container, at either end: its id, or the beginning of it
+    /// Only this container, at either end: its id, or a prefix of its id
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     container: Vec<Container>,
-    /// Only this Kubernetes pod, at either end: NAME, NAMESPACE/NAME, or its uid
+    /// Only this Kubernetes pod, at either end: NAME, NAMESPACE/NAME, or UID
     #[arg(long, value_name = "POD", value_delimiter = ',')]
     pod: Vec<PodName>,
     /// Only these causes
@@ -223,34 +228,36 @@ struct FilterArgs {
     /// Only these families of causes
     #[arg(long, value_name = "FAMILY", value_delimiter = ',', value_parser = parse_family)]
     family: Vec<Family>,
-    /// As tcpdump has it: `host 10.0.0.1 and port 3306`; host, net, port and portrange, each after src
-    /// or dst if you like, and, or, not, parentheses
+    /// A filter in the syntax of tcpdump, such as `host 10.0.0.1 and port 3306`
+    ///
+    /// Keywords: host, net, port and portrange, each with an optional src or dst before it; tcp, ip and ip6;
+    /// and, or, not and parentheses. An address without a keyword is a host.
     #[arg(value_name = "EXPRESSION")]
     expression: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
-    /// A story for people
+    /// Human-readable
     Table,
-    /// The same, and how to keep and undo each fix, what was ruled out, what cannot be seen
+    /// Like table, and how to persist, check and undo each fix, what was ruled out, what cannot be seen
     Wide,
-    /// One JSON event a line
+    /// One JSON object per line (NDJSON)
     Json,
-    /// JSON for reading
+    /// Indented JSON
     #[value(name = "jsonpretty")]
     JsonPretty,
 }
 
-/// How a page about something is printed.
+/// Output format of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PageFormat {
-    /// For people
+    /// Human-readable
     #[value(alias = "table")]
     Text,
-    /// One JSON object a line
+    /// One JSON object per line (NDJSON)
     Json,
-    /// JSON for reading
+    /// Indented JSON
     #[value(name = "jsonpretty")]
     JsonPretty,
 }
@@ -258,32 +265,32 @@ pub enum PageFormat {
 /// How a page is printed.
 #[derive(Args, Debug)]
 pub struct PageArgs {
-    /// How it is printed
+    /// Output format
     #[arg(short, long, value_enum, default_value = "text", help_heading = "Output")]
     pub output: PageFormat,
 
-    /// Use colours; `auto` uses them on a terminal unless NO_COLOR is set
+    /// When to use colours; `auto` uses them on a terminal, unless NO_COLOR is set
     #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", help_heading = "Output")]
     pub color: ColorWhen,
 }
 
-/// How the process behind a socket is found.
+/// How the process that owns a socket is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Owners {
-    /// Remember the process of each new connect(), which is named even if it closes its socket at once.
-    /// Measured: 0.5 to 1 µs for each connection, where connect and close over loopback take 50 µs or
-    /// more; and 4 MiB of memory
+    /// Record the process at each connect(), so that it is known even if it closes its socket at once.
+    /// Measured cost: 0.5 to 1 µs per connection (connect and close over loopback take 50 µs or more), and
+    /// 4 MiB of memory
     Connect,
-    /// Only look up who holds the socket when it breaks, which costs nothing before
+    /// Look up the owner of the socket only when the connection breaks; costs nothing before that
     Lookup,
 }
 
 impl ShowArgs {
-    /// The words after the options.
+    /// The filter expression: the words after the options.
     ///
     /// # Errors
-    /// A sentence when they are no expression.
-    fn expression(&self) -> Result<Option<Expression>, String> {
+    /// What is wrong with the expression, and where.
+    fn expression(&self) -> Result<Option<Expression>, ParseError> {
         let words = self.filters.expression.join(" ");
         (!words.is_empty()).then(|| Expression::parse(&words)).transpose()
     }
@@ -297,7 +304,7 @@ impl ShowArgs {
             src: args.src.clone(),
             dst: args.dst.clone(),
             cidr: args.cidr.clone(),
-            // It was checked when the command line was.
+            // `Cli::validate` has refused an expression that cannot be parsed.
             expression: self.expression().ok().flatten(),
             netns: args.netns.clone(),
             container: args.container.clone(),
@@ -313,7 +320,7 @@ impl ShowArgs {
     }
 }
 
-/// `500ms`, `30s`, `5m`, `1h`; a bare number is seconds.
+/// Parses `500ms`, `30s`, `5m` or `1h`; a bare number is seconds.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -322,7 +329,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "s" | "" => 1000,
         "m" => 60_000,
         "h" => 3_600_000,
-        _ => return Err(format!("`{unit}` is no unit; use ms, s, m or h")),
+        _ => return Err(format!("invalid unit `{unit}` (expected ms, s, m or h)")),
     };
     number
         .parse::<u64>()
@@ -330,7 +337,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         .and_then(|number| number.checked_mul(millis))
         .filter(|millis| *millis > 0)
         .map(Duration::from_millis)
-        .ok_or_else(|| format!("`{text}` is no duration such as 30s or 5m"))
+        .ok_or_else(|| format!("invalid duration `{text}` (expected a time such as 30s or 5m)"))
 }
 
 #[cfg(test)]
@@ -345,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_have_units_and_anything_else_is_named() {
+    fn durations_have_units_and_errors_name_the_invalid_part() {
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
         assert_eq!(parse_duration("7"), Ok(Duration::from_secs(7)));
@@ -364,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_ask_for_nothing_are_usage_errors() {
+    fn values_that_cannot_match_anything_are_usage_errors() {
         for args in [
             ["--count", "0"],
             ["--netns", "no-such"],

@@ -1,4 +1,4 @@
-//! `rsttrace watch`: which connection.
+//! The arguments of `watch`.
 
 use std::time::Duration;
 
@@ -8,34 +8,34 @@ use rsttrace_watch::parse_flow;
 
 use super::{PageArgs, parse_duration};
 
-/// Show the timers of one connection counting down, and what will happen first
+/// Show the timers of one connection as they count down, and which one expires first
 ///
-/// The IPVS entry and the conntrack entry with the time they have left, the keepalive, retransmission or
-/// window-probe timer of the sockets at the ends that are on this host, in every network namespace, and
-/// which of them ends first. Nothing is re-armed by looking: conntrack is asked for this one entry, and the
-/// IPVS table, which cannot be asked, is read every 5 s and counted down in between. It ends when nothing of
-/// the connection is left.
+/// Shows the time left of the IPVS entry and the conntrack entry, and the keepalive, retransmission or
+/// window-probe timer of the sockets at the ends that are on this host, in every network namespace. Reading
+/// does not refresh any timer. Conntrack is queried for this one entry. IPVS has no query for one entry, so
+/// its table is read every 5 s and the time left is counted down in between. The command ends when no
+/// socket and no entry of the connection is left.
 ///
-/// On a terminal it redraws a few lines; otherwise it prints a line each time.
+/// On a terminal, a few lines are redrawn in place. Otherwise, each reading is printed on a new line.
 #[derive(Args, Debug)]
 #[command(after_long_help = NOTES)]
 pub struct WatchArgs {
-    /// SRC:PORT→DST:PORT (or ->, or a space), or `pid N`; without it, a list to pick from
+    /// SRC:PORT→DST:PORT (or `->`, or a space), or `pid N`; without FLOW, a list to choose from
     ///
-    /// Any tuple of the connection will do: as the client addressed it, or as the server sees it, either way
-    /// round. IPv6 addresses stand in brackets.
+    /// Any tuple of the connection is accepted: as the client sees it or as the server sees it, in either
+    /// direction. Write IPv6 addresses in brackets.
     #[arg(value_name = "FLOW")]
     pub flow: Vec<String>,
 
-    /// Look this often
+    /// Time between two readings, at least 100ms
     #[arg(long, value_name = "TIME", value_parser = parse_interval, default_value = "1s")]
     pub interval: Duration,
 
-    /// Stop after looking so many times
+    /// Stop after this many readings
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..), help_heading = "When to stop")]
     pub count: Option<u64>,
 
-    /// Stop after this long: 500ms, 30s, 5m, 1h
+    /// Stop after this time: 500ms, 30s, 5m, 1h
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "When to stop")]
     pub duration: Option<Duration>,
 
@@ -50,32 +50,38 @@ Examples:
   rsttrace watch pid 4121
           The connection of a process; if it has several, a list of them.
   rsttrace watch 10.0.0.2:41822 10.0.0.3:5432 --count 1 -o json
-          One look, for a script.
+          One reading, for a script.
 
 Signals:
-  SIGINT and SIGTERM end it in good order, with exit code 0.
+  SIGINT and SIGTERM stop the command, with exit code 0.
 
 Exit status:
-  0  fine      1  internal failure      2  usage; no such connection, or several to choose from";
+  0  success
+  1  internal error
+  2  usage error, no such connection, or several connections to choose from";
 
-/// What is to be watched.
+/// What to watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     Flow(Flow),
     Process(u32),
-    /// Whatever the user picks.
+    /// The user picks a connection from a list.
     Pick,
 }
 
 impl WatchArgs {
+    /// Parses FLOW.
+    ///
     /// # Errors
-    /// A sentence when the words name no connection.
+    /// What is wrong with FLOW.
     pub fn target(&self) -> Result<Target, String> {
         let words: Vec<&str> = self.flow.iter().flat_map(|word| word.split_whitespace()).collect();
         match words.as_slice() {
             [] => Ok(Target::Pick),
             ["pid", pid] => match pid.parse() {
-                Ok(0) | Err(_) => Err(format!("`{pid}` is no process id")),
+                Ok(0) | Err(_) => {
+                    Err(format!("invalid process id `{pid}` (expected a number above 0)"))
+                }
                 Ok(pid) => Ok(Target::Process(pid)),
             },
             words => parse_flow(&words.join(" ")).map(Target::Flow),
@@ -83,11 +89,11 @@ impl WatchArgs {
     }
 }
 
-/// Each look asks the kernel several questions.
+/// The interval between two readings. It has a minimum, because each reading takes several kernel queries.
 fn parse_interval(text: &str) -> Result<Duration, String> {
     let interval = parse_duration(text)?;
     if interval < Duration::from_millis(100) {
-        return Err("it looks no more often than every 100ms".into());
+        return Err(format!("invalid interval `{text}` (expected at least 100ms)"));
     }
     Ok(interval)
 }
@@ -109,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_told_in_every_usual_way() {
+    fn a_connection_can_be_given_in_every_usual_notation() {
         let flow = parse_flow("10.0.0.1:40000 10.0.0.2:3306").map(Target::Flow);
         for words in [
             &["10.0.0.1:40000→10.0.0.2:3306"][..],
@@ -127,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_connection_is_told() {
+    fn invalid_flows_are_errors() {
         for words in [
             &["10.0.0.1:40000"][..],
             &["10.0.0.1:0", "10.0.0.2:3306"],

@@ -1,4 +1,4 @@
-//! `rsttrace check`: what would break on this host, before it does.
+//! `rsttrace check`: what will break on this host, before a connection breaks.
 
 use anyhow::{Context as _, anyhow};
 use rsttrace_check::{self, Audit, Question, path};
@@ -13,7 +13,7 @@ use crate::{
     render::check,
 };
 
-/// Reads the host, judges it and prints what was found.
+/// Reads the host, checks it and prints the findings.
 ///
 /// # Errors
 /// [`Failure`] when the host cannot be read at all, when there is no such namespace, or when standard
@@ -22,7 +22,7 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     let mut view = match &args.root {
         Some(root) => view::read_root(root).map_err(|error| Failure {
             exit: Exit::Usage,
-            error: anyhow!(error).context(format!("{} is no copy of a host", root.display())),
+            error: anyhow!(error).context(format!("`{}` is not a copy of a host", root.display())),
         })?,
         None => view::read(&Host::new().context("cannot read /proc")?),
     };
@@ -35,7 +35,7 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     let path = args.path.as_ref().map(|spec| path::follow(&view, spec, &args.assume));
     let path = path
         .transpose()
-        .map_err(|sentence| Failure { exit: Exit::Usage, error: anyhow!(sentence) })?;
+        .map_err(|message| Failure { exit: Exit::Usage, error: anyhow!(message) })?;
     if let Some(path) = &path {
         findings = path.told_with(findings);
     }
@@ -58,20 +58,23 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     })
 }
 
-/// The namespaces that were asked for, by number; `None` for all.
+/// The inode numbers of the selected namespaces; `None` for all.
 fn select(view: &View, wanted: &[String], live: bool) -> Result<Option<Vec<u32>>, Failure> {
     if wanted.is_empty() {
         return Ok(None);
     }
     let find = |name: &String| {
-        // Any path to it will do on the host itself; a copy knows only what it was called.
+        // On the live host any path of a namespace works; a copy of a host only has names.
         let inum = parse_netns(name).ok().filter(|_| live);
         let is = |it: &&Netns| {
             it.place.is_called(name) || inum.is_some_and(|inum| it.place.netns == inum)
         };
         view.namespaces.iter().find(is).map(|netns| netns.place.netns).ok_or_else(|| Failure {
             exit: Exit::Usage,
-            error: anyhow!("there is no network namespace {name:?}, or it may not be entered"),
+            error: anyhow!(
+                "network namespace `{}` not found, or not permitted to enter it",
+                name.escape_debug()
+            ),
         })
     };
     wanted.iter().map(find).collect::<Result<_, _>>().map(Some)

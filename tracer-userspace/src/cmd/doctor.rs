@@ -1,4 +1,4 @@
-//! `rsttrace doctor`: what this kernel lets us see, and what would help.
+//! `rsttrace doctor`: what this kernel can trace, and how to trace more.
 
 use std::path::Path;
 
@@ -12,12 +12,12 @@ use crate::{
     render::doctor,
 };
 
-/// Attaches where that is allowed, tells what became of it, and ends as `live` would.
+/// Attaches if permitted, prints the result, and returns the exit code of `live`.
 ///
 /// # Errors
 /// [`Failure`] when standard output cannot be written.
 pub fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
-    // Before attaching: our own programs are nobody's data plane.
+    // Before attaching, so that our own programs are not taken for those of a data plane.
     let planes = data_plane::look(Path::new("/"), &loaded_program_names());
     let diagnosis = Diagnosis::new(examine(args.no_kprobes), planes);
     let text = match args.page.output {

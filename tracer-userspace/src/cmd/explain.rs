@@ -1,4 +1,4 @@
-//! `rsttrace explain [CAUSE]`: what it is, how it is recognised, what ends it and what does not.
+//! `rsttrace explain [CAUSE]`: what a cause is, how it is recognised, what fixes it and what does not.
 
 use rsttrace_core::causes;
 use rsttrace_schema::json;

@@ -11,13 +11,13 @@ use super::{
 };
 use crate::cli::LiveArgs;
 
-/// The contract's interval for summary events.
+/// Interval of the summary events.
 const SUMMARY_EVERY: Nanos = 60_000_000_000;
 
-/// Runs until a signal, a limit or a closed pipe ends it.
+/// Runs until a signal, a limit or a closed pipe.
 ///
 /// # Errors
-/// [`Failure`] with the exit code of the contract when tracing cannot start.
+/// [`Failure`] with its exit code when tracing cannot start.
 pub fn run(args: &LiveArgs) -> Result<Exit, Failure> {
     let mut printer = Printer { show: Show::new(&args.show), next_summary: None };
     trace(&args.trace, &mut printer)?;

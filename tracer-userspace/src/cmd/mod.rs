@@ -1,4 +1,4 @@
-//! The commands, one file each, and what they end with.
+//! The commands, one file each, and their exit codes.
 
 pub mod check;
 pub mod doctor;
@@ -17,24 +17,24 @@ pub mod watch;
 
 pub use stderr::say;
 
-/// How a command ended, as the exit code tells it.
+/// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Fine,
-    /// Something that cannot happen did.
+    /// An internal error, or input or output that failed.
     Internal,
-    /// What was asked for makes no sense on this host.
+    /// The arguments make no sense on this host.
     Usage,
     /// A capability is missing.
     NotPermitted,
-    /// This kernel cannot do it.
+    /// This kernel is not supported.
     Unsupported,
-    /// What `--fail-on` was asked to find was found.
+    /// `--fail-on` matched.
     Found,
 }
 
 impl Exit {
-    /// The contract's number. Most usage errors are reported by the parser itself.
+    /// The exit code. Most usage errors end in clap, with code 2 too.
     pub fn code(self) -> u8 {
         match self {
             Self::Fine => 0,
@@ -47,7 +47,7 @@ impl Exit {
     }
 }
 
-/// A command that could not do its work.
+/// The error of a command, with its exit code.
 #[derive(Debug)]
 pub struct Failure {
     pub exit: Exit,

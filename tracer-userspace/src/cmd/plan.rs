@@ -17,16 +17,16 @@ use crate::{
     render::plan,
 };
 
-/// Entries are counted this often between the readings of counters: a peak is short.
+/// How often entries are counted between the two readings of counters, because a peak can be short.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
-/// Whoever waits longer is told that it goes on.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How often the time left is printed.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 /// Computes and prints.
 ///
 /// # Errors
-/// [`Failure`] when the load is one that nothing can hold, or standard output cannot be written.
+/// [`Failure`] when no setting can hold the load, or standard output cannot be written.
 pub fn run(args: &PlanArgs) -> Result<Exit, Failure> {
     let demand = demand(args)?;
     let made = Plan::new(demand)
@@ -41,7 +41,7 @@ pub fn run(args: &PlanArgs) -> Result<Exit, Failure> {
 }
 
 fn demand(args: &PlanArgs) -> Result<Demand, Failure> {
-    let host = Host::new().context("this machine cannot be looked at")?;
+    let host = Host::new().context("cannot inspect this host")?;
     let facts = host.machine();
     let (mut now, mut measured, mut survey) = (InForce::default(), Measured::default(), None);
     let (mut ipvs, mut kube_proxy) = (true, None);
@@ -53,7 +53,7 @@ fn demand(args: &PlanArgs) -> Result<Demand, Failure> {
         ipvs = balancer(&view).is_some();
         kube_proxy = view.configured.kube_proxy.clone();
         for unseen in &view.unseen {
-            say(&format!("rsttrace: not seen: {} ({})", unseen.what, unseen.why));
+            say(&format!("rsttrace: not visible: {} ({})", unseen.what, unseen.why));
         }
     }
     let measured_udp = measured.udp(now.udp_s);
@@ -71,9 +71,10 @@ fn demand(args: &PlanArgs) -> Result<Demand, Failure> {
         ram_bytes: args
             .ram
             .or(facts.ram_bytes)
-            .context("this machine does not tell its memory: use --ram")?,
+            .context("cannot read the memory size of this machine (set it with --ram)")?,
         cpus: args.cpus.unwrap_or(facts.cpus.into()),
-        kernel: kernel.context("this machine does not tell its kernel: use --kernel")?,
+        kernel: kernel
+            .context("cannot parse the kernel release of this machine (set it with --kernel)")?,
         ipvs: ipvs && !args.no_ipvs,
         kube_proxy: kube_proxy.or_else(|| args.kube_proxy.then(KubeProxy::default)),
         path: args.assume.clone(),
@@ -84,12 +85,12 @@ fn demand(args: &PlanArgs) -> Result<Demand, Failure> {
     })
 }
 
-/// Reads the counters at both ends of a while, and the entries in between.
+/// Reads the counters at the beginning and the end of the sample, and counts entries in between.
 fn measure(host: &Host, sample: Duration) -> Measured {
     say(&format!("rsttrace: measuring for {} s", sample.as_secs_f64()));
     let start = Instant::now();
     let mut readings = vec![host.traffic(true)];
-    let mut told = start;
+    let mut printed = start;
     loop {
         let left = sample.saturating_sub(start.elapsed());
         thread::sleep(left.min(COUNT_EVERY));
@@ -97,13 +98,14 @@ fn measure(host: &Host, sample: Duration) -> Measured {
             break;
         }
         readings.push(host.traffic(false));
-        if told.elapsed() >= TELL_EVERY {
-            told = Instant::now();
+        if printed.elapsed() >= PROGRESS_EVERY {
+            printed = Instant::now();
             let left = sample.saturating_sub(start.elapsed()).as_secs_f64();
-            say(&format!("rsttrace: {left:.0} s to go"));
+            say(&format!("rsttrace: {left:.0} s left"));
         }
     }
-    // Each namespace is read as long after the beginning of a reading as the other time.
+    // Both readings take about the same time to reach a namespace, so this is the time between them for each
+    // namespace.
     let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     readings.push(host.traffic(true));
     Measured::of(&readings, ms)

@@ -1,4 +1,4 @@
-//! `rsttrace record FILE`: traces, and keeps the stream instead of printing verdicts.
+//! `rsttrace record FILE`: traces, and writes the event stream to a file instead of printing verdicts.
 
 use std::{fs::File, io::BufWriter, path::Path};
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::cli::RecordArgs;
 
-/// Records until a signal or the duration ends it.
+/// Records until a signal, or until the duration has passed.
 ///
 /// # Errors
 /// [`Failure`] when the file exists or cannot be written, or when tracing cannot start.
@@ -27,7 +27,7 @@ pub fn run(args: &RecordArgs) -> Result<Exit, Failure> {
     let traced = trace(&args.trace, &mut recorder);
     recorder.writer.flush().context("cannot write the capture")?;
     if traced.is_err() && recorder.empty {
-        // Without it the same command would be refused the next time, because of this very file.
+        // An empty file would make the next run of the same command fail.
         let _ = std::fs::remove_file(&args.file);
     }
     traced?;
@@ -35,7 +35,7 @@ pub fn run(args: &RecordArgs) -> Result<Exit, Failure> {
     Ok(Exit::Fine)
 }
 
-/// Addresses and process names are nobody else's business, and a link must not lead the write elsewhere.
+/// Only the owner may read the file, because it has addresses and process names. A link is not followed.
 fn create(path: &Path) -> anyhow::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).map(File::from).with_context(|| {
@@ -46,7 +46,7 @@ fn create(path: &Path) -> anyhow::Result<File> {
 struct Recorder {
     writer: Writer<BufWriter<File>>,
     summary: Summary,
-    /// Tracing has not begun.
+    /// No event was recorded yet.
     empty: bool,
 }
 
@@ -62,7 +62,7 @@ impl Observer for Recorder {
             self.summary.count(incident);
         }
         if !turn.incidents.is_empty() {
-            // Whoever kills us keeps what was judged.
+            // A recorder that is killed loses no event of an incident that was judged.
             self.writer.flush().context("cannot write the capture")?;
         }
         Ok(true)
@@ -78,7 +78,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder of this test's own, removed at its end.
+    /// A folder of one test, removed when it is dropped.
     struct Folder(std::path::PathBuf);
 
     impl Folder {
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_exists_is_overwritten_and_no_link_is_followed() {
+    fn existing_files_are_not_overwritten_and_links_are_not_followed() {
         let folder = Folder::new("rsttrace-links");
         let (file, link, dangling) =
             (folder.0.join("file"), folder.0.join("link"), folder.0.join("dangling"));

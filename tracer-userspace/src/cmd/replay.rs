@@ -12,14 +12,14 @@ use rsttrace_core::{
 use super::{Exit, Failure, say, show::Show};
 use crate::cli::ReplayArgs;
 
-/// Damaged lines that are named one by one; a file that is no capture any more has thousands.
+/// Damaged lines that are reported one by one; a badly damaged capture has thousands.
 const NAMED: u64 = 10;
 
 /// Replays a whole capture.
 ///
 /// # Errors
-/// [`Failure`] when the file is no capture, or when lines of it were damaged: those are named on
-/// standard error, and the others are replayed all the same.
+/// [`Failure`] when the file is not a capture, or has damaged lines. Damaged lines are reported on standard
+/// error, and the other lines are replayed.
 pub fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
     let name = args.file.display();
     let file = File::open(&args.file).with_context(|| format!("cannot open {name}"))?;
@@ -33,7 +33,7 @@ pub fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
         let event = match event {
             Ok(event) => event,
             Err(error) => {
-                // A recorder that was killed does not make what it wrote wrong.
+                // A killed recorder leaves a truncated last line; the lines before it are valid.
                 damaged += u64::from(!matches!(error, CaptureError::Cut { .. }));
                 if damaged <= NAMED {
                     say(&format!("rsttrace: {name}: {error}"));
@@ -43,7 +43,7 @@ pub fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
         };
         let now = event.ts;
         match &event.body {
-            // It ends a run at the end of time.
+            // The last tick of a run has the maximum timestamp, which is not a time.
             Body::Tick => {}
             Body::Session(session) => {
                 show.session(session);
@@ -57,7 +57,7 @@ pub fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
         }
     }
     if !show.is_full() {
-        // A recorder that was killed left cases open.
+        // The capture of a killed recorder ends with open cases.
         show.incidents(&correlator.finish(), u64::MAX);
     }
     show.count(&correlator.counters(), damaged);
@@ -65,22 +65,21 @@ pub fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
     match (damaged, correlator.counters().unknown_records) {
         (0, 0) => {}
         (0, unknown) => say(&format!(
-            "rsttrace: events skipped, because a newer rsttrace wrote them and this build does not know \
-             their kind: {unknown}"
+            "rsttrace: skipped events of an unknown kind, written by a newer rsttrace: {unknown}"
         )),
         (damaged, _) => {
-            return Err(anyhow!("lines of {name} that cannot be read: {damaged}").into());
+            return Err(anyhow!("damaged lines in {name}: {damaged}").into());
         }
     }
     Ok(exit)
 }
 
-/// The recording machine's clock.
+/// The clock of the recording machine.
 #[derive(Default)]
 struct Clock {
-    /// Its CLOCK_REALTIME minus its CLOCK_MONOTONIC, nanoseconds.
+    /// CLOCK_REALTIME minus CLOCK_MONOTONIC, nanoseconds.
     offset: i64,
-    /// The newest event, CLOCK_MONOTONIC nanoseconds.
+    /// Time of the newest event, CLOCK_MONOTONIC nanoseconds.
     last: u64,
 }
 

@@ -1,4 +1,4 @@
-//! `rsttrace report FILE`: what happened, told to somebody who was not there.
+//! `rsttrace report FILE`: a report from a capture or an event stream.
 
 use std::{
     fs::File,
@@ -11,11 +11,11 @@ use rsttrace_report::{self, Selection, Window, html, json, markdown, report};
 use super::{Exit, Failure, say, stdout};
 use crate::cli::{ReportArgs, ReportFormat};
 
-/// Reports on a capture or a stream of events.
+/// Reports on a capture or an event stream.
 ///
 /// # Errors
-/// [`Failure`] when the file is neither, or when lines of it were damaged: those are named on standard
-/// error and in the report, which tells of the others all the same.
+/// [`Failure`] when the file is neither, or has damaged lines. Damaged lines are listed on standard error and
+/// in the report, which covers the other lines.
 pub fn run(args: &ReportArgs) -> Result<Exit, Failure> {
     let name = args.file.display().to_string();
     let input: Box<dyn BufRead> = match name.as_str() {
@@ -34,8 +34,8 @@ pub fn run(args: &ReportArgs) -> Result<Exit, Failure> {
         window: Window { since: args.since, until: args.until },
         causes: args.cause.clone(),
     };
-    let mut tell = |fault: &str| say(&format!("rsttrace: {name}: {fault}"));
-    let report = report(&file, input, selection, &mut tell)
+    let mut warn = |fault: &str| say(&format!("rsttrace: {name}: {fault}"));
+    let report = report(&file, input, selection, &mut warn)
         .with_context(|| format!("cannot read {name}"))?;
     let text = match args.output {
         ReportFormat::Md => markdown::render(&report),
@@ -45,6 +45,6 @@ pub fn run(args: &ReportArgs) -> Result<Exit, Failure> {
     stdout::write(&text)?;
     match report.unseen.damaged {
         0 => Ok(Exit::Fine),
-        damaged => Err(anyhow!("lines of {name} that cannot be read: {damaged}").into()),
+        damaged => Err(anyhow!("damaged lines in {name}: {damaged}").into()),
     }
 }

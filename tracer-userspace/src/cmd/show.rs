@@ -1,4 +1,4 @@
-//! Where incidents go, for every command that prints them: filters, formats, limits, summary.
+//! Output of incidents, for every command that prints them: filters, formats, limits, summary.
 
 use std::io;
 
@@ -15,19 +15,19 @@ use crate::{
     render::table::{Table, TableOptions},
 };
 
-/// The printing end.
+/// Prints incidents.
 pub struct Show<'a> {
     args: &'a ShowArgs,
     filter: Filter,
     table: Table,
     summary: Summary,
-    /// `--all`, or somebody asks for them by name.
+    /// Set by `--all`, or by a filter that names benign causes.
     shows_benign: bool,
     shown: u64,
     found: bool,
-    /// The reader of standard output is gone.
+    /// The reader of standard output has exited.
     closed: bool,
-    /// Why standard output could not be written, if it was not for that.
+    /// Why standard output could not be written, if for another reason.
     failure: Option<anyhow::Error>,
 }
 
@@ -56,28 +56,28 @@ impl<'a> Show<'a> {
         matches!(self.args.output, OutputFormat::Table | OutputFormat::Wide)
     }
 
-    /// Whose run it is, for the summary events.
+    /// Sets the host and boot id of the summary events.
     pub fn session(&mut self, session: &Session) {
         self.summary.hostname.clone_from(&session.hostname);
         self.summary.boot_id.clone_from(&session.boot_id);
     }
 
-    /// `--count` is reached, or nothing can be printed any more.
+    /// Whether `--count` is reached, or nothing can be printed any more.
     pub fn is_full(&self) -> bool {
         self.closed || self.args.count.is_some_and(|count| self.shown >= count)
     }
 
-    /// Looks whether anybody still reads: with nothing to print, no write would ever tell.
+    /// Checks whether the reader of standard output has exited. With nothing to print, no write would fail.
     pub fn look_for_reader(&mut self) {
         self.closed |= reader_is_gone();
     }
 
-    /// Takes over what the correlator counted.
+    /// Takes over the counters of the correlator.
     pub fn count(&mut self, counters: &Counters, unreadable: u64) {
         self.summary.update(counters, unreadable);
     }
 
-    /// Prints what the filters let through; `now` is for folding.
+    /// Prints the incidents that match the filters; `now` is for folding.
     pub fn incidents(&mut self, incidents: &[Incident], now: Nanos) {
         for incident in incidents {
             if !self.filter.matches(incident) {
@@ -106,17 +106,17 @@ impl<'a> Show<'a> {
         }
     }
 
-    /// A summary event; people get theirs at the end only.
+    /// Prints a summary event. The text formats have a summary at the end only.
     pub fn periodic_summary(&mut self, wall_ns: i64) {
         if !self.is_text() {
             self.print(Some(self.json(json::summary(&self.summary, wall_ns))));
         }
     }
 
-    /// Folded counts, the closing summary, and the exit code.
+    /// Prints the folded counts and the closing summary, and returns the exit code.
     ///
     /// # Errors
-    /// When standard output could not be written, then or before.
+    /// When standard output could not be written, now or before.
     pub fn close(mut self, wall_ns: i64) -> anyhow::Result<Exit> {
         let text = match self.is_text() {
             true => self.table.flush(),
@@ -131,7 +131,7 @@ impl<'a> Show<'a> {
         }
     }
 
-    /// A line of JSON as it was asked for.
+    /// A line of JSON in the requested format.
     fn json(&self, line: String) -> String {
         match self.args.output {
             OutputFormat::JsonPretty => json::pretty(&line),
@@ -139,7 +139,7 @@ impl<'a> Show<'a> {
         }
     }
 
-    /// One piece of output. A closed pipe ends everything quietly, and a full disk does not.
+    /// Prints a text. A closed pipe ends the run without an error; any other failure is an error.
     fn print(&mut self, text: Option<String>) {
         let Some(mut text) = text.filter(|_| !self.closed) else {
             return;
@@ -157,11 +157,11 @@ impl<'a> Show<'a> {
     }
 }
 
-/// Whether standard output is a pipe that nobody reads any more.
+/// Whether standard output is a pipe whose reader has exited.
 fn reader_is_gone() -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let stdout = io::stdout();
-    // No event is asked for: an error condition is always reported.
+    // No event is requested, because poll always reports error conditions.
     let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut fds, Some(&at_once)).is_ok() && fds[0].revents().contains(PollFlags::ERR)

@@ -1,13 +1,13 @@
-//! Standard error, which nobody may be reading: a message that cannot be told ends nothing.
+//! Standard error. A message that cannot be written is dropped and does not end the command.
 
 use std::io::{self, Write as _};
 
-/// Writes a line, or several with their line ends, or nothing.
+/// Writes one or more lines; an empty text writes nothing.
 pub fn say(text: &str) {
     if text.is_empty() {
         return;
     }
     let end = if text.ends_with('\n') { "" } else { "\n" };
-    // There is no other place to complain.
+    // There is no other place to report the failure.
     let _ = io::stderr().write_all(format!("{text}{end}").as_bytes());
 }

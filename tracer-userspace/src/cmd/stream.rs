@@ -1,4 +1,4 @@
-//! The running tracer's loop, for every command that traces.
+//! The event loop of the tracer, for every command that traces.
 
 use std::time::Duration;
 
@@ -25,30 +25,30 @@ use crate::{
     render::notice,
 };
 
-/// How often settling cases are looked at: well below the second in which an incident must be told.
+/// Interval for checking open cases, well below the second within which an incident must be printed.
 const TICK: Duration = Duration::from_millis(20);
 
-/// With nothing pending, only folded counts, summaries and closed pipes need the time.
+/// Interval when no case is open: only folded counts, summaries and closed pipes need a timer then.
 const IDLE_TICK: Duration = Duration::from_secs(1);
 
-/// What a command does with the stream.
+/// What a command does with the event stream.
 pub trait Observer {
-    /// Every event, in the order in which it is judged.
+    /// Called for every event, in the order in which events are judged.
     ///
     /// # Errors
-    /// When it cannot be kept; that ends the run.
+    /// When the event cannot be saved; that ends the run.
     fn event(&mut self, _event: &Event) -> anyhow::Result<()> {
         Ok(())
     }
 
-    /// What was concluded since the last turn (often nothing). `false` ends the run.
+    /// Called with the incidents since the last turn, often none. Returning `false` ends the run.
     ///
     /// # Errors
-    /// When it cannot be kept; that ends the run.
+    /// When an incident cannot be saved; that ends the run.
     fn turn(&mut self, turn: &Turn<'_>) -> anyhow::Result<bool>;
 }
 
-/// One turn of the loop.
+/// The result of one turn of the loop.
 pub struct Turn<'a> {
     pub incidents: &'a [Incident],
     pub counters: Counters,
@@ -56,10 +56,10 @@ pub struct Turn<'a> {
     pub now: Nanos,
 }
 
-/// Traces until a signal, the duration or the observer ends it.
+/// Traces until a signal, the end of the duration, or the observer stops the run.
 ///
 /// # Errors
-/// [`Failure`] with the exit code of the contract when tracing cannot start or go on.
+/// [`Failure`] with its exit code when tracing cannot start or continue.
 pub fn trace(args: &TraceArgs, observer: &mut dyn Observer) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -83,7 +83,7 @@ fn start(args: &TraceArgs) -> Result<Live, Failure> {
 }
 
 async fn run(args: &TraceArgs, observer: &mut dyn Observer) -> Result<(), Failure> {
-    // Before attaching, so that a signal during it is not lost.
+    // Before attaching, so that a signal while the hooks attach is not lost.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut live = start(args)?;
@@ -92,7 +92,7 @@ async fn run(args: &TraceArgs, observer: &mut dyn Observer) -> Result<(), Failur
     announce(&live, args);
 
     let deadline = args.duration.map(|duration| Instant::now() + duration);
-    let (mut lost, mut told_missed) = (0, false);
+    let (mut lost, mut skips_reported) = (0, false);
     loop {
         let tick = if live.is_idle() && feed.correlator.is_idle() { IDLE_TICK } else { TICK };
         let wake = Instant::now() + tick;
@@ -115,12 +115,12 @@ async fn run(args: &TraceArgs, observer: &mut dyn Observer) -> Result<(), Failur
             lost = lost_now;
             feed.event(Event { ts: now(), netns: 0, body: Body::Lost(lost) })?;
         }
-        if let Some(missed) = live.newly_skipped_runs() {
-            if args.verbose || !told_missed {
-                say(&notice::missed(missed, args.notice_width()));
-                told_missed = true;
+        if let Some(skipped) = live.newly_skipped_runs() {
+            if args.verbose || !skips_reported {
+                say(&notice::skipped(skipped, args.notice_width()));
+                skips_reported = true;
             }
-            let body = Body::SkippedRuns(missed.values().sum());
+            let body = Body::SkippedRuns(skipped.values().sum());
             feed.event(Event { ts: now(), netns: 0, body })?;
         }
         let until = if stop { Nanos::MAX } else { live.settle_deadline() };
@@ -133,7 +133,7 @@ async fn run(args: &TraceArgs, observer: &mut dyn Observer) -> Result<(), Failur
     }
 }
 
-/// Hands each event to the observer and to the correlator.
+/// Passes each event to the observer and to the correlator.
 struct Feed<'a> {
     correlator: Correlator,
     observer: &'a mut dyn Observer,
@@ -154,13 +154,13 @@ impl Feed<'_> {
     }
 }
 
-/// Says that everything is attached, and what stays invisible.
+/// Prints the ready line and what stays invisible.
 fn announce(live: &Live, args: &TraceArgs) {
     say(&notice::ready(&live.session.coverage, args.notice_width()));
     if args.verbose {
         for signal in &live.session.coverage {
             if let Some(way) = &signal.way {
-                say(&format!("rsttrace: attached: {}: {way}", signal.id));
+                say(&format!("rsttrace: attached: {} via {way}", signal.id));
             }
         }
         for refused in &live.refused {

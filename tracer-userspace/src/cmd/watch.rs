@@ -1,4 +1,4 @@
-//! `rsttrace watch FLOW`: the timers of one connection, live.
+//! `rsttrace watch FLOW`: the timers of one connection as they count down.
 
 use std::{
     collections::BTreeSet,
@@ -21,18 +21,18 @@ use crate::{
     render::watch::{self, Frame},
 };
 
-/// Connections offered to pick from.
+/// Connections listed to choose from, at most.
 const MOST_LISTED: usize = 50;
-/// What has ended that is shown on the screen.
+/// Ended timers and entries shown on the screen, at most.
 const MOST_EVENTS: usize = 8;
 
-/// Watches until a signal, a limit, a closed pipe or the end of the connection.
+/// Runs until a signal, a limit, a closed pipe or the end of the connection.
 ///
 /// # Errors
 /// [`Failure`] when there is no such connection, or standard output cannot be written.
 pub fn run(args: &WatchArgs) -> Result<Exit, Failure> {
     let target = args.target().map_err(|why| usage(anyhow!("{why}")))?;
-    let host = Host::new().context("this machine cannot be looked at")?;
+    let host = Host::new().context("cannot inspect this host")?;
     let Some(flow) = choose(&host, target)? else {
         return Ok(Exit::Fine);
     };
@@ -47,39 +47,41 @@ fn usage(error: anyhow::Error) -> Failure {
     Failure { exit: Exit::Usage, error }
 }
 
-/// The connection that is meant; `None` when the user picked none.
+/// The connection to watch; `None` when the user picked none.
 fn choose(host: &Host, target: Target) -> Result<Option<Flow>, Failure> {
-    let (mut sockets, whose) = match target {
+    let (mut sockets, owner) = match target {
         Target::Flow(flow) => return Ok(Some(flow)),
         Target::Process(pid) => {
             let of_process = host.connections_of(pid);
             let missing =
-                || usage(anyhow!("there is no process {pid}, or only root may look at it"));
+                || usage(anyhow!("process {pid} not found, or not permitted to inspect it"));
             (of_process.ok_or_else(missing)?, format!("process {pid}"))
         }
         Target::Pick => (host.connections(), "this host".to_owned()),
     };
-    // Both ends may be here, and are one connection.
+    // Both ends of a connection may be on this host.
     let mut keys = BTreeSet::new();
     sockets.retain(|socket| keys.insert(socket.flow.key()));
     match (sockets.as_slice(), target) {
-        ([], _) => Err(usage(anyhow!("{whose} has no open TCP connection that we may see"))),
+        ([], _) => Err(usage(anyhow!("{owner} has no open TCP connection that this user may see"))),
         ([one], Target::Process(_)) => Ok(Some(one.flow)),
-        (several, _) => pick(host, several, &whose),
+        (several, _) => pick(host, several, &owner),
     }
 }
 
-/// Asks on a terminal; elsewhere the list is the answer, and a usage error.
-fn pick(host: &Host, sockets: &[SocketState], whose: &str) -> Result<Option<Flow>, Failure> {
+/// Lists the connections and, on a terminal, prompts for one. Elsewhere a missing choice is a usage error.
+fn pick(host: &Host, sockets: &[SocketState], owner: &str) -> Result<Option<Flow>, Failure> {
     let (listed, more) = sockets.split_at(sockets.len().min(MOST_LISTED));
     stdout::write(&watch::list(listed, &host.holders(listed), more.len()))?;
     if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
         let s = if sockets.len() == 1 { "" } else { "s" };
         let count = sockets.len();
-        return Err(usage(anyhow!("{whose} has {count} connection{s}: name the one to watch")));
+        return Err(usage(anyhow!(
+            "{owner} has {count} connection{s}: pass the one to watch as FLOW"
+        )));
     }
     loop {
-        stdout::write("watch which one? ")?;
+        stdout::write("connection number: ")?;
         let mut line = String::new();
         let read = io::stdin().lock().read_line(&mut line).context("cannot read the answer")?;
         match line.trim() {
@@ -89,7 +91,9 @@ fn pick(host: &Host, sockets: &[SocketState], whose: &str) -> Result<Option<Flow
                 let index = answer.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
                 match index.and_then(|index| sockets.get(index)) {
                     Some(socket) => return Ok(Some(socket.flow)),
-                    None => say(&format!("rsttrace: no number from 1 to {}", sockets.len())),
+                    None => {
+                        say(&format!("rsttrace: invalid number (expected 1 to {})", sockets.len()))
+                    }
                 }
             }
         }
@@ -104,21 +108,21 @@ async fn watch(args: &WatchArgs, host: &Host, flow: Flow) -> Result<Exit, Failur
     let mut watcher = host.watch_connection(flow);
     let mut before = watcher.scan();
     if before.is_empty() {
-        let hidden = before.unseen.iter().map(|what| format!("; not seen: {what}"));
+        let hidden = before.unseen.iter().map(|what| format!("; not visible: {what}"));
         let hidden: String = hidden.collect();
-        return Err(usage(anyhow!("nothing on this host knows {flow}{hidden}")));
+        return Err(usage(anyhow!("no socket or entry of {flow} on this host{hidden}")));
     }
     let mut show = Show::new(args, flow);
-    let (mut next, mut looks) = (start, 1);
+    let (mut next, mut readings) = (start, 1);
     if !show.frame(&before, Vec::new())? {
         return Ok(Exit::Fine);
     }
     loop {
-        if args.count.is_some_and(|count| looks >= count) {
+        if args.count.is_some_and(|count| readings >= count) {
             return Ok(Exit::Fine);
         }
         next += args.interval;
-        // A look that took longer than the interval is not made up for.
+        // A reading that took longer than the interval is not caught up on.
         next = next.max(Instant::now());
         let wake = deadline.map_or(next, |deadline| next.min(deadline));
         let stop = tokio::select! {
@@ -129,18 +133,18 @@ async fn watch(args: &WatchArgs, host: &Host, flow: Flow) -> Result<Exit, Failur
         if stop {
             return Ok(Exit::Fine);
         }
-        let mut sight = watcher.scan();
-        sight.after(&before);
-        looks += 1;
-        let ended = changes(&before, &sight);
-        if !show.frame(&sight, ended)? {
+        let mut snapshot = watcher.scan();
+        snapshot.after(&before);
+        readings += 1;
+        let ended = changes(&before, &snapshot);
+        if !show.frame(&snapshot, ended)? {
             return Ok(Exit::Fine);
         }
-        if sight.is_empty() {
-            say("rsttrace: the connection is gone everywhere");
+        if snapshot.is_empty() {
+            say("rsttrace: the connection has ended: no socket or entry is left");
             return Ok(Exit::Fine);
         }
-        before = sight;
+        before = snapshot;
     }
 }
 
@@ -148,7 +152,7 @@ struct Show<'a> {
     args: &'a WatchArgs,
     flow: Flow,
     events: Vec<(i64, String)>,
-    /// Redraw over the lines of the frame before.
+    /// Redraw over the lines of the previous frame.
     screen: bool,
     drawn: usize,
 }
@@ -159,16 +163,16 @@ impl<'a> Show<'a> {
         Self { args, flow, events: Vec::new(), screen, drawn: 0 }
     }
 
-    /// Whether anybody reads on.
-    fn frame(&mut self, sight: &Snapshot, ended: Vec<String>) -> anyhow::Result<bool> {
+    /// Prints a frame; `false` when the reader of standard output has exited.
+    fn frame(&mut self, snapshot: &Snapshot, ended: Vec<String>) -> anyhow::Result<bool> {
         let wall_ns = clock::wall();
         let new = ended.len();
         self.events.extend(ended.into_iter().map(|text| (wall_ns, text)));
         let surplus = self.events.len().saturating_sub(MOST_EVENTS.max(new));
         self.events.drain(..surplus);
-        let outlook = outlook(sight);
+        let outlook = outlook(snapshot);
         let frame =
-            Frame { flow: self.flow, sight, outlook: &outlook, events: &self.events, wall_ns };
+            Frame { flow: self.flow, snapshot, outlook: &outlook, events: &self.events, wall_ns };
         let text = match self.args.page.output {
             PageFormat::Text if self.screen => {
                 let screen = watch::screen(&frame, self.args.page.color.on_stdout(), page_width());
@@ -181,7 +185,7 @@ impl<'a> Show<'a> {
         stdout::write(&text)
     }
 
-    /// Over what was drawn before: up, and clear to the end of the screen.
+    /// The frame, drawn over the previous one: cursor up, then clear to the end of the screen.
     fn redrawn(&mut self, screen: &str) -> String {
         let up = match std::mem::replace(&mut self.drawn, screen.lines().count()) {
             0 => String::new(),

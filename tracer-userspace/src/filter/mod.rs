@@ -1,4 +1,4 @@
-//! Which incidents are shown: all given criteria must hold.
+//! Which incidents are shown: all given filters must match.
 
 mod expression;
 
@@ -16,9 +16,9 @@ use rsttrace_model::owner::Owner;
 
 use crate::render::explain;
 
-pub use expression::Expression;
+pub use expression::{Expression, ParseError};
 
-/// An address, a network (`10.0.0.0/8`), or an address with a port.
+/// An address, a CIDR (`10.0.0.0/8`), or an address with a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Side {
     ip: IpAddr,
@@ -56,30 +56,31 @@ impl FromStr for Side {
             });
         }
         let (ip, prefix) = text.split_once('/').map_or((text, None), |(ip, p)| (ip, Some(p)));
-        let ip: IpAddr =
-            ip.parse().map_err(|_| format!("`{text}` is no address, network or address:port"))?;
-        // Events show mapped addresses as IPv4. A network keeps the family its length belongs to.
+        let ip: IpAddr = ip.parse().map_err(|_| {
+            format!("invalid address `{text}` (expected an address, CIDR or address:port)")
+        })?;
+        // Events show mapped addresses as IPv4. A CIDR keeps the family that its prefix length belongs to.
         let ip = if prefix.is_none() { ip.to_canonical() } else { ip };
         let longest = if ip.is_ipv4() { 32 } else { 128 };
         let prefix = match prefix {
             None => longest,
-            Some(prefix) => prefix
-                .parse()
-                .ok()
-                .filter(|prefix| *prefix <= longest)
-                .ok_or_else(|| format!("`/{prefix}` is no prefix length of {ip}"))?,
+            Some(prefix) => {
+                prefix.parse().ok().filter(|prefix| *prefix <= longest).ok_or_else(|| {
+                    format!("invalid prefix length `/{prefix}` (expected /0 to /{longest})")
+                })?
+            }
         };
         Ok(Self { ip, prefix, port: None })
     }
 }
 
-/// File system of namespaces (include/uapi/linux/magic.h).
+/// The file system of namespaces (include/uapi/linux/magic.h).
 const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
 
-/// A network namespace, by inode number, or by a name or path that is looked up at once.
+/// The inode number of a network namespace, given by number, name or path. A name or path is looked up now.
 ///
 /// # Errors
-/// A sentence when there is no such namespace.
+/// A message when there is no such namespace.
 pub fn parse_netns(text: &str) -> Result<u32, String> {
     use std::os::linux::fs::MetadataExt as _;
     if let Ok(inum) = text.parse() {
@@ -89,37 +90,39 @@ pub fn parse_netns(text: &str) -> Result<u32, String> {
         true => text.to_owned(),
         false => format!("/run/netns/{text}"),
     };
-    // A name whose namespace is gone may be left behind as an ordinary file.
+    // The name of a deleted namespace may remain as an ordinary file.
     let is_namespace = rustix::fs::statfs(path.as_str()).is_ok_and(|fs| fs.f_type == NSFS_MAGIC);
     std::fs::metadata(&path)
         .ok()
         .filter(|_| is_namespace)
         .and_then(|meta| u32::try_from(meta.st_ino()).ok())
-        .ok_or_else(|| format!("there is no network namespace {path}"))
+        .ok_or_else(|| format!("network namespace `{path}` not found"))
 }
 
-/// Bytes of a process name that the kernel keeps (`TASK_COMM_LEN`, include/linux/sched.h).
+/// Bytes of a process name that the kernel keeps (`TASK_COMM_LEN` - 1, include/linux/sched.h).
 const COMM_BYTES: usize = 15;
 
 /// A process name as the kernel keeps it.
 ///
 /// # Errors
-/// A sentence when no process can have it.
+/// A message when no process can have this name.
 pub fn parse_comm(text: &str) -> Result<String, String> {
     match text.len() {
-        0 => Err("a process has a name".into()),
+        0 => Err("empty process name".into()),
         1..=COMM_BYTES => Ok(text.to_owned()),
         _ => {
             let kept = &text[..text.floor_char_boundary(COMM_BYTES)];
-            Err(format!("the kernel keeps {COMM_BYTES} bytes of a name: did you mean `{kept}`?"))
+            Err(format!(
+                "the kernel keeps {COMM_BYTES} bytes of a process name (did you mean `{kept}`?)"
+            ))
         }
     }
 }
 
-/// A cause id of the contract.
+/// A cause id.
 ///
 /// # Errors
-/// A sentence that names what is meant, perhaps, and all there are.
+/// A message that suggests similar ids, or lists all ids.
 pub fn parse_cause(text: &str) -> Result<String, String> {
     if let Some(cause) = causes::by_id(text) {
         return Ok(cause.id.to_owned());
@@ -133,32 +136,32 @@ pub fn parse_cause(text: &str) -> Result<String, String> {
     near.sort_by(|a, b| b.0.total_cmp(&a.0));
     let words: Vec<_> = near.iter().map(|(_, id)| format!("`{id}`")).take(SUGGESTED).collect();
     Err(match words.is_empty() {
-        true => format!("there is no such cause; there are\n{}", explain::ids(80)),
+        true => format!("unknown cause `{text}`; the causes are\n{}", explain::ids(80).trim_end()),
         false => format!(
-            "there is no such cause; did you mean {}?\n`rsttrace explain` lists all",
+            "unknown cause `{text}` (did you mean {}?)\n`rsttrace explain` lists all causes",
             words.join(" or ")
         ),
     })
 }
 
-/// Above this two words look alike; below 1, which is equal (Jaro's measure).
+/// Jaro similarity above which a word is suggested; 1 means equal.
 const SIMILAR: f64 = 0.8;
 
-/// More suggestions than this are none.
+/// Suggestions at most; more would not help.
 const SUGGESTED: usize = 4;
 
 /// A family of causes.
 ///
 /// # Errors
-/// A sentence that lists the families.
+/// A message that lists the families.
 pub fn parse_family(text: &str) -> Result<Family, String> {
     Family::ALL.into_iter().find(|family| family.id() == text).ok_or_else(|| {
         let known: Vec<_> = Family::ALL.iter().map(|family| family.id()).collect();
-        format!("`{text}` is no family; there are {}", known.join(", "))
+        format!("unknown family `{text}` (expected one of {})", known.join(", "))
     })
 }
 
-/// A container by the first digits of its id, as tools show it.
+/// A container, given by its id or a prefix of its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container(String);
 
@@ -169,7 +172,7 @@ impl FromStr for Container {
         let is_id = (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
         is_id
             .then(|| Self(text.to_ascii_lowercase()))
-            .ok_or_else(|| format!("`{text}` is no container id, nor the beginning of one"))
+            .ok_or_else(|| format!("invalid container id `{text}` (expected 1 to 64 hex digits)"))
     }
 }
 
@@ -179,7 +182,7 @@ impl Container {
     }
 }
 
-/// A pod: `NAME`, `NAMESPACE/NAME`, or its uid.
+/// A pod: `NAME`, `NAMESPACE/NAME`, or UID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodName {
     namespace: Option<String>,
@@ -194,7 +197,7 @@ impl FromStr for PodName {
             text.split_once('/').map_or((None, text), |(namespace, name)| (Some(namespace), name));
         let is_empty = namespace.is_some_and(str::is_empty) || name.is_empty();
         if is_empty || name.contains('/') {
-            return Err(format!("`{text}` is neither NAME, nor NAMESPACE/NAME, nor a uid"));
+            return Err(format!("invalid pod `{text}` (expected NAME, NAMESPACE/NAME or UID)"));
         }
         Ok(Self { namespace: namespace.map(str::to_owned), name: name.to_owned() })
     }
@@ -212,10 +215,10 @@ impl PodName {
     }
 }
 
-/// What `--fail-on` waits for.
+/// The value of `--fail-on`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FailOn {
-    /// Anything that is not benign.
+    /// Every cause that is not benign.
     Any,
     Family(Family),
     Cause(String),
@@ -231,7 +234,7 @@ impl FromStr for FailOn {
         parse_family(text)
             .map(Self::Family)
             .or_else(|_| parse_cause(text).map(Self::Cause))
-            .map_err(|error| format!("it is neither `any` nor a family, and {error}"))
+            .map_err(|error| format!("expected `any`, a family or a cause; {error}"))
     }
 }
 
@@ -249,7 +252,7 @@ impl FailOn {
     }
 }
 
-/// Criteria; an empty one lets everything through.
+/// Filters; an empty list matches everything.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     pub pid: Vec<u32>,
@@ -268,18 +271,18 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether a cause can be shown at all, whatever the connection.
+    /// Whether the filters on causes and families match this cause.
     fn lets_through_cause(&self, cause: &Cause) -> bool {
         (self.cause.is_empty() || self.cause.iter().any(|id| id == cause.id))
             && (self.family.is_empty() || self.family.contains(&cause.family))
     }
 
-    /// Whether any cause satisfies both its criteria.
+    /// Whether any cause matches the filters on causes and families.
     pub fn can_match_a_cause(&self) -> bool {
         causes::ALL.iter().any(|cause| self.lets_through_cause(cause))
     }
 
-    /// Whether a connection can have such ends: both are of one address family.
+    /// Whether a connection can match both `src` and `dst`: its ends have the same address family.
     pub fn can_match_addresses(&self) -> bool {
         let both = |is: fn(&Side) -> bool| {
             let has = |sides: &[Side]| sides.is_empty() || sides.iter().any(is);
@@ -288,12 +291,12 @@ impl Filter {
         both(|side| side.ip.is_ipv4()) || both(|side| side.ip.is_ipv6())
     }
 
-    /// Whether what is waited for can be among what is shown.
-    pub fn lets_through(&self, waited: &FailOn) -> bool {
-        causes::ALL.iter().any(|cause| self.lets_through_cause(cause) && waited.is(cause))
+    /// Whether an incident that `--fail-on` matches can pass the filters.
+    pub fn lets_through(&self, wanted: &FailOn) -> bool {
+        causes::ALL.iter().any(|cause| self.lets_through_cause(cause) && wanted.is(cause))
     }
 
-    /// Whether benign causes are named.
+    /// Whether the filters name a benign cause or the benign family.
     pub fn asks_for_benign(&self) -> bool {
         let named = |cause: &Cause| self.cause.iter().any(|id| id == cause.id);
         self.family.contains(&Family::Benign)
@@ -308,7 +311,7 @@ impl Filter {
             [Some(incident.source), incident.source_nat].into_iter().flatten().collect();
         let destination: Vec<SocketAddr> =
             [Some(incident.destination), incident.destination_nat].into_iter().flatten().collect();
-        // An application may be at either end.
+        // The process that is filtered for may be at either end.
         let owned =
             |holds: &dyn Fn(&Owner) -> bool| incident.owner.iter().chain(&incident.peer).any(holds);
         any(&self.pid, |pid| owned(&|owner| owner.pid == *pid))
@@ -348,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn all_criteria_must_hold() {
+    fn all_filters_must_match() {
         let incident = replay(article()).remove(0);
         let filter =
             Filter { port: vec![3306], cause: vec!["linger_zero".into()], ..Filter::default() };
@@ -356,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_that_is_too_long_is_refused_by_name() {
+    fn a_prefix_that_is_too_long_is_an_error_that_names_it() {
         assert!("10.0.0.0/33".parse::<Side>().is_err_and(|error| error.contains("/33")));
         assert!(side("0.0.0.0/0").matches("1.2.3.4:5".parse().expect("address")));
     }
@@ -369,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn criteria_on_the_owner_fail_when_there_is_none() {
+    fn filters_on_the_owner_do_not_match_without_an_owner() {
         let mut incident = replay(article()).remove(0);
         let filter = Filter { comm: vec!["node".into()], ..Filter::default() };
         assert!(!filter.matches(&incident));
@@ -416,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_container_or_pod_is_refused_by_name() {
+    fn invalid_containers_and_pods_are_errors_that_name_them() {
         for text in ["", "web", &"3".repeat(65)] {
             assert!(text.parse::<Container>().is_err_and(|error| error.contains(text)));
         }
@@ -426,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn every_namespace_in_which_something_was_seen_matches() {
+    fn every_namespace_of_the_incident_matches() {
         let incident = replay(article()).remove(0);
         let filter = |netns| Filter { netns: vec![netns], ..Filter::default() };
         assert!(filter(CLIENT_NS).matches(&incident) && filter(NODE_NS).matches(&incident));
@@ -434,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_is_found_by_number_and_path_and_nothing_else_is_one() {
+    fn a_namespace_is_found_by_number_and_path_and_other_files_are_errors() {
         use std::os::linux::fs::MetadataExt as _;
         let inum = std::fs::metadata("/proc/self/ns/net").expect("procfs").st_ino();
         assert_eq!(parse_netns("/proc/self/ns/net").map(u64::from), Ok(inum));
@@ -452,11 +455,11 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_cause_brings_what_was_meant_or_all_there_are() {
-        let told = |word| parse_cause(word).expect_err("no cause");
-        assert!(told("ipvs_idle_expird").contains("did you mean `ipvs_idle_expired`"));
-        assert!(told("halfclose").contains("did you mean `ipvs_halfclose_expired`?"));
-        let all = told("gremlins");
+    fn an_unknown_cause_suggests_similar_ids_or_lists_all() {
+        let error = |word| parse_cause(word).expect_err("unknown");
+        assert!(error("ipvs_idle_expird").contains("did you mean `ipvs_idle_expired`"));
+        assert!(error("halfclose").contains("did you mean `ipvs_halfclose_expired`?"));
+        let all = error("gremlins");
         for cause in causes::ALL {
             assert!(all.contains(cause.id), "{cause:?} is missing in:\n{all}");
         }

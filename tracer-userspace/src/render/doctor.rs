@@ -1,4 +1,4 @@
-//! A diagnosis, for people and for machines.
+//! The output of `doctor`, as text and as JSON.
 
 use rsttrace_core::causes::doc::Need;
 use rsttrace_kernel::{attach::Kprobes, signal};
@@ -6,13 +6,13 @@ use rsttrace_schema::json::object;
 use serde_json::{Value, json};
 
 use super::page::{Page, Style};
-use crate::doctor::{CauseReport, Diagnosis, SignalReport, State};
+use crate::doctor::{Diagnosis, SignalReport, State};
 
-/// Columns of a line's state and name, with the gaps.
+/// Columns of the state and of the name in a line, with the gap after each.
 const STATE: usize = 6;
 const NAME: usize = 24;
 
-/// Margin of what is said about a line.
+/// Margin of the details below a line.
 const MARGIN: &str = "        ";
 
 fn mark(state: State) -> (Style, &'static str) {
@@ -24,7 +24,7 @@ fn mark(state: State) -> (Style, &'static str) {
     }
 }
 
-/// The page.
+/// The text page.
 pub fn text(diagnosis: &Diagnosis, color: bool, width: usize) -> String {
     let mut page = Page::new(color, width);
     machine(&mut page, diagnosis);
@@ -33,25 +33,27 @@ pub fn text(diagnosis: &Diagnosis, color: bool, width: usize) -> String {
         signals(&mut page, &diagnosis.signals);
     }
     if !diagnosis.causes.is_empty() {
-        heading(&mut page, "Causes, and how surely they can be told here");
-        causes(&mut page, &diagnosis.causes);
+        heading(&mut page, "Causes, and the best confidence on this kernel");
+        causes(&mut page, diagnosis);
     }
     for plane in &diagnosis.data_planes {
-        heading(&mut page, &format!("{} forwards packets here", plane.name));
+        heading(&mut page, &format!("{} forwards packets on this host", plane.name));
         let text = format!(
-            "Found: {}. What its BPF programs forward passes by the kernel's conntrack and IPVS: \
-             entries it loses are not seen, and its drops look like silence. Its own table: {}.",
+            "Found: {}. Packets that its BPF programs forward bypass the kernel's conntrack and IPVS: \
+             entries that {} loses are not seen, and its drops look like an unresponsive peer. Its own \
+             table: {}.",
             plane.found.join(", "),
+            plane.name,
             plane.look_at
         );
         page.paragraph(&[(Style::Plain, "  ")], "  ", &[(Style::Plain, &text)]);
     }
-    heading(&mut page, "Never seen, on any kernel");
+    heading(&mut page, "Not visible on any kernel");
     for blind in signal::NEVER_SEEN {
         item(&mut page, blind);
     }
     if !diagnosis.advice.is_empty() {
-        heading(&mut page, "What would help");
+        heading(&mut page, "How to trace more");
         diagnosis.advice.iter().for_each(|it| item(&mut page, it));
     }
     page.finish().unwrap_or_default()
@@ -70,18 +72,18 @@ fn machine(page: &mut Page, diagnosis: &Diagnosis) {
     let dormant = diagnosis.signals.iter().filter(|it| it.state == State::Dormant).count();
     let unloaded = match dormant {
         0 => String::new(),
-        _ => format!(" ({dormant} are of modules that are not loaded)"),
+        _ => format!(" ({dormant} inactive: module not loaded)"),
     };
     let covered =
-        format!("{} of {} signals{unloaded}", diagnosis.covered(), diagnosis.signals.len());
+        format!("{} of {} signals covered{unloaded}", diagnosis.covered(), diagnosis.signals.len());
     match &diagnosis.refusal {
-        None => page.labelled("TRACING", Style::Green, &format!("starts, and sees {covered}")),
+        None => page.labelled("TRACING", Style::Green, &format!("starts, {covered}")),
         Some(refusal) => {
             let text =
                 format!("does not start (exit code {}): {}", refusal.exit.code(), refusal.why);
             page.labelled("TRACING", Style::Red, &text);
             if !diagnosis.causes.is_empty() {
-                let text = format!("{covered}, by what can be told without attaching them");
+                let text = format!("{covered}, judged without attaching the hooks");
                 page.labelled("EXPECTED", Style::Yellow, &text);
             }
         }
@@ -95,7 +97,7 @@ fn machine(page: &mut Page, diagnosis: &Diagnosis) {
 fn kprobes(diagnosis: &Diagnosis) -> &'static str {
     match diagnosis.kprobes {
         Kprobes::Use => "kprobes",
-        Kprobes::SwitchedOff => "kprobes switched off",
+        Kprobes::SwitchedOff => "kprobes disabled with --no-kprobes",
         Kprobes::Missing => "no kprobes",
     }
 }
@@ -118,13 +120,13 @@ fn signals(page: &mut Page, signals: &[SignalReport]) {
     for it in signals.iter().filter(|it| it.state != State::Dormant) {
         row(page, it.state, it.id, it.title);
         if !it.way.is_empty() {
-            more(page, "by ", &it.way.join(", "));
+            more(page, "via ", &it.way.join(", "));
         }
         for (way, why) in &it.instead_of {
-            more(page, "not by ", &format!("{way}: {why}"));
+            more(page, "not via ", &format!("{way}: {why}"));
         }
         if let Some(invisible) = &it.invisible {
-            more(page, "unseen: ", invisible);
+            more(page, "blind spot: ", invisible);
         }
         if let Some(cost) = it.cost {
             more(page, "cost: ", cost);
@@ -150,27 +152,34 @@ fn list(page: &mut Page, state: State, ids: &[&str]) {
     page.paragraph(&head, MARGIN, &[(Style::Plain, &ids.join(", "))]);
 }
 
-fn causes(page: &mut Page, causes: &[CauseReport]) {
-    let of = |state| causes.iter().filter(move |it| it.state == state);
+/// "reset_received partial", "conntrack_end unavailable"
+fn missing(need: &Need, signals: &[SignalReport]) -> String {
+    let is_partial = signals.iter().any(|it| it.id == need.signal() && it.state == State::Part);
+    let how = if is_partial { "partial" } else { "unavailable" };
+    format!("{} {how}", need.signal())
+}
+
+fn causes(page: &mut Page, diagnosis: &Diagnosis) {
+    let of = |state| diagnosis.causes.iter().filter(move |it| it.state == state);
     let full: Vec<_> = of(State::Full).map(|it| it.cause.id).collect();
     if !full.is_empty() {
         list(page, State::Full, &full);
     }
     for it in [State::Part, State::No, State::Dormant].into_iter().flat_map(of) {
-        let lacks: Vec<_> = it.lacks.iter().map(Need::to_string).collect();
-        let lacks = lacks.join(" and ");
+        let lacks: Vec<_> = it.lacks.iter().map(|need| missing(need, &diagnosis.signals)).collect();
+        let lacks = lacks.join(", ");
         let text = match (it.state, it.best) {
             (State::Dormant, _) => {
                 format!("cannot happen while {} is not loaded", it.modules.join(" and "))
             }
-            (_, Some(best)) => format!("at best {}, for want of {lacks}", best.id()),
-            (_, None) => format!("stays unknown, for want of {lacks}"),
+            (_, Some(best)) => format!("at best `{}`: {lacks}", best.id()),
+            (_, None) => format!("reported as `unknown`: {lacks}"),
         };
         row(page, it.state, it.cause.id, &text);
     }
 }
 
-/// The same as one JSON object.
+/// The diagnosis as one JSON object.
 pub fn json(diagnosis: &Diagnosis) -> Value {
     let needs = |needs: &[Need]| -> Vec<Value> {
         needs

@@ -1,4 +1,4 @@
-//! A cause's documentation, for `rsttrace explain` and the help.
+//! The documentation of causes, for `rsttrace explain` and `--help`.
 
 use rsttrace_core::{
     causes::{self, cause::Cause, doc::Need},
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::page::{Page, Style};
 
-/// Columns of the ids in the list, with the gap behind them.
+/// Columns of the ids in the list, with the gap after them.
 const ID: usize = 24;
 
-/// Every cause in a line, by family.
+/// All causes by family, one per line.
 pub fn list(color: bool, width: usize) -> String {
     let mut page = Page::new(color, width);
     let hang = " ".repeat(2 + ID);
@@ -44,7 +44,7 @@ pub fn ids(width: usize) -> String {
     page.finish().unwrap_or_default()
 }
 
-/// All about one cause.
+/// The documentation of one cause.
 pub fn text(cause: &Cause, color: bool, width: usize) -> String {
     let doc = &cause.doc;
     let mut page = Page::new(color, width);
@@ -73,7 +73,7 @@ pub fn text(cause: &Cause, color: bool, width: usize) -> String {
     page.finish().unwrap_or_default()
 }
 
-/// The same as one JSON object.
+/// The documentation of one cause as a JSON object.
 pub fn json(cause: &Cause) -> Value {
     let doc = &cause.doc;
     let need = |need: &Need| json!({"id": need.signal(), "in_full": matches!(need, Need::Full(_))});
@@ -109,17 +109,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_broader_than_the_page() {
+    fn no_line_is_wider_than_the_page() {
         for width in [80, 120] {
             let all: String = causes::ALL.iter().map(|cause| text(cause, false, width)).collect();
             let all = all + &list(false, width);
-            let broad = all.lines().find(|line| line.chars().count() > width);
-            assert_eq!(broad, None, "at {width} columns");
+            let wide = all.lines().find(|line| line.chars().count() > width);
+            assert_eq!(wide, None, "at {width} columns");
         }
     }
 
     #[test]
-    fn the_text_and_the_json_tell_every_fix_and_not_fix() {
+    fn the_text_and_the_json_contain_every_fix_and_not_fix() {
         for cause in causes::ALL {
             let text = text(cause, false, 2000);
             let json = json(cause).to_string();

@@ -1,4 +1,4 @@
-//! Incidents like one already told are counted, not told again.
+//! Folding: an incident like one that was already printed is counted, not printed again.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -10,19 +10,19 @@ use rsttrace_model::flow::Nanos;
 
 const SECOND: Nanos = 1_000_000_000;
 
-/// How often a growing count is told.
+/// How often a growing count is printed.
 const REPORT: Nanos = 10 * SECOND;
 
-/// After this long without a repeat, the next one is news again and told in full.
+/// After this time without a repeat, the next incident is printed in full again.
 const FORGET: Nanos = 300 * SECOND;
 
-/// More groups than a person can follow; beyond it counting starts afresh.
+/// Groups kept at most; when there are more, all counts are printed and counting starts again.
 const GROUPS: usize = 1024;
 
-/// Stories whose other end may still be told in a line.
-const TOLD: usize = 64;
+/// Printed incidents that are kept, so that the other end of one is printed as a line.
+const PRINTED: usize = 64;
 
-/// Incidents with the same key are the same news.
+/// Incidents with the same key fold into one count.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     cause: &'static str,
@@ -45,7 +45,7 @@ impl Key {
 }
 
 struct Group {
-    /// Repeats not yet reported.
+    /// Repeats not printed yet.
     count: u64,
     /// When the first of them came.
     since: Nanos,
@@ -53,18 +53,18 @@ struct Group {
     newest: Nanos,
 }
 
-/// What is to be printed for an incident.
+/// What to print for an incident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Telling {
-    /// All of it.
+pub enum Print {
+    /// The whole incident.
     Full,
-    /// One line: it is the other end of an incident told in full.
+    /// One line: this is the other end of an incident that was printed in full.
     OtherEnd,
-    /// Nothing: it was counted, or it is the other end of one that was.
+    /// Nothing: the incident was counted, or is the other end of one that was counted.
     Nothing,
 }
 
-/// Repeats of one kind, to be told in a line.
+/// Repeats of one kind, to be printed as a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repeats {
     pub cause: &'static str,
@@ -72,30 +72,30 @@ pub struct Repeats {
     /// Process name: hostile text.
     pub owner: Option<String>,
     pub count: u64,
-    /// Time in which they came.
+    /// Time since the first of these repeats, rounded up.
     pub seconds: u64,
 }
 
-/// The memory of what was told.
+/// What was printed, and the counts of what was not.
 #[derive(Default)]
 pub struct Folds {
     groups: BTreeMap<Key, Group>,
-    /// Event ids, newest last.
-    told: VecDeque<String>,
-    /// The newest time heard of.
+    /// Event ids of the incidents printed in full, newest last.
+    printed: VecDeque<String>,
+    /// The newest time so far.
     now: Nanos,
 }
 
 impl Folds {
-    /// Decides how to tell `incident`, and counts it when it is not told.
-    pub fn take(&mut self, incident: &Incident, now: Nanos) -> Telling {
-        // At the end of a stream everything is judged, at the end of time.
+    /// Decides what to print for `incident`, and counts the incident if it is a repeat.
+    pub fn take(&mut self, incident: &Incident, now: Nanos) -> Print {
+        // At the end of a stream the remaining cases are judged with `now` at its maximum.
         let now = if now == Nanos::MAX { self.now.max(incident.opened) } else { now };
         self.now = self.now.max(now);
         if let Some(first) = &incident.follows {
-            return match self.told.contains(first) {
-                true => Telling::OtherEnd,
-                false => Telling::Nothing,
+            return match self.printed.contains(first) {
+                true => Print::OtherEnd,
+                false => Print::Nothing,
             };
         }
         let key = Key::of(incident);
@@ -105,17 +105,17 @@ impl Folds {
             }
             group.count += 1;
             group.newest = now;
-            return Telling::Nothing;
+            return Print::Nothing;
         }
         self.groups.insert(key, Group { count: 0, since: now, newest: now });
-        if self.told.len() >= TOLD {
-            self.told.pop_front();
+        if self.printed.len() >= PRINTED {
+            self.printed.pop_front();
         }
-        self.told.push_back(incident.event_id.clone());
-        Telling::Full
+        self.printed.push_back(incident.event_id.clone());
+        Print::Full
     }
 
-    /// Counts whose time has come.
+    /// The counts that are due to be printed.
     pub fn due(&mut self, now: Nanos) -> Vec<Repeats> {
         if now != Nanos::MAX {
             self.now = self.now.max(now);
@@ -130,7 +130,7 @@ impl Folds {
         repeats
     }
 
-    /// All counts.
+    /// All counts, due or not.
     pub fn rest(&mut self) -> Vec<Repeats> {
         self.report(|_| true)
     }
@@ -166,27 +166,27 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_trickle_is_told_in_full_once() {
+    fn a_steady_trickle_is_printed_in_full_once() {
         let mut folds = Folds::default();
-        assert_eq!(folds.take(&incident(), 0), Telling::Full);
+        assert_eq!(folds.take(&incident(), 0), Print::Full);
         for minute in 1..60 {
             let now = minute * 60 * SECOND;
-            assert_eq!(folds.take(&incident(), now), Telling::Nothing);
+            assert_eq!(folds.take(&incident(), now), Print::Nothing);
             let due = folds.due(now + REPORT);
             assert_eq!(due.iter().map(|repeats| repeats.count).collect::<Vec<_>>(), [1]);
         }
     }
 
     #[test]
-    fn after_a_long_silence_it_is_news_again() {
+    fn after_a_long_time_without_repeats_an_incident_is_printed_in_full_again() {
         let mut folds = Folds::default();
         folds.take(&incident(), 0);
         assert!(folds.due(FORGET).is_empty());
-        assert_eq!(folds.take(&incident(), FORGET + 1), Telling::Full);
+        assert_eq!(folds.take(&incident(), FORGET + 1), Print::Full);
     }
 
     #[test]
-    fn the_time_is_that_in_which_the_repeats_came() {
+    fn a_count_covers_the_time_since_its_first_repeat() {
         let mut folds = Folds::default();
         folds.take(&incident(), 0);
         folds.take(&incident(), 100 * SECOND);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_judged_at_the_end_of_a_stream_came_when_it_opened() {
+    fn an_incident_judged_at_the_end_of_a_stream_counts_at_the_time_it_opened() {
         let mut folds = Folds::default();
         let at = |ts| Incident { opened: ts, ..incident() };
         folds.take(&at(100 * SECOND), 100 * SECOND);
@@ -211,20 +211,20 @@ mod tests {
     #[test]
     fn workers_of_one_program_fold_and_programs_do_not() {
         let mut folds = Folds::default();
-        assert_eq!(folds.take(&of("node", 1), 0), Telling::Full);
-        assert_eq!(folds.take(&of("node", 2), 0), Telling::Nothing);
-        assert_eq!(folds.take(&of("java", 3), 0), Telling::Full);
+        assert_eq!(folds.take(&of("node", 1), 0), Print::Full);
+        assert_eq!(folds.take(&of("node", 2), 0), Print::Nothing);
+        assert_eq!(folds.take(&of("java", 3), 0), Print::Full);
     }
 
     #[test]
-    fn the_other_end_of_a_counted_incident_stays_silent() {
+    fn the_other_end_of_a_counted_incident_is_not_printed() {
         let mut folds = Folds::default();
         let first = incident();
         folds.take(&first, 0);
         let end = |id: &str| Incident { follows: Some(id.into()), ..incident() };
-        assert_eq!(folds.take(&end(&first.event_id), 1), Telling::OtherEnd);
-        assert_eq!(folds.take(&end("of one that was counted"), 2), Telling::Nothing);
-        assert!(folds.rest().is_empty(), "an other end does not count");
+        assert_eq!(folds.take(&end(&first.event_id), 1), Print::OtherEnd);
+        assert_eq!(folds.take(&end("of one that was counted"), 2), Print::Nothing);
+        assert!(folds.rest().is_empty(), "the other end does not count");
     }
 
     #[test]

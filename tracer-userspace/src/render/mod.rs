@@ -1,5 +1,5 @@
-//! How incidents are shown: [`json`] for machines, [`table`] for people. Text from the host (process
-//! names, cgroups) is hostile; [`escape`] makes it harmless for a terminal.
+//! Output of the commands, as text and as JSON. Text from the host (process names, cgroups) is untrusted:
+//! `page::Page` escapes it for the terminal.
 
 pub mod check;
 pub mod doctor;

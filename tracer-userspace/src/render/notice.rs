@@ -1,4 +1,4 @@
-//! What standard error says about the run itself.
+//! Notices about the run itself, on standard error.
 
 use std::collections::BTreeMap;
 
@@ -17,11 +17,11 @@ fn lines(width: usize, texts: impl IntoIterator<Item = String>) -> String {
     page.finish().unwrap_or_default()
 }
 
-/// What stays invisible, and of which signals: those with the same gap are told together.
+/// What stays invisible, and for which signals. Signals with the same gap share a line.
 fn gaps<'a>(coverage: impl IntoIterator<Item = &'a SignalCoverage>) -> Vec<String> {
     let mut gaps: Vec<(&str, Vec<&str>, &str)> = Vec::new();
     for signal in coverage {
-        let how = if signal.way.is_some() { "in part" } else { "not seen" };
+        let how = if signal.way.is_some() { "partial" } else { "not traced" };
         let Some(blind) = signal.blind.as_deref() else { continue };
         match gaps.iter_mut().find(|gap| gap.0 == how && gap.2 == blind) {
             Some(gap) => gap.1.push(&signal.id),
@@ -29,18 +29,18 @@ fn gaps<'a>(coverage: impl IntoIterator<Item = &'a SignalCoverage>) -> Vec<Strin
         }
     }
     gaps.into_iter()
-        .map(|(how, ids, blind)| format!("{how}: {}: {blind}", ids.join(", ")))
+        .map(|(how, ids, blind)| format!("{} ({how}): {blind}", ids.join(", ")))
         .collect()
 }
 
-/// Everything that will attach is attached; what stays invisible, and of which signals.
+/// The hooks are attached: how many signals are covered, and what stays invisible.
 pub fn ready(coverage: &[SignalCoverage], width: usize) -> String {
     let covered = coverage.iter().filter(|signal| signal.way.is_some()).count();
     let first = format!("ready, {covered} of {} signals covered", coverage.len());
     lines(width, std::iter::once(first).chain(gaps(coverage)))
 }
 
-/// What a module brought or took away.
+/// Signals gained or lost when a module was loaded or unloaded.
 pub fn changed(changed: &[SignalCoverage], width: usize) -> String {
     let covered = changed.iter().filter_map(|signal| {
         let way = signal.way.as_ref()?;
@@ -50,13 +50,13 @@ pub fn changed(changed: &[SignalCoverage], width: usize) -> String {
     lines(width, covered.chain(gaps(gone)))
 }
 
-/// Hooks that the kernel left out, and how often.
-pub fn missed(hooks: &BTreeMap<String, u64>, width: usize) -> String {
+/// Runs of our BPF programs that the kernel skipped, by hook.
+pub fn skipped(hooks: &BTreeMap<String, u64>, width: usize) -> String {
     let runs: u64 = hooks.values().sum();
     let names: Vec<_> = hooks.iter().map(|(hook, runs)| format!("{hook} {runs}")).collect();
     let text = format!(
-        "the kernel left out {runs} {} of our programs ({}), as it does when one interrupts another: a record \
-         may be missing",
+        "the kernel skipped {runs} {} of our BPF programs ({}), as it does when one program interrupts another; \
+         records may be missing",
         if runs == 1 { "run" } else { "runs" },
         names.join(", "),
     );
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ready_line_counts_and_each_gap_is_told() {
+    fn the_ready_line_counts_signals_and_each_gap_has_a_line() {
         let coverage = [
             signal("reset_sent", Some("a"), None),
             signal("reset_received", Some("b"), Some("no ACK bit")),
@@ -86,23 +86,23 @@ mod tests {
         assert_eq!(
             ready(&coverage, 200),
             "rsttrace: ready, 2 of 3 signals covered\n\
-             rsttrace: in part: reset_received: no ACK bit\n\
-             rsttrace: not seen: ipvs_end: no module\n"
+             rsttrace: reset_received (partial): no ACK bit\n\
+             rsttrace: ipvs_end (not traced): no module\n"
         );
     }
 
     #[test]
-    fn what_the_kernel_left_out_is_told_by_hook() {
+    fn skipped_runs_are_counted_by_hook() {
         let hooks = BTreeMap::from([("nf_ct_delete".to_owned(), 1), ("tcp_reset".to_owned(), 2)]);
         assert_eq!(
-            missed(&hooks, 200),
-            "rsttrace: the kernel left out 3 runs of our programs (nf_ct_delete 1, tcp_reset 2), as it does when \
-             one interrupts another: a record may be missing\n"
+            skipped(&hooks, 200),
+            "rsttrace: the kernel skipped 3 runs of our BPF programs (nf_ct_delete 1, tcp_reset 2), as it does \
+             when one program interrupts another; records may be missing\n"
         );
     }
 
     #[test]
-    fn signals_with_the_same_gap_are_told_in_one_line() {
+    fn signals_with_the_same_gap_share_a_line() {
         let coverage = [
             signal("firewall_reset", Some("a"), Some("only its drop")),
             signal("ipvs_end", None, Some("no module")),
@@ -111,13 +111,13 @@ mod tests {
         assert_eq!(
             ready(&coverage, 200),
             "rsttrace: ready, 2 of 3 signals covered\n\
-             rsttrace: in part: firewall_reset, firewall_reset6: only its drop\n\
-             rsttrace: not seen: ipvs_end: no module\n"
+             rsttrace: firewall_reset, firewall_reset6 (partial): only its drop\n\
+             rsttrace: ipvs_end (not traced): no module\n"
         );
     }
 
     #[test]
-    fn a_new_hook_is_told_with_its_way() {
+    fn a_new_hook_is_printed_with_its_program() {
         let coverage = [signal("ipvs_end", Some("ip_vs_conn_expire__kprobe"), None)];
         let text = changed(&coverage, 200);
         assert_eq!(text, "rsttrace: ipvs_end is covered now (ip_vs_conn_expire__kprobe)\n");

@@ -1,9 +1,9 @@
-//! Text on its way to a terminal: escaped, coloured and wrapped in one place, so that nothing printed
-//! can bypass it.
+//! Text for a terminal: escaped, coloured and wrapped in one place, so that no untrusted text reaches the
+//! terminal unescaped.
 
 use rsttrace_model::escape::terminal;
 
-/// How a piece of text stands out.
+/// The style of a piece of text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     Plain,
@@ -28,16 +28,16 @@ impl Style {
     }
 }
 
-/// A piece of text in one style; the text may be hostile.
+/// A piece of text in one style; the text may be untrusted.
 pub type Span<'a> = (Style, &'a str);
 
 /// Columns of a label such as `NOT A FIX`, with the margin before it.
 const LABEL: usize = 13;
 
-/// Margin of what belongs to a labelled line.
+/// Margin of the lines that follow a labelled line.
 pub const HANG: &str = "             ";
 
-/// Lines being put together.
+/// Builds the lines of a page.
 pub struct Page {
     color: bool,
     width: usize,
@@ -55,8 +55,8 @@ impl Page {
         (!self.text.is_empty()).then_some(self.text)
     }
 
-    /// A paragraph: `head` as it is, then `body` broken at spaces, further lines behind `hang`.
-    /// Spans of the body are separated by a space.
+    /// A paragraph: `head` unbroken, then `body` wrapped at spaces, with `hang` before each further line.
+    /// A space separates the spans of the body.
     pub fn paragraph(&mut self, head: &[Span<'_>], hang: &str, body: &[Span<'_>]) {
         let mut column = 0;
         for (style, text) in head {
@@ -78,14 +78,14 @@ impl Page {
         self.text.push('\n');
     }
 
-    /// A paragraph behind a label in the margin.
+    /// A paragraph after a label in the margin.
     pub fn labelled(&mut self, label: &str, style: Style, text: &str) {
         let gap = " ".repeat(LABEL.saturating_sub(2 + label.chars().count()).max(1));
         let head = [(Style::Plain, "  "), (style, label), (Style::Plain, gap.as_str())];
         self.paragraph(&head, HANG, &[(Style::Plain, text)]);
     }
 
-    /// A line to be copied, behind a label in the margin.
+    /// A line to copy, after a label in the margin.
     pub fn labelled_verbatim(&mut self, label: &str, style: Style, line: &str) {
         let gap = " ".repeat(LABEL.saturating_sub(2 + label.chars().count()).max(1));
         self.put(Style::Plain, "  ");
@@ -98,14 +98,14 @@ impl Page {
         self.text.push('\n');
     }
 
-    /// A line that is there to be copied, so it is never broken.
+    /// A line to copy: never wrapped.
     pub fn verbatim(&mut self, indent: &str, line: &str) {
         self.put(Style::Plain, indent);
         self.put(Style::Plain, &terminal(line));
         self.text.push('\n');
     }
 
-    /// Appends safe text and says how many columns it takes.
+    /// Appends escaped text and returns its number of columns.
     fn put(&mut self, style: Style, safe: &str) -> usize {
         match style.sgr().filter(|_| self.color && !safe.is_empty()) {
             Some(sgr) => {
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_to_be_copied_is_not_broken() {
+    fn a_line_to_copy_is_not_wrapped() {
         let mut page = Page::new(false, 10);
         page.verbatim("  ", "sysctl -w net.ipv4.tcp_keepalive_time=300");
         let text = page.finish();

@@ -1,5 +1,4 @@
-//! Incidents for a person at three in the morning: a headline, the story with times, the verdict, and
-//! what to change.
+//! Incidents for a person: a headline, the timeline of the evidence, the verdict, and what to change.
 
 use std::net::SocketAddr;
 
@@ -17,7 +16,7 @@ use rsttrace_model::{
 use rsttrace_schema::json::timestamp;
 
 use super::{
-    fold::{Folds, Repeats, Telling},
+    fold::{Folds, Print, Repeats},
     page::{HANG, Page, Style},
 };
 
@@ -27,15 +26,15 @@ pub struct TableOptions {
     pub color: bool,
     /// Columns to wrap at.
     pub width: usize,
-    /// Also how to keep, check and undo each fix, what was ruled out, and what cannot be seen.
+    /// Also print how to persist, check and undo each fix, what was ruled out, and what cannot be seen.
     pub wide: bool,
 }
 
-/// The printer, with the incidents it is folding.
+/// The table output, with the incidents that are being folded.
 pub struct Table {
     options: TableOptions,
     folds: Folds,
-    /// The date that was printed last; clock times belong to it.
+    /// The date that was printed last; the clock times below it are on this date.
     day: String,
 }
 
@@ -44,24 +43,24 @@ impl Table {
         Self { options, folds: Folds::default(), day: String::new() }
     }
 
-    /// The text for an incident, or `None` when it is like one already told.
+    /// The text for an incident, or `None` when the incident is a repeat.
     pub fn incident(&mut self, incident: &Incident, now: Nanos) -> Option<String> {
-        let telling = self.folds.take(incident, now);
-        if telling == Telling::Nothing {
+        let print = self.folds.take(incident, now);
+        if print == Print::Nothing {
             return None;
         }
         let mut page = self.page();
         self.date(&mut page, incident.wall_ns);
-        match telling {
-            Telling::Full if incident.cause.family != Family::Benign => {
-                story(&mut page, incident, self.options.wide);
+        match print {
+            Print::Full if incident.cause.family != Family::Benign => {
+                in_full(&mut page, incident, self.options.wide);
             }
             _ => one_line(&mut page, incident),
         }
         page.finish()
     }
 
-    /// Counts whose time has come.
+    /// The counts that are due.
     pub fn tick(&mut self, now: Nanos) -> Option<String> {
         let repeats = self.folds.due(now);
         self.repeats(&repeats)
@@ -90,7 +89,7 @@ impl Table {
         page.finish()
     }
 
-    /// Says which day it is, and that clock times are UTC, when that is news.
+    /// Prints the date and the time zone when the date has changed.
     fn date(&mut self, page: &mut Page, wall_ns: i64) {
         let day = timestamp(wall_ns).split('T').next().unwrap_or_default().to_owned();
         if day != self.day {
@@ -100,10 +99,10 @@ impl Table {
     }
 }
 
-/// A benign reset, or the other end of an incident already told.
+/// A benign reset, or the other end of an incident that was printed in full.
 fn one_line(page: &mut Page, incident: &Incident) {
     let about = match &incident.follows {
-        Some(first) => format!("the other end of {} ({})", short(first), incident.cause.id),
+        Some(first) => format!("other end of incident {} ({})", short(first), incident.cause.id),
         None => format!("{} ({})", incident.why, incident.cause.id),
     };
     let text = format!(
@@ -116,7 +115,7 @@ fn one_line(page: &mut Page, incident: &Incident) {
     page.paragraph(&[], HANG, &[(Style::Dim, &text)]);
 }
 
-fn story(page: &mut Page, incident: &Incident, wide: bool) {
+fn in_full(page: &mut Page, incident: &Incident, wide: bool) {
     headline(page, incident);
     timeline(page, incident);
     if let Some(text) = processes(incident) {
@@ -136,18 +135,18 @@ fn story(page: &mut Page, incident: &Incident, wide: bool) {
         page.labelled("NOT A FIX", Style::Dim, &format!("{what}: {because}"));
     }
     if let Some(prove) = &incident.prove {
-        page.labelled("TO PROVE", Style::Yellow, prove);
+        page.labelled("TO CONFIRM", Style::Yellow, prove);
     }
     if wide {
         for it in &incident.ruled_out {
             page.labelled("RULED OUT", Style::Dim, &format!("{}: {}", it.cause, it.because));
         }
         for blind in &incident.blind_spots {
-            page.labelled("NOT SEEN", Style::Dim, blind);
+            page.labelled("BLIND SPOT", Style::Dim, blind);
         }
     }
     if incident.lost_events > 0 {
-        let text = format!("{} records before this one", incident.lost_events);
+        let text = format!("{} kernel records lost before this incident", incident.lost_events);
         page.labelled("LOST", Style::Yellow, &text);
     }
     page.labelled("ID", Style::Dim, &incident.event_id);
@@ -174,7 +173,7 @@ fn headline(page: &mut Page, incident: &Incident) {
     page.paragraph(&[(Style::Plain, &head)], HANG, &body);
 }
 
-/// Findings in the order in which they happened. The first one that the verdict named is its root.
+/// Findings in the order in which they happened. The first finding of the verdict is the root cause.
 fn timeline(page: &mut Page, incident: &Incident) {
     let root = incident.evidence.first().filter(|_| incident.confidence.is_some());
     let mut findings: Vec<&Finding> = incident.evidence.iter().collect();
@@ -224,11 +223,12 @@ fn end(side: Side, owner: &Owner) -> String {
     text
 }
 
-/// What keeps the socket alive, and who decides about it.
+/// The keepalive of the socket, and where its time comes from.
 fn socket(keepalive: Keepalive) -> String {
     let period = format!("{:.0}/{:.0}/{}", keepalive.time_s, keepalive.intvl_s, keepalive.probes);
     match (keepalive.enabled, keepalive.time_is_own) {
-        (false, _) => format!("SO_KEEPALIVE off ({period} if it were on)"),
+        (false, false) => format!("SO_KEEPALIVE off (defaults {period})"),
+        (false, true) => format!("SO_KEEPALIVE off ({period} set by the application, no effect)"),
         (true, true) => format!("SO_KEEPALIVE on, {period} set by the application"),
         (true, false) => format!("SO_KEEPALIVE on, {period} from its namespace's sysctls"),
     }
@@ -236,8 +236,10 @@ fn socket(keepalive: Keepalive) -> String {
 
 fn fix(page: &mut Page, number: usize, fix: &Fix, wide: bool) {
     let change = match (&fix.current, &fix.wanted) {
-        (Some(current), Some(wanted)) => format!(" (now {current}, wanted {wanted})"),
-        (None, Some(wanted)) => format!(" (wanted {wanted})"),
+        (Some(current), Some(wanted)) => {
+            format!(" (now: {}; set: {})", setting(current), setting(wanted))
+        }
+        (None, Some(wanted)) => format!(" (set: {})", setting(wanted)),
         _ => String::new(),
     };
     let text = format!("[{}] {}{change}", fix.owner.id(), fix.summary);
@@ -266,12 +268,24 @@ fn fix(page: &mut Page, number: usize, fix: &Fix, wide: bool) {
     }
 }
 
+/// Keepalive settings such as `300/30/3` in words; other values as they are.
+fn setting(value: &str) -> String {
+    let parts: Vec<&str> = value.split('/').collect();
+    match parts.as_slice() {
+        [time, intvl, probes] if parts.iter().all(|part| part.parse::<u64>().is_ok()) => {
+            let s = if *probes == "1" { "" } else { "s" };
+            format!("idle {time} s, interval {intvl} s, {probes} probe{s}")
+        }
+        _ => value.to_owned(),
+    }
+}
+
 /// HH:MM:SS.mmm, UTC.
 fn clock(wall_ns: i64) -> String {
     timestamp(wall_ns).get(11..23).unwrap_or("??:??:??.???").to_owned()
 }
 
-/// The end of an event id: its beginning is the time, which neighbours share.
+/// The end of an event id. Its beginning is the time, which is similar for incidents close together.
 fn short(event_id: &str) -> &str {
     event_id.get(24..).unwrap_or(event_id)
 }
@@ -290,24 +304,26 @@ mod tests {
 
     const PLAIN: TableOptions = TableOptions { color: false, width: 100, wide: false };
     /// Nothing wraps.
-    const BROAD: TableOptions = TableOptions { width: 500, ..PLAIN };
+    const UNWRAPPED: TableOptions = TableOptions { width: 500, ..PLAIN };
 
     fn incident() -> Incident {
         replay(article()).remove(0)
     }
 
-    fn told(options: TableOptions, incident: &Incident) -> String {
-        Table::new(options).incident(incident, 0).expect("a story")
+    fn printed(options: TableOptions, incident: &Incident) -> String {
+        Table::new(options).incident(incident, 0).expect("a text")
     }
 
     #[test]
-    fn the_story_names_root_cause_verdict_and_first_fix() {
-        let text = told(PLAIN, &incident());
+    fn an_incident_names_root_cause_verdict_and_first_fix() {
+        let text = printed(PLAIN, &incident());
         for part in [
             "10.0.0.2:41822 → 10.96.0.10:3306 [→ 10.0.1.2:3306]",
             "← ROOT CAUSE",
             "VERDICT    ipvs_idle_expired (observed): reset after 973 s idle: its IPVS entry",
-            "FIX 1      [application] send keepalives at least every 300 s (now off, wanted 300/30/3)",
+            "FIX 1      [application] send keepalives at least every 300 s (now: off; set: idle 300 s, \
+             interval",
+            "  30 s, 3 probes)",
         ] {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
         }
@@ -315,7 +331,7 @@ mod tests {
 
     #[test]
     fn the_root_cause_is_marked_once_and_findings_are_in_order() {
-        let text = told(BROAD, &incident());
+        let text = printed(UNWRAPPED, &incident());
         assert_eq!(text.matches("ROOT CAUSE").count(), 1);
         let root = text.lines().find(|line| line.contains("ROOT CAUSE")).expect("a mark");
         assert!(root.contains("├") && text.find(root) < text.find("└"), "{text}");
@@ -327,7 +343,7 @@ mod tests {
     #[test]
     fn an_unknown_cause_has_no_root() {
         let unknown = Incident { confidence: None, ..incident() };
-        assert!(!told(PLAIN, &unknown).contains("ROOT CAUSE"));
+        assert!(!printed(PLAIN, &unknown).contains("ROOT CAUSE"));
     }
 
     #[test]
@@ -343,8 +359,8 @@ mod tests {
     }
 
     #[test]
-    fn the_other_end_is_one_line_that_names_the_first() {
-        let mut table = Table::new(BROAD);
+    fn the_other_end_is_one_line_that_names_the_first_incident() {
+        let mut table = Table::new(UNWRAPPED);
         let first = incident();
         table.incident(&first, 0);
         let end = Incident { follows: Some(first.event_id.clone()), ..incident() };
@@ -354,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn the_date_is_told_once_a_day() {
+    fn the_date_is_printed_once_a_day() {
         let mut table = Table::new(PLAIN);
         let first = incident();
         let mut texts = Vec::new();
@@ -362,20 +378,20 @@ mod tests {
             let mut next = first.clone();
             next.destination.set_port(port);
             next.wall_ns += days * 86_400_000_000_000;
-            texts.push(table.incident(&next, 0).expect("a story"));
+            texts.push(table.incident(&next, 0).expect("a text"));
         }
         let dated: Vec<bool> = texts.iter().map(|text| text.contains(" UTC ──")).collect();
         assert_eq!(dated, [true, false, true]);
     }
 
     #[test]
-    fn only_the_wide_table_tells_how_to_keep_and_undo_a_fix() {
+    fn only_the_wide_table_shows_how_to_persist_and_undo_a_fix() {
         let mut incident = incident();
         let place = Place { netns: 1, reach: NetnsReach::Initial };
         let key = "net.ipv4.tcp_keepalive_time";
         incident.fixes[0].changes = vec![Change::Sysctl { place, key, from: Some(7200), to: 300 }];
-        let wide = told(TableOptions { wide: true, ..PLAIN }, &incident);
-        let narrow = told(PLAIN, &incident);
+        let wide = printed(TableOptions { wide: true, ..PLAIN }, &incident);
+        let narrow = printed(PLAIN, &incident);
         for part in ["/etc/sysctl.d/", "sysctl -w net.ipv4.tcp_keepalive_time=7200", "RULED OUT"] {
             assert!(wide.contains(part), "{part} is missing in:\n{wide}");
             assert!(!narrow.contains(part), "{part} is in:\n{narrow}");
@@ -384,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn keepalive_is_blamed_on_whoever_set_it() {
+    fn the_socket_line_shows_where_the_keepalive_time_comes_from() {
         let keepalive = |enabled, time_is_own| Keepalive {
             enabled,
             time_s: 600.0,
@@ -394,20 +410,21 @@ mod tests {
         };
         assert!(socket(keepalive(true, true)).contains("set by the application"));
         assert!(socket(keepalive(true, false)).contains("namespace"));
-        assert!(socket(keepalive(false, false)).contains("off"));
+        assert_eq!(socket(keepalive(false, false)), "SO_KEEPALIVE off (defaults 600/75/9)");
+        assert!(socket(keepalive(false, true)).contains("off (600/75/9 set by the application"));
     }
 
     #[test]
     fn a_hostile_process_name_cannot_move_the_cursor() {
         let mut hostile = incident();
         hostile.owner = Some(Owner { pid: 1, comm: "\u{1b}[2J\r".into(), ..Owner::default() });
-        let text = told(PLAIN, &hostile);
+        let text = printed(PLAIN, &hostile);
         assert!(!text.contains(['\u{1b}', '\r']), "{text}");
         assert!(text.contains("\\u{1b}[2J"), "{text}");
     }
 
     #[test]
-    fn the_processes_at_both_ends_are_told_with_pod_and_container() {
+    fn the_processes_at_both_ends_are_printed_with_pod_and_container() {
         let mut both = incident();
         let pod = |uid: &str, name: Option<&str>| Pod {
             uid: Some(uid.into()),
@@ -427,13 +444,13 @@ mod tests {
         both.peer = Some(Owner { pid: 8, comm: "mysqld".into(), by, pod, ..Owner::default() });
         let wanted = "  PROCESS    source node (pid 7), pod shop/orders-api-7c9, container \
                       3f9c3f9c3f9c; destination mysqld (pid 8, its listener), pod u-2\n";
-        let text = told(BROAD, &both);
+        let text = printed(UNWRAPPED, &both);
         assert!(text.contains(wanted), "{text}");
     }
 
     #[test]
-    fn prose_keeps_to_the_width_and_commands_are_never_broken() {
-        let text = told(TableOptions { width: 70, ..PLAIN }, &incident());
+    fn prose_keeps_to_the_width_and_commands_are_never_wrapped() {
+        let text = printed(TableOptions { width: 70, ..PLAIN }, &incident());
         let is_command = |line: &str| line.contains("setsockopt") || line.contains("sysctl -w");
         let mut prose = text.lines().filter(|line| !is_command(line));
         assert!(prose.all(|line| line.chars().count() <= 70), "{text}");
@@ -442,7 +459,7 @@ mod tests {
 
     #[test]
     fn no_colour_means_no_escape_sequence() {
-        assert!(!told(PLAIN, &incident()).contains('\u{1b}'));
-        assert!(told(TableOptions { color: true, ..PLAIN }, &incident()).contains('\u{1b}'));
+        assert!(!printed(PLAIN, &incident()).contains('\u{1b}'));
+        assert!(printed(TableOptions { color: true, ..PLAIN }, &incident()).contains('\u{1b}'));
     }
 }

@@ -1,4 +1,4 @@
-//! `rsttrace fix --check`: the fixes of what `check` finds.
+//! `rsttrace fix --check`: the fixes of the findings of `check`.
 
 use rsttrace_apply::plan::Plan;
 use rsttrace_check::{self, Finding, Question};
@@ -6,15 +6,14 @@ use rsttrace_core::{causes, fix::Fix};
 use rsttrace_host::Host;
 use rsttrace_model::host_state::View;
 
-use super::{carry_out, plan, print, usage, view};
+use super::{apply_one, plan, print, usage, view};
 use crate::{
     cli::{FixArgs, page_width},
     cmd::{Exit, Failure},
     render::fix as out,
 };
 
-/// Prints the plan of every finding that has one; with `--apply` carries out the first that is the node's
-/// to make.
+/// Prints the plans of every finding that has a fix. With `--apply`, applies the first node-level fix.
 ///
 /// # Errors
 /// As [`super::run`].
@@ -25,13 +24,16 @@ pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
     findings.retain(|it| args.netns.is_none_or(|inum| it.place.netns == inum));
     let groups = groups(findings, args.choose.as_deref(), &view, &host);
     if let (Some(id), true) = (&args.choose, groups.is_empty()) {
-        return Err(usage(anyhow::anyhow!("no finding of this host has a fix {id:?}")));
+        return Err(usage(anyhow::anyhow!(
+            "no finding on this host has a fix `{}`",
+            id.escape_debug()
+        )));
     }
     if args.apply {
         let first = groups.iter().find(|(_, plans)| plans.iter().any(Plan::is_node_owned));
         let cause = first.and_then(|(finding, _)| causes::by_id(finding.cause?));
         let plans: Vec<Plan> = groups.into_iter().flat_map(|(_, plans)| plans).collect();
-        return carry_out(args, cause, &plans, &host);
+        return apply_one(args, cause, &plans, &host);
     }
     print(
         args,
@@ -40,21 +42,21 @@ pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
     )
 }
 
-/// The findings that have a fix, each fix where it is met first.
+/// The findings that have a fix. A fix of several findings is listed with the first one only.
 fn groups(
     findings: Vec<Finding>,
     choose: Option<&str>,
     view: &View,
     host: &Host,
 ) -> Vec<(Finding, Vec<Plan>)> {
-    let mut told: Vec<Fix> = Vec::new();
+    let mut listed: Vec<Fix> = Vec::new();
     let mut groups = Vec::new();
     for finding in findings {
         let mut plans = Vec::new();
         for fix in &finding.fixes {
-            if choose.is_none_or(|id| fix.id == id) && !told.contains(fix) {
-                told.push(fix.clone());
-                let why = format!("because of the finding {} of rsttrace check", finding.rule);
+            if choose.is_none_or(|id| fix.id == id) && !listed.contains(fix) {
+                listed.push(fix.clone());
+                let why = format!("for the finding {} of rsttrace check", finding.rule);
                 plans.push(plan(fix.clone(), &why, view, host));
             }
         }

@@ -1,4 +1,4 @@
-//! Which cause and which connection an incident is about; nothing else of it is believed.
+//! The cause and the connection of an incident. Nothing else is taken from the input, which is untrusted.
 
 use std::{
     fs::File,
@@ -14,24 +14,24 @@ use serde_json::Value;
 
 use crate::cmd::{Failure, say};
 
-/// An event is below 12 KiB; a longer line is none.
+/// Bytes of a line at most; an event is below 12 KiB.
 const LONGEST: u64 = 64 * 1024;
-/// Damaged lines that are named one by one.
+/// Damaged lines that are reported one by one.
 const NAMED: u64 = 10;
 
 /// What an incident selects.
 #[derive(Debug, Default)]
 pub struct Selected {
     pub cause: Option<&'static Cause>,
-    pub broken: Broken,
-    /// The host that it was seen on.
+    pub connection: Broken,
+    /// The host on which the incident was seen.
     pub host: Option<String>,
 }
 
-/// Reads incidents and takes the one with this id, or the newest.
+/// Reads incidents and selects the one with this event_id, or the newest one.
 ///
 /// # Errors
-/// [`Failure`] when the file cannot be read, or holds no such incident.
+/// [`Failure`] when the file cannot be read, or has no such incident.
 pub fn select(file: &Path, event: Option<&str>) -> Result<Selected, Failure> {
     let name = file.display();
     let input: Box<dyn BufRead> = match file.to_str() {
@@ -41,16 +41,16 @@ pub fn select(file: &Path, event: Option<&str>) -> Result<Selected, Failure> {
         )),
     };
     let (found, damaged) = read(input, event).with_context(|| format!("cannot read {name}"))?;
-    for sentence in &damaged.named {
-        say(&format!("rsttrace: {name}: {sentence}"));
+    for fault in &damaged.named {
+        say(&format!("rsttrace: {name}: {fault}"));
     }
     if damaged.more > 0 {
-        say(&format!("rsttrace: {name}: {} more lines are no events", damaged.more));
+        say(&format!("rsttrace: {name}: {} more lines are not valid events", damaged.more));
     }
     found.ok_or_else(|| {
         match event {
-            Some(id) => anyhow!("{name} holds no incident with event_id {id:?}"),
-            None => anyhow!("{name} holds no incident with a known cause"),
+            Some(id) => anyhow!("{name} has no incident with event_id `{}`", id.escape_debug()),
+            None => anyhow!("{name} has no incident with a known cause"),
         }
         .into()
     })
@@ -98,7 +98,7 @@ fn read(
         if event.is_some_and(|wanted| wanted != id) {
             continue;
         }
-        // RFC 3339 in UTC with nine digits: the order of the text is that of time.
+        // RFC 3339 in UTC with nine digits: text order is time order.
         let at = text(&value, "/@timestamp").unwrap_or_default().to_owned();
         if newest.as_ref().is_none_or(|(newest, _)| *newest <= at) {
             newest = Some((at, selected));
@@ -106,24 +106,24 @@ fn read(
     }
 }
 
-/// serde_json ends its sentence with the place in this one line.
+/// The error without the position, which serde_json counts within this one line.
 fn reason(error: &serde_json::Error) -> String {
-    let sentence = error.to_string();
-    sentence.split(" at line ").next().unwrap_or_default().to_owned()
+    let message = error.to_string();
+    message.split(" at line ").next().unwrap_or_default().to_owned()
 }
 
 fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
     value.pointer(pointer)?.as_str()
 }
 
-/// Summaries and the events of others are skipped.
+/// The selection of an incident event; `None` for summaries and for events of other programs.
 fn selected(value: &Value) -> Option<Selected> {
     let cause = causes::by_id(text(value, "/rsttrace/cause")?)?;
     let ip = |pointer| text(value, pointer).and_then(|ip| ip.parse::<IpAddr>().ok());
     let port = value.pointer("/destination/port").and_then(Value::as_u64);
     let port = port.and_then(|port| u16::try_from(port).ok());
     let netns = value.pointer("/rsttrace/netns").and_then(Value::as_u64);
-    let broken = Broken {
+    let connection = Broken {
         client: ip("/source/ip"),
         service: ip("/destination/ip").zip(port).map(SocketAddr::from),
         server: ip("/destination/nat/ip"),
@@ -132,7 +132,7 @@ fn selected(value: &Value) -> Option<Selected> {
         ipvs_state: text(value, "/rsttrace/ipvs/state").and_then(ipvs::state_by_name),
     };
     let host = text(value, "/host/name").map(str::to_owned);
-    Some(Selected { cause: Some(cause), broken, host })
+    Some(Selected { cause: Some(cause), connection, host })
 }
 
 #[cfg(test)]
@@ -152,21 +152,21 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_incident_counts_unless_one_is_asked_for() {
+    fn the_newest_incident_is_selected_unless_an_id_is_given() {
         let text = event("a", "2026-11-21T03:00:00.000000002Z", "ipvs_idle_expired")
             + &event("b", "2026-11-21T03:00:00.000000001Z", "conntrack_invalid");
         let (newest, _) = select(&text, None);
         let newest = newest.expect("two incidents");
         assert_eq!(newest.cause.map(|cause| cause.id), Some("ipvs_idle_expired"));
-        assert_eq!(newest.broken.service, Some("10.96.12.8:3306".parse().expect("an address")));
-        assert_eq!(newest.broken.application, Some(4_026_532_541));
-        let (asked, _) = select(&text, Some("b"));
-        assert_eq!(asked.and_then(|it| it.cause).map(|it| it.id), Some("conntrack_invalid"));
+        assert_eq!(newest.connection.service, Some("10.96.12.8:3306".parse().expect("an address")));
+        assert_eq!(newest.connection.application, Some(4_026_532_541));
+        let (by_id, _) = select(&text, Some("b"));
+        assert_eq!(by_id.and_then(|it| it.cause).map(|it| it.id), Some("conntrack_invalid"));
         assert!(select(&text, Some("c")).0.is_none());
     }
 
     #[test]
-    fn damaged_lines_are_named_by_line_and_column_and_the_others_count() {
+    fn damaged_lines_are_reported_by_line_and_column_and_the_others_are_read() {
         let text = format!("{}{{\"a\":\n\nnonsense\n", event("a", "2026", "ipvs_idle_expired"));
         let (found, damaged) = select(&text, None);
         assert!(found.is_some());
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_is_skipped_in_pieces_that_fit_in_memory() {
+    fn a_line_that_is_too_long_is_skipped_without_reading_it_into_memory() {
         let text = "x".repeat(200_000) + "\n" + &event("a", "2026", "ipvs_idle_expired");
         let (found, damaged) = select(&text, None);
         assert!(found.is_some());
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_that_do_not_exist_and_summaries_select_nothing() {
+    fn unknown_causes_and_summaries_select_nothing() {
         let text =
             event("a", "2026", "$(reboot)") + "{\"event\":{\"dataset\":\"rsttrace.summary\"}}\n";
         let (found, damaged) = select(&text, None);

@@ -1,8 +1,8 @@
-//! `rsttrace fix`: the plan for a cause or an incident, applied and taken back on request.
+//! `rsttrace fix`: the plan for a cause or an incident, applied or undone on request.
 
-mod asked;
 mod check;
 mod incident;
+mod prompt;
 mod undo;
 
 use std::io::{self, IsTerminal as _, stdin};
@@ -24,7 +24,7 @@ use rsttrace_core::{
 use rsttrace_host::{Host, view};
 use rsttrace_model::host_state::View;
 use rsttrace_schema::json;
-use undo::stands;
+use undo::is_still_set;
 
 use super::{Exit, Failure, say, stdout};
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
     render::{fix as out, fix::Advised, profile},
 };
 
-/// Prints the plan; with `--apply` carries one fix out.
+/// Prints the plan. With `--apply`, applies one fix.
 ///
 /// # Errors
 /// [`Failure`] when the input cannot be read, the host cannot be changed, or standard output cannot be
@@ -55,12 +55,12 @@ pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
         None => Selected::default(),
     };
     let named = args.cause.as_deref().and_then(causes::by_id);
-    let cause = selected.cause.or(named).ok_or_else(|| anyhow!("there is no cause"))?;
+    let cause = selected.cause.or(named).ok_or_else(|| anyhow!("no cause given"))?;
     let host = Host::new().map_err(anyhow::Error::from)?;
     if let Some(other) = selected.host.as_deref().filter(|name| *name != host.hostname()) {
         say(&format!(
-            "rsttrace: the incident is of host {other:?}, and this is {:?}: the values below are of \
-             this host",
+            "rsttrace: the incident is from host {other:?}, but this host is {:?}; the values below are \
+             computed from this host",
             host.hostname()
         ));
     }
@@ -68,12 +68,12 @@ pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
     let scene = Scene {
         netns: args.netns,
         idle_s: args.idle.map(|idle| idle.as_secs_f64()),
-        broken: selected.broken,
+        broken: selected.connection,
         ..Scene::of(&view)
     };
     let plans = plans(args, cause, &scene, &host)?;
     if args.apply {
-        return carry_out(args, Some(cause), &plans, &host);
+        return apply_one(args, Some(cause), &plans, &host);
     }
     let snippet = args.client.map(|client| Advised::new(client.0, scene.shortest_limit_s()));
     print(
@@ -83,7 +83,7 @@ pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
     )
 }
 
-/// The article's own settings, line by line.
+/// Reviews the settings of the article, line by line.
 fn profile(args: &FixArgs) -> Result<Exit, Failure> {
     let host = Host::new().map_err(anyhow::Error::from)?;
     let view = view(args, &host)?;
@@ -98,12 +98,14 @@ fn profile(args: &FixArgs) -> Result<Exit, Failure> {
 fn view(args: &FixArgs, host: &Host) -> Result<View, Failure> {
     let view = view::read(host);
     match args.netns.filter(|inum| view.netns(*inum).is_none()) {
-        Some(inum) => Err(anyhow!("network namespace {inum} cannot be looked into").into()),
+        Some(inum) => {
+            Err(anyhow!("network namespace {inum} not found, or not permitted to enter it").into())
+        }
         None => Ok(view),
     }
 }
 
-/// Prints a page in the format that was asked for.
+/// Prints a page in the requested format.
 fn print(
     args: &FixArgs,
     text: impl FnOnce() -> String,
@@ -129,13 +131,14 @@ fn plans(
     host: &Host,
 ) -> Result<Vec<Plan>, Failure> {
     let chosen = |plan: &Plan| args.choose.as_deref().is_none_or(|id| plan.fix.id == id);
-    let plan = |fix: Fix| plan(fix, &format!("to end {}", cause.id), scene.view, host);
+    let plan = |fix: Fix| plan(fix, &format!("to fix {}", cause.id), scene.view, host);
     let all: Vec<Plan> = cause.fixes_on(scene).into_iter().map(plan).collect();
     let ids: Vec<_> = all.iter().map(|plan| plan.fix.id).collect();
     let plans: Vec<Plan> = all.into_iter().filter(chosen).collect();
     match (&args.choose, plans.is_empty()) {
         (Some(id), true) => Err(usage(anyhow!(
-            "there is no fix {id:?} for {} on this host; there is: {}",
+            "no fix `{}` for {} on this host (expected one of {})",
+            id.escape_debug(),
             cause.id,
             ids.join(", ")
         ))),
@@ -143,41 +146,42 @@ fn plans(
     }
 }
 
-/// A plan whose files say who wrote them, when and why.
+/// A plan whose files have a header with the program, the time and the reason.
 fn plan(fix: Fix, why: &str, view: &View, host: &Host) -> Plan {
     let header = [
         format!("Written by rsttrace {} at {:.0}", env!("CARGO_PKG_VERSION"), Timestamp::now()),
         format!("{why}: {}.", fix.summary),
-        "To take it back: rsttrace fix --undo".to_owned(),
+        "To undo: rsttrace fix --undo".to_owned(),
     ];
     Plan::new(fix, &header, view, host)
 }
 
-fn carry_out(
+/// Applies the first node-level fix of the plans.
+fn apply_one(
     args: &FixArgs,
     cause: Option<&'static Cause>,
     plans: &[Plan],
     host: &Host,
 ) -> Result<Exit, Failure> {
     if !rustix::process::geteuid().is_root() {
-        let error = anyhow!("only root may change this host (CAP_NET_ADMIN, CAP_SYS_ADMIN)");
+        let error = anyhow!("--apply needs root (CAP_NET_ADMIN, CAP_SYS_ADMIN)");
         return Err(Failure { exit: Exit::NotPermitted, error });
     }
-    let cannot_keep = |error: io::Error| {
+    let cannot_save = |error: io::Error| {
         let folder = args.state_dir.display();
         match error.kind() {
             io::ErrorKind::WouldBlock => anyhow!("nothing was changed: {error}"),
-            _ => anyhow!("nothing was changed: old values cannot be kept in {folder}: {error}"),
+            _ => anyhow!("nothing was changed: cannot save old values in {folder}: {error}"),
         }
     };
-    let store = Store::open(&args.state_dir).map_err(cannot_keep)?;
+    let store = Store::open(&args.state_dir).map_err(cannot_save)?;
     if args.idle.is_none()
         && !args.force
         && !args.check
-        && let Some(journal) = in_force(args, cause, &store, host)
+        && let Some(journal) = already_applied(args, cause, &store, host)
     {
         say(&format!(
-            "rsttrace: {} is in force already, applied as {}; --force goes by the values of now",
+            "rsttrace: {} is already applied ({}); --force recomputes it from the current values",
             journal.about.fix, journal.about.id
         ));
         let fix = &journal.about.fix;
@@ -186,12 +190,12 @@ fn carry_out(
     let mut ours = plans.iter().filter(|plan| plan.is_node_owned());
     let Some(plan) = ours.next() else {
         return Err(usage(anyhow!(
-            "nothing here is the node's to change; the same without --apply tells who can do what"
+            "no node-level fix to apply; without --apply, the plan shows the owner of each fix"
         )));
     };
     if let Some(other) = ours.find(|other| other.fix.id == plan.fix.id) {
         return Err(usage(anyhow!(
-            "this applies to several network namespaces, choose one with --netns: {}; {}",
+            "several network namespaces need this fix (choose one with --netns): {}; {}",
             plan.fix.summary,
             other.fix.summary
         )));
@@ -201,10 +205,12 @@ fn carry_out(
     }
     if !args.yes {
         if !stdin().is_terminal() {
-            return Err(usage(anyhow!("nobody can be asked here: --yes applies without asking")));
+            return Err(usage(anyhow!(
+                "stdin is not a terminal: pass --yes to apply without a prompt"
+            )));
         }
         stdout::write(&out::plan_text(plan, args.page.color.on_stdout(), page_width()))?;
-        if !asked::agrees(&format!("Apply {} to this host?", plan.fix.id)) {
+        if !prompt::confirm(&format!("Apply {} to this host?", plan.fix.id)) {
             say("rsttrace: nothing was changed");
             return Ok(Exit::Fine);
         }
@@ -214,7 +220,7 @@ fn carry_out(
     }
     let now = Timestamp::now();
     let about = About {
-        id: store.new_id(&now.strftime("%Y%m%d-%H%M%S").to_string()).map_err(cannot_keep)?,
+        id: store.new_id(&now.strftime("%Y%m%d-%H%M%S").to_string()).map_err(cannot_save)?,
         boot_id: host.boot_id().unwrap_or_default(),
         when: format!("{now:.0}"),
         cause: cause.map(|cause| cause.id),
@@ -232,7 +238,7 @@ fn carry_out(
             Err(anyhow!("{}; everything was restored", failure.reason).into())
         }
         Err(failure) => Err(anyhow!(
-            "{}; and this could not be restored: {}; `rsttrace fix --undo` tries again",
+            "{}; could not restore {}; retry with `rsttrace fix --undo`",
             failure.reason,
             failure.left.join("; ")
         )
@@ -240,19 +246,24 @@ fn carry_out(
     }
 }
 
-/// An earlier apply for the same cause, whose values still stand. Fixes that go by the value of now
-/// would go further each time.
-fn in_force(args: &FixArgs, cause: Option<&Cause>, store: &Store, host: &Host) -> Option<Journal> {
+/// An earlier apply for the same cause whose values are still set. Without this check, a fix that is computed
+/// from the current value would raise that value again at each run.
+fn already_applied(
+    args: &FixArgs,
+    cause: Option<&Cause>,
+    store: &Store,
+    host: &Host,
+) -> Option<Journal> {
     let journals = store.ids().ok()?.into_iter().rev().filter_map(|id| store.load(&id).ok());
-    let is_asked_for = |journal: &Journal| {
+    let is_same = |journal: &Journal| {
         let about = &journal.about;
         let mut places = journal.items.iter().filter_map(Item::place);
         about.cause == cause.map(|cause| cause.id)
             && args.choose.as_deref().is_none_or(|id| about.fix == id)
-            && places.all(|at| args.netns.is_none_or(|asked| at.netns == asked))
+            && places.all(|at| args.netns.is_none_or(|netns| at.netns == netns))
     };
-    journals.filter(is_asked_for).find(|journal| {
+    journals.filter(is_same).find(|journal| {
         let mut live = Live::new(host, store, "/".as_ref(), Some(&journal.about.boot_id));
-        stands(journal, &mut live)
+        is_still_set(journal, &mut live)
     })
 }

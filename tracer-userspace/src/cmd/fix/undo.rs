@@ -1,11 +1,11 @@
-//! What was applied, and taking it back.
+//! `rsttrace fix --undo` and `--list`: the applied fixes, and how they are undone.
 
 use anyhow::anyhow;
 use rsttrace_apply::{
     disk,
-    journal::{Item, Journal},
+    journal::{Item, Journal, is_id},
     live::Live,
-    run::{Effects, undo as take_back},
+    run::{self, Effects},
     store::Store,
 };
 use rsttrace_host::Host;
@@ -32,7 +32,7 @@ fn open(args: &FixArgs) -> Result<Option<Store>, Failure> {
     })
 }
 
-/// Takes one apply back.
+/// Undoes one applied fix.
 pub fn undo(args: &FixArgs) -> Result<Exit, Failure> {
     let wanted = args.undo.as_deref().filter(|id| *id != "newest");
     let ids = match open(args)? {
@@ -40,45 +40,54 @@ pub fn undo(args: &FixArgs) -> Result<Exit, Failure> {
         None => None,
     };
     let newest = ids.as_ref().and_then(|(ids, _)| ids.last());
-    let Some((id, (_, store))) =
+    let Some((id, (ids, store))) =
         wanted.map(ToOwned::to_owned).or(newest.cloned()).zip(ids.as_ref())
     else {
         return match wanted {
-            Some(id) => Err(usage(anyhow!("nothing was applied as {id:?}"))),
+            Some(id) => Err(usage(unknown(id))),
             None => {
-                say("rsttrace: nothing was applied, so there is nothing to take back");
+                say("rsttrace: no fix was applied; nothing to undo");
                 Ok(Exit::Fine)
             }
         };
     };
-    let journal = store.load(&id).map_err(|why| match why.as_str() {
-        "is not there" => usage(anyhow!("nothing was applied as {id:?}; --list tells what was")),
-        _ => anyhow!("the journal {id} {why}").into(),
-    })?;
+    if is_id(&id) && !ids.contains(&id) {
+        return Err(usage(unknown(&id)));
+    }
+    let journal = store.load(&id).map_err(|why| anyhow!("the journal {id} {why}"))?;
     let host = Host::new().map_err(anyhow::Error::from)?;
     if let Some(why) = host.files_elsewhere()
         && written_elsewhere(&journal)
     {
         return Err(anyhow!(
-            "nothing was taken back: {why}, and the files of {id} are on the host: run it there"
+            "nothing was undone: {why}, and the files of {id} are on the host; run it there"
         )
         .into());
     }
     let mut live = Live::new(&host, store, "/".as_ref(), Some(&journal.about.boot_id));
-    let undone = take_back(&mut live, &journal, args.force);
+    let undone = run::undo(&mut live, &journal, args.force);
     print(args, || out::undone_text(&journal, &undone), || out::undone_json(&journal, &undone))?;
     if undone.is_complete() {
         return Ok(Exit::Fine);
     }
     let left: Vec<_> = undone.foreign.iter().chain(&undone.failed).cloned().collect();
     let first = match applied_over(&journal, store) {
-        Some(later) => format!("; {later} was applied over it: take that back first"),
+        Some(later) => {
+            format!("; {later} was applied later and changed the same: undo {later} first")
+        }
         None => String::new(),
     };
-    Err(anyhow!("not everything was taken back: {}{first}", left.join("; ")).into())
+    Err(anyhow!("not completely undone: {}{first}", left.join("; ")).into())
 }
 
-/// The newest apply after this one that changed some of the same.
+fn unknown(id: &str) -> anyhow::Error {
+    anyhow!(
+        "unknown undo id `{}` (`rsttrace fix --list` shows the applied fixes)",
+        id.escape_debug()
+    )
+}
+
+/// The newest apply after this one that changed one of the same values or files.
 fn applied_over(journal: &Journal, store: &Store) -> Option<String> {
     let ids = store.ids().ok()?.into_iter().rev();
     let touches = |other: &Journal| {
@@ -89,8 +98,8 @@ fn applied_over(journal: &Journal, store: &Store) -> Option<String> {
         .find(|id| store.load(id).is_ok_and(|other| touches(&other)))
 }
 
-/// Whether none of the journal's files stands here as it was left: then this is another /etc than the one
-/// it was written to, where it would seem taken back already.
+/// Whether no file of the journal is here as it was written. Then this /etc is not the one that was written
+/// to, and the files would seem to be undone already.
 fn written_elsewhere(journal: &Journal) -> bool {
     let mut files = journal.items.iter().filter_map(|item| match item {
         Item::File { path, new, .. } => {
@@ -98,10 +107,10 @@ fn written_elsewhere(journal: &Journal) -> bool {
         }
         Item::Value { .. } => None,
     });
-    files.next().is_some_and(|first| !first && files.all(|stands| !stands))
+    files.next().is_some_and(|first| !first && files.all(|is_same| !is_same))
 }
 
-/// Tells what can be taken back.
+/// Lists the applied fixes that can be undone.
 pub fn list(args: &FixArgs) -> Result<Exit, Failure> {
     let mut journals = Vec::new();
     if let Some(store) = open(args)? {
@@ -115,8 +124,8 @@ pub fn list(args: &FixArgs) -> Result<Exit, Failure> {
     print(args, || out::list_text(&journals), || out::list_json(&journals))
 }
 
-/// Whether the values that a journal set still are what it set.
-pub fn stands(journal: &Journal, live: &mut Live<'_>) -> bool {
+/// Whether the values of a journal still are what it set. Files are not compared.
+pub fn is_still_set(journal: &Journal, live: &mut Live<'_>) -> bool {
     journal.items.iter().all(|item| match item {
         Item::Value { slot, new, .. } => live.value(slot).is_ok_and(|now| now == *new),
         Item::File { .. } => true,

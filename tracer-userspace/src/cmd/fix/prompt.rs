@@ -1,10 +1,10 @@
-//! A question to whoever sits at the terminal.
+//! A yes-or-no prompt on the terminal.
 
 use std::io::{Write as _, stderr, stdin};
 
-/// Asks on standard error; anything but yes is no.
-pub fn agrees(question: &str) -> bool {
-    // Where it cannot be read, it is not answered either.
+/// Prompts on standard error. Any answer but `y` or `yes` is no.
+pub fn confirm(question: &str) -> bool {
+    // If the prompt cannot be written, there is no answer either, and that is no.
     let _ = write!(stderr(), "{question} [y/N] ");
     let mut answer = String::new();
     let read = stdin().read_line(&mut answer).is_ok();
