@@ -58,7 +58,7 @@ impl Guest {
             uname.release().to_str().context("the kernel's release is not UTF-8")?.to_owned();
         let mut missing = Vec::new();
         for need in Need::ALL {
-            // A failure is no problem for a built-in module: the file decides.
+            // The exit status is ignored: only the file shows whether the kernel has the feature.
             let _ = Command::new("modprobe")
                 .args(["-q", need.module()])
                 .stdin(Stdio::null())

@@ -42,7 +42,12 @@ pub fn check() -> Result<()> {
     problems.extend(unused.map(|(_, it)| {
         format!("xtask/src/check/allowed-words.txt: no line of {} has `{}`", it.path, it.fragment)
     }));
-    ensure!(problems.is_empty(), "{}", problems.join("\n"));
+    ensure!(
+        problems.is_empty(),
+        "{}\n{} problems (see banned-words.txt and allowed-words.txt in xtask/src/check)",
+        problems.join("\n"),
+        problems.len()
+    );
     Ok(())
 }
 
