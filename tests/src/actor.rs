@@ -1,4 +1,4 @@
-//! What the programs of a scenario do with their sockets. Every wait has a deadline.
+//! Socket operations of a scenario's programs. Every wait has a deadline.
 
 use std::{
     io::{self, Read, Write},
@@ -17,7 +17,7 @@ use rustix::{
 
 use crate::netns::{Namespace, proc_net};
 
-/// How long anything may take that is bound to happen. Guests are emulated, and many scenarios share two processors.
+/// The deadline of waits that must succeed. Guests are emulated, and many scenarios share two processors.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 pub const POLL_EVERY: Duration = Duration::from_millis(50);
 
@@ -53,7 +53,7 @@ pub fn accept(listener: &TcpListener) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Accepts from whichever of two listeners is asked; also its index.
+/// Accepts a connection from either of two listeners; also returns the index of the listener.
 pub fn accept_either(listeners: [&TcpListener; 2]) -> Result<(TcpStream, usize)> {
     let mut fds = listeners.map(|listener| PollFd::new(listener, PollFlags::IN));
     poll(&mut fds, Some(&timespec(PATIENCE)?)).context("poll two listeners")?;
@@ -66,7 +66,7 @@ pub fn connect(at: &Namespace, from: SocketAddr, to: SocketAddr) -> Result<TcpSt
     try_connect(at, from, to)?.with_context(|| format!("connect {from} to {to}"))
 }
 
-/// Connects where the connection attempt itself may be what fails.
+/// As [`connect`], for a connection attempt that may fail.
 pub fn try_connect(
     at: &Namespace,
     from: SocketAddr,
@@ -86,7 +86,7 @@ pub fn send(mut stream: &TcpStream, text: &str) -> Result<()> {
 pub fn receive(mut stream: &TcpStream, text: &str) -> Result<()> {
     let mut got = vec![0; text.len()];
     stream.read_exact(&mut got).with_context(|| format!("receive {text:?}"))?;
-    ensure!(got == text.as_bytes(), "received something else than {text:?}");
+    ensure!(got == text.as_bytes(), "received other data than {text:?}");
     Ok(())
 }
 
@@ -98,21 +98,21 @@ pub fn receive_end(mut stream: &TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// As MySQL does: the server greets, the client asks, the server answers. The moment at which the connection went idle.
+/// Exchanges data as MySQL does: a greeting, a query, an answer. Returns the time at which the connection became idle.
 pub fn talk(client: &TcpStream, server: &TcpStream) -> Result<Instant> {
-    let say = |from, to, text| -> Result<()> {
+    let transfer = |from, to, text| -> Result<()> {
         send(from, text)?;
         receive(to, text)
     };
-    say(server, client, "8.0.36 greeting\n").context("the server's greeting")?;
-    say(client, server, "SELECT 1;\n").context("the client's query")?;
-    say(server, client, "1 row\n").context("the server's answer")?;
-    // Sends the delayed acknowledgement now, so that the connection is idle from now on.
+    transfer(server, client, "8.0.36 greeting\n").context("the server's greeting")?;
+    transfer(client, server, "SELECT 1;\n").context("the client's query")?;
+    transfer(server, client, "1 row\n").context("the server's answer")?;
+    // Sends the delayed ACK now, so that the connection is idle from now on.
     sockopt::set_tcp_quickack(client, true).context("set TCP_QUICKACK")?;
     Ok(Instant::now())
 }
 
-/// Waits until the socket reports an error, and takes it. Works where `read` would say "end of file" first.
+/// Waits until the socket has an error, and takes it. Works where `read` would return "end of file" first.
 pub fn wait_error(stream: &TcpStream) -> Result<Errno> {
     let ready = wait(stream, PollFlags::empty()).context("wait for the socket's error")?;
     ensure!(!ready.is_empty(), "no socket error within {} s", PATIENCE.as_secs());
@@ -127,13 +127,13 @@ pub fn error_now(stream: &TcpStream) -> Result<Option<Errno>> {
     Ok(sockopt::socket_error(stream).context("read SO_ERROR")?.err())
 }
 
-/// The same for an error that may not come.
+/// As [`error_now`] after a wait, for an error that may not come.
 pub fn error_within(stream: &TcpStream, limit: Duration) -> Result<Option<Errno>> {
     wait_within(limit, stream, PollFlags::empty()).context("wait for the socket's error")?;
     error_now(stream)
 }
 
-/// What one side writes reaches the other (`None`), or the writer's socket ends in an error.
+/// Writes on one side. Returns `None` if the data reaches the other side, or the error of the writer's socket.
 pub fn reaches(writer: &TcpStream, reader: &TcpStream) -> Result<Option<Errno>> {
     send(writer, "SELECT 2;\n")?;
     let mut fds = [PollFd::new(writer, PollFlags::empty()), PollFd::new(reader, PollFlags::IN)];
@@ -147,7 +147,7 @@ pub fn reaches(writer: &TcpStream, reader: &TcpStream) -> Result<Option<Errno>> 
     Ok(None)
 }
 
-/// Waits until data lies unread in the socket's queue.
+/// Waits until there is unread data in the socket's queue.
 pub fn wait_unread(socket: impl AsFd) -> Result<()> {
     let ready = wait(socket, PollFlags::IN).context("wait for unread data")?;
     ensure!(ready.contains(PollFlags::IN), "no data came within {} s", PATIENCE.as_secs());
@@ -172,7 +172,7 @@ fn wait_within(limit: Duration, socket: impl AsFd, events: PollFlags) -> Result<
 }
 
 fn timespec(duration: Duration) -> Result<Timespec> {
-    Timespec::try_from(duration).context("a duration too long for poll")
+    Timespec::try_from(duration).context("the duration is too long for poll")
 }
 
 /// Waits until `gone` holds of a file of `/proc/net` in a namespace.
@@ -185,7 +185,7 @@ pub fn wait_proc(
     wait_proc_within(PATIENCE, at, file, what, gone)
 }
 
-/// The same for what takes the kernel longer than anything else may.
+/// As [`wait_proc`], with another limit.
 pub fn wait_proc_within(
     limit: Duration,
     at: &Namespace,
@@ -196,7 +196,7 @@ pub fn wait_proc_within(
     at.enter(|| wait_until(limit, what, || Ok(gone(&proc_net(file)?))))
 }
 
-/// Waits for something that can only be looked at.
+/// Waits by polling a condition.
 pub fn wait_until(limit: Duration, what: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + limit;
     while !is_so()? {
@@ -216,7 +216,7 @@ pub fn wait_acknowledged(at: &Namespace, peer_port: u16) -> Result<()> {
     })
 }
 
-/// Waits until a connection of this namespace has sent its last segment again so many times.
+/// Waits until a connection of this namespace has retransmitted its last segment `count` times.
 pub fn wait_retransmissions(at: &Namespace, peer_port: u16, count: u8) -> Result<()> {
     // The seventh column, in hexadecimal.
     wait_proc(at, "tcp", "the retransmissions", |table| {
@@ -226,14 +226,14 @@ pub fn wait_retransmissions(at: &Namespace, peer_port: u16, count: u8) -> Result
     })
 }
 
-/// Waits until nothing is left of a connection, not even TIME_WAIT.
+/// Waits until a connection has no socket any more, not even in TIME_WAIT.
 pub fn wait_forgotten(at: &Namespace, peer_port: u16) -> Result<()> {
-    wait_proc(at, "tcp", "the end of the connection's last state", |table| {
+    wait_proc(at, "tcp", "the end of the connection's last socket", |table| {
         connection_line(table, peer_port).is_none()
     })
 }
 
-/// Lines are `0: 02020C0A:0CEA 02010C0A:9C41 05 …`: the third column is the peer.
+/// Finds the line of a peer, such as `0: 02020C0A:0CEA 02010C0A:9C41 05 …`: the third column is the peer.
 fn connection_line(table: &str, peer_port: u16) -> Option<&str> {
     let peer = format!(":{peer_port:04X}");
     let has_peer =
@@ -259,11 +259,11 @@ pub fn keepalive(
 }
 
 pub fn user_timeout(stream: &TcpStream, timeout: Duration) -> Result<()> {
-    let milliseconds = u32::try_from(timeout.as_millis()).context("a timeout too long")?;
+    let milliseconds = u32::try_from(timeout.as_millis()).context("the timeout is too long")?;
     sockopt::set_tcp_user_timeout(stream, milliseconds).context("set TCP_USER_TIMEOUT")
 }
 
-/// The name under which `error.code` holds an errno.
+/// The name of an errno, as in `error.code`.
 pub fn errno_name(errno: Errno) -> String {
     match errno {
         Errno::CONNRESET => "ECONNRESET".into(),

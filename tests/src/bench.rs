@@ -1,4 +1,4 @@
-//! What tracing costs: the tracer itself, and a connection that ends beside it.
+//! The cost of tracing: of the tracer itself, and per connection that ends.
 
 use std::{
     fs::{self, File},
@@ -19,22 +19,22 @@ use crate::{
     tracer::READY,
 };
 
-/// The median of so many series counts; one connection is too short for the clock of an emulated machine.
+/// The result is the median of this many series; one connection is too short for the clock of an emulated machine.
 const SERIES: usize = 5;
 const CONNECTIONS: u32 = 2000;
-/// How long the idle tracer is watched.
+/// How long the idle tracer is measured.
 const IDLE: Duration = Duration::from_secs(5);
 const INCIDENTS: &str = "/tmp/bench.ndjson";
 
-/// Prints `BENCH`, a name and a number, line by line.
+/// Prints lines with `BENCH`, a name and a number.
 pub fn bench(tracer: &Path) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").context("listen on the loopback device")?;
-    // The first connections of a machine find cold caches.
+    // The first connections run with cold caches.
     series(&listener, true)?;
     let (reset, orderly) = (median(&listener, true)?, median(&listener, false)?);
 
     let started = Instant::now();
-    let tracer = Traced::start(tracer)?;
+    let tracer = RunningTracer::start(tracer)?;
     show("start_ms", started.elapsed().as_millis());
     show("start_cpu_ms", tracer.cpu_ms()?);
     let before = tracer.cpu_ms()?;
@@ -62,7 +62,7 @@ fn median(listener: &TcpListener, is_reset: bool) -> Result<Duration> {
     Ok(all[SERIES / 2])
 }
 
-/// Connects and ends; for one connection.
+/// Opens and closes connections; returns the time per connection.
 fn series(listener: &TcpListener, is_reset: bool) -> Result<Duration> {
     let to = listener.local_addr().context("the listener's address")?;
     let started = Instant::now();
@@ -80,11 +80,11 @@ fn series(listener: &TcpListener, is_reset: bool) -> Result<Duration> {
     Ok(started.elapsed() / CONNECTIONS)
 }
 
-struct Traced {
+struct RunningTracer {
     child: Child,
 }
 
-impl Traced {
+impl RunningTracer {
     fn start(tracer: &Path) -> Result<Self> {
         let incidents = File::create(INCIDENTS).context("make a file for the incidents")?;
         let mut child = Command::new(tracer)
@@ -94,18 +94,18 @@ impl Traced {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("start {}", tracer.display()))?;
-        let mut said = BufReader::new(child.stderr.take().context("the tracer's stderr")?);
+        let mut stderr = BufReader::new(child.stderr.take().context("the tracer's stderr")?);
         let mut line = String::new();
         while !line.starts_with(READY) {
             line.clear();
-            ensure!(said.read_line(&mut line)? > 0, "the tracer ended before it was ready");
+            ensure!(stderr.read_line(&mut line)? > 0, "the tracer ended before it was ready");
         }
-        // What else it says must not stop it.
-        thread::spawn(move || said.lines().for_each(drop));
+        // Keeps the pipe empty, so that the tracer does not block.
+        thread::spawn(move || stderr.lines().for_each(drop));
         Ok(Self { child })
     }
 
-    /// A line of `/proc/PID/status`, in kB.
+    /// A value of `/proc/PID/status`, in kB.
     fn status(&self, name: &str) -> Result<u64> {
         let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -122,7 +122,7 @@ impl Traced {
         Ok(ticks.sum::<Result<u64, _>>()? * 10)
     }
 
-    /// Stops it; the number of records that it lost.
+    /// Stops the tracer; returns the number of records that it lost.
     fn stop(mut self) -> Result<Value> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         kill_process(pid.context("the tracer's pid")?, Signal::INT)?;

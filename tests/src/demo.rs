@@ -1,4 +1,4 @@
-//! The incident with which the project began, at a pace that a person can follow.
+//! The demo: an idle connection through IPVS breaks, slowly enough to follow it on the screen.
 
 use std::{
     io::{BufRead, BufReader},
@@ -21,11 +21,11 @@ use crate::{
 };
 
 const TIMEOUT: u64 = 10;
-/// For the eye; an incident is printed within 1 s.
-const LOOK: Duration = Duration::from_secs(3);
+/// A pause for the reader; an incident is printed within 1 s.
+const PAUSE: Duration = Duration::from_secs(3);
 
 pub fn demo(tracer: &Path) -> Result<()> {
-    if let Some(fact) = Guest::probe()?.lack(&[Need::Ipvs, Need::Conntrack]) {
+    if let Some(fact) = Guest::probe()?.missing(&[Need::Ipvs, Need::Conntrack]) {
         anyhow::bail!("the demo cannot run here: {fact}");
     }
     let net = Net::new(1);
@@ -46,7 +46,7 @@ pub fn demo(tracer: &Path) -> Result<()> {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
             eprintln!("{line}");
             if line.starts_with(READY) {
-                // Nobody listens any more if the demo has failed.
+                // The receiver is gone if the demo has failed.
                 let _ = ready.send(());
             }
         }
@@ -54,7 +54,7 @@ pub fn demo(tracer: &Path) -> Result<()> {
     is_ready.recv_timeout(Duration::from_secs(60)).context("the tracer did not become ready")?;
 
     let played = play(&stage, TIMEOUT);
-    thread::sleep(LOOK);
+    thread::sleep(PAUSE);
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("the tracer's pid")?;
     kill_process(pid, Signal::INT).context("interrupt the tracer")?;
     let status = child.wait().context("wait for the tracer")?;
@@ -70,7 +70,7 @@ fn play(stage: &Stage<'_>, timeout: u64) -> Result<()> {
     let (net, lab) = (stage.net, stage.lab);
     let (vip, backend, from) = (net.vip(PORT), net.server(PORT), net.client(CLIENT));
     println!(
-        "# node: an IPVS service {vip} -> {backend}; idle TCP entries live {timeout} s (default: 900 s)"
+        "# node: an IPVS service {vip} -> {backend}; idle TCP entries expire after {timeout} s (default: 900 s)"
     );
     ipvs::track(stage)?;
     ipvs::serve(stage, vip, &[backend], timeout)?;
@@ -80,16 +80,18 @@ fn play(stage: &Stage<'_>, timeout: u64) -> Result<()> {
     let server = accept(&listener)?;
     talk(&client, &server)?;
     let idle_since = Instant::now();
-    println!("# client: got its answer, and puts the connection back into the pool; no keepalive");
+    println!("# client: has its answer and returns the connection to the pool, without keepalive");
     ipvs::wait_expired(stage, CLIENT)?;
     let idle = idle_since.elapsed().as_secs_f64();
-    println!("# node: after {idle:.1} s the IPVS entry is gone; client and server do not know it");
-    thread::sleep(LOOK);
-    println!("# client: takes the connection out of the pool and sends its next query");
+    println!(
+        "# node: the IPVS entry expired after {idle:.1} s; client and server are not notified"
+    );
+    thread::sleep(PAUSE);
+    println!("# client: takes the connection from the pool and sends its next query");
     send(&client, "SELECT 2;\n")?;
     let errno = wait_error(&client)?;
     println!("# client: read {}", errno_name(errno));
-    // What rsttrace says comes here; the server's end closes afterwards.
-    thread::sleep(LOOK);
+    // rsttrace prints the incident here, before the server's end is closed.
+    thread::sleep(PAUSE);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What the kernel of this guest can do.
+//! The features of this guest's kernel.
 
 use std::{
     os::unix::fs::MetadataExt,
@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-/// Something of the kernel without which a scenario cannot be provoked.
+/// A kernel feature that a scenario needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     Conntrack,
@@ -27,8 +27,8 @@ impl Need {
         }
     }
 
-    /// A file that exists when the kernel has it.
-    fn sign(self) -> &'static str {
+    /// A file that exists if the kernel has the feature.
+    fn file(self) -> &'static str {
         match self {
             Self::Conntrack => "/proc/sys/net/netfilter/nf_conntrack_max",
             Self::Ipvs => "/proc/net/ip_vs",
@@ -36,7 +36,7 @@ impl Need {
         }
     }
 
-    /// As a reader of the coverage knows it.
+    /// The name in the coverage table.
     fn name(self) -> &'static str {
         match self {
             Self::Conntrack | Self::Ipvs => self.module(),
@@ -47,35 +47,35 @@ impl Need {
 
 pub struct Guest {
     pub release: String,
-    lacks: Vec<Need>,
+    missing: Vec<Need>,
 }
 
 impl Guest {
-    /// Loads what scenarios need and finds out what is missing.
+    /// Loads the modules that scenarios need, and finds the missing features.
     pub fn probe() -> Result<Self> {
         let uname = rustix::system::uname();
         let release =
-            uname.release().to_str().context("the kernel's release is not text")?.to_owned();
-        let mut lacks = Vec::new();
+            uname.release().to_str().context("the kernel's release is not UTF-8")?.to_owned();
+        let mut missing = Vec::new();
         for need in Need::ALL {
-            // Built in, or not there at all, is as good as loaded: the sign decides.
+            // The exit status is ignored: only the file shows whether the kernel has the feature.
             let _ = Command::new("modprobe")
                 .args(["-q", need.module()])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .status();
-            if !Path::new(need.sign()).exists() {
-                lacks.push(need);
+            if !Path::new(need.file()).exists() {
+                missing.push(need);
             }
         }
-        Ok(Self { release, lacks })
+        Ok(Self { release, missing })
     }
 
-    /// Loads a module; whether that was news to this kernel.
+    /// Loads a module; returns whether it is loaded now and was not before.
     pub fn load(&self, module: &str) -> Result<bool> {
-        let sign = Path::new("/sys/module").join(module);
-        if sign.exists() {
+        let folder = Path::new("/sys/module").join(module);
+        if folder.exists() {
             return Ok(false);
         }
         let status = Command::new("modprobe")
@@ -84,7 +84,7 @@ impl Guest {
             .status()
             .context("run modprobe")?;
         anyhow::ensure!(status.success(), "modprobe {module}: {status}");
-        Ok(sign.exists())
+        Ok(folder.exists())
     }
 
     /// `6.1` of `6.1.0-32-cloud-amd64`.
@@ -98,10 +98,10 @@ impl Guest {
         Ok(std::fs::metadata(path).with_context(|| format!("stat {path}"))?.ino())
     }
 
-    /// Why this kernel cannot play a scenario with these needs.
-    pub fn lack(&self, needs: &[Need]) -> Option<String> {
-        let lacking = needs.iter().find(|need| self.lacks.contains(need))?;
-        Some(format!("kernel {} has no {}", self.release, lacking.name()))
+    /// Why this kernel cannot run a scenario with these needs: the missing feature.
+    pub fn missing(&self, needs: &[Need]) -> Option<String> {
+        let missing = needs.iter().find(|need| self.missing.contains(need))?;
+        Some(format!("kernel {} has no {}", self.release, missing.name()))
     }
 }
 

@@ -6,7 +6,7 @@
 //!                                     10.N.3.1 ───── 10.N.3.2 spare
 //! ```
 //!
-//! N is the scenario's number, so that every incident belongs to a scenario by its addresses. IPv6 is the same with
+//! N is the scenario's number, so that the addresses of an incident identify its scenario. IPv6 is the same with
 //! `fd00:N:1::2` and so on.
 
 use std::{
@@ -71,7 +71,7 @@ impl Net {
         Self { number, v6: false }
     }
 
-    /// The same places by their IPv6 addresses.
+    /// The same hosts with their IPv6 addresses.
     pub fn v6(self) -> Self {
         Self { v6: true, ..self }
     }
@@ -102,22 +102,22 @@ impl Net {
         SocketAddr::new(self.ip(3, 2), port)
     }
 
-    /// The address of the service, whatever stands behind it.
+    /// The address of the service.
     pub fn vip(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.ip(100, 1), port)
     }
 
-    /// The node's address on the server's link, and another one there that is free.
+    /// The node's address on the server's link, and an unused address on that link.
     pub fn node_addresses(&self) -> (IpAddr, IpAddr) {
         (self.ip(2, 1), self.ip(2, 3))
     }
 
-    /// A host that is not on this machine: nothing but a raw socket answers for it.
+    /// A host that is not on this machine: only a raw socket answers for it.
     pub fn remote(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.ip(9, 9), port)
     }
 
-    /// The same for a client of it.
+    /// A client that is not on this machine.
     pub fn remote_client(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.ip(9, 8), port)
     }
@@ -151,7 +151,7 @@ impl Lab {
         let mut batch = String::new();
         for &role in topology.roles() {
             if Path::new("/run/netns").join(name(role)).exists() {
-                // Left by a run that was killed.
+                // Left over from a run that was killed.
                 writeln!(batch, "netns del {}", name(role))?;
             }
             writeln!(batch, "netns add {}", name(role))?;
@@ -244,7 +244,7 @@ fn links(topology: Topology) -> Vec<(Role, &'static str, Role, &'static str)> {
 fn interior(net: Net, topology: Topology, role: Role) -> String {
     let mut lines = String::from("link set lo up\n");
     let mut interface = |name: &str, subnet: u8, host: u8, gateway: Option<(u8, u8)>| {
-        // Direct has a single wire, on which every subnet of the scenario lies.
+        // Direct has a single link, with all subnets of the scenario.
         let (bits, bits6) = if topology == Topology::Direct { (16, 32) } else { (24, 48) };
         let v6 = net.v6();
         lines += &format!("link set {name} up\n");

@@ -1,4 +1,4 @@
-//! `rsttrace-guest`: provokes every cause for real and checks what `rsttrace live` says about it.
+//! `rsttrace-guest`: provokes every cause with real connections and checks what `rsttrace live` reports.
 
 #![deny(unsafe_code)]
 
@@ -6,12 +6,12 @@ mod actor;
 mod bench;
 mod demo;
 mod expect;
+mod fix_e2e;
 mod guest;
-mod heal;
 mod lab;
+mod latency;
 mod netns;
 mod program;
-mod punctual;
 mod rawtcp;
 mod record;
 mod run;
@@ -23,10 +23,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use heal::{Healing, ORDEALS, Ordeal};
+use fix_e2e::{FAULT_TESTS, FaultTest, FixTest};
 use scenarios::{Scenario, TracerUse};
 
-/// Provokes every cause for real, in namespaces of its own, and checks what rsttrace says about it.
+/// Provokes every cause with real connections, in network namespaces of its own, and checks what rsttrace reports.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -39,32 +39,32 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Plays scenarios, healings and ordeals of `fix`, and prints PLAN, one RESULT or HEAL line each, and DONE
+    /// Run scenarios, fix tests and fault tests; print PLAN, one RESULT or FIX line for each, and DONE
     Run {
-        /// Names, or beginnings of names such as `ipvs` or `heal`; all if none is given
+        /// Names, or starts of names such as `ipvs` or `fix` [default: all]
         scenarios: Vec<String>,
-        /// One scenario after the other
+        /// Run the scenarios one after the other
         #[arg(long)]
         serial: bool,
-        /// No tracer: checks only that each scenario provokes what it says
+        /// Run no tracer; check only that each scenario provokes its error
         #[arg(long)]
         provoke_only: bool,
-        /// Incidents, the tracer's stderr and timings of everything, not only of failures
+        /// Print incidents, the tracer's stderr and timings also without a failure
         #[arg(short, long)]
         verbose: bool,
     },
-    /// Plays scenarios one by one and prints what `rsttrace record` wrote: CAPTURE, name, line
+    /// Run scenarios one by one and print what `rsttrace record` wrote: CAPTURE, name, line
     Record {
-        /// Names, or beginnings of names; all but the large one if none is given
+        /// Names, or starts of names [default: all but the large one]
         scenarios: Vec<String>,
     },
-    /// Names the scenarios, the healings and the ordeals
+    /// List the scenarios, the fix tests and the fault tests
     List,
-    /// The idle connection through IPVS, at a pace that a person can follow
+    /// Run the demo: an idle connection through IPVS breaks
     Demo,
-    /// What tracing costs: BENCH, name and number, a line each
+    /// Measure the cost of tracing; print lines with BENCH, name and number
     Bench,
-    /// What `process_killed` kills
+    /// The process that `process_killed` kills
     #[command(hide = true)]
     Actor,
     /// One end of a connection
@@ -86,7 +86,7 @@ fn main() -> ExitCode {
         Command::Record { scenarios } => match choose(&scenarios) {
             Err(word) => return unknown(&word),
             Ok(Chosen { scenarios: mut chosen, .. }) => {
-                // Hundreds of connections are no regression test that anybody reads.
+                // A capture of hundreds of connections is too large to review.
                 chosen.retain(|scenario| !scenarios.is_empty() || !scenario.is_large());
                 record::record(&chosen, &cli.tracer)
             }
@@ -112,31 +112,31 @@ fn main() -> ExitCode {
 
 fn unknown(word: &str) -> ExitCode {
     eprintln!(
-        "rsttrace-guest: no scenario, healing or ordeal begins with {word:?}; see `rsttrace-guest list`"
+        "rsttrace-guest: unknown name `{word}` (expected a name, or the start of one, from `rsttrace-guest list`)"
     );
     ExitCode::from(2)
 }
 
-/// What is to be played.
+/// The tests to run.
 pub struct Chosen {
     scenarios: Vec<&'static Scenario>,
-    healings: Vec<&'static Healing>,
-    ordeals: Vec<&'static Ordeal>,
+    fix_tests: Vec<&'static FixTest>,
+    fault_tests: Vec<&'static FaultTest>,
 }
 
-/// Those that are called so, else those that begin so. An unknown word comes back.
+/// The tests with these names, else those whose name starts so. An unknown word is the error.
 fn choose(words: &[String]) -> Result<Chosen, String> {
     let mut chosen = Chosen {
         scenarios: scenarios::all(),
-        healings: heal::all(),
-        ordeals: ORDEALS.iter().collect(),
+        fix_tests: fix_e2e::all(),
+        fault_tests: FAULT_TESTS.iter().collect(),
     };
     if words.is_empty() {
         return Ok(chosen);
     }
     let names = chosen.scenarios.iter().map(|it| it.name);
-    let names = names.chain(chosen.healings.iter().map(|it| it.name));
-    let names: Vec<_> = names.chain(chosen.ordeals.iter().map(|it| it.name)).collect();
+    let names = names.chain(chosen.fix_tests.iter().map(|it| it.name));
+    let names: Vec<_> = names.chain(chosen.fault_tests.iter().map(|it| it.name)).collect();
     let mut wanted = Vec::new();
     for word in words {
         let exact = names.iter().any(|name| name == word);
@@ -148,27 +148,27 @@ fn choose(words: &[String]) -> Result<Chosen, String> {
         }
     }
     chosen.scenarios.retain(|scenario| wanted.contains(&scenario.name));
-    chosen.healings.retain(|healing| wanted.contains(&healing.name));
-    chosen.ordeals.retain(|ordeal| wanted.contains(&ordeal.name));
+    chosen.fix_tests.retain(|fix_test| wanted.contains(&fix_test.name));
+    chosen.fault_tests.retain(|fault_test| wanted.contains(&fault_test.name));
     Ok(chosen)
 }
 
 fn list() {
     for scenario in scenarios::all() {
         let how = match scenario.tracer {
-            TracerUse::Shared => "beside the others",
+            TracerUse::Shared => "in parallel",
             TracerUse::Own => "alone",
-            TracerUse::NoKprobes => "alone, the tracer without kprobes",
-            TracerUse::Late => "alone, starts the tracer late",
+            TracerUse::NoKprobes => "alone, tracer without kprobes",
+            TracerUse::Late => "alone, tracer started late",
         };
         println!("{:36} {how}", scenario.name);
     }
-    for healing in heal::all() {
-        let how = if healing.alone { "alone" } else { "beside the others" };
-        println!("{:36} {how}", healing.name);
+    for fix_test in fix_e2e::all() {
+        let how = if fix_test.alone { "alone" } else { "in parallel" };
+        println!("{:36} {how}", fix_test.name);
     }
-    for ordeal in ORDEALS {
-        println!("{:36} alone, no tracer", ordeal.name);
+    for fault_test in FAULT_TESTS {
+        println!("{:36} alone, no tracer", fault_test.name);
     }
 }
 
@@ -182,19 +182,19 @@ mod tests {
     }
 
     #[test]
-    fn an_exact_name_is_not_the_beginning_of_others() {
+    fn an_exact_name_does_not_select_longer_names() {
         assert_eq!(names(&["ipvs_idle_expired"]), Ok(vec!["ipvs_idle_expired"]));
         assert!(names(&["ipvs_idle"]).is_ok_and(|names| names.len() > 3));
     }
 
     #[test]
-    fn a_word_chooses_among_healings_as_among_scenarios() {
-        let chosen = choose(&["heal_ipvs".to_owned()]).expect("known");
-        assert!(chosen.scenarios.is_empty() && chosen.healings.len() > 1);
+    fn a_word_selects_fix_tests_as_well_as_scenarios() {
+        let chosen = choose(&["fix_ipvs".to_owned()]).expect("known");
+        assert!(chosen.scenarios.is_empty() && chosen.fix_tests.len() > 1);
     }
 
     #[test]
-    fn an_unknown_word_is_named() {
+    fn an_unknown_word_is_returned() {
         assert_eq!(names(&["ipvs", "nonsense"]), Err("nonsense".to_owned()));
     }
 }

@@ -1,4 +1,4 @@
-//! A named network namespace, and work done inside it.
+//! A named network namespace, and functions that work inside it.
 //!
 //! Sockets stay in the namespace in which they were made, so a scenario enters only to make them (or to run a tool,
 //! write a sysctl, read `/proc`) and uses them from its own thread afterwards.
@@ -47,7 +47,7 @@ impl Namespace {
             .with_context(|| format!("enter the namespace {}", self.name))
     }
 
-    /// Runs `work` on a thread of its own that has moved into this namespace.
+    /// Runs `work` on a new thread in this namespace.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         thread::scope(|scope| {
             scope
@@ -60,7 +60,7 @@ impl Namespace {
         })
     }
 
-    /// Runs a tool with arguments separated by blanks; its standard output.
+    /// Runs a tool with arguments separated by blanks; returns its stdout.
     pub fn run(&self, line: &str) -> Result<String> {
         tools::run(Some(&self.name), line, "")
     }

@@ -1,7 +1,7 @@
-//! A program at one end of a connection: another process than the one that plays the scenario, so that it can be told
-//! from everybody who merely ran at the time.
+//! A program at one end of a connection. It is a separate process, so that it can be distinguished from processes that
+//! only run at the same time.
 //!
-//! It does its next step when told to (a line on its standard input) and says when it has.
+//! It does its next step when it reads a line from stdin, and prints a line when the step is done.
 
 use std::{
     env, fs,
@@ -40,10 +40,10 @@ pub struct Role {
     client: SocketAddr,
     /// The server's address
     server: SocketAddr,
-    /// What it does when its connection has failed
+    /// What the program does when its connection has failed
     #[arg(value_enum)]
     then: Then,
-    /// It sets TCP_USER_TIMEOUT and sends once more
+    /// Set TCP_USER_TIMEOUT, and send once more
     #[arg(long, value_name = "MS")]
     user_timeout: Option<u64>,
 }
@@ -58,17 +58,17 @@ pub enum End {
 pub enum Then {
     /// Closes its socket at once.
     Close,
-    /// Ends at once.
+    /// Exits at once.
     Exit,
     /// Keeps its socket.
     Hold,
 }
 
-/// The program itself.
+/// Runs the program.
 pub fn play(role: &Role) -> Result<()> {
-    let mut told = io::stdin().lock().lines();
+    let mut input = io::stdin().lock().lines();
     let mut wait = || -> Result<()> {
-        told.next().context("nobody tells it what to do any more")??;
+        input.next().context("stdin ended before the last step")??;
         Ok(())
     };
     let at = Namespace::open(&role.netns)?;
@@ -79,7 +79,7 @@ pub fn play(role: &Role) -> Result<()> {
         }
         End::Server => {
             let listener = listen(&at, role.server)?;
-            say("listening")?;
+            print("listening")?;
             (accept(&listener)?, Some(listener))
         }
     };
@@ -87,27 +87,27 @@ pub fn play(role: &Role) -> Result<()> {
     if let Some(ms) = role.user_timeout {
         user_timeout(&stream, Duration::from_millis(ms))?;
     }
-    say("connected")?;
+    print("connected")?;
     wait()?;
     if role.user_timeout.is_some() {
         send(&stream, QUERY)?;
     }
     let errno = wait_error(&stream)?;
     let _held = (role.then == Then::Hold).then_some(stream);
-    say(&errno.raw_os_error().to_string())?;
+    print(&errno.raw_os_error().to_string())?;
     if role.then != Then::Exit {
-        // Until its input ends.
+        // Waits for the end of stdin.
         let _ = wait();
     }
     Ok(())
 }
 
-fn say(line: &str) -> Result<()> {
+fn print(line: &str) -> Result<()> {
     println!("{line}");
-    io::stdout().flush().context("say how far it is")
+    io::stdout().flush().context("print the step")
 }
 
-/// One end of a conversation in which the server speaks first.
+/// One end of a conversation in which the server sends first.
 pub fn talk(stream: &TcpStream, end: End) -> Result<()> {
     match end {
         End::Server => {
@@ -148,13 +148,13 @@ impl Program {
         self.child.id()
     }
 
-    /// Lets it do its next step.
-    pub fn tell(&mut self) -> Result<()> {
-        self.input.write_all(b"\n").context("tell the program to go on")
+    /// Starts the program's next step.
+    pub fn next_step(&mut self) -> Result<()> {
+        self.input.write_all(b"\n").context("start the program's next step")
     }
 
-    /// Waits for what it says next.
-    pub fn hear(&mut self) -> Result<String> {
+    /// Waits for the next line that the program prints.
+    fn read_line(&mut self) -> Result<String> {
         let mut line = String::new();
         self.output.read_line(&mut line).context("wait for the program")?;
         ensure!(!line.is_empty(), "the program ended");
@@ -162,19 +162,19 @@ impl Program {
     }
 
     pub fn expect(&mut self, wanted: &str) -> Result<()> {
-        let said = self.hear()?;
-        ensure!(said == wanted, "the program said {said:?}, not {wanted:?}");
+        let line = self.read_line()?;
+        ensure!(line == wanted, "the program printed {line:?}, not {wanted:?}");
         Ok(())
     }
 
     /// Waits for the error with which its connection ended.
     pub fn errno(&mut self) -> Result<Errno> {
-        let said = self.hear()?;
-        let number = said.parse().with_context(|| format!("the program said {said:?}"))?;
+        let line = self.read_line()?;
+        let number = line.parse().with_context(|| format!("invalid errno {line:?}"))?;
         Ok(Errno::from_raw_os_error(number))
     }
 
-    /// Waits until nothing is left of it, not even its pid.
+    /// Waits until the process is gone, including its pid.
     pub fn wait(&mut self) -> Result<()> {
         self.child.wait().context("wait for the program's end").map(drop)
     }
@@ -187,13 +187,13 @@ impl Drop for Program {
     }
 }
 
-/// Runs `work` while the tracer, if there is one, stands still: it sees what is left afterwards.
-pub fn while_the_tracer_sleeps<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+/// Runs `work` while the tracer, if there is one, is stopped: it sees only what is left afterwards.
+pub fn while_the_tracer_is_stopped<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     let tracers = children_named("rsttrace")?;
-    // Stopped while it reads the kernel's symbols, it would have to do that in the second it has for a verdict.
+    // If it were stopped while it reads the kernel's symbols, it would have to read them within the 1 s for a verdict.
     let deadline = Instant::now() + PATIENCE;
     while !tracers.iter().all(|pid| is_idle(*pid)) {
-        ensure!(Instant::now() < deadline, "the tracer does not come to rest");
+        ensure!(Instant::now() < deadline, "the tracer does not become idle");
         thread::sleep(POLL_EVERY);
     }
     let signal = |signal| -> Result<()> {
@@ -208,7 +208,7 @@ pub fn while_the_tracer_sleeps<T>(work: impl FnOnce() -> Result<T>) -> Result<T>
     done
 }
 
-/// Whether all threads of a process wait for something to happen.
+/// Whether all threads of a process are sleeping.
 fn is_idle(pid: Pid) -> bool {
     let threads = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
     threads.into_iter().flatten().flatten().all(|thread| {
@@ -222,7 +222,7 @@ fn children_named(comm: &str) -> Result<Vec<Pid>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").context("read /proc")? {
         let path = entry?.path();
-        // Others come and go meanwhile.
+        // Processes may end in the meantime.
         let Ok(status) = fs::read_to_string(path.join("status")) else { continue };
         let has = |line: String| status.lines().any(|it| it == line);
         if has(format!("Name:\t{comm}")) && has(format!("PPid:\t{}", std::process::id())) {

@@ -1,4 +1,4 @@
-//! TCP by hand: segments that no socket sent, and a host that is not on this machine.
+//! TCP over raw sockets: segments that no TCP socket sent, and hosts that are not on this machine.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
@@ -40,7 +40,7 @@ impl Segment {
     /// An IPv4 packet without options, checksums filled in.
     pub fn to_packet(&self) -> Result<Vec<u8>> {
         let length = u16::try_from(IP_HEADER + TCP_HEADER + self.payload.len())
-            .context("a payload too long for a packet")?;
+            .context("the payload is too long for a packet")?;
         let mut packet = vec![0x45, 0];
         packet.extend(length.to_be_bytes());
         // Identification 0, do not fragment, TTL 64, TCP, checksum to come.
@@ -121,7 +121,7 @@ fn checksum(parts: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
-/// Segments are written for IPv4 only.
+/// Segments are made for IPv4 only.
 pub fn v4(address: SocketAddr) -> Result<SocketAddrV4> {
     match address {
         SocketAddr::V4(address) => Ok(address),
@@ -129,7 +129,7 @@ pub fn v4(address: SocketAddr) -> Result<SocketAddrV4> {
     }
 }
 
-/// An address whose segments are written and read by hand, past the TCP of the namespace.
+/// An address whose segments are sent and read over raw sockets, without the TCP stack of the namespace.
 pub struct RawEnd {
     tap: OwnedFd,
     injector: OwnedFd,
@@ -140,7 +140,7 @@ impl RawEnd {
     pub fn new(at: &Namespace, address: SocketAddr) -> Result<Self> {
         let address = v4(address)?;
         at.enter(|| {
-            // A packet socket sees what arrives before the stack looks at it, and needs no address to be configured.
+            // A packet socket gets arriving packets before the stack, and needs no configured address.
             let ip = NonZeroU32::new(u32::from(ETH_P_IP.to_be())).map(Protocol::from_raw);
             let tap =
                 socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, ip)
@@ -179,7 +179,7 @@ impl RawEnd {
         bail!("{what} did not arrive within {} s", PATIENCE.as_secs())
     }
 
-    /// The active side of a handshake, and the first data. Somebody must be answering meanwhile.
+    /// The active side of a handshake, and the first data. The other side must answer at the same time.
     pub fn request(&self, to: SocketAddrV4) -> Result<Conversation> {
         const ISN: u32 = 0x0dd5_0000;
         self.send(to, ISN, 0, SYN)?;
@@ -195,7 +195,7 @@ impl RawEnd {
         Ok(conversation)
     }
 
-    /// The passive side of a handshake, up to the first data: the peer, what it sends next, what we send next.
+    /// The passive side of a handshake, up to the first data.
     pub fn serve_first_request(&self) -> Result<Conversation> {
         const ISN: u32 = 0x5eed_0000;
         let syn = self.await_segment("a SYN", |it| it.to == self.address && it.has(SYN))?;
@@ -208,7 +208,7 @@ impl RawEnd {
     }
 }
 
-/// Where the two sides of a connection stand.
+/// The peer and the sequence numbers of a connection.
 pub struct Conversation {
     pub peer: SocketAddrV4,
     pub seq: u32,
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() -> Result<()> {
+    fn a_segment_survives_a_round_trip() -> Result<()> {
         for payload in [&b""[..], b"odd", b"even"] {
             let segment = segment(payload);
             assert_eq!(Segment::parse(&segment.to_packet()?), Some(segment));

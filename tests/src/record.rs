@@ -1,4 +1,4 @@
-//! Captures of scenarios: what golden tests replay.
+//! Records captures of scenarios, which golden tests replay.
 
 use std::{cell::OnceCell, fs, path::Path, thread};
 
@@ -11,8 +11,8 @@ use crate::{
     tracer::Tracer,
 };
 
-/// Plays each scenario under `rsttrace record` and prints its capture, every line behind `CAPTURE` and
-/// the scenario's name.
+/// Runs each scenario under `rsttrace record` and prints the lines of its capture, each after `CAPTURE` and
+/// the scenario's name. Returns false if a scenario failed.
 pub fn record(chosen: &[&'static Scenario], program: &Path) -> Result<bool> {
     let guest = Guest::probe()?;
     for (module, _) in LATE_MODULES {
@@ -20,7 +20,7 @@ pub fn record(chosen: &[&'static Scenario], program: &Path) -> Result<bool> {
     }
     let mut all_provoked = true;
     for &scenario in chosen {
-        if let Some(fact) = guest.lack(scenario.needs) {
+        if let Some(fact) = guest.missing(scenario.needs) {
             eprintln!("# {}: skipped, {fact}", scenario.name);
             continue;
         }
@@ -38,7 +38,7 @@ pub fn record(chosen: &[&'static Scenario], program: &Path) -> Result<bool> {
         thread::sleep(GRACE);
         let recorder = tracer.into_inner().context("the scenario did not start its tracer")?;
         ended_well(&recorder.stop()?)?;
-        if let Err(error) = &played.witness {
+        if let Err(error) = &played.observed {
             eprintln!("# {}: {}", scenario.name, one_line(error));
             all_provoked = false;
             continue;

@@ -1,7 +1,7 @@
-//! Plays scenarios and healings under a tracer and reports, one line each.
+//! Runs scenarios and fix tests under a tracer and prints one line for each.
 //!
-//! The scenarios that disturb nobody run at the same time under one tracer, and their incidents are told apart by
-//! their addresses. The others follow one by one, each under a tracer of its own.
+//! Scenarios that do not affect others run at the same time under one tracer; the addresses of an incident identify
+//! its scenario. The other scenarios run one by one, each under a new tracer.
 
 use std::{
     cell::OnceCell,
@@ -18,12 +18,12 @@ use crate::{
     Chosen,
     actor::errno_name,
     expect::{self, Expect, Facts, Verdict},
+    fix_e2e::{self, FixRunner, FixTest},
     guest::Guest,
-    heal::{self, Healing, Ward},
     lab::{Lab, Net, Role},
-    punctual::Delays,
-    scenarios::{self, Kept, Scenario, Stage, TracerUse, Witness},
-    tracer::{Farewell, Record, Tracer},
+    latency::Delays,
+    scenarios::{self, Kept, Observed, Scenario, Stage, TracerUse},
+    tracer::{ExitReport, Record, Tracer},
 };
 
 pub struct Settings {
@@ -33,23 +33,23 @@ pub struct Settings {
     pub verbose: bool,
 }
 
-/// Expected incidents are given up when nothing at all has been printed for so long.
+/// The wait for expected incidents ends when nothing has been printed for this long.
 pub const QUIET: Duration = Duration::from_secs(10);
-/// Time for what should not come: a second incident for the same connection.
+/// Time for an unexpected incident, such as a second one for the same connection.
 pub const GRACE: Duration = Duration::from_millis(1_500);
-/// Modules that the tracer meets after its start, and the signal that each brings.
+/// Modules that are loaded after the start of the tracer, and the signal that each enables.
 pub const LATE_MODULES: [(&str, &str); 2] =
     [("nf_reject_ipv4", "firewall_reset"), ("nf_reject_ipv6", "firewall_reset6")];
-/// A second, and what the emulation adds to loading programs.
+/// 1 s, plus the time that an emulated guest needs to load BPF programs.
 const HOOKED_WITHIN: Duration = Duration::from_secs(10);
-/// Scenario numbers, and with them the subnets, start here.
+/// The first scenario number; the number selects the subnets.
 const FIRST_NUMBER: usize = 11;
-/// The line about the tracer itself: that it started, ended well and printed nothing but JSON.
+/// The result of the tracer itself: it started, exited without an error and printed only JSON.
 const SESSION: &str = "tracer_session";
 
-/// Whether everything passed.
+/// Runs the tests; returns whether all passed.
 pub fn run(all: &Chosen, settings: Settings) -> Result<bool> {
-    let Chosen { scenarios: chosen, healings, ordeals } = all;
+    let Chosen { scenarios: chosen, fix_tests, fault_tests } = all;
     let mut runner = Runner {
         guest: Guest::probe()?,
         settings,
@@ -58,16 +58,16 @@ pub fn run(all: &Chosen, settings: Settings) -> Result<bool> {
         session_problems: Vec::new(),
     };
     let session = usize::from(!runner.settings.provoke_only);
-    let results = chosen.len() + healings.len() + ordeals.len() + session;
+    let results = chosen.len() + fix_tests.len() + fault_tests.len() + session;
     println!("PLAN {results}");
     println!("CAUSES {}", expect::causes().collect::<Vec<_>>().join(" "));
-    if healings.len() == heal::all().len() {
-        heal::UNHEALED.iter().for_each(|(cause, why)| println!("UNHEALED {cause} {why}"));
+    if fix_tests.len() == fix_e2e::all().len() {
+        fix_e2e::NO_FIX_TEST.iter().for_each(|(cause, why)| println!("NO_FIX_TEST {cause} {why}"));
     }
 
     let mut playable = Vec::new();
     for &scenario in chosen {
-        match runner.guest.lack(scenario.needs) {
+        match runner.guest.missing(scenario.needs) {
             Some(fact) => skip(scenario, &fact),
             None => playable.push(scenario),
         }
@@ -78,10 +78,10 @@ pub fn run(all: &Chosen, settings: Settings) -> Result<bool> {
     for scenario in alone {
         runner.play_alone(scenario);
     }
-    runner.heal(healings);
-    for (ordeal, number) in ordeals.iter().zip(FIRST_NUMBER..) {
+    runner.run_fix_tests(fix_tests);
+    for (fault_test, number) in fault_tests.iter().zip(FIRST_NUMBER..) {
         let number = u8::try_from(number).unwrap_or(u8::MAX);
-        let passed = heal::undergo(ordeal, &runner.guest, &runner.settings.tracer, number);
+        let passed = fault_test.run(&runner.guest, &runner.settings.tracer, number);
         runner.failed += usize::from(!passed);
     }
     if !runner.settings.provoke_only {
@@ -103,15 +103,15 @@ struct Runner {
     session_problems: Vec<String>,
 }
 
-/// A scenario that has been played and waits for its verdict.
+/// A scenario that has run and waits for its verdict.
 pub struct Play {
     scenario: &'static Scenario,
     net: Net,
     expect: Expect,
-    pub witness: Result<Witness>,
+    pub observed: Result<Observed>,
     namespaces: Vec<(Role, u64)>,
     took: Duration,
-    /// Closed only after the tracer has ended. Sockets first, then their namespaces.
+    /// Closed only after the tracer has ended: sockets first, then their namespaces.
     _kept: Vec<Kept>,
     _lab: Option<Lab>,
 }
@@ -146,17 +146,17 @@ impl Runner {
         }
     }
 
-    /// The reject modules come with the first rule that wants them, long after the tracer: their hooks
-    /// must follow. Loaded here, so that the scenarios do not race with that.
+    /// The kernel loads the reject modules with the first rule that needs them, long after the start of the tracer,
+    /// which must then attach their hooks. Loaded here, so that the scenarios do not race with that.
     fn load_late(&mut self, tracer: &Tracer) {
         for (module, signal) in LATE_MODULES {
             match self.guest.load(module) {
                 Ok(false) => {}
                 Ok(true) => {
                     let covered = format!("rsttrace: {signal} is covered now");
-                    if !tracer.says(&covered, HOOKED_WITHIN) {
+                    if !tracer.prints(&covered, HOOKED_WITHIN) {
                         self.session_problems.push(format!(
-                            "{module} was loaded, but the tracer did not say `{covered}` within \
+                            "{module} was loaded, but the tracer did not print `{covered}` within \
                              {HOOKED_WITHIN:?}"
                         ));
                     }
@@ -167,7 +167,7 @@ impl Runner {
     }
 
     fn play_alone(&mut self, scenario: &'static Scenario) {
-        // Where no shared scenario has loaded them, the first reject would race with the tracer's hooks.
+        // If no shared scenario has loaded them, the first reject would race with the tracer's hooks.
         for (module, _) in LATE_MODULES {
             if let Err(error) = self.guest.load(module) {
                 return self.fail(scenario.name, &one_line(&error));
@@ -191,8 +191,8 @@ impl Runner {
         }
     }
 
-    fn heal(&mut self, healings: &[&'static Healing]) {
-        if healings.is_empty() {
+    fn run_fix_tests(&mut self, fix_tests: &[&'static FixTest]) {
+        if fix_tests.is_empty() {
             return;
         }
         let tracer = match self.start_tracer(&[]) {
@@ -202,15 +202,15 @@ impl Runner {
                 None
             }
         };
-        let ward = Ward {
+        let runner = FixRunner {
             guest: &self.guest,
             program: &self.settings.tracer,
             tracer: tracer.as_ref(),
             verbose: self.settings.verbose,
         };
         let numbered: Vec<_> =
-            healings.iter().map(|&healing| (healing, number_of_healing(healing))).collect();
-        let failed = heal::run(&ward, &numbered);
+            fix_tests.iter().map(|&fix_test| (fix_test, number_of_fix_test(fix_test))).collect();
+        let failed = fix_e2e::run(&runner, &numbered);
         if let Some(tracer) = &tracer
             && (failed > 0 || self.settings.verbose)
         {
@@ -237,7 +237,7 @@ impl Runner {
     fn judge(&mut self, plays: &[Play], tracer: Option<&Tracer>) {
         let mut records = Vec::new();
         if let Some(tracer) = tracer {
-            tracer.wait_for(QUIET, |records| plays.iter().all(|play| play.is_answered(records)));
+            tracer.wait_for(QUIET, |records| plays.iter().all(|play| play.is_complete(records)));
             thread::sleep(GRACE);
             records = tracer.records();
         }
@@ -267,7 +267,7 @@ impl Runner {
     }
 
     fn end_session(&mut self, tracer: Tracer) {
-        if let Err(error) = check_farewell(tracer) {
+        if let Err(error) = check_exit(tracer) {
             self.session_problems.push(one_line(&error));
         }
     }
@@ -278,10 +278,10 @@ impl Runner {
     }
 }
 
-fn skip(scenario: &Scenario, lack: &str) {
-    println!("RESULT {} skip {lack}", scenario.name);
+fn skip(scenario: &Scenario, fact: &str) {
+    println!("RESULT {} skip {fact}", scenario.name);
     for incident in (scenario.expect)(Net::new(number_of(scenario))).incidents {
-        println!("FACT {} {} {lack}", scenario.name, incident.causes[0]);
+        println!("FACT {} {} {fact}", scenario.name, incident.causes[0]);
     }
 }
 
@@ -298,31 +298,32 @@ fn pass(name: &str, verdict: &Verdict) {
 
 impl Play {
     /// Whether as many incidents as expected have been printed.
-    fn is_answered(&self, records: &[Record]) -> bool {
+    fn is_complete(&self, records: &[Record]) -> bool {
         let firsts = records
             .iter()
             .filter(|record| expect::belongs(record, &self.net))
             .filter(|record| record.value.pointer("/rsttrace/follows").is_none());
-        self.witness.is_err() || firsts.count() >= self.expect.incidents.len()
+        self.observed.is_err() || firsts.count() >= self.expect.incidents.len()
     }
 
     fn verdict(&self, records: &[Record], series: &str, traced: bool) -> Result<Verdict> {
-        let witness = self.witness.as_ref().map_err(|error| anyhow!("not provoked: {error:#}"))?;
+        let observed =
+            self.observed.as_ref().map_err(|error| anyhow!("not provoked: {error:#}"))?;
         let allowed = &self.expect.actor_errnos;
-        match witness.errno.map(errno_name) {
+        match observed.errno.map(errno_name) {
             Some(errno) if !allowed.contains(&errno.as_str()) => {
                 bail!("not provoked: the socket's error is {errno}, not {}", allowed.join(" or "))
             }
             None if !allowed.is_empty() && !self.expect.incidents.is_empty() => {
-                ensure!(witness.errno.is_some(), "not provoked: no socket saw an error");
+                ensure!(observed.errno.is_some(), "not provoked: no socket had an error");
             }
             _ => {}
         }
         if !traced {
-            let errno = witness.errno.map_or_else(|| "none".to_owned(), errno_name);
+            let errno = observed.errno.map_or_else(|| "none".to_owned(), errno_name);
             return Ok(Verdict { given: vec![("provoked".to_owned(), errno)], facts: Vec::new() });
         }
-        let facts = Facts { series, witness, namespaces: &self.namespaces };
+        let facts = Facts { series, observed, namespaces: &self.namespaces };
         expect::judge(&self.expect, records, &facts)
     }
 }
@@ -346,20 +347,20 @@ pub fn play(scenario: &'static Scenario, start_tracer: &dyn Fn() -> Result<()>) 
         scenario,
         net,
         expect: (scenario.expect)(net),
-        witness: Err(anyhow!("not played")),
+        observed: Err(anyhow!("not run")),
         namespaces: Vec::new(),
         took: Duration::ZERO,
         _kept: Vec::new(),
         _lab: None,
     };
     match build_lab(net, scenario) {
-        Err(error) => play.witness = Err(error),
+        Err(error) => play.observed = Err(error),
         Ok(lab) => {
             play.namespaces = lab.inodes();
             let stage = Stage::new(net, &lab, start_tracer);
-            // A scenario that panics has failed; the others have not.
+            // A panic fails only this scenario.
             let provoked = catch_unwind(AssertUnwindSafe(|| (scenario.provoke)(&stage)));
-            play.witness = provoked.unwrap_or_else(|_| Err(anyhow!("the scenario panicked")));
+            play.observed = provoked.unwrap_or_else(|_| Err(anyhow!("the scenario panicked")));
             play._kept = stage.into_kept();
             play._lab = Some(lab);
         }
@@ -368,7 +369,7 @@ pub fn play(scenario: &'static Scenario, start_tracer: &dyn Fn() -> Result<()>) 
     play
 }
 
-/// One at a time: the kernel makes namespaces under a single lock, and two processors have other work.
+/// One at a time: the kernel makes namespaces under a single lock, and the guest has only two processors.
 fn build_lab(net: Net, scenario: &Scenario) -> Result<Lab> {
     static BUILDING: Mutex<()> = Mutex::new(());
     let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -380,31 +381,27 @@ fn number_of(scenario: &Scenario) -> u8 {
     u8::try_from(FIRST_NUMBER + index).unwrap_or(u8::MAX)
 }
 
-/// Healings come after the scenarios.
-fn number_of_healing(healing: &Healing) -> u8 {
-    let index = heal::all().iter().position(|it| it.name == healing.name).unwrap_or(0);
+/// The numbers of fix tests come after those of scenarios.
+fn number_of_fix_test(fix_test: &FixTest) -> u8 {
+    let index = fix_e2e::all().iter().position(|it| it.name == fix_test.name).unwrap_or(0);
     u8::try_from(FIRST_NUMBER + scenarios::all().len() + index).unwrap_or(u8::MAX)
 }
 
-fn check_farewell(tracer: Tracer) -> Result<()> {
-    let farewell = tracer.stop()?;
-    ended_well(&farewell)?;
-    if let Some(line) = farewell.garbage.first() {
+fn check_exit(tracer: Tracer) -> Result<()> {
+    let exit = tracer.stop()?;
+    ended_well(&exit)?;
+    if let Some(line) = exit.garbage.first() {
         bail!("stdout is not NDJSON: {line:?}");
     }
-    let summaries = farewell.records.iter().filter(|record| record.is("rsttrace.summary"));
+    let summaries = exit.records.iter().filter(|record| record.is("rsttrace.summary"));
     ensure!(summaries.count() > 0, "no rsttrace.summary at the end");
     Ok(())
 }
 
-/// SIGINT is no failure.
-pub fn ended_well(farewell: &Farewell) -> Result<()> {
-    let code = farewell.status.code().context("the tracer was killed by a signal")?;
-    ensure!(
-        code == 0,
-        "SIGINT ended the tracer with exit code {code}: {}",
-        farewell.stderr.join("; ")
-    );
+/// Checks that SIGINT ended the tracer with exit code 0.
+pub fn ended_well(exit: &ExitReport) -> Result<()> {
+    let code = exit.status.code().context("the tracer was killed by a signal")?;
+    ensure!(code == 0, "SIGINT ended the tracer with exit code {code}: {}", exit.stderr.join("; "));
     Ok(())
 }
 
@@ -419,13 +416,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_scenario_has_a_name_and_subnets_of_its_own() {
+    fn every_scenario_has_a_unique_name_and_unique_subnets() {
         let all = scenarios::all();
         assert_eq!(all.iter().map(|it| it.name).collect::<BTreeSet<_>>().len(), all.len());
-        let healings = heal::all();
+        let fix_tests = fix_e2e::all();
         let numbers = all.iter().map(|it| number_of(it));
-        let numbers = numbers.chain(healings.iter().map(|it| number_of_healing(it)));
-        assert_eq!(numbers.collect::<BTreeSet<_>>().len(), all.len() + healings.len());
+        let numbers = numbers.chain(fix_tests.iter().map(|it| number_of_fix_test(it)));
+        assert_eq!(numbers.collect::<BTreeSet<_>>().len(), all.len() + fix_tests.len());
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Other programs, started by a thread that has no socket of any scenario.
+//! Starts other programs from a thread that has no socket of any scenario.
 //!
-//! A new process holds a copy of every descriptor of whoever starts it until its exec closes them, which is later even
-//! than the return of `posix_spawn`. A scenario that closes a socket in that moment closes nothing: the tool that another
-//! scenario just starts does so in its place, later, and is rightly named for it.
+//! A new process has a copy of every descriptor of its parent until its exec closes them, which is later even than the
+//! return of `posix_spawn`. If a scenario closes a socket in that time, the socket stays open: the tool that another
+//! scenario starts closes the last copy later, and rsttrace rightly names that tool.
 
 use std::{
     io::Write as _,
@@ -21,7 +21,7 @@ use crate::netns::Namespace;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The way to the thread apart. Its threads share its table of descriptors, as threads do.
+/// The queue of the tools thread. The threads that it starts share its descriptor table.
 static JOBS: LazyLock<Sender<Job>> = LazyLock::new(|| {
     let (jobs, queue) = mpsc::channel::<Job>();
     thread::spawn(move || {
@@ -34,27 +34,27 @@ static JOBS: LazyLock<Sender<Job>> = LazyLock::new(|| {
 
 #[expect(
     unsafe_code,
-    reason = "the one call after which a number may mean another descriptor here than elsewhere"
+    reason = "after this call a descriptor number may be another file in this thread than elsewhere"
 )]
 fn leave_descriptors() -> rustix::io::Result<()> {
-    // SAFETY: what is opened in this table stays there: `apart` takes and gives no descriptors.
+    // SAFETY: files that are opened in this table stay there: `apart` passes no descriptors in or out.
     unsafe { unshare_unsafe(UnshareFlags::FILES) }
 }
 
-/// Makes the thread. Before there are sockets: it keeps what exists.
+/// Starts the tools thread. Must run before sockets are opened, because the thread keeps a copy of each open one.
 pub fn prepare() {
     LazyLock::force(&JOBS);
 }
 
-/// Does something where no scenario's descriptors are. Neither `work` nor its result may hold one.
+/// Runs `work` in a thread without any scenario's descriptors. Neither `work` nor its result may hold a descriptor.
 pub fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let (answer, result) = mpsc::channel();
-    // Who asked is waiting; when there is no thread to send it to, the wait ends at once.
+    // Without a tools thread, `recv` below fails at once.
     let _ = JOBS.send(Box::new(move || drop(answer.send(work()))));
-    result.recv().context("no thread for tools, or it panicked")?
+    result.recv().context("the tools thread is missing, or it panicked")?
 }
 
-/// Runs a tool with arguments separated by blanks, in a named network namespace or the initial one; its standard output.
+/// Runs a tool with arguments separated by blanks, in a named network namespace or the initial one; returns its stdout.
 pub fn run(netns: Option<&str>, line: &str, input: &str) -> Result<String> {
     let [netns, line, input] = [netns.unwrap_or_default(), line, input].map(str::to_owned);
     apart(move || {
@@ -76,7 +76,7 @@ fn run_here(line: &str, input: &str) -> Result<String> {
         .spawn()
         .with_context(|| format!("start `{line}`"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A tool that ends without reading its input says why on stderr, which is reported below.
+        // A tool that ends without reading its input prints the reason to stderr, which is reported below.
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child.wait_with_output().with_context(|| format!("wait for `{line}`"))?;
@@ -95,19 +95,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_open_here_is_not_open_where_tools_are_started() {
+    fn descriptors_of_this_thread_are_not_open_in_the_tools_thread() {
         prepare();
         // The thread has its own table before it takes its first job.
-        apart(|| Ok(())).expect("a thread apart");
+        apart(|| Ok(())).expect("a tools thread");
         let file = File::open("/proc/self/stat").expect("proc is mounted");
         let here = fs::read_link(format!("/proc/thread-self/fd/{}", file.as_raw_fd()));
         let number = file.as_raw_fd();
         let there = apart(move || Ok(fs::read_link(format!("/proc/thread-self/fd/{number}")).ok()));
-        assert_ne!(there.expect("a thread apart"), here.ok());
+        assert_ne!(there.expect("a tools thread"), here.ok());
     }
 
     #[test]
-    fn a_tools_output_comes_back_and_its_failure_is_told_in_its_own_words() {
+    fn a_tools_output_is_returned_and_its_error_has_its_stderr() {
         assert_eq!(run(None, "cat", "one\ntwo").expect("cat"), "one\ntwo");
         let error = run(None, "cat /nowhere", "").expect_err("there is no such file");
         assert!(format!("{error:#}").contains("/nowhere"), "{error:#}");

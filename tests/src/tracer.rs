@@ -1,4 +1,4 @@
-//! `rsttrace live -o json` as a child process, and what it printed.
+//! `rsttrace live -o json` as a child process, and its output.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
-/// However much is being printed, the incidents of a phase are out by then.
+/// The incidents of a phase must be printed within this time, however many there are.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 const ENDED_WITHIN: Duration = Duration::from_secs(20);
 pub const READY: &str = "rsttrace: ready";
@@ -60,7 +60,7 @@ impl Feed {
         self.changed.notify_all();
     }
 
-    /// Waits until `done` holds or the deadline has passed; whether it held.
+    /// Waits until `done` holds or the deadline has passed; returns whether it held.
     fn wait(&self, deadline: Instant, mut done: impl FnMut(&Printed) -> bool) -> bool {
         let mut printed = self.lock();
         loop {
@@ -84,8 +84,8 @@ pub struct Tracer {
     pub ready_after: Duration,
 }
 
-/// How the tracer ended.
-pub struct Farewell {
+/// The tracer's exit status and its output.
+pub struct ExitReport {
     pub status: ExitStatus,
     pub records: Vec<Record>,
     pub garbage: Vec<String>,
@@ -93,7 +93,7 @@ pub struct Farewell {
 }
 
 impl Tracer {
-    /// Starts the tracer with these arguments and returns when it is attached.
+    /// Starts the tracer with these arguments and waits until it is attached.
     pub fn start(program: &Path, arguments: &[&str]) -> Result<Self> {
         let started = Instant::now();
         let mut child = Command::new(program)
@@ -114,10 +114,10 @@ impl Tracer {
             |printed: &Printed| printed.stderr.iter().any(|line| line.starts_with(READY));
         tracer.feed.wait(started + READY_WITHIN, |it| is_ready(it) || it.stderr_closed);
         if !is_ready(&tracer.feed.lock()) {
-            let end = tracer.child.try_wait().context("ask for the tracer's status")?;
+            let end = tracer.child.try_wait().context("get the tracer's status")?;
             let end = end.map_or_else(|| "still running".to_owned(), |status| status.to_string());
-            let said = tracer.feed.lock().stderr.join("; ");
-            bail!("the tracer is not ready after {:.0?} ({end}): {said}", started.elapsed());
+            let stderr = tracer.feed.lock().stderr.join("; ");
+            bail!("the tracer is not ready after {:.0?} ({end}): {stderr}", started.elapsed());
         }
         tracer.ready_after = started.elapsed();
         Ok(tracer)
@@ -127,7 +127,7 @@ impl Tracer {
         self.feed.lock().records.clone()
     }
 
-    /// Waits until `done` holds of the records, or nothing more has come for `quiet`.
+    /// Waits until `done` holds for the records, or nothing has been printed for `quiet`.
     pub fn wait_for(&self, quiet: Duration, mut done: impl FnMut(&[Record]) -> bool) {
         let since = Instant::now();
         let last = |printed: &Printed| printed.last.map_or(since, |last| last.max(since));
@@ -141,15 +141,16 @@ impl Tracer {
         }
     }
 
-    /// Waits until a line that starts like this came on standard error; whether it did.
-    pub fn says(&self, start: &str, within: Duration) -> bool {
-        let said = |printed: &Printed| printed.stderr.iter().any(|line| line.starts_with(start));
-        self.feed.wait(Instant::now() + within, |it| said(it) || it.stderr_closed);
-        said(&self.feed.lock())
+    /// Waits until stderr has a line that starts with `start`; returns whether it has.
+    pub fn prints(&self, start: &str, within: Duration) -> bool {
+        let has_line =
+            |printed: &Printed| printed.stderr.iter().any(|line| line.starts_with(start));
+        self.feed.wait(Instant::now() + within, |it| has_line(it) || it.stderr_closed);
+        has_line(&self.feed.lock())
     }
 
-    /// SIGINT; everything printed up to the end.
-    pub fn stop(mut self) -> Result<Farewell> {
+    /// Stops the tracer with SIGINT; returns everything that it printed.
+    pub fn stop(mut self) -> Result<ExitReport> {
         let pid = i32::try_from(self.child.id())
             .ok()
             .and_then(Pid::from_raw)
@@ -170,7 +171,7 @@ impl Tracer {
             reader.join().map_err(|_| anyhow!("a reader of the tracer's output panicked"))?;
         }
         let Printed { records, garbage, stderr, .. } = mem::take(&mut *self.feed.lock());
-        Ok(Farewell { status, records, garbage, stderr })
+        Ok(ExitReport { status, records, garbage, stderr })
     }
 
     pub fn stderr(&self) -> Vec<String> {

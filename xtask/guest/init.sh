@@ -1,10 +1,10 @@
 #!/bin/sh
-# PID 1 of a test guest. Four serial ports, one use each:
-#   ttyS0  kernel messages and this script's own complaints
+# PID 1 of a test guest. It uses three serial ports:
+#   ttyS0  kernel messages and this script's own errors
 #   ttyS1  stdin and stdout of the command, and nothing else
-#   ttyS2  what the host waits for: "ready RELEASE", then "exit CODE"
-# Modules are loaded only when something asks for them (modprobe, or the kernel itself);
-# the exception is veth, which every scenario needs.
+#   ttyS2  status for the host: "ready RELEASE", then "exit CODE"
+# Modules are loaded only on demand (by modprobe, or by the kernel itself),
+# except veth, which every scenario needs.
 
 export PATH=/usr/bin:/usr/sbin HOME=/root
 mount -t proc proc /proc
@@ -39,14 +39,14 @@ echo "ready $(uname -r)" >&3
 
 cd /root
 if [ "$INTERACTIVE" = 1 ]; then
-	# A session of its own makes the port its terminal, so that Ctrl-C reaches the command.
+	# In a new session the port is the controlling terminal, so that Ctrl-C reaches the command.
 	setsid -c sh /etc/guest/command <&4 >&4 2>&4 3>&- 4>&-
 else
 	sh /etc/guest/command </dev/null >&4 2>&4 3>&- 4>&-
 fi
 code=$?
 
-# Setting a port's mode waits until all was sent.
+# stty waits until all output has been sent.
 stty -F /dev/ttyS1 -echo
 echo "exit $code" >&3
 stty -F /dev/ttyS2 -echo

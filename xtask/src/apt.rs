@@ -1,7 +1,7 @@
 //! A private apt directory that offers the kernels of several Debian releases.
 //!
-//! It is made from this machine's own apt sources with only the suite changed, so
-//! it uses the same mirror and proxy; the machine's own package lists stay as they are.
+//! It is made from this machine's own apt sources with only the suite changed, so it
+//! uses the same mirror and proxy. The machine's own package lists are not changed.
 
 use std::{
     collections::BTreeSet,
@@ -16,13 +16,13 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::cmd;
 
-/// Releases that carry kernels worth testing on. Between them they offer 5.10 to the newest.
+/// Releases whose kernels we test on. Together they offer 5.10 to the newest.
 const SUITES: [&str; 6] =
     ["bullseye", "bookworm", "bookworm-backports", "trixie", "trixie-backports", "experimental"];
-/// An old release keeps its newest kernels only here.
+/// The newest kernels of an old release are only here.
 const SECURITY_SUITES: [&str; 3] = ["bullseye-security", "bookworm-security", "trixie-security"];
 
-/// Package lists younger than this are used as they are.
+/// Package lists younger than this are not updated.
 const FRESH: Duration = Duration::from_hours(24);
 
 pub struct Archive {
@@ -34,7 +34,7 @@ pub struct Archive {
 pub struct Package {
     pub name: String,
     pub version: String,
-    /// Names only; of alternatives all are listed.
+    /// Names only; all alternatives are listed.
     pub depends: Vec<String>,
 }
 
@@ -61,8 +61,8 @@ impl Archive {
 
     fn update(&self) -> Result<()> {
         eprintln!("reading the kernel lists of {}", SUITES.join(", "));
-        // apt-get fails when only one suite of many is gone, as old ones are one day,
-        // so what counts is whether any kernel can be seen afterwards.
+        // apt-get fails even if only one of the suites is gone, and old suites are removed some day:
+        // it is an error only if no kernel is available afterwards.
         if let Err(error) = cmd::output(self.get().arg("update"), "reading the package lists") {
             if self.names("linux-image-")?.is_empty() {
                 return Err(error);
@@ -82,7 +82,7 @@ impl Archive {
         Ok(names.lines().map(str::to_owned).collect())
     }
 
-    /// Every version of the packages named; names without any version are left out.
+    /// Every version of the named packages; names without any version are left out.
     pub fn packages(&self, names: &[String]) -> Result<Vec<Package>> {
         if names.is_empty() {
             return Ok(Vec::new());
@@ -118,15 +118,15 @@ impl Archive {
         let options = [
             format!("Dir::Etc::sourcelist={dir}/sources.list"),
             "Dir::Etc::sourceparts=-".to_owned(),
-            // The machine's pins would hide the other releases.
+            // The machine's apt pins would hide the other releases.
             "Dir::Etc::preferences=-".to_owned(),
             "Dir::Etc::preferencesparts=-".to_owned(),
             format!("Dir::State::lists={dir}/lists"),
             format!("Dir::Cache={dir}/cache"),
-            // Container images switch this cache off; without it each call parses every list anew.
+            // Container images disable this cache; without it each call parses every list again.
             "Dir::Cache::pkgcache=pkgcache.bin".to_owned(),
             "Dir::Cache::srcpkgcache=srcpkgcache.bin".to_owned(),
-            // apt's own user may not write below a private checkout.
+            // apt's sandbox user may not write below a private checkout.
             "APT::Sandbox::User=".to_owned(),
         ];
         let pairs = options.into_iter().map(|o| ["-o".into(), o.into()]);
@@ -139,7 +139,7 @@ fn age(file: &Path) -> Option<Duration> {
     SystemTime::now().duration_since(modified).ok()
 }
 
-/// Where this machine gets Debian from.
+/// The Debian mirrors of this machine.
 #[derive(Debug, PartialEq, Eq)]
 struct Mirror {
     main: String,
@@ -147,7 +147,7 @@ struct Mirror {
 }
 
 impl Mirror {
-    /// Asks apt itself, which reads both forms of source files and knows from the
+    /// Queries apt, which reads both formats of source files and knows from the
     /// signed Release files which sources are Debian's own.
     fn of_this_machine() -> Result<Self> {
         let mut cmd = Command::new("apt-get");
@@ -157,8 +157,8 @@ impl Mirror {
         match Self::parse(&targets) {
             Some(mirror) => Ok(mirror),
             None => bail!(
-                "apt lists no Debian archive on this machine, so there is nowhere to get \
-                 kernels from; run `apt-get update` (as root) if the sources are there"
+                "apt has no Debian archive on this machine, so kernels cannot be downloaded; \
+                 if the sources are configured, run `apt-get update` as root"
             ),
         }
     }
@@ -179,7 +179,7 @@ fn sources(mirror: &Mirror) -> String {
         .find(|file| Path::new(file).exists());
     let signed_by = keyring.map_or(String::new(), |file| format!(" signed-by={file}"));
     let line = |uri: &str, suite: &str| {
-        // The Release file of an old suite may be past its date; its signature still counts.
+        // The Release file of an old suite may have expired; its signature is still checked.
         format!(
             "deb [arch=amd64 target=Packages check-valid-until=no{signed_by}] {uri} {suite} main\n"
         )
@@ -190,7 +190,7 @@ fn sources(mirror: &Mirror) -> String {
     main.chain(security).collect()
 }
 
-/// Reads the records of `apt-cache show`; what two suites both carry is listed once.
+/// Parses the output of `apt-cache show`; a version that is in two suites is listed once.
 fn parse_show(text: &str) -> Vec<Package> {
     let mut seen = BTreeSet::new();
     let records = text.split("\n\n").filter_map(|record| {

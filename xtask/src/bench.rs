@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what tracing costs, kernel by kernel.
+//! `cargo xtask bench`: the cost of tracing on each kernel.
 
 use std::process::ExitCode;
 

@@ -11,9 +11,9 @@ use clap::Args;
 
 use crate::{cargo, cmd, repo, setup};
 
-/// Tells the build script of tracer-userspace which object to include.
+/// The variable by which the build script of tracer-userspace gets the path of the object.
 const OBJECT_VAR: &str = "RSTTRACE_EBPF_OBJECT";
-/// Static programs need a named target, or proc macros would be made static as well.
+/// Static programs need an explicit target: without one, proc macros would be linked statically too.
 const HOST: &str = "x86_64-unknown-linux-gnu";
 
 /// A program of this workspace.
@@ -36,7 +36,7 @@ impl Build {
     }
 }
 
-/// Builds the eBPF object and returns where it is.
+/// Builds the eBPF object and returns its path.
 pub fn object() -> Result<PathBuf> {
     let toolchain = setup::toolchain()?;
     eprintln!("building the eBPF object");
@@ -45,7 +45,7 @@ pub fn object() -> Result<PathBuf> {
     cargo.current_dir(repo::root());
     cargo.args(["--quiet", "--locked", "--release", "--package", "tracer-ebpf", "--bin", "tracer"]);
     cargo.arg("--target-dir").arg(&target);
-    // The kernel wants BTF, which bpf-linker makes from the debug information.
+    // The kernel needs BTF, which bpf-linker generates from the debug information.
     cargo.env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf");
     cmd::run(&mut cargo, "building the eBPF object")?;
 
@@ -55,7 +55,7 @@ pub fn object() -> Result<PathBuf> {
     Ok(object)
 }
 
-/// Leaves an equal file alone, so that what includes it is not built again.
+/// Does not write an equal file, so that its dependents are not rebuilt.
 fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     let new = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
     if fs::read(to).is_ok_and(|old| old == new) {
@@ -64,19 +64,18 @@ fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     fs::write(to, new).with_context(|| format!("cannot write {}", to.display()))
 }
 
-/// A cargo command on the host's crates that finds the object.
+/// A cargo command for the host's crates, with the path of the object set.
 pub fn host_cargo(command: &str, object: &Path) -> Command {
     let mut cargo = cargo::host();
     cargo.current_dir(repo::root());
     cargo.args([command, "--locked"]).env(OBJECT_VAR, object);
-    // Where the user wants what cargo builds.
     if let Some(dir) = env::var_os("CARGO_TARGET_DIR") {
         cargo.env("CARGO_TARGET_DIR", dir);
     }
     cargo
 }
 
-/// Builds `rsttrace` for this machine and returns where it is.
+/// Builds `rsttrace` for this machine and returns its path.
 pub fn host() -> Result<PathBuf> {
     let mut cargo = host_cargo("build", &object()?);
     eprintln!("building rsttrace");
@@ -87,15 +86,15 @@ pub fn host() -> Result<PathBuf> {
     Ok(repo::target("release").join(RSTTRACE.name))
 }
 
-/// Builds programs that run on any Linux of this architecture; returns their names and files.
+/// Builds programs that run on any Linux of this architecture; returns their names and paths.
 pub fn host_static(programs: &[Program]) -> Result<Vec<(String, PathBuf)>> {
-    // A folder of its own: other flags than those of `cargo build` would build all anew each time.
+    // A separate folder: switching between these flags and those of `cargo build` would rebuild everything.
     let target = repo::target("static");
     let object = object()?;
     let mut built = Vec::new();
     for Program { package, name } in programs {
-        // One at a time: together, each would get the features that the others ask of a
-        // dependency, and rsttrace would not be the same as the one of `dist`.
+        // One at a time: together, each would get the features that the others enable in a
+        // dependency, and rsttrace would differ from the binary of `dist`.
         let mut cargo = host_cargo("build", &object);
         eprintln!("building {name}, static");
         cargo.args(["--quiet", "--release", "--package", package, "--bin", name]);

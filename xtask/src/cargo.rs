@@ -1,9 +1,9 @@
-//! The cargo commands that we run ourselves.
+//! The cargo commands that xtask runs.
 
 use std::{env, process::Command};
 
-/// Set by the cargo that runs us, or meant for it; a build with other flags or another
-/// toolchain must not see them.
+/// Variables that the outer cargo sets or reads. A build with other flags or another
+/// toolchain must not get them.
 const REMOVED: [&str; 7] = [
     "CARGO",
     "RUSTC",
@@ -11,7 +11,7 @@ const REMOVED: [&str; 7] = [
     "RUSTFLAGS",
     "RUSTDOCFLAGS",
     "RUSTUP_TOOLCHAIN",
-    // Leads to the libraries of the toolchain that runs us.
+    // Points to the libraries of the toolchain that runs us.
     "LD_LIBRARY_PATH",
 ];
 const REMOVED_PREFIXES: [&str; 7] = [
@@ -24,7 +24,7 @@ const REMOVED_PREFIXES: [&str; 7] = [
     "CARGO_TARGET_",
 ];
 
-/// Takes every trace of the outer cargo from the command's environment.
+/// Removes the outer cargo's variables from the command's environment.
 pub fn clean(mut cmd: Command) -> Command {
     for (name, _) in env::vars_os() {
         let name = name.to_string_lossy();
@@ -39,7 +39,7 @@ pub fn clean(mut cmd: Command) -> Command {
 pub fn host() -> Command {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut cmd = clean(Command::new(cargo));
-    // `cargo +1.95 xtask` shall mean 1.95 for what it builds, too.
+    // `cargo +1.95 xtask` must also build with 1.95.
     if let Some(toolchain) = env::var_os("RUSTUP_TOOLCHAIN") {
         cmd.env("RUSTUP_TOOLCHAIN", toolchain);
     }

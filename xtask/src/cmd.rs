@@ -1,4 +1,4 @@
-//! Running other programs: every failure names the command and says what it was for.
+//! Runs other programs. Every error names the command and its purpose.
 
 use std::{
     env,
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// Runs `cmd`, its stdout sent to our stderr: our own stdout is for results only.
+/// Runs `cmd` with its stdout sent to our stderr: our own stdout is for results only.
 pub fn run(cmd: &mut Command, what: &str) -> Result<()> {
     let status = cmd
         .stdout(Stdio::from(io::stderr()))
@@ -22,7 +22,7 @@ pub fn run(cmd: &mut Command, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Says what is about to run, then runs it: for commands that change the machine.
+/// Prints the command, then runs it: for commands that change the machine.
 pub fn run_loudly(cmd: &mut Command, what: &str) -> Result<()> {
     eprintln!("+ {}", show(cmd));
     run(cmd, what)
@@ -41,7 +41,7 @@ pub fn output(cmd: &mut Command, what: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
-/// The command as one would type it, with the variables it sets.
+/// The command as typed in a shell, with the variables that it sets.
 pub fn show(cmd: &Command) -> String {
     let vars = cmd.get_envs().filter_map(|(name, value)| Some(assignment(name, value?)));
     let words = [cmd.get_program()].into_iter().chain(cmd.get_args());
@@ -50,7 +50,7 @@ pub fn show(cmd: &Command) -> String {
 
 fn assignment(name: &OsStr, value: &OsStr) -> String {
     let name = name.to_string_lossy();
-    // A folder put before the others is all that is of interest.
+    // For PATH, show only the folder that was prepended.
     let before = env::var(&*name).ok().filter(|_| name == "PATH");
     let (value, rest) = (value.to_string_lossy(), before.unwrap_or_default());
     match value.strip_suffix(&*rest) {
@@ -69,7 +69,7 @@ pub fn quote(word: impl AsRef<OsStr>) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// Where `program` is, looking also where Debian keeps administrators' tools
+/// The path of `program`; also searches where Debian installs administrators' tools
 /// (which are not on an ordinary user's PATH).
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

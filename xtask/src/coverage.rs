@@ -1,4 +1,4 @@
-//! Causes down, kernels across: which kernel was shown to give which cause, how sure, and why not.
+//! The table of causes (rows) and kernels (columns): the best confidence of each cause, or why it is missing.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
@@ -7,22 +7,22 @@ use crate::{
     table::aligned,
 };
 
-/// The contract's words, the strongest first; `unknown` has `none`.
+/// The contract's confidences, the strongest first; `unknown` has `none`.
 const CONFIDENCES: [&str; 4] = ["observed", "correlated", "inferred", "none"];
 const NEAR_MISS: &str = "near_miss";
 
-/// What is known of one cause on one kernel.
+/// The result for one cause on one kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Cell {
-    /// So many scenarios gave it, at best with this confidence; some gave less because of these facts.
+    /// The number of scenarios that gave it, the best confidence, and the facts because of which some gave less.
     Given { scenarios: usize, best: String, notes: Vec<usize> },
     /// This kernel cannot give it.
     Explained { notes: Vec<usize> },
-    /// A scenario of it failed, which is counted elsewhere.
+    /// A scenario for it failed, which is counted elsewhere.
     Failed,
-    /// This kernel's results are not all there, which is counted elsewhere.
+    /// This kernel's results are incomplete, which is counted elsewhere.
     NotRun,
-    /// Nothing provokes it here, and nothing says why.
+    /// No scenario provokes it here, and no fact explains why.
     Missing,
 }
 
@@ -42,10 +42,10 @@ impl Cell {
     }
 }
 
-/// The table and what it lacks.
+/// The table, and the causes that are missing from it.
 pub struct Coverage {
     pub table: String,
-    /// Causes that some kernel was not shown to give, without a reason.
+    /// Causes without a verdict and without a reason on some kernel.
     pub missing: Vec<String>,
 }
 
@@ -89,11 +89,11 @@ fn cell(cause: &str, results: &Results, notes: &mut Vec<String>) -> Cell {
     let given: Vec<_> = results
         .gave
         .iter()
-        .filter(|said| said.cause == cause && !said.scenario.starts_with(NEAR_MISS))
+        .filter(|line| line.cause == cause && !line.scenario.starts_with(NEAR_MISS))
         .collect();
-    let best = CONFIDENCES.iter().find(|best| given.iter().any(|said| said.text == **best));
+    let best = CONFIDENCES.iter().find(|best| given.iter().any(|line| line.text == **best));
     if let Some(best) = best {
-        let scenarios: BTreeSet<_> = given.iter().map(|said| &said.scenario).collect();
+        let scenarios: BTreeSet<_> = given.iter().map(|line| &line.scenario).collect();
         return Cell::Given { scenarios: scenarios.len(), best: (*best).to_owned(), notes: marks };
     }
     let failed = results

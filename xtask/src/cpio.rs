@@ -10,8 +10,8 @@ const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
 const SYMLINK: u32 = 0o120_000;
 
-/// An archive being written. Parent folders are made as they are needed;
-/// a name that was written before is left as it was.
+/// An archive that is being written. Missing parent folders are added;
+/// a name that was written before is skipped.
 pub struct Archive<W> {
     out: W,
     seen: BTreeSet<String>,
@@ -34,7 +34,7 @@ impl<W: Write> Archive<W> {
         self.entry(path, SYMLINK | 0o777, to.as_bytes())
     }
 
-    /// Writes the closing entry and returns what was written to.
+    /// Writes the closing entry and returns the writer.
     pub fn finish(mut self) -> io::Result<W> {
         self.write("TRAILER!!!", 0, b"")?;
         self.out.flush()?;
@@ -56,7 +56,7 @@ impl<W: Write> Archive<W> {
     fn write(&mut self, path: &str, mode: u32, data: &[u8]) -> io::Result<()> {
         let size = u32::try_from(data.len())
             .map_err(|_| io::Error::other(format!("{path} is too large for a cpio archive")))?;
-        // Distinct inode numbers, or the kernel would take files for hard links of each other.
+        // Distinct inode numbers: with equal ones the kernel would make the files hard links of each other.
         let (ino, nlink) = (self.seen.len(), 1);
         let header = format!(
             "070701{ino:08x}{mode:08x}{uid:08x}{gid:08x}{nlink:08x}{mtime:08x}{size:08x}\
@@ -75,7 +75,7 @@ impl<W: Write> Archive<W> {
         self.pad(data.len())
     }
 
-    /// Names and data both end on a multiple of four bytes.
+    /// Pads names and data to a multiple of four bytes.
     fn pad(&mut self, written: usize) -> io::Result<()> {
         self.out.write_all(&b"\0\0\0"[..written.wrapping_neg() % 4])
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: rsttrace at work, in a virtual machine, on this terminal.
+//! `cargo xtask demo`: a demo of rsttrace in a virtual machine, on this terminal.
 
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use crate::{
 
 #[derive(Args)]
 pub struct Demo {
-    /// Kernel series to run it on
+    /// Kernel series to run on
     #[arg(long, value_name = "SERIES", default_value = "6.12")]
     kernel: String,
 

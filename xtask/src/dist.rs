@@ -1,4 +1,4 @@
-//! `cargo xtask dist`: the static binary that is handed out, which is also what guests run.
+//! `cargo xtask dist`: the static binary for distribution, which guests run too.
 
 use std::{fs, process::ExitCode};
 
@@ -16,7 +16,7 @@ impl Dist {
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         for (name, built) in build::host_static(&[build::RSTTRACE])? {
             let file = dir.join(name);
-            // Replaced as a whole: one that is running cannot be written to.
+            // Replaced by rename: the kernel refuses to write to a running program.
             let new = file.with_extension("new");
             fs::copy(&built, &new)
                 .and_then(|_| fs::rename(&new, &file))

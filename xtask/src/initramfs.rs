@@ -1,5 +1,5 @@
-//! What a guest has in its file system: busybox, network tools from this machine,
-//! kernel modules, our own programs, and an init script.
+//! A guest's file system: busybox, network tools from this machine, kernel modules,
+//! our own programs, and an init script.
 
 use std::{
     collections::BTreeSet,
@@ -15,9 +15,9 @@ use crate::{cmd, cpio::Archive, kernels::Kernel, modules};
 
 const INIT: &str = include_str!("../guest/init.sh");
 
-/// Copied from this machine with the libraries they need.
+/// Tools that are copied from this machine with the libraries they need.
 const TOOLS: [&str; 13] = [
-    // busybox's own shell would take its applets for `ip` and the like.
+    // busybox's own shell would run its applets instead of `ip` and other tools.
     "dash",
     "ip",
     "ss",
@@ -32,9 +32,9 @@ const TOOLS: [&str; 13] = [
     "unshare",
     "kmod",
 ];
-/// Copied if this machine has them: good to have in an interactive guest.
-const LUXURIES: [&str; 3] = ["bash", "strace", "tcpdump"];
-/// Programs that are one of the tools under another name.
+/// Copied if this machine has them: useful in an interactive guest.
+const OPTIONAL_TOOLS: [&str; 3] = ["bash", "strace", "tcpdump"];
+/// Other names of the tools.
 const ALIASES: [(&str, &[&str]); 4] = [
     ("dash", &["sh"]),
     ("kmod", &["modprobe", "insmod", "rmmod", "lsmod", "modinfo"]),
@@ -59,13 +59,13 @@ const ALIASES: [(&str, &[&str]); 4] = [
     ),
 ];
 
-/// What differs from guest to guest.
+/// The files that differ between guests.
 pub struct Contents {
     /// A shell script.
     pub command: String,
     /// `NAME=value` lines for init.
     pub env: String,
-    /// Our programs: name in `/bin`, file here.
+    /// Our programs: the name in `/bin`, and the path here.
     pub programs: Vec<(String, PathBuf)>,
 }
 
@@ -83,7 +83,7 @@ pub fn write(kernel: &Kernel, contents: &Contents, file: &Path) -> Result<()> {
         }
         let programs = contents.programs.iter().map(|(_, from)| from.clone());
         root.tools(programs.collect())?;
-        // Last, so that the real programs win over applets of the same name.
+        // Last, so that applets do not replace the real programs of the same name.
         root.busybox()?;
         root.tree(&modules::tree(kernel)?, "lib", "usr/lib")?;
         root.0.finish()?;
@@ -96,7 +96,7 @@ struct Root<W>(Archive<W>);
 
 impl<W: Write> Root<W> {
     fn skeleton(&mut self) -> Result<()> {
-        // As on the machine the tools come from, everything is below /usr.
+        // Everything is below /usr, as on the machine that the tools come from.
         for name in ["bin", "lib", "lib64"] {
             self.0.dir(&format!("usr/{name}"))?;
             self.0.symlink(name, &format!("usr/{name}"))?;
@@ -141,7 +141,7 @@ impl<W: Write> Root<W> {
         for name in TOOLS {
             files.push(tool(name)?);
         }
-        files.extend(LUXURIES.into_iter().filter_map(cmd::find));
+        files.extend(OPTIONAL_TOOLS.into_iter().filter_map(cmd::find));
         for file in &files {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             self.copy(file, &format!("usr/bin/{name}"))?;
@@ -151,7 +151,7 @@ impl<W: Write> Root<W> {
                 self.0.symlink(&format!("usr/bin/{alias}"), name)?;
             }
         }
-        // iptables opens its matches and targets at run time, by their full path here.
+        // iptables loads its matches and targets at run time, by their full path on this machine.
         for plugin in xtables_plugins()? {
             self.copy(&plugin, &below_usr(&plugin))?;
             files.push(plugin);
@@ -181,7 +181,7 @@ impl<W: Write> Root<W> {
 }
 
 fn tool(name: &str) -> Result<PathBuf> {
-    cmd::find(name).with_context(|| format!("`{name}` is missing, which the guests need"))
+    cmd::find(name).with_context(|| format!("`{name}` is missing (the guests need it)"))
 }
 
 fn xtables_plugins() -> Result<Vec<PathBuf>> {
@@ -199,7 +199,7 @@ fn xtables_plugins() -> Result<Vec<PathBuf>> {
 
 /// The shared libraries, and the loader, that these files need.
 fn libraries(files: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
-    // It fails when a file is static, and tells about the others all the same.
+    // ldd fails for a static file, but prints the libraries of the other files.
     let out = Command::new("ldd")
         .args(files)
         .output()
@@ -213,7 +213,7 @@ fn parse_ldd(text: &str) -> BTreeSet<PathBuf> {
     paths.map(PathBuf::from).collect()
 }
 
-/// `/lib/x` and `/usr/lib/x` are the same file, here as in the guest.
+/// `/lib/x` and `/usr/lib/x` are the same file, on this machine and in the guest.
 fn below_usr(path: &Path) -> String {
     let path = path.to_string_lossy();
     let path = path.trim_start_matches('/');

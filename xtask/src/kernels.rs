@@ -18,19 +18,19 @@ use crate::{
 /// A kernel ready to boot.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// What was asked for, which may be another series than that of `release`.
+    /// The requested series, which may differ from that of `release`.
     pub wanted: Series,
-    /// What `uname -r` says in the guest.
+    /// What `uname -r` prints in the guest.
     pub release: String,
-    /// Package name and version: which revision this is exactly.
+    /// Package name and version: the exact revision.
     pub package: String,
     pub image: PathBuf,
     /// The folder that holds `lib/modules`.
     pub root: PathBuf,
 }
 
-/// Fetches what is not there yet. The archive keeps only the newest revisions of a series,
-/// so the newest one is taken and its exact version printed.
+/// Fetches kernels that are missing. The archive keeps only the newest revisions of a series,
+/// so this uses the newest one and prints its exact version.
 pub fn fetch(wanted: &[Series]) -> Result<Vec<Kernel>> {
     let _lock = repo::lock("kernels")?;
     let dir = repo::target("kernels");
@@ -69,8 +69,8 @@ fn abi(name: &str) -> Option<&str> {
     name.strip_prefix("linux-image-").filter(|abi| abi.ends_with("-cloud-amd64"))
 }
 
-/// The series a kernel package belongs to. A metapackage has one too, and is as good:
-/// what it depends on is fetched with it.
+/// The series that a kernel package belongs to. A metapackage has a series too, and works as well:
+/// its dependencies are fetched with it.
 fn series_of(name: &str) -> Option<Series> {
     let abi = abi(name)?;
     let (major, rest) = abi.split_once('.')?;
@@ -78,7 +78,7 @@ fn series_of(name: &str) -> Option<Series> {
     format!("{major}.{}", &rest[..digits]).parse().ok()
 }
 
-/// The newest package of every series on offer.
+/// The newest package of every available series.
 struct Catalogue(BTreeMap<Series, Package>);
 
 impl Catalogue {
@@ -101,7 +101,7 @@ impl Catalogue {
     fn choose(&self, wanted: Series) -> Result<(Series, &Package)> {
         version::nearest(wanted, self.0.keys().copied())
             .and_then(|series| Some((series, self.0.get(&series)?)))
-            .context("the archive offers no kernel at all")
+            .context("the archive offers no kernel")
     }
 }
 
@@ -123,7 +123,7 @@ fn download(archive: &Archive, package: &Package, home: &Path) -> Result<()> {
         cmd::run(&mut dpkg, "unpacking the kernel")?;
         fs::remove_file(&file)?;
     }
-    // Newer releases unpack to usr/lib only, and depmod versions differ in where they look.
+    // Newer releases unpack to usr/lib only, and depmod versions differ in the folder that they search.
     if !partial.join("lib").exists() {
         std::os::unix::fs::symlink("usr/lib", partial.join("lib"))?;
     }
@@ -135,8 +135,8 @@ fn download(archive: &Archive, package: &Package, home: &Path) -> Result<()> {
     fs::rename(&partial, home).with_context(|| format!("cannot create {}", home.display()))
 }
 
-/// The package and the kernel packages it depends on: from 7.2 on, image, modules and their lists
-/// are packages of their own.
+/// The package and the kernel packages that it depends on: from 7.2 on, the image, the modules and
+/// their lists are separate packages.
 fn parts(archive: &Archive, package: &Package) -> Result<Vec<Package>> {
     let mut parts = vec![package.clone()];
     let mut next = 0;
@@ -172,7 +172,7 @@ fn open(wanted: Series, home: &Path) -> Result<Kernel> {
     })
 }
 
-/// The one release that has modules below `root`.
+/// The only release that has modules below `root`.
 fn release(root: &Path) -> Result<String> {
     let modules = root.join("lib/modules");
     let entries = fs::read_dir(&modules)
@@ -184,7 +184,7 @@ fn release(root: &Path) -> Result<String> {
     }
 }
 
-/// Without the archive, kernels unpacked earlier still do.
+/// Kernels that were unpacked earlier, for when the archive cannot be read.
 fn unpacked_before(wanted: &[Series], dir: &Path, error: anyhow::Error) -> Result<Vec<Kernel>> {
     let mut kernels = Vec::new();
     for &series in wanted {

@@ -1,4 +1,4 @@
-//! `cargo xtask live`: builds rsttrace and watches this machine.
+//! `cargo xtask live`: builds rsttrace and traces this machine.
 
 use std::{
     ffi::OsString,
@@ -21,7 +21,7 @@ pub struct Live {
 impl Live {
     pub fn run(&self) -> Result<ExitCode> {
         let rsttrace = build::host()?;
-        // Taking our place, it gets the terminal's signals and its exit code is ours.
+        // `exec` replaces this process, so rsttrace gets the terminal's signals and its exit code is ours.
         let error = Command::new(&rsttrace).arg("live").args(&self.args).exec();
         Err(error).with_context(|| format!("cannot start {}", rsttrace.display()))
     }

@@ -1,8 +1,8 @@
 //! Builds, tests and runs rsttrace: `cargo xtask --help`.
 //!
-//! One verb is one file. The virtual machines: `kernels` fetches a kernel (through `apt`),
-//! `modules` and `initramfs` (through `cpio`) make its file system, `qemu` boots it,
-//! `vm` puts these together.
+//! Each verb is one file. For the virtual machines, `kernels` fetches a kernel (through `apt`),
+//! `modules` and `initramfs` (through `cpio`) make its file system, `qemu` boots it, and `vm`
+//! combines them.
 
 mod apt;
 mod bench;
@@ -14,7 +14,7 @@ mod coverage;
 mod cpio;
 mod demo;
 mod dist;
-mod healing;
+mod fix_tests;
 mod initramfs;
 mod kernels;
 mod live;
@@ -35,8 +35,8 @@ use clap::{Parser, Subcommand};
 
 /// Builds, tests and runs rsttrace
 ///
-/// Every verb builds and installs what it needs first. Results go to stdout, progress to stderr.
-/// Exit codes: 0 fine, 1 failed, 2 usage; `vm` passes on the exit code of its command.
+/// Every verb first builds and installs what it needs. Results go to stdout, progress to stderr.
+/// Exit codes: 0 success, 1 failure, 2 usage error; `vm` exits with the exit code of its command.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
@@ -49,8 +49,8 @@ enum Verb {
     /// Find a toolchain that compiles eBPF, or install it
     ///
     /// Either Debian's own rustc with bpf-linker, or a rustup nightly with rust-src and bpf-linker.
-    /// On Debian as root, what is missing is installed, and every command printed before it runs;
-    /// elsewhere the commands are printed, and the exit code is 1.
+    /// On Debian as root, missing packages are installed, and every command is printed before it runs.
+    /// On any other system, and without root, the commands are only printed, and the exit code is 1.
     Setup(setup::Setup),
 
     /// Build the eBPF object (target/ebpf/tracer) and rsttrace (target/release/rsttrace)
@@ -64,7 +64,7 @@ enum Verb {
     /// Run cargo's tests, then every scenario on every kernel in virtual machines
     ///
     /// Ends with a table of scenarios and kernels, and the line `N passed, N failed`.
-    /// A guest that does not boot, or does not finish what it planned, is a failure.
+    /// A guest that does not boot, or does not finish its plan, counts as a failure.
     Test(test::Test),
 
     /// Run a command, or a shell, on Debian's kernels in virtual machines
@@ -75,30 +75,30 @@ enum Verb {
     ///   cargo xtask vm 6.1 -- 'modprobe ip_vs && ipvsadm -Ln'
     Vm(vm::Vm),
 
-    /// Show rsttrace at work, in a virtual machine on this terminal
+    /// Run the demo of rsttrace in a virtual machine, on this terminal
     Demo(demo::Demo),
 
     /// Record scenarios in virtual machines as the golden captures that `cargo test` replays
     ///
-    /// Writes tests/data/KERNEL/SCENARIO.cap and, replayed from it, SCENARIO.ndjson. Read the
-    /// difference before committing it: from then on it is what the verdict must be.
+    /// Writes tests/data/KERNEL/SCENARIO.cap and its replay, SCENARIO.ndjson. Review the diff before
+    /// you commit it: from then on, `cargo test` expects exactly these verdicts.
     Record(record::Record),
 
-    /// Measure in virtual machines what tracing costs
+    /// Measure the cost of tracing in virtual machines
     ///
-    /// The start, the memory, and a connection over the loopback device that ends with a reset, or in
-    /// order, with rsttrace and without. Guests are emulated where KVM is missing: compare such numbers
-    /// with each other, not with those of another machine.
+    /// Measures start-up, memory, and a connection over the loopback device that ends with a RST or with
+    /// a FIN, with and without rsttrace. Without KVM, guests are emulated: compare such numbers with each
+    /// other, not with those of another machine.
     Bench(bench::Bench),
 
     /// Build the static binary target/dist/rsttrace
     Dist(dist::Dist),
 
-    /// Check formatting, lints, and which layer uses what
+    /// Check formatting, lints, wording, and which layer uses what
     Check(check::Check),
 }
 
-/// The user asked for something that cannot be: exit code 2.
+/// Invalid arguments: exit code 2.
 #[derive(Debug)]
 struct Usage(String);
 

@@ -1,4 +1,4 @@
-//! Picks the kernel modules a guest may ask for, with all they depend on.
+//! Selects the kernel modules that a guest may load, with their dependencies.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,15 +18,15 @@ const FOLDERS: [&str; 6] =
 /// …and these by name.
 const NAMES: [&str; 8] =
     ["veth", "dummy", "ifb", "tun", "nlmon", "af_packet_diag", "unix_diag", "netlink_diag"];
-/// Without these a guest is of no use; any other may be missing on some kernel.
-/// (A kernel may have them built in, too.)
+/// Modules that every guest needs; a kernel may have them built in. Any other module may be missing
+/// on some kernel.
 const ESSENTIAL: [&str; 5] = ["veth", "nf_conntrack", "nf_nat", "ip_vs", "tcp_diag"];
 
-/// A folder whose `lib/modules` holds the chosen modules, uncompressed (so that loading one
-/// is quick in an emulated guest). Made once per kernel package.
+/// A folder whose `lib/modules` holds the selected modules, uncompressed (so that they load
+/// quickly in an emulated guest). Made once per kernel package.
 pub fn tree(kernel: &Kernel) -> Result<PathBuf> {
     let _lock = repo::lock("kernels/guest")?;
-    // Another choice of modules, or another revision of the kernel, is another tree.
+    // Another selection of modules, or another revision of the kernel, needs another folder.
     let mut choice = DefaultHasher::new();
     (FOLDERS, NAMES, &kernel.package).hash(&mut choice);
     let name = format!("{}-{:016x}", kernel.release, choice.finish());
@@ -68,8 +68,8 @@ pub fn tree(kernel: &Kernel) -> Result<PathBuf> {
     Ok(root)
 }
 
-/// The files to take, given the text of `modules.dep` (which lists the whole
-/// chain of dependencies of each module).
+/// The files to copy, from the text of `modules.dep` (which lists all dependencies of each
+/// module, direct and indirect).
 fn choose(dep: &str) -> BTreeSet<&str> {
     let depends: BTreeMap<&str, &str> = dep.lines().filter_map(|l| l.split_once(':')).collect();
     let wanted = |file: &&str| {

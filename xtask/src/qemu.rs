@@ -1,7 +1,7 @@
-//! Boots one guest under QEMU, passes on what its command prints, and notices when it goes wrong.
+//! Boots one guest under QEMU, passes on its command's output, and detects failures.
 //!
 //! The guest has three serial ports (see `guest/init.sh`): kernel log, command, status. As the
-//! command has a port to itself, nothing it prints can be mistaken for a kernel message or a verdict.
+//! command has its own port, its output cannot be mixed up with kernel messages or the exit status.
 
 use std::{
     fs::{self, File},
@@ -35,7 +35,7 @@ pub struct Guest<'a> {
     pub boot_limit: Duration,
     /// The guest must have ended within this time.
     pub timeout: Duration,
-    /// Where logs go.
+    /// The folder for logs.
     pub dir: &'a Path,
 }
 
@@ -44,12 +44,12 @@ pub struct GuestResult {
     pub exit_code: u8,
     pub kernel_release: String,
     pub seconds: f64,
-    /// Warnings (`WARN_ON`) that the kernel logged: no failure, but worth a look.
+    /// Warnings (`WARN_ON`) that the kernel logged. They do not fail the run.
     pub kernel_warnings: Vec<String>,
 }
 
 impl Guest<'_> {
-    /// Runs the guest's command; `sink` gets each line it prints, as it is printed.
+    /// Runs the guest's command; `sink` gets each line as soon as it is printed.
     pub fn run(&self, sink: &mut dyn FnMut(&str)) -> Result<GuestResult> {
         let started = Instant::now();
         let mut qemu = self.spawn(false)?;
@@ -89,7 +89,7 @@ impl Guest<'_> {
         let mut qemu = self.spawn(true)?;
         let status = qemu.0.wait().context("cannot wait for QEMU")?;
         let watch = Watch::new(self, started);
-        // Ctrl-A X ends QEMU without a word from the guest, and is no failure.
+        // Ctrl-A X ends QEMU without an exit status from the guest, and is not a failure.
         if status.success() && !fs::read_to_string(self.status_file())?.contains("exit ") {
             return Ok(GuestResult {
                 exit_code: 0,
@@ -136,13 +136,13 @@ impl Guest<'_> {
         cmd.arg("-no-reboot");
         cmd.arg("-kernel").arg(self.kernel);
         cmd.arg("-initrd").arg(self.initramfs);
-        // Emulated on a busy machine, a guest may stand still for long: the watchdogs are patient.
+        // An emulated guest on a busy machine may stall for a long time: long watchdog timeouts.
         cmd.arg("-append").arg(
             "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off \
              watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120",
         );
         let file = |id: &str, path: PathBuf| {
-            // QEMU separates options with commas, and takes two for one.
+            // QEMU separates options with commas, and reads a double comma as a literal one.
             let path = path.display().to_string().replace(',', ",,");
             format!("file,id={id},path={path}")
         };
@@ -167,24 +167,24 @@ impl Guest<'_> {
         self.dir.join("status")
     }
 
-    /// What QEMU itself complains of.
+    /// QEMU's own error messages.
     fn stderr_file(&self) -> PathBuf {
         self.dir.join("qemu.err")
     }
 }
 
-/// QEMU does not outlive us when we give up on it.
+/// A running QEMU, killed on drop.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both fail only if it has ended already.
+        // Both fail only if QEMU has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Follows what a guest says on its kernel log and its status port.
+/// Watches a guest's kernel log and its status port.
 struct Watch<'a> {
     guest: &'a Guest<'a>,
     started: Instant,
@@ -196,7 +196,7 @@ impl<'a> Watch<'a> {
         Self { guest, started, trouble_since: None }
     }
 
-    /// Fails when there is no point in waiting any longer.
+    /// Fails when the guest cannot succeed any more: kernel trouble, no user space in time, or timeout.
     fn check(&mut self) -> Result<()> {
         let elapsed = self.started.elapsed();
         let Guest { boot_limit, timeout, .. } = self.guest;
@@ -205,7 +205,7 @@ impl<'a> Watch<'a> {
             // Lets the kernel finish its report.
             let since = *self.trouble_since.get_or_insert_with(Instant::now);
             if since.elapsed() > Duration::from_secs(2) {
-                bail!("the guest's kernel is in trouble: {line}\n{}", tail(&log));
+                bail!("the guest's kernel failed: {line}\n{}", tail(&log));
             }
         }
         if elapsed > *boot_limit && Status::parse(&self.status()?).release.is_none() {
@@ -222,11 +222,11 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    /// After QEMU has ended.
+    /// The result, after QEMU has ended.
     fn verdict(&self) -> Result<GuestResult> {
         let log = self.log()?;
         if let Some(line) = trouble(&log) {
-            bail!("the guest's kernel is in trouble: {line}\n{}", tail(&log));
+            bail!("the guest's kernel failed: {line}\n{}", tail(&log));
         }
         let Status { release, exit_code } = Status::parse(&self.status()?);
         let Some(kernel_release) = release else {
@@ -273,7 +273,7 @@ struct Status {
 impl Status {
     fn parse(text: &str) -> Self {
         let mut status = Self::default();
-        // A line counts once its end has arrived.
+        // An incomplete line does not count.
         for line in text.split_inclusive('\n').filter(|l| l.ends_with('\n')) {
             match line.trim_end().split_once(' ') {
                 Some(("ready", release)) => status.release = Some(release.to_owned()),
@@ -285,7 +285,7 @@ impl Status {
     }
 }
 
-/// The first line that says that the kernel cannot be trusted any more.
+/// The first line of a panic, an oops or another kernel bug.
 fn trouble(log: &str) -> Option<&str> {
     let markers = [
         "Kernel panic",
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn notices_trouble() {
+    fn detects_kernel_trouble() {
         let log = "[    1.0] fine\n[   2.0] watchdog: BUG: soft lockup - CPU#0 stuck\n";
         assert!(trouble(log).is_some_and(|l| l.contains("soft lockup")));
         assert!(trouble("---[ end Kernel panic - not syncing: VFS ]---").is_some());

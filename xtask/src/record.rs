@@ -17,7 +17,7 @@ use crate::{
 
 #[derive(Args)]
 pub struct Record {
-    /// Scenarios, or beginnings of their names [default: all but `interleaved`, which is large]
+    /// Scenarios, by name or by the start of the name [default: all but `interleaved`, which is large]
     scenarios: Vec<String>,
 
     /// Kernel series to record on; may be repeated
@@ -48,7 +48,7 @@ impl Record {
                 None => eprintln!("{line}"),
             })?;
             if result.exit_code != 0 {
-                // Said above, by the guest; the others are good.
+                // The guest has printed the reason above; the other captures are complete.
                 eprintln!("a scenario was not recorded on {}", kernel.wanted);
                 complete = false;
             }
@@ -74,7 +74,7 @@ fn write(folder: &Path, scenario: &str, capture: &str, rsttrace: &Path) -> Resul
     let mut replay = Command::new(rsttrace);
     replay.args(["replay", "--all", "-o", "json"]).arg(&file);
     let printed = cmd::output(&mut replay, "the capture does not replay")?;
-    // The summary is the run's, not the verdict's.
+    // The summary describes the run, not the verdicts.
     let verdicts: String = printed
         .lines()
         .filter(|line| !line.contains("\"dataset\":\"rsttrace.summary\""))
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_capture_line_names_its_scenario_and_anything_else_is_no_capture() {
+    fn a_capture_line_names_its_scenario_and_other_lines_are_not_captures() {
         assert_eq!(take("CAPTURE a {\"ts\":1}"), Some(("a", "{\"ts\":1}")));
         assert_eq!(take("# a: provoked"), None);
     }

@@ -1,4 +1,4 @@
-//! Where things are in this repository.
+//! Paths in this repository.
 
 use std::{
     fs::{self, File},
@@ -13,13 +13,13 @@ pub fn root() -> &'static Path {
     xtask.parent().unwrap_or(xtask)
 }
 
-/// A path below `target/`. Fixed, whatever CARGO_TARGET_DIR says, so that
-/// what we promise to leave at `target/dist` is there.
+/// A path below `target/`. It does not depend on CARGO_TARGET_DIR, so that
+/// the documented path `target/dist` is always right.
 pub fn target(below: &str) -> PathBuf {
     root().join("target").join(below)
 }
 
-/// Keeps others, here and in other processes, from `target/NAME` until the file is dropped.
+/// Locks `target/NAME` against other threads and processes until the file is dropped.
 pub fn lock(name: &str) -> Result<File> {
     let dir = target(name);
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;

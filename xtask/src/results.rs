@@ -1,13 +1,13 @@
-//! What `rsttrace-guest run` and `cargo test` print, read back, and the table made of it.
+//! Parses the output of `rsttrace-guest run` and `cargo test`, and makes a table of it.
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::{healing::Healing, table::aligned};
+use crate::table::aligned;
 
 /// How one scenario ended on one kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// What rsttrace found: `ipvs_idle_expired observed`.
+    /// The verdict of rsttrace, such as `ipvs_idle_expired observed`.
     Pass(String),
     Fail(String),
     Skip(String),
@@ -23,13 +23,45 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Something that a scenario said about a cause.
+/// A `GAVE` or `FACT` line: what a scenario printed about a cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub struct CauseLine {
     pub scenario: String,
     pub cause: String,
-    /// The confidence with which the cause was given, or the kernel's fact because of which it was not.
+    /// The confidence of the verdict (`GAVE`), or the kernel fact that prevents a better one (`FACT`).
     pub text: String,
+}
+
+/// The result of one fix test on one kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FixTest {
+    pub name: String,
+    pub cause: String,
+    /// The fix's id.
+    pub fix: String,
+    /// `applied` by rsttrace, or `followed` by the owner of the setting.
+    pub how: String,
+    /// `PBFU`; a step that did not succeed is a dot or a mark.
+    pub steps: String,
+    pub verdict: Verdict,
+}
+
+impl FixTest {
+    /// `<name> <cause> <fix> applied|followed pass|fail|skip <steps> [<text…>]`
+    fn parse(rest: &str) -> Option<Self> {
+        let mut words = rest.trim().splitn(7, ' ').map(str::to_owned);
+        let (name, cause, fix) = (words.next()?, words.next()?, words.next()?);
+        let how = words.next()?;
+        let (word, steps) = (words.next()?, words.next()?);
+        let text = words.next().unwrap_or_default();
+        let verdict = match word.as_str() {
+            "pass" => Verdict::Pass(text),
+            "fail" => Verdict::Fail(text),
+            "skip" => Verdict::Skip(text),
+            _ => return None,
+        };
+        (steps.len() == 4).then_some(Self { name, cause, fix, how, steps, verdict })
+    }
 }
 
 /// The results of one guest, in the order in which they came.
@@ -38,20 +70,20 @@ pub struct Results {
     planned: Option<usize>,
     done: Option<usize>,
     pub verdicts: Vec<(String, Verdict)>,
-    /// Every cause that there is.
+    /// All causes of the contract.
     pub causes: Vec<String>,
     /// The verdicts of the scenarios that passed.
-    pub gave: Vec<Said>,
-    /// Why this kernel gives less.
-    pub facts: Vec<Said>,
-    pub healings: Vec<Healing>,
-    /// Causes that nothing is played for to heal them, and why.
-    pub unhealed: Vec<(String, String)>,
+    pub gave: Vec<CauseLine>,
+    /// Why this kernel gives a weaker verdict, or none.
+    pub facts: Vec<CauseLine>,
+    pub fix_tests: Vec<FixTest>,
+    /// Causes without a fix test, and why.
+    pub no_fix_test: Vec<(String, String)>,
     malformed: Option<String>,
 }
 
 impl Results {
-    /// Takes one line of the guest's output; what is no result is somebody else's business.
+    /// Takes one line of the guest's output; ignores lines that are not part of the protocol.
     pub fn line(&mut self, line: &str) {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         let understood = match word {
@@ -70,18 +102,18 @@ impl Results {
                 }
                 None => false,
             },
-            "HEAL" => Healing::parse(rest).map(|it| self.healings.push(it)).is_some(),
-            "UNHEALED" => {
-                let said =
+            "FIX" => FixTest::parse(rest).map(|it| self.fix_tests.push(it)).is_some(),
+            "NO_FIX_TEST" => {
+                let reason =
                     rest.split_once(' ').map(|(cause, why)| (cause.to_owned(), why.to_owned()));
-                said.map(|said| self.unhealed.push(said)).is_some()
+                reason.map(|reason| self.no_fix_test.push(reason)).is_some()
             }
             "CAUSES" => {
                 self.causes = rest.split_whitespace().map(str::to_owned).collect();
                 true
             }
-            "GAVE" => parse_said(rest).map(|said| self.gave.push(said)).is_some(),
-            "FACT" => parse_said(rest).map(|said| self.facts.push(said)).is_some(),
+            "GAVE" => parse_cause_line(rest).map(|it| self.gave.push(it)).is_some(),
+            "FACT" => parse_cause_line(rest).map(|it| self.facts.push(it)).is_some(),
             _ => true,
         };
         if !understood {
@@ -89,30 +121,30 @@ impl Results {
         }
     }
 
-    /// How every scenario and every healing ended.
+    /// The verdicts of all scenarios and all fix tests.
     pub fn all_verdicts(&self) -> impl Iterator<Item = &Verdict> {
         let scenarios = self.verdicts.iter().map(|(_, verdict)| verdict);
-        scenarios.chain(self.healings.iter().map(|healing| &healing.verdict))
+        scenarios.chain(self.fix_tests.iter().map(|test| &test.verdict))
     }
 
-    /// Whether a line is for the tables only.
+    /// Whether a line is only input for the tables.
     pub fn is_bookkeeping(line: &str) -> bool {
-        ["CAUSES ", "GAVE ", "UNHEALED "].iter().any(|word| line.starts_with(word))
+        ["CAUSES ", "GAVE ", "NO_FIX_TEST "].iter().any(|word| line.starts_with(word))
     }
 
-    /// Why these results cannot be trusted to be all of them.
+    /// Why these results may be incomplete.
     pub fn incomplete(&self) -> Option<String> {
-        let count = self.verdicts.len() + self.healings.len();
+        let count = self.verdicts.len() + self.fix_tests.len();
         if let Some(line) = &self.malformed {
-            return Some(format!("cannot understand the line `{line}`"));
+            return Some(format!("cannot parse the line `{line}`"));
         }
         match (self.planned, self.done) {
-            (None, _) => Some("the guest announced no PLAN".to_owned()),
+            (None, _) => Some("the guest printed no PLAN".to_owned()),
             (Some(planned), None) => Some(format!(
                 "the guest planned {planned} scenarios and ended after {count}, before DONE"
             )),
             (Some(planned), Some(done)) if planned != count || done != count => Some(format!(
-                "the guest planned {planned} scenarios, says it did {done} and gave {count} results"
+                "the guest planned {planned} scenarios, reported {done} as done and gave {count} results"
             )),
             _ => None,
         }
@@ -134,9 +166,9 @@ fn parse_result(rest: &str) -> Option<(String, Verdict)> {
 }
 
 /// `<scenario> <cause> <text…>`
-fn parse_said(rest: &str) -> Option<Said> {
+fn parse_cause_line(rest: &str) -> Option<CauseLine> {
     let mut words = rest.trim().splitn(3, ' ').map(str::to_owned);
-    Some(Said { scenario: words.next()?, cause: words.next()?, text: words.next()? })
+    Some(CauseLine { scenario: words.next()?, cause: words.next()?, text: words.next()? })
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,7 +187,7 @@ impl Tally {
         }
     }
 
-    /// Adds what a `test result:` line of cargo test says, if this is one.
+    /// Adds the counts of a `test result:` line of cargo test; ignores other lines.
     pub fn cargo_line(&mut self, line: &str) {
         let Some(summary) = line.strip_prefix("test result: ") else {
             return;
@@ -185,7 +217,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Scenarios down, kernels across; below it the reasons of what failed or was skipped.
+/// The table of scenarios (rows) and kernels (columns), and below it the reasons for failures and skips.
 pub fn matrix(columns: &[(String, &Results)]) -> String {
     let mut scenarios: Vec<&str> = Vec::new();
     let mut cells: BTreeMap<(&str, usize), &Verdict> = BTreeMap::new();
@@ -261,16 +293,26 @@ mod tests {
     }
 
     #[test]
-    fn distrusts_what_does_not_add_up() {
+    fn missing_and_malformed_results_are_reported() {
         let complaint = |lines| results(lines).incomplete().unwrap_or_default();
         assert!(complaint("").contains("no PLAN"));
         assert!(complaint("PLAN 1\n").contains("before DONE"));
         assert!(complaint("PLAN 1\nDONE 1\n").contains("gave 0 results"));
-        assert!(complaint("PLAN 1\nRESULT a pass x y\nDONE 2\n").contains("did 2"));
+        assert!(complaint("PLAN 1\nRESULT a pass x y\nDONE 2\n").contains("reported 2"));
         assert!(complaint("PLAN 2\nRESULT a pass x y\nDONE 1\n").contains("planned 2"));
         assert!(complaint("PLAN 1\nRESULT a perhaps\nDONE 1\n").contains("`RESULT a perhaps`"));
         assert!(complaint("PLAN many\n").contains("`PLAN many`"));
         assert_eq!(complaint("PLAN 0\nDONE 0\n"), "");
+    }
+
+    #[test]
+    fn a_truncated_line_is_not_a_result() {
+        assert_eq!(FixTest::parse("fix_a a raise_a applied pass"), None);
+        assert_eq!(FixTest::parse("fix_a a raise_a applied passed PBFU"), None);
+        assert_eq!(
+            results("FIX fix_a a\n").incomplete().as_deref(),
+            Some("cannot parse the line `FIX fix_a a`")
+        );
     }
 
     #[test]

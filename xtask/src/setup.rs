@@ -1,10 +1,10 @@
 //! `cargo xtask setup`: finds a toolchain that can compile eBPF, or installs it.
 //!
-//! Two ways lead there, and either must prove itself before it is taken:
+//! There are two toolchains, and each is tested before it is used:
 //!
 //! * Debian's own rustc, which comes with a `core` compiled for `bpfel-unknown-none`.
-//! * A rustup nightly with `rust-src`. It is only detected: that way was written down from
-//!   aya's documentation and has not been run by us.
+//! * A rustup nightly with `rust-src`. It is only detected: this way follows aya's documentation,
+//!   and we have not run it.
 
 use std::{
     env,
@@ -20,7 +20,7 @@ use clap::Args;
 
 use crate::{cargo, cmd, repo};
 
-/// rustc, bpf-linker and LLVM must agree on LLVM's major version: these belong together.
+/// rustc, bpf-linker and LLVM must have the same major version of LLVM: change these together.
 const LLVM: &str = "/usr/lib/llvm-22";
 const BPF_LINKER: &str = "0.13.0";
 const BPF_LINKER_FEATURES: &str = "llvm-22";
@@ -47,7 +47,7 @@ pub const TARGET: &str = "bpfel-unknown-none";
 
 #[derive(Args)]
 pub struct Setup {
-    /// Also what the virtual machines need
+    /// Also install what the virtual machines need
     #[arg(long)]
     vm: bool,
 }
@@ -87,7 +87,7 @@ impl Toolchain {
         match self {
             Self::Debian => {
                 cargo.env("RUSTC", "/usr/bin/rustc");
-                // aya-ebpf uses unstable features, and Debian's rustc is a stable one.
+                // aya-ebpf uses unstable features, and Debian's rustc is a stable release.
                 cargo.env("RUSTC_BOOTSTRAP", "1");
             }
             Self::Nightly => {
@@ -102,7 +102,7 @@ impl Toolchain {
     pub fn cargo_ebpf(self, command: &str) -> Command {
         let mut cargo = self.cargo(command);
         if self == Self::Nightly {
-            // Debian's rustc has a core for the target; for a nightly it is built along.
+            // Debian's rustc has a core for the target; a nightly builds it.
             cargo.arg("-Zbuild-std=core");
         }
         cargo.args(["--target", TARGET]);
@@ -110,7 +110,7 @@ impl Toolchain {
     }
 }
 
-/// The toolchain for eBPF; installed first if it is missing and that is possible.
+/// The toolchain for eBPF; installs it first if it is missing, on Debian as root.
 pub fn toolchain() -> Result<Toolchain> {
     packages(&HOST_PACKAGES)?;
     let Err(debian) = try_debian() else {
@@ -133,12 +133,12 @@ pub fn toolchain() -> Result<Toolchain> {
     Ok(Toolchain::Debian)
 }
 
-/// What the virtual machines need; installed first where that is possible.
+/// Installs the packages that the virtual machines need, on Debian as root.
 pub fn vm_tools() -> Result<()> {
     packages(&VM_PACKAGES)
 }
 
-/// Compiles a program of one line, as everything before that proves less.
+/// Compiles a minimal eBPF program: only that proves that the toolchain works.
 fn try_debian() -> Result<()> {
     let rustc = Path::new("/usr/bin/rustc");
     if !rustc.exists() || !Path::new("/usr/bin/cargo").exists() {
@@ -146,7 +146,7 @@ fn try_debian() -> Result<()> {
     }
     let libdir = cmd::output(
         Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]),
-        "asking rustc for its libraries",
+        "querying rustc for its libraries",
     )?;
     let core = fs::read_dir(libdir.trim()).into_iter().flatten().flatten();
     if !core.into_iter().any(|e| e.file_name().to_string_lossy().starts_with("libcore")) {
@@ -188,7 +188,7 @@ fn try_nightly() -> Result<()> {
     )?;
     let core = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core");
     if !core.exists() {
-        bail!("it has no rust-src component");
+        bail!("the nightly has no rust-src component");
     }
     linker()
 }
@@ -210,21 +210,21 @@ fn install_linker() -> Command {
     cargo
 }
 
-/// PATH with the folder in which `cargo install` leaves programs, whichever cargo it was.
+/// PATH with the folder in which any `cargo install` puts programs.
 fn path_with_cargo_bin() -> OsString {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| env::home_dir().map(|h| h.join(".cargo")));
     let path = env::var_os("PATH").unwrap_or_default();
     let bin = home.map(|h| h.join("bin"));
     let dirs = bin.into_iter().chain(env::split_paths(&path));
-    // Fails if a folder has a colon in its name; then PATH did not work to begin with.
+    // Fails if a folder has a colon in its name, which never worked in PATH.
     env::join_paths(dirs).unwrap_or(path)
 }
 
-/// Installs the packages that are missing, or says how to.
+/// Installs the packages that are missing, or fails with the commands that install them.
 fn packages(wanted: &[&str]) -> Result<()> {
     if !is_debian() {
-        // On another system, names of packages mean nothing; what is used later says what it lacks.
+        // Another system has other package names; a missing program is reported when it is needed.
         return Ok(());
     }
     let missing = missing(wanted)?;
@@ -247,8 +247,8 @@ fn packages(wanted: &[&str]) -> Result<()> {
 fn missing<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
     let mut query = Command::new("dpkg-query");
     query.args(["-W", "-f", "${Package} ${db:Status-Status}\n"]).args(wanted);
-    // It fails when it does not know one of them, and tells about the others all the same.
-    let out = query.output().context("cannot start dpkg-query, which tells what is installed")?;
+    // dpkg-query fails if a package is unknown, but prints the status of the others.
+    let out = query.output().context("cannot start dpkg-query, which lists installed packages")?;
     let text = String::from_utf8_lossy(&out.stdout);
     let installed = |name: &&&str| text.lines().any(|l| l == format!("{name} installed"));
     Ok(wanted.iter().filter(|name| !installed(name)).copied().collect())
@@ -259,7 +259,7 @@ fn can_install() -> bool {
 }
 
 fn is_debian() -> bool {
-    // Derived distributions have this file too, but not all the packages.
+    // Derived distributions have this file too, but not all of the packages.
     fs::read_to_string("/etc/os-release").is_ok_and(|text| os_is_debian(&text))
 }
 
@@ -269,7 +269,7 @@ fn os_is_debian(os_release: &str) -> bool {
 
 fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt as _;
-    // The owner of our own /proc entry is who we are.
+    // The owner of our own /proc entry is the effective user.
     fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
 }
 
@@ -292,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_debian_from_its_derivatives() {
+    fn debian_is_distinguished_from_its_derivatives() {
         assert!(os_is_debian("NAME=\"Debian GNU/Linux\"\nID=debian\n"));
         assert!(!os_is_debian("ID=ubuntu\nID_LIKE=debian\n"));
     }

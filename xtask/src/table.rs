@@ -3,7 +3,7 @@
 /// The name of a row and its cells.
 pub type Row = (String, Vec<String>);
 
-/// Lines of cells, each column as wide as it needs.
+/// Lines of cells, each column as wide as its widest cell.
 pub fn aligned(corner: &str, columns: impl Iterator<Item = String>, rows: &[Row]) -> String {
     let head: Row = (corner.to_owned(), columns.collect());
     let lines = || std::iter::once(&head).chain(rows);

@@ -11,18 +11,18 @@ use clap::Args;
 use crate::{
     build, cmd,
     coverage::coverage,
-    healing,
+    fix_tests,
     kernels::{self, Kernel},
     results::{Results, Tally, Verdict, matrix},
     vm::{self, Lab, Options},
 };
 
-/// The oldest we support, Debian's stable releases, and the newest.
+/// The oldest supported kernel, those of Debian's stable releases, and the newest.
 const KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "7.2"];
 
 #[derive(Args)]
 pub struct Test {
-    /// Only these scenarios and healings, or those that begin so [default: all]
+    /// Only these scenarios and fix tests, by name or by the start of the name [default: all]
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<String>,
 
@@ -38,11 +38,11 @@ pub struct Test {
     #[arg(long, conflicts_with = "no_vm")]
     only_vm: bool,
 
-    /// Guests that run side by side (scenarios mostly wait)
+    /// Guests that run in parallel (scenarios mostly wait)
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
     jobs: u8,
 
-    /// Seed of what scenarios do in random order; they print the one that they use
+    /// Seed for the random order of steps in scenarios; a scenario prints the seed that it uses
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
@@ -50,7 +50,7 @@ pub struct Test {
     options: Options,
 }
 
-/// What became of one kernel: its results, and what was wrong beyond single scenarios.
+/// The outcome on one kernel: its results, and any failure that belongs to no single scenario.
 struct Outcome {
     results: Results,
     complaint: Option<String>,
@@ -59,7 +59,7 @@ struct Outcome {
 
 impl Test {
     pub fn run(&self) -> Result<ExitCode> {
-        // A word that is no series is told before half an hour of work, not after.
+        // An invalid series is reported before half an hour of work, not after.
         let series = if self.kernels.is_empty() {
             vm::parse_series(&KERNELS.map(str::to_owned))?
         } else {
@@ -82,7 +82,7 @@ impl Test {
         Ok(ExitCode::from(u8::from(tally.failed > 0)))
     }
 
-    /// Never an error: a guest that did not make it is a result like any other.
+    /// Never returns an error: a guest that failed is a result like any other.
     fn run_on(&self, lab: &Lab, kernel: &Kernel) -> Outcome {
         let words = ["rsttrace-guest", "run"].into_iter();
         let words = words.chain(self.scenarios.iter().map(String::as_str));
@@ -118,7 +118,7 @@ impl Test {
     }
 }
 
-/// Passes cargo's output on and counts.
+/// Prints cargo's output and counts its results.
 fn cargo_test(tally: &mut Tally) -> Result<()> {
     let mut cargo = build::host_cargo("test", &build::object()?);
     eprintln!("running cargo test");
@@ -133,7 +133,7 @@ fn cargo_test(tally: &mut Tally) -> Result<()> {
     }
     let status = child.wait().context("cannot wait for cargo test")?;
     if !status.success() && tally.failed == 0 {
-        // It did not compile, or a test brought the whole run down.
+        // It did not compile, or a test aborted the whole run.
         eprintln!("cargo test ended with {status}");
         tally.failed += 1;
     }
@@ -152,7 +152,7 @@ fn report(kernels: &[Kernel], outcomes: &[Outcome], all_scenarios: bool, tally: 
         .map(|(kernel, outcome)| (kernel.wanted.to_string(), &outcome.results))
         .collect();
     println!("{}", matrix(&columns));
-    if let Some(table) = healing::table(&columns) {
+    if let Some(table) = fix_tests::table(&columns) {
         println!("\n{table}");
     }
     for (kernel, outcome) in kernels.iter().zip(outcomes) {
@@ -168,7 +168,7 @@ fn report(kernels: &[Kernel], outcomes: &[Outcome], all_scenarios: bool, tally: 
         println!("{}", coverage.table);
         for cause in &coverage.missing {
             tally.failed += 1;
-            println!("  {cause}: FAIL: no scenario on some kernel, and no fact says why");
+            println!("  {cause}: FAIL: no scenario on some kernel, and no fact explains why");
         }
         println!();
     }

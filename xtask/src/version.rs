@@ -91,11 +91,11 @@ impl FromStr for Series {
         {
             return Ok(Self { major, minor });
         }
-        bail!("`{word}` is not a kernel series; give two numbers with a dot, such as 6.12");
+        bail!("invalid kernel series `{word}` (expected two numbers with a dot, such as 6.12)");
     }
 }
 
-/// The series to run for the wanted one: itself, else the nearest above, else the nearest below.
+/// The series to run for the wanted one: the same, else the next newer one, else the newest.
 pub fn nearest(wanted: Series, offered: impl Iterator<Item = Series> + Clone) -> Option<Series> {
     let above = offered.clone().filter(|s| *s >= wanted).min();
     above.or_else(|| offered.max())
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_the_nearest_series_above_then_below() {
+    fn takes_the_next_newer_series_else_the_newest() {
         let offered = ["5.10", "6.1", "6.12", "7.2"].map(series);
         let pick = |word| nearest(series(word), offered.iter().copied());
         assert_eq!(pick("6.12"), Some(series("6.12")));

@@ -30,16 +30,16 @@ use crate::{
 pub struct Vm {
     /// Kernel series, such as 5.10 or 6.12
     ///
-    /// The newest Debian cloud kernel of the series is used. A series that Debian no longer offers
-    /// is replaced by the nearest newer one, else the nearest older one, and both are named.
+    /// Uses the newest Debian cloud kernel of the series. For a series that Debian no longer offers,
+    /// it uses the next newer one, else the next older one, and prints both names.
     #[arg(required = true, value_name = "KERNEL")]
     kernels: Vec<String>,
 
-    /// What to run; without it, a shell on this terminal (Ctrl-A X quits)
+    /// Command to run; without it, a shell on this terminal (Ctrl-A X quits)
     ///
-    /// A single word is a shell script; of several words, the first is a program and the others
-    /// its arguments. /bin/rsttrace and /bin/rsttrace-guest are in the guest, and ip, ss, tc,
-    /// ipvsadm, conntrack, nft, iptables and busybox. Modules are loaded when asked for: modprobe.
+    /// A single word is run as a shell script. Of several words, the first is a program and the others
+    /// are its arguments. The guest has /bin/rsttrace, /bin/rsttrace-guest, ip, ss, tc, ipvsadm,
+    /// conntrack, nft, iptables and busybox. Load modules with modprobe.
     #[arg(last = true)]
     command: Vec<String>,
 
@@ -47,11 +47,11 @@ pub struct Vm {
     #[arg(long)]
     bare: bool,
 
-    /// Also put this program into the guest's /bin, with the libraries it needs
+    /// Also copy this program to the guest's /bin, with the libraries it needs
     #[arg(long, value_name = "FILE")]
     add: Vec<PathBuf>,
 
-    /// Guests that run side by side; their output then starts with `[KERNEL] `
+    /// Guests that run in parallel; their output lines then start with `[KERNEL] `
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     jobs: u8,
 
@@ -59,7 +59,7 @@ pub struct Vm {
     options: Options,
 }
 
-/// The machine a guest is given.
+/// The virtual hardware of a guest.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// Processors of each guest
@@ -70,7 +70,7 @@ pub struct Options {
     #[arg(long, value_name = "MB", default_value_t = 2048)]
     pub memory: u32,
 
-    /// Stop a guest that still runs after so many seconds, and fail
+    /// Stop a guest that still runs after this many seconds, and fail
     #[arg(long, value_name = "SECS", default_value_t = 900)]
     pub timeout: u64,
 
@@ -129,14 +129,14 @@ pub fn parse_series(words: &[String]) -> Result<Vec<Series>> {
     words.iter().map(parse).collect()
 }
 
-/// Our own programs, built for guests.
+/// Builds our own programs for guests.
 pub fn guest_programs() -> Result<Vec<(String, PathBuf)>> {
     setup::vm_tools()?;
     let built = build::host_static(&[build::RSTTRACE, build::GUEST])?;
     Ok(built)
 }
 
-/// Prints one line of a guest. A reader that went away is no reason to stop the guest.
+/// Prints one line of a guest. A closed stdout does not stop the guest.
 pub fn print_line(line: &str) {
     let mut stdout = io::stdout().lock();
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
@@ -150,7 +150,7 @@ fn script(words: &[String]) -> String {
     }
 }
 
-/// Says on stderr how each guest ended; returns the first exit code that is not 0.
+/// Prints to stderr how each guest ended; returns the first exit code that is not 0.
 fn summarise(kernels: &[Kernel], results: &[Result<GuestResult>]) -> u8 {
     let mut code = 0;
     for (kernel, result) in kernels.iter().zip(results) {
@@ -170,7 +170,7 @@ fn summarise(kernels: &[Kernel], results: &[Result<GuestResult>]) -> u8 {
     code
 }
 
-/// Calls `f` for every kernel, for at most `jobs` of them at a time. A failure stops none of the others.
+/// Calls `f` for every kernel, for at most `jobs` of them at a time. A failure does not stop the others.
 pub fn each<T: Send>(
     kernels: &[Kernel],
     jobs: usize,
@@ -197,7 +197,7 @@ pub fn each<T: Send>(
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Where guests run: the tools are there, and it is known how fast QEMU may go.
+/// The settings that all guests of a run share: hardware, accelerator and programs.
 pub struct Lab {
     options: Options,
     accel: Accel,
@@ -219,8 +219,8 @@ impl Lab {
         Ok(lab)
     }
 
-    /// KVM has to prove itself: where machines are nested, /dev/kvm may exist and guests
-    /// in it hang or die.
+    /// Tests KVM with a guest: in nested virtualisation, /dev/kvm may exist although guests
+    /// hang or crash.
     fn fastest(&self, kernel: &Kernel) -> Accel {
         let usable = fs::File::options().read(true).write(true).open("/dev/kvm");
         if usable.is_err() {
@@ -246,7 +246,7 @@ impl Lab {
         }
     }
 
-    /// Boots `kernel` and runs the shell script `command`; `sink` gets every line it prints.
+    /// Boots `kernel` and runs the shell script `command`; `sink` gets every line that it prints.
     pub fn run(
         &self,
         kernel: &Kernel,
@@ -256,7 +256,7 @@ impl Lab {
         self.with_guest(kernel, command, false, |guest| guest.run(sink))
     }
 
-    /// The same on this terminal.
+    /// Boots `kernel` and runs the shell script `command` on this terminal.
     pub fn attach(&self, kernel: &Kernel, command: &str) -> Result<GuestResult> {
         if !io::stdin().is_terminal() {
             bail!(
@@ -295,7 +295,7 @@ impl Lab {
     }
 }
 
-/// What init must know about the terminal that it is given.
+/// init's settings for the terminal.
 fn guest_env(attached: bool) -> String {
     if !attached {
         return "INTERACTIVE=0\n".to_owned();
@@ -314,7 +314,7 @@ fn guest_env(attached: bool) -> String {
     )
 }
 
-/// A folder of one guest, removed at the end.
+/// A temporary folder of one guest, removed on drop.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -329,7 +329,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What cannot be removed is in the way of nothing.
+        // A folder that cannot be removed does no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

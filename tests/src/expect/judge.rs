@@ -1,4 +1,4 @@
-//! Compares what was printed with what was expected. Every failure is one readable line.
+//! Compares the printed incidents with the expected ones. Every failure is one readable line.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -14,31 +14,31 @@ use super::{
 };
 use crate::{
     lab::{Net, Role},
-    scenarios::Witness,
+    scenarios::Observed,
     tracer::Record,
 };
 
-/// What is known of a run besides the tracer's output.
+/// Facts about a run that do not come from the tracer's output.
 pub struct Facts<'a> {
     /// The kernel's series, such as `6.1`.
     pub series: &'a str,
-    pub witness: &'a Witness,
+    pub observed: &'a Observed,
     /// The inode of each namespace.
     pub namespaces: &'a [(Role, u64)],
 }
 
-/// What was said of a scenario that passed.
+/// The result of a scenario that passed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Cause and confidence of each incident; empty if rightly nothing was said. A verdict of `unknown` has the
+    /// Cause and confidence of each incident; empty if no incident was expected. The cause `unknown` has the
     /// confidence `none`.
     pub given: Vec<(String, String)>,
-    /// Where less than the full verdict was expected: the cause that it would have been, and the kernel fact.
+    /// Where the kernel allows only a weaker verdict: the full cause, and the kernel fact.
     pub facts: Vec<(&'static str, &'static str)>,
 }
 
 impl Verdict {
-    /// Cause and confidence of the first incident, or twice `none`.
+    /// Cause and confidence of the first incident, or `none` for both.
     pub fn first(&self) -> (&str, &str) {
         self.given.first().map_or(("none", "none"), |(cause, confidence)| (cause, confidence))
     }
@@ -74,17 +74,17 @@ pub fn judge(expect: &Expect, records: &[Record], facts: &Facts<'_>) -> Result<V
     for follow in follows {
         check_follow(follow, &firsts).with_context(|| format!("follow-up {}", describe(follow)))?;
     }
-    let said = |value: &Value, path: &str| text(value, path).unwrap_or("none").to_owned();
+    let field = |value: &Value, path: &str| text(value, path).unwrap_or("none").to_owned();
     Ok(Verdict {
         given: firsts
             .iter()
-            .map(|it| (said(it, "/rsttrace/cause"), said(it, "/rsttrace/confidence")))
+            .map(|it| (field(it, "/rsttrace/cause"), field(it, "/rsttrace/confidence")))
             .collect(),
         facts: kernel_facts,
     })
 }
 
-/// What was expected, each with what was found.
+/// Each expected incident with the one that was found.
 type Pairs<'a> = Vec<(&'a Incident, &'a Value)>;
 
 fn in_order<'a>(expect: &'a Expect, firsts: &[&'a Value]) -> Result<Pairs<'a>> {
@@ -104,15 +104,15 @@ fn by_source<'a>(expect: &'a Expect, firsts: &[&'a Value]) -> Result<Pairs<'a>> 
         |wanted: &Incident, found: &Value| endpoint(found, "/source", Some(wanted.source)).is_ok();
     for &found in firsts {
         let expected = expect.incidents.iter().any(|wanted| is_of(wanted, found));
-        ensure!(expected, "nothing broke there: {}", describe(found));
+        ensure!(expected, "unexpected incident: {}", describe(found));
     }
     let mut pairs = Vec::new();
     for wanted in &expect.incidents {
         let mut of = firsts.iter().filter(|found| is_of(wanted, found));
         let what = || format!("{} {} -> {}", wanted.causes[0], wanted.source, wanted.destination);
-        let found = of.next().with_context(|| format!("nothing was printed of {}", what()))?;
+        let found = of.next().with_context(|| format!("no incident for {}", what()))?;
         if let Some(again) = of.next() {
-            bail!("{} was told twice: {}; {}", what(), describe(found), describe(again));
+            bail!("{} was reported twice: {}; {}", what(), describe(found), describe(again));
         }
         pairs.push((wanted, *found));
     }
@@ -121,10 +121,10 @@ fn by_source<'a>(expect: &'a Expect, firsts: &[&'a Value]) -> Result<Pairs<'a>> 
 
 fn check_incident(wanted: &Incident, found: &Value, facts: &Facts<'_>) -> Result<()> {
     one_of(found, "/rsttrace/cause", &wanted.causes)?;
-    endpoint(found, "/source", facts.witness.source.or(Some(wanted.source)))?;
+    endpoint(found, "/source", facts.observed.source.or(Some(wanted.source)))?;
     endpoint(found, "/destination", Some(wanted.destination))?;
-    // Which back end a scheduler chose is known only afterwards.
-    let nat = facts.witness.nat.filter(|_| wanted.nat.is_some()).or(wanted.nat);
+    // The back end that a scheduler chose is known only after the run.
+    let nat = facts.observed.nat.filter(|_| wanted.nat.is_some()).or(wanted.nat);
     if nat.is_some() {
         endpoint(found, "/destination/nat", nat)?;
     }
@@ -141,7 +141,7 @@ fn check_incident(wanted: &Incident, found: &Value, facts: &Facts<'_>) -> Result
         }
     }
     if wanted.idle {
-        check_idle(found, facts.witness.idle)?;
+        check_idle(found, facts.observed.idle)?;
     }
     if let Some(enabled) = wanted.keepalive {
         equal(found, "/rsttrace/keepalive/enabled", Value::from(enabled))?;
@@ -156,7 +156,7 @@ fn check_incident(wanted: &Incident, found: &Value, facts: &Facts<'_>) -> Result
         same(first, "/owner", owner).with_context(|| format!("the fix {id}"))?;
     }
     for (index, owner) in wanted.owners.iter().enumerate() {
-        check_owner(found, index == 0, owner, &facts.witness.pids)?;
+        check_owner(found, index == 0, owner, &facts.observed.pids)?;
     }
     if let Some(word) = wanted.evidence {
         let mentioned = list(found, "evidence")
@@ -169,7 +169,7 @@ fn check_incident(wanted: &Incident, found: &Value, facts: &Facts<'_>) -> Result
 
 fn check_owner(found: &Value, first: bool, owner: &Owner, pids: &[(&str, u32)]) -> Result<()> {
     let pid = pids.iter().find_map(|(end, pid)| (*end == owner.end).then_some(*pid));
-    let pid = pid.context("the scenario did not say which process it is")?;
+    let pid = pid.context("the scenario did not record the process at this end")?;
     let at = if first { "" } else { "/rsttrace/peer" };
     if first {
         same(found, "/rsttrace/process_of", owner.end)?;
@@ -244,7 +244,7 @@ fn check_netns(found: &Value, allowed: &[Role], namespaces: &[(Role, u64)]) -> R
         found.pointer("/rsttrace/netns").and_then(Value::as_u64).context("no rsttrace.netns")?;
     let role = namespaces.iter().find_map(|(role, number)| (*number == inode).then_some(role));
     let role =
-        role.with_context(|| format!("rsttrace.netns {inode} is no namespace of the scenario"))?;
+        role.with_context(|| format!("rsttrace.netns {inode} is not a namespace of the scenario"))?;
     ensure!(allowed.contains(role), "rsttrace.netns is that of the {role:?}, not of {allowed:?}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What a scenario must be told about: written down before anything has run.
+//! The incidents that a scenario must cause, defined before it runs.
 
 mod judge;
 mod shape;
@@ -17,10 +17,10 @@ pub use shape::delay;
 #[derive(Clone, Debug, Default)]
 pub struct Expect {
     pub incidents: Vec<Incident>,
-    /// They are told apart by their source, not by their order.
+    /// Incidents are identified by their source, not by their order.
     pub in_any_order: bool,
-    /// What the scenario's own sockets see: one of these. Empty: nothing ends in an error, or the scenario looks
-    /// itself.
+    /// The error of the scenario's own socket must be one of these. Empty: there is no error, or the scenario checks
+    /// it itself.
     pub actor_errnos: Vec<&'static str>,
 }
 
@@ -34,7 +34,7 @@ impl Expect {
         Self { actor_errnos: incident.errnos.clone(), incidents: vec![incident], ..Self::default() }
     }
 
-    /// Each of these once, whenever it comes.
+    /// Each of these incidents exactly once, in any order.
     pub fn in_any_order(incidents: impl IntoIterator<Item = Incident>) -> Self {
         Self { incidents: incidents.into_iter().collect(), in_any_order: true, ..Self::default() }
     }
@@ -44,23 +44,23 @@ impl Expect {
         self
     }
 
-    /// The sockets of the scenario see an error that the incident need not know (or none).
+    /// Sets the errors of the scenario's sockets, where they may differ from that of the incident.
     pub fn actors_see(mut self, errnos: &[&'static str]) -> Self {
         self.actor_errnos = errnos.to_vec();
         self
     }
 }
 
-/// One incident. What is empty or `None` is not claimed.
+/// One expected incident. Fields that are empty or `None` are not checked.
 #[derive(Clone, Debug)]
 pub struct Incident {
-    /// Acceptable causes, the one that we would give first.
+    /// Acceptable causes, the best one first.
     pub causes: Vec<&'static str>,
     pub confidences: Vec<&'static str>,
     pub source: SocketAddr,
     pub destination: SocketAddr,
     pub nat: Option<SocketAddr>,
-    /// No `destination.nat`.
+    /// There must be no `destination.nat`.
     pub untranslated: bool,
     pub victims: Vec<&'static str>,
     pub errnos: Vec<&'static str>,
@@ -73,19 +73,19 @@ pub struct Incident {
     pub netns: Vec<Role>,
     /// Id and owner of the first fix.
     pub first_fix: Option<(&'static str, &'static str)>,
-    /// The process at one end or at both.
+    /// The process at one end or at both ends.
     pub owners: Vec<Owner>,
-    /// A word that some line of the evidence contains.
+    /// A word that one line of the evidence must contain.
     pub evidence: Option<&'static str>,
     variations: Vec<Variation>,
 }
 
-/// The process at an end of a connection: the one that the scenario saw there. The first of two is the `process`.
+/// The process at an end of a connection, as known to the scenario. The first of two is the `process`.
 #[derive(Clone, Debug)]
 pub struct Owner {
     /// `source` or `destination`.
     pub end: &'static str,
-    /// How it must have been found.
+    /// How rsttrace must have found the process.
     pub by: &'static str,
     /// Its pod's uid, container, namespace and name.
     pub pod: Option<[&'static str; 4]>,
@@ -101,7 +101,7 @@ impl Owner {
     }
 }
 
-/// What a kernel series cannot show, and what the incident is there.
+/// A fact about some kernel series, and the incident to expect there.
 #[derive(Clone, Debug)]
 struct Variation {
     series: &'static [&'static str],
@@ -167,7 +167,7 @@ impl Incident {
         self.errno(&[errno])
     }
 
-    /// The other side's error comes so soon that it may be told in the same incident.
+    /// The other side's error may come soon enough to be reported in the same incident.
     pub fn or_both_victims(mut self) -> Self {
         self.victims.push("both");
         self
@@ -223,7 +223,7 @@ impl Incident {
         self
     }
 
-    /// On these kernel series the incident is another one, because of a fact about them.
+    /// On these kernel series the incident differs, because of a fact about them.
     pub fn on(
         mut self,
         series: &'static [&'static str],
@@ -235,7 +235,7 @@ impl Incident {
         self
     }
 
-    /// The incident as a kernel can show it, and the fact that makes the difference.
+    /// The incident to expect on a kernel series, and the fact that explains the difference.
     fn for_series(&self, series: &str) -> (&Self, Option<&'static str>) {
         self.variations
             .iter()
@@ -251,7 +251,7 @@ impl Incident {
     }
 }
 
-/// Families and ceilings of the contract.
+/// The families and causes of the contract.
 const CAUSES: &[(&str, &[&str])] = &[
     (
         "timeout_mismatch",

@@ -1,4 +1,4 @@
-//! What the contract says of every incident, whatever its cause.
+//! The contract for every incident, independent of its cause.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ use super::family_of;
 use crate::tracer::Record;
 
 const LINE_LIMIT: usize = 12 * 1024;
-/// An incident that opened is printed; later than this it was stuck, whatever else the guest had to do.
+/// An incident must be printed within this time after it opened, also on a busy guest.
 const PRINTED_WITHIN: Duration = Duration::from_secs(10);
 
 pub fn text<'a>(value: &'a Value, path: &str) -> Result<&'a str> {
@@ -17,12 +17,12 @@ pub fn text<'a>(value: &'a Value, path: &str) -> Result<&'a str> {
     found.as_str().with_context(|| format!("{} is {found}, not text", dotted(path)))
 }
 
-/// `/rsttrace/cause` as people write it: `rsttrace.cause`.
+/// A JSON pointer with dots: `/rsttrace/cause` as `rsttrace.cause`.
 pub fn dotted(path: &str) -> String {
     path.trim_start_matches('/').replace('/', ".")
 }
 
-/// How long after its opening an incident was printed.
+/// The time from the opening of an incident until it was printed.
 pub fn delay(record: &Record) -> Result<Duration> {
     let opened = text(&record.value, "/@timestamp")?;
     let opened = parse_timestamp(opened).with_context(|| format!("@timestamp is {opened:?}"))?;
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn other_forms_of_timestamps_are_refused() {
+    fn other_formats_of_timestamps_are_rejected() {
         for text in [
             "2026-11-21T03:21:44Z",
             "2026-11-21T03:21:44.102Z",

@@ -1,4 +1,4 @@
-//! Every check of the judge can fail: each test spoils one thing of an incident that passes.
+//! Every check of the judge can fail: each test changes one field of an incident that passes.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Expect, Facts, Incident, Verdict, belongs, judge};
 use crate::{
     lab::{Net, Role},
-    scenarios::Witness,
+    scenarios::Observed,
     tracer::Record,
 };
 
@@ -58,7 +58,7 @@ fn printed() -> Value {
 }
 
 /// The printed incident with one place changed; `null` removes it.
-fn spoiled(path: &str, value: Value) -> Value {
+fn changed(path: &str, value: Value) -> Value {
     let mut incident = printed();
     if value.is_null() {
         let (parent, key) = path.rsplit_once('/').unwrap_or_default();
@@ -87,17 +87,17 @@ fn judged_on(
     expect: &Expect,
     printed: impl IntoIterator<Item = Value>,
 ) -> Result<Verdict> {
-    let witness = Witness { idle: Some(Duration::from_secs(7)), ..Witness::default() };
+    let observed = Observed { idle: Some(Duration::from_secs(7)), ..Observed::default() };
     let facts = Facts {
         series,
-        witness: &witness,
+        observed: &observed,
         namespaces: &[(Role::Client, 41), (Role::Node, 42), (Role::Server, 43)],
     };
     let records: Vec<_> = printed.into_iter().map(record).collect();
     judge(expect, &records, &facts)
 }
 
-/// The reason why it failed, or that it passed.
+/// The reason for the failure, or `passed: …`.
 fn reason(expect: &Expect, printed: impl IntoIterator<Item = Value>) -> String {
     judged(expect, printed)
         .map_or_else(|error| format!("{error:#}"), |verdict| format!("passed: {verdict:?}"))
@@ -111,7 +111,7 @@ fn an_incident_that_is_as_expected_passes() -> Result<()> {
 }
 
 #[test]
-fn every_spoiled_field_fails_and_is_named() {
+fn every_changed_field_fails_and_is_named() {
     for (path, value, named) in [
         ("/level", json!("warn"), "level is warn, not error"),
         ("/message", json!(""), "an empty message"),
@@ -136,7 +136,7 @@ fn every_spoiled_field_fails_and_is_named() {
         ("/rsttrace/confidence", Value::Null, "without a confidence"),
         ("/rsttrace/victim", json!("both"), "rsttrace.victim is both"),
         ("/rsttrace/netns", json!(43), "that of the Server"),
-        ("/rsttrace/netns", json!(44), "no namespace of the scenario"),
+        ("/rsttrace/netns", json!(44), "not a namespace of the scenario"),
         ("/rsttrace/rst/origin", json!("remote"), "rsttrace.rst.origin is remote"),
         ("/rsttrace/idle_s", json!(8.1), "rsttrace.idle_s is 8.10, not 7.00"),
         ("/rsttrace/idle_s", Value::Null, "no rsttrace.idle_s"),
@@ -151,7 +151,7 @@ fn every_spoiled_field_fails_and_is_named() {
         ("/rsttrace/lost_events", Value::Null, "lost_events is absent"),
         ("/rsttrace/ipvs/state", json!({"was": Value::Null}), "rsttrace.ipvs.state.was is null"),
     ] {
-        let reason = reason(&Expect::one(wanted()), [spoiled(path, value)]);
+        let reason = reason(&Expect::one(wanted()), [changed(path, value)]);
         assert!(reason.contains(named), "{path}: {reason}");
     }
 }
@@ -163,7 +163,7 @@ fn the_timestamp_comes_first_and_lines_are_short() {
         object.sort_keys();
         object.shift_insert(0, "a".to_owned(), json!(1));
     }
-    let long = spoiled("/message", json!("x".repeat(12 * 1024)));
+    let long = changed("/message", json!("x".repeat(12 * 1024)));
     let expect = Expect::one(wanted());
     assert!(reason(&expect, [moved]).contains("@timestamp is not the first key"));
     assert!(reason(&expect, [long]).contains("a line of"));
@@ -183,7 +183,7 @@ fn the_number_of_incidents_is_exact() {
 #[test]
 fn a_follow_up_repeats_the_verdict_and_names_the_first_incident() {
     let expect = Expect::one(wanted());
-    let follow = |first: &str| spoiled("/rsttrace/follows", json!(first));
+    let follow = |first: &str| changed("/rsttrace/follows", json!(first));
     assert!(reason(&expect, [printed(), follow("0001")]).starts_with("passed"));
     assert!(reason(&expect, [printed(), follow("0009")]).contains("which was not printed"));
 
@@ -199,8 +199,8 @@ fn a_follow_up_repeats_the_verdict_and_names_the_first_incident() {
 }
 
 #[test]
-fn what_is_inferred_remote_or_unknown_says_what_would_prove_it() {
-    let inferred = || spoiled("/rsttrace/confidence", json!("inferred"));
+fn an_inferred_remote_or_unknown_verdict_has_steps_to_prove_it() {
+    let inferred = || changed("/rsttrace/confidence", json!("inferred"));
     let expect = Expect::one(wanted().inferred());
     assert!(reason(&expect, [inferred()]).contains("without rsttrace.prove"));
     let mut proved = inferred();
@@ -209,7 +209,7 @@ fn what_is_inferred_remote_or_unknown_says_what_would_prove_it() {
 }
 
 #[test]
-fn a_kernel_that_cannot_see_it_is_held_to_less_and_says_why() -> Result<()> {
+fn a_kernel_that_cannot_show_a_cause_may_give_less_and_the_fact_is_reported() -> Result<()> {
     let mut unknown = printed();
     for (path, value) in [
         ("/rsttrace/cause", "unknown"),

@@ -1,10 +1,10 @@
-//! The program at one end broke the connection, and programs' ends that left nothing behind.
+//! The program at one end broke the connection, or its socket no longer exists.
 
 use std::net::TcpStream;
 
 use anyhow::Result;
 
-use super::{CLIENT, PORT, Pair, Scenario, Stage, Witness};
+use super::{CLIENT, Observed, PORT, Pair, Scenario, Stage};
 use crate::{
     actor::{abort_on_close, accept, connect, listen, send, talk, wait_error, wait_unread},
     expect::{Expect, Incident},
@@ -44,7 +44,7 @@ fn aborted(cause: &'static str, net: Net) -> Incident {
         .origin("local_socket")
 }
 
-/// The service's address moved to a host that never had the connection.
+/// The service's address has moved to a host that never had the connection.
 fn moved(cause: &'static str, net: Net) -> Incident {
     Incident::new(cause, net.client(CLIENT), net.vip(PORT))
         .inferred()
@@ -52,7 +52,7 @@ fn moved(cause: &'static str, net: Net) -> Incident {
         .origin("local_stack")
 }
 
-fn close_unread(stage: &Stage<'_>, net: Net) -> Result<Witness> {
+fn close_unread(stage: &Stage<'_>, net: Net) -> Result<Observed> {
     let Pair { client, server } = stage.open_and_talk(net)?;
     send(&client, "SELECT 2;\n")?;
     wait_unread(&server)?;
@@ -60,21 +60,21 @@ fn close_unread(stage: &Stage<'_>, net: Net) -> Result<Witness> {
     fails(stage, client)
 }
 
-fn fails(stage: &Stage<'_>, client: TcpStream) -> Result<Witness> {
+fn fails(stage: &Stage<'_>, client: TcpStream) -> Result<Observed> {
     let errno = wait_error(&client)?;
     stage.keep(client);
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }
 
-fn linger_zero(stage: &Stage<'_>) -> Result<Witness> {
+fn linger_zero(stage: &Stage<'_>) -> Result<Observed> {
     let Pair { client, server } = stage.open_and_talk(stage.net)?;
     abort_on_close(&server)?;
     drop(server);
     fails(stage, client)
 }
 
-/// The route to the service's address changes in the middle of a connection.
-fn move_address(stage: &Stage<'_>, other_listens: bool) -> Result<Witness> {
+/// The route to the service's address changes while the connection is open.
+fn move_address(stage: &Stage<'_>, other_listens: bool) -> Result<Observed> {
     let (net, lab) = (stage.net, stage.lab);
     let vip = net.vip(PORT);
     for host in [lab.server()?, lab.spare()?] {

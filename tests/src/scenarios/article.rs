@@ -1,5 +1,5 @@
-//! A host configured exactly as the article says that started this project: `rsttrace check` tells its reader what will
-//! hit them, each with where the value comes from.
+//! A host configured exactly as in the article that started this project: `rsttrace check` reports the problems of that
+//! configuration, each with the source of the value.
 
 use std::{
     fs,
@@ -11,16 +11,16 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{Scenario, Stage, TracerUse, Witness};
+use super::{Observed, Scenario, Stage, TracerUse};
 use crate::{expect::Expect, guest::Need, tools};
 
-/// Nothing breaks yet: no tracer is started.
+/// No connection breaks, so no tracer is started.
 pub const SCENARIOS: &[Scenario] =
-    &[Scenario::direct("check_article", |_| Expect::nothing(), foretell)
+    &[Scenario::direct("check_article", |_| Expect::nothing(), check_article)
         .needs(&[Need::Ipvs, Need::Conntrack])
         .tracer(TracerUse::Late)];
 
-/// Its section 5, to the letter.
+/// The article's section 5, verbatim.
 const FILE: &str = "\
 net.netfilter.nf_conntrack_max=131072
 net.netfilter.nf_conntrack_buckets=32768
@@ -35,8 +35,8 @@ net.netfilter.nf_conntrack_udp_timeout_stream=300
 const PATH: &str = "/etc/sysctl.d/99-custom.conf";
 const SERVICE: &str = "198.51.100.1:3306";
 
-/// What hits its readers: the rule, and what its reason and its source must say.
-const FORETOLD: [(&str, [&str; 2], [&str; 2]); 4] = [
+/// The expected findings: the rule, and parts of its reason and its source.
+const EXPECTED: [(&str, [&str; 2], [&str; 2]); 4] = [
     (
         "equal_timers",
         ["are all 7200 s", "a race that the keepalive loses"],
@@ -59,38 +59,38 @@ const FORETOLD: [(&str, [&str; 2], [&str; 2]); 4] = [
     ),
 ];
 
-fn foretell(_: &Stage<'_>) -> Result<Witness> {
+fn check_article(_: &Stage<'_>) -> Result<Observed> {
     let before = findings()?;
-    if let Some((rule, reason, _)) = FORETOLD.iter().find(|it| found(&before, it).is_some()) {
-        bail!("{rule} ({}) was told before anything was configured", reason[0]);
+    if let Some((rule, reason, _)) = EXPECTED.iter().find(|it| found(&before, it).is_some()) {
+        bail!("{rule} ({}) was reported before anything was configured", reason[0]);
     }
     let article = Article::follow()?;
     let after = findings();
     drop(article);
     let after = after?;
-    for it in &FORETOLD {
+    for it in &EXPECTED {
         let (rule, reason, source) = it;
         let finding = found(&after, it)
-            .with_context(|| format!("{rule} does not say {:?}: {after:?}", reason[0]))?;
-        let told = finding["source"].as_str().unwrap_or_default();
+            .with_context(|| format!("no finding of {rule} with {:?}: {after:?}", reason[0]))?;
+        let actual = finding["source"].as_str().unwrap_or_default();
         for part in source {
-            ensure!(told.contains(part), "the source of {rule} is {told:?}, without {part:?}");
+            ensure!(actual.contains(part), "the source of {rule} is {actual:?}, without {part:?}");
         }
-        ensure!(finding["rank"] != "info", "{rule} is told in passing only");
+        ensure!(finding["rank"] != "info", "{rule} has only the rank info");
     }
     let restored = findings()?;
     ensure!(
-        FORETOLD.iter().all(|it| found(&restored, it).is_none()),
-        "still told when all is as before: {restored:?}"
+        EXPECTED.iter().all(|it| found(&restored, it).is_none()),
+        "still reported after everything was restored: {restored:?}"
     );
-    Ok(Witness::default())
+    Ok(Observed::default())
 }
 
 fn found<'a>(findings: &'a [Value], wanted: &(&str, [&str; 2], [&str; 2])) -> Option<&'a Value> {
     let (rule, reason, _) = wanted;
     findings.iter().find(|it| {
-        let told = it["reason"].as_str().unwrap_or_default();
-        it["rule"] == *rule && reason.iter().all(|part| told.contains(part))
+        let actual = it["reason"].as_str().unwrap_or_default();
+        it["rule"] == *rule && reason.iter().all(|part| actual.contains(part))
     })
 }
 
@@ -102,15 +102,15 @@ fn findings() -> Result<Vec<Value>> {
         .collect()
 }
 
-/// The article's settings on this guest, a service behind IPVS, and a kube-proxy; taken back on drop.
+/// The article's settings on this guest, a service behind IPVS, and a kube-proxy; reverted on drop.
 struct Article {
-    /// Paths below `/proc/sys`, and what was there.
+    /// Paths below `/proc/sys`, and the values before.
     sysctls: Vec<(String, String)>,
     timeouts: String,
     kube_proxy: Option<Child>,
 }
 
-/// Where the kube-proxy is that only runs: the kernel calls a script's process by the script's name.
+/// The path of a script that stands for kube-proxy: the kernel names a script's process after the script.
 const KUBE_PROXY: &str = "/tmp/kube-proxy";
 
 impl Article {
@@ -159,7 +159,7 @@ impl Drop for Article {
     }
 }
 
-/// `900 120 300`
+/// The IPVS timeouts, such as `900 120 300`.
 fn timeouts() -> Result<String> {
     let printed = tools::run(None, "ipvsadm -Ln --timeout", "")?;
     let numbers = printed.rsplit(':').next().context("no timeouts")?;

@@ -1,8 +1,8 @@
-//! Resets that break nothing, and one that cannot be explained.
+//! Resets that break no connection, and one that cannot be explained.
 
 use anyhow::{Context, Result};
 
-use super::{CLIENT, PORT, Pair, Scenario, Stage, Witness};
+use super::{CLIENT, Observed, PORT, Pair, Scenario, Stage};
 use crate::{
     actor::{abort_on_close, listen, try_connect, wait_error},
     expect::{Expect, Incident},
@@ -31,7 +31,7 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(handshake(net)).actors_see(&["ECONNRESET"]),
         check_health,
     ),
-    Scenario::direct("unknown_ack_scan", |net| Expect::one(stray(net)), scan_with_ack),
+    Scenario::direct("unknown_ack_scan", |net| Expect::one(unexplained(net)), scan_with_ack),
 ];
 
 fn refused(net: Net) -> Incident {
@@ -44,20 +44,20 @@ fn handshake(net: Net) -> Incident {
     Incident::new("handshake_rejected", net.client(CLIENT), net.server(PORT))
 }
 
-/// One segment without payload says nothing of what was there before.
-fn stray(net: Net) -> Incident {
+/// One segment without payload does not show whether there was a connection before.
+fn unexplained(net: Net) -> Incident {
     Incident::new("unknown", net.client(CLIENT), net.server(PORT))
         .or_cause("handshake_rejected")
         .origin("local_stack")
 }
 
-fn refuse(stage: &Stage<'_>, net: Net) -> Result<Witness> {
+fn refuse(stage: &Stage<'_>, net: Net) -> Result<Observed> {
     let refused = try_connect(stage.lab.client()?, net.client(CLIENT), net.server(PORT))?.err();
-    Ok(Witness::errno(refused.context("somebody listens on the port")?))
+    Ok(Observed::errno(refused.context("the port has a listener")?))
 }
 
-/// The scanner's kernel knows nothing of the SYN and answers the SYN|ACK with RST.
-fn scan_with_syn(stage: &Stage<'_>) -> Result<Witness> {
+/// The scanner's kernel has no socket for the SYN and answers the SYN|ACK with RST.
+fn scan_with_syn(stage: &Stage<'_>) -> Result<Observed> {
     let net = stage.net;
     stage.keep(listen(stage.lab.server()?, net.server(PORT))?);
     let server = RawEnd::new(stage.lab.server()?, net.server(PORT))?;
@@ -65,23 +65,23 @@ fn scan_with_syn(stage: &Stage<'_>) -> Result<Witness> {
     scanner.send(v4(net.server(PORT))?, 1, 0, SYN)?;
     scanner.await_segment("the SYN|ACK", |it| it.has(SYN | ACK))?;
     server.await_segment("the scanner's RST", |it| it.has(RST))?;
-    Ok(Witness::default())
+    Ok(Observed::default())
 }
 
-/// Connects to see that somebody listens, and hangs up.
-fn check_health(stage: &Stage<'_>) -> Result<Witness> {
+/// Connects to check that there is a listener, and aborts.
+fn check_health(stage: &Stage<'_>) -> Result<Observed> {
     let Pair { client, server } = stage.open(stage.net)?;
     abort_on_close(&client)?;
     drop(client);
     let errno = wait_error(&server)?;
     stage.keep(server);
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }
 
-fn scan_with_ack(stage: &Stage<'_>) -> Result<Witness> {
+fn scan_with_ack(stage: &Stage<'_>) -> Result<Observed> {
     let net = stage.net;
     let scanner = RawEnd::new(stage.lab.client()?, net.client(CLIENT))?;
     scanner.send(v4(net.server(PORT))?, 1, 1, ACK)?;
     scanner.await_segment("the RST", |it| it.has(RST))?;
-    Ok(Witness::default())
+    Ok(Observed::default())
 }

@@ -1,11 +1,11 @@
-//! Limits that are one number for all namespaces, so these run alone: the connection tracking table, and orphans.
+//! Limits that all namespaces share, so these scenarios run alone: the conntrack table, and TCP orphans.
 
 use std::{fs, net::TcpStream};
 
 use anyhow::{Context, Result, bail};
 use rustix::io::Errno;
 
-use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
+use super::{CLIENT, Observed, PORT, Scenario, Stage, TracerUse};
 use crate::{
     actor::{
         accept, connect, listen, send, talk, try_connect, wait_acknowledged, wait_error,
@@ -17,10 +17,10 @@ use crate::{
     netns::Namespace,
 };
 
-/// The first of the ports from which the table is filled.
+/// The first client port of the connections that fill the table.
 pub const FILLERS: u16 = 50_001;
 pub const COUNT: &str = "net/netfilter/nf_conntrack_count";
-/// How many more entries the table may have than it has.
+/// The number of free entries below the limit that a scenario sets.
 pub const ROOM: u64 = 8;
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -35,19 +35,19 @@ pub const SCENARIOS: &[Scenario] = &[
         midstream,
     ),
     orphans("tcp_resource_limit", |net| Expect::one(freed(net)), too_many_orphans),
-    // Nobody is told that an orphan's retries ran out.
+    // The end of an orphan's retries is not an error of any program.
     orphans("near_miss_orphan_retries", |_| Expect::nothing(), unanswered_orphan),
 ];
 
 const fn orphans(
     name: &'static str,
     expect: fn(Net) -> Expect,
-    provoke: fn(&Stage<'_>) -> Result<Witness>,
+    provoke: fn(&Stage<'_>) -> Result<Observed>,
 ) -> Scenario {
     Scenario::direct(name, expect, provoke).tracer(TracerUse::Own)
 }
 
-/// The client has seen the FIN before: EPIPE.
+/// EPIPE, because the client has seen the FIN before.
 fn freed(net: Net) -> Incident {
     Incident::new("tcp_resource_limit", net.client(CLIENT), net.server(PORT))
         .observed()
@@ -56,35 +56,35 @@ fn freed(net: Net) -> Incident {
         .first_fix("raise_tcp_limits", "node")
 }
 
-/// The FIN's acknowledgement never comes, and no orphan is allowed. The kernel counts orphans every 100 ms only, so it
-/// is the first retransmission of the FIN that finds one too many.
-fn too_many_orphans(stage: &Stage<'_>) -> Result<Witness> {
+/// The FIN is never acknowledged, and no orphan is allowed. The kernel counts orphans only every 100 ms, so the first
+/// retransmission of the FIN finds one too many.
+fn too_many_orphans(stage: &Stage<'_>) -> Result<Observed> {
     let pair = stage.open_and_talk(stage.net)?;
     let _limit = Limit::orphans(0)?;
     stage.cut_path()?;
     drop(pair.server);
     let errno = wait_error(&pair.client)?;
     stage.keep(pair.client);
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }
 
-fn unanswered_orphan(stage: &Stage<'_>) -> Result<Witness> {
+fn unanswered_orphan(stage: &Stage<'_>) -> Result<Observed> {
     stage.lab.server()?.sysctl("net/ipv4/tcp_orphan_retries", 1)?;
     let pair = stage.open_and_talk(stage.net)?;
     stage.cut_path()?;
     drop(pair.server);
     wait_forgotten(stage.lab.server()?, CLIENT)?;
     stage.keep(pair.client);
-    Ok(Witness::default())
+    Ok(Observed::default())
 }
 
-/// The sockets learn of it long after the incident was printed.
+/// The sockets get their error long after the incident was printed.
 const TIMED_OUT: &[&str] = &["ETIMEDOUT"];
 
 const fn full_table(
     name: &'static str,
     expect: fn(Net) -> Expect,
-    provoke: fn(&Stage<'_>) -> Result<Witness>,
+    provoke: fn(&Stage<'_>) -> Result<Observed>,
 ) -> Scenario {
     Scenario::new(name, Topology::Routed, expect, provoke)
         .needs(&[Need::Conntrack])
@@ -98,24 +98,24 @@ fn dropped(net: Net) -> Incident {
         .origin("none")
 }
 
-/// A limit of the whole machine; puts it back.
+/// A limit of the whole machine, restored on drop.
 pub struct Limit {
     path: &'static str,
     before: String,
 }
 
 impl Limit {
-    /// Most entries of each table.
+    /// The maximum number of entries of each table.
     pub fn max(to: u64) -> Result<Self> {
         Self::lower("/proc/sys/net/netfilter/nf_conntrack_max", to)
     }
 
-    /// Size of the hash table.
+    /// The number of buckets of the hash table.
     pub fn buckets(to: u64) -> Result<Self> {
         Self::lower("/proc/sys/net/netfilter/nf_conntrack_buckets", to)
     }
 
-    /// Most sockets that are closed and not acknowledged.
+    /// The maximum number of closed sockets whose FIN is not acknowledged.
     pub fn orphans(to: u64) -> Result<Self> {
         Self::lower("/proc/sys/net/ipv4/tcp_max_orphans", to)
     }
@@ -143,7 +143,7 @@ pub fn track(node: &Namespace) -> Result<()> {
     )
 }
 
-/// Opens connections until the table is full. All of them are established, so none makes room for another.
+/// Opens connections until the table is full. All of them are established, so the kernel evicts none of them.
 pub fn fill(
     stage: &Stage<'_>,
     limit: u64,
@@ -160,7 +160,7 @@ pub fn fill(
     bail!("the table did not fill")
 }
 
-fn new_connection(stage: &Stage<'_>) -> Result<Witness> {
+fn new_connection(stage: &Stage<'_>) -> Result<Observed> {
     let (net, client, node) = (stage.net, stage.lab.client()?, stage.lab.node()?);
     client.sysctl("net/ipv4/tcp_syn_retries", 1)?;
     track(node)?;
@@ -170,14 +170,14 @@ fn new_connection(stage: &Stage<'_>) -> Result<Witness> {
     let fillers = fill(stage, limit, FILLERS..)?;
 
     let errno = try_connect(client, net.client(CLIENT), net.server(PORT))?.err();
-    let errno = errno.context("the connection was made in spite of the full table")?;
+    let errno = errno.context("the connection was made despite the full table")?;
     stage.keep(listener);
     fillers.into_iter().for_each(|filler| stage.keep(filler));
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }
 
-/// The connection loses its entry, and the full table has no room to pick it up again.
-fn midstream(stage: &Stage<'_>) -> Result<Witness> {
+/// The connection loses its entry, and the full table has no room for a new one.
+fn midstream(stage: &Stage<'_>) -> Result<Observed> {
     let (net, client, node) = (stage.net, stage.lab.client()?, stage.lab.node()?);
     client.sysctl("net/ipv4/tcp_retries2", 3)?;
     track(node)?;
@@ -200,5 +200,5 @@ fn midstream(stage: &Stage<'_>) -> Result<Witness> {
     stage.keep(stream);
     stage.keep(server);
     fillers.into_iter().for_each(|filler| stage.keep(filler));
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }

@@ -1,4 +1,4 @@
-//! Data for a connection that the other side has closed: a race, or an application that did not listen.
+//! Data for a connection that the other side has closed: a race, or an application that ignored the close.
 
 use std::{
     env,
@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
-use super::{CLIENT, PORT, Pair, Scenario, Stage, Witness};
+use super::{CLIENT, Observed, PORT, Pair, Scenario, Stage};
 use crate::{
     actor::{
         accept, connect, listen, receive_end, send, talk, wait_error, wait_forgotten, wait_unread,
@@ -23,7 +23,7 @@ use crate::{
     tools,
 };
 
-/// The server's keep-alive timeout: longer than the second from which on a connection counts as idle.
+/// The server's keep-alive timeout: longer than 1 s, after which a connection counts as idle.
 const KEEP_ALIVE: Duration = Duration::from_millis(1_300);
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -35,7 +35,7 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(raced(net, "ECONNRESET")),
         cross_the_fin,
     ),
-    // The client had read the end before it wrote.
+    // The client had read the end of file before it wrote.
     Scenario::direct(
         "near_miss_closed_idle_and_told",
         |net| Expect::one(after_close(net, "closed it")),
@@ -62,13 +62,13 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(long_after_close(net)),
         |stage| write_long_after_close(stage, false),
     ),
-    // It was the client that had given up: what to change is on its side.
+    // The client had closed first after its timeout: the fix is on the client's side.
     Scenario::direct(
         "socket_gone_at_the_client",
-        |net| Expect::one(given_up(net)),
+        |net| Expect::one(client_timed_out(net)),
         answer_long_after_close,
     ),
-    // The listener never had the connection, but its host had: the client has seen the FIN.
+    // The listener never had the connection, but its host had it: the client has seen the FIN.
     Scenario::direct(
         "near_miss_closed_not_wrong_backend",
         |net| Expect::one(long_after_close(net)),
@@ -84,7 +84,7 @@ fn killed(net: Net) -> Incident {
         .origin("local_socket")
 }
 
-/// An RST for a socket that has seen the peer's FIN is EPIPE.
+/// For a socket that has seen the peer's FIN, a RST is EPIPE.
 fn raced(net: Net, errno: &'static str) -> Incident {
     Incident::new("idle_close_race", net.client(CLIENT), net.server(PORT))
         .observed()
@@ -106,20 +106,20 @@ fn long_after_close(net: Net) -> Incident {
         .origin("local_stack")
 }
 
-fn given_up(net: Net) -> Incident {
+fn client_timed_out(net: Net) -> Incident {
     Incident::new("socket_gone", net.client(CLIENT), net.server(PORT))
         .victim("destination", "EPIPE")
         .origin("local_stack")
         .first_fix("caller_waits_longer", "application")
 }
 
-fn fails(stage: &Stage<'_>, client: TcpStream) -> Result<Witness> {
+fn fails(stage: &Stage<'_>, client: TcpStream) -> Result<Observed> {
     let errno = wait_error(&client)?;
     stage.keep(client);
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }
 
-/// Waits for the next request as a server with a keep-alive timeout does, and closes when none comes.
+/// Waits for the next request like a server with a keep-alive timeout, and closes when none comes.
 fn close_when_idle(mut server: TcpStream, keep_alive: Duration) -> Result<()> {
     if keep_alive.is_zero() {
         return Ok(());
@@ -132,14 +132,14 @@ fn close_when_idle(mut server: TcpStream, keep_alive: Duration) -> Result<()> {
     }
 }
 
-fn reuse_at_close(stage: &Stage<'_>) -> Result<Witness> {
+fn reuse_at_close(stage: &Stage<'_>) -> Result<Observed> {
     let Pair { client, server } = stage.open_and_talk(stage.net)?;
     close_when_idle(server, KEEP_ALIVE)?;
     send(&client, "SELECT 2;\n")?;
     fails(stage, client)
 }
 
-fn cross_the_fin(stage: &Stage<'_>) -> Result<Witness> {
+fn cross_the_fin(stage: &Stage<'_>) -> Result<Observed> {
     let Pair { client, server } = stage.open_and_talk(stage.net)?;
     stage.lab.client()?.nft(
         "table inet late {
@@ -151,8 +151,8 @@ fn cross_the_fin(stage: &Stage<'_>) -> Result<Witness> {
     fails(stage, client)
 }
 
-/// TIME_WAIT or FIN_WAIT2 is all that is left of the server's side.
-fn close_then_write(stage: &Stage<'_>, keep_alive: Duration) -> Result<Witness> {
+/// Only TIME_WAIT or FIN_WAIT2 is left of the server's side.
+fn close_then_write(stage: &Stage<'_>, keep_alive: Duration) -> Result<Observed> {
     let Pair { client, server } = stage.open_and_talk(stage.net)?;
     close_when_idle(server, keep_alive)?;
     receive_end(&client)?;
@@ -160,7 +160,7 @@ fn close_then_write(stage: &Stage<'_>, keep_alive: Duration) -> Result<Witness> 
     fails(stage, client)
 }
 
-/// Hands the server's socket to another process, and to nobody else: the close of the last copy is the end.
+/// Hands the server's socket to another process, which then has the only copy: its close ends the connection.
 fn give_away(server: TcpStream) -> Result<Child> {
     let number = server.as_raw_fd();
     let owner = tools::apart(move || {
@@ -180,13 +180,13 @@ fn kill(mut owner: Child) -> Result<()> {
     Ok(())
 }
 
-/// The owner dies with data unread.
-fn kill_owner(stage: &Stage<'_>) -> Result<Witness> {
+/// The owner is killed while its socket has unread data.
+fn kill_owner(stage: &Stage<'_>) -> Result<Observed> {
     let pair = stage.open_and_talk(stage.net)?;
     fails(stage, kill_with_unread(pair)?)
 }
 
-/// Kills the owner of the server's socket while a request lies unread in it; the client's socket.
+/// Kills the owner of the server's socket while a request is unread; returns the client's socket.
 pub(super) fn kill_with_unread(pair: Pair) -> Result<TcpStream> {
     let Pair { client, server } = pair;
     send(&client, "SELECT 2;\n")?;
@@ -195,8 +195,8 @@ pub(super) fn kill_with_unread(pair: Pair) -> Result<TcpStream> {
     Ok(client)
 }
 
-/// The owner dies with everything read: the client gets a FIN, and writes all the same.
-fn kill_reader(stage: &Stage<'_>) -> Result<Witness> {
+/// The owner is killed after it has read everything: the client gets a FIN, but still writes.
+fn kill_reader(stage: &Stage<'_>) -> Result<Observed> {
     let Pair { client, server } = stage.open_and_talk(stage.net)?;
     kill(give_away(server)?)?;
     receive_end(&client)?;
@@ -204,15 +204,15 @@ fn kill_reader(stage: &Stage<'_>) -> Result<Witness> {
     fails(stage, client)
 }
 
-/// The process that is killed: owns the socket on its standard input and reads nothing.
+/// The process that is killed: it owns the socket on its stdin and reads nothing.
 pub fn own_socket() -> ! {
     loop {
         thread::park();
     }
 }
 
-/// Not even FIN_WAIT2 is left.
-fn write_long_after_close(stage: &Stage<'_>, still_listening: bool) -> Result<Witness> {
+/// Nothing is left of the server's side, not even FIN_WAIT2.
+fn write_long_after_close(stage: &Stage<'_>, still_listening: bool) -> Result<Observed> {
     let net = stage.net;
     stage.lab.server()?.sysctl("net/ipv4/tcp_fin_timeout", 1)?;
     let listener = listen(stage.lab.server()?, net.server(PORT))?;
@@ -232,7 +232,7 @@ fn write_long_after_close(stage: &Stage<'_>, still_listening: bool) -> Result<Wi
 }
 
 /// The server takes longer than the client waits.
-fn answer_long_after_close(stage: &Stage<'_>) -> Result<Witness> {
+fn answer_long_after_close(stage: &Stage<'_>) -> Result<Observed> {
     stage.lab.client()?.sysctl("net/ipv4/tcp_fin_timeout", 1)?;
     let Pair { client, server } = stage.open_and_talk(stage.net)?;
     drop(client);
@@ -242,10 +242,10 @@ fn answer_long_after_close(stage: &Stage<'_>) -> Result<Witness> {
     fails(stage, server)
 }
 
-fn close_orderly(stage: &Stage<'_>) -> Result<Witness> {
+fn close_orderly(stage: &Stage<'_>) -> Result<Observed> {
     let Pair { client, server } = stage.open_and_talk(stage.net)?;
     drop(server);
     receive_end(&client)?;
     drop(client);
-    Ok(Witness::default())
+    Ok(Observed::default())
 }

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{CLIENT, PORT, Scenario, Stage, Witness};
+use super::{CLIENT, Observed, PORT, Scenario, Stage};
 use crate::{
     actor::{
         abort_on_close, accept, accept_either, connect, listen, receive, send, talk,
@@ -24,9 +24,9 @@ use crate::{
 
 /// Instead of five days.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// The kernel's timers and delayed acknowledgements are late by less.
+/// An upper bound for the delay of the kernel's timers and of delayed ACKs.
 const SLACK: Duration = Duration::from_millis(1_500);
-/// The deleter goes by a name of its own, so that naming it is not naming the tool by chance.
+/// The name of the process that deletes entries; unique, so that evidence with this name cannot be a coincidence.
 const DELETER: &str = "ct-evictor";
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -52,7 +52,7 @@ pub const NEEDS: &[Need] = &[Need::Conntrack];
 const fn conntrack(
     name: &'static str,
     expect: fn(Net) -> Expect,
-    provoke: fn(&Stage<'_>) -> Result<Witness>,
+    provoke: fn(&Stage<'_>) -> Result<Observed>,
 ) -> Scenario {
     Scenario::new(name, Topology::Routed, expect, provoke).needs(NEEDS)
 }
@@ -83,7 +83,7 @@ fn aborted(net: Net) -> Incident {
         .origin("local_socket")
 }
 
-/// DNAT from the VIP, `to` being the target of the rule.
+/// DNAT from the VIP to `to`, the target of the rule.
 pub fn translate(stage: &Stage<'_>, to: &str) -> Result<()> {
     let (vip, node) = (stage.net.vip(PORT), stage.lab.node()?);
     node.nft(&format!(
@@ -120,20 +120,20 @@ impl Connection {
         Ok((Self { client, server, idle_since }, listener))
     }
 
-    /// An expired entry stays in the table until a packet meets it, so there is nothing to watch but the clock.
+    /// Waits for the timeout. An expired entry stays in the table until a packet hits it, so the table need not be polled.
     pub(super) fn outwait_timeout(&self) -> Duration {
         let end = self.idle_since + TIMEOUT + SLACK;
         thread::sleep(end.saturating_duration_since(Instant::now()));
         self.idle_since.elapsed()
     }
 
-    /// The segment is not translated back, and the client's host knows no connection with the server's own address.
-    pub(super) fn server_writes(self, stage: &Stage<'_>) -> Result<Witness> {
+    /// The segment is not translated back, and the client's host has no connection to the server's own address.
+    pub(super) fn server_writes(self, stage: &Stage<'_>) -> Result<Observed> {
         send(&self.server, "you have been idle\n")?;
         let errno = wait_error(&self.server)?;
         stage.keep(self.client);
         stage.keep(self.server);
-        Ok(Witness::errno(errno))
+        Ok(Observed::errno(errno))
     }
 }
 
@@ -142,15 +142,15 @@ pub(super) fn shorten_timeout(stage: &Stage<'_>) -> Result<()> {
     stage.lab.node()?.sysctl(key, TIMEOUT.as_secs())
 }
 
-fn server_first(stage: &Stage<'_>) -> Result<Witness> {
+fn server_first(stage: &Stage<'_>) -> Result<Observed> {
     shorten_timeout(stage)?;
     let connection = Connection::open(stage)?;
     let idle = connection.outwait_timeout();
-    Ok(Witness { idle: Some(idle), ..connection.server_writes(stage)? })
+    Ok(Observed { idle: Some(idle), ..connection.server_writes(stage)? })
 }
 
-/// The second packet to be scheduled goes to the other server, which never had the connection.
-fn client_first(stage: &Stage<'_>) -> Result<Witness> {
+/// The second scheduled packet goes to the other server, which never had the connection.
+fn client_first(stage: &Stage<'_>) -> Result<Observed> {
     let net = stage.net;
     shorten_timeout(stage)?;
     let backends = [net.server(PORT), net.spare(PORT)];
@@ -168,11 +168,11 @@ fn client_first(stage: &Stage<'_>) -> Result<Witness> {
     stage.keep(connection.client);
     stage.keep(connection.server);
     listeners.into_iter().for_each(|listener| stage.keep(listener));
-    Ok(Witness { idle: Some(idle), nat: Some(backends[chosen]), ..Witness::errno(errno) })
+    Ok(Observed { idle: Some(idle), nat: Some(backends[chosen]), ..Observed::errno(errno) })
 }
 
 /// With one back end the rule translates the client's next packet as before, and nothing breaks.
-fn picked_up_again(stage: &Stage<'_>) -> Result<Witness> {
+fn picked_up_again(stage: &Stage<'_>) -> Result<Observed> {
     shorten_timeout(stage)?;
     let connection = Connection::open(stage)?;
     connection.outwait_timeout();
@@ -180,17 +180,17 @@ fn picked_up_again(stage: &Stage<'_>) -> Result<Witness> {
     receive(&connection.server, "SELECT 2;\n")?;
     stage.keep(connection.client);
     stage.keep(connection.server);
-    Ok(Witness::default())
+    Ok(Observed::default())
 }
 
-fn delete(stage: &Stage<'_>) -> Result<Witness> {
+fn delete(stage: &Stage<'_>) -> Result<Observed> {
     let connection = Connection::open(stage)?;
     delete_entry(stage)?;
     connection.server_writes(stage)
 }
 
-/// After the first connection, another one with the same ports dies of something else.
-fn tuple_reused(stage: &Stage<'_>) -> Result<Witness> {
+/// After the first connection, another one with the same ports breaks for another reason.
+fn tuple_reused(stage: &Stage<'_>) -> Result<Observed> {
     let (net, at) = (stage.net, stage.lab.client()?);
     let (first, listener) = Connection::open_listening(stage)?;
     delete_entry(stage)?;
@@ -210,17 +210,17 @@ fn tuple_reused(stage: &Stage<'_>) -> Result<Witness> {
     ensure!(second_errno == errno, "the second connection ended in {second_errno}");
     stage.keep(listener);
     stage.keep(client);
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }
 
 fn delete_entry(stage: &Stage<'_>) -> Result<()> {
-    // An acknowledgement after the deletion would make the entry anew.
+    // An ACK after the deletion would create the entry again.
     wait_acknowledged(stage.lab.server()?, CLIENT)?;
     let deleter = Deleter::new(stage)?;
     deleter.delete(stage, stage.net.client(CLIENT))
 }
 
-/// The `conntrack` tool under a name of its own.
+/// The `conntrack` tool under the name [`DELETER`].
 struct Deleter {
     path: PathBuf,
 }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
+use super::{CLIENT, Observed, PORT, Scenario, Stage, TracerUse};
 use crate::{
     actor::{PATIENCE, accept, accept_either, connect, listen, send, talk, wait_error, wait_until},
     expect::{Expect, Incident},
@@ -19,7 +19,7 @@ use crate::{
 
 /// Instead of 900 s.
 pub(super) const TIMEOUT: u64 = 4;
-/// Longer than any scenario.
+/// A timeout that is longer than any scenario.
 pub const NEVER: u64 = 600;
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -47,7 +47,7 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| two_backends(stage, false),
     )
     .needs(NEEDS),
-    // The packet is given to the other server, whose listener resets it: the root is the lost entry.
+    // The packet goes to the other server, whose listener resets it: the root cause is the lost entry.
     Scenario::new(
         "ipvs_idle_expired_sloppy_tcp",
         Topology::RoutedTwo,
@@ -81,7 +81,7 @@ pub const NEEDS: &[Need] = &[Need::Ipvs, Need::Conntrack];
 pub(super) const fn ipvs(
     name: &'static str,
     expect: fn(Net) -> Expect,
-    provoke: fn(&Stage<'_>) -> Result<Witness>,
+    provoke: fn(&Stage<'_>) -> Result<Observed>,
 ) -> Scenario {
     Scenario::new(name, Topology::Routed, expect, provoke).needs(NEEDS)
 }
@@ -111,9 +111,9 @@ fn seen_by_server(net: Net) -> Incident {
     ])
 }
 
-/// `timer_expire_entry` shows the entry's end. Before 6.10 the tracepoint of a sent reset leaves out
-/// those without a socket, so there the two are only joined by tuple and time, and nobody can say where
-/// the reset was made.
+/// `timer_expire_entry` shows the entry's end. Before 6.10 the tracepoint for a sent RST omits those without
+/// a socket, so there the two events are only joined by tuple and time, and the origin of the RST is
+/// unknown.
 fn by_tracepoints(net: Net) -> Incident {
     let mut incident = idle_expired(net).confidence(&["observed", "correlated"]);
     incident.origin = None;
@@ -128,7 +128,7 @@ fn server_removed(net: Net) -> Incident {
         .netns(&[Role::Node, Role::Client])
 }
 
-/// An IPVS service on a VIP of a dummy device, as kube-proxy makes it.
+/// Adds an IPVS service on a VIP of a dummy device, as kube-proxy does.
 pub fn serve(
     stage: &Stage<'_>,
     vip: SocketAddr,
@@ -156,7 +156,7 @@ pub(super) fn serve_at(
     Ok(())
 }
 
-/// Connection tracking of IPVS connections; it needs a rule that asks for connection tracking at all.
+/// Enables conntrack for IPVS connections; that also needs a rule that matches on conntrack state.
 pub fn track(stage: &Stage<'_>) -> Result<()> {
     let node = stage.lab.node()?;
     node.sysctl("net/ipv4/vs/conntrack", 1)?;
@@ -168,7 +168,7 @@ pub fn track(stage: &Stage<'_>) -> Result<()> {
     )
 }
 
-/// A connection through the service on which both sides have spoken.
+/// A connection through the service, on which both sides have sent data.
 pub(super) struct Connection {
     pub(super) listener: TcpListener,
     pub(super) client: TcpStream,
@@ -196,13 +196,13 @@ impl Connection {
         self.idle_since = Instant::now();
     }
 
-    /// The client speaks first; what comes of it.
-    pub(super) fn client_writes(self, stage: &Stage<'_>) -> Result<Witness> {
+    /// The client sends first after the idle time; returns the error.
+    pub(super) fn client_writes(self, stage: &Stage<'_>) -> Result<Observed> {
         let idle = self.idle_since.elapsed();
         send(&self.client, "SELECT 2;\n")?;
         let errno = wait_error(&self.client)?;
         self.keep(stage);
-        Ok(Witness { idle: Some(idle), ..Witness::errno(errno) })
+        Ok(Observed { idle: Some(idle), ..Observed::errno(errno) })
     }
 
     pub(super) fn keep(self, stage: &Stage<'_>) {
@@ -212,15 +212,15 @@ impl Connection {
     }
 }
 
-/// Waits until the node's IPVS table no longer has the client's connection.
+/// Waits until the client's connection has no entry in the node's IPVS table.
 pub fn wait_expired(stage: &Stage<'_>, client_port: u16) -> Result<()> {
     let what = "the end of the IPVS entry";
     let node = stage.lab.node()?;
     wait_until(PATIENCE, what, || Ok(!has_entry(&connections(node)?, client_port)))
 }
 
-/// All of the table of connections. Since 7.2 a reading misses entries while they move to a larger table, which
-/// only the count of all tells.
+/// The complete table of connections. Since 7.2, a read misses entries while they move to a larger table; only the
+/// count of all entries shows that.
 pub fn connections(node: &Namespace) -> Result<String> {
     let deadline = Instant::now() + PATIENCE;
     node.enter(|| {
@@ -229,7 +229,7 @@ pub fn connections(node: &Namespace) -> Result<String> {
             let table = proc_net("ip_vs_conn")?;
             let count = status.lines().find_map(|line| line.strip_prefix("Conns:"));
             let count: usize = count.map_or(Ok(0), |count| count.trim().parse())?;
-            // The time that is left differs where one is shown twice.
+            // An entry that is listed twice may differ in its remaining time.
             let entry = |line: &'_ str| {
                 line.split_whitespace().take(7).map(str::to_owned).collect::<Vec<_>>()
             };
@@ -237,32 +237,32 @@ pub fn connections(node: &Namespace) -> Result<String> {
             if shown >= count {
                 return Ok(table);
             }
-            ensure!(Instant::now() < deadline, "of {count} IPVS entries only {shown} are shown");
+            ensure!(Instant::now() < deadline, "only {shown} of {count} IPVS entries are listed");
         }
     })
 }
 
-/// Lines are `TCP 0A0C0102 9C41 0A0C6401 0CEA …`: the third column is the client's port.
+/// Whether a line such as `TCP 0A0C0102 9C41 0A0C6401 0CEA …` has the client's port in its third column.
 pub fn has_entry(table: &str, client_port: u16) -> bool {
     let port = format!("{client_port:04X}");
     table.lines().any(|line| line.split_whitespace().nth(2) == Some(&port))
 }
 
-fn client_first(stage: &Stage<'_>, net: Net, from: SocketAddr) -> Result<Witness> {
+fn client_first(stage: &Stage<'_>, net: Net, from: SocketAddr) -> Result<Observed> {
     track(stage)?;
     let connection = Connection::open(stage, net, from, TIMEOUT)?;
     wait_expired(stage, CLIENT)?;
     connection.client_writes(stage)
 }
 
-fn without_conntrack(stage: &Stage<'_>) -> Result<Witness> {
+fn without_conntrack(stage: &Stage<'_>) -> Result<Observed> {
     stage.lab.node()?.sysctl("net/ipv4/vs/conntrack", 0)?;
     let connection = Connection::open(stage, stage.net, stage.net.client(CLIENT), TIMEOUT)?;
     wait_expired(stage, CLIENT)?;
     connection.client_writes(stage)
 }
 
-fn two_backends(stage: &Stage<'_>, sloppy: bool) -> Result<Witness> {
+fn two_backends(stage: &Stage<'_>, sloppy: bool) -> Result<Observed> {
     let net = stage.net;
     track(stage)?;
     stage.lab.node()?.sysctl("net/ipv4/vs/sloppy_tcp", u8::from(sloppy))?;
@@ -275,16 +275,16 @@ fn two_backends(stage: &Stage<'_>, sloppy: bool) -> Result<Witness> {
     let idle_since = talk(&client, &server)?;
     wait_expired(stage, CLIENT)?;
     stage.keep(other);
-    let witness = Connection { listener, client, server, idle_since }.client_writes(stage)?;
-    Ok(Witness { nat: Some(backends[chosen]), ..witness })
+    let observed = Connection { listener, client, server, idle_since }.client_writes(stage)?;
+    Ok(Observed { nat: Some(backends[chosen]), ..observed })
 }
 
-/// The server has the service's address, too, and answers past IPVS.
-fn direct_routing(stage: &Stage<'_>) -> Result<Witness> {
+/// The server has the service's address too, and its answers bypass IPVS.
+fn direct_routing(stage: &Stage<'_>) -> Result<Observed> {
     let (net, node, server) = (stage.net, stage.lab.node()?, stage.lab.server()?);
     serve(stage, net.vip(PORT), &[], TIMEOUT)?;
     node.run(&format!("ipvsadm -a -t {} -r {} -g", net.vip(PORT), net.server(PORT)))?;
-    // Its answers come from an address of the node's own.
+    // The source of its answers is an address of the node.
     node.sysctl("net/ipv4/conf/all/accept_local", 1)?;
     node.sysctl("net/ipv4/conf/all/rp_filter", 0)?;
     server.run("ip link add vip0 type dummy")?;
@@ -298,18 +298,18 @@ fn direct_routing(stage: &Stage<'_>) -> Result<Witness> {
     Connection { listener, client, server, idle_since }.client_writes(stage)
 }
 
-/// The segment leaves the node with the server's own address, and the client's host knows no such connection.
-fn server_first(stage: &Stage<'_>) -> Result<Witness> {
+/// The segment leaves the node with the server's own address, and the client's host has no such connection.
+fn server_first(stage: &Stage<'_>) -> Result<Observed> {
     let connection = Connection::tracked(stage, TIMEOUT)?;
     wait_expired(stage, CLIENT)?;
     let idle = connection.idle_since.elapsed();
     send(&connection.server, "you have been idle\n")?;
     let errno = wait_error(&connection.server)?;
     connection.keep(stage);
-    Ok(Witness { idle: Some(idle), ..Witness::errno(errno) })
+    Ok(Observed { idle: Some(idle), ..Observed::errno(errno) })
 }
 
-fn both_ends(stage: &Stage<'_>) -> Result<Witness> {
+fn both_ends(stage: &Stage<'_>) -> Result<Observed> {
     let connection = Connection::tracked(stage, TIMEOUT)?;
     wait_expired(stage, CLIENT)?;
     let idle = connection.idle_since.elapsed();
@@ -319,12 +319,12 @@ fn both_ends(stage: &Stage<'_>) -> Result<Witness> {
     let other = wait_error(&connection.server)?;
     ensure!(other == errno, "the server saw {other}, the client {errno}");
     connection.keep(stage);
-    Ok(Witness { idle: Some(idle), ..Witness::errno(errno) })
+    Ok(Observed { idle: Some(idle), ..Observed::errno(errno) })
 }
 
-fn remove_server(stage: &Stage<'_>) -> Result<Witness> {
+fn remove_server(stage: &Stage<'_>) -> Result<Observed> {
     let (net, node) = (stage.net, stage.lab.node()?);
-    // The entry must not end for being idle, too.
+    // The entry must not also expire by idle time.
     let connection = Connection::tracked(stage, NEVER)?;
     node.sysctl("net/ipv4/vs/expire_nodest_conn", 1)?;
     node.run(&format!("ipvsadm -d -t {} -r {}", net.vip(PORT), net.server(PORT)))?;

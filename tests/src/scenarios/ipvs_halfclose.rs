@@ -1,11 +1,11 @@
-//! IPVS entries of half-closed connections, which live much shorter than those of open ones.
+//! IPVS entries of half-closed connections, whose timeouts are much shorter than those of open ones.
 
 use std::{net::Shutdown, time::Duration};
 
 use anyhow::{Context, Result};
 
 use super::{
-    CLIENT, PORT, Scenario, Stage, Witness,
+    CLIENT, Observed, PORT, Scenario, Stage,
     ipvs::{Connection, NEVER, TIMEOUT, has_entry, ipvs, wait_expired},
 };
 use crate::{
@@ -14,12 +14,12 @@ use crate::{
     lab::{Net, Role},
 };
 
-/// IPVS's limit of CLOSE_WAIT, which nothing changes (net/netfilter/ipvs/ip_vs_proto_tcp.c, tcp_timeouts).
+/// IPVS's timeout for CLOSE_WAIT in seconds, which cannot be configured (net/netfilter/ipvs/ip_vs_proto_tcp.c, tcp_timeouts).
 const CLOSE_WAIT: u64 = 60;
 
 pub const SCENARIOS: &[Scenario] = &[
     ipvs("ipvs_halfclose_expired", |net| Expect::one(in_fin_wait(net)), server_half_closes),
-    // A minute, beside the other scenarios.
+    // Takes a minute, in parallel with the other scenarios.
     ipvs(
         "ipvs_halfclose_expired_close_wait",
         |net| Expect::one(in_close_wait(net)),
@@ -43,7 +43,7 @@ fn in_fin_wait(net: Net) -> Incident {
     expired(net, "source", TIMEOUT).evidence("FIN_WAIT").netns(&[Role::Node, Role::Client])
 }
 
-/// The server's answer leaves the node with the server's own address, and the client's host knows no such connection.
+/// The server's answer leaves the node with the server's own address, and the client's host has no such connection.
 fn in_close_wait(net: Net) -> Incident {
     expired(net, "destination", CLOSE_WAIT).evidence("CLOSE_WAIT").netns(&[
         Role::Client,
@@ -52,8 +52,8 @@ fn in_close_wait(net: Net) -> Incident {
     ])
 }
 
-/// The server has nothing more to say; the client goes on.
-fn server_half_closes(stage: &Stage<'_>) -> Result<Witness> {
+/// The server shuts its side down; the client goes on sending.
+fn server_half_closes(stage: &Stage<'_>) -> Result<Observed> {
     let mut connection = Connection::tracked(stage, NEVER)?;
     stage.lab.node()?.run(&format!("ipvsadm --set 0 {TIMEOUT} 0"))?;
     connection.server.shutdown(Shutdown::Write).context("shut the server's side down")?;
@@ -64,7 +64,7 @@ fn server_half_closes(stage: &Stage<'_>) -> Result<Witness> {
 }
 
 /// The client has sent its whole request; the answer takes longer than a minute.
-fn client_half_closes(stage: &Stage<'_>) -> Result<Witness> {
+fn client_half_closes(stage: &Stage<'_>) -> Result<Observed> {
     let mut connection = Connection::tracked(stage, NEVER)?;
     connection.client.shutdown(Shutdown::Write).context("shut the client's side down")?;
     receive_end(&connection.server)?;
@@ -78,10 +78,10 @@ fn client_half_closes(stage: &Stage<'_>) -> Result<Witness> {
     send(&connection.server, "1 row\n")?;
     let errno = wait_error(&connection.server)?;
     connection.keep(stage);
-    Ok(Witness { idle: Some(idle), ..Witness::errno(errno) })
+    Ok(Observed { idle: Some(idle), ..Observed::errno(errno) })
 }
 
-fn half_close_and_finish(stage: &Stage<'_>) -> Result<Witness> {
+fn half_close_and_finish(stage: &Stage<'_>) -> Result<Observed> {
     let connection = Connection::tracked(stage, NEVER)?;
     connection.client.shutdown(Shutdown::Write).context("shut the client's side down")?;
     receive_end(&connection.server)?;
@@ -90,5 +90,5 @@ fn half_close_and_finish(stage: &Stage<'_>) -> Result<Witness> {
     connection.server.shutdown(Shutdown::Write).context("shut the server's side down")?;
     receive_end(&connection.client)?;
     connection.keep(stage);
-    Ok(Witness::default())
+    Ok(Observed::default())
 }

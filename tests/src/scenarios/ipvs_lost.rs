@@ -1,5 +1,5 @@
-//! IPVS entries that are lost for another reason than time: to a removed server, a defence, an unload, a
-//! fail-over; and what looks like it.
+//! IPVS entries that are lost for another reason than a timeout (a removed server, the drop_entry defence, an unload, a
+//! fail-over), and similar cases.
 
 use std::{
     net::TcpStream,
@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    CLIENT, PORT, Scenario, Stage, TracerUse, Witness,
+    CLIENT, Observed, PORT, Scenario, Stage, TracerUse,
     ipvs::{
         Connection, NEEDS, NEVER, TIMEOUT, connections, has_entry, idle_expired, ipvs, serve,
         serve_at, track, wait_expired,
@@ -28,21 +28,21 @@ use crate::{
 };
 
 pub const SCENARIOS: &[Scenario] = &[
-    // Without expire_nodest_conn: every packet is dropped, and nobody is told.
-    ipvs("ipvs_server_removed_silent", |net| Expect::one(hung(net)), remove_silently),
+    // Without expire_nodest_conn, every packet is dropped without an answer.
+    ipvs("ipvs_server_removed_silent", |net| Expect::one(hung(net)), remove_without_answer),
     ipvs(
         "ipvs_server_removed_before_start",
         |net| Expect::one(found_late(net)),
         remove_before_start,
     )
     .tracer(TracerUse::Late),
-    // The entry runs out while the client retransmits, and the next packet is answered.
+    // The entry expires while the client retransmits, and the next packet is answered.
     ipvs(
         "ipvs_server_removed_ran_out",
         |net| Expect::one(removed(net).victim("source", "ECONNRESET")),
         |stage| without_server(stage, TIMEOUT)?.client_writes(stage),
     ),
-    // A dead server is removed because it is dead.
+    // The server is removed because it is down.
     ipvs("near_miss_ipvs_server_dead", |net| Expect::one(dead(net)), remove_dead),
     ipvs("ipvs_entry_dropped", |net| Expect::one(by_defence(net)), defend),
     ipvs(
@@ -129,22 +129,22 @@ fn remove(stage: &Stage<'_>, node: &Namespace) -> Result<()> {
     node.run(&format!("ipvsadm -d -t {} -r {}", net.vip(PORT), net.server(PORT))).map(drop)
 }
 
-fn remove_silently(stage: &Stage<'_>) -> Result<Witness> {
+fn remove_without_answer(stage: &Stage<'_>) -> Result<Observed> {
     stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", RETRIES)?;
     without_server(stage, NEVER)?.client_writes(stage)
 }
 
-fn remove_before_start(stage: &Stage<'_>) -> Result<Witness> {
+fn remove_before_start(stage: &Stage<'_>) -> Result<Observed> {
     stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", RETRIES)?;
     let connection = without_server(stage, NEVER)?;
     (stage.start_tracer)()?;
     connection.client_writes(stage)
 }
 
-/// The client gives up after about 6 s.
+/// tcp_retries2: the client times out after about 6 s.
 const RETRIES: u8 = 4;
 
-fn remove_dead(stage: &Stage<'_>) -> Result<Witness> {
+fn remove_dead(stage: &Stage<'_>) -> Result<Observed> {
     let (client, node) = (stage.lab.client()?, stage.lab.node()?);
     client.sysctl("net/ipv4/tcp_retries2", RETRIES)?;
     node.sysctl("net/ipv4/vs/expire_nodest_conn", 0)?;
@@ -155,15 +155,15 @@ fn remove_dead(stage: &Stage<'_>) -> Result<Witness> {
     remove(stage, node)?;
     let errno = wait_error(&connection.client)?;
     connection.keep(stage);
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }
 
-/// Of so many half-open connections the defence finds one soon, although it looks at 1/32 of the table in a
+/// With this many half-open connections, the defence soon finds one, although it scans only 1/32 of the table per
 /// second.
 const HALF_OPEN: u16 = 48;
 
-/// A service whose connections stay half-open in the eyes of IPVS: the client's acknowledgements do not get
-/// that far.
+/// A service whose connections stay half-open for IPVS, because the client's ACKs are dropped before they reach
+/// it.
 pub fn serve_half_open(stage: &Stage<'_>) -> Result<()> {
     let (net, node) = (stage.net, stage.lab.node()?);
     serve(stage, net.vip(PORT), &[net.server(PORT)], NEVER)?;
@@ -177,14 +177,14 @@ pub fn serve_half_open(stage: &Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Clients of it, by port.
+/// Connects the clients of that service; returns them with their ports.
 pub fn half_open(stage: &Stage<'_>, first: u16) -> Result<Vec<(u16, TcpStream)>> {
     let (client, net) = (stage.lab.client()?, stage.net);
     let connect = |port| Ok((port, connect(client, net.client(port), net.vip(PORT))?));
     (first..first + HALF_OPEN).map(connect).collect()
 }
 
-/// The first client without an entry, if there is one before the deadline.
+/// The index of the first client without an entry, if there is one before the deadline.
 pub fn first_dropped(
     node: &Namespace,
     clients: &[(u16, TcpStream)],
@@ -200,9 +200,9 @@ pub fn first_dropped(
     }
 }
 
-fn defend(stage: &Stage<'_>) -> Result<Witness> {
+fn defend(stage: &Stage<'_>) -> Result<Observed> {
     let (net, node) = (stage.net, stage.lab.node()?);
-    // A SYN-ACK that is sent again for an entry that is gone would be answered by the client's host.
+    // The client's host would answer a SYN-ACK that is retransmitted after its entry was dropped.
     stage.lab.server()?.sysctl("net/ipv4/tcp_synack_retries", 0)?;
     serve_half_open(stage)?;
     let mut clients = half_open(stage, CLIENT)?;
@@ -215,14 +215,14 @@ fn defend(stage: &Stage<'_>) -> Result<Witness> {
     let errno = wait_error(&client)?;
     stage.keep(client);
     clients.into_iter().for_each(|(_, client)| stage.keep(client));
-    Ok(Witness { source: Some(net.client(port)), ..Witness::errno(errno) })
+    Ok(Observed { source: Some(net.client(port)), ..Observed::errno(errno) })
 }
 
-/// The module goes while the tracer runs, and comes back: the second connection's expiry is seen again.
-fn unload(stage: &Stage<'_>) -> Result<Witness> {
+/// The module is unloaded while the tracer runs, and loaded again: the second connection's expiry is seen again.
+fn unload(stage: &Stage<'_>) -> Result<Observed> {
     let (net, node) = (stage.net, stage.lab.node()?);
     let first = Connection::tracked(stage, NEVER)?;
-    // A service holds the module.
+    // A service would hold a reference to the module.
     node.run("ipvsadm -C")?;
     let deadline = Instant::now() + PATIENCE;
     while tools::run(None, "modprobe -r -q ip_vs_rr ip_vs", "").is_err() {
@@ -248,8 +248,8 @@ fn unload(stage: &Stage<'_>) -> Result<Witness> {
     Ok(second)
 }
 
-/// The address moves to a director with the same service and no entries.
-fn fail_over(stage: &Stage<'_>) -> Result<Witness> {
+/// The VIP moves to a director with the same service and no entries.
+fn fail_over(stage: &Stage<'_>) -> Result<Observed> {
     let (net, node, spare) = (stage.net, stage.lab.node()?, stage.lab.spare()?);
     let connection = Connection::tracked(stage, NEVER)?;
     serve_at(spare, net.vip(PORT), &[net.server(PORT)], NEVER)?;
@@ -259,8 +259,8 @@ fn fail_over(stage: &Stage<'_>) -> Result<Witness> {
     connection.client_writes(stage)
 }
 
-/// The server runs on the director and closes; its connection has an entry all the time.
-fn close_on_director(stage: &Stage<'_>) -> Result<Witness> {
+/// The server runs on the director and closes; its connection always has an entry.
+fn close_on_director(stage: &Stage<'_>) -> Result<Observed> {
     let (net, node) = (stage.net, stage.lab.node()?);
     node.sysctl("net/ipv4/tcp_fin_timeout", 1)?;
     serve(stage, net.vip(PORT), &[], NEVER)?;
@@ -275,5 +275,5 @@ fn close_on_director(stage: &Stage<'_>) -> Result<Witness> {
     send(&client, "SELECT 2;\n")?;
     let errno = wait_error(&client)?;
     stage.keep(client);
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }

@@ -1,4 +1,4 @@
-//! Connections through IPVS that end for another reason than their entry's end, or do not end.
+//! Connections through IPVS that break for another reason than the end of their entry, or do not break.
 
 use std::{
     thread,
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 
 use super::{
-    CLIENT, PORT, Scenario, Stage, Witness,
+    CLIENT, Observed, PORT, Scenario, Stage,
     ipvs::{Connection, NEVER, TIMEOUT, has_entry, idle_expired, ipvs, serve, track, wait_expired},
 };
 use crate::{
@@ -30,9 +30,9 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(idle_expired(net).or_both_victims()).then(closed_by_server(net)),
         tuple_reused,
     ),
-    // conn_reuse_mode: the old entry is ended for the new SYN.
+    // conn_reuse_mode: the old entry is deleted for the new SYN.
     ipvs("near_miss_ipvs_port_reused", |_| Expect::nothing(), reuse_port),
-    // The answer to a SYN is never the end of an older connection.
+    // The answer to a SYN never belongs to an older connection.
     ipvs(
         "near_miss_ipvs_refused_later",
         |net| Expect::one(idle_expired(net)).then(refused(net)),
@@ -63,7 +63,7 @@ fn health_check(net: Net) -> Incident {
     Incident::new("handshake_rejected", net.client(CLIENT), net.vip(PORT))
 }
 
-fn keepalive_protects(stage: &Stage<'_>) -> Result<Witness> {
+fn keepalive_protects(stage: &Stage<'_>) -> Result<Observed> {
     let connection = Connection::tracked(stage, TIMEOUT)?;
     let second = Duration::from_secs(1);
     keepalive(&connection.client, second, second, 9)?;
@@ -71,7 +71,7 @@ fn keepalive_protects(stage: &Stage<'_>) -> Result<Witness> {
     stage.lab.node()?.enter(|| {
         while Instant::now() < deadline {
             let table = proc_net("ip_vs_conn")?;
-            ensure!(has_entry(&table, CLIENT), "the entry ended in spite of keepalive");
+            ensure!(has_entry(&table, CLIENT), "the entry ended despite keepalive");
             thread::sleep(Duration::from_millis(200));
         }
         Ok(())
@@ -79,18 +79,18 @@ fn keepalive_protects(stage: &Stage<'_>) -> Result<Witness> {
     send(&connection.client, "SELECT 2;\n")?;
     receive(&connection.server, "SELECT 2;\n")?;
     connection.keep(stage);
-    Ok(Witness::default())
+    Ok(Observed::default())
 }
 
-/// After the first connection, another one with the same ports dies of something else.
-fn tuple_reused(stage: &Stage<'_>) -> Result<Witness> {
+/// After the first connection, another one with the same ports breaks for another reason.
+fn tuple_reused(stage: &Stage<'_>) -> Result<Observed> {
     let net = stage.net;
     let first = Connection::tracked(stage, TIMEOUT)?;
     wait_expired(stage, CLIENT)?;
     let idle = first.idle_since.elapsed();
     send(&first.client, "SELECT 2;\n")?;
     let errno = wait_error(&first.client)?;
-    // Without the other end the server would answer the new SYN for the old connection.
+    // The server's old socket must end too, or it would answer the new SYN.
     send(&first.server, "you have been idle\n")?;
     wait_error(&first.server)?;
     let Connection { listener, client, server, .. } = first;
@@ -107,11 +107,11 @@ fn tuple_reused(stage: &Stage<'_>) -> Result<Witness> {
     ensure!(second_errno == errno, "the second connection ended in {second_errno}");
     stage.keep(listener);
     stage.keep(client);
-    Ok(Witness { idle: Some(idle), ..Witness::errno(errno) })
+    Ok(Observed { idle: Some(idle), ..Observed::errno(errno) })
 }
 
-/// Closed in order, and opened again from the same port while IPVS still has the entry.
-fn reuse_port(stage: &Stage<'_>) -> Result<Witness> {
+/// Closed with FIN, and opened again from the same port while IPVS still has the entry.
+fn reuse_port(stage: &Stage<'_>) -> Result<Observed> {
     let (net, node) = (stage.net, stage.lab.node()?);
     node.sysctl("net/ipv4/vs/conn_reuse_mode", 1)?;
     let Connection { listener, client, server, .. } = Connection::tracked(stage, NEVER)?;
@@ -125,11 +125,11 @@ fn reuse_port(stage: &Stage<'_>) -> Result<Witness> {
     stage.keep(listener);
     stage.keep(client);
     stage.keep(server);
-    Ok(Witness::default())
+    Ok(Observed::default())
 }
 
-/// After the first connection, the service is taken away and the same ports are refused.
-fn refused_later(stage: &Stage<'_>) -> Result<Witness> {
+/// After the first connection, the service is deleted and a connect from the same port is refused.
+fn refused_later(stage: &Stage<'_>) -> Result<Observed> {
     let net = stage.net;
     let first = Connection::tracked(stage, TIMEOUT)?;
     wait_expired(stage, CLIENT)?;
@@ -143,10 +143,10 @@ fn refused_later(stage: &Stage<'_>) -> Result<Witness> {
     ensure!(refused == Some(Errno::CONNREFUSED), "the second connect ended in {refused:?}");
     stage.keep(listener);
     stage.keep(server);
-    Ok(Witness { idle: Some(idle), ..Witness::errno(errno) })
+    Ok(Observed { idle: Some(idle), ..Observed::errno(errno) })
 }
 
-fn close_unread(stage: &Stage<'_>) -> Result<Witness> {
+fn close_unread(stage: &Stage<'_>) -> Result<Observed> {
     let Connection { listener, client, server, .. } = Connection::tracked(stage, NEVER)?;
     send(&client, "SELECT 2;\n")?;
     wait_unread(&server)?;
@@ -154,11 +154,11 @@ fn close_unread(stage: &Stage<'_>) -> Result<Witness> {
     let errno = wait_error(&client)?;
     stage.keep(listener);
     stage.keep(client);
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }
 
-/// Connects to the service to see that somebody listens, and hangs up.
-fn check_health(stage: &Stage<'_>) -> Result<Witness> {
+/// Connects to the service to check that there is a listener, and aborts.
+fn check_health(stage: &Stage<'_>) -> Result<Observed> {
     let net = stage.net;
     track(stage)?;
     serve(stage, net.vip(PORT), &[net.server(PORT)], NEVER)?;
@@ -170,5 +170,5 @@ fn check_health(stage: &Stage<'_>) -> Result<Witness> {
     let errno = wait_error(&server)?;
     stage.keep(listener);
     stage.keep(server);
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }

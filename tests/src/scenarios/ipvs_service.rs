@@ -1,4 +1,4 @@
-//! IPVS services that have no server to send a connection to.
+//! IPVS services without a server for a connection.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 
 use super::{
-    CLIENT, PORT, Scenario, Stage, TracerUse, Witness,
+    CLIENT, Observed, PORT, Scenario, Stage, TracerUse,
     ipvs::{NEVER, ipvs, serve},
 };
 use crate::{
@@ -32,7 +32,7 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| no_servers(stage, stage.net),
     )
     .tracer(TracerUse::NoKprobes),
-    ipvs("near_miss_no_backend", |net| Expect::one(nobody_listens(net)), closed_port),
+    ipvs("near_miss_no_backend", |net| Expect::one(connection_refused(net)), closed_port),
 ];
 
 fn dropped(net: Net) -> Incident {
@@ -45,8 +45,8 @@ fn dropped(net: Net) -> Incident {
     incident
 }
 
-/// The answer to the first SYN finds the client's socket busy sending it, so it may be the second that
-/// ends the connect, after the incident was told.
+/// When the answer to the first SYN arrives, the client's socket may still be locked by the connect. Then the answer
+/// to the second SYN ends the connect, after the incident was printed.
 fn refused(incident: Incident) -> Expect {
     Expect::one(incident).actors_see(&["ECONNREFUSED"])
 }
@@ -55,28 +55,28 @@ fn by_tracepoints(net: Net) -> Incident {
     dropped(net).confidence(&["correlated"]).on(
         &["5.10"],
         "without kprobes 5.10 does not show that netfilter dropped a packet",
-        |_| nobody_listens(net),
+        |_| connection_refused(net),
     )
 }
 
-fn nobody_listens(net: Net) -> Incident {
+fn connection_refused(net: Net) -> Incident {
     Incident::new("connection_refused", net.client(CLIENT), net.vip(PORT))
         .victim("source", "ECONNREFUSED")
 }
 
-fn connect_is_refused(stage: &Stage<'_>, from: SocketAddr, to: SocketAddr) -> Result<Witness> {
+fn connect_is_refused(stage: &Stage<'_>, from: SocketAddr, to: SocketAddr) -> Result<Observed> {
     let errno = try_connect(stage.lab.client()?, from, to)?.err();
     let errno = errno.context("the connection was made")?;
     ensure!(errno == Errno::CONNREFUSED, "the connect ended in {errno}");
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }
 
-fn no_servers(stage: &Stage<'_>, net: Net) -> Result<Witness> {
+fn no_servers(stage: &Stage<'_>, net: Net) -> Result<Observed> {
     serve(stage, net.vip(PORT), &[], NEVER)?;
     connect_is_refused(stage, net.client(CLIENT), net.vip(PORT))
 }
 
-fn weight_zero(stage: &Stage<'_>) -> Result<Witness> {
+fn weight_zero(stage: &Stage<'_>) -> Result<Observed> {
     let net = stage.net;
     serve(stage, net.vip(PORT), &[net.server(PORT)], NEVER)?;
     let drain = format!("ipvsadm -e -t {} -r {} -m -w 0", net.vip(PORT), net.server(PORT));
@@ -84,8 +84,8 @@ fn weight_zero(stage: &Stage<'_>) -> Result<Witness> {
     connect_is_refused(stage, net.client(CLIENT), net.vip(PORT))
 }
 
-/// A SYN and its retry, from a host whose sockets are not on this machine.
-fn remote_client(stage: &Stage<'_>) -> Result<Witness> {
+/// A SYN and its retransmission, from a host that is not on this machine.
+fn remote_client(stage: &Stage<'_>) -> Result<Observed> {
     let net = stage.net;
     serve(stage, net.vip(PORT), &[], NEVER)?;
     let SocketAddr::V4(service) = net.vip(PORT) else { anyhow::bail!("the service is not IPv4") };
@@ -93,11 +93,11 @@ fn remote_client(stage: &Stage<'_>) -> Result<Witness> {
     for _ in 0..2 {
         client.send(service, 1_000_000, 0, SYN)?;
     }
-    Ok(Witness::default())
+    Ok(Observed::default())
 }
 
-/// The service has a server, on which nobody listens.
-fn closed_port(stage: &Stage<'_>) -> Result<Witness> {
+/// The service has a server without a listener.
+fn closed_port(stage: &Stage<'_>) -> Result<Observed> {
     let net = stage.net;
     serve(stage, net.vip(PORT), &[net.server(PORT)], NEVER)?;
     connect_is_refused(stage, net.client(CLIENT), net.vip(PORT))

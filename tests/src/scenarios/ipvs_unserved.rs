@@ -1,12 +1,12 @@
-//! Services that lose their servers for another reason than one server's removal, and clients that are not on
-//! this machine: nobody here is hurt, and this node drops their packets.
+//! Services that lose their servers for another reason than the removal of one server, and clients that are not on
+//! this machine: no socket here fails, but this node drops their packets.
 
 use std::{thread, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 
 use super::{
-    CLIENT, PORT, Scenario, Stage, TracerUse, Witness,
+    CLIENT, Observed, PORT, Scenario, Stage, TracerUse,
     ipvs::{Connection, NEVER, ipvs, serve, track, wait_expired},
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     rawtcp::{ACK, Conversation, PSH, RawEnd, v4},
 };
 
-/// The client gives up after about 6 s.
+/// tcp_retries2: the client times out after about 6 s.
 const RETRIES: u8 = 4;
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -31,8 +31,8 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(reset(net).observed().nat(net.server(PORT))),
         |stage| reset_after(stage, "ipvsadm -C"),
     ),
-    // Without expire_nodest_conn the entries stay. Without any service nobody looks at them; with another one
-    // their packets are dropped.
+    // Without expire_nodest_conn the entries stay. Without any service IPVS does not look them up; with another
+    // service their packets are dropped.
     ipvs(
         "ipvs_entry_dropped_cleared_kept",
         |net| Expect::one(unhooked(net)),
@@ -46,7 +46,7 @@ pub const SCENARIOS: &[Scenario] = &[
         },
         |stage| clear_and_keep(stage, true),
     ),
-    // Alone: whether the client is on this machine is asked in every namespace, and all other scenarios have
+    // Alone: rsttrace searches every namespace for the client, and the other scenarios together have
     // hundreds.
     ipvs(
         "ipvs_server_removed_remote_ends",
@@ -54,12 +54,12 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| remove_between_remote_ends(stage, false),
     )
     .tracer(TracerUse::Own),
-    // IPVS holds as many connections as it may: the SYN is dropped in silence. The service is there before the
-    // tracer, which would otherwise not know where to look.
+    // IPVS has its maximum of connections, and the SYN is dropped without an answer. The service is added before the
+    // tracer starts, because otherwise the tracer would not know which namespace to check.
     ipvs("retransmission_timeout_ipvs_conn_max", |net| Expect::one(full(net)), fill_table)
         .needs(&[Need::Ipvs, Need::IpvsConnMax])
         .tracer(TracerUse::Late),
-    // Added again before the next retry: that gets through.
+    // The server is added again before the next retransmission, which then succeeds.
     ipvs(
         "near_miss_ipvs_server_added_again",
         |_| Expect::nothing(),
@@ -108,7 +108,7 @@ fn dropped(net: Net) -> Incident {
         .first_fix("drain_before_removal", "kube-proxy")
 }
 
-fn reset_after(stage: &Stage<'_>, command: &str) -> Result<Witness> {
+fn reset_after(stage: &Stage<'_>, command: &str) -> Result<Observed> {
     let node = stage.lab.node()?;
     let connection = Connection::tracked(stage, NEVER)?;
     node.sysctl("net/ipv4/vs/expire_nodest_conn", 1)?;
@@ -117,7 +117,7 @@ fn reset_after(stage: &Stage<'_>, command: &str) -> Result<Witness> {
     connection.client_writes(stage)
 }
 
-fn clear_and_keep(stage: &Stage<'_>, another: bool) -> Result<Witness> {
+fn clear_and_keep(stage: &Stage<'_>, another: bool) -> Result<Observed> {
     let node = stage.lab.node()?;
     stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", RETRIES)?;
     let connection = Connection::tracked(stage, NEVER)?;
@@ -129,7 +129,7 @@ fn clear_and_keep(stage: &Stage<'_>, another: bool) -> Result<Witness> {
     connection.client_writes(stage)
 }
 
-fn fill_table(stage: &Stage<'_>) -> Result<Witness> {
+fn fill_table(stage: &Stage<'_>) -> Result<Observed> {
     let (net, at, node) = (stage.net, stage.lab.client()?, stage.lab.node()?);
     at.sysctl("net/ipv4/tcp_syn_retries", 1)?;
     serve(stage, net.vip(PORT), &[net.server(PORT)], NEVER)?;
@@ -138,12 +138,12 @@ fn fill_table(stage: &Stage<'_>) -> Result<Witness> {
     (stage.start_tracer)()?;
     node.sysctl("net/ipv4/vs/conn_max", 1)?;
     let errno = try_connect(at, net.client(CLIENT), net.vip(PORT))?.err();
-    Ok(Witness::errno(errno.context("IPVS made one connection too many")?))
+    Ok(Observed::errno(errno.context("IPVS made more connections than conn_max")?))
 }
 
-/// Both ends are addresses that this machine does not have; their packets reach the namespaces beside the node
-/// and are written by hand there.
-fn remove_between_remote_ends(stage: &Stage<'_>, add_again: bool) -> Result<Witness> {
+/// This machine does not have the addresses of the two ends. Their packets are routed to the namespaces next to the
+/// node, where raw sockets send and receive them.
+fn remove_between_remote_ends(stage: &Stage<'_>, add_again: bool) -> Result<Observed> {
     let (net, node) = (stage.net, stage.lab.node()?);
     let (client, server) = (net.remote_client(CLIENT), net.remote(PORT));
     for (end, via) in [(client, net.client(0)), (server, net.server(0))] {
@@ -168,8 +168,8 @@ fn remove_between_remote_ends(stage: &Stage<'_>, add_again: bool) -> Result<Witn
     if add_again {
         node.run(&format!("ipvsadm -a -t {service} -r {server} -m"))?;
     }
-    // As a sender with a retransmission timeout of 400 ms, its wait doubled each time: what is found out after one
-    // retry is told with the next.
+    // Like a sender with a retransmission timeout of 400 ms that doubles each time: rsttrace reports what it learns
+    // after one retransmission with the next one.
     for wait in [400, 800, 1600, 3200, 6400] {
         thread::sleep(Duration::from_millis(wait));
         retry()?;
@@ -178,5 +178,5 @@ fn remove_between_remote_ends(stage: &Stage<'_>, add_again: bool) -> Result<Witn
         far.await_segment("the retry", |it| it.seq == seq.wrapping_add(1))?;
     }
     stage.keep_alive((near, far));
-    Ok(Witness::default())
+    Ok(Observed::default())
 }

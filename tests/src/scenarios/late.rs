@@ -1,11 +1,11 @@
-//! What happened before anybody looked: who called whom, and flows that are older than the tracer.
+//! Events before the tracer started: which end is the client, and flows that are older than the tracer.
 
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Result;
 
 use super::{
-    CLIENT, PORT, Pair, Scenario, Stage, TracerUse, Witness, conntrack,
+    CLIENT, Observed, PORT, Pair, Scenario, Stage, TracerUse, conntrack,
     ipvs::{Connection, NEEDS, NEVER, TIMEOUT, serve, track, wait_expired},
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     lab::{Net, Role, Topology},
 };
 
-/// Both are ephemeral, and the larger one is the server's.
+/// Both ports are ephemeral, and the larger one is the server's.
 const CALLER: u16 = 33_001;
 const CALLED: u16 = 55_001;
 
@@ -28,7 +28,7 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(aborted(net)),
         abort_between_ephemeral_ports,
     )
-    // Beside the others a guest may take longer to list its listeners than a verdict waits.
+    // In parallel with others, a guest may need longer to list its listeners than a verdict waits.
     .tracer(TracerUse::Own),
     balanced(
         "ipvs_idle_expired_started_late",
@@ -43,7 +43,7 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(expired(net).victim("destination", "ECONNRESET").netns(&[Role::Server])),
         |stage| server_writes(stage, expire_unseen(stage)?),
     ),
-    // The server's own socket tells which of the two it was.
+    // The server's own socket shows which of the two servers it was.
     Scenario::new(
         "ipvs_idle_expired_started_late_two_backends",
         Topology::RoutedTwo,
@@ -52,7 +52,7 @@ pub const SCENARIOS: &[Scenario] = &[
     )
     .needs(NEEDS)
     .tracer(TracerUse::Late),
-    // Its entry was ended long before it was idle for as long as the limit.
+    // The entry was deleted long before the idle time reached the limit.
     balanced(
         "near_miss_started_late_ipvs_young",
         |net| Expect::one(young(net)),
@@ -82,19 +82,23 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(gone(net)),
         |stage| forget_unseen(stage, false),
     ),
-    // The client has seen the FIN of the very server that listens there.
+    // The client has seen the FIN of the server that still listens there.
     direct(
         "near_miss_started_late_closed_not_wrong_backend",
         |net| Expect::one(gone(net)),
         |stage| forget_unseen(stage, true),
     ),
-    direct("keepalive_exhausted_started_late", |net| Expect::one(silent(net)), exhaust_keepalive),
+    direct(
+        "keepalive_exhausted_started_late",
+        |net| Expect::one(unanswered(net)),
+        exhaust_keepalive,
+    ),
 ];
 
 const fn balanced(
     name: &'static str,
     expect: fn(Net) -> Expect,
-    provoke: fn(&Stage<'_>) -> Result<Witness>,
+    provoke: fn(&Stage<'_>) -> Result<Observed>,
 ) -> Scenario {
     Scenario::new(name, Topology::Routed, expect, provoke).needs(NEEDS).tracer(TracerUse::Late)
 }
@@ -102,7 +106,7 @@ const fn balanced(
 const fn tracked(
     name: &'static str,
     expect: fn(Net) -> Expect,
-    provoke: fn(&Stage<'_>) -> Result<Witness>,
+    provoke: fn(&Stage<'_>) -> Result<Observed>,
 ) -> Scenario {
     Scenario::new(name, Topology::Routed, expect, provoke)
         .needs(conntrack::NEEDS)
@@ -112,12 +116,12 @@ const fn tracked(
 const fn direct(
     name: &'static str,
     expect: fn(Net) -> Expect,
-    provoke: fn(&Stage<'_>) -> Result<Witness>,
+    provoke: fn(&Stage<'_>) -> Result<Observed>,
 ) -> Scenario {
     Scenario::direct(name, expect, provoke).tracer(TracerUse::Late)
 }
 
-/// Only arithmetic is left: the idle time, and the limit that the node still has.
+/// The only evidence left: the idle time, and the limit that the node still has.
 fn expired(net: Net) -> Incident {
     Incident::new("ipvs_idle_expired", net.client(CLIENT), net.vip(PORT))
         .inferred()
@@ -129,7 +133,7 @@ fn expired(net: Net) -> Incident {
         .first_fix("keepalive_below_limit", "application")
 }
 
-/// That it was lost is certain, and that it was no timer; what took it was not seen.
+/// The entry is certainly lost, and not by a timer; what deleted it was not seen.
 fn young(net: Net) -> Incident {
     Incident::new("unknown", net.client(CLIENT), net.vip(PORT))
         .or_cause("ipvs_server_removed")
@@ -137,7 +141,7 @@ fn young(net: Net) -> Incident {
         .idle()
 }
 
-/// What is left: the silence, the limit, and the entry that the server's packet made.
+/// The evidence left: the idle time, the limit, and the entry that the server's packet created.
 fn nat_expired(net: Net) -> Incident {
     Incident::new("conntrack_idle_expired", net.client(CLIENT), net.vip(PORT))
         .inferred()
@@ -146,7 +150,7 @@ fn nat_expired(net: Net) -> Incident {
         .idle()
 }
 
-/// It was deleted, unseen: no timer did it.
+/// The entry was deleted before the tracer started, not by a timer.
 fn nat_gone(net: Net) -> Incident {
     Incident::new("unknown", net.client(CLIENT), net.vip(PORT))
         .victim("destination", "ECONNRESET")
@@ -166,7 +170,7 @@ fn gone(net: Net) -> Incident {
         .origin("local_stack")
 }
 
-fn silent(net: Net) -> Incident {
+fn unanswered(net: Net) -> Incident {
     Incident::new("keepalive_exhausted", net.client(CLIENT), net.server(PORT))
         .observed()
         .victim("source", "ETIMEDOUT")
@@ -180,7 +184,7 @@ fn aborted(net: Net) -> Incident {
         .origin("local_socket")
 }
 
-fn abort_between_ephemeral_ports(stage: &Stage<'_>) -> Result<Witness> {
+fn abort_between_ephemeral_ports(stage: &Stage<'_>) -> Result<Observed> {
     let net = stage.net;
     let listener = listen(stage.lab.server()?, net.server(CALLED))?;
     let client = connect(stage.lab.client()?, net.client(CALLER), net.server(CALLED))?;
@@ -191,10 +195,10 @@ fn abort_between_ephemeral_ports(stage: &Stage<'_>) -> Result<Witness> {
     let errno = wait_error(&client)?;
     stage.keep(listener);
     stage.keep(client);
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }
 
-/// A connection whose entry expired before the tracer came.
+/// A connection whose entry expired before the tracer started.
 fn expire_unseen(stage: &Stage<'_>) -> Result<Connection> {
     let connection = Connection::tracked(stage, TIMEOUT)?;
     wait_expired(stage, CLIENT)?;
@@ -202,7 +206,7 @@ fn expire_unseen(stage: &Stage<'_>) -> Result<Connection> {
     Ok(connection)
 }
 
-/// The same, but its entry went with its server, who came back.
+/// A connection whose entry was deleted with its server; the server was added again.
 fn lose_entry(stage: &Stage<'_>) -> Result<Connection> {
     let (vip, server) = (stage.net.vip(PORT), stage.net.server(PORT));
     let node = stage.lab.node()?;
@@ -215,15 +219,15 @@ fn lose_entry(stage: &Stage<'_>) -> Result<Connection> {
     Ok(connection)
 }
 
-fn server_writes(stage: &Stage<'_>, connection: Connection) -> Result<Witness> {
+fn server_writes(stage: &Stage<'_>, connection: Connection) -> Result<Observed> {
     let idle = connection.idle_since.elapsed();
     send(&connection.server, "you have been idle\n")?;
     let errno = wait_error(&connection.server)?;
     connection.keep(stage);
-    Ok(Witness { idle: Some(idle), ..Witness::errno(errno) })
+    Ok(Observed { idle: Some(idle), ..Observed::errno(errno) })
 }
 
-fn one_of_two(stage: &Stage<'_>) -> Result<Witness> {
+fn one_of_two(stage: &Stage<'_>) -> Result<Observed> {
     let net = stage.net;
     let backends: [SocketAddr; 2] = [net.server(PORT), net.spare(PORT)];
     track(stage)?;
@@ -236,12 +240,12 @@ fn one_of_two(stage: &Stage<'_>) -> Result<Witness> {
     wait_expired(stage, CLIENT)?;
     (stage.start_tracer)()?;
     stage.keep(other);
-    let witness = Connection { listener, client, server, idle_since }.client_writes(stage)?;
-    Ok(Witness { nat: Some(backends[chosen]), ..witness })
+    let observed = Connection { listener, client, server, idle_since }.client_writes(stage)?;
+    Ok(Observed { nat: Some(backends[chosen]), ..observed })
 }
 
-/// A NAT entry that is gone when the tracer comes: it expired and a dump reaped it, or it was deleted.
-fn lose_nat_entry(stage: &Stage<'_>, expire: bool) -> Result<Witness> {
+/// The NAT entry is gone before the tracer starts: it expired and a dump removed it, or it was deleted.
+fn lose_nat_entry(stage: &Stage<'_>, expire: bool) -> Result<Observed> {
     let node = stage.lab.node()?;
     if expire {
         conntrack::shorten_timeout(stage)?;
@@ -256,11 +260,11 @@ fn lose_nat_entry(stage: &Stage<'_>, expire: bool) -> Result<Witness> {
     }
     (stage.start_tracer)()?;
     let idle = connection.idle_since.elapsed();
-    Ok(Witness { idle: Some(idle), ..connection.server_writes(stage)? })
+    Ok(Observed { idle: Some(idle), ..connection.server_writes(stage)? })
 }
 
-/// TIME_WAIT or FIN_WAIT2 is all that is left of the server's side.
-fn close_unseen(stage: &Stage<'_>) -> Result<Witness> {
+/// Only TIME_WAIT or FIN_WAIT2 is left of the server's side.
+fn close_unseen(stage: &Stage<'_>) -> Result<Observed> {
     let Pair { client, server } = stage.open_and_talk(stage.net)?;
     drop(server);
     receive_end(&client)?;
@@ -268,11 +272,11 @@ fn close_unseen(stage: &Stage<'_>) -> Result<Witness> {
     send(&client, "SELECT 2;\n")?;
     let errno = wait_error(&client)?;
     stage.keep(client);
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }
 
-/// Not even that is left.
-fn forget_unseen(stage: &Stage<'_>, still_listening: bool) -> Result<Witness> {
+/// Nothing is left of the server's side, not even FIN_WAIT2.
+fn forget_unseen(stage: &Stage<'_>, still_listening: bool) -> Result<Observed> {
     let net = stage.net;
     let host = stage.lab.server()?;
     host.sysctl("net/ipv4/tcp_fin_timeout", 1)?;
@@ -292,10 +296,10 @@ fn forget_unseen(stage: &Stage<'_>, still_listening: bool) -> Result<Witness> {
     send(&client, "SELECT 2;\n")?;
     let errno = wait_error(&client)?;
     stage.keep(client);
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }
 
-fn exhaust_keepalive(stage: &Stage<'_>) -> Result<Witness> {
+fn exhaust_keepalive(stage: &Stage<'_>) -> Result<Observed> {
     let pair = stage.open_and_talk(stage.net)?;
     (stage.start_tracer)()?;
     keepalive(&pair.client, Duration::from_secs(1), Duration::from_secs(1), 2)?;

@@ -1,4 +1,4 @@
-//! Every cause, provoked for real, and the cases that look like it and are not.
+//! Scenarios that provoke every cause with real connections, and near misses that look like a cause but are not.
 
 mod application;
 mod article;
@@ -41,22 +41,22 @@ use crate::{
     lab::{Lab, Net, Topology},
 };
 
-/// The service's port, unless it matters.
+/// The service's port, unless a scenario needs another one.
 pub const PORT: u16 = 3306;
-/// The client's port, so that the tuple is known beforehand.
+/// The client's port; fixed, so that the tuple is known in advance.
 pub const CLIENT: u16 = 40_001;
 
 pub use closing::own_socket;
 
 pub struct Scenario {
-    /// A cause of the contract, or one with a variant behind it.
+    /// A cause of the contract, possibly followed by a variant.
     pub name: &'static str,
     pub topology: Topology,
     pub tracer: TracerUse,
     pub needs: &'static [Need],
-    /// What must be printed. Written without knowledge of any output.
+    /// The expected incidents, written without knowledge of any output.
     pub expect: fn(Net) -> Expect,
-    pub provoke: fn(&Stage<'_>) -> Result<Witness>,
+    pub provoke: fn(&Stage<'_>) -> Result<Observed>,
 }
 
 impl Scenario {
@@ -64,16 +64,16 @@ impl Scenario {
         name: &'static str,
         topology: Topology,
         expect: fn(Net) -> Expect,
-        provoke: fn(&Stage<'_>) -> Result<Witness>,
+        provoke: fn(&Stage<'_>) -> Result<Observed>,
     ) -> Self {
         Self { name, topology, tracer: TracerUse::Shared, needs: &[], expect, provoke }
     }
 
-    /// A client and a server, with nothing in between.
+    /// A scenario with a client and a server on one link.
     const fn direct(
         name: &'static str,
         expect: fn(Net) -> Expect,
-        provoke: fn(&Stage<'_>) -> Result<Witness>,
+        provoke: fn(&Stage<'_>) -> Result<Observed>,
     ) -> Self {
         Self::new(name, Topology::Direct, expect, provoke)
     }
@@ -94,18 +94,18 @@ impl Scenario {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TracerUse {
-    /// Runs beside the other scenarios, under one tracer.
+    /// Runs in parallel with other scenarios, under one tracer.
     Shared,
-    /// Changes what all namespaces share; runs alone.
+    /// Changes settings that all namespaces share; runs alone.
     Own,
     /// The tracer may not use kprobes, as on a kernel without them; runs alone.
     NoKprobes,
-    /// Starts the tracer itself, in the middle; runs alone.
+    /// Starts the tracer itself, during the scenario; runs alone.
     Late,
 }
 
 impl TracerUse {
-    /// What the tracer is started with.
+    /// The tracer's extra arguments.
     pub fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::NoKprobes => &["--no-kprobes"],
@@ -114,10 +114,10 @@ impl TracerUse {
     }
 }
 
-/// What must not end before the verdict has fallen.
+/// Something that must stay open until the verdict.
 pub type Kept = Box<dyn Any + Send>;
 
-/// Where a scenario plays.
+/// The environment of a scenario.
 pub struct Stage<'a> {
     pub net: Net,
     pub lab: &'a Lab,
@@ -130,17 +130,17 @@ impl<'a> Stage<'a> {
         Self { net, lab, start_tracer, kept: RefCell::default() }
     }
 
-    /// Keeps a socket open until the verdict has fallen: closing it would be one more event.
+    /// Keeps a socket open until the verdict, because closing it would be another event.
     pub fn keep(&self, socket: impl Into<OwnedFd>) {
         self.keep_alive(socket.into());
     }
 
-    /// The same for anything else.
+    /// As [`Stage::keep`], for any other value.
     pub fn keep_alive(&self, thing: impl Any + Send) {
         self.kept.borrow_mut().push(Box::new(thing));
     }
 
-    /// From here on the server receives nothing, and nobody is told.
+    /// From now on, the server drops every TCP packet that arrives, without an answer.
     pub fn cut_path(&self) -> Result<()> {
         self.lab.server()?.nft(
             "table inet cut {
@@ -149,11 +149,12 @@ impl<'a> Stage<'a> {
         )
     }
 
-    pub fn mend_path(&self) -> Result<()> {
+    /// Undoes [`Stage::cut_path`].
+    pub fn restore_path(&self) -> Result<()> {
         self.lab.server()?.nft("delete table inet cut")
     }
 
-    /// A connection straight to the server, on which nothing has been said.
+    /// A connection directly to the server, without data.
     pub fn open(&self, net: Net) -> Result<Pair> {
         let listener = listen(self.lab.server()?, net.server(PORT))?;
         let client = connect(self.lab.client()?, net.client(CLIENT), net.server(PORT))?;
@@ -162,7 +163,7 @@ impl<'a> Stage<'a> {
         Ok(Pair { client, server })
     }
 
-    /// The same after a question and its answer.
+    /// A connection directly to the server, after a query and its answer.
     pub fn open_and_talk(&self, net: Net) -> Result<Pair> {
         let pair = self.open(net)?;
         talk(&pair.client, &pair.server)?;
@@ -181,30 +182,30 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// The client's socket ends in an error; neither is closed.
-    fn client_fails(self, stage: &Stage<'_>) -> Result<Witness> {
+    /// Waits for the error of the client's socket; keeps both sockets open.
+    fn client_fails(self, stage: &Stage<'_>) -> Result<Observed> {
         let errno = wait_error(&self.client)?;
         stage.keep(self.client);
         stage.keep(self.server);
-        Ok(Witness::errno(errno))
+        Ok(Observed::errno(errno))
     }
 }
 
-/// What the actors saw.
+/// What the scenario's own programs measured.
 #[derive(Clone, Debug, Default)]
-pub struct Witness {
+pub struct Observed {
     pub errno: Option<Errno>,
     /// How long the connection was idle when its next packet was sent.
     pub idle: Option<Duration>,
     /// The back end that a scheduler chose.
     pub nat: Option<SocketAddr>,
-    /// The process at an end (`source`, `destination`).
+    /// The end (`source`, `destination`) and its process.
     pub pids: Vec<(&'static str, u32)>,
-    /// The client whose connection it was, where chance decides.
+    /// The client of the broken connection, where it is random which one breaks.
     pub source: Option<SocketAddr>,
 }
 
-impl Witness {
+impl Observed {
     pub fn errno(errno: Errno) -> Self {
         Self { errno: Some(errno), ..Self::default() }
     }

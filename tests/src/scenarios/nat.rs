@@ -1,11 +1,11 @@
-//! Translated connections whose entry is there and does not apply, is taken away, or cannot be made.
+//! Translated connections whose entry does not match a packet, is deleted, or cannot be created.
 
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{
-    CLIENT, PORT, Pair, Scenario, Stage, TracerUse, Witness, capacity::Limit, conntrack::translate,
+    CLIENT, Observed, PORT, Pair, Scenario, Stage, TracerUse, capacity::Limit, conntrack::translate,
 };
 use crate::{
     actor::{
@@ -21,10 +21,10 @@ use crate::{
 const COUNT: &str = "net/netfilter/nf_conntrack_count";
 /// The one port that NAT may use.
 const ONLY_PORT: u16 = 50_000;
-/// Beyond any window that the ends can have agreed on (64 KiB, scaled by 2^14: RFC 7323 2.3).
+/// Beyond any window that the ends can have negotiated (64 KiB, scaled by 2^14: RFC 7323 2.3).
 pub const FAR: u32 = 1 << 30;
-/// What the server has said when `talk` is over, bytes.
-pub const SAID: u32 = 22;
+/// The number of bytes that the server has sent at the end of `talk`.
+pub const SENT: u32 = 22;
 
 pub const SCENARIOS: &[Scenario] = &[
     nat("conntrack_invalid", |net| Expect::one(invalid(net)), |stage| beyond_window(stage, false)),
@@ -49,7 +49,7 @@ pub const SCENARIOS: &[Scenario] = &[
 const fn nat(
     name: &'static str,
     expect: fn(Net) -> Expect,
-    provoke: fn(&Stage<'_>) -> Result<Witness>,
+    provoke: fn(&Stage<'_>) -> Result<Observed>,
 ) -> Scenario {
     Scenario::new(name, Topology::Routed, expect, provoke).needs(&[Need::Conntrack])
 }
@@ -87,9 +87,9 @@ fn evicted(net: Net) -> Incident {
         .first_fix("raise_conntrack_max", "node")
 }
 
-/// A segment from the server, far outside the window: INVALID and not translated, unless conntrack is
-/// told to be liberal.
-fn beyond_window(stage: &Stage<'_>, liberal: bool) -> Result<Witness> {
+/// A segment from the server, far outside the window. conntrack classifies it as INVALID and does not
+/// translate it, unless nf_conntrack_tcp_be_liberal is set.
+fn beyond_window(stage: &Stage<'_>, liberal: bool) -> Result<Observed> {
     let net = stage.net;
     let (server_side, service) = (stage.lab.server()?, net.server(PORT));
     stage.lab.node()?.sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", u8::from(liberal))?;
@@ -102,19 +102,19 @@ fn beyond_window(stage: &Stage<'_>, liberal: bool) -> Result<Witness> {
     talk(&client, &server)?;
     let SocketAddr::V4(to) = net.client(CLIENT) else { bail!("the client is not IPv4") };
     let last = wire.await_segment("the client's last ACK", |it| {
-        it.has(ACK) && it.ack == made.ack.wrapping_add(SAID)
+        it.has(ACK) && it.ack == made.ack.wrapping_add(SENT)
     })?;
     wire.send(to, last.ack.wrapping_add(FAR), last.seq, ACK | PSH)?;
-    let witness = if liberal {
+    let observed = if liberal {
         wire.await_segment("the client's answer", |it| it.ack == last.ack && it.seq == last.seq)?;
-        Witness::default()
+        Observed::default()
     } else {
-        Witness::errno(wait_error(&server)?)
+        Observed::errno(wait_error(&server)?)
     };
     stage.keep(listener);
     stage.keep(client);
     stage.keep(server);
-    Ok(witness)
+    Ok(observed)
 }
 
 pub fn postrouting(stage: &Stage<'_>, statement: &str) -> Result<()> {
@@ -133,8 +133,8 @@ fn wait_flushed(stage: &Stage<'_>) -> Result<()> {
     wait_until(PATIENCE, "the flush of the entries", || Ok(node.sysctl_value(COUNT)? == 0))
 }
 
-/// The address that the connection is masqueraded as goes away, and another one takes its place.
-fn change_address(stage: &Stage<'_>) -> Result<Witness> {
+/// The address that the connection is masqueraded as is deleted, and another one is added.
+fn change_address(stage: &Stage<'_>) -> Result<Observed> {
     let net = stage.net;
     postrouting(stage, "masquerade")?;
     let Pair { client, server } = stage.open_and_talk(net)?;
@@ -148,8 +148,8 @@ fn change_address(stage: &Stage<'_>) -> Result<Witness> {
     Pair { client, server }.client_fails(stage)
 }
 
-/// The entries are flushed all the same, but the next packet is given the same address and port.
-fn bounce_link(stage: &Stage<'_>) -> Result<Witness> {
+/// The entries are flushed too, but the next packet gets the same address and port.
+fn bounce_link(stage: &Stage<'_>) -> Result<Observed> {
     postrouting(stage, "masquerade")?;
     let Pair { client, server } = stage.open_and_talk(stage.net)?;
     wait_acknowledged(stage.lab.server()?, CLIENT)?;
@@ -161,23 +161,23 @@ fn bounce_link(stage: &Stage<'_>) -> Result<Witness> {
     receive(&server, "SELECT 2;\n")?;
     stage.keep(client);
     stage.keep(server);
-    Ok(Witness::default())
+    Ok(Observed::default())
 }
 
-fn exhaust_ports(stage: &Stage<'_>) -> Result<Witness> {
+fn exhaust_ports(stage: &Stage<'_>) -> Result<Observed> {
     let (net, at) = (stage.net, stage.lab.client()?);
     at.sysctl("net/ipv4/tcp_syn_retries", 1)?;
     postrouting(stage, &format!("masquerade to :{ONLY_PORT}-{ONLY_PORT}"))?;
     let listener = listen(stage.lab.server()?, net.server(PORT))?;
     let holder = connect(at, net.client(CLIENT + 1), net.server(PORT))?;
     let errno = try_connect(at, net.client(CLIENT), net.server(PORT))?.err();
-    let errno = errno.context("the connection was made with a port that is taken")?;
+    let errno = errno.context("the connection was made with a port that is in use")?;
     stage.keep(listener);
     stage.keep(holder);
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }
 
-/// One service, whose connections go to the one server and to the other in turn.
+/// One service, whose connections go alternately to two servers.
 pub fn serve_by_turns(stage: &Stage<'_>) -> Result<()> {
     let (one, other) = (stage.net.server(PORT), stage.net.spare(PORT));
     translate(stage, &format!("numgen inc mod 2 map {{ 0 : {}, 1 : {} }}", one.ip(), other.ip()))?;
@@ -186,14 +186,14 @@ pub fn serve_by_turns(stage: &Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A connection of which the node never sees the handshake's last ACK.
+/// A connection whose handshake's last ACK does not reach the node.
 pub struct HalfOpen {
     pub client: TcpStream,
-    /// The command that finds its entry.
+    /// The command that looks its entry up.
     pub entry: String,
 }
 
-/// The client's acknowledgements are heard again.
+/// The nftables command that lets the client's ACKs pass again.
 pub const UNMUTE: &str = "delete table inet mute";
 
 impl HalfOpen {
@@ -215,19 +215,19 @@ impl HalfOpen {
     }
 }
 
-/// The node never sees the handshake's last ACK, so the entry stays half open, the only kind that a full
-/// table evicts. Picked up again, the connection goes to the other server.
-fn evict_half_open(stage: &Stage<'_>) -> Result<Witness> {
+/// The node never sees the handshake's last ACK, so the entry stays half open, the only kind of TCP entry that a
+/// full table evicts. conntrack then picks the connection up again and sends it to the other server.
+fn evict_half_open(stage: &Stage<'_>) -> Result<Observed> {
     const FILLERS: std::ops::Range<u16> = 10_000..30_000;
     let (net, lab) = (stage.net, stage.lab);
     serve_by_turns(stage)?;
-    // Sent again after the eviction, the SYN|ACK would be one more story.
+    // A SYN|ACK that is retransmitted after the eviction would have other effects.
     lab.server()?.sysctl("net/ipv4/tcp_synack_retries", 0)?;
     let (client_side, node) = (lab.client()?, lab.node()?);
     let HalfOpen { client, entry } = HalfOpen::connect(stage, CLIENT)?;
 
-    // `early_drop` looks at eight buckets only (NF_CT_EVICTION_RANGE): in a small table one try of many
-    // meets the entry.
+    // `early_drop` searches eight buckets only (NF_CT_EVICTION_RANGE): in a small table one of many tries
+    // finds the entry.
     let limits = [Limit::buckets(512)?, Limit::max(node.sysctl_value(COUNT)? + 4)?];
     let filler = client_side.enter(|| Ok(UdpSocket::bind(net.client(0))?))?;
     let mut ports = FILLERS;
@@ -244,5 +244,5 @@ fn evict_half_open(stage: &Stage<'_>) -> Result<Witness> {
     send(&client, "SELECT 2;\n")?;
     let errno = wait_error(&client)?;
     stage.keep(client);
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }

@@ -1,17 +1,17 @@
-//! Who is named as the owner of a socket, when it is not there any more to be looked at. The tracer stands still while
-//! the program at one end closes, so that it never finds a descriptor.
+//! The process that rsttrace names as the owner of a socket that no longer exists. The tracer is stopped while the
+//! program at one end closes, so that it never finds a descriptor.
 
 use std::{fs, net::TcpStream, path::Path, process};
 
 use anyhow::{Context, Result};
 use rustix::io::Errno;
 
-use super::{CLIENT, PORT, Scenario, Stage, TracerUse, Witness};
+use super::{CLIENT, Observed, PORT, Scenario, Stage, TracerUse};
 use crate::{
     actor::{abort_on_close, accept, connect, listen},
     expect::{Expect, Incident, Owner},
     lab::Net,
-    program::{End, Program, talk, while_the_tracer_sleeps},
+    program::{End, Program, talk, while_the_tracer_is_stopped},
     tools,
 };
 
@@ -67,12 +67,12 @@ pub const SCENARIOS: &[Scenario] = &[
 const fn alone(
     name: &'static str,
     expect: fn(Net) -> Expect,
-    provoke: fn(&Stage<'_>) -> Result<Witness>,
+    provoke: fn(&Stage<'_>) -> Result<Observed>,
 ) -> Scenario {
     Scenario::direct(name, expect, provoke).tracer(TracerUse::Own)
 }
 
-/// This program aborts a connection whose other end is another program's.
+/// This program aborts a connection whose other end belongs to another program.
 fn aborted(net: Net, victim: &'static str) -> Incident {
     Incident::new("linger_zero", net.client(CLIENT), net.server(PORT))
         .observed()
@@ -80,13 +80,13 @@ fn aborted(net: Net, victim: &'static str) -> Incident {
         .origin("local_socket")
 }
 
-/// Starts a client that will act on its error as `then` says, up to its connection; this is the server.
+/// Starts a client that reacts to its error as in `then`, and accepts its connection; this program is the server.
 fn client(stage: &Stage<'_>, then: &[&str]) -> Result<(Program, TcpStream)> {
     let net = stage.net;
     let listener = listen(stage.lab.server()?, net.server(PORT))?;
     let client = start(stage, stage.lab.client()?.name(), "client", then)?;
     let (mut client, server) = join(client, || accept(&listener))?;
-    client.tell()?;
+    client.next_step()?;
     stage.keep(listener);
     Ok((client, server))
 }
@@ -101,50 +101,50 @@ fn join(
     mut client: Program,
     accept: impl FnOnce() -> Result<TcpStream>,
 ) -> Result<(Program, TcpStream)> {
-    client.tell()?;
+    client.next_step()?;
     let server = accept()?;
     talk(&server, End::Server)?;
     client.expect("connected")?;
     Ok((client, server))
 }
 
-/// Aborts this end; the other one's error.
+/// Aborts this end; returns the other end's error.
 fn abort(stream: TcpStream, other: &mut Program) -> Result<Errno> {
     abort_on_close(&stream)?;
     drop(stream);
     other.errno()
 }
 
-/// The reset is received in softirq while this program runs: a bystander, as far as the client is concerned.
-fn client_closes_at_once(stage: &Stage<'_>) -> Result<Witness> {
+/// The RST is received in softirq while this program runs, which is not the owner of the client's socket.
+fn client_closes_at_once(stage: &Stage<'_>) -> Result<Observed> {
     let (mut client, server) = client(stage, &["close"])?;
-    let errno = while_the_tracer_sleeps(|| abort(server, &mut client))?;
+    let errno = while_the_tracer_is_stopped(|| abort(server, &mut client))?;
     let pids = vec![("source", client.pid()), ("destination", process::id())];
     stage.keep_alive(client);
-    Ok(Witness { pids, ..Witness::errno(errno) })
+    Ok(Observed { pids, ..Observed::errno(errno) })
 }
 
-fn server_closes_at_once(stage: &Stage<'_>) -> Result<Witness> {
+fn server_closes_at_once(stage: &Stage<'_>) -> Result<Observed> {
     let net = stage.net;
     let mut server = start(stage, stage.lab.server()?.name(), "server", &["close"])?;
     server.expect("listening")?;
     let client = connect(stage.lab.client()?, net.client(CLIENT), net.server(PORT))?;
     talk(&client, End::Client)?;
     server.expect("connected")?;
-    server.tell()?;
-    let errno = while_the_tracer_sleeps(|| abort(client, &mut server))?;
+    server.next_step()?;
+    let errno = while_the_tracer_is_stopped(|| abort(client, &mut server))?;
     let pids = vec![("source", process::id()), ("destination", server.pid())];
     stage.keep_alive(server);
-    Ok(Witness { pids, ..Witness::errno(errno) })
+    Ok(Observed { pids, ..Observed::errno(errno) })
 }
 
-fn older_client(stage: &Stage<'_>) -> Result<Witness> {
+fn older_client(stage: &Stage<'_>) -> Result<Observed> {
     let (mut client, server) = client(stage, &["hold"])?;
     (stage.start_tracer)()?;
     let errno = abort(server, &mut client)?;
     let pids = vec![("source", client.pid()), ("destination", process::id())];
     stage.keep_alive(client);
-    Ok(Witness { pids, ..Witness::errno(errno) })
+    Ok(Observed { pids, ..Observed::errno(errno) })
 }
 
 /// The pod in which the client runs: uid, container, namespace, name.
@@ -155,9 +155,9 @@ const POD: [&str; 4] = [
     "orders-api-7c9",
 ];
 
-/// A timer ends the connection, on whatever processor and in whatever task; and nothing is left of the client by the
-/// time the tracer looks, but the files of its node.
-fn client_exits_at_once(stage: &Stage<'_>) -> Result<Witness> {
+/// A timer ends the connection, on any processor and in the context of any task. When the tracer looks the client up,
+/// only the files of its node are left.
+fn client_exits_at_once(stage: &Stage<'_>) -> Result<Observed> {
     let net = stage.net;
     let listener = listen(stage.lab.server()?, net.server(PORT))?;
     let netns = stage.lab.client()?.name();
@@ -166,18 +166,18 @@ fn client_exits_at_once(stage: &Stage<'_>) -> Result<Witness> {
     let pids = vec![("source", client.pid())];
     let (mut client, server) = join(client, || accept(&listener))?;
     stage.cut_path()?;
-    client.tell()?;
-    let errno = while_the_tracer_sleeps(|| {
+    client.next_step()?;
+    let errno = while_the_tracer_is_stopped(|| {
         let errno = client.errno()?;
         client.wait()?;
         Ok(errno)
     })?;
     stage.keep(listener);
     stage.keep(server);
-    Ok(Witness { pids, ..Witness::errno(errno) })
+    Ok(Observed { pids, ..Observed::errno(errno) })
 }
 
-/// What a kubelet and a container runtime leave on a node, for one pod; removed again on drop.
+/// The files that a kubelet and a container runtime create on a node for one pod; removed on drop.
 struct Node {
     cgroups: [String; 3],
     logs: String,

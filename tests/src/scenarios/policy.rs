@@ -1,10 +1,10 @@
-//! Somebody decided that the connection shall end.
+//! Connections that an operator or a policy ends.
 
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 
-use super::{CLIENT, PORT, Pair, Scenario, Stage, Witness, conntrack::translate};
+use super::{CLIENT, Observed, PORT, Pair, Scenario, Stage, conntrack::translate};
 use crate::{
     actor::{accept, connect, listen, send, talk, try_connect, wait_retransmissions},
     expect::{Expect, Incident},
@@ -43,14 +43,14 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(refused(net.v6())),
         |stage| refuse_by_nft(stage, stage.net.v6()),
     ),
-    // An established connection takes an ICMP error for a passing trouble, until its retries end.
+    // An established connection treats an ICMP error as temporary until its retransmissions are exhausted.
     Scenario::new(
         "firewall_reject_icmp_midstream",
         Topology::Routed,
         |net| Expect::one(prohibited(net)),
         prohibit_midstream,
     ),
-    // The rule meets the packets after DNAT has changed them; their sender does not know that address.
+    // The rule matches the packets after DNAT; their sender does not know the translated address.
     Scenario::new(
         "firewall_reject_icmp_behind_dnat",
         Topology::Routed,
@@ -65,18 +65,18 @@ pub const SCENARIOS: &[Scenario] = &[
         prohibit_midstream_behind_dnat,
     )
     .needs(&[Need::Conntrack]),
-    // Nobody answers for a while before there is a rule: it is named, and not blamed.
+    // The peer has not answered for a while before the rule is added: rsttrace names the rule, but not as the cause.
     Scenario::new(
         "retransmission_timeout_before_the_rule",
         Topology::Routed,
         |net| Expect::one(dead_before_the_rule(net)),
         reject_a_dead_connection,
     ),
-    // The rule is about another port; nobody listens on this one.
+    // The rule is for another port; this one has no listener.
     Scenario::new(
         "near_miss_reject_rule_of_another_port",
         Topology::Routed,
-        |net| Expect::one(nobody_listens(net)),
+        |net| Expect::one(connection_refused(net)),
         refuse_beside_a_rule,
     ),
     Scenario::direct("socket_destroyed", |net| Expect::one(destroyed(net)), destroy),
@@ -89,7 +89,7 @@ fn rejected(net: Net) -> Incident {
         .origin("netfilter")
 }
 
-/// The program on the server gets ECONNABORTED, the client ECONNRESET; either is the incident's.
+/// The program on the server gets ECONNABORTED, the client ECONNRESET; the incident may have either error.
 fn destroyed(net: Net) -> Incident {
     Incident::new("socket_destroyed", net.client(CLIENT), net.server(PORT))
         .observed()
@@ -131,13 +131,13 @@ fn prohibited(net: Net) -> Incident {
     refused(net).victim("source", "EHOSTUNREACH").action("timeout")
 }
 
-fn nobody_listens(net: Net) -> Incident {
+fn connection_refused(net: Net) -> Incident {
     Incident::new("connection_refused", net.client(CLIENT), net.server(PORT))
         .victim("source", "ECONNREFUSED")
         .origin("local_stack")
 }
 
-/// A rule of the node for connections to a port; `reject` alone is an ICMP port unreachable.
+/// Adds a rule on the node for connections to a port; `reject` without `with` sends ICMP port unreachable.
 fn reject(stage: &Stage<'_>, port: u16, with: &str) -> Result<()> {
     stage.lab.node()?.nft(&format!(
         "table inet firewall {{
@@ -149,23 +149,23 @@ fn reject(stage: &Stage<'_>, port: u16, with: &str) -> Result<()> {
     ))
 }
 
-fn refuse(stage: &Stage<'_>, net: Net) -> Result<Witness> {
+fn refuse(stage: &Stage<'_>, net: Net) -> Result<Observed> {
     let refused = try_connect(stage.lab.client()?, net.client(CLIENT), net.server(PORT))?.err();
-    Ok(Witness::errno(refused.context("the connection was made in spite of the rule")?))
+    Ok(Observed::errno(refused.context("the connection was made despite the rule")?))
 }
 
-fn refuse_by_nft(stage: &Stage<'_>, net: Net) -> Result<Witness> {
+fn refuse_by_nft(stage: &Stage<'_>, net: Net) -> Result<Observed> {
     stage.keep(listen(stage.lab.server()?, net.server(PORT))?);
     reject(stage, PORT, "")?;
     refuse(stage, net)
 }
 
-fn refuse_beside_a_rule(stage: &Stage<'_>) -> Result<Witness> {
+fn refuse_beside_a_rule(stage: &Stage<'_>) -> Result<Observed> {
     reject(stage, PORT + 1, "")?;
     refuse(stage, stage.net)
 }
 
-fn prohibit_midstream(stage: &Stage<'_>) -> Result<Witness> {
+fn prohibit_midstream(stage: &Stage<'_>) -> Result<Observed> {
     stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", 3)?;
     let pair = stage.open_and_talk(stage.net)?;
     reject(stage, PORT, "with icmpx type admin-prohibited")?;
@@ -173,16 +173,16 @@ fn prohibit_midstream(stage: &Stage<'_>) -> Result<Witness> {
     pair.client_fails(stage)
 }
 
-fn refuse_behind_dnat(stage: &Stage<'_>) -> Result<Witness> {
+fn refuse_behind_dnat(stage: &Stage<'_>) -> Result<Observed> {
     let net = stage.net;
     translate(stage, &net.server(PORT).to_string())?;
     stage.keep(listen(stage.lab.server()?, net.server(PORT))?);
     reject(stage, PORT, "")?;
     let refused = try_connect(stage.lab.client()?, net.client(CLIENT), net.vip(PORT))?.err();
-    Ok(Witness::errno(refused.context("the connection was made in spite of the rule")?))
+    Ok(Observed::errno(refused.context("the connection was made despite the rule")?))
 }
 
-fn prohibit_midstream_behind_dnat(stage: &Stage<'_>) -> Result<Witness> {
+fn prohibit_midstream_behind_dnat(stage: &Stage<'_>) -> Result<Observed> {
     let net = stage.net;
     stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", 3)?;
     translate(stage, &net.server(PORT).to_string())?;
@@ -196,8 +196,8 @@ fn prohibit_midstream_behind_dnat(stage: &Stage<'_>) -> Result<Witness> {
     Pair { client, server }.client_fails(stage)
 }
 
-/// The server has been deaf for three retransmissions when the rule comes.
-fn reject_a_dead_connection(stage: &Stage<'_>) -> Result<Witness> {
+/// The server has not answered three retransmissions when the rule is added.
+fn reject_a_dead_connection(stage: &Stage<'_>) -> Result<Observed> {
     stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", 4)?;
     let pair = stage.open_and_talk(stage.net)?;
     stage.cut_path()?;
@@ -207,14 +207,14 @@ fn reject_a_dead_connection(stage: &Stage<'_>) -> Result<Witness> {
     pair.client_fails(stage)
 }
 
-fn reject_by_nft(stage: &Stage<'_>, net: Net) -> Result<Witness> {
+fn reject_by_nft(stage: &Stage<'_>, net: Net) -> Result<Observed> {
     let pair = stage.open_and_talk(net)?;
     reject(stage, PORT, "with tcp reset")?;
     send(&pair.client, "SELECT 2;\n")?;
     pair.client_fails(stage)
 }
 
-fn reject_by_iptables(stage: &Stage<'_>) -> Result<Witness> {
+fn reject_by_iptables(stage: &Stage<'_>) -> Result<Observed> {
     let pair = stage.open_and_talk(stage.net)?;
     let rule = format!("-p tcp --dport {PORT} -j REJECT --reject-with tcp-reset");
     stage.lab.node()?.run(&format!("iptables -I FORWARD {rule}"))?;
@@ -222,7 +222,7 @@ fn reject_by_iptables(stage: &Stage<'_>) -> Result<Witness> {
     pair.client_fails(stage)
 }
 
-fn destroy(stage: &Stage<'_>) -> Result<Witness> {
+fn destroy(stage: &Stage<'_>) -> Result<Observed> {
     let (pair, client) = (stage.open_and_talk(stage.net)?, stage.net.client(CLIENT));
     stage.lab.server()?.run(&format!("ss -K dst {} dport = {}", client.ip(), client.port()))?;
     pair.client_fails(stage)

@@ -1,5 +1,5 @@
-//! The reset comes from a host that is not on this machine. A raw socket plays it: no TCP of this kernel has the
-//! connection's other end, or sends the reset.
+//! The reset comes from a host that is not on this machine. A raw socket simulates that host, so this kernel's TCP
+//! neither has the other end of the connection nor sends the reset.
 
 use std::{
     net::{SocketAddr, TcpStream},
@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Result, anyhow};
 
-use super::{CLIENT, PORT, Scenario, Stage, Witness};
+use super::{CLIENT, Observed, PORT, Scenario, Stage};
 use crate::{
     actor::{connect, send, wait_acknowledged, wait_error},
     expect::{Expect, Incident},
@@ -38,7 +38,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-/// One sample says nothing of a limit.
+/// One sample is not enough to know a limit.
 fn first_break(net: Net) -> Incident {
     received_by(net.client(CLIENT + 1), net, "peer_state_lost").inferred()
 }
@@ -64,7 +64,7 @@ fn received_by(client: SocketAddr, net: Net, cause: &'static str) -> Incident {
         )
 }
 
-/// A connection to the host that is not there, on which the client has asked once and was acknowledged.
+/// Opens a connection to the simulated host, on which the client has sent one query, which was acknowledged.
 fn converse(stage: &Stage<'_>, remote: &RawEnd, port: u16) -> Result<(TcpStream, Conversation)> {
     let (net, from_client) = (stage.net, stage.lab.client()?);
     thread::scope(|scope| {
@@ -79,8 +79,8 @@ fn converse(stage: &Stage<'_>, remote: &RawEnd, port: u16) -> Result<(TcpStream,
     })
 }
 
-fn reset_by_remote(stage: &Stage<'_>, flags: u8) -> Result<Witness> {
-    // The address is routed to the server's namespace, where nobody has it.
+fn reset_by_remote(stage: &Stage<'_>, flags: u8) -> Result<Observed> {
+    // The address is routed to the server's namespace, but not configured there.
     let remote = RawEnd::new(stage.lab.server()?, stage.net.remote(PORT))?;
     let (client, conversation) = converse(stage, &remote, CLIENT)?;
     // A bare RST has no acknowledgement number.
@@ -88,34 +88,34 @@ fn reset_by_remote(stage: &Stage<'_>, flags: u8) -> Result<Witness> {
     remote.send(conversation.peer, conversation.seq, ack, flags)?;
     let errno = wait_error(&client)?;
     stage.keep(client);
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }
 
-/// A device on the path that forgets idle flows: it answers their next packet with a bare RST. Two that
-/// broke, and one between them that did not, are what it takes to name its limit.
-fn forget_idle_flows(stage: &Stage<'_>) -> Result<Witness> {
+/// A device on the path that drops the state of idle flows and answers their next packet with a bare RST.
+/// rsttrace can estimate its limit after two flows that broke and one between them that did not.
+fn forget_idle_flows(stage: &Stage<'_>) -> Result<Observed> {
     const BREAKS: Duration = Duration::from_secs(4);
     const SURVIVES: Duration = Duration::from_secs(2);
     let net = stage.net;
     let device = RawEnd::new(stage.lab.server()?, net.remote(PORT))?;
-    let query = |port, idle: Duration, forgotten: bool| -> Result<Witness> {
+    let query = |port, idle: Duration, forgotten: bool| -> Result<Observed> {
         let (client, conversation) = converse(stage, &device, port)?;
         thread::sleep(idle);
         send(&client, "SELECT 2;\n")?;
-        let next = device.await_segment("the data after the silence", |it| {
+        let next = device.await_segment("the data after the idle time", |it| {
             it.from == conversation.peer && it.has(ACK | PSH) && it.seq == conversation.ack
         })?;
         let end = next.seq.wrapping_add(u32::try_from(next.payload.len())?);
-        let errno = if forgotten {
+        let observed = if forgotten {
             device.send(conversation.peer, conversation.seq, 0, RST)?;
-            Witness::errno(wait_error(&client)?)
+            Observed::errno(wait_error(&client)?)
         } else {
             device.send(conversation.peer, conversation.seq, end, ACK)?;
             wait_acknowledged(stage.lab.client()?, PORT)?;
-            Witness::default()
+            Observed::default()
         };
         stage.keep(client);
-        Ok(errno)
+        Ok(observed)
     };
     query(CLIENT + 1, BREAKS, true)?;
     query(CLIENT + 2, SURVIVES, false)?;

@@ -1,11 +1,11 @@
-//! What table entries cost, weighed: `rsttrace plan` must say the same of every kernel.
+//! The measured memory of table entries, which `rsttrace plan` must print correctly on every kernel.
 
 use std::{cell::Cell, fs, net::UdpSocket};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Scenario, Stage, TracerUse, Witness};
+use super::{Observed, Scenario, Stage, TracerUse};
 use crate::{
     actor::{PATIENCE, wait_until},
     expect::Expect,
@@ -15,13 +15,13 @@ use crate::{
     tools,
 };
 
-/// Incidents are not what they are about: no tracer is started.
+/// These scenarios are not about incidents, so no tracer is started.
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "plan_memory_conntrack",
         Topology::Direct,
         |_| Expect::nothing(),
-        |stage| weigh(stage, tracked, "conntrack_entry_bytes"),
+        |stage| measure(stage, tracked, "conntrack_entry_bytes"),
     )
     .needs(&[Need::Conntrack])
     .tracer(TracerUse::Late),
@@ -29,16 +29,16 @@ pub const SCENARIOS: &[Scenario] = &[
         "plan_memory_ipvs",
         Topology::Direct,
         |_| Expect::nothing(),
-        |stage| weigh(stage, balanced, "ipvs_entry_bytes"),
+        |stage| measure(stage, balanced, "ipvs_entry_bytes"),
     )
     .needs(&[Need::Ipvs])
     .tracer(TracerUse::Late),
 ];
 
-/// Flows that are made: some 20 MB of entries, against which nothing else of a quiet guest counts.
+/// The number of flows: some 20 MB of entries, compared to which other allocations of an idle guest are negligible.
 const FLOWS: u16 = 50_000;
 
-/// What the kernel's own objects occupy and cannot give back, bytes.
+/// The memory of kernel objects that cannot be reclaimed, in bytes.
 fn unreclaimable() -> Result<u64> {
     let text = fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix("SUnreclaim:"));
@@ -46,8 +46,8 @@ fn unreclaimable() -> Result<u64> {
     Ok(kib * 1024)
 }
 
-/// The same once what other scenarios left behind has been given back: namespaces end in the background.
-fn quiet() -> Result<u64> {
+/// As [`unreclaimable`], after the memory of other scenarios has been freed: namespaces end in the background.
+fn settled() -> Result<u64> {
     const READINGS: u32 = 10;
     let (last, calm) = (Cell::new(unreclaimable()?), Cell::new(0));
     wait_until(PATIENCE, "the end of other namespaces", || {
@@ -59,34 +59,38 @@ fn quiet() -> Result<u64> {
     Ok(last.get())
 }
 
-/// Fills a table and holds the growth of the kernel's memory against the plan's figure.
-fn weigh(stage: &Stage<'_>, fill: fn(&Namespace) -> Result<u64>, figure: &str) -> Result<Witness> {
+/// Fills a table and compares the growth of the kernel's memory with the plan's figure.
+fn measure(
+    stage: &Stage<'_>,
+    fill: fn(&Namespace) -> Result<u64>,
+    figure: &str,
+) -> Result<Observed> {
     let at = stage.lab.client()?;
     at.run("ip link add fill0 type dummy")?;
     at.run("ip link set fill0 up")?;
     at.run("ip addr add 198.18.0.1/15 dev fill0")?;
-    let before = quiet()?;
+    let before = settled()?;
     let entries = fill(at)?;
     ensure!(entries >= FLOWS.into(), "only {entries} entries");
     let measured = unreclaimable()?.saturating_sub(before) / entries;
     let planned = plan(entries)?;
     let figure = planned.pointer(&format!("/memory/{figure}")).and_then(Value::as_u64);
-    let figure = figure.with_context(|| format!("no such figure in {planned}"))?;
+    let figure = figure.with_context(|| format!("the figure is missing in {planned}"))?;
     ensure!(
         figure.abs_diff(measured) * 10 <= measured,
-        "an entry takes {measured} B, and the plan says {figure} B"
+        "an entry takes {measured} B, but the plan prints {figure} B"
     );
-    Ok(Witness::default())
+    Ok(Observed::default())
 }
 
-/// What `rsttrace plan` says of this machine.
+/// The output of `rsttrace plan` for this machine.
 fn plan(connections: u64) -> Result<Value> {
     let line = format!("rsttrace plan --connections {connections} -o json");
     let printed = tools::run(None, &line, "")?;
     serde_json::from_str(&printed).context("the plan is not JSON")
 }
 
-/// Masquerading gives each entry its extension block, as on any node.
+/// Masquerading adds the extension block to each entry, as on any node.
 fn tracked(at: &Namespace) -> Result<u64> {
     at.nft(
         "table ip fill {
@@ -104,7 +108,7 @@ fn tracked(at: &Namespace) -> Result<u64> {
     at.sysctl_value("net/netfilter/nf_conntrack_count")
 }
 
-/// IPVS tells connections apart by the client's port.
+/// IPVS distinguishes these connections by the client's port.
 fn balanced(at: &Namespace) -> Result<u64> {
     const FIRST: u16 = 10_000;
     at.run("ip link add vip0 type dummy")?;
@@ -120,6 +124,6 @@ fn balanced(at: &Namespace) -> Result<u64> {
         Ok(())
     })?;
     let table = at.enter(|| crate::netns::proc_net("ip_vs_conn"))?;
-    // Behind a heading.
+    // The first line is a heading.
     Ok(table.lines().skip(1).count() as u64)
 }

@@ -1,11 +1,11 @@
-//! The path or the peer is gone, and a timer of the kernel says so.
+//! The path or the peer is gone, and a kernel timer ends the connection.
 
 use std::{io::Write, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 
-use super::{CLIENT, PORT, Scenario, Stage, Witness};
+use super::{CLIENT, Observed, PORT, Scenario, Stage};
 use crate::{
     actor::{keepalive, listen, send, try_connect, user_timeout, wait_error, wait_proc},
     expect::{Expect, Incident},
@@ -20,7 +20,7 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(keepalive_exhausted(net)),
         exhaust_keepalive,
     ),
-    // The RST that answers the server is an effect of the first end of the connection.
+    // The RST that answers the server is a consequence of the first error.
     Scenario::direct(
         "keepalive_exhausted_other_end",
         |net| Expect::one(keepalive_exhausted(net).or_both_victims()),
@@ -41,7 +41,7 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(timed_out("retransmission_timeout", net).evidence("zero-window probes")),
         exhaust_window_probes,
     ),
-    // The node has lost its route and says so; the socket fails with that error, in the end.
+    // The node has lost its route and sends ICMP errors; the socket finally fails with that error.
     Scenario::new(
         "retransmission_timeout_unreachable",
         Topology::Routed,
@@ -69,33 +69,33 @@ fn unreachable(net: Net) -> Incident {
         .evidence("EHOSTUNREACH")
 }
 
-/// The kernel says goodbye with an RST that nobody receives.
+/// When the keepalive probes are exhausted, the kernel sends a RST, which does not arrive.
 fn keepalive_exhausted(net: Net) -> Incident {
     timed_out("keepalive_exhausted", net).origin("local_socket").keepalive(true)
 }
 
-fn exhaust_keepalive(stage: &Stage<'_>) -> Result<Witness> {
+fn exhaust_keepalive(stage: &Stage<'_>) -> Result<Observed> {
     let pair = stage.open_and_talk(stage.net)?;
     keepalive(&pair.client, SECOND, SECOND, 2)?;
     stage.cut_path()?;
     pair.client_fails(stage)
 }
 
-fn exhaust_keepalive_then_server_speaks(stage: &Stage<'_>) -> Result<Witness> {
+fn exhaust_keepalive_then_server_speaks(stage: &Stage<'_>) -> Result<Observed> {
     let pair = stage.open_and_talk(stage.net)?;
     keepalive(&pair.client, SECOND, SECOND, 2)?;
     stage.cut_path()?;
     let errno = wait_error(&pair.client)?;
-    stage.mend_path()?;
+    stage.restore_path()?;
     send(&pair.server, "you have been idle\n")?;
     let other = wait_error(&pair.server)?;
     ensure!(other == Errno::CONNRESET, "the server's error is {other}");
     stage.keep(pair.client);
     stage.keep(pair.server);
-    Ok(Witness::errno(errno))
+    Ok(Observed::errno(errno))
 }
 
-fn exhaust_retransmissions(stage: &Stage<'_>) -> Result<Witness> {
+fn exhaust_retransmissions(stage: &Stage<'_>) -> Result<Observed> {
     stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", 3)?;
     let pair = stage.open_and_talk(stage.net)?;
     stage.cut_path()?;
@@ -103,15 +103,15 @@ fn exhaust_retransmissions(stage: &Stage<'_>) -> Result<Witness> {
     pair.client_fails(stage)
 }
 
-/// The server reads nothing, so that its window closes; then the client's probes of it go unanswered.
-fn exhaust_window_probes(stage: &Stage<'_>) -> Result<Witness> {
+/// The server reads nothing, so its window closes. Then the client's window probes are not answered.
+fn exhaust_window_probes(stage: &Stage<'_>) -> Result<Observed> {
     stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", 3)?;
     stage.lab.server()?.sysctl("net/ipv4/tcp_rmem", "4096 8192 16384")?;
     let pair = stage.open_and_talk(stage.net)?;
     pair.client.set_nonblocking(true).context("make the client's socket non-blocking")?;
     while (&pair.client).write(&[b'x'; 4096]).is_ok() {}
     pair.client.set_nonblocking(false).context("make the client's socket blocking")?;
-    // The sixth column is `timer:when`; 4 is the timer of window probes.
+    // The sixth column is `timer:when`; timer 4 sends window probes.
     wait_proc(stage.lab.client()?, "tcp", "the first window probe", |table| {
         table.lines().any(|line| {
             line.split_whitespace().nth(5).is_some_and(|timer| timer.starts_with("04:"))
@@ -121,7 +121,7 @@ fn exhaust_window_probes(stage: &Stage<'_>) -> Result<Witness> {
     pair.client_fails(stage)
 }
 
-fn lose_the_route(stage: &Stage<'_>) -> Result<Witness> {
+fn lose_the_route(stage: &Stage<'_>) -> Result<Observed> {
     stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", 3)?;
     let pair = stage.open_and_talk(stage.net)?;
     let server = stage.net.server(PORT).ip();
@@ -130,16 +130,16 @@ fn lose_the_route(stage: &Stage<'_>) -> Result<Witness> {
     pair.client_fails(stage)
 }
 
-fn exhaust_syns(stage: &Stage<'_>) -> Result<Witness> {
+fn exhaust_syns(stage: &Stage<'_>) -> Result<Observed> {
     let (net, client) = (stage.net, stage.lab.client()?);
     client.sysctl("net/ipv4/tcp_syn_retries", 1)?;
     stage.keep(listen(stage.lab.server()?, net.server(PORT))?);
     stage.cut_path()?;
     let errno = try_connect(client, net.client(CLIENT), net.server(PORT))?.err();
-    Ok(Witness::errno(errno.context("the connection was made in spite of the cut")?))
+    Ok(Observed::errno(errno.context("the connection was made despite the cut path")?))
 }
 
-fn exceed_user_timeout(stage: &Stage<'_>) -> Result<Witness> {
+fn exceed_user_timeout(stage: &Stage<'_>) -> Result<Observed> {
     let pair = stage.open_and_talk(stage.net)?;
     user_timeout(&pair.client, Duration::from_millis(1_500))?;
     stage.cut_path()?;

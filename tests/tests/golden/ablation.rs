@@ -1,8 +1,7 @@
-//! Evidence that is taken away: a verdict without a piece of it is the same, is less sure, or is
-//! `unknown`. It is never another cause with confidence.
+//! Removes evidence: without a piece of its evidence, a verdict stays the same, has a lower confidence, or becomes
+//! `unknown`. It never becomes another confident cause.
 //!
-//! A piece is one event, everything that one kind of event says, or a whole signal, as on a kernel
-//! that does not give it.
+//! A piece is one event, all events of one kind, or a whole signal, as on a kernel without that signal.
 
 use std::net::SocketAddr;
 
@@ -15,18 +14,18 @@ use rsttrace_core::{
 
 use super::captures;
 
-/// Causes that may take another's place with confidence: they say less, and what they say was seen.
+/// Causes that may replace another one with confidence: they claim less, and all that they claim was observed.
 const LESSER: [(&str, Option<&str>); 6] = [
-    // A lost drop or deletion leaves the error of the socket whose retries ran out. That they did run out is
-    // no guess; why nothing came back is then no longer on record.
+    // Without the record of a drop or deletion, only the error of the socket is left. That its retries were exhausted is
+    // observed; why there was no answer is no longer on record.
     ("retransmission_timeout", None),
     ("user_timeout", None),
     ("keepalive_exhausted", None),
-    // That the socket was closed is seen in its state; for how long it had been idle then is not.
+    // The state of the socket shows that it was closed, but not how long it had been idle then.
     ("data_after_close", Some("idle_close_race")),
-    // A later segment met no socket; that this one had failed, and with which error, is on record.
+    // A later segment found no socket; the error of this socket is on record.
     ("socket_gone", Some("user_timeout")),
-    // That the entry ended for want of its server is on record; that all others went with it is not.
+    // It is on record that the entry ended because its server was missing, but not that all other entries ended too.
     ("ipvs_server_removed", Some("ipvs_entry_dropped")),
 ];
 
@@ -43,7 +42,7 @@ impl Ablation {
     }
 }
 
-/// The name of what happened; `None` for what frames the stream and is no evidence.
+/// The kind of an event; `None` for events that only frame the stream and are not evidence.
 fn kind(event: &Event) -> Option<String> {
     match event.body {
         Body::Session(_)
@@ -92,7 +91,7 @@ fn without_two_kinds(events: &[Event]) -> Vec<Ablation> {
     more.collect()
 }
 
-/// Whether an event comes by the hooks of a signal.
+/// Whether an event comes from the hooks of a signal.
 fn comes_by(signal: &str, body: &Body) -> bool {
     match body {
         Body::ResetSent(sent) if sent.via == Via::Netfilter => signal.starts_with("firewall_reset"),
@@ -114,11 +113,11 @@ fn comes_by(signal: &str, body: &Body) -> bool {
     }
 }
 
-/// As on a kernel that does not give a signal, and where that is known.
+/// The events as on a kernel without a signal, which is recorded in the session.
 pub fn without_signal(events: &[Event]) -> Vec<Ablation> {
     let signals = events.iter().find_map(|event| match &event.body {
         Body::Session(session) => {
-            // `kernel_symbols` gives no event but names in all of them: see `documented`.
+            // `kernel_symbols` has no events of its own, but adds names to all of them: see `documented`.
             let ids = session.coverage.iter().map(|signal| signal.id.clone());
             Some(ids.filter(|id| id != "kernel_symbols"))
         }
@@ -144,27 +143,27 @@ pub fn without_signal(events: &[Event]) -> Vec<Ablation> {
     signals.into_iter().flatten().map(blinded).collect()
 }
 
-/// Every address by which an incident's connection is known.
+/// Every address of an incident's connection.
 fn ends(incident: &Incident) -> Vec<SocketAddr> {
     let nat = incident.source_nat.into_iter().chain(incident.destination_nat);
     [incident.source, incident.destination].into_iter().chain(nat).collect()
 }
 
-/// Whether two incidents are about one connection, whichever sides of NAT they know.
+/// Whether two incidents are about one connection, seen from any side of NAT.
 pub fn same_connection(one: &Incident, other: &Incident) -> bool {
     let known = ends(one);
     [other.source, other.destination].iter().all(|end| known.contains(end))
 }
 
-/// `linger_zero (observed)`.
-pub fn told(incident: &Incident) -> String {
+/// Cause and confidence, such as `linger_zero (observed)`.
+pub fn verdict(incident: &Incident) -> String {
     match incident.confidence {
         Some(confidence) => format!("{} ({})", incident.cause.id, confidence.id()),
         None => incident.cause.id.to_owned(),
     }
 }
 
-/// Whether `incident` says no more than `whole` did.
+/// Whether `incident` claims no more than `whole` does.
 pub fn is_weaker(incident: &Incident, whole: &Incident) -> bool {
     let confident = incident.confidence > Some(Confidence::Inferred);
     let same = incident.cause.id == whole.cause.id && incident.confidence <= whole.confidence;
@@ -174,7 +173,7 @@ pub fn is_weaker(incident: &Incident, whole: &Incident) -> bool {
     same || !confident || LESSER.iter().any(lesser)
 }
 
-/// Whether the verdict on this connection is no longer there, or is less sure.
+/// Whether the verdict on this connection is gone or has a lower confidence.
 pub fn is_lowered(whole: &Incident, found: &[Incident]) -> bool {
     !found.iter().any(|incident| {
         same_connection(whole, incident)
@@ -198,8 +197,8 @@ fn without_a_piece_of_its_evidence_no_verdict_becomes_another_confident_one() ->
                     violations.push(format!(
                         "{}: {} without {gone} is {}",
                         captures::name(&capture),
-                        of.next().map_or_else(|| "nothing".to_owned(), told),
-                        told(&incident)
+                        of.next().map_or_else(|| "nothing".to_owned(), verdict),
+                        verdict(&incident)
                     ));
                 }
             }
@@ -209,8 +208,8 @@ fn without_a_piece_of_its_evidence_no_verdict_becomes_another_confident_one() ->
     Ok(())
 }
 
-/// A verdict that nothing lowers did not rest on its evidence. Some are seen twice: a destroyed socket
-/// by the reset that it sends and by its error, either of which names `tcp_abort`.
+/// A verdict that no ablation lowers does not depend on its evidence. Some verdicts have two independent pieces: the
+/// reset of a destroyed socket and its error both name `tcp_abort`.
 #[test]
 fn every_verdict_needs_some_piece_of_its_evidence() -> Result<()> {
     let mut needless = Vec::new();
@@ -226,9 +225,9 @@ fn every_verdict_needs_some_piece_of_its_evidence() -> Result<()> {
             }
         }
         needless.extend(
-            unshaken.iter().map(|it| format!("{}: {}", captures::name(&capture), told(it))),
+            unshaken.iter().map(|it| format!("{}: {}", captures::name(&capture), verdict(it))),
         );
     }
-    ensure!(needless.is_empty(), "nothing that is taken away lowers these: {needless:#?}");
+    ensure!(needless.is_empty(), "no removed piece of evidence lowers these: {needless:#?}");
     Ok(())
 }

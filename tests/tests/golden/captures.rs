@@ -1,4 +1,4 @@
-//! Where the captures are, and how one is judged.
+//! Finds the captures and judges them.
 
 use std::{
     fs::{self, File},
@@ -39,7 +39,7 @@ pub fn events(capture: &Path) -> Result<Vec<Event>> {
     events.with_context(|| format!("read {}", capture.display()))
 }
 
-/// What a stream is judged to be.
+/// The incidents of a stream of events.
 pub fn judge(events: impl IntoIterator<Item = Event>) -> Vec<Incident> {
     let mut correlator = Correlator::new();
     let mut incidents = Vec::new();

@@ -1,4 +1,4 @@
-//! Damaged captures: whatever a file holds, replaying it ends, and ends without a panic.
+//! Damaged captures: the replay of any file must end without a panic.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use super::captures;
 /// Damaged versions of each capture.
 const ROUNDS: u64 = 8;
 
-/// A small generator (xorshift64*): the same damage on every machine.
+/// A small random number generator (xorshift64*), with the same results on every machine.
 struct Dice(u64);
 
 impl Dice {
@@ -28,7 +28,7 @@ impl Dice {
     }
 }
 
-/// One change that a broken disk, an editor or an enemy could make.
+/// Makes one change, as a broken disk, an editor or an attacker could.
 fn damage(lines: &mut Vec<Vec<u8>>, dice: &mut Dice) {
     let (one, other) = (dice.roll(lines.len()), dice.roll(lines.len()));
     match dice.roll(6) {
@@ -47,7 +47,7 @@ fn damage(lines: &mut Vec<Vec<u8>>, dice: &mut Dice) {
                 *byte ^= 1 << dice.roll(8);
             }
         }
-        // Half of the damage keeps the line an event: what it says is what is wrong.
+        // After the other half of the changes the line is still an event, with a wrong value.
         _ => replace_number(&mut lines[one], dice),
     }
     if lines.is_empty() {
@@ -55,7 +55,7 @@ fn damage(lines: &mut Vec<Vec<u8>>, dice: &mut Dice) {
     }
 }
 
-/// Puts an extreme in the place of some number.
+/// Replaces a random number with an extreme value.
 fn replace_number(line: &mut Vec<u8>, dice: &mut Dice) {
     const EXTREMES: [&str; 12] = [
         "0",

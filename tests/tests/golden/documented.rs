@@ -1,4 +1,4 @@
-//! What `explain` and `doctor` say of the signals that a verdict needs, held against the captures.
+//! Compares the signals that `explain` and `doctor` list for a verdict with the captures.
 
 use std::collections::BTreeSet;
 
@@ -6,12 +6,12 @@ use anyhow::{Result, ensure};
 use rsttrace_core::event::{Body, Event};
 
 use super::{
-    ablation::{Ablation, is_lowered, is_weaker, same_connection, told, without_signal},
+    ablation::{Ablation, is_lowered, is_weaker, same_connection, verdict, without_signal},
     captures,
 };
 
-/// As on a kernel before 6.10 that shows no symbols: functions on the stack have no names, and a reset says
-/// nothing of its reason.
+/// The events as on a kernel before 6.10 without symbols: functions on the stack have no names, and a reset
+/// has no reason.
 fn without_symbols(events: &[Event]) -> Ablation {
     let mut rest = events.to_vec();
     for event in &mut rest {
@@ -31,7 +31,7 @@ fn without_symbols(events: &[Event]) -> Ablation {
 }
 
 #[test]
-fn no_verdict_is_surer_than_documented_for_a_kernel_that_lacks_a_signal() -> Result<()> {
+fn no_confidence_is_higher_than_documented_for_a_kernel_without_a_signal() -> Result<()> {
     let mut surer = Vec::new();
     for capture in captures::all()? {
         let events = captures::events(&capture)?;
@@ -47,7 +47,7 @@ fn no_verdict_is_surer_than_documented_for_a_kernel_that_lacks_a_signal() -> Res
                     .any(|it| it.cause.id == incident.cause.id && same_connection(it, &incident));
                 if same && incident.confidence > allowed {
                     let name = captures::name(&capture);
-                    surer.push(format!("{name}: {} without {signal}", told(&incident)));
+                    surer.push(format!("{name}: {} without {signal}", verdict(&incident)));
                 }
             }
         }
@@ -57,8 +57,8 @@ fn no_verdict_is_surer_than_documented_for_a_kernel_that_lacks_a_signal() -> Res
 }
 
 #[test]
-fn every_signal_that_a_verdict_cannot_do_without_is_documented() -> Result<()> {
-    let mut silent = BTreeSet::new();
+fn every_signal_that_a_verdict_needs_is_documented() -> Result<()> {
+    let mut undocumented = BTreeSet::new();
     for capture in captures::all()? {
         let events = captures::events(&capture)?;
         let whole = captures::judge(events.clone());
@@ -67,7 +67,7 @@ fn every_signal_that_a_verdict_cannot_do_without_is_documented() -> Result<()> {
             let signal = gone.trim_start_matches("signal ");
             let found = captures::judge(rest);
             let mut lowered: Vec<_> = whole.iter().filter(|it| is_lowered(it, &found)).collect();
-            // Without any of its records a connection has no incident, whatever its cause.
+            // A connection without any records has no incident, for any cause.
             lowered.retain(|it| found.iter().any(|found| same_connection(it, found)));
             for incident in lowered {
                 let signs = incident.cause.doc.signs.iter();
@@ -75,12 +75,12 @@ fn every_signal_that_a_verdict_cannot_do_without_is_documented() -> Result<()> {
                     .filter(|sign| Some(sign.confidence) == incident.confidence)
                     .flat_map(|sign| sign.needs);
                 if incident.confidence.is_some() && !needs.any(|need| need.signal() == signal) {
-                    silent.insert(format!("{} without {signal}", told(incident)));
+                    undocumented.insert(format!("{} without {signal}", verdict(incident)));
                 }
             }
         }
     }
-    ensure!(silent.is_empty(), "explain does not tell that these are less sure: {silent:#?}");
+    ensure!(undocumented.is_empty(), "explain does not list these signals: {undocumented:#?}");
     Ok(())
 }
 
@@ -93,9 +93,9 @@ fn without_kernel_symbols_no_verdict_becomes_another_confident_one() -> Result<(
         for incident in captures::judge(without_symbols(&events).rest) {
             let mut of = whole.iter().filter(|whole| same_connection(whole, &incident));
             if !of.clone().any(|whole| is_weaker(&incident, whole)) {
-                let whole = of.next().map_or_else(|| "nothing".to_owned(), told);
+                let whole = of.next().map_or_else(|| "nothing".to_owned(), verdict);
                 let name = captures::name(&capture);
-                violations.push(format!("{name}: {whole} is {}", told(&incident)));
+                violations.push(format!("{name}: {whole} is {}", verdict(&incident)));
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Golden captures of real kernels (`data/<kernel>/<scenario>.cap`, made by `cargo xtask record`),
-//! replayed without root.
+//! Replays golden captures of real kernels (`data/<kernel>/<scenario>.cap`, made by `cargo xtask record`),
+//! without root.
 
 mod ablation;
 mod captures;

@@ -1,4 +1,4 @@
-//! The verdicts must stay what they were when somebody read them.
+//! The verdicts must stay as they were reviewed.
 
 use std::{fs, path::Path};
 
@@ -25,7 +25,7 @@ fn every_golden_capture_replays_to_the_bytes_that_were_reviewed() -> Result<()> 
             differing.push(captures::name(capture));
         }
     }
-    ensure!(differing.is_empty(), "other verdicts than the golden ones: {differing:#?}");
+    ensure!(differing.is_empty(), "verdicts differ from the golden files: {differing:#?}");
     println!("{} captures", captures.len());
     Ok(())
 }
@@ -36,23 +36,20 @@ fn every_verdict_and_fix_of_the_captures_is_a_documented_one() -> Result<()> {
         let name = captures::name(&capture);
         for incident in captures::judge(captures::events(&capture)?) {
             let (cause, doc) = (incident.cause, &incident.cause.doc);
-            let told = |id: &str| doc.fixes.iter().any(|remedy| remedy.id == id);
+            let is_documented = |id: &str| doc.fixes.iter().any(|remedy| remedy.id == id);
             let known = doc.signs.iter().any(|sign| Some(sign.confidence) == incident.confidence);
             ensure!(
                 known || doc.signs.is_empty() && incident.confidence.is_none(),
-                "{name}: explain does not know that {cause:?} can be {:?}",
+                "{name}: explain does not document that {cause:?} can be {:?}",
                 incident.confidence
             );
             let open = incident.confidence.is_none_or(|it| it == Confidence::Inferred)
                 || incident.cause.family == Family::Remote;
-            ensure!(
-                !open || incident.prove.is_some(),
-                "{name}: nothing is said of what would settle {cause:?}"
-            );
+            ensure!(!open || incident.prove.is_some(), "{name}: no step to prove {cause:?}");
             let fixes: Vec<_> = incident.fixes.iter().map(|fix| fix.id).collect();
             ensure!(
-                fixes.iter().all(|id| told(id)),
-                "{name}: explain does not tell all of {fixes:?} for {cause:?}",
+                fixes.iter().all(|id| is_documented(id)),
+                "{name}: explain does not list all of {fixes:?} for {cause:?}",
             );
         }
     }
@@ -67,7 +64,7 @@ fn no_golden_capture_holds_a_kernel_address() -> Result<()> {
     for capture in captures::all()? {
         let text = fs::read_to_string(&capture)?;
         let numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|it| it.parse().ok());
-        // The last tick is at the end of time.
+        // The last tick has the largest possible time.
         let found: Vec<u64> =
             numbers.filter(|number| (KERNEL_HALF..u64::MAX).contains(number)).collect();
         ensure!(found.is_empty(), "{}: {found:x?}", captures::name(&capture));

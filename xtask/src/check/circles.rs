@@ -1,7 +1,7 @@
-//! Circles between the modules of a crate: files that need each other to be understood.
+//! Finds circular dependencies between the modules of a crate.
 //!
-//! Every path in the code counts, in a `use` or not, whatever lines it spans. A name that a module
-//! re-exports belongs to the module that defines it. Tests are left out.
+//! Every path in the code counts, inside and outside of `use`, also over several lines. A name that a
+//! module re-exports belongs to the module that defines it. Tests are ignored.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,10 +12,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use syn::visit::{self, Visit};
 
-/// A module by its path below the crate; the crate's root is empty.
+/// A module's path below the crate; the path of the crate's root is empty.
 type Module = Vec<String>;
 
-/// What a file names, and what it hands on.
+/// The paths that a file uses, and the names that it re-exports.
 #[derive(Default)]
 struct File {
     /// Absolute paths below the crate's root.
@@ -24,9 +24,9 @@ struct File {
     exports: BTreeMap<String, Module>,
 }
 
-/// Every circle in the crate whose sources are in `src`, each as the modules on it.
+/// Every circle in the crate whose sources are in `src`, as the list of its modules.
 ///
-/// `registry` names modules that may name what names them: a list of values needs each of them.
+/// Modules in `registry` may use the modules that use them: a list of all values needs each module.
 pub fn find(src: &Path, registry: &[&str]) -> Result<Vec<String>> {
     let mut files = BTreeMap::new();
     read(src, &Vec::new(), &mut files)?;
@@ -42,10 +42,10 @@ pub fn find(src: &Path, registry: &[&str]) -> Result<Vec<String>> {
     Ok(circles(&edges))
 }
 
-/// The module that defines what a path names.
+/// The module that defines the item of a path.
 fn home<'a>(files: &'a BTreeMap<Module, File>, path: &Module) -> &'a Module {
     let mut path = path.clone();
-    // A chain of re-exports is no longer than there are files.
+    // A chain of re-exports has at most as many links as there are files.
     for _ in 0..files.len() {
         let depth = (0..=path.len()).rev().find(|&depth| files.contains_key(&path[..depth]));
         let depth = depth.unwrap_or_default();
@@ -60,7 +60,7 @@ fn home<'a>(files: &'a BTreeMap<Module, File>, path: &Module) -> &'a Module {
     files.first_key_value().map(|(root, _)| root).expect("a crate has a root")
 }
 
-/// Sets of modules that reach each other.
+/// Sets of modules that depend on each other.
 fn circles(edges: &BTreeMap<&Module, BTreeSet<&Module>>) -> Vec<String> {
     let reach = |from: &Module| {
         let mut seen = BTreeSet::new();
@@ -110,7 +110,7 @@ fn read(folder: &Path, below: &Module, files: &mut BTreeMap<Module, File>) -> Re
             let text = fs::read_to_string(&path)
                 .with_context(|| format!("cannot read {}", path.display()))?;
             let file = parse(&text, &module)
-                .with_context(|| format!("cannot understand {}", path.display()))?;
+                .with_context(|| format!("cannot parse {}", path.display()))?;
             files.insert(module, file);
         }
     }
@@ -130,13 +130,13 @@ fn parse(text: &str, module: &Module) -> Result<File> {
 
 struct Reader<'a> {
     module: &'a Module,
-    /// Modules below this one, which need no `self` to be named.
+    /// Modules below this one, which can be used without `self`.
     children: BTreeSet<String>,
     file: File,
 }
 
 impl Reader<'_> {
-    /// The absolute path of one that leads to this crate.
+    /// The absolute path, if the path is inside this crate.
     fn absolute(&self, path: &[String]) -> Option<Module> {
         let mut base = match path.first()?.as_str() {
             "crate" => Vec::new(),
@@ -196,7 +196,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         self.take_use(&[], &item.tree, exports);
     }
 
-    // `pub(super)` opens a name to another module and uses nothing of it.
+    // `pub(super)` is not a use of `super`.
     fn visit_visibility(&mut self, _: &'ast syn::Visibility) {}
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn two_modules_that_name_each_other_are_a_circle_whatever_lines_an_import_spans() {
+    fn two_modules_that_use_each_other_are_a_circle_also_with_multi_line_imports() {
         let a = ("a", "use crate::{\n    b::{\n        B,\n    },\n};\npub struct A;");
         assert_eq!(files(&[("", ""), a, ("b", "pub struct B(crate::a::A);")]), ["a <-> b"]);
         assert_eq!(files(&[("", ""), a, ("b", "pub struct B;")]), [""; 0]);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tests_name_makes_no_circle() {
+    fn paths_in_tests_make_no_circle() {
         let a = ("a", "#[cfg(test)] mod tests { use crate::b::B; } pub struct A;");
         assert_eq!(files(&[("", ""), a, ("b", "pub struct B(crate::a::A);")]), [""; 0]);
     }

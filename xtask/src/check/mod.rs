@@ -1,6 +1,7 @@
-//! `cargo xtask check`: formatting, lints, and the rules on which crate and module may use what.
+//! `cargo xtask check`: formatting, lints, wording, and the rules on which crate and module may use what.
 
 mod circles;
+mod words;
 
 use std::{fs, process::ExitCode};
 
@@ -12,26 +13,27 @@ use crate::{
     setup::{self, Toolchain},
 };
 
-/// Crates that decide: no clock, no input, no output. Their `clippy.toml` forbids what `std` has of
-/// these; what other crates have of them is no dependency of theirs.
+/// Crates that only decide, without clock, input and output. Their `clippy.toml` forbids those of `std`;
+/// crates that provide them must not be dependencies.
 const PURE: [&str; 7] = ["model", "core", "schema", "check", "plan", "watch", "report"];
 
-/// Crates by which a pure one would reach the machine it runs on.
+/// Crates that give access to the machine, which a pure crate must not depend on.
 const IMPURE: [&str; 6] = ["aya", "aya-log", "libc", "rustix", "tokio", "rsttrace-host"];
 
-/// Modules that name all of their kind, and are named by them.
+/// Modules that list all modules of a kind, and are used by them.
 const REGISTRIES: [&str; 1] = ["causes"];
 
 #[derive(Args)]
 pub struct Check {}
 
 impl Check {
-    /// Does all checks before it fails, so that one run tells everything.
+    /// Runs all checks before it fails, so that one run reports every problem.
     pub fn run(&self) -> Result<ExitCode> {
         let mut ok = true;
         for (name, check) in [
             ("dependencies", dependencies as fn() -> Result<()>),
             ("circles between modules of core", module_circles),
+            ("words", words::check),
             ("formatting", formatting),
             ("lints of the host crates", host_lints),
             ("lints of the eBPF crate", ebpf_lints),
@@ -49,17 +51,17 @@ impl Check {
 fn formatting() -> Result<()> {
     let mut cargo = cargo::host();
     cargo.current_dir(repo::root()).args(["fmt", "--all", "--check"]);
-    cmd::run(&mut cargo, "the formatting is not rustfmt's (`cargo fmt --all` changes it)")
+    cmd::run(&mut cargo, "the code is not formatted (run `cargo fmt --all`)")
 }
 
 fn host_lints() -> Result<()> {
     let mut cargo = build::host_cargo("clippy", &build::object()?);
     cargo.args(["--quiet", "--all-targets", "--", "-D", "warnings"]);
-    cmd::run(&mut cargo, "clippy objects")
+    cmd::run(&mut cargo, "clippy reports problems")
 }
 
-/// Clippy belongs to one rustc, and rustup's would not find the core that Debian's rustc has:
-/// there, a build that allows no warnings has to do.
+/// Clippy works with one rustc only, and rustup's clippy does not find the core of Debian's rustc.
+/// With Debian's toolchain, this is a build that denies warnings instead.
 fn ebpf_lints() -> Result<()> {
     let toolchain = setup::toolchain()?;
     let mut cargo = toolchain.cargo_ebpf(match toolchain {
@@ -73,7 +75,7 @@ fn ebpf_lints() -> Result<()> {
     cmd::run(&mut cargo, "the eBPF crate has warnings or does not compile")
 }
 
-/// What the manifests say of who may use what.
+/// Checks the dependencies in the manifests.
 fn dependencies() -> Result<()> {
     let mut complaints = Vec::new();
     let mut aya = Vec::new();
@@ -81,14 +83,14 @@ fn dependencies() -> Result<()> {
         let needs = normal_dependencies(&name)?;
         if PURE.contains(&name.as_str()) {
             let found = needs.iter().filter(|it| IMPURE.contains(&it.as_str()));
-            complaints.extend(found.map(|it| format!("{name} is pure and depends on {it}")));
+            complaints.extend(found.map(|it| format!("{name} must be pure, but depends on {it}")));
         }
         if needs.iter().any(|it| it == "aya") {
             aya.push(name);
         }
     }
     if aya != ["kernel"] {
-        complaints.push(format!("only kernel may depend on aya, and {} do", aya.join(", ")));
+        complaints.push(format!("only `kernel` may depend on aya; these do: {}", aya.join(", ")));
     }
     anyhow::ensure!(complaints.is_empty(), "{}", complaints.join("\n"));
     Ok(())
@@ -110,7 +112,7 @@ fn crates() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The crates that one names in `[dependencies]`.
+/// The `[dependencies]` of a crate.
 fn normal_dependencies(name: &str) -> Result<Vec<String>> {
     let manifest = repo::root().join("tracer-userspace").join(name).join("Cargo.toml");
     let text = fs::read_to_string(&manifest)
@@ -118,7 +120,7 @@ fn normal_dependencies(name: &str) -> Result<Vec<String>> {
     Ok(section(&text, "[dependencies]"))
 }
 
-/// The keys of a section.
+/// The keys of a section of a manifest.
 fn section(manifest: &str, name: &str) -> Vec<String> {
     let lines = manifest.lines().skip_while(|line| *line != name).skip(1);
     let lines = lines.take_while(|line| !line.starts_with('['));
@@ -129,7 +131,11 @@ fn section(manifest: &str, name: &str) -> Vec<String> {
 fn module_circles() -> Result<()> {
     let src = repo::root().join("tracer-userspace/core/src");
     let circles = circles::find(&src, &REGISTRIES)?;
-    anyhow::ensure!(circles.is_empty(), "modules of core need each other:\n{}", circles.join("\n"));
+    anyhow::ensure!(
+        circles.is_empty(),
+        "modules of core depend on each other:\n{}",
+        circles.join("\n")
+    );
     Ok(())
 }
 
@@ -138,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dependency_is_found_however_it_is_written() {
+    fn a_dependency_is_found_in_every_notation() {
         let manifest = "[dependencies]\naya.workspace = true\nlibc = \"0.2\"\n\n[lints]\nx = 1\n";
         assert_eq!(section(manifest, "[dependencies]"), ["aya", "libc"]);
     }

@@ -1,4 +1,4 @@
-//! The ways in which a connection of the interleaved scenario ends, step by step.
+//! The kinds of connections of the interleaved scenario, and the steps in which they end.
 
 use std::{
     fmt,
@@ -25,8 +25,9 @@ const DIRECT: u16 = 3306;
 const THROUGH_IPVS: u16 = 4306;
 const TRANSLATED: u16 = 5306;
 const REJECTED: u16 = 6306;
-const NOBODY: u16 = 9306;
-/// Each connection has a listener of its own.
+/// A port without a listener.
+const CLOSED: u16 = 9306;
+/// The first port of listeners for one connection each.
 const CLOSING: u16 = 20_000;
 /// The first client's port.
 const CLIENTS: u16 = 42_000;
@@ -51,15 +52,15 @@ pub enum Kind {
     CloseOrderly,
 }
 
-/// What came of a step.
+/// The result of a step.
 pub enum Turn {
     Went,
-    /// Nothing happened: its time has not come.
+    /// Nothing happened: the step must wait.
     Waits,
     Done,
 }
 
-/// What all connections share: the service, the translation, the rules.
+/// Sets up what all connections share: the service, the translation, the rules.
 pub fn prepare(stage: &Stage<'_>) -> Result<()> {
     let (net, node, server) = (stage.net, stage.lab.node()?, stage.lab.server()?);
     ipvs::track(stage)?;
@@ -88,7 +89,7 @@ pub fn prepare(stage: &Stage<'_>) -> Result<()> {
     )
 }
 
-/// Where the connections are made.
+/// The lab and the listeners of the connections.
 pub struct Place<'a> {
     lab: &'a Lab,
     listeners: Vec<TcpListener>,
@@ -116,7 +117,7 @@ impl<'a> Place<'a> {
     }
 }
 
-/// One connection and how far it has come.
+/// One connection and its progress.
 pub struct Connection {
     kind: Kind,
     client_at: SocketAddr,
@@ -139,14 +140,14 @@ impl fmt::Display for Connection {
 impl Connection {
     pub fn new(kind: Kind, index: usize, net: Net) -> Self {
         let index = u16::try_from(index).unwrap_or(u16::MAX);
-        // Translation and the service are IPv4's.
+        // Translation and the service are IPv4 only.
         let translated = matches!(kind, Kind::ExpireIpvs | Kind::DeleteConntrack);
         let net = if index % 3 == 0 && !translated { net.v6() } else { net };
         let port = match kind {
             Kind::ExpireIpvs => THROUGH_IPVS,
             Kind::DeleteConntrack => TRANSLATED,
             Kind::Reject => REJECTED,
-            Kind::Refuse => NOBODY,
+            Kind::Refuse => CLOSED,
             Kind::CloseListener => CLOSING + index,
             _ => DIRECT,
         };
@@ -163,8 +164,8 @@ impl Connection {
         }
     }
 
-    /// What must be told of it; nothing of an orderly close. Victim and errno are the other scenarios' business: among so
-    /// many connections a socket may hear of its end after the incident has been told.
+    /// The incident to expect; none for an orderly close. Victim and errno are checked by other scenarios: among so many
+    /// connections, a socket may get its error after the incident has been printed.
     pub fn expected(&self) -> Option<Incident> {
         let incident = |cause| Incident::new(cause, self.client_at, self.service).observed();
         let by_server = |cause| incident(cause).origin("local_socket");
@@ -191,7 +192,7 @@ impl Connection {
         })
     }
 
-    /// What is still open of it: closing it would be one more event.
+    /// Its sockets that are still open, because closing them would be another event.
     pub fn sockets(self) -> impl Iterator<Item = OwnedFd> {
         let streams = self.client.into_iter().chain(self.server).map(OwnedFd::from);
         streams.chain(self.listener.map(OwnedFd::from))
@@ -202,7 +203,7 @@ impl Connection {
             0 => self.open(place)?,
             1 => self.lead_up(place)?,
             2 => self.break_it(place)?,
-            _ => self.witness()?,
+            _ => self.await_error()?,
         };
         if !matches!(turn, Turn::Waits) {
             self.steps += 1;
@@ -211,11 +212,11 @@ impl Connection {
     }
 
     fn client(&self) -> Result<&TcpStream> {
-        self.client.as_ref().context("its client is gone")
+        self.client.as_ref().context("the client's socket is gone")
     }
 
     fn server(&self) -> Result<&TcpStream> {
-        self.server.as_ref().context("its server is gone")
+        self.server.as_ref().context("the server's socket is gone")
     }
 
     fn open(&mut self, place: &Place<'_>) -> Result<Turn> {
@@ -223,7 +224,7 @@ impl Connection {
         match self.kind {
             Kind::Refuse => {
                 let refused = try_connect(client_ns, self.client_at, self.service)?.err();
-                ensure!(refused == Some(Errno::CONNREFUSED), "it ended in {refused:?}");
+                ensure!(refused == Some(Errno::CONNREFUSED), "the connect ended in {refused:?}");
                 return Ok(Turn::Done);
             }
             Kind::CloseListener => {
@@ -237,7 +238,7 @@ impl Connection {
         let server = place.accept(self.server_at)?;
         match self.kind {
             Kind::HealthCheck => {}
-            // The client's words would be the ones that are rejected.
+            // The rule would reject data from the client.
             Kind::Reject => send(&server, "8.0.36 greeting\n")?,
             _ => {
                 talk(&client, &server)?;
@@ -248,7 +249,7 @@ impl Connection {
         Ok(Turn::Went)
     }
 
-    /// What has to be so before it breaks.
+    /// The step before the connection breaks.
     fn lead_up(&mut self, place: &Place<'_>) -> Result<Turn> {
         let (client_at, server_ns) = (self.client_at, place.lab.server()?);
         let cut = || {
@@ -267,7 +268,7 @@ impl Connection {
                 cut()?;
             }
             Kind::DeleteConntrack => {
-                // An acknowledgement after the deletion would make the entry anew.
+                // An ACK after the deletion would create the entry again.
                 wait_acknowledged(server_ns, client_at.port())?;
                 let (ip, port) = (client_at.ip(), client_at.port());
                 let tool = format!("conntrack -D -p tcp --orig-src {ip} --sport {port}");
@@ -302,8 +303,8 @@ impl Connection {
                 self.client = None;
             }
             Kind::KillOwner => {
-                let server = self.server.take().context("its server is gone")?;
-                let client = self.client.take().context("its client is gone")?;
+                let server = self.server.take().context("the server's socket is gone")?;
+                let client = self.client.take().context("the client's socket is gone")?;
                 self.client = Some(closing::kill_with_unread(Pair { client, server })?);
             }
             Kind::CloseListener => self.listener = None,
@@ -331,8 +332,8 @@ impl Connection {
         Ok(Turn::Went)
     }
 
-    /// The victim's error must come, or nothing was provoked.
-    fn witness(&mut self) -> Result<Turn> {
+    /// Checks the victim's error: without it, nothing was provoked.
+    fn await_error(&mut self) -> Result<Turn> {
         let (victim, wanted) = match self.kind {
             Kind::HealthCheck | Kind::DeleteConntrack => (self.server()?, Errno::CONNRESET),
             Kind::KeepaliveGone | Kind::UserTimeout => (self.client()?, Errno::TIMEDOUT),
@@ -345,7 +346,7 @@ impl Connection {
             None => wait_error(victim)?,
             Some(errno) => errno,
         };
-        ensure!(errno == wanted, "its error is {}", errno_name(errno));
+        ensure!(errno == wanted, "the error is {}", errno_name(errno));
         Ok(Turn::Done)
     }
 }

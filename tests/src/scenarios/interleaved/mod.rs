@@ -1,5 +1,6 @@
-//! Two hundred connections at once, broken for a dozen reasons in random order, each of them known beforehand by its
-//! tuple: no verdict may spill over to a neighbour, nothing may be told twice, nothing benign be blamed.
+//! Two hundred connections at once, broken for a dozen reasons in random order. The expected verdict of each tuple is
+//! known in advance. No verdict may affect another connection, no incident may be reported twice, and no benign close
+//! may be reported as a break.
 
 mod kind;
 
@@ -11,7 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 use kind::{Connection, Kind, Place, Turn};
 
-use super::{Scenario, Stage, TracerUse, Witness};
+use super::{Observed, Scenario, Stage, TracerUse};
 use crate::{
     expect::Expect,
     guest::Need,
@@ -47,7 +48,7 @@ const KINDS: [(Kind, usize); 14] = [
     (Kind::CloseOrderly, 16),
 ];
 
-/// The seed of the order in which things happen, of `RSTTRACE_SEED`.
+/// The variable with the seed of the random order.
 const SEED: &str = "RSTTRACE_SEED";
 
 fn plan(net: Net) -> impl Iterator<Item = Connection> {
@@ -65,7 +66,7 @@ fn seed() -> Result<u64> {
     }
 }
 
-/// A small generator (xorshift64*).
+/// A small random number generator (xorshift64*).
 struct Dice(u64);
 
 impl Dice {
@@ -78,7 +79,7 @@ impl Dice {
     }
 }
 
-fn interleave(stage: &Stage<'_>) -> Result<Witness> {
+fn interleave(stage: &Stage<'_>) -> Result<Observed> {
     let seed = seed()?;
     eprintln!("# interleaved: {SEED}={seed}");
     kind::prepare(stage)?;
@@ -89,10 +90,10 @@ fn interleave(stage: &Stage<'_>) -> Result<Witness> {
         connection.sockets().for_each(|socket| stage.keep(socket));
     }
     place.listeners().for_each(|socket| stage.keep(socket));
-    Ok(Witness::default())
+    Ok(Observed::default())
 }
 
-/// Takes one step of one connection after the other, whichever the dice choose.
+/// Takes one step of a randomly chosen connection at a time, until all are done.
 fn play(mut open: Vec<Connection>, place: &Place<'_>, mut dice: Dice) -> Result<Vec<Connection>> {
     let mut done = Vec::with_capacity(open.len());
     let mut waited = 0;
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_two_hundred_connections_with_tuples_of_their_own_and_a_dozen_causes() {
+    fn there_are_two_hundred_connections_with_unique_tuples_and_a_dozen_causes() {
         let net = Net::new(1);
         assert_eq!(plan(net).count(), 200);
         let expected: Vec<_> = plan(net).filter_map(|it| it.expected()).collect();

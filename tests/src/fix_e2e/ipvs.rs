@@ -1,4 +1,4 @@
-//! Entries of IPVS that end before their connection does.
+//! IPVS entries that end before their connection does.
 
 use std::{
     net::Shutdown,
@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use rustix::net::sockopt;
 
 use super::{
-    Begun, By, Ended, Foreseen, Healing, LIMIT, Round, Scene, be_idle, exchange, set_options,
-    synack_once,
+    By, FinishRound, FixTest, LIMIT, Outcome, Prediction, Round, StartRound, be_idle, exchange,
+    set_options, synack_once,
 };
 use crate::{
     actor::{PATIENCE, accept, connect, error_within, listen, receive_end, send, talk, wait_until},
@@ -23,47 +23,47 @@ use crate::{
     },
 };
 
-pub const HEALINGS: &[Healing] = &[
+pub const FIX_TESTS: &[FixTest] = &[
     ipvs(
-        "heal_ipvs_idle_expired",
+        "fix_ipvs_idle_expired",
         idle_expired,
-        Foreseen::In(Role::Node),
+        Prediction::In(Role::Node),
         By::FixOnlyNew("raise_ipvs_timeout", "already idle"),
         |stage| balanced(stage, false),
     ),
     ipvs(
-        "heal_ipvs_idle_expired_keepalive",
+        "fix_ipvs_idle_expired_keepalive",
         idle_expired,
-        Foreseen::In(Role::Node),
+        Prediction::In(Role::Node),
         By::Advice("keepalive_below_limit"),
         |stage| balanced(stage, false),
     ),
-    // SO_KEEPALIVE is on, with the two hours of the client's namespace.
+    // SO_KEEPALIVE is on, with the default of 7200 s in the client's namespace.
     ipvs(
-        "heal_ipvs_idle_expired_keepalive_time",
+        "fix_ipvs_idle_expired_keepalive_time",
         idle_expired,
-        Foreseen::In(Role::Node),
+        Prediction::In(Role::Node),
         By::Chosen("keepalive_below_limit", "keeps its deadline"),
         |stage| balanced(stage, true),
     ),
     ipvs(
-        "heal_ipvs_halfclose_expired",
+        "fix_ipvs_halfclose_expired",
         |net, round| incident("ipvs_halfclose_expired", net, round),
-        Foreseen::In(Role::Node),
+        Prediction::In(Role::Node),
         By::Fix("raise_ipvs_fin_timeout"),
         half_closed,
     ),
     ipvs(
-        "heal_ipvs_server_removed",
+        "fix_ipvs_server_removed",
         |net, round| incident("ipvs_server_removed", net, round),
-        Foreseen::In(Role::Node),
+        Prediction::In(Role::Node),
         By::Advice("drain_before_removal"),
         server_removed,
     ),
     ipvs(
-        "heal_ipvs_entry_dropped",
+        "fix_ipvs_entry_dropped",
         |net, round| incident("ipvs_entry_dropped", net, round),
-        Foreseen::In(Role::Node),
+        Prediction::In(Role::Node),
         By::Fix("switch_drop_entry_off"),
         defended,
     ),
@@ -72,11 +72,11 @@ pub const HEALINGS: &[Healing] = &[
 const fn ipvs(
     name: &'static str,
     expect: fn(Net, &Round) -> Incident,
-    foreseen: Foreseen,
+    prediction: Prediction,
     by: By,
-    lay_out: for<'a> fn(&'a Stage<'a>) -> Result<Scene<'a>>,
-) -> Healing {
-    Healing::new(name, Topology::Routed, expect, foreseen, by, lay_out).needs(NEEDS)
+    set_up: for<'a> fn(&'a Stage<'a>) -> Result<StartRound<'a>>,
+) -> FixTest {
+    FixTest::new(name, Topology::Routed, expect, prediction, by, set_up).needs(NEEDS)
 }
 
 fn incident(cause: &'static str, net: Net, round: &Round) -> Incident {
@@ -87,7 +87,7 @@ fn idle_expired(net: Net, round: &Round) -> Incident {
     incident("ipvs_idle_expired", net, round).observed().ipvs_timeout(LIMIT)
 }
 
-/// Connections through the service, on which both sides have spoken.
+/// Opens connections through the service, on which both sides have sent data.
 fn connections<'a>(
     stage: &'a Stage<'a>,
     timeout: u64,
@@ -104,7 +104,7 @@ fn connections<'a>(
     })
 }
 
-fn balanced<'a>(stage: &'a Stage<'a>, keepalive: bool) -> Result<Scene<'a>> {
+fn balanced<'a>(stage: &'a Stage<'a>, keepalive: bool) -> Result<StartRound<'a>> {
     let open = connections(stage, LIMIT)?;
     Ok(Box::new(move |round| {
         let Pair { client, server } = open(round)?;
@@ -122,8 +122,8 @@ fn balanced<'a>(stage: &'a Stage<'a>, keepalive: bool) -> Result<Scene<'a>> {
     }))
 }
 
-/// The server has nothing more to say; the client goes on.
-fn half_closed<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+/// The server shuts its side down; the client goes on sending.
+fn half_closed<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
     let open = connections(stage, NEVER)?;
     stage.lab.node()?.run(&format!("ipvsadm --set 0 {LIMIT} 0"))?;
     Ok(Box::new(move |round| {
@@ -138,8 +138,8 @@ fn half_closed<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
     }))
 }
 
-/// Removed at once, its clients hang; drained, the server goes when nobody needs it any more.
-fn server_removed<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+/// If the server is removed at once, its clients hang. If it is drained first, it is removed after its last connection.
+fn server_removed<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
     stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", 3)?;
     stage.lab.node()?.sysctl("net/ipv4/vs/expire_nodest_conn", 0)?;
     let open = connections(stage, NEVER)?;
@@ -147,20 +147,20 @@ fn server_removed<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
     Ok(Box::new(move |round| {
         let node = stage.lab.node()?;
         let is_drained = round.advice.is_some();
-        // Not sooner: a server that is part of its service again was never away for whoever looks then.
+        // Not earlier: once the server is back in its service, rsttrace cannot see that it was removed.
         if active_connections(&node.run("ipvsadm -Ln")?).is_none() {
             node.run(&format!("ipvsadm -a -t {service} -r {server} -m"))?;
         }
-        // A connection that hung has left its entry.
+        // The entry of a connection that hung still exists.
         let others = active_connections(&node.run("ipvsadm -Ln")?);
         let Pair { client, server: end } = open(round)?;
-        let begun: Begun<'_> = Box::new(move || {
+        let begun: FinishRound<'_> = Box::new(move || {
             if !is_drained {
                 node.run(&format!("ipvsadm -d -t {service} -r {server}"))?;
                 return exchange(stage, client, end);
             }
             node.run(&format!("ipvsadm -e -t {service} -r {server} -m -w 0"))?;
-            // The connection goes on, and ends when its client has no more to ask.
+            // The connection goes on, and its client closes it after its last query.
             talk(&client, &end)?;
             drop(client);
             receive_end(&end)?;
@@ -170,7 +170,7 @@ fn server_removed<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
             })?;
             node.run(&format!("ipvsadm -d -t {service} -r {server}"))?;
             node.run(&format!("ipvsadm -a -t {service} -r {server} -m"))?;
-            Ok(Ended::default())
+            Ok(Outcome::default())
         });
         Ok(begun)
     }))
@@ -183,10 +183,10 @@ fn active_connections(services: &str) -> Option<u32> {
 }
 
 const DROP_ENTRY: &str = "net/ipv4/vs/drop_entry";
-/// In so long the defence would most likely have found one.
+/// Within this time the drop_entry defence very likely drops an entry.
 const DEFENDED: Duration = Duration::from_secs(5);
 
-fn defended<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+fn defended<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
     let node = stage.lab.node()?;
     serve_half_open(stage)?;
     synack_once(node)?;
@@ -200,7 +200,7 @@ fn defended<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
             let (port, client) = &clients[lost.unwrap_or(0)];
             send(client, "SELECT 1;\n")?;
             let errno = error_within(client, Duration::from_secs(2))?;
-            let ended = Ended { errno, port: Some(*port) };
+            let ended = Outcome { errno, port: Some(*port) };
             clients.into_iter().for_each(|(_, client)| stage.keep(client));
             Ok(ended)
         }))

@@ -1,18 +1,18 @@
-//! Proof that what rsttrace prescribes heals. The same connection is made on the host as it was found, as the fix leaves
-//! it, and as the undo leaves it; in between, everything that a fix may touch is compared.
+//! End-to-end tests of the fixes that rsttrace proposes. A test makes the same connection before the fix, after the fix
+//! and after the undo. In between, it compares everything that a fix may change.
 
 mod application;
 mod conntrack;
+mod fault_test;
 mod ipvs;
 mod machine;
+mod no_fix_test;
 mod operator;
-mod ordeal;
 mod queue;
+mod runner;
 mod snapshot;
 mod steps;
 mod translated;
-mod unhealed;
-mod ward;
 
 use std::{
     net::TcpStream,
@@ -33,44 +33,44 @@ use crate::{
     scenarios::{CLIENT, Stage},
 };
 
-pub use ordeal::{ORDEALS, Ordeal, run as undergo};
-pub use unhealed::UNHEALED;
-pub use ward::{Ward, run};
+pub use fault_test::{FAULT_TESTS, FaultTest};
+pub use no_fix_test::NO_FIX_TEST;
+pub use runner::{FixRunner, run};
 
-/// An idle limit, seconds: long enough for a conversation on a guest that has other work.
+/// The idle limit in seconds: long enough for `talk` on a busy guest.
 const LIMIT: u64 = 3;
-/// How long connections are idle: beyond the limit, and below what a fix makes of it (with 15 % to spare, whole
-/// seconds, one more).
+/// How long connections are idle: longer than the limit, and shorter than the limit that a fix sets (15 % more, whole
+/// seconds, plus one).
 const IDLE: Duration = Duration::from_millis(4_800);
-/// Ports of one round; only connections from these can break.
+/// Number of client ports of one round; only connections from these ports can break.
 const PORTS: u16 = 100;
 
-/// A cause, and what heals it.
-pub struct Healing {
-    /// `heal_` and the cause; where there are several ways to heal it, which one.
+/// A cause and its fix.
+pub struct FixTest {
+    /// `fix_` and the cause; with several fixes for a cause, also which one.
     pub name: &'static str,
     pub topology: Topology,
     pub needs: &'static [Need],
-    /// Changes what all namespaces share.
+    /// Runs alone, because it changes a setting that all namespaces share.
     pub alone: bool,
-    /// What is printed of a connection that breaks.
+    /// The incident of a connection that breaks.
     pub expect: fn(Net, &Round) -> Incident,
-    pub foreseen: Foreseen,
+    pub prediction: Prediction,
     pub by: By,
-    /// Makes the host such that connections break, without breaking one.
-    pub lay_out: for<'a> fn(&'a Stage<'a>) -> Result<Scene<'a>>,
+    /// Configures the host so that connections will break, without breaking one yet.
+    pub set_up: for<'a> fn(&'a Stage<'a>) -> Result<StartRound<'a>>,
 }
 
-impl Healing {
+impl FixTest {
     const fn new(
         name: &'static str,
         topology: Topology,
         expect: fn(Net, &Round) -> Incident,
-        foreseen: Foreseen,
+        prediction: Prediction,
         by: By,
-        lay_out: for<'a> fn(&'a Stage<'a>) -> Result<Scene<'a>>,
+        set_up: for<'a> fn(&'a Stage<'a>) -> Result<StartRound<'a>>,
     ) -> Self {
-        Self { name, topology, needs: &[], alone: false, expect, foreseen, by, lay_out }
+        Self { name, topology, needs: &[], alone: false, expect, prediction, by, set_up }
     }
 
     const fn needs(self, needs: &'static [Need]) -> Self {
@@ -81,37 +81,37 @@ impl Healing {
         Self { alone: true, ..self }
     }
 
-    /// The cause that the first round must be told of.
+    /// The cause that the incident of the first round must have.
     pub fn cause(&self) -> &'static str {
         (self.expect)(Net::new(0), &Round::new(0)).causes[0]
     }
 }
 
-/// What `rsttrace check` can know before anything breaks.
+/// What `rsttrace check` can predict before a connection breaks.
 #[derive(Clone, Copy, Debug)]
-pub enum Foreseen {
-    /// It names this namespace.
+pub enum Prediction {
+    /// A finding for this namespace.
     In(Role),
-    /// It names the initial namespace, whose values hold for all.
+    /// A finding for the initial namespace, whose values apply to all namespaces.
     OnHost,
-    /// Nothing on the host shows it: why.
+    /// No finding, because the host does not show the cause; the reason.
     Not(&'static str),
 }
 
 #[derive(Clone, Copy, Debug)]
 pub enum By {
-    /// `rsttrace fix --apply` with the incident alone must choose this one.
+    /// `rsttrace fix --apply` must choose this fix, given only the incident.
     Fix(&'static str),
-    /// The same, and what had begun before is not rescued; the plan says so with this word.
+    /// As [`By::Fix`], but the fix does not help connections that are older; the plan must contain this word.
     FixOnlyNew(&'static str, &'static str),
     /// As [`By::FixOnlyNew`] with `--choose`.
     Chosen(&'static str, &'static str),
-    /// Whoever owns it does what the incident's fix with this id says.
+    /// The owner of the setting follows the incident's fix with this id.
     Advice(&'static str),
 }
 
 impl By {
-    /// Whether rsttrace does it, or somebody who was told.
+    /// Whether rsttrace applies the fix, or the owner of the setting follows it.
     pub fn how(self) -> &'static str {
         match self {
             Self::Fix(_) | Self::FixOnlyNew(..) | Self::Chosen(..) => "applied",
@@ -126,12 +126,12 @@ impl By {
     }
 }
 
-/// Once through the scenario.
+/// One run of the connection.
 #[derive(Clone, Debug)]
 pub struct Round {
-    /// The client's port; the [`PORTS`] from here on are the round's.
+    /// The client's port; the round has [`PORTS`] ports from this one on.
     pub port: u16,
-    /// The fix to follow.
+    /// The fix to follow, if any.
     pub advice: Option<Value>,
 }
 
@@ -149,50 +149,50 @@ impl Round {
     }
 }
 
-/// Begins a round: what is there before anything can break.
-pub type Scene<'a> = Box<dyn Fn(&Round) -> Result<Begun<'a>> + 'a>;
-/// The rest of it.
-pub type Begun<'a> = Box<dyn FnOnce() -> Result<Ended> + 'a>;
+/// Starts a round: opens the connections, before anything can break.
+pub type StartRound<'a> = Box<dyn Fn(&Round) -> Result<FinishRound<'a>> + 'a>;
+/// Finishes a round.
+pub type FinishRound<'a> = Box<dyn FnOnce() -> Result<Outcome> + 'a>;
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Ended {
-    /// `None`: it works.
+pub struct Outcome {
+    /// `None` if the connection works.
     pub errno: Option<Errno>,
-    /// Where chance decides which connection it was.
+    /// The broken connection's client port, where it is random which connection breaks.
     pub port: Option<u16>,
 }
 
-impl From<Option<Errno>> for Ended {
+impl From<Option<Errno>> for Outcome {
     fn from(errno: Option<Errno>) -> Self {
         Self { errno, port: None }
     }
 }
 
-pub fn all() -> Vec<&'static Healing> {
+pub fn all() -> Vec<&'static FixTest> {
     [
-        ipvs::HEALINGS,
-        conntrack::HEALINGS,
-        translated::HEALINGS,
-        queue::HEALINGS,
-        application::HEALINGS,
-        machine::HEALINGS,
+        ipvs::FIX_TESTS,
+        conntrack::FIX_TESTS,
+        translated::FIX_TESTS,
+        queue::FIX_TESTS,
+        application::FIX_TESTS,
+        machine::FIX_TESTS,
     ]
     .into_iter()
     .flatten()
     .collect()
 }
 
-/// One side writes, once; both sockets stay open until everything is over.
-fn exchange(stage: &Stage<'_>, writer: TcpStream, reader: TcpStream) -> Result<Ended> {
+/// One side writes once. Both sockets stay open until the end of the test.
+fn exchange(stage: &Stage<'_>, writer: TcpStream, reader: TcpStream) -> Result<Outcome> {
     let errno = reaches(&writer, &reader)?;
     stage.keep(writer);
     stage.keep(reader);
     Ok(errno.into())
 }
 
-/// Lets no SYN-ACK of a server through twice: one that is sent again after the loss of its entry would be answered with
-/// a reset, another story than the one that is told here. Not at the server, which would notice.
+/// Drops retransmitted SYN-ACKs of a server on the node: after the loss of the entry, one would be answered with a RST,
+/// which is another cause. Not dropped at the server, whose stack would see the failure.
 fn synack_once(node: &Namespace) -> Result<()> {
     node.nft(
         "table inet once {
@@ -206,20 +206,23 @@ fn synack_once(node: &Namespace) -> Result<()> {
     )
 }
 
-/// Lets a connection be idle beyond the limit.
+/// Waits until a connection has been idle for longer than the limit.
 fn be_idle(since: Instant) {
     thread::sleep((since + IDLE).saturating_duration_since(Instant::now()));
 }
 
-/// Does to a socket what the commands of a fix say: `setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, 1)`.
+/// Sets the socket options in the commands of a fix, such as `setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, 1)`.
 fn set_options(socket: &TcpStream, advice: &Value) -> Result<()> {
     let mut set = 0;
     for command in advice["commands"].as_array().context("the fix has no commands")? {
         let command = command.as_str().context("a command is not text")?;
         let Some(arguments) = command.strip_prefix("setsockopt(fd, ") else { continue };
         let words: Vec<&str> = arguments.trim_end_matches(')').split(", ").collect();
-        let &[_, name, value] = words.as_slice() else { anyhow::bail!("a strange {command:?}") };
-        let value: u32 = value.parse().with_context(|| format!("a strange {command:?}"))?;
+        let &[_, name, value] = words.as_slice() else {
+            anyhow::bail!("invalid setsockopt {command:?}")
+        };
+        let value: u32 =
+            value.parse().with_context(|| format!("invalid setsockopt {command:?}"))?;
         let time = Duration::from_secs(value.into());
         match name {
             "SO_KEEPALIVE" => sockopt::set_socket_keepalive(socket, value != 0),
@@ -228,7 +231,7 @@ fn set_options(socket: &TcpStream, advice: &Value) -> Result<()> {
             "TCP_KEEPCNT" => sockopt::set_tcp_keepcnt(socket, value),
             _ => anyhow::bail!("an unknown option in {command:?}"),
         }
-        .with_context(|| format!("do {command:?}"))?;
+        .with_context(|| format!("set {command:?}"))?;
         set += 1;
     }
     ensure!(set > 0, "the fix sets no socket option");
@@ -243,13 +246,13 @@ mod tests {
     use crate::expect;
 
     #[test]
-    fn every_healing_has_a_name_of_its_own_that_begins_with_its_cause() {
+    fn every_fix_test_has_a_unique_name_that_begins_with_its_cause() {
         let all = all();
         assert_eq!(all.iter().map(|it| it.name).collect::<BTreeSet<_>>().len(), all.len());
-        for healing in all {
-            let cause = healing.cause();
-            assert!(expect::family_of(cause).is_some(), "{}: {cause}", healing.name);
-            assert!(healing.name.starts_with(&format!("heal_{cause}")), "{}", healing.name);
+        for fix_test in all {
+            let cause = fix_test.cause();
+            assert!(expect::family_of(cause).is_some(), "{}: {cause}", fix_test.name);
+            assert!(fix_test.name.starts_with(&format!("fix_{cause}")), "{}", fix_test.name);
         }
     }
 

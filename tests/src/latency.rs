@@ -1,11 +1,10 @@
-//! How soon incidents were printed. A guest whose processors have other work delays any one of them; a tracer that is
-//! slow delays them all.
+//! How soon incidents were printed. A busy guest delays single incidents; a slow tracer delays all of them.
 
 use std::time::Duration;
 
 use crate::{expect::delay, tracer::Record};
 
-/// The contract's second, and what an emulated processor on a machine with other guests adds.
+/// The contract's 1 s, plus the delay of an emulated processor on a machine with other guests.
 const HALF_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
@@ -16,7 +15,7 @@ impl Delays {
         self.0.extend(records.iter().filter_map(|record| delay(record).ok()));
     }
 
-    /// What is wrong with them, if anything.
+    /// The problem with the delays, if there is one.
     pub fn complaint(&mut self) -> Option<String> {
         self.0.sort_unstable();
         let (median, last) = (*self.0.get(self.0.len() / 2)?, *self.0.last()?);
@@ -37,7 +36,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_late_ones_are_the_guests_and_many_are_the_tracers() {
+    fn a_few_late_incidents_are_accepted_and_many_are_a_problem() {
         assert_eq!(complaint(&[]), None);
         assert_eq!(complaint(&[8, 1, 1, 1, 8]), None);
         assert!(complaint(&[8, 1, 8]).is_some_and(|it| it.contains("after 8.0s")));

@@ -1,4 +1,4 @@
-//! `rsttrace check` and `rsttrace fix`, run as an operator runs them.
+//! Runs `rsttrace check` and `rsttrace fix` as an operator does.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,16 +14,16 @@ pub struct Rsttrace<'a> {
     pub program: &'a Path,
 }
 
-/// How a command ended.
-pub struct Said {
+/// The exit code and the output of a command.
+pub struct CommandResult {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
-impl Said {
-    /// Runs a command to its end.
-    pub fn by(mut command: Command) -> Result<Self> {
+impl CommandResult {
+    /// Runs a command and waits for its end.
+    pub fn of(mut command: Command) -> Result<Self> {
         command.stdin(Stdio::null());
         let output = tools::apart(move || Ok(command.output()?))?;
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
@@ -34,7 +34,7 @@ impl Said {
         })
     }
 
-    /// One line for a failure.
+    /// One line for an error message.
     pub fn describe(&self) -> String {
         let code = self.code.map_or_else(|| "a signal".to_owned(), |code| format!("code {code}"));
         let text = format!("{} {}", self.stdout.trim(), self.stderr.trim());
@@ -43,20 +43,20 @@ impl Said {
 }
 
 impl Rsttrace<'_> {
-    pub fn run(&self, arguments: &[&str]) -> Result<Said> {
+    pub fn run(&self, arguments: &[&str]) -> Result<CommandResult> {
         let mut command = Command::new(self.program);
         command.args(arguments);
-        Said::by(command).with_context(|| format!("run rsttrace {}", arguments.join(" ")))
+        CommandResult::of(command).with_context(|| format!("run rsttrace {}", arguments.join(" ")))
     }
 
     fn succeed(&self, arguments: &[&str]) -> Result<String> {
-        let said = self.run(arguments)?;
+        let result = self.run(arguments)?;
         let words = arguments.join(" ");
-        ensure!(said.code == Some(0), "`rsttrace {words}`: {}", said.describe());
-        Ok(said.stdout)
+        ensure!(result.code == Some(0), "`rsttrace {words}`: {}", result.describe());
+        Ok(result.stdout)
     }
 
-    /// Everything that would break on this host.
+    /// The findings of `rsttrace check` on this host.
     pub fn check(&self) -> Result<Vec<Value>> {
         self.succeed(&["check", "-o", "json"])?
             .lines()
@@ -67,13 +67,13 @@ impl Rsttrace<'_> {
     }
 }
 
-/// The fixes of one healing: its incident and its journal.
+/// Runs `rsttrace fix` for one incident, with its own journal.
 pub struct Fixer<'a> {
     rsttrace: &'a Rsttrace<'a>,
     incidents: PathBuf,
     event_id: String,
     state: PathBuf,
-    asked: &'a [&'a str],
+    options: &'a [&'a str],
 }
 
 impl<'a> Fixer<'a> {
@@ -81,7 +81,7 @@ impl<'a> Fixer<'a> {
         rsttrace: &'a Rsttrace<'a>,
         directory: &Path,
         incident: &Value,
-        asked: &'a [&'a str],
+        options: &'a [&'a str],
     ) -> Result<Self> {
         std::fs::create_dir_all(directory)
             .with_context(|| format!("make {}", directory.display()))?;
@@ -89,19 +89,19 @@ impl<'a> Fixer<'a> {
         std::fs::write(&incidents, format!("{incident}\n"))
             .with_context(|| format!("write {}", incidents.display()))?;
         let event_id = incident["event_id"].as_str().context("no event_id")?.to_owned();
-        Ok(Self { rsttrace, incidents, event_id, state: directory.join("state"), asked })
+        Ok(Self { rsttrace, incidents, event_id, state: directory.join("state"), options })
     }
 
     fn arguments<'b>(&'b self, more: &[&'b str]) -> Result<Vec<&'b str>> {
-        let path = |path: &'b Path| path.to_str().context("a path that is not text");
+        let path = |path: &'b Path| path.to_str().context("a path is not UTF-8");
         let mut arguments = vec!["fix", "--from", path(&self.incidents)?];
         arguments.extend(["--event", &self.event_id, "--state-dir", path(&self.state)?]);
-        arguments.extend(self.asked);
+        arguments.extend(self.options);
         arguments.extend(more);
         Ok(arguments)
     }
 
-    /// The plan, as people read it. What `asked` says of the choice is said each time.
+    /// The human-readable plan. `options` are passed each time.
     pub fn plan(&self) -> Result<String> {
         self.rsttrace.succeed(&self.arguments(&[])?)
     }
@@ -111,7 +111,7 @@ impl<'a> Fixer<'a> {
     }
 
     pub fn undo(&self) -> Result<String> {
-        let state = self.state.to_str().context("a path that is not text")?;
+        let state = self.state.to_str().context("a path is not UTF-8")?;
         self.rsttrace.succeed(&["fix", "--undo", "--state-dir", state])
     }
 }

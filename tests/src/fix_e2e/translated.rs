@@ -1,8 +1,8 @@
-//! Translated connections and services whose owner has to change a rule or a server.
+//! Translated connections and services whose owner must change a rule or a server.
 
 use anyhow::Result;
 
-use super::{By, Ended, Foreseen, Healing, Scene};
+use super::{By, FixTest, Outcome, Prediction, StartRound};
 use crate::{
     actor::{accept, connect, listen, talk, try_connect},
     expect::Incident,
@@ -15,28 +15,28 @@ use crate::{
     },
 };
 
-pub const HEALINGS: &[Healing] = &[
-    Healing::new(
-        "heal_no_backend",
+pub const FIX_TESTS: &[FixTest] = &[
+    FixTest::new(
+        "fix_no_backend",
         Topology::Routed,
         |net, round| Incident::new("no_backend", net.client(round.port), net.vip(PORT)),
-        Foreseen::In(Role::Node),
+        Prediction::In(Role::Node),
         By::Advice("give_it_a_server"),
         no_server,
     )
     .needs(NEEDS),
-    Healing::new(
-        "heal_nat_port_exhausted",
+    FixTest::new(
+        "fix_nat_port_exhausted",
         Topology::Routed,
         |net, round| Incident::new("nat_port_exhausted", net.client(round.port), net.server(PORT)),
-        Foreseen::Not("how many ports a rule of NAT leaves is no setting"),
+        Prediction::Not("the number of ports that a NAT rule may use is not a setting"),
         By::Advice("more_nat_tuples"),
         one_port,
     )
     .needs(&[Need::Conntrack]),
 ];
 
-fn no_server<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+fn no_server<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
     let (net, node) = (stage.net, stage.lab.node()?);
     let (service, server) = (net.vip(PORT), net.server(PORT));
     serve(stage, service, &[], NEVER)?;
@@ -50,7 +50,7 @@ fn no_server<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
             }
             let made = try_connect(stage.lab.client()?, net.client(round.port), service)?;
             let client = match made {
-                Err(errno) => return Ok(Ended::from(Some(errno))),
+                Err(errno) => return Ok(Outcome::from(Some(errno))),
                 Ok(client) => client,
             };
             let server_end = accept(&listener)?;
@@ -58,18 +58,18 @@ fn no_server<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
             drop(client);
             drop(server_end);
             node.run(&format!("ipvsadm -d -t {service} -r {server}"))?;
-            Ok(Ended::default())
+            Ok(Outcome::default())
         }))
     }))
 }
 
-/// One port that NAT may use, and another connection that has it.
-fn one_port<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+/// NAT may use one port only, and another connection has it.
+fn one_port<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
     let (net, at) = (stage.net, stage.lab.client()?);
     at.sysctl("net/ipv4/tcp_syn_retries", 1)?;
     let listener = listen(stage.lab.server()?, net.server(PORT))?;
     Ok(Box::new(move |round| {
-        // The entries and the rule of the round before.
+        // Removes the entries and the rule of the previous round.
         let node = stage.lab.node()?;
         node.nft("table ip nat {}; delete table ip nat")?;
         node.run("conntrack -F")?;
@@ -82,14 +82,14 @@ fn one_port<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
             let made = try_connect(at, net.client(port), net.server(PORT))?;
             stage.keep(holder);
             let client = match made {
-                Err(errno) => return Ok(Ended::from(Some(errno))),
+                Err(errno) => return Ok(Outcome::from(Some(errno))),
                 Ok(client) => client,
             };
             let server = accept(&listener)?;
             talk(&client, &server)?;
             stage.keep(client);
             stage.keep(server);
-            Ok(Ended::default())
+            Ok(Outcome::default())
         }))
     }))
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{By, Ended, Foreseen, Healing, Round, Scene};
+use super::{By, FixTest, Outcome, Prediction, Round, StartRound};
 use crate::{
     actor::{accept, connect, listen_for, talk, try_connect},
     expect::Incident,
@@ -17,24 +17,24 @@ use crate::{
     scenarios::{PORT, Stage},
 };
 
-/// Small enough to be filled, large enough that the kernel needs no SYN cookies for it.
+/// Small enough to fill it, large enough that the kernel does not send SYN cookies.
 const QUEUE: u16 = 3;
 
-pub const HEALINGS: &[Healing] = &[
-    // The plan says that the listener must be started again.
-    Healing::new(
-        "heal_listen_overflow",
+pub const FIX_TESTS: &[FixTest] = &[
+    // The plan must say that the listener has to be restarted.
+    FixTest::new(
+        "fix_listen_overflow",
         Topology::Direct,
         overflow,
-        Foreseen::In(Role::Server),
+        Prediction::In(Role::Server),
         By::FixOnlyNew("raise_somaxconn", "restart"),
         small_queue,
     ),
-    Healing::new(
-        "heal_listen_overflow_backlog",
+    FixTest::new(
+        "fix_listen_overflow_backlog",
         Topology::Direct,
         overflow,
-        Foreseen::In(Role::Server),
+        Prediction::In(Role::Server),
         By::Advice("larger_backlog"),
         small_backlog,
     ),
@@ -44,14 +44,14 @@ fn overflow(net: Net, round: &Round) -> Incident {
     Incident::new("listen_overflow", net.client(round.port), net.server(PORT)).action("timeout")
 }
 
-/// What somaxconn makes of the 128 that it asks for.
-fn small_queue<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+/// somaxconn limits the requested backlog of 128.
+fn small_queue<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
     stage.lab.server()?.sysctl("net/core/somaxconn", QUEUE)?;
     listening(stage, |_| Ok(128))
 }
 
-/// A program that asks for a short queue itself.
-fn small_backlog<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+/// The program requests a short queue.
+fn small_backlog<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
     listening(stage, |round| round.advice.as_ref().map_or_else(|| Ok(QUEUE.into()), backlog))
 }
 
@@ -63,8 +63,11 @@ fn backlog(advice: &Value) -> Result<i32> {
     backlog.with_context(|| format!("no listen() in {commands:?}"))
 }
 
-/// A listener that every round starts again, and so many clients as fill its queue, and one more.
-fn listening<'a>(stage: &'a Stage<'a>, backlog: fn(&Round) -> Result<i32>) -> Result<Scene<'a>> {
+/// Every round restarts the listener, connects the clients that fill its queue, and then one more.
+fn listening<'a>(
+    stage: &'a Stage<'a>,
+    backlog: fn(&Round) -> Result<i32>,
+) -> Result<StartRound<'a>> {
     let (net, at) = (stage.net, stage.lab.client()?);
     at.sysctl("net/ipv4/tcp_syn_retries", 1)?;
     let start = move |round: &Round| -> Result<Running> {
@@ -74,7 +77,7 @@ fn listening<'a>(stage: &'a Stage<'a>, backlog: fn(&Round) -> Result<i32>) -> Re
     let running = RefCell::new(Some(Rc::new(start(&Round::new(0))?)));
     Ok(Box::new(move |round| {
         if let Some(old) = running.take() {
-            // Closed with connections in its queue, it would reset them.
+            // A listener that is closed resets the connections in its queue.
             old.empty(stage)?;
         }
         let (port, new) = (round.port, Rc::new(start(round)?));
@@ -85,7 +88,7 @@ fn listening<'a>(stage: &'a Stage<'a>, backlog: fn(&Round) -> Result<i32>) -> Re
                 new.queued.set(new.queued.get() + 1);
             }
             let client = match try_connect(at, net.client(port), net.server(PORT))? {
-                Err(errno) => return Ok(Ended::from(Some(errno))),
+                Err(errno) => return Ok(Outcome::from(Some(errno))),
                 Ok(client) => client,
             };
             new.empty(stage)?;
@@ -93,7 +96,7 @@ fn listening<'a>(stage: &'a Stage<'a>, backlog: fn(&Round) -> Result<i32>) -> Re
             talk(&client, &server)?;
             stage.keep(client);
             stage.keep(server);
-            Ok(Ended::default())
+            Ok(Outcome::default())
         }))
     }))
 }
@@ -104,7 +107,7 @@ struct Running {
 }
 
 impl Running {
-    /// Accepts what is queued.
+    /// Accepts all queued connections.
     fn empty(&self, stage: &Stage<'_>) -> Result<()> {
         for _ in 0..self.queued.take() {
             stage.keep(accept(&self.listener)?);

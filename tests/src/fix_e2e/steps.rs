@@ -1,4 +1,4 @@
-//! The steps of one healing: foreseen, broke, healed, undone and broke again.
+//! The steps of one fix test: predicted, broke, fixed, undone and broke again.
 
 use std::{fmt, path::Path};
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
-    By, Ended, Foreseen, Healing, IDLE, Round, Scene,
+    By, FixTest, IDLE, Outcome, Prediction, Round, StartRound,
     operator::{Fixer, Rsttrace},
     snapshot::Snapshot,
 };
@@ -16,22 +16,22 @@ use crate::{
     guest::Guest,
     lab::{Lab, Net, Role},
     run::{GRACE, QUIET},
-    scenarios::Witness,
+    scenarios::Observed,
     tracer::{Record, Tracer},
 };
 
-/// How far a healing got.
+/// The result of one step of a fix test.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Step {
     #[default]
     NotReached,
     Shown,
-    /// It does not apply to this healing.
+    /// The step does not apply to this fix test.
     None,
     Failed,
 }
 
-/// In their order.
+/// The results of all steps, in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Steps {
     pub predicted: Step,
@@ -56,69 +56,69 @@ impl fmt::Display for Steps {
     }
 }
 
-/// One healing and its lab.
+/// One fix test and its lab.
 pub struct Case<'a, 's, 'f> {
-    pub healing: &'static Healing,
+    pub fix_test: &'static FixTest,
     pub net: Net,
     pub lab: &'a Lab,
-    pub scene: &'a Scene<'s>,
+    pub start_round: &'a StartRound<'s>,
     pub rsttrace: &'a Rsttrace<'a>,
     pub tracer: &'a Tracer,
     pub guest: &'a Guest,
-    /// For the incident and the journal.
+    /// The directory for the incident and the journal.
     pub directory: &'a Path,
-    /// Waits until the others are healed too; what `check` finds then, the same at every call.
+    /// Waits until the other tests have applied their fixes; returns the findings of `check` then, at every call the same.
     pub check_again: &'a dyn Fn() -> Option<&'f Result<Vec<Value>>>,
 }
 
 impl Case<'_, '_, '_> {
     /// `findings` are those of the whole host before anything broke.
-    pub fn play(&self, findings: &Result<Vec<Value>>, steps: &mut Steps) -> Result<()> {
-        let foreseen = self.foresee(findings);
-        steps.predicted = match (&foreseen, self.healing.foreseen) {
+    pub fn run(&self, findings: &Result<Vec<Value>>, steps: &mut Steps) -> Result<()> {
+        let prediction = self.check_prediction(findings);
+        steps.predicted = match (&prediction, self.fix_test.prediction) {
             (Err(_), _) => Step::Failed,
-            (Ok(()), Foreseen::Not(_)) => Step::None,
+            (Ok(()), Prediction::Not(_)) => Step::None,
             (Ok(()), _) => Step::Shown,
         };
-        // What `check` missed is told, but not at the expense of the rest.
-        self.heal(steps)?;
-        foreseen
+        // A missing prediction fails the test, but only after the other steps.
+        self.break_and_fix(steps)?;
+        prediction
     }
 
-    fn foresee(&self, findings: &Result<Vec<Value>>) -> Result<()> {
-        let Some(at) = self.foreseen_at()? else { return Ok(()) };
+    fn check_prediction(&self, findings: &Result<Vec<Value>>) -> Result<()> {
+        let Some(at) = self.predicted_netns()? else { return Ok(()) };
         let of_cause = self.of_cause(findings)?;
         if of_cause.iter().any(|it| it["netns"] == at && it["rank"] != "info") {
             return Ok(());
         }
         bail!(
-            "check does not foresee {} in {at}; it says {:?}",
-            self.healing.cause(),
-            said(&of_cause)
+            "check does not predict {} in {at}; its findings are {:?}",
+            self.fix_test.cause(),
+            summaries(&of_cause)
         )
     }
 
-    /// A host that was healed is not warned of it again, unless of a longer silence than that which it was healed for.
-    fn no_longer_foreseen(&self, findings: &Result<Vec<Value>>) -> Result<()> {
-        let Some(at) = self.foreseen_at()? else { return Ok(()) };
+    /// After the fix, `check` must not warn of the cause again, except for idle times longer than those of the fix.
+    fn check_no_warning(&self, findings: &Result<Vec<Value>>) -> Result<()> {
+        let Some(at) = self.predicted_netns()? else { return Ok(()) };
         let mut warnings = self.of_cause(findings)?;
         let outlives = |it: &Value| it["after_s"].as_u64().is_some_and(|s| s > IDLE.as_secs());
         warnings.retain(|it| it["netns"] == at && it["rank"] != "info" && !outlives(it));
-        ensure!(warnings.is_empty(), "check still warns of it: {:?}", said(&warnings));
+        ensure!(warnings.is_empty(), "check still warns of the cause: {:?}", summaries(&warnings));
         Ok(())
     }
 
-    /// The namespace that `check` must name.
-    fn foreseen_at(&self) -> Result<Option<u64>> {
-        Ok(match self.healing.foreseen {
-            Foreseen::Not(_) => None,
-            Foreseen::OnHost => Some(self.guest.initial_netns()?),
-            Foreseen::In(role) => Some(self.inode(role)?),
+    /// The namespace for which `check` must have a finding.
+    fn predicted_netns(&self) -> Result<Option<u64>> {
+        Ok(match self.fix_test.prediction {
+            Prediction::Not(_) => None,
+            Prediction::OnHost => Some(self.guest.initial_netns()?),
+            Prediction::In(role) => Some(self.inode(role)?),
         })
     }
 
     fn of_cause<'f>(&self, findings: &'f Result<Vec<Value>>) -> Result<Vec<&'f Value>> {
-        let cause = self.healing.cause();
+        let cause = self.fix_test.cause();
         match findings {
             Ok(findings) => Ok(findings.iter().filter(|it| it["cause"] == cause).collect()),
             Err(error) => bail!("{error:#}"),
@@ -131,13 +131,13 @@ impl Case<'_, '_, '_> {
         found.with_context(|| format!("the lab has no {role:?}"))
     }
 
-    fn heal(&self, steps: &mut Steps) -> Result<()> {
+    fn break_and_fix(&self, steps: &mut Steps) -> Result<()> {
         let before = self.snapshot()?;
-        let incident = self.breaks(Round::new(0)).context("as found").inspect_err(|_| {
+        let incident = self.breaks(Round::new(0)).context("before the fix").inspect_err(|_| {
             steps.broke = Step::Failed;
         })?;
         steps.broke = Step::Shown;
-        match self.healing.by {
+        match self.fix_test.by {
             By::Advice(id) => self.follow(id, &incident, &before, steps),
             By::Fix(_) => self.apply(&[], None, &incident, &before, steps),
             By::FixOnlyNew(_, word) => self.apply(&[], Some(word), &incident, &before, steps),
@@ -160,7 +160,7 @@ impl Case<'_, '_, '_> {
         let advice = advice.with_context(|| format!("the incident does not advise {id}"))?;
         let round = Round::new(1).following(advice.clone());
         self.works(&round).with_context(|| format!("following {id}"))?;
-        // The advice is followed by a connection that has ended: `check` cannot see it.
+        // The connection that followed the advice has ended, so `check` cannot see it.
         (self.check_again)();
         same(before, &self.snapshot()?).context("following advice changed the host")?;
         steps.fixed = Step::Shown;
@@ -172,32 +172,32 @@ impl Case<'_, '_, '_> {
 
     fn apply(
         &self,
-        asked: &[&str],
+        options: &[&str],
         only_new: Option<&str>,
         incident: &Value,
         before: &Snapshot,
         steps: &mut Steps,
     ) -> Result<()> {
         steps.fixed = Step::Failed;
-        let fixer = Fixer::new(self.rsttrace, self.directory, incident, asked)?;
-        let begun_before = only_new.map(|_| (self.scene)(&Round::new(1))).transpose()?;
+        let fixer = Fixer::new(self.rsttrace, self.directory, incident, options)?;
+        let begun_before = only_new.map(|_| (self.start_round)(&Round::new(1))).transpose()?;
         let plan = fixer.plan()?;
-        let id = self.healing.by.id();
+        let id = self.fix_test.by.id();
         ensure!(plan.contains(id), "the plan does not name {id}: {plan}");
         same(before, &self.snapshot()?).context("printing the plan changed the host")?;
         let applied = fixer.apply()?;
         let fixed = self.snapshot()?;
         ensure!(!before.differences(&fixed).is_empty(), "nothing was changed: {applied}");
-        fixer.apply().context("once more")?;
-        same(&fixed, &self.snapshot()?).context("applying twice changed something")?;
+        fixer.apply().context("applied again")?;
+        same(&fixed, &self.snapshot()?).context("the second apply changed something")?;
         if let (Some(word), Some(begun)) = (only_new, begun_before) {
-            ensure!(plan.contains(word), "the plan does not say {word:?}: {plan}");
+            ensure!(plan.contains(word), "the plan does not contain {word:?}: {plan}");
             self.ends_in_incident(&Round::new(1), begun()?)
-                .context("begun before the fix, which the plan says is not rescued")?;
+                .context("older than the fix, which does not help it according to the plan")?;
         }
         self.works(&Round::new(2)).with_context(|| format!("after {applied}"))?;
         if let Some(findings) = (self.check_again)() {
-            self.no_longer_foreseen(findings).with_context(|| format!("after {applied}"))?;
+            self.check_no_warning(findings).with_context(|| format!("after {applied}"))?;
         }
         steps.fixed = Step::Shown;
         steps.undone = Step::Failed;
@@ -213,12 +213,12 @@ impl Case<'_, '_, '_> {
     }
 
     fn breaks(&self, round: Round) -> Result<Value> {
-        let ended = (self.scene)(&round)?()?;
+        let ended = (self.start_round)(&round)?()?;
         self.ends_in_incident(&round, ended)
     }
 
     fn works(&self, round: &Round) -> Result<()> {
-        let ended = (self.scene)(round)?()?;
+        let ended = (self.start_round)(round)?()?;
         if let Some(errno) = ended.errno {
             self.tracer.wait_for(QUIET, |records| !self.of(round, records).is_empty());
             let of_round = self.of(round, &self.tracer.records());
@@ -226,29 +226,29 @@ impl Case<'_, '_, '_> {
             bail!("the connection broke ({}): {causes:?}", errno_name(errno));
         }
         std::thread::sleep(GRACE);
-        self.judge(&Expect::nothing(), round, Ended::default()).map(drop)
+        self.judge(&Expect::nothing(), round, Outcome::default()).map(drop)
     }
 
-    fn ends_in_incident(&self, round: &Round, ended: Ended) -> Result<Value> {
+    fn ends_in_incident(&self, round: &Round, ended: Outcome) -> Result<Value> {
         let errno = ended.errno.context("the connection did not break")?;
         self.tracer.wait_for(QUIET, |records| !self.of(round, records).is_empty());
-        let expect = Expect::one((self.healing.expect)(self.net, round));
+        let expect = Expect::one((self.fix_test.expect)(self.net, round));
         let judged = self.judge(&expect, round, ended);
         let first = judged.with_context(|| format!("ended in {}", errno_name(errno)))?;
         first.context("no incident")
     }
 
-    /// The first incident of a round that was told of what it should.
-    fn judge(&self, expect: &Expect, round: &Round, ended: Ended) -> Result<Option<Value>> {
+    /// The first incident of a round whose incidents are as expected.
+    fn judge(&self, expect: &Expect, round: &Round, ended: Outcome) -> Result<Option<Value>> {
         let records = self.of(round, &self.tracer.records());
-        let witness = Witness {
+        let observed = Observed {
             errno: ended.errno,
             source: ended.port.map(|port| self.net.client(port)),
-            ..Witness::default()
+            ..Observed::default()
         };
         let namespaces = self.lab.inodes();
         let facts =
-            Facts { series: self.guest.series(), witness: &witness, namespaces: &namespaces };
+            Facts { series: self.guest.series(), observed: &observed, namespaces: &namespaces };
         expect::judge(expect, &records, &facts)?;
         Ok(records.into_iter().map(|record| record.value).next())
     }
@@ -264,7 +264,7 @@ impl Case<'_, '_, '_> {
     }
 }
 
-fn said(findings: &[&Value]) -> Vec<String> {
+fn summaries(findings: &[&Value]) -> Vec<String> {
     let one = |it: &&Value| format!("{} in {}: {}", it["rank"], it["netns"], it["reason"]);
     findings.iter().map(one).collect()
 }

@@ -1,10 +1,10 @@
-//! Limits that are one number for all namespaces, so these run alone.
+//! Limits that all namespaces share, so these tests run alone.
 
 use std::{cell::Cell, net::UdpSocket, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{By, Ended, Foreseen, Healing, Round, Scene, synack_once};
+use super::{By, FixTest, Outcome, Prediction, Round, StartRound, synack_once};
 use crate::{
     actor::{accept, connect, error_within, listen, receive_end, send, talk, try_connect},
     expect::Incident,
@@ -17,32 +17,32 @@ use crate::{
     },
 };
 
-pub const HEALINGS: &[Healing] = &[
-    Healing::new(
-        "heal_conntrack_table_full",
+pub const FIX_TESTS: &[FixTest] = &[
+    FixTest::new(
+        "fix_conntrack_table_full",
         Topology::Routed,
         |net, it| incident("conntrack_table_full", net, it).action("drop"),
-        Foreseen::In(Role::Node),
+        Prediction::In(Role::Node),
         By::Fix("raise_conntrack_max"),
         full_table,
     )
     .needs(&[Need::Conntrack])
     .alone(),
-    Healing::new(
-        "heal_conntrack_early_drop",
+    FixTest::new(
+        "fix_conntrack_early_drop",
         Topology::RoutedTwo,
         |net, it| Incident::new("conntrack_early_drop", net.client(it.port), net.vip(PORT)),
-        Foreseen::In(Role::Node),
+        Prediction::In(Role::Node),
         By::Fix("raise_conntrack_max"),
         evicted,
     )
     .needs(&[Need::Conntrack])
     .alone(),
-    Healing::new(
-        "heal_tcp_resource_limit",
+    FixTest::new(
+        "fix_tcp_resource_limit",
         Topology::Direct,
         |net, it| incident("tcp_resource_limit", net, it),
-        Foreseen::OnHost,
+        Prediction::OnHost,
         By::Fix("raise_tcp_limits"),
         no_orphans,
     )
@@ -53,8 +53,8 @@ fn incident(cause: &'static str, net: Net, round: &Round) -> Incident {
     Incident::new(cause, net.client(round.port), net.server(PORT))
 }
 
-/// The table is full of established connections, of which none makes room for another.
-fn full_table<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+/// The table is full of established connections, which the kernel does not evict.
+fn full_table<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
     let (net, client, node) = (stage.net, stage.lab.client()?, stage.lab.node()?);
     client.sysctl("net/ipv4/tcp_syn_retries", 1)?;
     track(node)?;
@@ -69,33 +69,33 @@ fn full_table<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
         let port = round.port;
         let listener = listener.try_clone()?;
         Ok(Box::new(move || match try_connect(client, net.client(port), net.server(PORT))? {
-            Err(errno) => Ok(Ended::from(Some(errno))),
+            Err(errno) => Ok(Outcome::from(Some(errno))),
             Ok(stream) => {
                 let server = accept(&listener)?;
                 talk(&stream, &server)?;
                 stage.keep(stream);
                 stage.keep(server);
-                Ok(Ended::default())
+                Ok(Outcome::default())
             }
         }))
     }))
 }
 
-/// Flows that nobody answered, the only other kind of entry that a full table evicts.
+/// Ports of unanswered flows, the only other kind of entry that a full table evicts.
 const DATAGRAMS: std::ops::Range<u16> = 10_000..30_000;
 const BURST: usize = 500;
 
-/// Half open, the entry goes when others come. Picked up again, the connection goes to the other server.
-fn evicted<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+/// New flows evict the half-open entry. conntrack then picks the connection up again and sends it to the other server.
+fn evicted<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
     let (net, lab) = (stage.net, stage.lab);
     serve_by_turns(stage)?;
     synack_once(lab.node()?)?;
     let (client_side, node) = (lab.client()?, lab.node()?);
-    // `early_drop` looks at eight buckets only (NF_CT_EVICTION_RANGE): in a small table one try of many
-    // meets the entry.
+    // `early_drop` searches eight buckets only (NF_CT_EVICTION_RANGE): in a small table one of many tries
+    // finds the entry.
     stage.keep_alive([Limit::buckets(512)?, Limit::max(node.sysctl_value(COUNT)? + 4)?]);
     let filler = client_side.enter(|| Ok(UdpSocket::bind(net.client(0))?))?;
-    // As the host was for a while: full, with evictions.
+    // As on a host whose table has been full for a while, with evictions.
     let send_burst = move |ports: std::ops::Range<u16>| -> Result<()> {
         for port in ports {
             filler.send_to(b"x", net.server(port)).context("send a datagram")?;
@@ -103,7 +103,7 @@ fn evicted<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
         Ok(())
     };
     send_burst(DATAGRAMS.start..DATAGRAMS.start + 50)?;
-    // How many flows it took.
+    // The number of flows that the eviction needed.
     let needed = Cell::new(DATAGRAMS.end);
     let (send_burst, needed) = (std::rc::Rc::new(send_burst), std::rc::Rc::new(needed));
     Ok(Box::new(move |round| {
@@ -120,7 +120,7 @@ fn evicted<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
                     needed.set(from + BURST as u16);
                 }
             }
-            // The burst is over; room again for the connection's next packet.
+            // After the burst the table has room for the connection's next packet.
             node.run("conntrack -D -p udp")?;
             client_side.nft(UNMUTE)?;
             send(&client, "SELECT 2;\n")?;
@@ -132,12 +132,12 @@ fn evicted<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
     }))
 }
 
-/// A socket that has heard of nothing for so long has not been reset: the first retransmission of a FIN comes sooner
+/// A socket without an error for this long has not been reset: the first retransmission of a FIN is sent sooner
 /// (TCP_RTO_MIN).
 const SURVIVES: Duration = Duration::from_secs(2);
 
-/// The FIN's acknowledgement never comes, and no orphan is allowed.
-fn no_orphans<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+/// The FIN is never acknowledged, and no orphan is allowed.
+fn no_orphans<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
     let net = stage.net;
     stage.keep_alive(Limit::orphans(0)?);
     let listener = listen(stage.lab.server()?, net.server(PORT))?;
@@ -149,7 +149,7 @@ fn no_orphans<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
             stage.cut_path()?;
             drop(server);
             let errno = error_within(&client, SURVIVES)?;
-            stage.mend_path()?;
+            stage.restore_path()?;
             if errno.is_none() {
                 receive_end(&client)?;
             }

@@ -1,4 +1,4 @@
-//! Everything that a fix may touch, read without rsttrace.
+//! Everything that a fix may change, read without rsttrace.
 
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path};
 
@@ -10,22 +10,22 @@ use crate::{
     tools,
 };
 
-/// All settings of these directories, not only those that rsttrace knows.
+/// All settings in these directories, not only those that rsttrace knows.
 const SYSCTLS: [&str; 4] = ["net/core", "net/ipv4", "net/ipv4/vs", "net/netfilter"];
-/// Measured, not set.
+/// Measured values, not settings.
 const MEASURED: [&str; 2] = ["nf_conntrack_count", "random_id"];
 const HASHSIZE: &str = "/sys/module/nf_conntrack/parameters/hashsize";
-/// Where settings are kept over a reboot.
+/// Where settings persist over a reboot.
 const FILES: [&str; 4] = ["/etc", "/run/sysctl.d", "/run/systemd", "/usr/lib/sysctl.d"];
 
-/// A value or a file: its name, and what is in it.
+/// The content of each value and file, by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot(BTreeMap<String, Vec<u8>>);
 
 impl Snapshot {
-    /// Of the initial namespace and those of a lab, and of the machine's files.
+    /// The values of the initial namespace and of a lab's namespaces, and the machine's files.
     pub fn take(guest: &Guest, lab: &Lab) -> Result<Self> {
-        let timeouts = guest.lack(&[Need::Ipvs]).is_none();
+        let timeouts = guest.missing(&[Need::Ipvs]).is_none();
         let mut found = BTreeMap::new();
         let mut add = |at: &str, values: Vec<(String, Vec<u8>)>| {
             found.extend(values.into_iter().map(|(name, value)| (format!("{name} {at}"), value)));
@@ -44,7 +44,7 @@ impl Snapshot {
         Ok(Self(found))
     }
 
-    /// What has another content, or is in only one of the two; a line each.
+    /// The names with another content or in only one of the two snapshots, one line each.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let show = |value: Option<&Vec<u8>>| {
             value.map_or_else(
@@ -67,14 +67,14 @@ impl Snapshot {
 fn values() -> Result<Vec<(String, Vec<u8>)>> {
     let mut found = Vec::new();
     for directory in SYSCTLS {
-        // A namespace has a directory only where its module is loaded.
+        // A directory exists only if its module is loaded.
         let Ok(entries) = fs::read_dir(Path::new("/proc/sys").join(directory)) else { continue };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if MEASURED.contains(&name.as_str()) || !entry.path().is_file() {
                 continue;
             }
-            // Some can only be written.
+            // Some are write-only.
             if let Ok(value) = fs::read(entry.path()) {
                 found.push((format!("{directory}/{name}"), value));
             }
@@ -86,7 +86,7 @@ fn values() -> Result<Vec<(String, Vec<u8>)>> {
     Ok(found)
 }
 
-/// In ipvsadm's own words, so that rsttrace's reading of them is not taken for granted.
+/// The IPVS timeouts as printed by ipvsadm: a check that does not rely on rsttrace.
 fn ipvs_timeouts(netns: Option<&str>) -> Result<(String, Vec<u8>)> {
     let timeouts = tools::run(netns, "ipvsadm -L --timeout", "")?;
     Ok(("IPVS timeouts".to_owned(), timeouts.into_bytes()))
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_changed_a_new_and_a_missing_value_are_told() {
+    fn a_changed_a_new_and_a_missing_value_are_differences() {
         let of = |values: &[(&str, &str)]| {
             let values = values.iter().map(|(k, v)| ((*k).to_owned(), v.as_bytes().to_vec()));
             Snapshot(values.collect())
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(before.differences(&after), want);
     }
 
-    /// What rsttrace may change is below what is compared here.
+    /// Everything that rsttrace may change is in a directory that is compared here.
     #[test]
     fn every_setting_that_rsttrace_knows_is_compared() {
         use rsttrace_model::settings::{ALL, Stored};

@@ -1,5 +1,5 @@
-//! What `rsttrace fix --apply` goes through in bad places: it may fail, and it leaves nothing behind that the undo does
-//! not take back.
+//! Fault tests: `rsttrace fix --apply` under bad conditions. It may fail, but everything that it leaves behind must be
+//! reverted by the undo.
 
 use std::{
     os::unix::fs::MetadataExt as _,
@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    operator::{Rsttrace, Said},
+    operator::{CommandResult, Rsttrace},
     snapshot::Snapshot,
 };
 use crate::{
@@ -21,25 +21,25 @@ use crate::{
     tools,
 };
 
-pub struct Ordeal {
+pub struct FaultTest {
     pub name: &'static str,
-    /// What it came through, in two words.
-    run: fn(&Bench<'_>) -> Result<String>,
+    /// Runs the test; returns its result in two words.
+    test: fn(&Bench<'_>) -> Result<String>,
 }
 
-pub const ORDEALS: &[Ordeal] = &[
-    Ordeal { name: "fix_on_read_only_proc", run: read_only },
-    Ordeal { name: "fix_twice_at_once", run: at_once },
-    Ordeal { name: "fix_changed_by_others", run: changed_by_others },
-    Ordeal { name: "fix_killed", run: killed },
-    Ordeal { name: "fix_in_container", run: in_container },
-    Ordeal { name: "fix_in_renewed_netns", run: in_renewed_netns },
+pub const FAULT_TESTS: &[FaultTest] = &[
+    FaultTest { name: "fix_on_read_only_proc", test: read_only },
+    FaultTest { name: "fix_twice_at_once", test: at_once },
+    FaultTest { name: "fix_changed_by_others", test: changed_by_others },
+    FaultTest { name: "fix_killed", test: killed },
+    FaultTest { name: "fix_in_container", test: in_container },
+    FaultTest { name: "fix_in_renewed_netns", test: in_renewed_netns },
 ];
 
-/// Room in the table: two values of the machine, and the files that keep them.
+/// A fix that changes two values of the machine, and the files that persist them.
 const FIX: [&str; 2] = ["fix", "conntrack_table_full"];
 const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
-/// So many moments of an apply at which it is killed.
+/// The number of moments during an apply at which it is killed.
 const KILLS: u32 = 24;
 
 struct Bench<'a> {
@@ -49,21 +49,23 @@ struct Bench<'a> {
     state: PathBuf,
 }
 
-/// Whether it passed; a line is printed all the same.
-pub fn run(ordeal: &Ordeal, guest: &Guest, program: &Path, number: u8) -> bool {
-    if let Some(fact) = guest.lack(&[Need::Conntrack]) {
-        println!("RESULT {} skip {fact}", ordeal.name);
-        return true;
+impl FaultTest {
+    /// Runs the test and prints its `RESULT` line; returns false if it failed.
+    pub fn run(&self, guest: &Guest, program: &Path, number: u8) -> bool {
+        if let Some(fact) = guest.missing(&[Need::Conntrack]) {
+            println!("RESULT {} skip {fact}", self.name);
+            return true;
+        }
+        let result = Lab::build(Net::new(number), Topology::Direct).and_then(|lab| {
+            let state = PathBuf::from("/tmp").join(self.name);
+            (self.test)(&Bench { rsttrace: Rsttrace { program }, guest, lab, state })
+        });
+        match &result {
+            Ok(words) => println!("RESULT {} pass {words}", self.name),
+            Err(error) => println!("RESULT {} fail {}", self.name, crate::run::one_line(error)),
+        }
+        result.is_ok()
     }
-    let result = Lab::build(Net::new(number), Topology::Direct).and_then(|lab| {
-        let state = PathBuf::from("/tmp").join(ordeal.name);
-        (ordeal.run)(&Bench { rsttrace: Rsttrace { program }, guest, lab, state })
-    });
-    match &result {
-        Ok(came_through) => println!("RESULT {} pass {came_through}", ordeal.name),
-        Err(error) => println!("RESULT {} fail {}", ordeal.name, crate::run::one_line(error)),
-    }
-    result.is_ok()
 }
 
 impl Bench<'_> {
@@ -78,11 +80,11 @@ impl Bench<'_> {
     }
 
     fn arguments<'b>(&'b self, words: &[&'b str]) -> Result<Vec<&'b str>> {
-        let state = self.state.to_str().context("a path that is not text")?;
+        let state = self.state.to_str().context("a path is not UTF-8")?;
         Ok([words, &["--state-dir", state]].concat())
     }
 
-    fn apply(&self) -> Result<Said> {
+    fn apply(&self) -> Result<CommandResult> {
         self.rsttrace.run(&self.arguments(&[FIX[0], FIX[1], "--apply", "--yes"])?)
     }
 
@@ -96,13 +98,13 @@ impl Bench<'_> {
             .context("start rsttrace fix --apply")
     }
 
-    /// Takes back what was applied last, if anything.
-    fn undo(&self) -> Result<Said> {
+    /// Reverts the last apply, if there is one.
+    fn undo(&self) -> Result<CommandResult> {
         self.rsttrace.run(&self.arguments(&["fix", "--undo"])?)
     }
 }
 
-/// As in a container that is not privileged: the values can be read, and not written.
+/// As in an unprivileged container: the values can be read, but not written.
 fn read_only(bench: &Bench<'_>) -> Result<String> {
     let before = bench.snapshot()?;
     let words = bench.arguments(&[FIX[0], FIX[1], "--apply", "--yes"])?.join(" ");
@@ -115,15 +117,15 @@ fn read_only(bench: &Bench<'_>) -> Result<String> {
         .stdin(Stdio::null())
         .output()
         .context("run unshare")?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(!output.status.success(), "it says that it could write to a read-only /proc/sys");
-    let is_told = said.contains("nothing was changed") && said.contains("nf_conntrack_max");
-    ensure!(is_told, "it does not say what could not be written: {said}");
-    bench.same(&before, "after an apply that could write nothing")?;
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(!output.status.success(), "the apply on a read-only /proc/sys succeeded");
+    let is_named = stderr.contains("nothing was changed") && stderr.contains("nf_conntrack_max");
+    ensure!(is_named, "the error does not name the value that cannot be written: {stderr}");
+    bench.same(&before, "after an apply without write access")?;
     Ok("refused unchanged".to_owned())
 }
 
-/// Two administrators at the same moment: what both did is one undo away from what was.
+/// Two applies at the same time: one undo reverts both.
 fn at_once(bench: &Bench<'_>) -> Result<String> {
     let before = bench.snapshot()?;
     let children = [bench.start_apply()?, bench.start_apply()?];
@@ -131,35 +133,36 @@ fn at_once(bench: &Bench<'_>) -> Result<String> {
     for mut child in children {
         successes += u32::from(child.wait().context("wait for rsttrace")?.success());
     }
-    ensure!(successes > 0, "neither of two could apply it");
+    ensure!(successes > 0, "both applies failed");
     ensure!(!before.differences(&bench.snapshot()?).is_empty(), "nothing was changed");
-    let said = bench.undo()?;
-    ensure!(said.code == Some(0), "the undo: {}", said.describe());
+    let undone = bench.undo()?;
+    ensure!(undone.code == Some(0), "the undo: {}", undone.describe());
     bench.same(&before, "after one undo")?;
     Ok(format!("{successes} applied"))
 }
 
-/// The undo does not write over what somebody else has set since; it says so, and takes back the rest.
+/// The undo does not overwrite a value that was changed after the apply; it reports that, and reverts the rest.
 fn changed_by_others(bench: &Bench<'_>) -> Result<String> {
     let before = bench.snapshot()?;
-    let said = bench.apply()?;
-    ensure!(said.code == Some(0), "the apply: {}", said.describe());
+    let applied = bench.apply()?;
+    ensure!(applied.code == Some(0), "the apply: {}", applied.describe());
     let ours = std::fs::read_to_string(MAX).context("read nf_conntrack_max")?;
     std::fs::write(MAX, "77777").context("write nf_conntrack_max")?;
-    let said = bench.undo()?;
-    ensure!(said.code != Some(0), "the undo does not complain of a value that is not ours");
-    let told = format!("{} {}", said.stdout, said.stderr);
-    ensure!(told.contains("nf_conntrack_max") && told.contains("77777"), "it says {told}");
+    let undone = bench.undo()?;
+    ensure!(undone.code != Some(0), "the undo succeeded although a value was changed since");
+    let printed = format!("{} {}", undone.stdout, undone.stderr);
+    let is_named = printed.contains("nf_conntrack_max") && printed.contains("77777");
+    ensure!(is_named, "the undo does not name the changed value: {printed}");
     let now = std::fs::read_to_string(MAX).context("read nf_conntrack_max")?;
-    ensure!(now.trim() == "77777", "the undo wrote {now} over it");
+    ensure!(now.trim() == "77777", "the undo overwrote the value with {now}");
     std::fs::write(MAX, ours.trim()).context("write nf_conntrack_max")?;
-    let said = bench.undo()?;
-    ensure!(said.code == Some(0), "the second undo: {}", said.describe());
+    let undone = bench.undo()?;
+    ensure!(undone.code == Some(0), "the second undo: {}", undone.describe());
     bench.same(&before, "after the second undo")?;
     Ok("left alone".to_owned())
 }
 
-/// A container with the host's network: with pids of its own, and with the host's.
+/// A container in the host's network namespace: with its own pid namespace, and with the host's.
 fn in_container(bench: &Bench<'_>) -> Result<String> {
     const ETC: &str = "/tmp/etc-of-a-container";
     let before = bench.snapshot()?;
@@ -172,14 +175,18 @@ fn in_container(bench: &Bench<'_>) -> Result<String> {
             );
             let mut command = Command::new("unshare");
             command.arg("-m").args(pids).args(["sh", "-c", &script]);
-            Said::by(command).context("run unshare")
+            CommandResult::of(command).context("run unshare")
         };
         let applied = run(&[FIX[0], FIX[1], "--apply", "--yes"])?;
         ensure!(applied.code == Some(0), "the apply: {}", applied.describe());
-        let told =
+        let is_reported =
             applied.stderr.contains("writes no file") && applied.stderr.contains("on the host");
-        ensure!(told, "it does not say that it writes no file, and where to: {}", applied.stderr);
-        ensure!(!applied.stdout.contains("/etc/"), "it wrote files: {}", applied.stdout);
+        ensure!(
+            is_reported,
+            "the apply does not report that it writes no file: {}",
+            applied.stderr
+        );
+        ensure!(!applied.stdout.contains("/etc/"), "the apply wrote files: {}", applied.stdout);
         let differences = before.differences(&bench.snapshot()?);
         let values = differences.iter().any(|it| it.contains("nf_conntrack_max"));
         ensure!(values, "the value was not set: {differences:?}");
@@ -190,9 +197,13 @@ fn in_container(bench: &Bench<'_>) -> Result<String> {
         let applied = bench.apply()?;
         ensure!(applied.code == Some(0), "the apply on the host: {}", applied.describe());
         let (ours, refused) = (bench.snapshot()?, run(&["fix", "--undo"])?);
-        let told = refused.code == Some(1) && refused.stderr.contains("run it there");
-        ensure!(told, "the host's files were taken back from a container: {}", refused.describe());
-        bench.same(&ours, "after an undo that was refused")?;
+        let is_refused = refused.code == Some(1) && refused.stderr.contains("run it there");
+        ensure!(
+            is_refused,
+            "the host's files were reverted in a container: {}",
+            refused.describe()
+        );
+        bench.same(&ours, "after a refused undo")?;
         let undone = bench.undo()?;
         ensure!(undone.code == Some(0), "the undo on the host: {}", undone.describe());
         bench.same(&before, "after the undo on the host")?;
@@ -200,10 +211,9 @@ fn in_container(bench: &Bench<'_>) -> Result<String> {
     Ok("values only".to_owned())
 }
 
-/// The namespace ends, and another one is given its name and its number, and happens to have the value
-/// that the fix left.
+/// The namespace ends. A new one gets its name and its inode number, and has the value that the fix set.
 fn in_renewed_netns(bench: &Bench<'_>) -> Result<String> {
-    if let Some(fact) = bench.guest.lack(&[Need::Ipvs]) {
+    if let Some(fact) = bench.guest.missing(&[Need::Ipvs]) {
         return Ok(format!("not tried: {fact}"));
     }
     let balance = || tools::run(Some(RENEWED), "ipvsadm -A -t 127.0.0.1:80 -s rr", "");
@@ -213,31 +223,31 @@ fn in_renewed_netns(bench: &Bench<'_>) -> Result<String> {
     let netns = first.to_string();
     let words = ["fix", "ipvs_idle_expired", "--choose", "raise_ipvs_timeout", "--idle", "1h"];
     let words = [&words[..], &["--netns", &netns, "--apply", "--yes"]].concat();
-    let said = bench.rsttrace.run(&bench.arguments(&words)?)?;
-    ensure!(said.code == Some(0), "the apply: {}", said.describe());
-    let left = timeouts()?;
+    let applied = bench.rsttrace.run(&bench.arguments(&words)?)?;
+    ensure!(applied.code == Some(0), "the apply: {}", applied.describe());
+    let fixed = timeouts()?;
     renew(first)?;
     balance()?;
     let seconds: Vec<_> =
-        left.split_whitespace().filter(|word| word.parse::<u32>().is_ok()).collect();
+        fixed.split_whitespace().filter(|word| word.parse::<u32>().is_ok()).collect();
     tools::run(Some(RENEWED), &format!("ipvsadm --set {}", seconds.join(" ")), "")?;
-    ensure!(timeouts()? == left, "the new namespace does not have what the fix left");
-    let said = bench.undo()?;
-    ensure!(said.code == Some(0), "the undo: {}", said.describe());
-    let untouched = timeouts()? == left;
+    ensure!(timeouts()? == fixed, "the new namespace does not have the timeouts of the fix");
+    let undone = bench.undo()?;
+    ensure!(undone.code == Some(0), "the undo: {}", undone.describe());
+    let untouched = timeouts()? == fixed;
     delete(RENEWED)?;
-    // SO_NETNS_COOKIE came with 5.14: before, nothing tells them apart.
+    // SO_NETNS_COOKIE exists since 5.14: before, the two namespaces cannot be distinguished.
     if bench.guest.series() == "5.10" {
         return Ok("no cookies before 5.14".to_owned());
     }
-    ensure!(untouched, "it wrote into another namespace: {}", said.describe());
-    ensure!(said.stdout.contains("another one has its number"), "{}", said.describe());
-    Ok("told apart".to_owned())
+    ensure!(untouched, "the undo changed another namespace: {}", undone.describe());
+    ensure!(undone.stdout.contains("another one has its number"), "{}", undone.describe());
+    Ok("not changed".to_owned())
 }
 
 const RENEWED: &str = "renewed";
 
-/// A network namespace; its number.
+/// Adds a network namespace; returns its inode number.
 fn add(name: &str) -> Result<u64> {
     tools::run(None, &format!("ip netns add {name}"), "")?;
     let path = format!("/run/netns/{name}");
@@ -248,9 +258,9 @@ fn delete(name: &str) -> Result<()> {
     tools::run(None, &format!("ip netns del {name}"), "").map(drop)
 }
 
-/// Ends the namespace and makes another one of its name and number.
+/// Deletes the namespace and makes another one with the same name and inode number.
 fn renew(number: u64) -> Result<()> {
-    /// The lowest free number is given first, and a namespace ends in the background.
+    /// The kernel assigns the lowest free number, and a namespace ends in the background.
     const TRIES: usize = 100;
     let mut fillers = Vec::new();
     let mut found = false;
@@ -268,19 +278,19 @@ fn renew(number: u64) -> Result<()> {
         }
     }
     fillers.iter().try_for_each(|name| delete(name))?;
-    ensure!(found, "the number {number} was not given again in {TRIES} tries");
+    ensure!(found, "the inode number {number} was not assigned again in {TRIES} tries");
     Ok(())
 }
 
-/// Killed at moments that are spread over a whole apply.
+/// Kills the apply at different moments, spread over its whole duration.
 fn killed(bench: &Bench<'_>) -> Result<String> {
     let before = bench.snapshot()?;
     let started = Instant::now();
-    let said = bench.apply()?;
+    let applied = bench.apply()?;
     let whole = started.elapsed();
-    ensure!(said.code == Some(0), "the apply: {}", said.describe());
-    let said = bench.undo()?;
-    ensure!(said.code == Some(0), "the undo: {}", said.describe());
+    ensure!(applied.code == Some(0), "the apply: {}", applied.describe());
+    let undone = bench.undo()?;
+    ensure!(undone.code == Some(0), "the undo: {}", undone.describe());
     bench.same(&before, "after the first undo")?;
     let mut in_between = 0;
     for moment in 0..KILLS {
@@ -289,13 +299,13 @@ fn killed(bench: &Bench<'_>) -> Result<String> {
         child.kill().context("kill rsttrace")?;
         child.wait().context("wait for rsttrace")?;
         let changed = !before.differences(&bench.snapshot()?).is_empty();
-        let said = bench.undo()?;
+        let undone = bench.undo()?;
         in_between += u32::from(changed);
         let what =
-            format!("killed after {moment}/{KILLS} of {whole:.0?}, undo: {}", said.describe());
+            format!("killed after {moment}/{KILLS} of {whole:.0?}, undo: {}", undone.describe());
         bench.same(&before, &what)?;
-        ensure!(!changed || said.code == Some(0), "{what}");
+        ensure!(!changed || undone.code == Some(0), "{what}");
     }
-    eprintln!("# {in_between} of {KILLS} kills came when something had been changed");
+    eprintln!("# {in_between} of {KILLS} kills came after the first change");
     Ok(format!("{KILLS} kills"))
 }

@@ -1,4 +1,4 @@
-//! What the program at one end has to do otherwise.
+//! Fixes in the program at one end of the connection.
 
 use std::{
     io::Read,
@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{By, Ended, Foreseen, Healing, Round, Scene};
+use super::{By, FixTest, Outcome, Prediction, Round, StartRound};
 use crate::{
     actor::{
         abort_on_close, accept, connect, error_within, listen, receive_end, send, talk, wait_unread,
@@ -20,23 +20,23 @@ use crate::{
     scenarios::{PORT, Pair, Stage},
 };
 
-/// Sooner or later a program does this; nothing of it shows before.
-const IN_THE_PROGRAM: Foreseen =
-    Foreseen::Not("what a program will do with its sockets shows nowhere on the host");
-/// A connection that lasts so long after the peer's close has survived it.
+/// A program does this some day, and the host does not show it before.
+const IN_THE_PROGRAM: Prediction =
+    Prediction::Not("the host does not show what a program will do with its sockets");
+/// A connection without an error for this long after the peer's close has survived it.
 const SURVIVES: Duration = Duration::from_secs(2);
 
-pub const HEALINGS: &[Healing] = &[
-    direct("heal_close_unread_data", "drain_before_close", close_unread, |net, it| {
+pub const FIX_TESTS: &[FixTest] = &[
+    direct("fix_close_unread_data", "drain_before_close", close_unread, |net, it| {
         incident("close_unread_data", net, it)
     }),
-    direct("heal_linger_zero", "drop_linger_zero", linger, |net, it| {
+    direct("fix_linger_zero", "drop_linger_zero", linger, |net, it| {
         incident("linger_zero", net, it)
     }),
-    direct("heal_idle_close_race", "pool_idle_below_limit", race, |net, it| {
+    direct("fix_idle_close_race", "pool_idle_below_limit", race, |net, it| {
         incident("idle_close_race", net, it)
     }),
-    direct("heal_listener_closed", "drain_before_close", close_listener, |net, it| {
+    direct("fix_listener_closed", "drain_before_close", close_listener, |net, it| {
         incident("listener_closed", net, it)
     }),
 ];
@@ -44,17 +44,17 @@ pub const HEALINGS: &[Healing] = &[
 const fn direct(
     name: &'static str,
     advice: &'static str,
-    lay_out: for<'a> fn(&'a Stage<'a>) -> Result<Scene<'a>>,
+    set_up: for<'a> fn(&'a Stage<'a>) -> Result<StartRound<'a>>,
     expect: fn(Net, &Round) -> Incident,
-) -> Healing {
-    Healing::new(name, Topology::Direct, expect, IN_THE_PROGRAM, By::Advice(advice), lay_out)
+) -> FixTest {
+    FixTest::new(name, Topology::Direct, expect, IN_THE_PROGRAM, By::Advice(advice), set_up)
 }
 
 fn incident(cause: &'static str, net: Net, round: &Round) -> Incident {
     Incident::new(cause, net.client(round.port), net.server(PORT))
 }
 
-/// Connections on which both sides have spoken.
+/// Opens connections on which both sides have sent data.
 fn connections<'a>(stage: &'a Stage<'a>) -> Result<impl Fn(&Round) -> Result<Pair> + 'a> {
     let net = stage.net;
     let listener = listen(stage.lab.server()?, net.server(PORT))?;
@@ -66,15 +66,15 @@ fn connections<'a>(stage: &'a Stage<'a>) -> Result<impl Fn(&Round) -> Result<Pai
     })
 }
 
-/// What the client's socket ends in, if anything, once the server has closed.
-fn ends(stage: &Stage<'_>, client: TcpStream) -> Result<Ended> {
+/// The error of the client's socket after the server has closed, if there is one.
+fn ends(stage: &Stage<'_>, client: TcpStream) -> Result<Outcome> {
     let errno = error_within(&client, SURVIVES)?;
     stage.keep(client);
     Ok(errno.into())
 }
 
-/// A request comes while the server is about to close.
-fn close_unread<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+/// A request arrives just before the server closes.
+fn close_unread<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
     let open = connections(stage)?;
     Ok(Box::new(move |round| {
         let Pair { client, mut server } = open(round)?;
@@ -95,7 +95,7 @@ fn close_unread<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
     }))
 }
 
-fn linger<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+fn linger<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
     let open = connections(stage)?;
     Ok(Box::new(move |round| {
         let Pair { client, server } = open(round)?;
@@ -109,11 +109,11 @@ fn linger<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
     }))
 }
 
-/// The server's keep-alive timeout: longer than the second from which on a connection counts as idle.
+/// The server's keep-alive timeout: longer than 1 s, after which a connection counts as idle.
 const KEEP_ALIVE: Duration = Duration::from_millis(2_500);
 
-/// The pool hands out a connection that the server has just closed, unless it has closed it before.
-fn race<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+/// The pool hands out a connection that the server has just closed, unless the pool has closed it before.
+fn race<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
     let open = connections(stage)?;
     Ok(Box::new(move |round| {
         let Pair { client, mut server } = open(round)?;
@@ -121,7 +121,7 @@ fn race<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
         Ok(Box::new(move || {
             server.set_read_timeout(Some(KEEP_ALIVE)).context("set the keep-alive timeout")?;
             if let Some(idle) = pool_closes_after {
-                ensure!(idle < KEEP_ALIVE, "the pool is to close after {idle:?}, not sooner");
+                ensure!(idle < KEEP_ALIVE, "the pool closes after {idle:?}, later than the server");
                 thread::sleep(idle);
                 client.shutdown(Shutdown::Write).context("the pool's close")?;
                 receive_nothing(&mut server)?;
@@ -143,15 +143,17 @@ fn receive_nothing(server: &mut TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// `wanted` of a fix: `2 s`.
+/// Parses `wanted` of a fix, such as `2 s`.
 fn seconds(advice: &Value) -> Result<Duration> {
-    let wanted = advice["wanted"].as_str().context("the fix wants nothing")?;
+    let wanted = advice["wanted"].as_str().context("the fix has no `wanted`")?;
     let seconds = wanted.strip_suffix(" s").and_then(|it| it.parse().ok());
-    Ok(Duration::from_secs(seconds.with_context(|| format!("no seconds: {wanted:?}"))?))
+    Ok(Duration::from_secs(
+        seconds.with_context(|| format!("invalid number of seconds {wanted:?}"))?,
+    ))
 }
 
-/// Connections wait in its queue when the listener stops.
-fn close_listener<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+/// Connections are in the listener's queue when it is closed.
+fn close_listener<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
     let net = stage.net;
     Ok(Box::new(move |round| {
         let listener = listen(stage.lab.server()?, net.server(PORT))?;

@@ -1,10 +1,12 @@
-//! Entries of connection tracking that run out, or do not apply.
+//! conntrack entries that expire, or do not match a packet.
 
 use std::net::SocketAddr;
 
 use anyhow::{Result, bail};
 
-use super::{By, Ended, Foreseen, Healing, LIMIT, Round, Scene, be_idle, exchange, set_options};
+use super::{
+    By, FixTest, LIMIT, Outcome, Prediction, Round, StartRound, be_idle, exchange, set_options,
+};
 use crate::{
     actor::{accept, connect, listen, talk, wait_error},
     expect::Incident,
@@ -13,34 +15,29 @@ use crate::{
     scenarios::{
         PORT, Stage,
         conntrack::{NEEDS, translate},
-        nat::{FAR, SAID},
+        nat::{FAR, SENT},
     },
 };
 
-pub const HEALINGS: &[Healing] = &[
+pub const FIX_TESTS: &[FixTest] = &[
+    conntrack("fix_conntrack_idle_expired", idle_expired, By::Fix("raise_conntrack_timeout"), idle),
     conntrack(
-        "heal_conntrack_idle_expired",
-        idle_expired,
-        By::Fix("raise_conntrack_timeout"),
-        idle,
-    ),
-    conntrack(
-        "heal_conntrack_idle_expired_keepalive",
+        "fix_conntrack_idle_expired_keepalive",
         idle_expired,
         By::Advice("keepalive_below_limit"),
         idle,
     ),
-    conntrack("heal_conntrack_invalid", invalid, By::Fix("conntrack_be_liberal"), beyond_window),
+    conntrack("fix_conntrack_invalid", invalid, By::Fix("conntrack_be_liberal"), beyond_window),
 ];
 
 const fn conntrack(
     name: &'static str,
     expect: fn(Net, &Round) -> Incident,
     by: By,
-    lay_out: for<'a> fn(&'a Stage<'a>) -> Result<Scene<'a>>,
-) -> Healing {
-    let foreseen = Foreseen::In(Role::Node);
-    Healing::new(name, Topology::Routed, expect, foreseen, by, lay_out).needs(NEEDS)
+    set_up: for<'a> fn(&'a Stage<'a>) -> Result<StartRound<'a>>,
+) -> FixTest {
+    let prediction = Prediction::In(Role::Node);
+    FixTest::new(name, Topology::Routed, expect, prediction, by, set_up).needs(NEEDS)
 }
 
 fn idle_expired(net: Net, round: &Round) -> Incident {
@@ -51,8 +48,8 @@ fn invalid(net: Net, round: &Round) -> Incident {
     Incident::new("conntrack_invalid", net.client(round.port), net.vip(PORT)).observed()
 }
 
-/// The server speaks first after the silence; its segment is not translated back.
-fn idle<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+/// The server sends first after the idle time; its segment is not translated back.
+fn idle<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
     let (net, node) = (stage.net, stage.lab.node()?);
     node.sysctl("net/netfilter/nf_conntrack_tcp_timeout_established", LIMIT)?;
     translate(stage, &net.server(PORT).to_string())?;
@@ -71,9 +68,10 @@ fn idle<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
     }))
 }
 
-/// A segment from the server, far outside the window: INVALID and not translated, unless conntrack is
-/// told to be liberal. The client's host answers either with a reset or as it answers any such segment.
-fn beyond_window<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
+/// A segment from the server, far outside the window. conntrack classifies it as INVALID and does not translate it,
+/// unless nf_conntrack_tcp_be_liberal is set. The client's host answers an untranslated segment with a RST, and a
+/// translated one with an ACK.
+fn beyond_window<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
     let (net, at) = (stage.net, stage.lab.server()?);
     stage.lab.node()?.sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", 0)?;
     translate(stage, &net.server(PORT).to_string())?;
@@ -87,7 +85,7 @@ fn beyond_window<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
         let made = wire.await_segment("the handshake's ACK", of_round)?;
         talk(&client, &server)?;
         let last = wire.await_segment("the client's last ACK", |it| {
-            of_round(it) && it.ack == made.ack.wrapping_add(SAID)
+            of_round(it) && it.ack == made.ack.wrapping_add(SENT)
         })?;
         Ok(Box::new(move || {
             wire.send(to, last.ack.wrapping_add(FAR), last.seq, ACK | PSH)?;
@@ -97,7 +95,7 @@ fn beyond_window<'a>(stage: &'a Stage<'a>) -> Result<Scene<'a>> {
             let errno = answer.has(RST).then(|| wait_error(&server)).transpose()?;
             stage.keep(client);
             stage.keep(server);
-            Ok(Ended::from(errno))
+            Ok(Outcome::from(errno))
         }))
     }))
 }
