@@ -171,8 +171,13 @@ impl<'a> Show<'a> {
         let surplus = self.events.len().saturating_sub(MOST_EVENTS.max(new));
         self.events.drain(..surplus);
         let outlook = outlook(snapshot);
-        let frame =
-            Frame { flow: self.flow, snapshot, outlook: &outlook, events: &self.events, wall_ns };
+        let frame = Frame {
+            flow: self.flow,
+            sight: snapshot,
+            outlook: &outlook,
+            events: &self.events,
+            wall_ns,
+        };
         let text = match self.args.page.output {
             PageFormat::Text if self.screen => {
                 let screen = watch::screen(&frame, self.args.page.color.on_stdout(), page_width());
