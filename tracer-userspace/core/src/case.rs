@@ -14,19 +14,19 @@ use crate::event::{Event, Packet, PacketDrop, ResetReceived, ResetSent, Socket, 
 
 /// A record's content with its time and namespace.
 #[derive(Clone, Debug)]
-pub struct At<T> {
+pub struct Stamped<T> {
     pub ts: Nanos,
     pub netns: u32,
-    pub it: T,
+    pub value: T,
 }
 
 /// A record that opens or joins a case.
 #[derive(Clone, Debug)]
 pub enum Record {
-    Sent(At<ResetSent>),
-    Received(At<ResetReceived>),
-    Error(At<SocketError>),
-    Drop(At<PacketDrop>),
+    Sent(Stamped<ResetSent>),
+    Received(Stamped<ResetReceived>),
+    Error(Stamped<SocketError>),
+    Drop(Stamped<PacketDrop>),
 }
 
 /// Sequence numbers that one side has sent and not seen acknowledged: a range for a socket, one
@@ -121,10 +121,10 @@ impl Record {
         use crate::event::Body;
         let Event { ts, netns, body } = event;
         Some(match body {
-            Body::ResetSent(it) => Self::Sent(At { ts, netns, it: *it }),
-            Body::ResetReceived(it) => Self::Received(At { ts, netns, it: *it }),
-            Body::SocketError(it) => Self::Error(At { ts, netns, it: *it }),
-            Body::PacketDrop(it) => Self::Drop(At { ts, netns, it: *it }),
+            Body::ResetSent(it) => Self::Sent(Stamped { ts, netns, value: *it }),
+            Body::ResetReceived(it) => Self::Received(Stamped { ts, netns, value: *it }),
+            Body::SocketError(it) => Self::Error(Stamped { ts, netns, value: *it }),
+            Body::PacketDrop(it) => Self::Drop(Stamped { ts, netns, value: *it }),
             _ => return None,
         })
     }
@@ -165,32 +165,32 @@ impl Record {
     /// The tuple, where the record still has one.
     pub fn flow(&self) -> Option<Flow> {
         match self {
-            Self::Sent(at) => at.it.flow(),
-            Self::Received(at) => Some(at.it.socket.flow),
+            Self::Sent(at) => at.value.flow(),
+            Self::Received(at) => Some(at.value.socket.flow),
             // A disconnected socket has lost its addresses; only its identity joins it.
-            Self::Error(at) => Some(at.it.socket.flow).filter(|flow| flow.dst.port() != 0),
-            Self::Drop(at) => Some(at.it.packet.flow),
+            Self::Error(at) => Some(at.value.socket.flow).filter(|flow| flow.dst.port() != 0),
+            Self::Drop(at) => Some(at.value.packet.flow),
         }
     }
 
     fn socket(&self) -> Option<&Socket> {
         match self {
-            Self::Sent(at) => at.it.socket.as_ref().filter(|socket| socket.is_connection()),
-            Self::Received(at) => Some(&at.it.socket),
-            Self::Error(at) => Some(&at.it.socket),
+            Self::Sent(at) => at.value.socket.as_ref().filter(|socket| socket.is_connection()),
+            Self::Received(at) => Some(&at.value.socket),
+            Self::Error(at) => Some(&at.value.socket),
             Self::Drop(_) => None,
         }
     }
 
     fn anchor(&self) -> Option<Anchor> {
         match self {
-            Self::Sent(at) => match &at.it.trigger {
+            Self::Sent(at) => match &at.value.trigger {
                 Some(trigger) => Some(Anchor::of_packet(trigger)),
-                None => at.it.socket.as_ref().and_then(Anchor::of_socket),
+                None => at.value.socket.as_ref().and_then(Anchor::of_socket),
             },
-            Self::Received(at) => Anchor::of_socket(&at.it.socket),
-            Self::Error(at) => Anchor::of_socket(&at.it.socket),
-            Self::Drop(at) => Some(Anchor::of_packet(&at.it.packet)),
+            Self::Received(at) => Anchor::of_socket(&at.value.socket),
+            Self::Error(at) => Anchor::of_socket(&at.value.socket),
+            Self::Drop(at) => Some(Anchor::of_packet(&at.value.packet)),
         }
     }
 
@@ -198,17 +198,17 @@ impl Record {
     fn reset(&self) -> Option<Reset> {
         match self {
             Self::Sent(at) => {
-                let seq = at.it.seq().filter(|seq| *seq != 0);
-                let ack = at.it.trigger.filter(|_| seq.is_none()).map(|trigger| trigger.end());
+                let seq = at.value.seq().filter(|seq| *seq != 0);
+                let ack = at.value.trigger.filter(|_| seq.is_none()).map(|trigger| trigger.end());
                 Some(Reset { sent: true, number: seq.or(ack)?, by_ack: seq.is_none(), ts: at.ts })
             }
             Self::Received(at) => {
-                let seq = Some(at.it.seq()).filter(|seq| *seq != 0);
+                let seq = Some(at.value.seq()).filter(|seq| *seq != 0);
                 // A connect accepts a reset only for its SYN (net/ipv4/tcp_input.c), if it must be said
                 // without the packet.
-                let syn = at.it.socket.state == tcp_state::SYN_SENT;
-                let acked = syn.then_some(at.it.socket.snd_nxt);
-                let ack = at.it.packet.map(|packet| packet.ack).or(acked);
+                let syn = at.value.socket.state == tcp_state::SYN_SENT;
+                let acked = syn.then_some(at.value.socket.snd_nxt);
+                let ack = at.value.packet.map(|packet| packet.ack).or(acked);
                 Some(Reset { sent: false, number: seq.or(ack)?, by_ack: seq.is_none(), ts: at.ts })
             }
             Self::Error(_) | Self::Drop(_) => None,
@@ -251,7 +251,7 @@ impl Identity {
             self.add_flow(flow);
         }
         if let Record::Drop(at) = record
-            && let Some(nat) = at.it.nat()
+            && let Some(nat) = at.value.nat()
         {
             self.add_flow(nat.original);
             self.add_flow(nat.reply);
@@ -338,10 +338,10 @@ pub struct Case {
     pub opened: Nanos,
     /// Namespace of the first record.
     pub netns: u32,
-    pub sent: Vec<At<ResetSent>>,
-    pub received: Vec<At<ResetReceived>>,
-    pub errors: Vec<At<SocketError>>,
-    pub drops: Vec<At<PacketDrop>>,
+    pub sent: Vec<Stamped<ResetSent>>,
+    pub received: Vec<Stamped<ResetReceived>>,
+    pub errors: Vec<Stamped<SocketError>>,
+    pub drops: Vec<Stamped<PacketDrop>>,
     pub identity: Identity,
 }
 
@@ -368,7 +368,7 @@ impl Case {
         }
         let only_dropped =
             self.sent.is_empty() && self.received.is_empty() && self.errors.is_empty();
-        let failed = self.drops.iter().any(|at| at.it.is_failure());
+        let failed = self.drops.iter().any(|at| at.value.is_failure());
         if only_dropped && !failed && !matches!(record, Record::Drop(_)) {
             // A rule's drop opens nothing by itself; what it led to does.
             self.opened = record.ts();
@@ -391,12 +391,13 @@ impl Case {
         match record {
             Record::Sent(at) => self.sent.iter().any(|known| {
                 let socket = |it: &ResetSent| it.socket.as_ref().map(|socket| socket.id);
-                let same = (known.netns, known.it.trigger, socket(&known.it), known.it.via)
-                    == (at.netns, at.it.trigger, socket(&at.it), at.it.via);
-                same && soon(known.ts, at.ts) && known.it.seq() == at.it.seq()
+                let same =
+                    (known.netns, known.value.trigger, socket(&known.value), known.value.via)
+                        == (at.netns, at.value.trigger, socket(&at.value), at.value.via);
+                same && soon(known.ts, at.ts) && known.value.seq() == at.value.seq()
             }),
             Record::Error(at) => self.errors.iter().any(|known| {
-                let (one, other) = (&known.it.socket, &at.it.socket);
+                let (one, other) = (&known.value.socket, &at.value.socket);
                 let same = (known.netns, one.id, one.flow, one.err)
                     == (at.netns, other.id, other.flow, other.err);
                 same && soon(known.ts, at.ts)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{correlator::Counters, incident::Incident, verdict::Family};
+use crate::{correlator::RunCounters, incident::Incident, verdict::Family};
 
 /// What a run has seen, for the summary events and the closing line.
 #[derive(Clone, Debug, Default)]
@@ -12,7 +12,7 @@ pub struct Summary {
     /// Cause id to incidents; benign ones apart. Repeats at a connection's other end do not count.
     pub incidents: BTreeMap<&'static str, u64>,
     pub benign: BTreeMap<&'static str, u64>,
-    pub counters: Counters,
+    pub counters: RunCounters,
     /// Kernel reads that failed, records that could not be decoded or are of a kind this build does not
     /// know, and damaged lines of a capture.
     pub unreadable: u64,
@@ -30,7 +30,7 @@ impl Summary {
         *list.entry(incident.cause.id).or_default() += 1;
     }
 
-    pub fn update(&mut self, counters: &Counters, unreadable: u64) {
+    pub fn update(&mut self, counters: &RunCounters, unreadable: u64) {
         self.counters = *counters;
         self.unreadable = unreadable + counters.unknown_records;
     }

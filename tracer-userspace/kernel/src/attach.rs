@@ -33,7 +33,7 @@ pub struct Attached {
     /// Holds programs and links alive.
     pub(super) ebpf: Ebpf,
     pub events: RingBuf<MapData>,
-    pub(super) counters: Counters,
+    pub(super) counters: MapCounters,
     pub choices: Vec<Choice>,
     pub refused: Vec<Refused>,
     /// What the programs say; `None` unless asked for.
@@ -158,7 +158,8 @@ pub fn attach(
     Ok(Attached {
         events: RingBuf::try_from(events)?,
         // Programs that are loaded name a map by its descriptor, so it was open up to here.
-        counters: Counters::map(counters.fd().as_fd(), rows).context("cannot map the counters")?,
+        counters: MapCounters::map(counters.fd().as_fd(), rows)
+            .context("cannot map the counters")?,
         choices,
         refused: chooser.refused,
         log,

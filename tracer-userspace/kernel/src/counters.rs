@@ -18,7 +18,7 @@ use rustix::{
 use tracer_common::wire::COUNTERS as SLOTS;
 
 /// Rows of [`SLOTS`] counters, one for each processor that may ever be there.
-pub struct Counters {
+pub struct MapCounters {
     start: NonNull<AtomicU64>,
     cells: usize,
     bytes: usize,
@@ -30,9 +30,9 @@ pub fn entries(rows: usize) -> u32 {
 }
 
 // SAFETY: the memory is the kernel's; any thread may read it.
-unsafe impl Send for Counters {}
+unsafe impl Send for MapCounters {}
 
-impl Counters {
+impl MapCounters {
     /// Maps the map of [`entries`] counters.
     ///
     /// # Errors
@@ -56,7 +56,7 @@ impl Counters {
     }
 }
 
-impl Drop for Counters {
+impl Drop for MapCounters {
     fn drop(&mut self) {
         // SAFETY: ours alone, and nothing borrows from it. It cannot fail for what was mapped.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.bytes) };
@@ -79,7 +79,7 @@ mod tests {
                 file.write_all(&(row * (slot + 1)).to_ne_bytes()).expect("written");
             }
         }
-        let counters = Counters::map(file.as_fd(), 3).expect("mapped");
+        let counters = MapCounters::map(file.as_fd(), 3).expect("mapped");
         assert_eq!([0, 1, SLOTS - 1].map(|slot| counters.sum(slot)), [321, 642, 321 * 17]);
         assert_eq!(counters.sum(SLOTS), 0, "no such slot");
     }

@@ -33,7 +33,7 @@ use tracer_common::wire::{COUNTER_LOST, COUNTER_UNREADABLE, KIND_LAST};
 use super::{
     attach::{AttachOptions, Attached, StderrLog},
     choose::Refused,
-    counters::Counters,
+    counters::MapCounters,
     idle_sampler::IdleSampler,
     prepare::StartError,
     queries::Queries,
@@ -61,7 +61,7 @@ const READ_SKIPPED_RUNS_EVERY: Duration = Duration::from_millis(100);
 /// One load of the object: its programs stay attached as long as this lives.
 struct Part {
     ring: AsyncFd<RingBuf<MapData>>,
-    counters: Counters,
+    counters: MapCounters,
     log: Option<EbpfLogger<StderrLog>>,
     ebpf: Ebpf,
     /// Runs of each program that the kernel skipped while the others were being attached.

@@ -3,7 +3,7 @@
 use std::io;
 
 use rsttrace_core::{
-    correlator::Counters, event::Session, incident::Incident, summary::Summary, verdict::Family,
+    correlator::RunCounters, event::Session, incident::Incident, summary::Summary, verdict::Family,
 };
 use rsttrace_model::flow::Nanos;
 use rsttrace_schema::json;
@@ -73,7 +73,7 @@ impl<'a> Show<'a> {
     }
 
     /// Takes over the counters of the correlator.
-    pub fn count(&mut self, counters: &Counters, unreadable: u64) {
+    pub fn count(&mut self, counters: &RunCounters, unreadable: u64) {
         self.summary.update(counters, unreadable);
     }
 

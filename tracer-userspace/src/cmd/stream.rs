@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use rsttrace_core::{
-    correlator::{Correlator, Counters},
+    correlator::{Correlator, RunCounters},
     event::{Body, Event},
     incident::Incident,
 };
@@ -51,7 +51,7 @@ pub trait Observer {
 /// The result of one turn of the loop.
 pub struct Turn<'a> {
     pub incidents: &'a [Incident],
-    pub counters: Counters,
+    pub counters: RunCounters,
     pub unreadable: u64,
     pub now: Nanos,
 }

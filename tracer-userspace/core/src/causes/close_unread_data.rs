@@ -6,7 +6,7 @@ use super::{
     remedy,
 };
 use crate::{
-    case::At,
+    case::Stamped,
     event::{ResetSent, has},
     evidence::Evidence,
     fix::{Fix, FixOwner, Remedy, Risk},
@@ -57,9 +57,9 @@ const NOT_FIXES: &[(&str, &str)] = &[
 ];
 
 /// The reset of a close with unread data (RFC 2525 2.17), and the unread amount in words.
-pub fn abort<'a>(evidence: &Evidence<'a>) -> Option<(&'a At<ResetSent>, String)> {
+pub fn abort<'a>(evidence: &Evidence<'a>) -> Option<(&'a Stamped<ResetSent>, String)> {
     let at = evidence.active()?;
-    let sent = &at.it;
+    let sent = &at.value;
     let closing = has(&sent.stack, "__tcp_close") || has(&sent.stack, "tcp_close");
     if has(&sent.stack, "tcp_disconnect") {
         return None;
@@ -76,7 +76,7 @@ pub fn abort<'a>(evidence: &Evidence<'a>) -> Option<(&'a At<ResetSent>, String)>
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (at, unread) = abort(evidence)?;
-    let task = &at.it.task;
+    let task = &at.value.task;
     let who = task.to_string();
     let how = if task.exiting { "exited" } else { "closed the socket" };
     Some(Verdict::new(Confidence::Observed, format!("{who} {how} with {unread}")).finding(

@@ -43,11 +43,11 @@ pub const CAUSE: Cause = Cause {
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let refused = evidence.case.sent.iter().find(|at| {
-        at.it.socket.is_none()
-            && at.it.trigger.is_some_and(|t| t.has(tcp_flag::SYN) && !t.has(tcp_flag::ACK))
+        at.value.socket.is_none()
+            && at.value.trigger.is_some_and(|t| t.has(tcp_flag::SYN) && !t.has(tcp_flag::ACK))
     });
     if let Some(at) = refused {
-        let port = at.it.trigger.map_or(0, |trigger| trigger.flow.dst.port());
+        let port = at.value.trigger.map_or(0, |trigger| trigger.flow.dst.port());
         return Some(
             Verdict::new(Confidence::Observed, format!("nobody listens on port {port}")).finding(
                 Finding {
@@ -63,10 +63,10 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         return None;
     }
     // The peer is elsewhere; a reset to a SYN, or an ICMP error in its place, is all there is.
-    let by_reset = evidence.received().filter(|at| at.it.socket.state == tcp_state::SYN_SENT);
+    let by_reset = evidence.received().filter(|at| at.value.socket.state == tcp_state::SYN_SENT);
     let ts = match (by_reset, evidence.error()) {
         (Some(at), _) => at.ts,
-        (None, Some(at)) if at.it.socket.err == ECONNREFUSED => at.ts,
+        (None, Some(at)) if at.value.socket.err == ECONNREFUSED => at.ts,
         _ => return None,
     };
     Some(

@@ -8,7 +8,7 @@ use super::{
     remedy,
 };
 use crate::{
-    case::At,
+    case::Stamped,
     event::ResetSent,
     evidence::Evidence,
     fix::{Fix, FixOwner, Remedy, Risk},
@@ -71,15 +71,15 @@ pub const NOT_FIXES: &[(&str, &str)] = &[(
 )];
 
 /// The answer of a socket that is only waiting for its own end.
-pub fn answer<'a>(evidence: &Evidence<'a>) -> Option<(&'a At<ResetSent>, &'static str)> {
+pub fn answer<'a>(evidence: &Evidence<'a>) -> Option<(&'a Stamped<ResetSent>, &'static str)> {
     evidence.case.sent.iter().find_map(|at| {
-        at.it.trigger?;
-        let socket = at.it.socket.as_ref()?;
+        at.value.trigger?;
+        let socket = at.value.socket.as_ref()?;
         let where_ = if socket.state == tcp_state::TIME_WAIT {
             "in TIME_WAIT"
         } else if socket.is_connection() && socket.dead {
             "closed and orphaned"
-        } else if socket.is_connection() && shut_for_reading(&at.it) {
+        } else if socket.is_connection() && shut_for_reading(&at.value) {
             "shut for reading"
         } else {
             return None;
@@ -99,16 +99,16 @@ fn shut_for_reading(sent: &ResetSent) -> bool {
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (at, where_) = answer(evidence)?;
-    let closer = at.it.end.as_ref().filter(|end| end.err == 0).map(|end| {
+    let closer = at.value.end.as_ref().filter(|end| end.err == 0).map(|end| {
         let how = end.task.ending().unwrap_or("closed it".into());
         (format!("{} {how}", end.task), end.ts)
     });
-    let payload = at.it.trigger.map_or(0, |trigger| trigger.payload);
+    let payload = at.value.trigger.map_or(0, |trigger| trigger.payload);
     let (who, ts) = closer.unwrap_or(("the application closed it".into(), at.ts));
     let before = evidence.age_s(ts);
     let when = if before > 0.0 { format!(" {} before", human_s(before)) } else { String::new() };
     // Who closed, and when, is what tells it from a race.
-    let known = at.it.end.is_some();
+    let known = at.value.end.is_some();
     let confidence = if known { Confidence::Observed } else { Confidence::Correlated };
     Some(
         Verdict::new(confidence, format!("{who}{when}, then {payload} B more arrived"))
@@ -127,7 +127,7 @@ fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let end = answer(evidence).and_then(|(at, _)| at.it.end.as_ref());
+    let end = answer(evidence).and_then(|(at, _)| at.value.end.as_ref());
     // Whose process has ended did not close for idleness: no idle timeout would have helped.
     match end.filter(|end| end.err == 0 && end.task.exiting) {
         Some(end) => vec![remedy::stop_gracefully(&end.task), remedy::RETRY.fix()],

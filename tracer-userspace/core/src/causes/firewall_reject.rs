@@ -12,7 +12,7 @@ use crate::{
     event::{DropReason, PacketDrop},
     evidence::Evidence,
     fix::Fix,
-    history::losses::Remembered,
+    history::losses::LossEntry,
     verdict::{Confidence, Family, Finding, NotFix, Verdict},
 };
 
@@ -80,7 +80,7 @@ const NOT_FIXES: &[(&str, &str)] =
 const SAME_PACKET_S: f64 = 0.05;
 
 /// The connection's packet that a rule answered with an ICMP error, where no reset ended it first.
-fn unreachable<'a>(evidence: &Evidence<'a>) -> Option<(&'a Remembered, &'a PacketDrop)> {
+fn unreachable<'a>(evidence: &Evidence<'a>) -> Option<(&'a LossEntry, &'a PacketDrop)> {
     let no_reset = evidence.sent().is_none() && evidence.received().is_none();
     if evidence.error().is_none() || !(no_reset || evidence.timed_out().is_some()) {
         return None;
@@ -92,7 +92,7 @@ fn unreachable<'a>(evidence: &Evidence<'a>) -> Option<(&'a Remembered, &'a Packe
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if let Some(at) = evidence.rejected() {
         let place = evidence.place(at.netns).describe();
-        let tool = tool(&at.it.stack);
+        let tool = tool(&at.value.stack);
         return Some(
             Verdict::new(Confidence::Observed, format!("{tool} {place} answered it with a reset"))
                 .finding(Finding {
@@ -100,7 +100,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
                     ts: at.ts,
                     summary: format!(
                         "{tool} {place} reset {}",
-                        at.it.trigger.map_or("a packet".into(), |t| t.flow.to_string())
+                        at.value.trigger.map_or("a packet".into(), |t| t.flow.to_string())
                     ),
                 }),
         );
@@ -128,9 +128,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 /// stack on this host sent a reset.
 fn by_its_drop(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (ts, flow, answer) = match (evidence.received(), evidence.error()) {
-        (Some(at), _) => (at.ts, at.it.socket.flow, "a reset"),
-        (None, Some(at)) if at.it.socket.err == ECONNREFUSED => {
-            (at.ts, at.it.socket.flow, "an ICMP error")
+        (Some(at), _) => (at.ts, at.value.socket.flow, "a reset"),
+        (None, Some(at)) if at.value.socket.err == ECONNREFUSED => {
+            (at.ts, at.value.socket.flow, "an ICMP error")
         }
         _ => return None,
     };

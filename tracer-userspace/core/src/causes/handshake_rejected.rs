@@ -64,17 +64,17 @@ fn unused_abort(evidence: &Evidence<'_>) -> Option<(u64, &'static str, Confidenc
     }
     let why = "it was opened and aborted without payload";
     if let Some(at) = evidence.active() {
-        let socket = at.it.socket.as_ref()?;
+        let socket = at.value.socket.as_ref()?;
         let on_purpose = socket.linger_zero && socket.never_used();
         // A server that aborts what it accepted has refused somebody.
         let by_initiator = evidence.client_view()?.src == socket.flow.src;
         return (on_purpose && by_initiator).then_some((at.ts, why, Confidence::Observed));
     }
     let at = evidence.received()?;
-    let abort = at.it.packet?.has(tcp_flag::ACK);
-    let opened = at.it.socket.state != tcp_state::SYN_SENT;
+    let abort = at.value.packet?.has(tcp_flag::ACK);
+    let opened = at.value.socket.state != tcp_state::SYN_SENT;
     // A responder that aborts (a listener that closes, an overloaded proxy) breaks what was wanted.
-    let by_initiator = evidence.client_view()?.dst == at.it.socket.flow.src;
+    let by_initiator = evidence.client_view()?.dst == at.value.socket.flow.src;
     (evidence.sent().is_none() && abort && opened && by_initiator).then_some((
         at.ts,
         why,
@@ -85,10 +85,10 @@ fn unused_abort(evidence: &Evidence<'_>) -> Option<(u64, &'static str, Confidenc
 /// The packet that was answered belongs to no finished handshake.
 fn handshake(evidence: &Evidence<'_>) -> Option<(u64, &'static str)> {
     let at = evidence.sent()?;
-    let trigger = at.it.trigger?;
+    let trigger = at.value.trigger?;
     if trigger.has(tcp_flag::SYN) && trigger.has(tcp_flag::ACK) {
         // Nobody is left who was: a server that never took the last ACK sends its SYN-ACK again.
-        if at.it.end.as_ref().is_some_and(|end| end.err != 0) {
+        if at.value.end.as_ref().is_some_and(|end| end.err != 0) {
             return None;
         }
         return Some((at.ts, "a SYN-ACK came for a connection nobody here was opening"));
@@ -96,7 +96,7 @@ fn handshake(evidence: &Evidence<'_>) -> Option<(u64, &'static str)> {
     if !trigger.has(tcp_flag::ACK) {
         return Some((at.ts, "a packet without ACK that belongs to no connection (a scan)"));
     }
-    let socket = at.it.socket.as_ref()?;
+    let socket = at.value.socket.as_ref()?;
     if evidence.listen_overflowed() {
         return None;
     }

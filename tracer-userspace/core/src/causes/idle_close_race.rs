@@ -78,7 +78,7 @@ const ROUND_TRIP_S: f64 = 1.0;
 /// How long it had been idle when it was closed on purpose, seconds.
 fn idle_at_close(evidence: &Evidence<'_>) -> Option<f64> {
     let (at, _) = data_after_close::answer(evidence)?;
-    let end = at.it.end.as_ref().filter(|end| end.err == 0)?;
+    let end = at.value.end.as_ref().filter(|end| end.err == 0)?;
     // A process that ended closed everything, idle or not.
     end.idle_s.filter(|idle_s| *idle_s >= IDLE_S && !end.task.exiting)
 }
@@ -93,8 +93,8 @@ fn had_been_told(evidence: &Evidence<'_>) -> bool {
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let idle_s = idle_at_close(evidence)?;
     let (at, _) = data_after_close::answer(evidence)?;
-    let end = at.it.end.as_ref()?;
-    let payload = at.it.trigger?.payload;
+    let end = at.value.end.as_ref()?;
+    let payload = at.value.trigger?.payload;
     let after_s = seconds(at.ts.saturating_sub(end.ts));
     if payload == 0 || after_s > ROUND_TRIP_S || had_been_told(evidence) {
         return None;
@@ -124,7 +124,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 
 fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
     let (at, _) = data_after_close::answer(evidence)?;
-    let end = at.it.end.as_ref()?;
+    let end = at.value.end.as_ref()?;
     let after_s = seconds(at.ts.saturating_sub(end.ts));
     if end.task.exiting {
         return Some("the process ended; it did not close for idleness".into());

@@ -163,7 +163,7 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
     let balanced = evidence.balanced().filter(|it| it.has_entry == Some(false))?;
     let at = evidence.stateless().filter(|at| at.netns == balanced.netns)?;
     // A server on the director itself ends its own connections; a stray packet is nobody's connection.
-    if at.it.socket.is_some() || at.it.end.is_some() || !evidence.was_used() {
+    if at.value.socket.is_some() || at.value.end.is_some() || !evidence.was_used() {
         return None;
     }
     let vip = balanced.virtual_flow.dst;
@@ -210,7 +210,7 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     if let Some(at) = cleared(evidence).and_then(|loss| loss.removal) {
         return vec![Fix {
-            summary: format!("keep {} from clearing the IPVS table", at.it.task.comm),
+            summary: format!("keep {} from clearing the IPVS table", at.value.task.comm),
             ..KEEP_SERVICES.fix()
         }];
     }

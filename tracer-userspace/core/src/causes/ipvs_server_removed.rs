@@ -19,7 +19,7 @@ use super::{
     unanswered,
 };
 use crate::{
-    case::At,
+    case::Stamped,
     causes::cause::{DropReport, Facts},
     event::{DropReason, IpvsEnd, IpvsRemoval, IpvsServerRemoved, has},
     evidence::{Evidence, seconds},
@@ -151,7 +151,7 @@ pub struct ServerLoss<'a> {
     /// What became of its entry.
     entry: Finding,
     /// Who took the server away, if that was seen.
-    pub removal: Option<&'a At<IpvsServerRemoved>>,
+    pub removal: Option<&'a Stamped<IpvsServerRemoved>>,
 }
 
 /// Also of a server that went with the whole table, which is `ipvs_entry_dropped`.
@@ -200,8 +200,8 @@ fn ended<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
 
 /// Its entry is still there, without the server: every packet that arrives for it is dropped.
 fn hung<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
-    let socket = &evidence.timed_out()?.it.socket;
-    let At { ts, netns, it: entry } = evidence.ipvs_orphan()?;
+    let socket = &evidence.timed_out()?.value.socket;
+    let Stamped { ts, netns, value: entry } = evidence.ipvs_orphan()?;
     let removal = evidence.ipvs_server_removed(*netns, entry.virtual_flow, entry.real_flow());
     // Nobody answered before the server was removed: it was removed because it is dead.
     if removal.is_some_and(|at| seconds(ts.saturating_sub(at.ts)) < unanswered::at_least_s(socket))
@@ -221,8 +221,9 @@ fn hung<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
 /// Its entry is still there, but nobody looks: with its last service IPVS leaves netfilter's hooks
 /// (net/netfilter/ipvs/ip_vs_ctl.c), and the local stack gets the packet.
 fn unhooked<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
-    let at = evidence.stateless().filter(|at| at.it.socket.is_none() && at.it.end.is_none())?;
-    let service = at.it.trigger?.flow.dst;
+    let at =
+        evidence.stateless().filter(|at| at.value.socket.is_none() && at.value.end.is_none())?;
+    let service = at.value.trigger?.flow.dst;
     let removal = evidence.ipvs_service_removed(at.netns, service)?;
     if evidence.has_loss()
         || evidence.ipvs_service(at.netns, service).is_some()
@@ -240,7 +241,7 @@ fn unhooked<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
     };
     Some(ServerLoss {
         confidence: Confidence::Correlated,
-        server: removal.it.server,
+        server: removal.value.server,
         entry,
         removal: Some(removal),
     })
@@ -248,7 +249,7 @@ fn unhooked<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
 
 /// Nobody of this host is hurt, but its packets are dropped here.
 fn dropped<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
-    let At { ts, netns, it: entry } = evidence.ipvs_orphan()?;
+    let Stamped { ts, netns, value: entry } = evidence.ipvs_orphan()?;
     let removal = evidence.ipvs_server_removed(*netns, entry.virtual_flow, entry.real_flow());
     Some(ServerLoss {
         confidence: if removal.is_some() { Confidence::Observed } else { Confidence::Inferred },
@@ -260,7 +261,7 @@ fn dropped<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
 
 fn only_dropped(evidence: &Evidence<'_>) -> bool {
     let case = evidence.case;
-    case.drops.iter().any(|at| at.it.why == DropReason::NoDestination)
+    case.drops.iter().any(|at| at.value.why == DropReason::NoDestination)
         && case.sent.is_empty()
         && case.received.is_empty()
         && case.errors.is_empty()
@@ -284,7 +285,7 @@ fn orphaned(evidence: &Evidence<'_>, ts: Nanos, netns: u32, entry: &IpvsEntry) -
 impl ServerLoss<'_> {
     /// Every service was taken away at once.
     pub fn with_all(&self) -> bool {
-        self.removal.is_some_and(|at| at.it.removal() == IpvsRemoval::Table)
+        self.removal.is_some_and(|at| at.value.removal() == IpvsRemoval::Table)
     }
 
     pub fn verdict(self, evidence: &Evidence<'_>) -> Verdict {
@@ -296,10 +297,10 @@ impl ServerLoss<'_> {
                  then",
             );
         };
-        let IpvsServerRemoved { service, task, .. } = &at.it;
+        let IpvsServerRemoved { service, task, .. } = &at.value;
         let place = evidence.place(at.netns).describe();
         let before = human_s(evidence.age_s(at.ts));
-        let (why, summary) = match at.it.removal() {
+        let (why, summary) = match at.value.removal() {
             IpvsRemoval::Server => (
                 format!("{task} had taken its real server {server} out of IPVS"),
                 format!("{task} took {server} out of the IPVS service {service} {place}"),
@@ -337,7 +338,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let entry = evidence.ipvs_orphan();
     let server = match (evidence.ipvs(), entry) {
         (Some((_, end)), _) => end.real_flow.dst.to_string(),
-        (None, Some(at)) => at.it.server.to_string(),
+        (None, Some(at)) => at.value.server.to_string(),
         (None, None) => "the server".into(),
     };
     let mut fixes = vec![Fix {

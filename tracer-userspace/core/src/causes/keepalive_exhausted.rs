@@ -80,8 +80,8 @@ const NOT_FIXES: &[(&str, &str)] = &[(
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let at = evidence.timed_out()?;
-    let socket = &at.it.socket;
-    if !has(&at.it.stack, "tcp_keepalive_timer") || socket.user_timeout_ms != 0 {
+    let socket = &at.value.socket;
+    if !has(&at.value.stack, "tcp_keepalive_timer") || socket.user_timeout_ms != 0 {
         return None;
     }
     let keepalive = socket.keepalive;

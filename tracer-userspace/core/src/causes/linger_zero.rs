@@ -6,7 +6,7 @@ use super::{
     remedy,
 };
 use crate::{
-    case::At,
+    case::Stamped,
     event::{ResetSent, has},
     evidence::Evidence,
     fix::{Fix, FixOwner, Remedy, Risk},
@@ -80,21 +80,21 @@ fn kind(sent: &ResetSent) -> Option<&'static str> {
 
 /// An orphan with TCP_LINGER2 below 0 is reset as soon as its FIN is acknowledged, in answer to that very
 /// acknowledgement (net/ipv4/tcp_input.c, tcp_rcv_state_process).
-fn timed_out_linger2<'a>(evidence: &Evidence<'a>) -> Option<&'a At<ResetSent>> {
+fn timed_out_linger2<'a>(evidence: &Evidence<'a>) -> Option<&'a Stamped<ResetSent>> {
     let at = evidence.sent()?;
-    let socket = at.it.socket.as_ref()?;
-    let by_ack = at.it.trigger.is_some_and(|trigger| trigger.payload == 0);
+    let socket = at.value.socket.as_ref()?;
+    let by_ack = at.value.trigger.is_some_and(|trigger| trigger.payload == 0);
     (socket.is_connection() && socket.dead && socket.linger2_negative && by_ack).then_some(at)
 }
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (at, how) = match evidence.active() {
-        Some(at) => (at, kind(&at.it)?),
+        Some(at) => (at, kind(&at.value)?),
         None => (timed_out_linger2(evidence)?, "closed the socket with TCP_LINGER2 below 0"),
     };
-    let task = &at.it.task;
+    let task = &at.value.task;
     // The timer's `current` is a bystander.
-    let who = match at.it.trigger.is_some() || has(&at.it.stack, "tcp_keepalive_timer") {
+    let who = match at.value.trigger.is_some() || has(&at.value.stack, "tcp_keepalive_timer") {
         true => "its application".to_owned(),
         false => task.to_string(),
     };

@@ -9,7 +9,7 @@ use super::{
     scene::Scene,
 };
 use crate::{
-    case::At,
+    case::Stamped,
     event::ResetSent,
     evidence::Evidence,
     fix::{Change, Fix, FixOwner, Remedy, Risk},
@@ -98,8 +98,8 @@ struct Queue {
 }
 
 impl Queue {
-    fn of(at: &At<ResetSent>) -> Option<Self> {
-        let socket = at.it.socket.as_ref()?;
+    fn of(at: &Stamped<ResetSent>) -> Option<Self> {
+        let socket = at.value.socket.as_ref()?;
         let (waiting, allowed) = (socket.ack_backlog, socket.max_ack_backlog);
         Some(Self { netns: at.netns, waiting, allowed })
     }
@@ -119,12 +119,12 @@ fn queue(evidence: &Evidence<'_>) -> Option<Queue> {
         return Queue::of(evidence.sent()?);
     }
     if let Some(at) = evidence.timed_out() {
-        let found = evidence.accept_queue(at.it.socket.flow.dst)?;
+        let found = evidence.accept_queue(at.value.socket.flow.dst)?;
         let (waiting, allowed) = (found.1.waiting, found.1.allowed);
         let queue = Queue { netns: found.0, waiting, allowed };
-        return (at.it.socket.was_never_answered() && queue.is_full()).then_some(queue);
+        return (at.value.socket.was_never_answered() && queue.is_full()).then_some(queue);
     }
-    let at = evidence.stateless().filter(|at| at.it.end.is_none())?;
+    let at = evidence.stateless().filter(|at| at.value.end.is_none())?;
     let strangers = evidence.victims().all(|(_, _, socket)| socket.bytes_received == 0);
     let queue = Queue::of(at)?;
     (strangers && !evidence.has_loss() && queue.is_full()).then_some(queue)
@@ -165,7 +165,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 
 fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
     let at = evidence.timed_out()?;
-    let (_, queue) = evidence.accept_queue(at.it.socket.flow.dst)?;
+    let (_, queue) = evidence.accept_queue(at.value.socket.flow.dst)?;
     let (waiting, allowed) = (queue.waiting, queue.allowed);
     (!queue.is_full())
         .then(|| format!("the accept queue had room ({waiting} waiting, {allowed} allowed)"))

@@ -53,7 +53,7 @@ const NOT_FIXES: &[(&str, &str)] =
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let at = evidence.listener_stopped()?;
-    let task = &at.it.task;
+    let task = &at.value.task;
     let who = task.to_string();
     let how = if task.exiting { "exited with its listener" } else { "closed its listener" };
     Some(Verdict::new(Confidence::Observed, format!("{who} {how} before accepting it")).finding(

@@ -26,7 +26,7 @@ pub const CAUSE: Cause = Cause {
                 it, or with silence (then it ends as retransmission_timeout). No packet says so, so this is \
                 measured: rsttrace keeps, for each service, the idle ages at which connections broke and \
                 those that connections survived (sampled from the kernel's list of sockets once a \
-                connection has broken). Known limits: 240 s Azure load balancer, 350 s AWS NLB, NAT \
+                connection has broken). Baseline limits: 240 s Azure load balancer, 350 s AWS NLB, NAT \
                 gateway and Nitro v6 conntrack, 600 s Google Cloud firewall, 900 s IPVS, 1200 s Google \
                 Cloud NAT, 3600 s many firewalls, 4000 s the longest AWS classic load balancer.",
         signs: &[Sign::inferred(
@@ -95,7 +95,7 @@ pub fn sample(evidence: &Evidence<'_>) -> Option<Break> {
 
 fn bracket(evidence: &Evidence<'_>) -> Option<Bracket> {
     sample(evidence)?;
-    evidence.idle_ages().and_then(Ages::bracket)
+    evidence.idle_periods().and_then(Ages::bracket)
 }
 
 fn candidates(bracket: Bracket) -> Vec<&'static str> {
@@ -141,7 +141,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 
 fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
     let broke_s = sample(evidence)?.idle_s;
-    let survived_s = evidence.idle_ages()?.longest_survived_s()?;
+    let survived_s = evidence.idle_periods()?.longest_survived_s()?;
     (survived_s >= broke_s)
         .then(|| format!("a connection to the same service survived {} idle", human_s(survived_s)))
 }

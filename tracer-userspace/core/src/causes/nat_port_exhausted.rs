@@ -15,7 +15,7 @@ use crate::{
     event::PacketDrop,
     evidence::Evidence,
     fix::{Fix, FixOwner, Remedy, Risk},
-    history::losses::Remembered,
+    history::losses::LossEntry,
     verdict::{Confidence, Family, Finding, NotFix, Verdict},
 };
 
@@ -78,7 +78,7 @@ const NOT_FIXES: &[(&str, &str)] = &[
 /// (TCP_TIMEOUT_INIT, include/net/tcp.h): only what clashes again is broken.
 const AGAIN: Nanos = 500_000_000;
 
-fn clash<'a>(evidence: &Evidence<'a>) -> Option<(&'a Remembered, &'a PacketDrop, Flow)> {
+fn clash<'a>(evidence: &Evidence<'a>) -> Option<(&'a LossEntry, &'a PacketDrop, Flow)> {
     evidence.drops().iter().find_map(|(loss, drop)| Some((*loss, *drop, drop.clash()?)))
 }
 

@@ -11,7 +11,7 @@ use super::{
     remedy,
 };
 use crate::{
-    case::At,
+    case::Stamped,
     causes::cause::DropReport,
     event::{DropReason, PacketDrop},
     evidence::Evidence,
@@ -76,7 +76,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         return None;
     }
     let at = refused(evidence)?;
-    let drop = &at.it;
+    let drop = &at.value;
     let service = drop.packet.flow.dst;
     let lack = lack(evidence.ipvs_service(at.netns, service));
     let place = evidence.place(at.netns).describe();
@@ -102,9 +102,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 
 /// The SYN that IPVS refused. Without kprobes: one that netfilter dropped on its way to a service that
 /// has no usable server.
-fn refused<'a>(evidence: &Evidence<'a>) -> Option<&'a At<PacketDrop>> {
+fn refused<'a>(evidence: &Evidence<'a>) -> Option<&'a Stamped<PacketDrop>> {
     evidence.case.drops.iter().find(|at| {
-        let drop = &at.it;
+        let drop = &at.value;
         let unusable = || {
             let service = evidence.ipvs_service(at.netns, drop.packet.flow.dst);
             service.is_some_and(|service| service.destinations.iter().all(|d| d.weight == 0))
@@ -144,7 +144,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let Some(at) = refused(evidence) else {
         return Vec::new();
     };
-    let service = at.it.packet.flow.dst;
+    let service = at.value.packet.flow.dst;
     let current = evidence.ipvs_service(at.netns, service).map(|found| {
         let usable = found.destinations.iter().filter(|d| d.weight > 0).count();
         format!("{usable} of {} with weight above 0", found.destinations.len())

@@ -66,7 +66,7 @@ pub fn from_elsewhere(evidence: &Evidence<'_>) -> Option<(u64, Packet)> {
         return None;
     }
     let at = evidence.received()?;
-    Some((at.ts, at.it.packet?))
+    Some((at.ts, at.value.packet?))
 }
 
 /// Routers that a packet from one namespace of this host to another may pass on its way: a container in
@@ -120,8 +120,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let peer =
-        evidence.received().map_or("the peer".into(), |at| at.it.socket.flow.dst.ip().to_string());
+    let peer = evidence
+        .received()
+        .map_or("the peer".into(), |at| at.value.socket.flow.dst.ip().to_string());
     vec![Fix {
         summary: format!("look at {peer}: its application or kernel aborted on purpose"),
         ..LOOK_AT_PEER.fix()

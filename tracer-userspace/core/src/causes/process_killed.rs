@@ -44,7 +44,7 @@ const NOT_FIXES: &[(&str, &str)] =
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (at, unread) = close_unread_data::abort(evidence)?;
-    let task = &at.it.task;
+    let task = &at.value.task;
     if !task.died() {
         return None;
     }
@@ -60,7 +60,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let died = close_unread_data::abort(evidence).map(|(at, _)| &at.it.task);
+    let died = close_unread_data::abort(evidence).map(|(at, _)| &at.value.task);
     vec![died.map_or_else(|| remedy::STOP_GRACEFULLY.fix(), remedy::stop_gracefully)]
 }
 

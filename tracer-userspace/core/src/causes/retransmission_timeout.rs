@@ -114,9 +114,9 @@ fn unanswered(socket: &Socket, connecting: bool) -> &'static str {
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let at = evidence.timed_out()?;
-    let socket = &at.it.socket;
+    let socket = &at.value.socket;
     // Without the names of kernel functions an unanswered probe may have been a keepalive's.
-    if at.it.stack.is_empty() && socket.retransmits == 0 {
+    if at.value.stack.is_empty() && socket.retransmits == 0 {
         return None;
     }
     // The state is CLOSE by now; a socket that never received anything was still connecting.
@@ -160,7 +160,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 /// The namespace whose IPVS was full when it could not be reached, its connections and their limit.
 fn full_balancer(evidence: &Evidence<'_>) -> Option<(u32, u32, u32)> {
     let at = evidence.timed_out()?;
-    let (socket, netns) = (&at.it.socket, evidence.balancer_of(at.it.socket.flow.dst)?);
+    let (socket, netns) = (&at.value.socket, evidence.balancer_of(at.value.socket.flow.dst)?);
     let ipvs = evidence.host(netns)?.ipvs.as_ref()?;
     let (conns, max) = (ipvs.conns?, ipvs.conn_max?);
     (socket.rcv_nxt == 0 && conns >= max).then_some((netns, conns, max))

@@ -61,15 +61,15 @@ const NOT_FIXES: &[(&str, &str)] =
 /// Time and destroyer. Destroying runs in the destroyer's own context.
 fn destroyed(evidence: &Evidence<'_>) -> Option<(u64, String)> {
     let who = |task: &crate::event::Task| task.to_string();
-    if let Some(at) = evidence.active().filter(|at| has(&at.it.stack, "tcp_abort")) {
-        return Some((at.ts, who(&at.it.task)));
+    if let Some(at) = evidence.active().filter(|at| has(&at.value.stack, "tcp_abort")) {
+        return Some((at.ts, who(&at.value.task)));
     }
     let at = evidence
         .case
         .errors
         .iter()
-        .find(|at| at.it.socket.err == ECONNABORTED && has(&at.it.stack, "tcp_abort"))?;
-    Some((at.ts, who(&at.it.task)))
+        .find(|at| at.value.socket.err == ECONNABORTED && has(&at.value.stack, "tcp_abort"))?;
+    Some((at.ts, who(&at.value.task)))
 }
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {

@@ -82,7 +82,7 @@ const NOT_FIXES: &[(&str, &str)] =
 /// The recorded end of this very connection: not older than the victim's last received segment.
 fn end<'a>(evidence: &Evidence<'a>) -> Option<&'a SocketEnd> {
     let at = evidence.stateless()?;
-    let end = at.it.end.as_ref()?;
+    let end = at.value.end.as_ref()?;
     // An end that came with this very incident (its reset was the socket's death) is no cause of it.
     if end.ts >= evidence.case.opened {
         return None;
@@ -107,7 +107,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         return None;
     }
     let at = evidence.stateless()?;
-    let here = at.it.trigger?.flow.dst;
+    let here = at.value.trigger?.flow.dst;
     if let Some(end) = end(evidence) {
         let before = human_s(evidence.age_s(end.ts));
         let how = ended(end);
@@ -124,7 +124,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     // Who has had the FIN was closed on, whoever listens there; otherwise a listener is another server. At
     // a virtual address nobody expects a socket.
     let closed = evidence.peer_closed();
-    if (at.it.socket.is_some() && !closed)
+    if (at.value.socket.is_some() && !closed)
         || !evidence.was_used()
         || evidence.has_loss()
         || evidence.balanced().is_some()
@@ -172,7 +172,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let here = evidence.stateless().and_then(|at| at.it.trigger).map(|packet| packet.flow.dst);
+    let here = evidence.stateless().and_then(|at| at.value.trigger).map(|packet| packet.flow.dst);
     if here.is_none() || evidence.client_view().map(|flow| flow.src) != here {
         return vec![DETECT_RESTARTS.fix()];
     }

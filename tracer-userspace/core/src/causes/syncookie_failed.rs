@@ -80,7 +80,7 @@ fn checked(evidence: &Evidence<'_>) -> bool {
     let Some(at) = evidence.stateless() else {
         return false;
     };
-    let sent = at.it.socket.as_ref().and_then(|listener| listener.cookies_sent);
+    let sent = at.value.socket.as_ref().and_then(|listener| listener.cookies_sent);
     let off = evidence.host(at.netns).is_some_and(|host| host.tcp.syncookies == Some(0));
     !off && sent.is_some_and(|sent| seconds(at.ts.saturating_sub(sent)) <= CHECKED_FOR_S)
 }
@@ -88,10 +88,10 @@ fn checked(evidence: &Evidence<'_>) -> bool {
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let at = evidence.stateless()?;
     let strangers = evidence.victims().all(|(_, _, socket)| socket.bytes_received == 0);
-    if !checked(evidence) || at.it.end.is_some() || !strangers || evidence.has_loss() {
+    if !checked(evidence) || at.value.end.is_some() || !strangers || evidence.has_loss() {
         return None;
     }
-    let here = at.it.trigger?.flow.dst;
+    let here = at.value.trigger?.flow.dst;
     let failed = evidence
         .host(at.netns)
         .and_then(|host| host.counters.syncookies_failed)
@@ -119,7 +119,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 
 fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
     let at = evidence.stateless()?;
-    (at.it.socket.is_some() && !checked(evidence))
+    (at.value.socket.is_some() && !checked(evidence))
         .then(|| "the listener had sent no cookies in the last two minutes".into())
 }
 

@@ -9,7 +9,7 @@ use super::{
     scene::Scene,
 };
 use crate::{
-    case::At,
+    case::Stamped,
     event::{ResetSent, has},
     evidence::Evidence,
     fix::{Change, Fix, FixOwner, Remedy, Risk},
@@ -75,10 +75,10 @@ const NOT_FIXES: &[(&str, &str)] = &[
 ];
 
 /// The reset that frees an orphan's memory. Kernels before 6.10 give no reason; the functions tell.
-fn gave_up<'a>(evidence: &Evidence<'a>) -> Option<&'a At<ResetSent>> {
-    evidence.active().filter(|at| match at.it.reason.as_deref() {
+fn gave_up<'a>(evidence: &Evidence<'a>) -> Option<&'a Stamped<ResetSent>> {
+    evidence.active().filter(|at| match at.value.reason.as_deref() {
         Some(reason) => reason == "TCP_ABORT_ON_MEMORY",
-        None => has(&at.it.stack, "tcp_out_of_resources") || at_close(&at.it),
+        None => has(&at.value.stack, "tcp_out_of_resources") || at_close(&at.value),
     })
 }
 
@@ -107,7 +107,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
-    let reason = evidence.active()?.it.reason.as_deref()?;
+    let reason = evidence.active()?.value.reason.as_deref()?;
     (reason != "TCP_ABORT_ON_MEMORY").then(|| format!("the kernel's reason was {reason}"))
 }
 

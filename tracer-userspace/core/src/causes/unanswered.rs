@@ -11,7 +11,7 @@ use crate::{
     event::{PacketDrop, Socket},
     evidence::{Evidence, seconds},
     fix::Fix,
-    history::losses::Remembered,
+    history::losses::LossEntry,
     verdict::Finding,
 };
 
@@ -44,17 +44,17 @@ fn wait_s(socket: &Socket, wait: i32) -> f64 {
 }
 
 /// The newest packet of the connection that a rule answered with an ICMP error.
-pub fn rejected<'a>(evidence: &Evidence<'a>) -> Option<(&'a Remembered, &'a PacketDrop)> {
+pub fn rejected<'a>(evidence: &Evidence<'a>) -> Option<(&'a LossEntry, &'a PacketDrop)> {
     evidence.drops().iter().copied().find(|(_, drop)| drop.rejected_by().is_some())
 }
 
 /// Whether the rule may have been there from the first packet on that nobody answered; a rule that came
 /// later found a connection that was already dead.
-pub fn rejected_from_the_start(evidence: &Evidence<'_>, loss: &Remembered) -> bool {
+pub fn rejected_from_the_start(evidence: &Evidence<'_>, loss: &LossEntry) -> bool {
     evidence.error().is_none_or(|at| {
         // Timers count in jiffies, and from the packet's copy in the retransmission queue.
         const SLACK: f64 = 0.9;
-        let socket = &at.it.socket;
+        let socket = &at.value.socket;
         // A connect takes such an error for its answer, at once.
         let answered = socket.rcv_nxt == 0 && socket.err != ETIMEDOUT;
         answered || seconds(at.ts.saturating_sub(loss.since)) >= SLACK * at_least_s(socket)

@@ -30,18 +30,18 @@ pub const CAUSE: Cause = Cause {
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     // What strays in after the client was reset only meets what the reset left behind.
     let strayed = evidence.stateless().filter(|at| {
-        let here = at.it.trigger.map(|trigger| trigger.flow.dst);
+        let here = at.value.trigger.map(|trigger| trigger.flow.dst);
         evidence.client_view().map(|flow| flow.src) == here
             && evidence
                 .received()
-                .is_none_or(|reset| reset.ts > at.ts || Some(reset.it.socket.flow.src) != here)
+                .is_none_or(|reset| reset.ts > at.ts || Some(reset.value.socket.flow.src) != here)
     });
     let (why, prove) = if let Some(balanced) = evidence.balanced() {
         without_entry(evidence, balanced)
     } else if let Some(translated) = evidence.translated() {
         untranslated(evidence, translated)
     } else if let Some(at) = strayed {
-        let from = at.it.trigger.map_or(String::new(), |t| t.flow.src.ip().to_string());
+        let from = at.value.trigger.map_or(String::new(), |t| t.flow.src.ip().to_string());
         (
             format!(
                 "a segment from {from} reached the client's host for a connection it does not know"
@@ -50,8 +50,8 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
              there, and keep it running",
         )
     } else if let Some(at) = evidence.sent() {
-        let reason = at.it.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
-        let nameless = at.it.trigger.is_none() && evidence.session.lacks("kernel_symbols");
+        let reason = at.value.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
+        let nameless = at.value.trigger.is_none() && evidence.session.lacks("kernel_symbols");
         let prove = match nameless {
             true => {
                 "let kernel symbols be read (kernel.kptr_restrict, CAP_SYSLOG): the next one then names \
@@ -74,7 +74,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             "wait for the next one: losses are rare, and are counted in lost_events",
         )
     } else if let Some(at) = evidence.received() {
-        match at.it.packet {
+        match at.value.packet {
             None => (
                 "RST received, sender not on this host".to_owned(),
                 "capture the reset (tcpdump 'tcp[tcpflags] & tcp-rst != 0'): with ACK a live peer \
@@ -86,7 +86,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
                 "wait for the next one: the firewall's resets are seen from now on",
             ),
         }
-    } else if evidence.error().is_some_and(|at| at.it.socket.err == ECONNREFUSED)
+    } else if evidence.error().is_some_and(|at| at.value.socket.err == ECONNREFUSED)
         && !evidence.sees_every_rule()
     {
         (
@@ -95,13 +95,13 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             "connect again: the firewall's answers are seen from now on",
         )
     } else if let Some(at) = evidence.error() {
-        let icmp = ["tcp_v4_err", "tcp_v6_err"].iter().any(|name| has(&at.it.stack, name));
+        let icmp = ["tcp_v4_err", "tcp_v6_err"].iter().any(|name| has(&at.value.stack, name));
         (
             format!(
                 "{} failed with {}",
                 if icmp { "an ICMP error came: the socket" } else { "the socket" },
-                rsttrace_model::errno::errno_name(at.it.socket.err)
-                    .map_or(format!("errno {}", at.it.socket.err), str::to_owned)
+                rsttrace_model::errno::errno_name(at.value.socket.err)
+                    .map_or(format!("errno {}", at.value.socket.err), str::to_owned)
             ),
             "capture ICMP on this host: an error that arrives from the network names its router",
         )

@@ -91,7 +91,7 @@ fn window_stayed_closed(error: &SocketError) -> bool {
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let at = evidence.timed_out()?;
-    let socket = &at.it.socket;
+    let socket = &at.value.socket;
     // With the option set it replaces the retries of data and the count of probes; while connecting,
     // tcp_syn_retries still holds (net/ipv4/tcp_timer.c, tcp_write_timeout and tcp_keepalive_timer).
     let syn_retries = evidence.host(at.netns).and_then(|host| host.tcp.syn_retries);
@@ -100,7 +100,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if socket.user_timeout_ms == 0 || syns_ran_out {
         return None;
     }
-    let (how, counted) = if window_stayed_closed(&at.it) {
+    let (how, counted) = if window_stayed_closed(&at.value) {
         ("while the peer kept its receive window closed", "with the peer's window at 0".to_owned())
     } else {
         (
@@ -121,7 +121,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         summary: format!("gave up with TCP_USER_TIMEOUT {} ms {counted}", socket.user_timeout_ms),
     });
     let dropped = unanswered::dropped(evidence);
-    if dropped.is_none() && !window_stayed_closed(&at.it) {
+    if dropped.is_none() && !window_stayed_closed(&at.value) {
         verdict = verdict.prove(unanswered::WHERE_IT_WENT);
     }
     verdict.findings.extend(dropped);
@@ -129,7 +129,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let closed = evidence.timed_out().is_some_and(|at| window_stayed_closed(&at.it));
+    let closed = evidence.timed_out().is_some_and(|at| window_stayed_closed(&at.value));
     unanswered::fixes(evidence, if closed { READ } else { RESTORE }.fix())
 }
 

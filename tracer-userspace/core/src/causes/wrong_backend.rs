@@ -77,11 +77,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         return None;
     }
     let at = evidence.stateless()?;
-    let socket = at.it.socket.as_ref()?;
+    let socket = at.value.socket.as_ref()?;
     if socket.state != tcp_state::LISTEN || evidence.has_loss() || evidence.balanced().is_some() {
         return None;
     }
-    let here = at.it.trigger?.flow.dst;
+    let here = at.value.trigger?.flow.dst;
     Some(
         Verdict::new(
             Confidence::Inferred,

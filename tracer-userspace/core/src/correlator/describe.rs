@@ -141,7 +141,7 @@ fn action(evidence: &Evidence<'_>, cause: &Cause) -> Action {
     if !case.sent.is_empty() || !case.received.is_empty() {
         return Action::Reset;
     }
-    match evidence.error().map(|at| at.it.socket.err) {
+    match evidence.error().map(|at| at.value.socket.err) {
         Some(ETIMEDOUT) => Action::Timeout,
         _ => Action::Error,
     }
@@ -154,9 +154,9 @@ fn rst(evidence: &Evidence<'_>, cause: &Cause) -> Rst {
         None => (evidence.sent(), evidence.received()),
     };
     let origin = match sent {
-        Some(at) if at.it.via == Via::Netfilter => Some("netfilter"),
-        Some(at) if at.it.trigger.is_none() => Some("local_socket"),
-        Some(at) => match &at.it.socket {
+        Some(at) if at.value.via == Via::Netfilter => Some("netfilter"),
+        Some(at) if at.value.trigger.is_none() => Some("local_socket"),
+        Some(at) => match &at.value.socket {
             Some(socket) if socket.state != tcp_state::LISTEN => Some("local_socket"),
             _ => Some("local_stack"),
         },
@@ -168,7 +168,7 @@ fn rst(evidence: &Evidence<'_>, cause: &Cause) -> Rst {
         (None, Some(_)) => "sent",
         (None, None) => "none",
     };
-    let reason = sent.and_then(|at| at.it.reason.as_deref()).map(str::to_owned);
+    let reason = sent.and_then(|at| at.value.reason.as_deref()).map(str::to_owned);
     Rst { direction, origin, reason }
 }
 
@@ -194,9 +194,9 @@ fn victim_side(evidence: &Evidence<'_>, client: Flow, server: Flow) -> Victim {
         // Nobody here was hurt: it is whoever the reset or the drop was meant for.
         let meant = evidence
             .sent()
-            .and_then(|at| at.it.flow())
+            .and_then(|at| at.value.flow())
             .map(|flow| flow.dst)
-            .or_else(|| evidence.case.drops.first().map(|at| at.it.packet.flow.src));
+            .or_else(|| evidence.case.drops.first().map(|at| at.value.packet.flow.src));
         hurt.extend(meant.and_then(|address| side_of(address, client, server)));
     }
     match (hurt.contains(&Side::Source), hurt.contains(&Side::Destination)) {
@@ -248,8 +248,8 @@ fn record_findings(evidence: &Evidence<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for at in &evidence.case.sent {
         let place = evidence.place(at.netns).describe();
-        let reason = at.it.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
-        let by = match (&at.it.socket, &at.it.trigger, at.it.via) {
+        let reason = at.value.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
+        let by = match (&at.value.socket, &at.value.trigger, at.value.via) {
             (_, _, Via::Netfilter) => "a firewall rule".to_owned(),
             (None, _, _) => "the stack, which had no socket for it".to_owned(),
             (Some(socket), Some(_), _) => {
@@ -257,8 +257,8 @@ fn record_findings(evidence: &Evidence<'_>) -> Vec<Finding> {
             }
             (Some(_), None, _) => "the socket itself".to_owned(),
         };
-        let flow = at.it.flow().map_or(String::new(), |flow| format!(" {flow}"));
-        let trigger = at.it.trigger.map_or(String::new(), |trigger| {
+        let flow = at.value.flow().map_or(String::new(), |flow| format!(" {flow}"));
+        let trigger = at.value.trigger.map_or(String::new(), |trigger| {
             format!(", in answer to {} B of payload", trigger.payload)
         });
         findings.push(Finding {
@@ -268,7 +268,7 @@ fn record_findings(evidence: &Evidence<'_>) -> Vec<Finding> {
         });
     }
     for at in &evidence.case.received {
-        let socket = &at.it.socket;
+        let socket = &at.value.socket;
         findings.push(Finding {
             kind: "reset_received",
             ts: at.ts,
@@ -281,7 +281,7 @@ fn record_findings(evidence: &Evidence<'_>) -> Vec<Finding> {
         });
     }
     for at in &evidence.case.errors {
-        let socket = &at.it.socket;
+        let socket = &at.value.socket;
         let name = errno_text(socket.err);
         findings.push(Finding {
             kind: "socket_error",

@@ -71,7 +71,7 @@ impl Finished {
             Record::Drop(_) => true,
             // The retries of what was dropped ran out: nothing has come in since.
             Record::Error(at) => {
-                let socket = &at.it.socket;
+                let socket = &at.value.socket;
                 socket.err != ECONNRESET
                     && socket.last_received.is_none_or(|last| last <= self.opened)
             }

@@ -8,21 +8,21 @@
 use std::collections::BTreeMap;
 
 use finished::{Archive, Finished};
-use open::Open;
+use open::OpenCases;
 use owners::Owners;
 use rsttrace_model::flow::Nanos;
 
 use self::stored_verdict::StoredVerdict;
 use crate::{
-    case::{At, Case, Record},
+    case::{Case, Record, Stamped},
     causes::{self, cause::Cause},
     event::{Body, Event},
     evidence::{self, Evidence, Hosts, Watched},
     history::{
-        baseline::Known,
-        idle_periods::IdleAges,
+        baseline::Baseline,
+        idle_periods::IdlePeriods,
         ipvs_servers::IpvsServers,
-        losses::{Loss, Memory, Remembered},
+        losses::{Loss, LossEntry, LossHistory},
     },
     incident::Incident,
     verdict::{Family, Verdict},
@@ -56,7 +56,7 @@ const HOSTS: usize = 4096;
 
 /// Counts that the closing summary shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct RunCounters {
     /// Resets and repeats that belong to an incident already told.
     pub absorbed: u64,
     /// Losses forgotten for want of room.
@@ -70,17 +70,17 @@ pub struct Counters {
 /// The correlator.
 pub struct Correlator {
     watched: Watched,
-    memory: Memory,
-    drops: Memory,
+    memory: LossHistory,
+    drops: LossHistory,
     ipvs_servers: IpvsServers,
     hosts: Hosts,
-    known: Known,
-    idle_ages: IdleAges,
+    baseline: Baseline,
+    idle_periods: IdlePeriods,
     owners: Owners,
-    open: Open,
+    open: OpenCases,
     finished: Archive,
     sequence: u64,
-    counters: Counters,
+    counters: RunCounters,
 }
 
 impl Default for Correlator {
@@ -93,23 +93,23 @@ impl Correlator {
     pub fn new() -> Self {
         Self {
             watched: Watched::default(),
-            memory: Memory::new(MEMORY),
-            drops: Memory::new(DROPS),
+            memory: LossHistory::new(MEMORY),
+            drops: LossHistory::new(DROPS),
             ipvs_servers: IpvsServers::default(),
             hosts: BTreeMap::new(),
-            known: Known::default(),
-            idle_ages: IdleAges::default(),
+            baseline: Baseline::default(),
+            idle_periods: IdlePeriods::default(),
             owners: Owners::default(),
-            open: Open::default(),
+            open: OpenCases::default(),
             finished: Archive::default(),
             sequence: 0,
-            counters: Counters::default(),
+            counters: RunCounters::default(),
         }
     }
 
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> RunCounters {
         let evicted = self.memory.evicted() + self.drops.evicted();
-        Counters { evicted, ..self.counters }
+        RunCounters { evicted, ..self.counters }
     }
 
     /// Takes one event in; a [`Body::Tick`] judges.
@@ -153,15 +153,15 @@ impl Correlator {
                 return;
             }
             Body::InitialState(stock) => {
-                self.known.set_initial_state(netns, *stock);
+                self.baseline.set_initial_state(netns, *stock);
                 return;
             }
             Body::AcceptQueue(queue) => {
-                self.known.add_queue(netns, *queue);
+                self.baseline.add_queue(netns, *queue);
                 return;
             }
             Body::StateLookup(inquiry) => {
-                self.known.add_lookup(netns, *inquiry);
+                self.baseline.add_lookup(netns, *inquiry);
                 return;
             }
             Body::Lost(lost) => {
@@ -174,7 +174,7 @@ impl Correlator {
                 return;
             }
             Body::Survived { service, idle_s } => {
-                self.idle_ages.survived(service, ts, idle_s);
+                self.idle_periods.record_survival(service, ts, idle_s);
                 return;
             }
             Body::Tick => return,
@@ -183,25 +183,25 @@ impl Correlator {
                 return;
             }
             Body::IpvsServerRemoved(it) => {
-                self.ipvs_servers.remember(At { ts, netns, it: *it });
+                self.ipvs_servers.remember(Stamped { ts, netns, value: *it });
                 return;
             }
             Body::IpvsOrphan(it) => {
-                self.ipvs_servers.remember_orphan(At { ts, netns, it: *it });
+                self.ipvs_servers.remember_orphan(Stamped { ts, netns, value: *it });
                 return;
             }
             Body::IpvsEnd(end) => {
-                self.known.forget(netns, &end);
+                self.baseline.forget(netns, &end);
                 Loss::Ipvs(end)
             }
             Body::ConntrackEnd(end) => Loss::Conntrack(end),
             Body::ConntrackInvalid(invalid) => {
-                self.drops.remember(Remembered::new(ts, netns, Loss::Invalid(invalid)));
+                self.drops.remember(LossEntry::new(ts, netns, Loss::Invalid(invalid)));
                 return;
             }
             Body::PacketDrop(drop) => {
-                self.drops.remember(Remembered::new(ts, netns, Loss::Drop(drop.clone())));
-                self.take(Record::Drop(At { ts, netns, it: *drop }));
+                self.drops.remember(LossEntry::new(ts, netns, Loss::Drop(drop.clone())));
+                self.take(Record::Drop(Stamped { ts, netns, value: *drop }));
                 return;
             }
             body => {
@@ -211,7 +211,7 @@ impl Correlator {
                 return;
             }
         };
-        self.memory.remember(Remembered::new(ts, netns, loss));
+        self.memory.remember(LossEntry::new(ts, netns, loss));
     }
 
     /// Finds the case or the finished incident that a record belongs to, or opens a case.
@@ -263,13 +263,13 @@ impl Correlator {
         let memories = [&self.memory, &self.drops];
         let servers = &self.ipvs_servers;
         let evidence =
-            evidence::gather(case, memories, servers, &self.hosts, &self.known, &self.watched);
+            evidence::gather(case, memories, servers, &self.hosts, &self.baseline, &self.watched);
         if let (Some(sample), Some(view)) =
             (causes::middlebox_idle_timeout::sample(&evidence), evidence.client_view())
         {
-            self.idle_ages.broke(view.dst, sample);
+            self.idle_periods.record_break(view.dst, sample);
         }
-        let evidence = evidence.with_idle_ages(&self.idle_ages);
+        let evidence = evidence.with_idle_periods(&self.idle_periods);
         if first.is_some() && !evidence.victims().any(|(_, _, socket)| !socket.dead) {
             // An answer to a retry, or to a socket nobody holds any more: nobody new was hurt.
             self.counters.absorbed += 1;

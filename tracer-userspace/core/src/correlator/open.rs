@@ -7,7 +7,7 @@ use rsttrace_model::flow::Nanos;
 use super::index::Index;
 use crate::{
     case::{Case, Record},
-    history::losses::Memory,
+    history::losses::LossHistory,
 };
 
 /// A case, and the number of the finished incident whose other end it may be.
@@ -15,13 +15,13 @@ pub type Entry = (Case, Option<u64>);
 
 /// Cases by the order of their opening.
 #[derive(Default)]
-pub struct Open {
+pub struct OpenCases {
     cases: BTreeMap<u64, Entry>,
     next: u64,
     index: Index,
 }
 
-impl Open {
+impl OpenCases {
     pub fn len(&self) -> usize {
         self.cases.len()
     }
@@ -51,7 +51,7 @@ impl Open {
 
     /// Adds a record to the case it belongs to; when it ties several together, they become one. Gives
     /// the record back when it belongs to none.
-    pub fn join(&mut self, record: Record, memory: &Memory) -> Option<Record> {
+    pub fn join(&mut self, record: Record, memory: &LossHistory) -> Option<Record> {
         let mut found = self.matching(&record).into_iter();
         let Some(first) = found.next() else {
             return Some(record);
@@ -94,7 +94,7 @@ impl Open {
 }
 
 /// A lost entry knows the connection's tuples on both sides of NAT, by which its other end reports.
-pub fn add_aliases(memory: &Memory, case: &mut Case) {
+pub fn add_aliases(memory: &LossHistory, case: &mut Case) {
     let known = case.identity.flows().to_vec();
     for loss in memory.of(&known) {
         for key in loss.loss.keys() {

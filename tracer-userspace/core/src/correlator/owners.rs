@@ -120,9 +120,9 @@ pub fn ends(
     let hurt =
         evidence.victims().map(|(_, _, socket)| (Some(socket.flow.src), owners.of_socket(socket)));
     let did = evidence.case.sent.iter().filter_map(|at| {
-        let by_socket = || at.it.socket.as_ref().and_then(|socket| owners.of_socket(socket));
-        let by_call = closing_task(&at.it, at.ts).map(|closer| owners.of_closer(closer));
-        Some((src(at.it.flow()), Some(by_call.or_else(by_socket)?)))
+        let by_socket = || at.value.socket.as_ref().and_then(|socket| owners.of_socket(socket));
+        let by_call = closing_task(&at.value, at.ts).map(|closer| owners.of_closer(closer));
+        Some((src(at.value.flow()), Some(by_call.or_else(by_socket)?)))
     });
     let mut known: Vec<(Side, Owner)> = Vec::new();
     let candidates: Vec<_> = match family {

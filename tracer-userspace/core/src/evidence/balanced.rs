@@ -13,7 +13,7 @@ use rsttrace_model::{
 
 use super::{facts::Evidence, reconstructed::Balanced};
 use crate::{
-    case::At,
+    case::Stamped,
     event::{Packet, ResetSent, Socket},
 };
 
@@ -29,12 +29,16 @@ impl<'a> Evidence<'a> {
             return None;
         }
         let at = self.stateless()?;
-        let packet = at.it.trigger?;
+        let packet = at.value.trigger?;
         self.answered_for_service(at, packet).or_else(|| self.strayed_to_client(at, packet))
     }
 
     /// The client's packet was answered by the stack that owns the virtual address.
-    fn answered_for_service(&self, at: &At<ResetSent>, packet: Packet) -> Option<Balanced<'a>> {
+    fn answered_for_service(
+        &self,
+        at: &Stamped<ResetSent>,
+        packet: Packet,
+    ) -> Option<Balanced<'a>> {
         let service = self.ipvs_service(at.netns, packet.flow.dst)?;
         Some(Balanced {
             netns: at.netns,
@@ -48,8 +52,8 @@ impl<'a> Evidence<'a> {
     }
 
     /// The real server's packet was not translated back: the client's host knows the service only.
-    fn strayed_to_client(&self, at: &At<ResetSent>, packet: Packet) -> Option<Balanced<'a>> {
-        let inquiry = self.known.inquiry(at.netns, packet.flow)?;
+    fn strayed_to_client(&self, at: &Stamped<ResetSent>, packet: Packet) -> Option<Balanced<'a>> {
+        let inquiry = self.baseline.inquiry(at.netns, packet.flow)?;
         let hurt = self.victims().map(|(_, _, socket)| socket);
         let hurt = hurt.into_iter().find(|socket| socket.flow == packet.flow);
         let mut found = None;
@@ -96,7 +100,7 @@ impl<'a> Evidence<'a> {
         service: &IpvsService,
         virtual_flow: Flow,
     ) -> Option<SocketAddr> {
-        if let Some(server) = self.known.server(netns, virtual_flow) {
+        if let Some(server) = self.baseline.server(netns, virtual_flow) {
             return servers(service).find(|known| *known == server);
         }
         if service.destinations.iter().any(|it| it.forward != MASQUERADING) {
@@ -104,7 +108,7 @@ impl<'a> Evidence<'a> {
         }
         let holds = |server: &SocketAddr| {
             let flow = Flow { src: *server, dst: virtual_flow.src };
-            self.known.peers_of(flow.dst).contains(&flow.src)
+            self.baseline.peers_of(flow.dst).contains(&flow.src)
                 || self.victims().any(|(_, _, socket)| socket.flow == flow)
         };
         let all: Vec<_> = servers(service).collect();

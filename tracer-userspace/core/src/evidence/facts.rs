@@ -13,16 +13,16 @@ use super::{
     watched::Watched,
 };
 use crate::{
-    case::{At, Case},
+    case::{Case, Stamped},
     event::{
         ConntrackEnd, ConntrackInvalid, DropReason, IpvsEnd, IpvsRemoval, IpvsServerRemoved,
         PacketDrop, Session,
     },
     history::{
-        baseline::Known,
-        idle_periods::{Ages, IdleAges},
+        baseline::Baseline,
+        idle_periods::{Ages, IdlePeriods},
         ipvs_servers::IpvsServers,
-        losses::Remembered,
+        losses::LossEntry,
     },
     verdict::Confidence,
 };
@@ -44,16 +44,16 @@ pub struct Evidence<'a> {
     pub(super) watched: &'a Watched,
     pub(super) hosts: &'a Hosts,
     pub(super) ipvs_servers: &'a IpvsServers,
-    pub(super) known: &'a Known,
+    pub(super) baseline: &'a Baseline,
     pub(super) balanced: Option<Balanced<'a>>,
     pub(super) translated: Option<Translated<'a>>,
-    pub(super) ipvs: Option<(&'a Remembered, &'a IpvsEnd)>,
-    pub(super) conntrack: Option<(&'a Remembered, &'a ConntrackEnd)>,
+    pub(super) ipvs: Option<(&'a LossEntry, &'a IpvsEnd)>,
+    pub(super) conntrack: Option<(&'a LossEntry, &'a ConntrackEnd)>,
     /// An entry of the same tuple in another zone ended as well, and a packet does not tell its zone.
     pub(super) zone_is_ambiguous: bool,
-    pub(super) drops: Vec<(&'a Remembered, &'a PacketDrop)>,
-    pub(super) invalid: Option<(&'a Remembered, &'a ConntrackInvalid)>,
-    pub(super) idle_ages: Option<&'a IdleAges>,
+    pub(super) drops: Vec<(&'a LossEntry, &'a PacketDrop)>,
+    pub(super) invalid: Option<(&'a LossEntry, &'a ConntrackInvalid)>,
+    pub(super) idle_periods: Option<&'a IdlePeriods>,
 }
 
 impl<'a> Evidence<'a> {
@@ -73,19 +73,19 @@ impl<'a> Evidence<'a> {
     }
 
     /// The IPVS entry of this connection, if its end is on record and fits.
-    pub fn ipvs(&self) -> Option<(&'a Remembered, &'a IpvsEnd)> {
+    pub fn ipvs(&self) -> Option<(&'a LossEntry, &'a IpvsEnd)> {
         self.ipvs
     }
 
     /// Its IPVS entry, found without its real server when it timed out or its packet was dropped.
-    pub fn ipvs_orphan(&self) -> Option<&'a At<IpvsEntry>> {
+    pub fn ipvs_orphan(&self) -> Option<&'a Stamped<IpvsEntry>> {
         let case = self.case;
         // An answer may come only after its packet's case was closed; the next retry is dropped as well.
         let asked_for = |ts| {
             let drops = case
                 .drops
                 .iter()
-                .filter(|at| at.it.why == DropReason::NoDestination)
+                .filter(|at| at.value.why == DropReason::NoDestination)
                 .map(|at| at.ts);
             case.errors.iter().any(|at| at.ts == ts)
                 || drops.into_iter().any(|at| ts <= at && at - ts <= LONGEST_RETRY)
@@ -100,7 +100,7 @@ impl<'a> Evidence<'a> {
         netns: u32,
         virtual_flow: Flow,
         real_flow: Flow,
-    ) -> Option<&'a At<IpvsServerRemoved>> {
+    ) -> Option<&'a Stamped<IpvsServerRemoved>> {
         let alive = self.last_received().unwrap_or(0);
         self.ipvs_servers
             .removals(netns, virtual_flow, real_flow)
@@ -113,32 +113,32 @@ impl<'a> Evidence<'a> {
         &self,
         netns: u32,
         service: SocketAddr,
-    ) -> Option<&'a At<IpvsServerRemoved>> {
+    ) -> Option<&'a Stamped<IpvsServerRemoved>> {
         let alive = self.last_received().unwrap_or(0);
         self.ipvs_servers
             .removals_of(netns, service)
             .find(|at| at.ts <= self.case.opened && at.ts.saturating_add(TOLERANCE) >= alive)
-            .filter(|at| at.it.removal() != IpvsRemoval::Server)
+            .filter(|at| at.value.removal() != IpvsRemoval::Server)
     }
 
     /// The NAT entry of this connection, if its end is on record and fits, and IPVS did not take it
     /// along.
-    pub fn conntrack(&self) -> Option<(&'a Remembered, &'a ConntrackEnd)> {
+    pub fn conntrack(&self) -> Option<(&'a LossEntry, &'a ConntrackEnd)> {
         self.conntrack
     }
 
     /// Adds what is known of other connections to the same service.
-    pub fn with_idle_ages(self, ages: &'a IdleAges) -> Self {
-        Self { idle_ages: Some(ages), ..self }
+    pub fn with_idle_periods(self, ages: &'a IdlePeriods) -> Self {
+        Self { idle_periods: Some(ages), ..self }
     }
 
     /// At which idle ages connections to this one's service broke and survived.
-    pub fn idle_ages(&self) -> Option<&'a Ages> {
-        self.idle_ages?.of(self.client_view()?.dst)
+    pub fn idle_periods(&self) -> Option<&'a Ages> {
+        self.idle_periods?.of(self.client_view()?.dst)
     }
 
     /// The packet of this connection that conntrack judged INVALID and whose answer this reset is.
-    pub fn invalid(&self) -> Option<(&'a Remembered, &'a ConntrackInvalid)> {
+    pub fn invalid(&self) -> Option<(&'a LossEntry, &'a ConntrackInvalid)> {
         self.invalid
     }
 
@@ -179,7 +179,7 @@ impl<'a> Evidence<'a> {
     }
 
     /// Packets of this connection that netfilter dropped, newest first.
-    pub fn drops(&self) -> &[(&'a Remembered, &'a PacketDrop)] {
+    pub fn drops(&self) -> &[(&'a LossEntry, &'a PacketDrop)] {
         &self.drops
     }
 

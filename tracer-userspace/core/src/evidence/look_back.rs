@@ -5,7 +5,7 @@ use rsttrace_model::flow::Nanos;
 use super::facts::Evidence;
 use crate::{
     event::{ConntrackEnd, ConntrackInvalid, has},
-    history::losses::{Loss, Memory, Remembered},
+    history::losses::{Loss, LossEntry, LossHistory},
 };
 
 /// A loss and the packet it dooms can be one softirq apart, and stamps of segments are a jiffy
@@ -18,10 +18,10 @@ const ANSWERED_WITHIN: Nanos = 1_000_000_000;
 impl<'a> Evidence<'a> {
     /// Finds the losses that may explain this case: earlier than it, later than the last segment that
     /// either end received, in a namespace of the case before any other, the newest first.
-    pub(super) fn look_back(&mut self, memories: [&'a Memory; 2]) {
+    pub(super) fn look_back(&mut self, memories: [&'a LossHistory; 2]) {
         let alive = self.last_received();
         let namespaces = self.namespaces();
-        let mut losses: Vec<&Remembered> = memories
+        let mut losses: Vec<&LossEntry> = memories
             .into_iter()
             .flat_map(|memory| memory.of(self.case.identity.flows()))
             .filter(|loss| {
@@ -63,11 +63,11 @@ impl<'a> Evidence<'a> {
     /// know its tuple.
     pub(super) fn find_invalid(
         &self,
-        memories: [&'a Memory; 2],
-    ) -> Option<(&'a Remembered, &'a ConntrackInvalid)> {
+        memories: [&'a LossHistory; 2],
+    ) -> Option<(&'a LossEntry, &'a ConntrackInvalid)> {
         let answered = match (self.stateless(), self.received()) {
-            (Some(at), _) => at.it.trigger?.flow,
-            (None, Some(at)) => at.it.socket.flow,
+            (Some(at), _) => at.value.trigger?.flow,
+            (None, Some(at)) => at.value.socket.flow,
             (None, None) => return None,
         };
         let opened = self.case.opened;
@@ -82,7 +82,7 @@ impl<'a> Evidence<'a> {
     }
 
     /// Whether this is the end of the known entry's namesake in another conntrack zone.
-    fn is_in_other_zone(&self, loss: &Remembered, end: &ConntrackEnd) -> bool {
+    fn is_in_other_zone(&self, loss: &LossEntry, end: &ConntrackEnd) -> bool {
         self.conntrack.is_some_and(|(known, entry)| {
             known.netns == loss.netns && entry.original == end.original && entry.zone != end.zone
         })
@@ -103,20 +103,21 @@ impl<'a> Evidence<'a> {
 
     /// Whether a loss belongs to an equal tuple in another namespace: the packet that was answered is
     /// still addressed as the client sent it, so it met its entry where it was answered.
-    fn is_elsewhere(&self, loss: &Remembered) -> bool {
+    fn is_elsewhere(&self, loss: &LossEntry) -> bool {
         let as_sent = match &loss.loss {
             Loss::Ipvs(end) => end.virtual_flow,
             Loss::Conntrack(end) => end.original,
             Loss::Drop(_) | Loss::Invalid(_) => return false,
         };
         self.stateless().is_some_and(|at| {
-            at.netns != loss.netns && at.it.trigger.is_some_and(|trigger| trigger.flow == as_sent)
+            at.netns != loss.netns
+                && at.value.trigger.is_some_and(|trigger| trigger.flow == as_sent)
         })
     }
 
     /// Whether the packet that was answered had been translated as before: it had made a new entry, or
     /// IPVS had taken it without one, and what it did not find at its end is not this loss's doing.
-    fn was_translated_again(&self, loss: &Remembered) -> bool {
+    fn was_translated_again(&self, loss: &LossEntry) -> bool {
         let [there, back] = match &loss.loss {
             Loss::Ipvs(end) if end.real_flow != end.virtual_flow => {
                 [end.real_flow, end.virtual_flow]
@@ -124,7 +125,7 @@ impl<'a> Evidence<'a> {
             Loss::Conntrack(end) if end.is_nat() => [end.reply.reversed(), end.original],
             _ => return false,
         };
-        let answered = self.stateless().and_then(|at| at.it.trigger);
+        let answered = self.stateless().and_then(|at| at.value.trigger);
         answered.is_some_and(|trigger| trigger.flow == there || trigger.flow == back.reversed())
     }
 }

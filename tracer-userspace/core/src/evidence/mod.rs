@@ -16,16 +16,16 @@ pub use watched::Watched;
 
 use crate::{
     case::Case,
-    history::{baseline::Known, ipvs_servers::IpvsServers, losses::Memory},
+    history::{baseline::Baseline, ipvs_servers::IpvsServers, losses::LossHistory},
 };
 
 /// Puts the evidence for a case together.
 pub fn gather<'a>(
     case: &'a Case,
-    memories: [&'a Memory; 2],
+    memories: [&'a LossHistory; 2],
     ipvs_servers: &'a IpvsServers,
     hosts: &'a Hosts,
-    known: &'a Known,
+    baseline: &'a Baseline,
     watched: &'a Watched,
 ) -> Evidence<'a> {
     let mut evidence = Evidence {
@@ -34,7 +34,7 @@ pub fn gather<'a>(
         watched,
         hosts,
         ipvs_servers,
-        known,
+        baseline,
         balanced: None,
         translated: None,
         ipvs: None,
@@ -42,7 +42,7 @@ pub fn gather<'a>(
         zone_is_ambiguous: false,
         drops: Vec::new(),
         invalid: None,
-        idle_ages: None,
+        idle_periods: None,
     };
     evidence.look_back(memories);
     evidence.invalid = evidence.find_invalid(memories);

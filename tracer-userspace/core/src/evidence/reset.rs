@@ -11,35 +11,35 @@ use rsttrace_model::{
 
 use super::facts::{Evidence, seconds};
 use crate::{
-    case::At,
+    case::Stamped,
     event::{ResetReceived, ResetSent, Socket, SocketError, Via, has},
 };
 
 impl<'a> Evidence<'a> {
     /// The first reset this host sent in this case.
-    pub fn sent(&self) -> Option<&'a At<ResetSent>> {
+    pub fn sent(&self) -> Option<&'a Stamped<ResetSent>> {
         self.case.sent.first()
     }
 
     /// The first reset a socket of this host received.
-    pub fn received(&self) -> Option<&'a At<ResetReceived>> {
+    pub fn received(&self) -> Option<&'a Stamped<ResetReceived>> {
         self.case.received.first()
     }
 
     /// A reset that a local socket sent of its own accord.
-    pub fn active(&self) -> Option<&'a At<ResetSent>> {
-        self.case.sent.iter().find(|at| at.it.trigger.is_none() && at.it.socket.is_some())
+    pub fn active(&self) -> Option<&'a Stamped<ResetSent>> {
+        self.case.sent.iter().find(|at| at.value.trigger.is_none() && at.value.socket.is_some())
     }
 
     /// A firewall rule's reset.
-    pub fn rejected(&self) -> Option<&'a At<ResetSent>> {
-        self.case.sent.iter().find(|at| at.it.via == Via::Netfilter)
+    pub fn rejected(&self) -> Option<&'a Stamped<ResetSent>> {
+        self.case.sent.iter().find(|at| at.value.via == Via::Netfilter)
     }
 
     /// A reset sent for a mid-stream packet by a stack that has no connection for it: no socket, or
     /// a listener that never had it.
-    pub fn stateless(&self) -> Option<&'a At<ResetSent>> {
-        self.case.sent.iter().find(|at| at.it.has_no_matching_socket())
+    pub fn stateless(&self) -> Option<&'a Stamped<ResetSent>> {
+        self.case.sent.iter().find(|at| at.value.has_no_matching_socket())
     }
 
     /// Whether the connection was still being made: such a reset never tells of lost state.
@@ -48,19 +48,18 @@ impl<'a> Evidence<'a> {
             .case
             .sent
             .iter()
-            .any(|at| at.it.trigger.is_some_and(|trigger| trigger.has(tcp_flag::SYN)));
+            .any(|at| at.value.trigger.is_some_and(|trigger| trigger.has(tcp_flag::SYN)));
         let connecting = self.case.received.iter().any(|at| {
             matches!(
-                at.it.socket.state,
+                at.value.socket.state,
                 tcp_state::SYN_SENT | tcp_state::SYN_RECV | tcp_state::NEW_SYN_RECV
             )
         });
         // By the time of its error a socket is closed; one that never heard anything was connecting.
-        let gave_up = self
-            .case
-            .errors
-            .iter()
-            .any(|at| at.it.socket.state == tcp_state::SYN_SENT || at.it.socket.rcv_nxt == 0);
+        let gave_up =
+            self.case.errors.iter().any(|at| {
+                at.value.socket.state == tcp_state::SYN_SENT || at.value.socket.rcv_nxt == 0
+            });
         answers_syn || connecting || gave_up
     }
 
@@ -75,7 +74,7 @@ impl<'a> Evidence<'a> {
         }
         match self.received() {
             // Without the packet the sender is not known: the loss itself has to convince.
-            Some(at) => at.it.packet.is_none_or(|packet| !packet.has(tcp_flag::ACK)),
+            Some(at) => at.value.packet.is_none_or(|packet| !packet.has(tcp_flag::ACK)),
             None => self.timed_out().is_some(),
         }
     }
@@ -87,13 +86,14 @@ impl<'a> Evidence<'a> {
 
     /// The newest reading of the accept queue at an address of this host, and its namespace.
     pub fn accept_queue(&self, address: SocketAddr) -> Option<&'a (u32, AcceptQueue)> {
-        self.known.queue(address)
+        self.baseline.queue(address)
     }
 
     /// The reset of a connection that nobody had accepted when its listener closed.
-    pub fn listener_stopped(&self) -> Option<&'a At<ResetSent>> {
+    pub fn listener_stopped(&self) -> Option<&'a Stamped<ResetSent>> {
         self.active().filter(|at| {
-            has(&at.it.stack, "inet_csk_listen_stop") || has(&at.it.stack, "inet_child_forget")
+            has(&at.value.stack, "inet_csk_listen_stop")
+                || has(&at.value.stack, "inet_child_forget")
         })
     }
 
@@ -101,7 +101,7 @@ impl<'a> Evidence<'a> {
     /// `tcp_abort_on_overflow` is set. A bad SYN takes the same path, so the packet must be a bare ACK.
     pub fn listen_overflowed(&self) -> bool {
         self.case.sent.iter().any(|at| {
-            let sent = &at.it;
+            let sent = &at.value;
             let ack_only =
                 sent.trigger.is_some_and(|t| t.has(tcp_flag::ACK) && !t.has(tcp_flag::SYN));
             let by_kernel = match sent.reason.as_deref() {
@@ -135,40 +135,40 @@ impl<'a> Evidence<'a> {
 
     /// The error that woke an application. The closer's own ECONNRESET after SO_LINGER 0 or
     /// connect(AF_UNSPEC) is no victim's.
-    pub fn error(&self) -> Option<&'a At<SocketError>> {
-        let closer = self.active().and_then(|at| at.it.socket.as_ref()).map(|socket| socket.id);
+    pub fn error(&self) -> Option<&'a Stamped<SocketError>> {
+        let closer = self.active().and_then(|at| at.value.socket.as_ref()).map(|socket| socket.id);
         self.case.errors.iter().find(|at| {
-            let socket = &at.it.socket;
+            let socket = &at.value.socket;
             !(Some(socket.id) == closer && socket.err == ECONNRESET)
         })
     }
 
     /// The error that an application was given, or is about to be given for a reset.
     pub fn errno(&self) -> Option<u32> {
-        let reported = self.error().map(|at| at.it.socket.err);
-        reported.or_else(|| self.case.received.iter().find_map(|at| at.it.errno()))
+        let reported = self.error().map(|at| at.value.socket.err);
+        reported.or_else(|| self.case.received.iter().find_map(|at| at.value.errno()))
     }
 
     /// ETIMEDOUT, or the ICMP error that takes its place when the retries end.
-    pub fn timed_out(&self) -> Option<&'a At<SocketError>> {
+    pub fn timed_out(&self) -> Option<&'a Stamped<SocketError>> {
         let gave_up = ["tcp_retransmit_timer", "tcp_keepalive_timer", "tcp_write_timer"];
         self.case.errors.iter().find(|at| {
-            at.it.socket.err == ETIMEDOUT
-                || (at.it.socket.err_soft != 0
-                    && gave_up.iter().any(|name| has(&at.it.stack, name)))
+            at.value.socket.err == ETIMEDOUT
+                || (at.value.socket.err_soft != 0
+                    && gave_up.iter().any(|name| has(&at.value.stack, name)))
         })
     }
 
     /// Sockets of this host that lost their connection, the first to do so first.
     pub fn victims(&self) -> impl Iterator<Item = (u32, Nanos, &'a Socket)> + '_ {
-        let closer = self.active().and_then(|at| at.it.socket.as_ref()).map(|socket| socket.id);
+        let closer = self.active().and_then(|at| at.value.socket.as_ref()).map(|socket| socket.id);
         let errors = self
             .case
             .errors
             .iter()
-            .map(|at| (at.netns, at.ts, &at.it.socket))
+            .map(|at| (at.netns, at.ts, &at.value.socket))
             .filter(|(_, _, socket)| !(Some(socket.id) == closer && socket.err == ECONNRESET));
-        let received = self.case.received.iter().map(|at| (at.netns, at.ts, &at.it.socket));
+        let received = self.case.received.iter().map(|at| (at.netns, at.ts, &at.value.socket));
         let mut victims: Vec<_> = received.chain(errors).collect();
         victims.sort_by_key(|(_, ts, _)| *ts);
         victims.into_iter()
@@ -191,7 +191,7 @@ impl<'a> Evidence<'a> {
         let last = match (self.last_received().max(client_heard), self.ipvs) {
             (Some(last), _) => last,
             (None, Some((_, end))) => end.last_packet?,
-            (None, None) => self.active()?.it.socket.as_ref()?.last_received?,
+            (None, None) => self.active()?.value.socket.as_ref()?.last_received?,
         };
         Some(seconds(self.case.opened.saturating_sub(last)))
     }
@@ -199,7 +199,7 @@ impl<'a> Evidence<'a> {
     /// A victim had received the FIN of its peer before the reset.
     pub fn peer_closed(&self) -> bool {
         let closed = [tcp_state::CLOSE_WAIT, tcp_state::LAST_ACK, tcp_state::CLOSING];
-        self.case.received.iter().any(|at| closed.contains(&at.it.socket.state))
+        self.case.received.iter().any(|at| closed.contains(&at.value.socket.state))
     }
 
     /// Some payload went over this connection, as far as anybody here can tell.
@@ -207,13 +207,19 @@ impl<'a> Evidence<'a> {
         let sockets = self
             .victims()
             .map(|(_, _, socket)| socket)
-            .chain(self.case.sent.iter().filter_map(|at| at.it.socket.as_ref()));
+            .chain(self.case.sent.iter().filter_map(|at| at.value.socket.as_ref()));
         let by_socket = sockets.filter(|s| s.is_connection()).any(|socket| !socket.never_used());
         by_socket || self.trigger_payload() > 0
     }
 
     /// Payload of the packet that was answered with a reset, bytes.
     pub fn trigger_payload(&self) -> u32 {
-        self.case.sent.iter().filter_map(|at| at.it.trigger).map(|t| t.payload).max().unwrap_or(0)
+        self.case
+            .sent
+            .iter()
+            .filter_map(|at| at.value.trigger)
+            .map(|t| t.payload)
+            .max()
+            .unwrap_or(0)
     }
 }

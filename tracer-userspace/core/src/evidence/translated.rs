@@ -10,9 +10,9 @@ impl<'a> Evidence<'a> {
             return None;
         }
         let at = self.stateless()?;
-        let packet = at.it.trigger?.flow;
+        let packet = at.value.trigger?.flow;
         let (_, _, hurt) = self.victims().find(|(_, _, socket)| socket.flow == packet)?;
-        let inquiry = self.known.inquiry(at.netns, packet)?;
+        let inquiry = self.baseline.inquiry(at.netns, packet)?;
         let is_its_client = |socket: &&SocketState| {
             socket.flow.dst != packet.src
                 // Two connections that have carried nothing look alike.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use rsttrace_model::{flow::Flow, ipvs::masquerades, tcp_flag, tcp_state};
 
 use super::facts::Evidence;
-use crate::case::At;
+use crate::case::Stamped;
 
 /// `net.ipv4.ip_local_port_range` where it could not be read (net/ipv4/af_inet.c).
 const DEFAULT_PORT_RANGE: (u16, u16) = (32768, 60999);
@@ -28,7 +28,7 @@ impl Evidence<'_> {
             return Some(original);
         }
         if let Some(orphan) = self.ipvs_orphan() {
-            return Some(orphan.it.virtual_flow);
+            return Some(orphan.value.virtual_flow);
         }
         if let Some(balanced) = self.balanced {
             return Some(balanced.virtual_flow);
@@ -49,11 +49,11 @@ impl Evidence<'_> {
         if let Some((_, reply)) = self.nat_tuples() {
             return Some(reply.reversed());
         }
-        if let Some(At { netns, it: orphan, .. }) = self.ipvs_orphan() {
+        if let Some(Stamped { netns, value: orphan, .. }) = self.ipvs_orphan() {
             let (virtual_flow, real_flow) = (orphan.virtual_flow, orphan.real_flow());
             // The entry does not show how it forwards.
             let removed = self.ipvs_server_removed(*netns, virtual_flow, real_flow);
-            let translates = removed.is_some_and(|at| masquerades(at.it.flags));
+            let translates = removed.is_some_and(|at| masquerades(at.value.flags));
             return Some(if translates { real_flow } else { virtual_flow });
         }
         if let Some(balanced) = self.balanced {
@@ -75,12 +75,12 @@ impl Evidence<'_> {
             }
         }
         for at in &self.case.sent {
-            if let Some(flow) = at.it.flow() {
+            if let Some(flow) = at.value.flow() {
                 sides.push(self.side(at.netns, flow));
             }
         }
         for at in &self.case.drops {
-            sides.push(self.side(at.netns, at.it.packet.flow));
+            sides.push(self.side(at.netns, at.value.packet.flow));
         }
         sides
     }
@@ -96,11 +96,11 @@ impl Evidence<'_> {
     /// else is known the one whose port is ephemeral; of two such ports the larger one.
     fn initiates(&self, netns: u32, flow: Flow) -> bool {
         for at in &self.case.sent {
-            let Some(trigger) = at.it.trigger.filter(|t| t.flow.key() == flow.key()) else {
+            let Some(trigger) = at.value.trigger.filter(|t| t.flow.key() == flow.key()) else {
                 continue;
             };
             let listener =
-                at.it.socket.as_ref().is_some_and(|socket| socket.state == tcp_state::LISTEN);
+                at.value.socket.as_ref().is_some_and(|socket| socket.state == tcp_state::LISTEN);
             let plain_syn = trigger.has(tcp_flag::SYN) && !trigger.has(tcp_flag::ACK);
             if listener || plain_syn {
                 return trigger.flow.src == flow.src;
@@ -112,7 +112,7 @@ impl Evidence<'_> {
         {
             return socket.flow.src == flow.src;
         }
-        let sent = self.case.sent.iter().filter_map(|at| at.it.socket.as_ref());
+        let sent = self.case.sent.iter().filter_map(|at| at.value.socket.as_ref());
         let mut sockets = self.victims().map(|(_, _, socket)| socket).chain(sent);
         if let Some(socket) = sockets.find(|it| it.opener.is_some() && it.flow.key() == flow.key())
         {
@@ -120,7 +120,7 @@ impl Evidence<'_> {
             return socket.flow.src == flow.src;
         }
         for drop in &self.case.drops {
-            let packet = &drop.it.packet;
+            let packet = &drop.value.packet;
             if packet.has(tcp_flag::SYN) && packet.flow.key() == flow.key() {
                 return (packet.flow.src == flow.src) != packet.has(tcp_flag::ACK);
             }
@@ -156,7 +156,7 @@ impl Evidence<'_> {
 
     /// Whether an end of the case listens at this address of its own.
     fn listens(&self, address: SocketAddr) -> bool {
-        let replied = self.case.sent.iter().filter_map(|at| Some((at.netns, at.it.flow()?.src)));
+        let replied = self.case.sent.iter().filter_map(|at| Some((at.netns, at.value.flow()?.src)));
         let held = self.victims().map(|(netns, _, socket)| (netns, socket.flow.src));
         replied.chain(held).any(|(netns, local)| {
             local == address && self.host(netns).and_then(|host| host.listens(local)) == Some(true)

@@ -22,7 +22,7 @@ const INQUIRIES: usize = 256;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Known {
+pub struct Baseline {
     /// The real server of each entry, by namespace and virtual flow.
     entries: HashMap<(u32, Flow), SocketAddr>,
     /// Local addresses of connections by their remote one.
@@ -32,7 +32,7 @@ pub struct Known {
     queues: VecDeque<(u32, AcceptQueue)>,
 }
 
-impl Known {
+impl Baseline {
     /// Takes in what namespace `netns` held at the start.
     pub fn set_initial_state(&mut self, netns: u32, stock: InitialState) {
         if let Some(table) = stock.ipvs {

@@ -71,16 +71,16 @@ impl Ages {
 
 /// The samples of every service.
 #[derive(Clone, Debug, Default)]
-pub struct IdleAges {
+pub struct IdlePeriods {
     services: BTreeMap<SocketAddr, Ages>,
 }
 
-impl IdleAges {
+impl IdlePeriods {
     pub fn of(&self, service: SocketAddr) -> Option<&Ages> {
         self.services.get(&service)
     }
 
-    pub fn broke(&mut self, service: SocketAddr, sample: Break) {
+    pub fn record_break(&mut self, service: SocketAddr, sample: Break) {
         let ages = self.entry(service, sample.at);
         if ages.breaks.len() >= BREAKS {
             ages.breaks.pop_front();
@@ -88,7 +88,7 @@ impl IdleAges {
         ages.breaks.push_back(sample);
     }
 
-    pub fn survived(&mut self, service: SocketAddr, at: Nanos, idle_s: f64) {
+    pub fn record_survival(&mut self, service: SocketAddr, at: Nanos, idle_s: f64) {
         let ages = self.entry(service, at);
         ages.longest_survived_s =
             Some(ages.longest_survived_s.map_or(idle_s, |known| known.max(idle_s)));
@@ -118,10 +118,10 @@ mod tests {
     }
 
     fn ages(breaks: &[Break], survived: &[f64]) -> Ages {
-        let mut all = IdleAges::default();
+        let mut all = IdlePeriods::default();
         let service = address("10.9.9.9:443");
-        breaks.iter().for_each(|sample| all.broke(service, *sample));
-        survived.iter().for_each(|idle| all.survived(service, 1, *idle));
+        breaks.iter().for_each(|sample| all.record_break(service, *sample));
+        survived.iter().for_each(|idle| all.record_survival(service, 1, *idle));
         all.of(service).cloned().unwrap_or_default()
     }
 
@@ -153,10 +153,10 @@ mod tests {
 
     #[test]
     fn services_are_bounded() {
-        let mut all = IdleAges::default();
+        let mut all = IdlePeriods::default();
         for port in 1..=1100 {
             let service = format!("10.0.0.1:{port}");
-            all.survived(address(&service), port, 1.0);
+            all.record_survival(address(&service), port, 1.0);
         }
         assert_eq!(all.services.len(), SERVICES);
         assert!(all.of(address("10.0.0.1:1")).is_none());

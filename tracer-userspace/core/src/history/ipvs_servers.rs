@@ -4,7 +4,7 @@ use std::{collections::VecDeque, net::SocketAddr};
 
 use rsttrace_model::{flow::Flow, ipvs::IpvsEntry};
 
-use crate::{case::At, event::IpvsServerRemoved};
+use crate::{case::Stamped, event::IpvsServerRemoved};
 
 /// Removals are the work of administrators and controllers: a rollout of a large cluster fits.
 const REMOVED: usize = 4096;
@@ -15,8 +15,8 @@ const ORPHANS: usize = 1024;
 /// The bounded store.
 #[derive(Debug, Default)]
 pub struct IpvsServers {
-    removed: VecDeque<At<IpvsServerRemoved>>,
-    orphans: VecDeque<At<IpvsEntry>>,
+    removed: VecDeque<Stamped<IpvsServerRemoved>>,
+    orphans: VecDeque<Stamped<IpvsEntry>>,
 }
 
 fn push<T>(list: &mut VecDeque<T>, most: usize, item: T) {
@@ -27,11 +27,11 @@ fn push<T>(list: &mut VecDeque<T>, most: usize, item: T) {
 }
 
 impl IpvsServers {
-    pub fn remember(&mut self, removal: At<IpvsServerRemoved>) {
+    pub fn remember(&mut self, removal: Stamped<IpvsServerRemoved>) {
         push(&mut self.removed, REMOVED, removal);
     }
 
-    pub fn remember_orphan(&mut self, orphan: At<IpvsEntry>) {
+    pub fn remember_orphan(&mut self, orphan: Stamped<IpvsEntry>) {
         push(&mut self.orphans, ORPHANS, orphan);
     }
 
@@ -42,12 +42,12 @@ impl IpvsServers {
         netns: u32,
         virtual_flow: Flow,
         real_flow: Flow,
-    ) -> impl Iterator<Item = &At<IpvsServerRemoved>> {
+    ) -> impl Iterator<Item = &Stamped<IpvsServerRemoved>> {
         self.removed.iter().rev().filter(move |at| {
             // A firewall mark has no address of its own.
-            let service = at.it.service;
+            let service = at.value.service;
             let of_service = service == virtual_flow.dst || service.ip().is_unspecified();
-            at.netns == netns && of_service && at.it.server == real_flow.dst
+            at.netns == netns && of_service && at.value.server == real_flow.dst
         })
     }
 
@@ -56,14 +56,14 @@ impl IpvsServers {
         &self,
         netns: u32,
         service: SocketAddr,
-    ) -> impl Iterator<Item = &At<IpvsServerRemoved>> {
-        self.removed.iter().rev().filter(move |at| at.netns == netns && at.it.service == service)
+    ) -> impl Iterator<Item = &Stamped<IpvsServerRemoved>> {
+        self.removed.iter().rev().filter(move |at| at.netns == netns && at.value.service == service)
     }
 
     /// Entries without a server of any of these connections, newest first.
-    pub fn orphans(&self, flows: &[Flow]) -> impl Iterator<Item = &At<IpvsEntry>> {
+    pub fn orphans(&self, flows: &[Flow]) -> impl Iterator<Item = &Stamped<IpvsEntry>> {
         self.orphans.iter().rev().filter(|at| {
-            let its = [at.it.virtual_flow.key(), at.it.real_flow().key()];
+            let its = [at.value.virtual_flow.key(), at.value.real_flow().key()];
             flows.iter().any(|flow| its.contains(&flow.key()))
         })
     }

@@ -43,7 +43,7 @@ impl Loss {
 
 /// A [`Loss`] with its time and place.
 #[derive(Clone, Debug)]
-pub struct Remembered {
+pub struct LossEntry {
     pub ts: Nanos,
     /// When the same was seen for the first time: a packet's first try, `ts` being its newest.
     pub since: Nanos,
@@ -51,7 +51,7 @@ pub struct Remembered {
     pub loss: Loss,
 }
 
-impl Remembered {
+impl LossEntry {
     pub fn new(ts: Nanos, netns: u32, loss: Loss) -> Self {
         Self { ts, since: ts, netns, loss }
     }
@@ -64,15 +64,15 @@ impl Remembered {
 
 /// The bounded store.
 #[derive(Debug)]
-pub struct Memory {
+pub struct LossHistory {
     capacity: usize,
     next: u64,
-    losses: BTreeMap<u64, Remembered>,
+    losses: BTreeMap<u64, LossEntry>,
     by_flow: HashMap<Flow, Vec<u64>>,
     evicted: u64,
 }
 
-impl Memory {
+impl LossHistory {
     /// Holds at most `capacity` losses (a few hundred bytes each); the oldest goes first.
     pub fn new(capacity: usize) -> Self {
         Self {
@@ -89,7 +89,7 @@ impl Memory {
         self.evicted
     }
 
-    pub fn remember(&mut self, loss: Remembered) {
+    pub fn remember(&mut self, loss: LossEntry) {
         if self.renew(&loss) {
             return;
         }
@@ -116,7 +116,7 @@ impl Memory {
 
     /// A packet that is dropped again and again is one loss, the newest; so are INVALID packets of one
     /// connection.
-    fn renew(&mut self, loss: &Remembered) -> bool {
+    fn renew(&mut self, loss: &LossEntry) -> bool {
         let same = |known: &Loss| match (known, &loss.loss) {
             (Loss::Drop(known), Loss::Drop(new)) => {
                 known.packet.flow == new.packet.flow
@@ -135,7 +135,7 @@ impl Memory {
             {
                 // Another segment, or another connection of that tuple, is dropped for the first time.
                 let since = if is_retry(&known.loss, &loss.loss) { known.since } else { loss.ts };
-                *known = Remembered { since, ..loss.clone() };
+                *known = LossEntry { since, ..loss.clone() };
                 return true;
             }
         }
@@ -143,7 +143,7 @@ impl Memory {
     }
 
     /// Losses of any of these flows, oldest first.
-    pub fn of<'a>(&'a self, flows: &[Flow]) -> Vec<&'a Remembered> {
+    pub fn of<'a>(&'a self, flows: &[Flow]) -> Vec<&'a LossEntry> {
         let mut ids: Vec<u64> = flows
             .iter()
             .filter_map(|flow| self.by_flow.get(&flow.key()))

@@ -52,7 +52,7 @@ const PATIENCE_TO_DECIDE: Nanos = 5 * SECOND;
 type Topic = (u64, Option<u64>);
 
 /// A query without an answer so far.
-struct Open {
+struct OpenQuery {
     /// Time of the record that raised it.
     asked: Nanos,
     patience: Nanos,
@@ -69,7 +69,7 @@ pub struct Queries {
     /// IPVS tables may be long, and nothing else waits for them.
     tables: mpsc::Sender<Job>,
     answers: UnboundedReceiver<Answer>,
-    open: BTreeMap<u64, Open>,
+    open: BTreeMap<u64, OpenQuery>,
     next: u64,
     owned: Recent<Topic>,
     unmatched: Recent<(u32, Flow)>,
@@ -104,7 +104,7 @@ impl Queries {
             tables: answerer("rsttrace-ipvs", host, answer)?,
             states,
             answers,
-            open: BTreeMap::from([(first, Open { asked: ts, patience: PATIENCE_TO_DECIDE })]),
+            open: BTreeMap::from([(first, OpenQuery { asked: ts, patience: PATIENCE_TO_DECIDE })]),
             next: first + 1,
             owned: Recent::default(),
             unmatched: Recent::default(),
@@ -222,7 +222,7 @@ impl Queries {
             Task::Query(_) | Task::Survey => (&self.states, PATIENCE_TO_DECIDE),
         };
         thread.send((id, ts, task)).ok()?;
-        self.open.insert(id, Open { asked: ts, patience });
+        self.open.insert(id, OpenQuery { asked: ts, patience });
         Some(id)
     }
 
@@ -233,7 +233,7 @@ impl Queries {
 
     /// The time, `now` at most, up to which nothing waits for an answer.
     pub fn answered_until(&self, now: Nanos) -> Nanos {
-        let waits = |open: &Open| open.asked.max(now.saturating_sub(open.patience));
+        let waits = |open: &OpenQuery| open.asked.max(now.saturating_sub(open.patience));
         self.open.values().map(waits).min().unwrap_or(now).min(now)
     }
 
@@ -280,7 +280,7 @@ mod tests {
         let (host, start) = (Host::new().expect("proc is mounted"), 100 * SECOND);
         let mut queries = Queries::start(host, start).expect("threads");
         let mut is_answered = |asked, patience, now| {
-            queries.open = BTreeMap::from([(1, Open { asked, patience })]);
+            queries.open = BTreeMap::from([(1, OpenQuery { asked, patience })]);
             queries.answered_until(now) > asked
         };
         for (patience, waits) in [(PATIENCE, SECOND), (PATIENCE_TO_DECIDE, 6 * SECOND)] {
