@@ -7,7 +7,7 @@ use std::{
 };
 
 use rsttrace_model::{
-    host_state::{Machine, Netns, Unseen, View},
+    host_state::{Machine, Netns, NotRead, HostState},
     netns::{NetnsReach, Place},
 };
 
@@ -20,9 +20,9 @@ const MOST_TRACKED: usize = 1024;
 const FIREWALL: &str = "the rules of nftables";
 
 /// Reads what we may of this machine. Nothing is changed, and nothing is fatal: what could not be read
-/// is in [`View::unseen`].
+/// is in [`HostState::not_read`].
 #[must_use]
-pub fn read(host: &Host) -> View {
+pub fn read(host: &Host) -> HostState {
     let mut view = gathered(host.machine(), host.look_around());
     let mut inodes = BTreeSet::new();
     let mut flows = Vec::new();
@@ -41,7 +41,7 @@ pub fn read(host: &Host) -> View {
     configure(&mut view, host.root());
     let hidden = host.hidden_processes();
     if hidden > 0 {
-        view.unseen.push(Unseen {
+        view.not_read.push(NotRead {
             what: match hidden {
                 1 => "the network namespace of 1 process".into(),
                 _ => format!("the network namespaces of {hidden} processes"),
@@ -56,17 +56,17 @@ pub fn read(host: &Host) -> View {
 ///
 /// # Errors
 /// When the directory holds no copy of a host.
-pub fn read_root(root: &Path) -> io::Result<View> {
+pub fn read_root(root: &Path) -> io::Result<HostState> {
     let mut view = gathered(fixture::machine(root)?, fixture::namespaces(root));
     configure(&mut view, root);
     let rights = ["the TCP sockets", FIREWALL];
-    view.unseen.retain(|unseen| !rights.iter().any(|it| unseen.what.starts_with(it)));
-    view.unseen.push(Unseen {
+    view.not_read.retain(|unseen| !rights.iter().any(|it| unseen.what.starts_with(it)));
+    view.not_read.push(NotRead {
         what: "sockets and accept queues".into(),
         why: "no file holds them".into(),
     });
     for netns in view.namespaces.iter().filter(|netns| netns.firewall.is_none()) {
-        view.unseen.push(Unseen {
+        view.not_read.push(NotRead {
             what: format!("{FIREWALL} {}", netns.place.describe()),
             why: "there is no nft-ruleset, as `nft -a list ruleset` prints it".into(),
         });
@@ -74,15 +74,15 @@ pub fn read_root(root: &Path) -> io::Result<View> {
     Ok(view)
 }
 
-fn gathered(facts: MachineFacts, looks: Vec<Look>) -> View {
-    let mut view = View {
+fn gathered(facts: MachineFacts, looks: Vec<Look>) -> HostState {
+    let mut view = HostState {
         machine: Machine {
             release: facts.release,
             cpus: facts.cpus,
             ram_bytes: facts.ram_bytes,
             ..Machine::default()
         },
-        ..View::default()
+        ..HostState::default()
     };
     for Look { inum, reach, found } in looks {
         let place = Place { netns: inum, reach };
@@ -93,12 +93,12 @@ fn gathered(facts: MachineFacts, looks: Vec<Look>) -> View {
                     view.machine.values = found.machine.clone();
                 }
                 let netns = netns(place, found);
-                view.unseen.extend(unread(&netns));
+                view.not_read.extend(unread(&netns));
                 view.namespaces.push(netns);
             }
             // It ended while we looked.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => view.unseen.push(Unseen {
+            Err(error) => view.not_read.push(NotRead {
                 what: format!("everything {}", place.describe()),
                 why: match error.kind() {
                     ErrorKind::PermissionDenied => {
@@ -112,12 +112,12 @@ fn gathered(facts: MachineFacts, looks: Vec<Look>) -> View {
     view
 }
 
-fn configure(view: &mut View, root: &Path) {
+fn configure(view: &mut HostState, root: &Path) {
     view.configured = configured::read(root, &view.machine.release);
     let unread = view.configured.unread.iter();
-    view.unseen.extend(unread.map(|it| match it.split_once(": ") {
-        Some((what, why)) => Unseen { what: what.into(), why: why.into() },
-        None => Unseen { what: it.clone(), why: String::new() },
+    view.not_read.extend(unread.map(|it| match it.split_once(": ") {
+        Some((what, why)) => NotRead { what: what.into(), why: why.into() },
+        None => NotRead { what: it.clone(), why: String::new() },
     }));
 }
 
@@ -142,7 +142,7 @@ fn netns(place: Place, found: Found) -> Netns {
 }
 
 /// What a namespace that we are in does not show.
-fn unread(netns: &Netns) -> Vec<Unseen> {
+fn unread(netns: &Netns) -> Vec<NotRead> {
     let place = netns.place.describe();
     let mut list = Vec::new();
     let mut denied: Vec<&str> = netns.values.denied().collect();
@@ -150,31 +150,31 @@ fn unread(netns: &Netns) -> Vec<Unseen> {
     denied.retain(|key| !key.starts_with("ipvs."));
     let denied_timeouts = netns.values.denied().any(|key| key.starts_with("ipvs."));
     if has_ipvs && denied_timeouts {
-        list.push(Unseen {
+        list.push(NotRead {
             what: format!("the IPVS timeouts {place}"),
             why: "the kernel tells them with CAP_NET_ADMIN only".into(),
         });
     }
     if !denied.is_empty() {
-        list.push(Unseen {
+        list.push(NotRead {
             what: format!("{} {place}", denied.join(", ")),
             why: "the file may not be read".into(),
         });
     }
     if netns.translates.is_none() || netns.firewall.is_none() {
-        list.push(Unseen {
+        list.push(NotRead {
             what: format!("{FIREWALL} {place} (NAT, INVALID packets)"),
             why: "the kernel tells them with CAP_NET_ADMIN only".into(),
         });
     }
     if !netns.legacy_tables.is_empty() {
-        list.push(Unseen {
+        list.push(NotRead {
             what: format!("the rules of {} {place}", netns.legacy_tables.join(", ")),
             why: "they are those of iptables-legacy, which iptables-legacy-save shows".into(),
         });
     }
     if netns.connections.is_none() {
-        list.push(Unseen {
+        list.push(NotRead {
             what: format!("the TCP sockets {place}"),
             why: "the kernel has no tcp_diag, or may not load it".into(),
         });

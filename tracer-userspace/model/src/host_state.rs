@@ -16,7 +16,7 @@ use crate::{
 
 /// A host.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct View {
+pub struct HostState {
     pub machine: Machine,
     /// The initial namespace first.
     pub namespaces: Vec<Netns>,
@@ -24,12 +24,12 @@ pub struct View {
     pub held: BTreeMap<u64, HeldSocket>,
     pub configured: Configured,
     /// What could not be read, and why.
-    pub unseen: Vec<Unseen>,
+    pub not_read: Vec<NotRead>,
 }
 
 /// Something that we could not look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unseen {
+pub struct NotRead {
     /// "netns web", "the IPVS timeouts on the host"
     pub what: String,
     /// In a clause: what is missing.
@@ -76,7 +76,7 @@ pub struct Netns {
     pub tcp: TcpCounters,
 }
 
-impl View {
+impl HostState {
     /// Where the machine's own values are changed.
     pub fn initial(&self) -> Option<&Netns> {
         self.namespaces.first().filter(|netns| netns.place.reach == NetnsReach::Initial)
@@ -105,21 +105,21 @@ impl Netns {
 }
 
 /// What the kernel has.
-pub fn effective(view: &View, netns: &Netns, setting: &Setting) -> Option<u64> {
+pub fn effective(state: &HostState, netns: &Netns, setting: &Setting) -> Option<u64> {
     match setting.scope {
-        Scope::Machine => view.machine.values.number(setting.key),
+        Scope::Machine => state.machine.values.number(setting.key),
         Scope::Netns => netns.values.number(setting.key),
     }
 }
 
 /// What kube-proxy writes into it at its start.
-pub fn writer(view: &View, netns: &Netns, setting: &Setting) -> Option<u64> {
-    let proxy = view.configured.kube_proxy.as_ref().filter(|_| is_initial(netns))?;
-    proxy.writes(setting.key, view.machine.cpus)
+pub fn writer(state: &HostState, netns: &Netns, setting: &Setting) -> Option<u64> {
+    let proxy = state.configured.kube_proxy.as_ref().filter(|_| is_initial(netns))?;
+    proxy.writes(setting.key, state.machine.cpus)
 }
 
-pub fn proxy_name(view: &View) -> Option<String> {
-    view.configured.kube_proxy.as_ref().map(KubeProxy::describe)
+pub fn proxy_name(state: &HostState) -> Option<String> {
+    state.configured.kube_proxy.as_ref().map(KubeProxy::describe)
 }
 
 /// Files and kube-proxy set the values of the initial namespace only.

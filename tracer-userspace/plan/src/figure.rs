@@ -1,6 +1,6 @@
 //! How a load was measured, what came out, and what could not be.
 
-use rsttrace_model::{host_state::View, socket::SocketAges, tcp_state};
+use rsttrace_model::{host_state::HostState, socket::SocketAges, tcp_state};
 
 use super::{IpvsRates, Measured, demand::InForce, seconds_of};
 
@@ -49,14 +49,14 @@ impl Bound {
 
 impl Survey {
     /// Of a host whose settings are `now`.
-    pub fn new(measured: &Measured, now: &InForce, view: &View) -> Self {
+    pub fn new(measured: &Measured, now: &InForce, state: &HostState) -> Self {
         let Measured { ms, readings, namespaces, .. } = *measured;
         let figures = vec![
             tcp(measured),
             udp(measured, now.udp_s),
             connections(measured),
             entries(measured),
-            silence(view),
+            silence(state),
             Figure {
                 what: "life of a short connection",
                 value: None,
@@ -156,8 +156,8 @@ fn entries(measured: &Measured) -> Figure {
 
 /// An open connection's silence is not over yet, so it is no more than a bound; which of them must
 /// survive theirs nobody can tell from here.
-fn silence(view: &View) -> Figure {
-    let sockets = view.namespaces.iter().filter_map(|netns| netns.connections.as_ref());
+fn silence(state: &HostState) -> Figure {
+    let sockets = state.namespaces.iter().filter_map(|netns| netns.connections.as_ref());
     let established = sockets.flat_map(|list| &list.sockets).filter(|socket| {
         socket.state == tcp_state::ESTABLISHED && !socket.flow.src.ip().is_loopback()
     });

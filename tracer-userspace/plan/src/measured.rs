@@ -1,7 +1,7 @@
 //! What a host has and does now, in the terms of a plan.
 
 use rsttrace_model::{
-    host_state::{Netns, View},
+    host_state::{Netns, HostState},
     traffic::{Counters, Traffic},
 };
 
@@ -152,17 +152,17 @@ fn numbers(reading: &[Traffic], of: fn(&Traffic) -> Option<u64>) -> Vec<u64> {
 impl InForce {
     /// The settings of a host. Timeouts are those of the namespace that has the most conntrack entries,
     /// and of the one that has IPVS services; everything else is the initial namespace's.
-    pub fn of(view: &View, measured: &Measured) -> Self {
+    pub fn of(state: &HostState, measured: &Measured) -> Self {
         let default = Self::default();
         let count = |netns: &&Netns| netns.values.number("net.netfilter.nf_conntrack_count");
-        let initial = view.namespaces.first();
+        let initial = state.namespaces.first();
         let tracks =
-            view.namespaces.iter().rev().filter(|it| count(it).is_some()).max_by_key(count);
-        let balances = balancer(view);
+            state.namespaces.iter().rev().filter(|it| count(it).is_some()).max_by_key(count);
+        let balances = balancer(state);
         let of = |netns: Option<&Netns>, key: &str, otherwise| {
             netns.and_then(|netns| netns.values.number(key)).unwrap_or(otherwise)
         };
-        let machine = |key| view.machine.values.number(key);
+        let machine = |key| state.machine.values.number(key);
         let timeout = |state: &str, otherwise| {
             of(tracks, &format!("net.netfilter.nf_conntrack_{state}"), otherwise)
         };
@@ -199,9 +199,9 @@ impl InForce {
 }
 
 /// The namespace that has IPVS services, the initial one first.
-pub fn balancer(view: &View) -> Option<&Netns> {
+pub fn balancer(state: &HostState) -> Option<&Netns> {
     let has = |netns: &&Netns| netns.services.as_ref().is_some_and(|list| !list.is_empty());
-    view.namespaces.iter().find(has)
+    state.namespaces.iter().find(has)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The screen and the JSON of `rsttrace check`.
 
 use rsttrace_check::{
-    Audit, Finding, Rank,
+    Audit, CheckFinding, Rank,
     path::{Hop, Path},
 };
 use rsttrace_core::fix::Fix;
@@ -34,13 +34,13 @@ pub fn text(audit: &Audit<'_>, wide: bool, color: bool, width: usize) -> String 
 }
 
 fn heading(page: &mut Page, audit: &Audit<'_>) {
-    let machine = &audit.view.machine;
+    let machine = &audit.state.machine;
     let ram = machine.ram_bytes.map_or(String::new(), |bytes| {
         #[expect(clippy::cast_precision_loss, reason = "for people")]
         let gib = bytes as f64 / f64::from(1 << 30);
         format!(", {gib:.1} GiB")
     });
-    let count = audit.view.namespaces.len();
+    let count = audit.state.namespaces.len();
     let about = format!(
         "kernel {}, {} CPU{}{ram}, {count} network namespace{}:",
         machine.release,
@@ -48,7 +48,7 @@ fn heading(page: &mut Page, audit: &Audit<'_>) {
         if machine.cpus == 1 { "" } else { "s" },
         if count == 1 { "" } else { "s" },
     );
-    let (style, result) = result(audit.findings, audit.view.unseen.is_empty());
+    let (style, result) = result(audit.findings, audit.state.unseen.is_empty());
     page.paragraph(
         &[(Style::Bold, "rsttrace check")],
         HANG,
@@ -101,7 +101,7 @@ const MARK: &str = "  ◄ min";
 const MOST_COLUMNS: usize = 44;
 
 /// In a word, for the first line.
-fn result(findings: &[Finding], saw_all: bool) -> (Style, String) {
+fn result(findings: &[CheckFinding], saw_all: bool) -> (Style, String) {
     let count = |rank| findings.iter().filter(|finding| finding.rank == rank).count();
     let breaks = findings.iter().filter(|finding| finding.rank == Rank::Break);
     let first = breaks.filter_map(|finding| finding.after_s).min();
@@ -116,7 +116,7 @@ fn result(findings: &[Finding], saw_all: bool) -> (Style, String) {
     }
 }
 
-fn story(page: &mut Page, finding: &Finding, wide: bool) {
+fn story(page: &mut Page, finding: &CheckFinding, wide: bool) {
     let (label, style) = match finding.rank {
         Rank::Break => ("BREAK", Style::Red),
         Rank::Warn => ("WARN", Style::Yellow),
@@ -173,7 +173,7 @@ fn prescription(page: &mut Page, number: usize, fix: &Fix, wide: bool) {
 }
 
 fn unseen(page: &mut Page, audit: &Audit<'_>, wide: bool) {
-    let unseen = &audit.view.unseen;
+    let unseen = &audit.state.unseen;
     if unseen.is_empty() {
         return;
     }
@@ -194,7 +194,7 @@ pub fn json(audit: &Audit<'_>) -> impl Iterator<Item = Value> {
     audit.findings.iter().map(finding).chain([summary])
 }
 
-fn finding(finding: &Finding) -> Value {
+fn finding(finding: &CheckFinding) -> Value {
     object([
         ("dataset", Some("rsttrace.finding".into())),
         ("rank", Some(finding.rank.id().into())),
@@ -236,9 +236,9 @@ fn hop(hop: &Hop) -> Value {
 }
 
 fn summary(audit: &Audit<'_>) -> Value {
-    let view = audit.view;
+    let view = audit.state;
     let count = |rank| audit.findings.iter().filter(|finding| finding.rank == rank).count();
-    let unseen = |it: &rsttrace_model::host_state::Unseen| json!({"what": sentence(&it.what), "why": sentence(&it.why)});
+    let unseen = |it: &rsttrace_model::host_state::NotRead| json!({"what": sentence(&it.what), "why": sentence(&it.why)});
     object([
         ("dataset", Some("rsttrace.check".into())),
         ("schema", Some("1.0".into())),
