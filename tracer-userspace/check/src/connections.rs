@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rsttrace_model::{
     flow::Flow,
-    host_state::{Netns, HostState},
+    host_state::{HostState, Netns},
     socket::{HeldSocket, SocketState, TimerKind},
     tcp_state,
 };

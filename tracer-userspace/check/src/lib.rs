@@ -9,7 +9,7 @@ mod remedies;
 pub mod rules;
 
 pub use finding::{CheckFinding, Rank};
-pub use rules::{RuleInput, Rule};
+pub use rules::{Rule, RuleInput};
 
 use rsttrace_model::host_state::HostState;
 

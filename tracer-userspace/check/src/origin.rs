@@ -2,7 +2,7 @@
 
 use rsttrace_core::fix::FixOwner;
 use rsttrace_model::{
-    host_state::{Netns, HostState, effective, is_initial, proxy_name, writer},
+    host_state::{HostState, Netns, effective, is_initial, proxy_name, writer},
     settings::{Setting, Stored},
 };
 
@@ -20,7 +20,9 @@ pub fn of(state: &HostState, netns: &Netns, key: &str) -> String {
     let proxy = writer(state, netns, setting);
     match file {
         Some(file) if file.number() == Some(now) => parts.push(format!("set in {}", file.at)),
-        Some(file) => parts.push(format!("{} sets {}, but the kernel has {now}", file.at, file.value)),
+        Some(file) => {
+            parts.push(format!("{} sets {}, but the kernel has {now}", file.at, file.value))
+        }
         None if is_default => parts.push("kernel default".into()),
         None if proxy.is_some_and(|writes| writes == now) => {}
         None if setting.default.is_none() => {}

@@ -11,7 +11,7 @@ use rsttrace_core::{
 use rsttrace_model::{
     address::Address,
     conntrack::ConntrackStat,
-    host_state::{Netns, HostState},
+    host_state::{HostState, Netns},
     ipvs::{IpvsDestination, IpvsService},
     netns::{NetnsReach, Place, TcpCounters},
     settings::{ALL, Scope, Setting, Values},

@@ -7,7 +7,7 @@ use std::{
 };
 
 use rsttrace_model::{
-    host_state::{Machine, Netns, NotRead, HostState},
+    host_state::{HostState, Machine, Netns, NotRead},
     netns::{NetnsReach, Place},
 };
 

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, anyhow};
 use rsttrace_check::{self, Audit, RuleInput, path};
 use rsttrace_host::{Host, view};
-use rsttrace_model::host_state::{Netns, HostState};
+use rsttrace_model::host_state::{HostState, Netns};
 use rsttrace_schema::json;
 
 use super::{Exit, Failure, stdout};

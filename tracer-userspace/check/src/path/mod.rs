@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use rsttrace_core::fix::FixOwner;
 use rsttrace_model::{
     flow::Flow,
-    host_state::{Netns, HostState, is_initial},
+    host_state::{HostState, Netns, is_initial},
     ipvs::IpvsService,
     netns::{NetnsReach, Place},
 };
@@ -143,7 +143,8 @@ pub fn follow(state: &HostState, spec: &Spec, assumed: &[Assumption]) -> Result<
     let judge = |hop: &Hop| verdict(state, &name, hop, &clients, src, &ends);
     // Where keepalives refresh every table entry, the server's own idle timeout still closes the
     // connection.
-    let policy = hops.iter().filter(|hop| hop.closes_despite_keepalive()).min_by_key(|hop| hop.idle_s);
+    let policy =
+        hops.iter().filter(|hop| hop.closes_despite_keepalive()).min_by_key(|hop| hop.idle_s);
     let verdict = least.map(|at| judge(&hops[at])).map(|first| match policy {
         Some(policy) if first.rank == Rank::Info => judge(policy),
         _ => first,
@@ -350,7 +351,8 @@ fn verdict(
         finding = finding
             .after(limit_s)
             .fix(
-                (!despite_keepalive).then(|| remedies::keepalive_below(limit_s, "every timer on the path")),
+                (!despite_keepalive)
+                    .then(|| remedies::keepalive_below(limit_s, "every timer on the path")),
             )
             .fix(remedies::documented(cause, "pool_idle_below_limit"));
     }

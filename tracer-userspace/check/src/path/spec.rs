@@ -40,7 +40,8 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Err(
-                "empty end of the path (expected an address, a network namespace, a pod or pid:N)".into()
+                "empty end of the path (expected an address, a network namespace, a pod or pid:N)"
+                    .into(),
             );
         }
         if let Some(pid) = text.strip_prefix("pid:") {

@@ -3,7 +3,7 @@
 use rsttrace_core::fix::{Change, Fix, FixOwner};
 use rsttrace_model::{settings::Setting, socket::SocketState};
 
-use super::{Netns, RuleInput, Rule};
+use super::{Netns, Rule, RuleInput};
 use crate::{
     finding::{CheckFinding, Rank, counted, some_of},
     origin, remedies,
@@ -63,13 +63,17 @@ fn full(netns: &Netns) -> Option<CheckFinding> {
         if over { "full, and handshakes are dropped" } else { "nearly full" },
         some_of(&names)
     );
-    let finding =
-        CheckFinding::new(RULE.id, if over { Rank::Break } else { Rank::Warn }, &netns.place, reason)
-            .cause(CAUSE)
-            .formula("waiting < 0.7 × min(backlog, somaxconn)")
-            .owner(FixOwner::Application)
-            .source("the listening sockets (ss -ltn)")
-            .fix(larger(netns));
+    let finding = CheckFinding::new(
+        RULE.id,
+        if over { Rank::Break } else { Rank::Warn },
+        &netns.place,
+        reason,
+    )
+    .cause(CAUSE)
+    .formula("waiting < 0.7 × min(backlog, somaxconn)")
+    .owner(FixOwner::Application)
+    .source("the listening sockets (ss -ltn)")
+    .fix(larger(netns));
     Some(if over { finding.after(0) } else { finding })
 }
 
@@ -89,7 +93,9 @@ fn dropped(netns: &Netns, is_past: bool) -> Option<CheckFinding> {
     Some(
         CheckFinding::new(RULE.id, rank, &netns.place, reason)
             .cause(CAUSE)
-            .formula(format!("ListenOverflows = 0; now {count}, counted since the namespace was created"))
+            .formula(format!(
+                "ListenOverflows = 0; now {count}, counted since the namespace was created"
+            ))
             .owner(FixOwner::Application)
             .source("/proc/net/netstat (nstat -az TcpExtListenOverflows)")
             .fix(larger(netns)),

@@ -7,7 +7,7 @@ use rsttrace_model::{
     settings::{IpvsTimer, Setting, Stored},
 };
 
-use super::{Netns, RuleInput, Rule};
+use super::{Netns, Rule, RuleInput};
 use crate::{
     finding::{CheckFinding, Rank, some_of},
     origin,
@@ -55,13 +55,17 @@ fn cause_of(key: &str) -> Option<&'static str> {
 }
 
 /// A file sets one value; the kernel has, or kube-proxy writes, another one.
-fn overwritten(state: &HostState, host: &Netns, setting: &Setting, file: &Assignment) -> Option<CheckFinding> {
+fn overwritten(
+    state: &HostState,
+    host: &Netns,
+    setting: &Setting,
+    file: &Assignment,
+) -> Option<CheckFinding> {
     let key = setting.key;
     let (now, configured) = (effective(state, host, setting)?, file.number()?);
     // kube-proxy raises nf_conntrack_max and never lowers it.
-    let loses = |writes: &u64| {
-        *writes > configured || (*writes < configured && !key.ends_with("_max"))
-    };
+    let loses =
+        |writes: &u64| *writes > configured || (*writes < configured && !key.ends_with("_max"));
     let proxy = writer(state, host, setting).filter(loses);
     let who = proxy_name(state).unwrap_or_default();
     let reason = match (now == configured, proxy) {

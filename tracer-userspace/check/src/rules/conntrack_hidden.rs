@@ -2,7 +2,7 @@
 
 use rsttrace_core::fix::FixOwner;
 
-use super::{RuleInput, Rule};
+use super::{Rule, RuleInput};
 use crate::{
     finding::{CheckFinding, Rank},
     origin, remedies,

@@ -5,7 +5,7 @@ use rsttrace_core::{
     fix::{Fix, FixOwner},
 };
 
-use super::{Netns, RuleInput, Rule};
+use super::{Netns, Rule, RuleInput};
 use crate::{
     connections::{Fate, Probing, latest_probe},
     finding::{CheckFinding, Rank, some_do},

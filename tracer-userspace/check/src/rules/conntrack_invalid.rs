@@ -6,7 +6,7 @@ use rsttrace_model::{
     host_state::Netns,
 };
 
-use super::{RuleInput, Rule};
+use super::{Rule, RuleInput};
 use crate::{
     finding::{CheckFinding, Rank, some_of},
     origin, remedies,

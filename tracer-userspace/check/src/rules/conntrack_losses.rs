@@ -4,7 +4,7 @@ use rsttrace_core::fix::FixOwner;
 use rsttrace_model::host_state::HostState;
 
 use super::{
-    Netns, RuleInput, Rule,
+    Netns, Rule, RuleInput,
     conntrack_room::{self, ROOM},
 };
 use crate::{
@@ -69,12 +69,19 @@ fn of_netns(state: &HostState, netns: &Netns) -> Vec<CheckFinding> {
                 false => (Rank::Warn, ""),
             };
             Some(
-                CheckFinding::new(RULE.id, rank, &netns.place, format!("{value} {what} {place}{now}"))
-                    .cause(cause)
-                    .formula(format!("{counter} = 0; now {value}, counted since the namespace was created"))
-                    .owner(FixOwner::Node)
-                    .source("/proc/net/stat/nf_conntrack (conntrack -S)")
-                    .fix(remedies::documented(cause, fix)),
+                CheckFinding::new(
+                    RULE.id,
+                    rank,
+                    &netns.place,
+                    format!("{value} {what} {place}{now}"),
+                )
+                .cause(cause)
+                .formula(format!(
+                    "{counter} = 0; now {value}, counted since the namespace was created"
+                ))
+                .owner(FixOwner::Node)
+                .source("/proc/net/stat/nf_conntrack (conntrack -S)")
+                .fix(remedies::documented(cause, fix)),
             )
         })
         .collect()

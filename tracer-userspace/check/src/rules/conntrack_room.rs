@@ -3,7 +3,7 @@
 use rsttrace_core::fix::{Fix, FixOwner};
 use rsttrace_model::host_state::HostState;
 
-use super::{Netns, RuleInput, Rule};
+use super::{Netns, Rule, RuleInput};
 use crate::{
     finding::{CheckFinding, Rank},
     origin, remedies,
@@ -124,5 +124,8 @@ fn buckets(state: &HostState, max: u64) -> Option<CheckFinding> {
 }
 
 fn machine_source(state: &HostState, key: &str) -> String {
-    state.initial().or(state.namespaces.first()).map_or(String::new(), |it| origin::of(state, it, key))
+    state
+        .initial()
+        .or(state.namespaces.first())
+        .map_or(String::new(), |it| origin::of(state, it, key))
 }

@@ -3,7 +3,7 @@
 use rsttrace_core::fix::FixOwner;
 use rsttrace_model::tcp_state;
 
-use super::{Netns, RuleInput, Rule};
+use super::{Netns, Rule, RuleInput};
 use crate::{
     connections::{End, Probing},
     finding::{CheckFinding, Rank, counted, some_do},

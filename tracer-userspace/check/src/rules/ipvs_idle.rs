@@ -2,7 +2,7 @@
 
 use rsttrace_core::fix::{Fix, FixOwner};
 
-use super::{Netns, RuleInput, Rule, TCP};
+use super::{Netns, Rule, RuleInput, TCP};
 use crate::{
     connections::{Fate, Probing, TableConnection, latest_probe},
     finding::{CheckFinding, Rank, counted, service_name, some_do, some_of},

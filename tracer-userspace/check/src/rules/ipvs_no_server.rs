@@ -2,7 +2,7 @@
 
 use rsttrace_core::fix::FixOwner;
 
-use super::{RuleInput, Rule, UDP};
+use super::{Rule, RuleInput, UDP};
 use crate::{
     finding::{CheckFinding, Rank, counted, service_name, some_of},
     remedies,

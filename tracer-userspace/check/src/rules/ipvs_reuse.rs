@@ -2,7 +2,7 @@
 
 use rsttrace_core::fix::FixOwner;
 
-use super::{RuleInput, Rule, TCP};
+use super::{Rule, RuleInput, TCP};
 use crate::{
     finding::{CheckFinding, Rank},
     origin,

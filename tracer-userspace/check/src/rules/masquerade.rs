@@ -3,7 +3,7 @@
 use rsttrace_core::fix::{Fix, FixOwner};
 use rsttrace_model::{address::Address, firewall::Masquerade};
 
-use super::{Netns, RuleInput, Rule};
+use super::{Netns, Rule, RuleInput};
 use crate::{
     finding::{CheckFinding, Rank, some_of},
     remedies,
@@ -60,7 +60,9 @@ fn may_be_flushed(netns: &Netns) -> Option<CheckFinding> {
     Some(
         CheckFinding::new(RULE.id, Rank::Info, &netns.place, reason)
             .cause(CAUSE)
-            .formula("masquerade with an address that has a lifetime or is on a point-to-point link")
+            .formula(
+                "masquerade with an address that has a lifetime or is on a point-to-point link",
+            )
             .owner(FixOwner::Firewall)
             .source("the nftables rules, and the flags of the addresses (ip -4 addr)")
             .fix(remedies::documented(CAUSE, "keep_the_address"))

@@ -1,6 +1,6 @@
 //! The rules. Each has a file of its own: a [`Rule`] and a pure function of the host's state.
 
-use rsttrace_model::host_state::{Netns, HostState};
+use rsttrace_model::host_state::{HostState, Netns};
 
 use super::{connections::Ends, finding::CheckFinding};
 

@@ -3,7 +3,7 @@
 use rsttrace_core::fix::{Change, Fix, FixOwner};
 use rsttrace_model::{host_state::HostState, netns::Place, settings::Setting};
 
-use super::{Netns, RuleInput, Rule, UDP};
+use super::{Netns, Rule, RuleInput, UDP};
 use crate::{
     finding::{CheckFinding, Rank},
     origin,

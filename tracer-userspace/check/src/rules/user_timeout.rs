@@ -3,7 +3,7 @@
 use rsttrace_core::fix::{Change, Fix, FixOwner};
 use rsttrace_model::{socket::SocketOptions, tcp_state};
 
-use super::{Netns, RuleInput, Rule};
+use super::{Netns, Rule, RuleInput};
 use crate::{
     connections::End,
     finding::{CheckFinding, Rank, counted},
@@ -171,7 +171,10 @@ fn replaces_sysctls(netns: &Netns, mut them: Vec<&Limited<'_>>) -> Option<CheckF
             it.probes_within(least.limit_ms),
             it.probes
         ),
-        None => format!("unacknowledged data times out after {} ms instead of tcp_retries2", least.limit_ms),
+        None => format!(
+            "unacknowledged data times out after {} ms instead of tcp_retries2",
+            least.limit_ms
+        ),
     };
     Some(found(netns, Rank::Info, reason, &them).formula(formula))
 }

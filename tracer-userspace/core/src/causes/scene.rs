@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use rsttrace_model::{
-    host_state::{Netns, HostState},
+    host_state::{HostState, Netns},
     netns::NetnsReach,
     settings::{Scope, Setting},
 };

@@ -39,7 +39,8 @@ fn a_rule_that_drops_invalid_packets_is_named_with_its_effect() {
 }
 
 #[test]
-fn a_rule_about_invalid_packets_is_ignored_where_conntrack_is_liberal_and_not_a_warning_without_nat() {
+fn a_rule_about_invalid_packets_is_ignored_where_conntrack_is_liberal_and_not_a_warning_without_nat()
+ {
     let mut state = with_rules("ct state invalid drop");
     state.namespaces[0].translates = Some(false);
     assert_eq!(ranks(&state, "conntrack_invalid"), [(Rank::Warn, 1)], "it forwards");
@@ -55,7 +56,9 @@ fn a_rule_about_invalid_packets_is_ignored_where_conntrack_is_liberal_and_not_a_
 fn rules_that_were_not_read_are_not_taken_as_absent() {
     let mut state = with_rules("");
     let hedged = |state: &HostState| {
-        of_rule(state, "conntrack_invalid")[0].reason.contains("unless a rule drops INVALID packets")
+        of_rule(state, "conntrack_invalid")[0]
+            .reason
+            .contains("unless a rule drops INVALID packets")
     };
     assert!(!hedged(&state));
     state.namespaces[0].legacy_tables = vec!["iptables filter".into()];

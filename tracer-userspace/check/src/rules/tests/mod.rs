@@ -253,7 +253,11 @@ fn a_service_without_connections_is_a_break_and_a_timeout_raised_for_two_hours_i
     assert_eq!(ranks(&state, "ipvs_idle"), [(Rank::Info, 1)]);
     let mut pool = pooled(None);
     set(&mut pool.namespaces[0].values, "ipvs.tcp", raised);
-    assert_eq!(ranks(&pool, "ipvs_idle"), [(Rank::Info, 1)], "it never probes, and that is reported");
+    assert_eq!(
+        ranks(&pool, "ipvs_idle"),
+        [(Rank::Info, 1)],
+        "it never probes, and that is reported"
+    );
     state.namespaces[0].services = Some(Vec::new());
     assert_eq!(ranks(&state, "ipvs_idle"), []);
 }
@@ -302,7 +306,7 @@ fn udp_entries_of_five_minutes_leave_room_for_437_flows_a_second() {
 }
 
 #[test]
-fn a_nat_connection_breaks_when_its_entry_is_shorter_than_its_silence() {
+fn a_translated_connection_breaks_when_its_timeout_is_shorter_than_its_idle_time() {
     let mut node = Netns { translates: Some(true), ..netns(1) };
     set(&mut node.values, "net.netfilter.nf_conntrack_tcp_timeout_established", 600);
     assert_eq!(ranks(&host(vec![node.clone()]), "conntrack_idle"), [(Rank::Warn, 1)]);
@@ -477,7 +481,11 @@ fn ipvs_timeouts_that_no_file_sets_are_reset_by_a_reboot() {
     set(&mut state.namespaces[0].values, "ipvs.tcp", 7200);
     let found = of_rule(&state, "configured");
     assert_eq!((found[0].rank, found[0].cause), (Rank::Warn, Some("ipvs_idle_expired")));
-    assert!(found[0].reason.contains("while tcp_keepalive_time stays at 7200 s"), "{}", found[0].reason);
+    assert!(
+        found[0].reason.contains("while tcp_keepalive_time stays at 7200 s"),
+        "{}",
+        found[0].reason
+    );
     let mut kept = state.clone();
     let at = Line { file: "/etc/systemd/system/ipvs.service".into(), number: 4 };
     kept.configured.ipvs_timeouts.push(at);
@@ -533,7 +541,11 @@ fn a_server_that_closes_idle_connections_is_reported_when_keepalives_refresh_eve
     let path = followed(&pooled(Some(300.0)), "n2->10.96.0.1:3306", &["server=28800"]);
     let verdict = path.verdict.expect("a verdict");
     assert_eq!((verdict.rank, verdict.cause), (Rank::Warn, Some("idle_close_race")));
-    assert!(verdict.reason.contains("server closes a connection after 28800 s"), "{}", verdict.reason);
+    assert!(
+        verdict.reason.contains("server closes a connection after 28800 s"),
+        "{}",
+        verdict.reason
+    );
     assert_eq!(path.least.map(|at| path.hops[at].idle_s), Some(Some(900)));
 }
 

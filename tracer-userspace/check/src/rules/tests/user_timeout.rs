@@ -33,7 +33,11 @@ fn a_timeout_up_to_time_plus_interval_allows_one_probe_and_a_longer_one_allows_m
     assert_eq!(rank(330_000), Rank::Warn);
     assert_eq!(rank(330_001), Rank::Info);
     let finding = found(&with(390_000, Some((300.0, 30.0, 3))));
-    assert!(finding.formula.ends_with("⌈(390000 − 300000) / 30000⌉ = 3, not 3"), "{}", finding.formula);
+    assert!(
+        finding.formula.ends_with("⌈(390000 − 300000) / 30000⌉ = 3, not 3"),
+        "{}",
+        finding.formula
+    );
 }
 
 #[test]
