@@ -49,8 +49,8 @@ fn client(demand: &Demand, proxy: u64) -> Item {
             format!("let clients close HTTP connections idle for more than {value} s"),
             "the side that reuses a connection must be the first to close it: a request that crosses the \
              other side's close is answered with a reset",
-            "in the client's HTTP pool: its idle timeout (Go: Transport.IdleConnTimeout; Node: the agent's \
-             timeout; Envoy: idle_timeout)"
+            "set the idle timeout of the client's HTTP pool (Go: Transport.IdleConnTimeout; Node: the \
+             agent's timeout; Envoy: idle_timeout)"
                 .into(),
         ),
         vec![
@@ -71,8 +71,8 @@ fn server(demand: &Demand, proxy: u64) -> Item {
         format!("let the server keep idle HTTP connections for {value} s"),
         "to the server, the proxy is the client that reuses connections; TCP keepalives re-arm neither \
          timer, and a proxy does not forward them",
-        "in the server: keepAliveTimeout, and headersTimeout above it (Node, default 5 s), \
-         keepalive_timeout (nginx), Server.IdleTimeout (Go)"
+        "set the server's keepAliveTimeout, and headersTimeout above it (Node, default 5 s), \
+         keepalive_timeout (nginx) or Server.IdleTimeout (Go)"
             .into(),
     );
     fix.current = now.map(seconds);

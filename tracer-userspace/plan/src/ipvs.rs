@@ -188,7 +188,7 @@ fn max_item(demand: &Demand, table: &Table) -> Item {
             owner: FixOwner::Node,
             risk: Risk::Low,
             summary: format!("let IPVS have {max} connections in each namespace"),
-            reason: "above it, new connections are dropped without an answer".into(),
+            reason: "above this limit, new connections are dropped without an answer".into(),
             current: demand.now.ipvs_max.map(|max| max.to_string()),
             wanted: Some(max.to_string()),
             changes: if changed { vec![change] } else { Vec::new() },

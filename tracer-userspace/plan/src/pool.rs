@@ -9,8 +9,7 @@ use super::{
 pub fn items(demand: &Demand) -> Vec<Item> {
     let path = ShortestLimit::of(demand);
     let period = path.keepalive();
-    let item = |key, value: u64, summary: String, steps| {
-        Item {
+    let item = |key, value: u64, summary: String, steps| Item {
         key,
         value,
         unit: Unit::Seconds,
@@ -20,14 +19,13 @@ pub fn items(demand: &Demand) -> Vec<Item> {
                 "pool_idle_below_limit",
                 summary,
                 "a connection that the pool has closed is never reused; one of the three settings is enough",
-                "in the pool: the idle timeout, the keepalive (ping) interval or the maximum lifetime".into(),
+                "set the pool's idle timeout, keepalive (ping) interval or maximum lifetime".into(),
             )
         },
         steps,
         memory_bytes: None,
         sources: vec![Source::Rule(Rule::Pools)],
         warnings: Vec::new(),
-    }
     };
     // Behind an HTTP proxy, the server's limit applies to the proxy's connections, not to the pool's.
     let server = demand.server_s().filter(|_| demand.http_proxy_s.is_none());

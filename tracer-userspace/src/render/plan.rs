@@ -79,7 +79,7 @@ fn measured(page: &mut Page, survey: &Survey) {
             Some(value) => format!("{}{value}{unit};", bound.words()),
             None => "not measured;".into(),
         };
-        let option = option.map(|option| format!("; set it with {option}")).unwrap_or_default();
+        let option = option.map(|option| format!("; set with {option}")).unwrap_or_default();
         let text = format!("{how}{option}");
         let what = format!("{what}:");
         let body = [(Style::Plain, what.as_str()), (Style::Bold, &value), (Style::Plain, &text)];

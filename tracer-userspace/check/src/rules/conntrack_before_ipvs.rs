@@ -35,8 +35,8 @@ fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
             }
             let reason = format!(
                 "an idle connection {} expires after {conntrack} s in conntrack and after {ipvs} s in IPVS: if \
-                 conntrack is first and NAT is on top, the connection may come back with another port and be \
-                 reset",
+                 the conntrack entry expires first and NAT is on top, the connection may come back with \
+                 another port and be reset",
                 netns.place.describe()
             );
             Some(

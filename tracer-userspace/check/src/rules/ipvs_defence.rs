@@ -26,9 +26,9 @@ fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
         .filter_map(|netns| {
             let mode = netns.number(KEY).filter(|mode| *mode != 0)?;
             let place = netns.place.describe();
-            let when = if mode == 3 { "always" } else { "when memory is short" };
+            let when = if mode == 3 { "at all times" } else { "when memory is short" };
             let reason = format!(
-                "IPVS {place} deletes entries at random {when} (drop_entry={mode}): their connections are reset"
+                "IPVS {place} deletes random entries {when} (drop_entry={mode}): their connections are reset"
             );
             Some(
                 CheckFinding::new(RULE.id, Rank::Warn, &netns.place, reason)
