@@ -40,22 +40,25 @@ const EXPECTED: [(&str, [&str; 2], [&str; 2]); 4] = [
     (
         "equal_timers",
         ["are all 7200 s", "a race that the keepalive loses"],
-        ["99-custom.conf:3 sets it", "ipvs.tcp (ipvsadm -Ln --timeout) = 7200 s: set by hand"],
+        [
+            "set in /etc/sysctl.d/99-custom.conf:3",
+            "ipvs.tcp (ipvsadm -Ln --timeout) = 7200 s: set by hand",
+        ],
     ),
     (
         "configured",
-        ["the next reboot forgets the IPVS timeouts", "ipvs.tcp is 900 s again"],
-        ["ipvs.tcp (ipvsadm -Ln --timeout) = 7200 s", "in no file"],
+        ["the next reboot resets the IPVS timeouts", "ipvs.tcp is 900 s again"],
+        ["ipvs.tcp (ipvsadm -Ln --timeout) = 7200 s", "not by a known configuration file"],
     ),
     (
         "configured",
-        ["nf_conntrack_tcp_timeout_established the value 7200", "writes 86400 over it"],
-        ["99-custom.conf:6 sets it", "conntrack.tcpEstablishedTimeout"],
+        ["nf_conntrack_tcp_timeout_established to 7200", "will write 86400"],
+        ["set in /etc/sysctl.d/99-custom.conf:6", "conntrack.tcpEstablishedTimeout"],
     ),
     (
         "udp_timers",
         ["full at 437 new flows", "30 s holds 4369"],
-        ["nf_conntrack_udp_timeout = 300 s", "99-custom.conf:8 sets it"],
+        ["nf_conntrack_udp_timeout = 300 s", "set in /etc/sysctl.d/99-custom.conf:8"],
     ),
 ];
 

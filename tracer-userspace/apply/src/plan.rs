@@ -5,7 +5,7 @@ use std::path::Path;
 use rsttrace_core::fix::{Fix, FixOwner, IPVSADM, Persist};
 use rsttrace_host::Host;
 use rsttrace_model::{
-    host_state::{View, proxy_name, writer},
+    host_state::{HostState, proxy_name, writer},
     settings::Scope,
 };
 
@@ -27,7 +27,7 @@ pub struct Plan {
 
 impl Plan {
     /// `header` are the comment lines of the files: who wrote them, when and why.
-    pub fn new(fix: Fix, header: &[String], view: &View, host: &Host) -> Self {
+    pub fn new(fix: Fix, header: &[String], view: &HostState, host: &Host) -> Self {
         let mut caveats: Vec<String> = fix.caveats().into_iter().map(Into::into).collect();
         caveats.extend(overruled(&fix, view));
         let elsewhere = host.files_elsewhere();
@@ -78,7 +78,7 @@ fn not_written(why: &str) -> String {
 }
 
 /// Who writes another value over ours, at its start or at boot.
-fn overruled(fix: &Fix, view: &View) -> Vec<String> {
+fn overruled(fix: &Fix, view: &HostState) -> Vec<String> {
     let mut list = Vec::new();
     for change in &fix.changes {
         let (Some((setting, _)), Some(place)) = (change.setting(), change.place()) else {
@@ -212,7 +212,7 @@ mod tests {
         ] {
             let at = Line { file: file.into(), number: 3 };
             let (key, value) = (KEY.into(), "128".into());
-            let mut view = View::default();
+            let mut view = HostState::default();
             view.configured.sysctls = vec![Assignment { key, value, at, by_hand_only: false }];
             let list = overruled(&fix(), &view);
             assert_eq!(list.len(), usize::from(told), "{file}: {list:?}");

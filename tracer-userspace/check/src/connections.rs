@@ -1,10 +1,10 @@
-//! The connections that go through a table, and what their ends do about silence.
+//! The connections that go through a conntrack or IPVS table, and the keepalives of their ends.
 
 use std::collections::HashMap;
 
 use rsttrace_model::{
     flow::Flow,
-    host_state::{Netns, View},
+    host_state::{HostState, Netns},
     socket::{HeldSocket, SocketState, TimerKind},
     tcp_state,
 };
@@ -12,7 +12,7 @@ use rsttrace_model::{
 /// Timers fire up to an eighth late and never early (kernel/time/timer.c).
 const LATEST: f64 = 1.125;
 
-/// What a socket does about silence.
+/// When a socket sends keepalive probes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Probing {
     /// SO_KEEPALIVE is off.
@@ -22,13 +22,13 @@ pub enum Probing {
         intvl_s: u64,
         probes: u8,
     },
-    /// SO_KEEPALIVE is on, and the first probe does not come before this much silence.
+    /// SO_KEEPALIVE is on; the first probe is sent after at least this idle time, seconds.
     NotBefore(u64),
-    /// Another timer hides it, or nobody may ask.
-    Unseen,
+    /// The socket's options could not be read, and its timer does not show whether SO_KEEPALIVE is on.
+    Unknown,
 }
 
-/// A socket.
+/// A socket of this machine.
 #[derive(Clone, Copy, Debug)]
 pub struct End<'a> {
     pub netns: &'a Netns,
@@ -52,21 +52,21 @@ impl End<'_> {
             };
         }
         if self.socket.state != tcp_state::ESTABLISHED {
-            return Probing::Unseen;
+            return Probing::Unknown;
         }
         match self.socket.timer {
             None => Probing::Off,
-            // The timer is armed anew when it fires, not by each packet: what is left of it and the
-            // silence so far are the least that the time can be.
+            // The keepalive timer is re-armed when it fires, not by each packet: the keepalive time is
+            // at least the idle time so far plus the time left.
             Some(timer) if timer.kind == TimerKind::Keepalive && self.socket.retransmits == 0 => {
-                let silent_ms = self.socket.heard_ns_before().unwrap_or(0) / 1_000_000;
-                Probing::NotBefore((silent_ms + u64::from(timer.left_ms)) / 1000)
+                let idle_ms = self.socket.heard_ns_before().unwrap_or(0) / 1_000_000;
+                Probing::NotBefore((idle_ms + u64::from(timer.left_ms)) / 1000)
             }
-            Some(_) => Probing::Unseen,
+            Some(_) => Probing::Unknown,
         }
     }
 
-    /// How it was told, for a person.
+    /// The keepalive in words.
     pub fn keepalive(&self) -> String {
         match (self.probing(), self.socket.timer) {
             (Probing::Off, _) => "SO_KEEPALIVE off".into(),
@@ -76,7 +76,7 @@ impl End<'_> {
             (Probing::NotBefore(_), Some(timer)) => {
                 format!("keepalive timer, {} s left", timer.left_ms / 1000)
             }
-            _ => "keepalive not seen".into(),
+            _ => "keepalive unknown".into(),
         }
     }
 
@@ -90,27 +90,27 @@ impl End<'_> {
     }
 }
 
-/// Whether a connection outlives this much silence.
+/// Whether a connection survives an idle limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// An end sends keepalives in time.
+    /// An end sends keepalives before the limit.
     Kept,
-    /// Those that we see do not.
+    /// An end sends no keepalive before the limit, and the other end is not known to send one.
     Lost,
-    /// Neither end tells.
+    /// It is not known whether an end sends keepalives before the limit.
     Unknown,
 }
 
-/// A connection through a table.
+/// A connection that goes through a table.
 #[derive(Clone, Debug)]
-pub struct Through<'a> {
-    /// As its initiator addressed it.
+pub struct TableConnection<'a> {
+    /// Addresses as the initiator uses them.
     pub flow: Flow,
-    /// Of this machine.
+    /// Its ends on this machine.
     pub ends: Vec<End<'a>>,
 }
 
-impl Through<'_> {
+impl TableConnection<'_> {
     pub fn fate(&self, limit_s: u64) -> Fate {
         let mut fate = Fate::Unknown;
         for end in &self.ends {
@@ -118,7 +118,7 @@ impl Through<'_> {
                 Probing::Every { time_s, .. } if in_time(time_s, limit_s) => return Fate::Kept,
                 Probing::Every { .. } | Probing::Off => fate = Fate::Lost,
                 Probing::NotBefore(least_s) if !in_time(least_s, limit_s) => fate = Fate::Lost,
-                Probing::NotBefore(_) | Probing::Unseen => {}
+                Probing::NotBefore(_) | Probing::Unknown => {}
             }
         }
         fate
@@ -135,13 +135,13 @@ impl Through<'_> {
     }
 }
 
-/// Whether a probe after `time_s` leaves before a limit runs out, however late the timer is.
+/// Whether a probe after `time_s` is sent before a limit expires, even if its timer fires as late as it can.
 #[expect(clippy::cast_precision_loss, reason = "seconds")]
 pub fn in_time(time_s: u64, limit_s: u64) -> bool {
     (time_s as f64) * LATEST < limit_s as f64
 }
 
-/// Silence after which a socket with this keepalive time has certainly sent a probe.
+/// Idle time, seconds, after which a socket with this keepalive time has certainly sent a probe.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -152,15 +152,15 @@ pub fn latest_probe(time_s: u64) -> u64 {
     (time_s as f64 * LATEST).ceil() as u64
 }
 
-/// All connections of this machine's sockets, by their two addresses.
+/// All sockets of this machine, by their two addresses.
 pub struct Ends<'a>(HashMap<Flow, Vec<End<'a>>>);
 
 impl<'a> Ends<'a> {
-    pub fn of(view: &'a View) -> Self {
+    pub fn of(state: &'a HostState) -> Self {
         let mut ends: HashMap<Flow, Vec<End<'a>>> = HashMap::new();
-        for netns in &view.namespaces {
+        for netns in &state.namespaces {
             for socket in netns.connections.iter().flat_map(|list| &list.sockets) {
-                let end = End { netns, socket, held: view.held.get(&socket.inode) };
+                let end = End { netns, socket, held: state.held.get(&socket.inode) };
                 ends.entry(socket.flow).or_default().push(end);
             }
         }
@@ -173,53 +173,52 @@ impl<'a> Ends<'a> {
         all.into_iter()
     }
 
-    /// A client's connection, and its server's socket where a table of this host, or nothing, is between
-    /// them.
-    pub fn with_server(&self, view: &View, client: End<'a>) -> Through<'a> {
+    /// A client's connection. The socket of its server is included if it is on this machine, reached directly
+    /// or through a table of this host.
+    pub fn with_server(&self, state: &HostState, client: End<'a>) -> TableConnection<'a> {
         let flow = client.socket.flow;
-        let balanced = view
+        let balanced = state
             .namespaces
             .iter()
             .flat_map(|netns| netns.ipvs_table.iter().flat_map(|table| &table.entries))
             .filter(|entry| entry.virtual_flow == flow)
             .map(|entry| entry.real_flow().reversed());
-        let translated = view
+        let translated = state
             .namespaces
             .iter()
             .flat_map(|netns| &netns.tracked)
             .filter(|entry| entry.original == flow)
             .map(|entry| entry.reply);
         let server =
-            balanced.chain(translated).chain([flow.reversed()]).find_map(|it| self.one(it));
-        Through { flow, ends: [client].into_iter().chain(server).collect() }
+            balanced.chain(translated).chain([flow.reversed()]).find_map(|it| self.unique(it));
+        TableConnection { flow, ends: [client].into_iter().chain(server).collect() }
     }
 
     /// The socket with these addresses, unless several namespaces have one.
-    fn one(&self, flow: Flow) -> Option<End<'a>> {
+    fn unique(&self, flow: Flow) -> Option<End<'a>> {
         match self.0.get(&flow)?.as_slice() {
             [end] => Some(*end),
             _ => None,
         }
     }
 
-    /// Connections through the IPVS services of a namespace: those in its table, and those of this
-    /// machine to a service's address.
-    pub fn balanced(&self, netns: &Netns) -> Vec<Through<'a>> {
-        let mut list: Vec<Through<'a>> = Vec::new();
+    /// The ESTABLISHED connections in the IPVS table of a namespace.
+    pub fn balanced(&self, netns: &Netns) -> Vec<TableConnection<'a>> {
+        let mut list: Vec<TableConnection<'a>> = Vec::new();
         for entry in netns.ipvs_table.iter().flat_map(|table| &table.entries) {
             if entry.state != "ESTABLISHED" {
                 continue;
             }
             let flow = entry.virtual_flow;
             let at_server = entry.real_flow().reversed();
-            let ends = [flow, at_server].into_iter().filter_map(|flow| self.one(flow)).collect();
-            list.push(Through { flow, ends });
+            let ends = [flow, at_server].into_iter().filter_map(|flow| self.unique(flow)).collect();
+            list.push(TableConnection { flow, ends });
         }
         list
     }
 
-    /// Connections that the conntrack of a namespace translates, and no IPVS service of it.
-    pub fn translated(&self, netns: &Netns) -> Vec<Through<'a>> {
+    /// The ESTABLISHED connections that conntrack translates in a namespace, without those to its IPVS services.
+    pub fn translated(&self, netns: &Netns) -> Vec<TableConnection<'a>> {
         const ESTABLISHED: u8 = 3;
         let services = netns.services.as_deref().unwrap_or_default();
         let balanced = |flow: Flow| {
@@ -233,8 +232,8 @@ impl<'a> Ends<'a> {
         translated
             .map(|entry| {
                 let flows = [entry.original, entry.reply];
-                let ends = flows.into_iter().filter_map(|flow| self.one(flow)).collect();
-                Through { flow: entry.original, ends }
+                let ends = flows.into_iter().filter_map(|flow| self.unique(flow)).collect();
+                TableConnection { flow: entry.original, ends }
             })
             .collect()
     }

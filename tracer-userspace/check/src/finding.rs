@@ -1,18 +1,18 @@
-//! What a rule found.
+//! What a rule finds.
 
 use std::fmt::Display;
 
 use rsttrace_core::fix::{Fix, FixOwner};
 use rsttrace_model::{ipvs::IpvsService, netns::Place};
 
-/// How bad it is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
     /// Worth knowing.
     Info,
-    /// It breaks under a condition that is named.
+    /// A connection breaks under the condition that the finding names.
     Warn,
-    /// There is a connection, or room for one, that will break.
+    /// A connection will break: one that is open, or any that is opened.
     Break,
 }
 
@@ -29,36 +29,36 @@ impl Rank {
     }
 }
 
-/// One thing that is, or will be, wrong.
+/// A problem that exists or will occur.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Finding {
+pub struct CheckFinding {
     /// Id of the rule.
     pub rule: &'static str,
     pub rank: Rank,
-    /// The cause that an incident would name; `None` for what breaks nothing by itself.
+    /// Id of the cause that an incident would report; `None` if this breaks no connection by itself.
     pub cause: Option<&'static str>,
-    /// Whose setting, table or socket it is.
+    /// The network namespace of the setting, table or socket.
     pub place: Place,
     /// One sentence.
     pub reason: String,
-    /// The rule with the numbers put in.
+    /// The rule with its numbers filled in.
     pub formula: String,
     /// Who can change it.
     pub owner: FixOwner,
     /// Where the value comes from.
     pub source: String,
-    /// Silence after which it breaks, seconds.
+    /// Idle time after which a connection breaks, seconds.
     pub after_s: Option<u64>,
-    /// Connections that it concerns, as text; the first few.
+    /// The first few affected connections, as text.
     pub connections: Vec<String>,
-    /// The first is what we would do.
+    /// The preferred fix first.
     pub fixes: Vec<Fix>,
 }
 
-/// Connections that a finding names.
-const MOST_NAMED: usize = 5;
+/// Most connections that a finding lists.
+const MOST_LISTED: usize = 5;
 
-impl Finding {
+impl CheckFinding {
     pub fn new(rule: &'static str, rank: Rank, place: &Place, reason: impl Into<String>) -> Self {
         Self {
             rule,
@@ -101,7 +101,7 @@ impl Finding {
     }
 
     pub fn connections(mut self, connections: impl IntoIterator<Item = String>) -> Self {
-        self.connections.extend(connections.into_iter().take(MOST_NAMED));
+        self.connections.extend(connections.into_iter().take(MOST_LISTED));
         self
     }
 
@@ -119,7 +119,7 @@ pub fn service_name(service: &IpvsService) -> String {
     }
 }
 
-/// A few names, and how many more there are: "a, b and 3 more".
+/// The first three names and the number of the others: "a, b, c and 3 more".
 pub fn some_of(names: &[String]) -> String {
     let shown = names.len().min(3);
     let list = names[..shown].join(", ");
@@ -134,8 +134,8 @@ pub fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// How many of all of them do something: "1 of 3 connections sends". The verb is given for one, and for
-/// several.
+/// How many of all do something: "1 of 3 connections sends". The verb is given in the singular and in the
+/// plural.
 pub fn some_do<V: Display>(some: usize, all: usize, what: &str, [does, do_]: [V; 2]) -> String {
     match (some, all) {
         (1, 1) => format!("the only {what} {does}"),

@@ -1,5 +1,5 @@
-//! What would break, before it does: the settings and tables of a host, judged by rules. Pure: the
-//! rules are functions of a [`View`].
+//! Finds what will break on a host before it breaks: rules check its settings, tables and sockets. Pure:
+//! the rules are functions of a [`HostState`].
 
 mod connections;
 mod finding;
@@ -8,24 +8,24 @@ pub mod path;
 mod remedies;
 pub mod rules;
 
-pub use finding::{Finding, Rank};
-pub use rules::{Question, Rule};
+pub use finding::{CheckFinding, Rank};
+pub use rules::{Rule, RuleInput};
 
-use rsttrace_model::host_state::View;
+use rsttrace_model::host_state::HostState;
 
-/// A host, judged.
+/// The result of `rsttrace check`.
 #[derive(Clone, Copy, Debug)]
 pub struct Audit<'a> {
-    pub view: &'a View,
-    pub findings: &'a [Finding],
+    pub state: &'a HostState,
+    pub findings: &'a [CheckFinding],
     pub path: Option<&'a path::Path>,
 }
 
-/// Everything that the rules find, the worst first.
+/// All findings of the rules, the most severe first.
 #[must_use]
-pub fn findings(question: &Question<'_>) -> Vec<Finding> {
-    let mut list: Vec<Finding> =
-        rules::ALL.iter().flat_map(|rule| (rule.judge)(question)).collect();
+pub fn findings(input: &RuleInput<'_>) -> Vec<CheckFinding> {
+    let mut list: Vec<CheckFinding> =
+        rules::ALL.iter().flat_map(|rule| (rule.judge)(input)).collect();
     list.sort_by_key(|finding| std::cmp::Reverse(finding.rank));
     list
 }

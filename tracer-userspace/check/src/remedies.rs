@@ -1,4 +1,4 @@
-//! Fixes with the values of a view.
+//! Fixes with the values of this host.
 
 use rsttrace_core::{
     causes::{
@@ -9,20 +9,20 @@ use rsttrace_core::{
 };
 use rsttrace_model::{host_state::Netns, netns::NetnsReach, settings::Setting};
 
-/// A documented fix of a cause, in general terms.
+/// A documented fix of a cause, without values of this host.
 pub fn documented(cause: &str, id: &str) -> Option<Fix> {
     let cause = by_id(cause)?;
     cause.doc.fixes.iter().find(|remedy| remedy.id == id).map(|remedy| remedy.fix())
 }
 
-/// One setting of a namespace.
+/// A change of one setting in a namespace.
 pub fn set(netns: &Netns, key: &str, to: u64) -> Option<Change> {
     let key = Setting::find(key)?.key;
     let from = netns.values.number(key);
     Some(Change::Sysctl { place: netns.place.clone(), key, from, to })
 }
 
-/// A documented fix that is one setting.
+/// A documented fix that changes one setting.
 pub fn by_setting(cause: &str, id: &str, netns: &Netns, key: &str, to: u64) -> Option<Fix> {
     let change = set(netns, key, to)?;
     Some(Fix {
@@ -34,7 +34,7 @@ pub fn by_setting(cause: &str, id: &str, netns: &Netns, key: &str, to: u64) -> O
     })
 }
 
-/// Keepalives that stay below a limit, set by the application.
+/// Keepalive socket options with times below a limit.
 pub fn keepalive_below(limit_s: u64, limit_is: &str) -> Fix {
     #[expect(clippy::cast_precision_loss, reason = "seconds")]
     let limit_s = limit_s as f64;
@@ -42,8 +42,7 @@ pub fn keepalive_below(limit_s: u64, limit_is: &str) -> Fix {
     period.fix(limit_s, limit_is, FixOwner::Application, period.socket_options(None))
 }
 
-/// The keepalive times of the namespaces of sockets that have SO_KEEPALIVE on and take the time from
-/// there.
+/// Keepalive sysctls of these namespaces, for sockets that have SO_KEEPALIVE on and no times of their own.
 pub fn keepalive_sysctls(cause: &str, limit_s: u64, places: &[&Netns]) -> Option<Fix> {
     #[expect(clippy::cast_precision_loss, reason = "seconds")]
     let Period { time_s, intvl_s, probes } = Period::below(limit_s as f64);
@@ -72,7 +71,7 @@ pub fn keepalive_sysctls(cause: &str, limit_s: u64, places: &[&Netns]) -> Option
     })
 }
 
-/// A longer IPVS TCP timeout: twice what it is, and no less than it takes for the default keepalive.
+/// A longer IPVS TCP timeout: twice the present one, and at least as long as the default keepalive needs.
 pub fn ipvs_timeout(netns: &Netns, now_s: u64) -> Fix {
     #[expect(clippy::cast_precision_loss, reason = "seconds")]
     remedy::ipvs_timeout(netns.place.clone(), now_s as f64, None)

@@ -11,7 +11,7 @@ use rsttrace_core::{
 use rsttrace_model::{
     address::Address,
     conntrack::ConntrackStat,
-    host_state::{Netns, View},
+    host_state::{HostState, Netns},
     ipvs::{IpvsDestination, IpvsService},
     netns::{NetnsReach, Place, TcpCounters},
     settings::{ALL, Scope, Setting, Values},
@@ -76,9 +76,9 @@ fn translator(number: u32, ip: &str) -> Netns {
     Netns { translates: Some(true), addresses: Some(vec![Address::fixed(ip)]), ..netns(number) }
 }
 
-fn view(mut others: Vec<Netns>) -> View {
+fn view(mut others: Vec<Netns>) -> HostState {
     others.insert(0, netns(HOST));
-    let mut view = View { namespaces: others, ..View::default() };
+    let mut view = HostState { namespaces: others, ..HostState::default() };
     view.machine.values = values(Scope::Machine);
     set(&mut view.machine.values, "net.netfilter.nf_conntrack_max", 65_536);
     set(&mut view.machine.values, "net.netfilter.nf_conntrack_buckets", 16_384);

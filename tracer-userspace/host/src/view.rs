@@ -7,7 +7,7 @@ use std::{
 };
 
 use rsttrace_model::{
-    host_state::{Machine, Netns, Unseen, View},
+    host_state::{HostState, Machine, Netns, NotRead},
     netns::{NetnsReach, Place},
 };
 
@@ -19,10 +19,10 @@ const MOST_TRACKED: usize = 1024;
 
 const FIREWALL: &str = "the nftables rules";
 
-/// Reads as much of this host as we may. Changes nothing. A failed reading is not fatal: [`View::unseen`]
+/// Reads as much of this host as we may. Changes nothing. A failed reading is not fatal: [`HostState::unseen`]
 /// lists what could not be read.
 #[must_use]
-pub fn read(host: &Host) -> View {
+pub fn read(host: &Host) -> HostState {
     let mut view = gathered(host.machine(), host.scan_all());
     let mut inodes = BTreeSet::new();
     let mut flows = Vec::new();
@@ -41,7 +41,7 @@ pub fn read(host: &Host) -> View {
     configure(&mut view, host.root());
     let hidden = host.hidden_processes();
     if hidden > 0 {
-        view.unseen.push(Unseen {
+        view.not_read.push(NotRead {
             what: match hidden {
                 1 => "the network namespace of 1 process".into(),
                 _ => format!("the network namespaces of {hidden} processes"),
@@ -56,17 +56,17 @@ pub fn read(host: &Host) -> View {
 ///
 /// # Errors
 /// When the directory contains no copy of a host.
-pub fn read_root(root: &Path) -> io::Result<View> {
+pub fn read_root(root: &Path) -> io::Result<HostState> {
     let mut view = gathered(fixture::machine(root)?, fixture::namespaces(root));
     configure(&mut view, root);
     let replaced = ["the TCP sockets", FIREWALL];
-    view.unseen.retain(|unseen| !replaced.iter().any(|it| unseen.what.starts_with(it)));
-    view.unseen.push(Unseen {
+    view.not_read.retain(|unseen| !replaced.iter().any(|it| unseen.what.starts_with(it)));
+    view.not_read.push(NotRead {
         what: "sockets and accept queues".into(),
         why: "not contained in any file".into(),
     });
     for netns in view.namespaces.iter().filter(|netns| netns.firewall.is_none()) {
-        view.unseen.push(Unseen {
+        view.not_read.push(NotRead {
             what: format!("{FIREWALL} {}", netns.place.describe()),
             why: "missing file nft-ruleset (the output of `nft -a list ruleset`)".into(),
         });
@@ -74,15 +74,15 @@ pub fn read_root(root: &Path) -> io::Result<View> {
     Ok(view)
 }
 
-fn gathered(facts: MachineFacts, scans: Vec<NetnsScan>) -> View {
-    let mut view = View {
+fn gathered(facts: MachineFacts, scans: Vec<NetnsScan>) -> HostState {
+    let mut view = HostState {
         machine: Machine {
             release: facts.release,
             cpus: facts.cpus,
             ram_bytes: facts.ram_bytes,
             ..Machine::default()
         },
-        ..View::default()
+        ..HostState::default()
     };
     for NetnsScan { inum, reach, contents } in scans {
         let place = Place { netns: inum, reach };
@@ -93,12 +93,12 @@ fn gathered(facts: MachineFacts, scans: Vec<NetnsScan>) -> View {
                     view.machine.values = contents.machine.clone();
                 }
                 let netns = netns(place, contents);
-                view.unseen.extend(unread(&netns));
+                view.not_read.extend(unread(&netns));
                 view.namespaces.push(netns);
             }
             // The namespace ended during the scan.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => view.unseen.push(Unseen {
+            Err(error) => view.not_read.push(NotRead {
                 what: format!("everything {}", place.describe()),
                 why: match error.kind() {
                     ErrorKind::PermissionDenied => {
@@ -112,12 +112,12 @@ fn gathered(facts: MachineFacts, scans: Vec<NetnsScan>) -> View {
     view
 }
 
-fn configure(view: &mut View, root: &Path) {
+fn configure(view: &mut HostState, root: &Path) {
     view.configured = configured::read(root, &view.machine.release);
     let unread = view.configured.unread.iter();
-    view.unseen.extend(unread.map(|it| match it.split_once(": ") {
-        Some((what, why)) => Unseen { what: what.into(), why: why.into() },
-        None => Unseen { what: it.clone(), why: String::new() },
+    view.not_read.extend(unread.map(|it| match it.split_once(": ") {
+        Some((what, why)) => NotRead { what: what.into(), why: why.into() },
+        None => NotRead { what: it.clone(), why: String::new() },
     }));
 }
 
@@ -142,7 +142,7 @@ fn netns(place: Place, contents: NetnsContents) -> Netns {
 }
 
 /// What could not be read of a namespace that was entered.
-fn unread(netns: &Netns) -> Vec<Unseen> {
+fn unread(netns: &Netns) -> Vec<NotRead> {
     let place = netns.place.describe();
     let mut list = Vec::new();
     let mut denied: Vec<&str> = netns.values.denied().collect();
@@ -150,31 +150,31 @@ fn unread(netns: &Netns) -> Vec<Unseen> {
     denied.retain(|key| !key.starts_with("ipvs."));
     let denied_timeouts = netns.values.denied().any(|key| key.starts_with("ipvs."));
     if has_ipvs && denied_timeouts {
-        list.push(Unseen {
+        list.push(NotRead {
             what: format!("the IPVS timeouts {place}"),
             why: "requires CAP_NET_ADMIN".into(),
         });
     }
     if !denied.is_empty() {
-        list.push(Unseen {
+        list.push(NotRead {
             what: format!("{} {place}", denied.join(", ")),
             why: "cannot read the file".into(),
         });
     }
     if netns.translates.is_none() || netns.firewall.is_none() {
-        list.push(Unseen {
+        list.push(NotRead {
             what: format!("{FIREWALL} {place} (NAT, INVALID packets)"),
             why: "requires CAP_NET_ADMIN".into(),
         });
     }
     if !netns.legacy_tables.is_empty() {
-        list.push(Unseen {
+        list.push(NotRead {
             what: format!("the rules of {} {place}", netns.legacy_tables.join(", ")),
             why: "iptables-legacy rules are not read (`iptables-legacy-save` lists them)".into(),
         });
     }
     if netns.connections.is_none() {
-        list.push(Unseen {
+        list.push(NotRead {
             what: format!("the TCP sockets {place}"),
             why: "tcp_diag is missing or may not be loaded".into(),
         });

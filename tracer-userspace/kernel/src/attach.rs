@@ -19,7 +19,7 @@ use rsttrace_core::event::SignalCoverage;
 
 use super::{
     choose::{Choice, Chooser, Hooks, Refused},
-    counters::{self, Counters},
+    counters::{self, MapCounters},
     manifest::{Manifest, Program, Way as ProgramWay},
     plan::Facts,
     signal,

@@ -12,19 +12,19 @@ pub struct Address {
     pub index: u32,
     /// Name of the interface; IPv4 only.
     pub interface: Option<String>,
-    /// It has a lifetime, as DHCP gives.
+    /// The address has a lifetime, as with DHCP.
     pub leased: bool,
-    /// The link has an other end, as of PPP or a tunnel.
+    /// The link is point-to-point, as with PPP or a tunnel.
     pub point_to_point: bool,
 }
 
 impl Address {
-    /// One that somebody set for good.
+    /// A static address.
     pub fn fixed(ip: IpAddr) -> Self {
         Self { ip, index: 1, interface: None, leased: false, point_to_point: false }
     }
 
-    /// Whether packets that leave through its interface meet a rule for these.
+    /// Whether a rule for these interfaces applies to packets that leave through its interface.
     pub fn leaves(&self, out: &Outgoing) -> bool {
         let is = |interface: &Interface| match (interface, &self.interface) {
             (Interface::Index(index), _) => self.index == *index,
@@ -36,7 +36,7 @@ impl Address {
             Outgoing::All => true,
             Outgoing::Only(interface) => is(interface),
             Outgoing::Except(interface) => !is(interface),
-            // Which those are is not read.
+            // The interfaces of the set are not read.
             Outgoing::Some => false,
         }
     }

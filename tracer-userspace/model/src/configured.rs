@@ -1,11 +1,11 @@
-//! What the machine's files and kube-proxy say that the settings should be.
+//! The settings as configured by the machine's files and by kube-proxy.
 
 use std::collections::BTreeMap;
 
 /// A place in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// As it is called on the machine: `/etc/sysctl.d/99-custom.conf`.
+    /// The path on the machine: `/etc/sysctl.d/99-custom.conf`.
     pub file: String,
     pub number: usize,
 }
@@ -16,10 +16,10 @@ impl std::fmt::Display for Line {
     }
 }
 
-/// A value that a file gives a setting.
+/// A setting's value in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assignment {
-    /// With dots.
+    /// The key, with dots.
     pub key: String,
     pub value: String,
     pub at: Line,
@@ -43,9 +43,9 @@ pub struct Configured {
     /// Modules that are loaded at boot: modules-load.d, and those built into the kernel.
     pub modules: Vec<String>,
     pub kube_proxy: Option<KubeProxy>,
-    /// Where something sets the IPVS timeouts at boot: a systemd unit or keepalived.
+    /// Lines that set the IPVS timeouts at boot, of a systemd unit or of keepalived.
     pub ipvs_timeouts: Vec<Line>,
-    /// Files that could not be read or understood: a sentence for each.
+    /// Files that could not be read or parsed: a sentence for each.
     pub unread: Vec<String>,
 }
 
@@ -55,7 +55,7 @@ impl Configured {
         self.sysctls.iter().rev().find(|it| it.key == key)
     }
 
-    /// The module's option that is in force.
+    /// The module option that is in force.
     pub fn option(&self, key: &str) -> Option<&Assignment> {
         self.options.iter().rev().find(|it| it.key == key)
     }
@@ -65,7 +65,7 @@ impl Configured {
     }
 }
 
-/// What it writes when nobody says anything, or the field is left at zero.
+/// What kube-proxy writes if the field is not set.
 const DEFAULT_MAX_PER_CORE: u64 = 32_768;
 
 const DEFAULT_MIN: u64 = 131_072;
@@ -79,19 +79,19 @@ const DEFAULT_CLOSE_WAIT_S: u64 = 3600;
 pub struct KubeProxy {
     /// `None` where only its file is there.
     pub pid: Option<u32>,
-    /// Its configuration, as it is called on the node or in its container.
+    /// Path of its configuration, on the node or in its container.
     pub file: Option<String>,
     /// `ipvs`, `iptables`, `nftables`.
     pub mode: Option<String>,
-    /// Its fields that somebody set, as `ipvs.tcpTimeout`; times in seconds.
+    /// The fields that are set in its configuration, as `ipvs.tcpTimeout`; times in seconds.
     pub fields: BTreeMap<&'static str, u64>,
 }
 
 impl KubeProxy {
-    /// What it writes into a setting at its start; `None` where it leaves the value alone.
+    /// What it writes into a setting when it starts; `None` if it does not write the setting.
     pub fn writes(&self, setting: &str, cpus: u32) -> Option<u64> {
-        // Zero leaves a value alone.
         let field = |name: &str| self.fields.get(name).copied();
+        // kube-proxy does not write a value of zero.
         let or =
             |name: &str, default: u64| Some(field(name).unwrap_or(default)).filter(|it| *it != 0);
         match setting {

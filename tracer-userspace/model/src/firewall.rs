@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-/// The rules of a namespace that concern us.
+/// The rules of a namespace that decide about INVALID packets and masquerading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Firewall {
     /// There are base chains of type `nat`.
@@ -12,11 +12,11 @@ pub struct Firewall {
     pub masquerades: Vec<Masquerade>,
 }
 
-/// Where a rule is. Names are those that its author gave.
+/// Where a rule is. The names come from the ruleset.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RulePlace {
     pub chain: Chain,
-    /// With it the rule can be deleted; 0 where it is not known.
+    /// The handle that `nft delete rule` takes; 0 if not known.
     pub handle: u64,
 }
 
@@ -41,14 +41,14 @@ pub struct Chain {
     pub name: String,
 }
 
-/// A rule that lets no INVALID packet pass.
+/// A rule that stops INVALID packets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidRule {
     pub at: RulePlace,
     pub answer: Answer,
-    /// It has further conditions.
+    /// The rule has further conditions.
     pub narrowed: bool,
-    /// From where packets come to it; empty where nothing that we follow leads to its chain.
+    /// The hooks whose packets reach the rule; empty if no known jump leads to its chain.
     pub hooks: BTreeSet<Hook>,
 }
 
@@ -84,23 +84,23 @@ impl Hook {
     }
 }
 
-/// What a rule does with a packet that it lets not pass.
+/// What a rule does with a packet that it stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     Drop,
-    /// It resets the connection.
+    /// The rule resets the connection.
     Reset,
-    /// With an ICMP error.
+    /// The rule answers with an ICMP error.
     Icmp,
 }
 
-/// The interfaces that a rule is for.
+/// The interfaces that a rule applies to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outgoing {
     All,
     Only(Interface),
     Except(Interface),
-    /// Those of a set, which is not read.
+    /// The interfaces of a set, which is not read.
     Some,
 }
 
@@ -108,7 +108,7 @@ pub enum Outgoing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Interface {
     Name(String),
-    /// Names that begin with it.
+    /// Names that begin with this text.
     Prefix(String),
     Index(u32),
 }

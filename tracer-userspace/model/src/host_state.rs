@@ -1,4 +1,4 @@
-//! A host as the rules see it: plain data, nothing is read from here on.
+//! The state of a host, as plain data for the rules of `check`, for `plan` and for fixes.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -14,29 +14,29 @@ use crate::{
     socket::{HeldSocket, SocketList},
 };
 
-/// A host.
+/// The state of a host.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct View {
+pub struct HostState {
     pub machine: Machine,
     /// The initial namespace first.
     pub namespaces: Vec<Netns>,
-    /// Sockets of [`Netns::connections`] and who holds them, by inode number.
+    /// Sockets of [`Netns::connections`] and the processes that hold them, by inode number.
     pub held: BTreeMap<u64, HeldSocket>,
     pub configured: Configured,
     /// What could not be read, and why.
-    pub unseen: Vec<Unseen>,
+    pub not_read: Vec<NotRead>,
 }
 
-/// Something that we could not look at.
+/// Something that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unseen {
+pub struct NotRead {
     /// "netns web", "the IPVS timeouts on the host"
     pub what: String,
-    /// In a clause: what is missing.
+    /// The reason, as a clause: "entering another network namespace needs CAP_SYS_ADMIN"
     pub why: String,
 }
 
-/// What is true of the whole machine.
+/// Facts about the whole machine.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Machine {
     /// `uname -r`
@@ -56,11 +56,11 @@ pub struct Netns {
     pub values: Values,
     /// Virtual services; `None` while ip_vs is not loaded, or where they cannot be read.
     pub services: Option<Vec<IpvsService>>,
-    /// It has rules for NAT. `None` where that cannot be told.
+    /// Whether it has rules for NAT. `None` if that is not known.
     pub translates: Option<bool>,
-    /// Rules about INVALID packets and masquerading; `None` where they may not be read.
+    /// Rules about INVALID packets and masquerading; `None` if they could not be read.
     pub firewall: Option<Firewall>,
-    /// Tables of the older iptables, whose rules are not read.
+    /// Tables of iptables-legacy, whose rules are not read.
     pub legacy_tables: Vec<String>,
     pub listeners: Option<Vec<SocketAddr>>,
     /// The listening sockets themselves, for their accept queues.
@@ -76,8 +76,8 @@ pub struct Netns {
     pub tcp: TcpCounters,
 }
 
-impl View {
-    /// Where the machine's own values are changed.
+impl HostState {
+    /// The initial namespace, where the machine's values are changed.
     pub fn initial(&self) -> Option<&Netns> {
         self.namespaces.first().filter(|netns| netns.place.reach == NetnsReach::Initial)
     }
@@ -97,29 +97,29 @@ impl Netns {
         self.number(key) == Some(value)
     }
 
-    /// It has an IPVS service for a protocol; a firewall mark may be for any.
+    /// Whether it has an IPVS service for a protocol. A service with a firewall mark may be for any protocol.
     pub fn balances(&self, protocol: u8) -> bool {
         let services = self.services.as_deref().unwrap_or_default();
         services.iter().any(|service| service.fwmark != 0 || service.protocol == protocol)
     }
 }
 
-/// What the kernel has.
-pub fn effective(view: &View, netns: &Netns, setting: &Setting) -> Option<u64> {
+/// The value in the kernel.
+pub fn effective(state: &HostState, netns: &Netns, setting: &Setting) -> Option<u64> {
     match setting.scope {
-        Scope::Machine => view.machine.values.number(setting.key),
+        Scope::Machine => state.machine.values.number(setting.key),
         Scope::Netns => netns.values.number(setting.key),
     }
 }
 
-/// What kube-proxy writes into it at its start.
-pub fn writer(view: &View, netns: &Netns, setting: &Setting) -> Option<u64> {
-    let proxy = view.configured.kube_proxy.as_ref().filter(|_| is_initial(netns))?;
-    proxy.writes(setting.key, view.machine.cpus)
+/// The value that kube-proxy writes when it starts.
+pub fn writer(state: &HostState, netns: &Netns, setting: &Setting) -> Option<u64> {
+    let proxy = state.configured.kube_proxy.as_ref().filter(|_| is_initial(netns))?;
+    proxy.writes(setting.key, state.machine.cpus)
 }
 
-pub fn proxy_name(view: &View) -> Option<String> {
-    view.configured.kube_proxy.as_ref().map(KubeProxy::describe)
+pub fn proxy_name(state: &HostState) -> Option<String> {
+    state.configured.kube_proxy.as_ref().map(KubeProxy::describe)
 }
 
 /// Files and kube-proxy set the values of the initial namespace only.

@@ -1,4 +1,4 @@
-//! What namespaces hold, and counters of what they did.
+//! Conntrack entries, sockets and traffic counters of namespaces.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -13,29 +13,29 @@ pub struct Traffic {
     pub conntrack: Option<u64>,
     /// Its TCP sockets in ESTABLISHED or CLOSE_WAIT (`CurrEstab`).
     pub established: Option<u64>,
-    /// Where they were asked for.
+    /// Empty unless they were requested.
     pub counters: Counters,
 }
 
-/// Counters since the namespace was made. Packets that are only forwarded are in none of them but IPVS's.
+/// Counters since the namespace was created. Packets that are only forwarded are counted by IPVS only.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counters {
-    /// TCP connections made and accepted by sockets (`ActiveOpens` and `PassiveOpens`).
+    /// TCP connections opened and accepted by sockets (`ActiveOpens` and `PassiveOpens`).
     pub tcp_opens: Option<u64>,
-    /// UDP datagrams that sockets sent and that came for one, delivered or not, of IPv4 and IPv6.
+    /// UDP datagrams that sockets sent, and those that arrived for a socket, delivered or not, of IPv4 and IPv6.
     pub udp_datagrams: Option<u64>,
-    /// Connections that IPVS has scheduled, of all protocols; it counts in 32 bits.
+    /// Connections that IPVS has scheduled, of all protocols; a 32-bit counter.
     pub ipvs_conns: Option<u64>,
-    /// The same by service, where we may ask.
+    /// The same by service; `None` if netlink may not be used.
     pub ipvs_services: Option<BTreeMap<ServiceKey, u32>>,
     /// Ports of `ip_local_port_range`.
     pub local_ports: Option<u64>,
 }
 
-/// Which IPVS service.
+/// The key of an IPVS service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServiceKey {
-    /// 0 where a firewall mark selects it: it takes any.
+    /// 0 if a firewall mark selects the service, which then takes any protocol.
     pub protocol: u8,
     pub ip: IpAddr,
     pub port: u16,

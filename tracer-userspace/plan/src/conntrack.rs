@@ -19,17 +19,18 @@ const MOST: u64 = 2_147_483_647;
 pub const BUCKET_BYTES: u64 = 8;
 /// Hash sizes are rounded up to whole pages of list heads (`nf_ct_alloc_hashtable`).
 const BUCKETS_ROUND: u64 = 512;
-/// Shares of the memory: more than the first is told, more than the second is warned about, percent.
-const SHARE_TOLD: u64 = 5;
+/// Share of the memory that the table should not exceed, percent.
+const SHARE_WANTED: u64 = 5;
+/// Share of the memory from which on a warning is given, percent.
 const SHARE_WARNED: u64 = 10;
 
 const SYSCTL_MAX: &str = "net.netfilter.nf_conntrack_max";
 const SYSCTL_BUCKETS: &str = "net.netfilter.nf_conntrack_buckets";
 
-/// The table, sized.
+/// The computed size of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// Entries at the peak, and how they add up.
+    /// Entries at the peak.
     pub peak: u64,
     pub max: u64,
     pub buckets: u64,
@@ -42,19 +43,19 @@ impl Table {
         self.max * entry_bytes(kernel) + self.buckets * BUCKET_BYTES
     }
 
-    /// The same at the peak.
+    /// Kernel memory at the peak, bytes.
     pub fn peak_bytes(&self, kernel: Kernel) -> u64 {
         self.peak * entry_bytes(kernel) + self.buckets * BUCKET_BYTES
     }
 }
 
-/// What an entry costs, bytes: `struct nf_conn` in its slab, 256 (6.1 and later) or 12 to a page (before),
-/// and an extension block of 128, which NAT, accounting, labels or a listener for events brings.
+/// Memory of one entry, bytes: `struct nf_conn` in its slab, 256 (6.1 and later) or 12 to a page (before),
+/// and an extension block of 128, which NAT, accounting, labels or a listener for events adds.
 pub fn entry_bytes(kernel: Kernel) -> u64 {
     if kernel.at_least(6, 1) { 384 } else { 470 }
 }
 
-/// The same without the extension block. Before 5.18 every entry has one, for events.
+/// Memory of one entry without the extension block, bytes. Before 5.18 every entry has one, for events.
 pub fn least_entry_bytes(kernel: Kernel) -> u64 {
     if kernel.at_least(6, 1) { 256 } else { entry_bytes(kernel) }
 }
@@ -74,13 +75,14 @@ pub fn kernel_default(ram_bytes: u64, kernel: Kernel) -> (u64, u64) {
     (buckets * factor, buckets)
 }
 
-/// Flows per second that a table of `max` entries holds when each stays for so long.
+/// Flows per second that a table of `max` entries holds when each entry stays for `stays_s` seconds.
 pub fn flows_per_s(max: u64, stays_s: u64) -> u64 {
-    // To the nearest: it is a figure, not a bound.
+    // Rounded to the nearest: an estimate, not a bound.
     (max + stays_s / 2) / stays_s.max(1)
 }
 
-/// Entries of connections that come at a rate and stay a while after their life.
+/// Entries of connections that come at a rate, when each entry stays for `stays_s` seconds after the
+/// connection's life.
 pub fn short_lived(per_s: u64, life_ms: u64, stays_s: u64) -> u64 {
     let ms = u128::from(per_s).saturating_mul(u128::from(life_ms) + u128::from(stays_s) * 1000);
     u64::try_from(ms.div_ceil(1000)).unwrap_or(u64::MAX)
@@ -123,7 +125,7 @@ fn peak(demand: &Demand) -> (u64, Vec<Step>) {
 /// Sizes the table.
 ///
 /// # Errors
-/// When it would pass the sysctl's range, or the whole memory.
+/// When the table would exceed the sysctl's range or the whole memory.
 pub fn size(demand: &Demand) -> Result<Table, Impossible> {
     let (peak, mut steps) = peak(demand);
     steps.push(Step::new("peak", "", peak));
@@ -140,8 +142,8 @@ pub fn size(demand: &Demand) -> Result<Table, Impossible> {
             steps.push(Step::new("twice the peak", format!("2 × {peak}"), twice));
             steps.push(Step::new("rounded up", format!("to a multiple of {STEP}"), wanted));
             let (floor, is) = match demand.now.max {
-                Some(now) => (now, "what is set now"),
-                None => (default_max, "the kernel's own choice for this memory"),
+                Some(now) => (now, "current value"),
+                None => (default_max, "the kernel's default for this memory"),
             };
             let max = wanted.max(floor);
             steps.push(Step::new("not below", is, floor));
@@ -149,7 +151,8 @@ pub fn size(demand: &Demand) -> Result<Table, Impossible> {
         }
     };
     if max > MOST {
-        let text = format!("{max} conntrack entries: the kernel takes no more than {MOST}");
+        let text =
+            format!("{max} conntrack entries are too many: the kernel accepts at most {MOST}");
         return Err(Impossible(text));
     }
     let buckets = buckets(max, demand.now.buckets.unwrap_or(default_buckets), demand.max.is_some());
@@ -157,13 +160,13 @@ pub fn size(demand: &Demand) -> Result<Table, Impossible> {
     let bytes = table.full_bytes(demand.kernel);
     if bytes > demand.ram_bytes {
         let (needs, ram) = (mebibytes(bytes), mebibytes(demand.ram_bytes));
-        let text = format!("{max} conntrack entries need {needs}, and there are {ram}");
+        let text = format!("{max} conntrack entries need {needs}, but the machine has {ram}");
         return Err(Impossible(text));
     }
     Ok(table)
 }
 
-/// Less than twice the peak where that would be too much of the memory, as long as R8's 60 % hold.
+/// Less than twice the peak if that would take too much memory, but at least what R8's 60 % require.
 fn within_share(
     demand: &Demand,
     peak: u64,
@@ -172,9 +175,9 @@ fn within_share(
     each: u64,
     steps: &mut Vec<Step>,
 ) -> u64 {
-    let most = demand.ram_bytes / 100 * SHARE_TOLD / each;
+    let most = demand.ram_bytes / 100 * SHARE_WANTED / each;
     let formula = format!("of {} at {each} B each", mebibytes(demand.ram_bytes));
-    steps.push(Step::new(&format!("{SHARE_TOLD} % of memory"), formula, most));
+    steps.push(Step::new(&format!("{SHARE_WANTED} % of memory"), formula, most));
     if max <= most || max == floor {
         return max;
     }
@@ -184,10 +187,10 @@ fn within_share(
     fits
 }
 
-/// One bucket an entry; a table that is larger now stays.
-fn buckets(max: u64, now: u64, judged: bool) -> u64 {
+/// One bucket per entry; a larger current table is kept.
+fn buckets(max: u64, now: u64, is_given: bool) -> u64 {
     let wanted = max.div_ceil(BUCKETS_ROUND) * BUCKETS_ROUND;
-    if judged { wanted } else { wanted.max(now) }
+    if is_given { wanted } else { wanted.max(now) }
 }
 
 pub fn items(demand: &Demand, table: &Table) -> Vec<Item> {
@@ -219,19 +222,19 @@ fn max_item(demand: &Demand, table: &Table) -> Item {
     let mut warnings = Vec::new();
     if share >= SHARE_WARNED {
         warnings.push(format!(
-            "full, the table takes {share} % of the memory: shorten timeouts before buying memory"
+            "a full table takes {share} % of the memory: shorten timeouts before buying memory"
         ));
     }
     if table.peak > table.max {
         warnings.push(format!("{} entries do not fit into {}", table.peak, table.max));
     } else if table.peak * 10 > table.max * 6 {
-        warnings.push("the peak is above 60 % of it: bursts are not in any average".into());
+        warnings.push("the peak is above 60 % of the limit: averages do not include bursts".into());
     }
-    let judged = demand.max.is_some();
+    let is_given = demand.max.is_some();
     let by_proxy =
         demand.kube_proxy.as_ref().and_then(|proxy| kube_proxy(proxy, demand, table.max));
     let (owner, changes) = match by_proxy {
-        _ if judged => (FixOwner::Node, Vec::new()),
+        _ if is_given => (FixOwner::Node, Vec::new()),
         Some(change) => (FixOwner::KubeProxy, vec![change]),
         None => (FixOwner::Node, on_the_node(SYSCTL_MAX, now, table.max)),
     };
@@ -248,11 +251,11 @@ fn max_item(demand: &Demand, table: &Table) -> Item {
                 table.max
             ),
             reason:
-                "one limit for the machine, held against each namespace by itself; above it new \
+                "one limit for the machine, applied to each namespace separately; above it, new \
                      connections are dropped"
                     .into(),
             current: now.map(|value| value.to_string()),
-            wanted: (!judged).then(|| table.max.to_string()),
+            wanted: (!is_given).then(|| table.max.to_string()),
             changes,
         },
         steps,
@@ -266,12 +269,12 @@ fn max_item(demand: &Demand, table: &Table) -> Item {
     }
 }
 
-/// What it takes for kube-proxy to write this. `None` where it leaves the value alone.
+/// The change to kube-proxy's configuration for this value. `None` if kube-proxy does not write the value.
 fn kube_proxy(proxy: &KubeProxy, demand: &Demand, max: u64) -> Option<Change> {
     let cpus = u32::try_from(demand.cpus).unwrap_or(u32::MAX);
     let own = proxy.writes(SYSCTL_MAX, cpus)?;
     let writes = format!(
-        "{} writes {own} at its start, the larger of conntrack.maxPerCore × {cpus} and conntrack.min",
+        "{} writes {own} when it starts, the larger of conntrack.maxPerCore × {cpus} and conntrack.min",
         proxy.describe()
     );
     let text = if own >= max {
@@ -301,14 +304,15 @@ fn buckets_item(demand: &Demand, table: &Table) -> Item {
     if !changes.is_empty() {
         changes.push(Change::Advice {
             text: format!(
-                "to keep it: `options nf_conntrack hashsize={buckets}` in /etc/modprobe.d; that alone sets \
-                 nf_conntrack_max to {}, until sysctl.d is applied",
+                "to persist this, put `options nf_conntrack hashsize={buckets}` in /etc/modprobe.d; that option \
+                 alone sets nf_conntrack_max to {} until sysctl.d is applied",
                 buckets.saturating_mul(8)
             ),
         });
     }
-    let resize = (!changes.is_empty())
-        .then(|| "resizing hashes every entry again under all locks: not at the peak".to_owned());
+    let resize = (!changes.is_empty()).then(|| {
+        "resizing rehashes every entry under all locks: do not resize at peak load".to_owned()
+    });
     Item {
         key: SYSCTL_BUCKETS,
         value: buckets,
@@ -318,7 +322,7 @@ fn buckets_item(demand: &Demand, table: &Table) -> Item {
             owner: FixOwner::Node,
             risk: Risk::Medium,
             summary: format!("give the table {buckets} buckets"),
-            reason: "every entry is hashed twice; one bucket an entry is the kernel's own choice since 5.15"
+            reason: "every entry is hashed twice; one bucket per entry is the kernel's default since 5.15"
                 .into(),
             current: now.map(|value| value.to_string()),
             wanted: demand.max.is_none().then(|| buckets.to_string()),
@@ -331,12 +335,12 @@ fn buckets_item(demand: &Demand, table: &Table) -> Item {
     }
 }
 
-/// What else to know about the table.
+/// Further notes about the table.
 pub fn notes(demand: &Demand, table: &Table) -> Vec<String> {
     let InForce { udp_s, entries, peak, .. } = demand.now;
     let holds = |stays| format!("{} UDP flows/s at {stays} s", flows_per_s(table.max, stays));
     let mut notes = vec![format!(
-        "{} entries hold {}; {}, the udp_timeout that articles recommend",
+        "{} entries hold {}, and {} (the udp_timeout that articles recommend)",
         table.max,
         holds(udp_s),
         holds(300)
@@ -345,13 +349,13 @@ pub fn notes(demand: &Demand, table: &Table) -> Vec<String> {
         && all > most
     {
         notes.push(format!(
-            "the limit is each namespace's own, the memory is everybody's: {all} entries in all"
+            "the limit applies to each namespace, but all namespaces share the memory: {all} entries in total"
         ));
     }
     if demand.kube_proxy.is_none() {
         notes.push(
             "where kube-proxy runs, it owns nf_conntrack_max (conntrack.maxPerCore, conntrack.min) and \
-             the IPVS timeouts, and writes its own at every start: --kube-proxy"
+             the IPVS timeouts, and writes its own values at every start: pass --kube-proxy"
                 .into(),
         );
     }

@@ -1,49 +1,49 @@
-//! What is asked for, and on which machine.
+//! The load, and the machine that has to carry it.
 
 use rsttrace_model::{configured::KubeProxy, settings::Setting};
 
 use super::Survey;
 
-/// The load, the machine it comes to, and the limits on its path.
+/// The load, the machine, and the idle limits on the path.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Demand {
     /// Connections that stay open, at the peak.
     pub connections: u64,
     /// New TCP connections per second, besides those.
     pub cps: u64,
-    /// How long one of these is used, milliseconds.
+    /// How long one of these new TCP connections is used, milliseconds.
     pub life_ms: u64,
     /// New UDP flows per second: a DNS query is one.
     pub udp: u64,
-    /// The longest silence on a connection that must survive it, seconds.
+    /// The longest idle time that a connection must survive, seconds.
     pub quiet_s: Option<u64>,
     pub ram_bytes: u64,
     pub cpus: u64,
     pub kernel: Kernel,
     /// IPVS is on the path.
     pub ipvs: bool,
-    /// kube-proxy runs there, and owns what it sets.
+    /// kube-proxy, if it runs on the machine: it owns the values that it sets.
     pub kube_proxy: Option<KubeProxy>,
-    /// Other limits on the path.
+    /// Other idle limits on the path.
     pub path: Vec<PathLimit>,
-    /// After how long an HTTP proxy in front gives up an idle connection, at either side, seconds.
+    /// The idle timeout of an HTTP proxy in front, on both its sides, seconds.
     pub http_proxy_s: Option<u64>,
-    /// Where the load was measured: how, and what came out.
+    /// How the load was measured, and the results; `None` if it was only given by options.
     pub measured: Option<Survey>,
     /// What is configured now.
     pub now: InForce,
-    /// Judge this `nf_conntrack_max` instead of computing one.
+    /// Evaluate this `nf_conntrack_max` instead of computing one.
     pub max: Option<u64>,
 }
 
 impl Demand {
-    /// The shortest limit after which a server closes openly, seconds.
+    /// The shortest idle timeout after which a server closes connections, seconds.
     pub fn server_s(&self) -> Option<u64> {
         self.path.iter().filter(|limit| limit.is_server()).map(|limit| limit.seconds).min()
     }
 }
 
-/// A limit that somebody else enforces.
+/// An idle limit that another system enforces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathLimit {
     /// `lb`, `nat`, `server`, ... Text from the command line.
@@ -52,20 +52,20 @@ pub struct PathLimit {
 }
 
 impl PathLimit {
-    /// A server closes an idle connection openly, whatever keepalives say; everybody else forgets it
-    /// silently unless packets pass.
+    /// A server closes an idle connection even if keepalives are sent. Any other system drops its state
+    /// without a FIN or RST unless packets pass.
     pub fn is_server(&self) -> bool {
         self.name == "server"
     }
 }
 
-/// Settings in force; where they were not read, the kernel's own.
+/// Settings in force; the kernel's defaults where they were not read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InForce {
     /// `nf_conntrack_max`; `None` where it was not read.
     pub max: Option<u64>,
     pub buckets: Option<u64>,
-    /// Most entries seen in one namespace; the limit holds for each by itself.
+    /// Most entries seen in one namespace; the limit applies to each namespace separately.
     pub peak: Option<u64>,
     /// Entries of all namespaces together.
     pub entries: Option<u64>,
@@ -78,7 +78,7 @@ pub struct InForce {
     /// `ipvsadm -L --timeout`, seconds.
     pub ipvs_tcp_s: u64,
     pub ipvs_udp_s: u64,
-    /// TCP entries of the IPVS table when it was read, as far as it was.
+    /// TCP entries of the IPVS table, as far as the table was read.
     pub ipvs_peak: Option<u64>,
     /// Bits of the IPVS table.
     pub ipvs_bits: Option<u64>,
@@ -91,10 +91,10 @@ pub struct InForce {
     pub local_ports: u64,
 }
 
-/// `IP_VS_TCP_S_TIME_WAIT` (net/netfilter/ipvs/ip_vs_proto_tcp.c), seconds; nothing changes it.
+/// `IP_VS_TCP_S_TIME_WAIT` (net/netfilter/ipvs/ip_vs_proto_tcp.c), seconds; not configurable.
 pub const IPVS_TIME_WAIT_S: u64 = 120;
 
-/// `TCP_TIMEWAIT_LEN` (include/net/tcp.h), seconds; nothing changes it.
+/// `TCP_TIMEWAIT_LEN` (include/net/tcp.h), seconds; not configurable.
 pub const SOCKET_TIME_WAIT_S: u64 = 60;
 
 impl Default for InForce {
@@ -123,7 +123,7 @@ impl Default for InForce {
     }
 }
 
-/// A kernel's release, as far as sizes depend on it.
+/// A kernel release, as far as sizes depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Kernel {
     pub major: u32,

@@ -1,20 +1,21 @@
-//! How a load was measured, what came out, and what could not be.
+//! How a load was measured, the results, and what could not be measured.
 
-use rsttrace_model::{host_state::View, socket::SocketAges, tcp_state};
+use rsttrace_model::{host_state::HostState, socket::SocketAges, tcp_state};
 
 use super::{IpvsRates, Measured, demand::InForce, seconds_of};
 
-/// Everything about a load that was to be measured.
+/// The measurement of a load.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Survey {
     /// Between the first reading and the last, milliseconds.
     pub ms: u64,
     pub readings: usize,
+    /// Namespaces whose counters were read twice.
     pub namespaces: usize,
     pub figures: Vec<Figure>,
 }
 
-/// One quantity.
+/// One measured quantity.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
     pub what: &'static str,
@@ -22,13 +23,13 @@ pub struct Figure {
     pub value: Option<u64>,
     pub unit: &'static str,
     pub bound: Bound,
-    /// How, or why not.
+    /// How it was measured, or why not.
     pub how: String,
-    /// The option that tells it instead.
+    /// The option that sets this value.
     pub option: Option<&'static str>,
 }
 
-/// What a figure says of the truth.
+/// How a figure relates to the true value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
     Is,
@@ -37,7 +38,7 @@ pub enum Bound {
 }
 
 impl Bound {
-    /// The words before the number.
+    /// The words printed before the number.
     pub fn words(self) -> &'static str {
         match self {
             Self::Is => "",
@@ -48,21 +49,21 @@ impl Bound {
 }
 
 impl Survey {
-    /// Of a host whose settings are `now`.
-    pub fn new(measured: &Measured, now: &InForce, view: &View) -> Self {
+    /// The measurement of a host whose settings are `now`.
+    pub fn new(measured: &Measured, now: &InForce, state: &HostState) -> Self {
         let Measured { ms, readings, namespaces, .. } = *measured;
         let figures = vec![
             tcp(measured),
             udp(measured, now.udp_s),
             connections(measured),
             entries(measured),
-            silence(view),
+            longest_idle(state),
             Figure {
                 what: "life of a short connection",
                 value: None,
                 unit: "s",
                 bound: Bound::Is,
-                how: "no counter tells it".into(),
+                how: "no kernel counter shows this".into(),
                 option: Some("--life"),
             },
         ];
@@ -72,10 +73,10 @@ impl Survey {
 
 fn tcp(measured: &Measured) -> Figure {
     let sockets = measured.tcp_sockets;
-    let sockets = sockets.map(|it| format!("sockets made and accepted {it}/s (/proc/net/snmp)"));
+    let sockets = sockets.map(|it| format!("sockets opened and accepted {it}/s (/proc/net/snmp)"));
     let ipvs = measured.ipvs.map(|rates| match rates {
         IpvsRates::Apart { tcp, .. } => format!("IPVS scheduled {tcp}/s"),
-        IpvsRates::Together(all) => format!("IPVS scheduled {all}/s, UDP among them"),
+        IpvsRates::Together(all) => format!("IPVS scheduled {all}/s, including UDP"),
     });
     let value = sockets.as_ref().or(ipvs.as_ref()).map(|_| measured.cps());
     Figure {
@@ -83,7 +84,7 @@ fn tcp(measured: &Measured) -> Figure {
         value,
         unit: "/s",
         bound: Bound::Is,
-        how: joined([sockets, ipvs], "those that are only forwarded are in no other counter"),
+        how: joined([sockets, ipvs], "connections that are only forwarded are in no other counter"),
         option: Some("--cps"),
     }
 }
@@ -95,7 +96,7 @@ fn udp(measured: &Measured, udp_s: u64) -> Figure {
         datagrams.map(|it| format!("sockets sent and received {it} datagrams/s (/proc/net/snmp)"));
     let window = seconds_of(measured.udp_window_ms(udp_s) / 100 * 100);
     let room = measured.tracked().filter(|_| value.is_some()).map(|entries| {
-        format!("a tracked one of the last {window} still is one of {entries} entries")
+        format!("a tracked flow of the last {window} is still one of {entries} entries")
     });
     let ipvs = match measured.ipvs {
         Some(IpvsRates::Apart { udp, .. }) => Some(format!("IPVS scheduled {udp}/s")),
@@ -108,7 +109,7 @@ fn udp(measured: &Measured, udp_s: u64) -> Figure {
         bound: Bound::AtMost,
         how: joined(
             [datagrams, room, ipvs],
-            "those that are only forwarded are in no other counter",
+            "flows that are only forwarded are in no other counter",
         ),
         option: Some("--udp"),
     }
@@ -130,7 +131,8 @@ fn connections(measured: &Measured) -> Figure {
         unit: "",
         bound: Bound::AtMost,
         how: format!(
-            "established sockets (CurrEstab), the fewest of {} readings; one with both ends here counts twice",
+            "established sockets (CurrEstab), the fewest of {} readings; a connection with both ends on this \
+             host counts twice",
             measured.readings
         ),
         option: Some("--connections"),
@@ -145,7 +147,7 @@ fn entries(measured: &Measured) -> Figure {
         bound: Bound::AtLeast,
         how: match (measured.peak, measured.entries) {
             (Some(_), Some(all)) => format!(
-                "the most in one namespace in {} readings (nf_conntrack_count); {all} in all of them",
+                "the most in one namespace in {} readings (nf_conntrack_count); {all} in all namespaces",
                 measured.readings
             ),
             _ => "nf_conntrack is not loaded, or its count cannot be read".into(),
@@ -154,27 +156,27 @@ fn entries(measured: &Measured) -> Figure {
     }
 }
 
-/// An open connection's silence is not over yet, so it is no more than a bound; which of them must
-/// survive theirs nobody can tell from here.
-fn silence(view: &View) -> Figure {
-    let sockets = view.namespaces.iter().filter_map(|netns| netns.connections.as_ref());
+/// The idle time of an open connection is not over yet, so the figure is a lower bound. Which connections
+/// must survive their idle time is not known here.
+fn longest_idle(state: &HostState) -> Figure {
+    let sockets = state.namespaces.iter().filter_map(|netns| netns.connections.as_ref());
     let established = sockets.flat_map(|list| &list.sockets).filter(|socket| {
         socket.state == tcp_state::ESTABLISHED && !socket.flow.src.ip().is_loopback()
     });
     let quiet = |ages: SocketAges| u64::from(ages.data_sent_ms.min(ages.data_received_ms) / 1000);
     let longest = established.filter_map(|socket| socket.ages.map(quiet)).max();
     Figure {
-        what: "silence of a connection",
+        what: "longest idle connection",
         value: longest,
         unit: " s",
         bound: Bound::AtLeast,
         how: match longest {
             Some(_) => {
-                "so long has an established one (not on loopback) been without data; not used here, as which must \
-                        survive theirs is yours to say"
+                "an established connection (not on loopback) had no data for this long; the plan does not \
+                 use this value, because only you know whether that connection must survive"
                     .into()
             }
-            None => "there is no established one, or sockets cannot be listed".into(),
+            None => "there is no established connection, or sockets cannot be listed".into(),
         },
         option: Some("--quiet"),
     }

@@ -10,18 +10,18 @@ use super::{
     mebibytes, seconds_of,
 };
 
-/// `CONFIG_IP_VS_TAB_BITS`: what a table has unless the module was told otherwise.
+/// `CONFIG_IP_VS_TAB_BITS`: the bits of a table without the module option.
 const DEFAULT_BITS: u64 = 12;
-/// The least that the module takes.
+/// The fewest bits that the module accepts.
 const LEAST_BITS: u64 = 8;
-/// `IP_VS_CONN_MAX_BITS` of 7.2: the limit of `conn_max` where nobody has set another.
+/// `IP_VS_CONN_MAX_BITS` of 7.2: the default of `conn_max`.
 const DEFAULT_MAX: u64 = 1 << 30;
 /// `struct ip_vs_conn` in its slab, 12 to a page on 5.10 to 7.2, bytes.
 pub const ENTRY_BYTES: u64 = 342;
-/// Steps of `conn_max`, so that it reads well.
+/// `conn_max` is a multiple of this, for a round number.
 const STEP: u64 = 65_536;
 
-/// The table, sized.
+/// The computed size of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     pub peak: u64,
@@ -36,8 +36,8 @@ impl Table {
     }
 }
 
-/// The most that `conn_tab_bits` takes (`ip_vs_conn_init`): 20 up to 6.1, and the default instead of more;
-/// later, what the memory is worth, at most 27.
+/// The largest `conn_tab_bits` that the kernel accepts (`ip_vs_conn_init`): 20 up to 6.1, where a larger
+/// value gives the default; later, a limit that depends on the memory, at most 27.
 fn most_bits(ram_bytes: u64, kernel: Kernel) -> u64 {
     if !kernel.at_least(6, 12) {
         return 20;
@@ -51,7 +51,7 @@ fn most_bits(ram_bytes: u64, kernel: Kernel) -> u64 {
 /// Sizes the table.
 ///
 /// # Errors
-/// When its entries would need more than the memory.
+/// When the entries would need more than the whole memory.
 pub fn size(demand: &Demand) -> Result<Table, Impossible> {
     let mut steps = Vec::new();
     let mut step = |what: &str, formula: String, result: u64| {
@@ -89,13 +89,15 @@ pub fn size(demand: &Demand) -> Result<Table, Impossible> {
     let bits = wanted.max(now).clamp(LEAST_BITS, most);
     step("one entry a bucket", format!("2^{wanted} >= {peak}"), wanted);
     if bits != wanted {
-        step("within", format!("what it has, {now}, and the most it takes, {most}"), bits);
+        step("within", format!("current {now} and maximum {most}"), bits);
     }
     let table = Table { peak, bits, steps };
     let bytes = table.peak_bytes();
     if bytes > demand.ram_bytes {
         let (needs, ram) = (mebibytes(bytes), mebibytes(demand.ram_bytes));
-        return Err(Impossible(format!("{peak} IPVS entries need {needs}, and there are {ram}")));
+        return Err(Impossible(format!(
+            "{peak} IPVS entries need {needs}, but the machine has {ram}"
+        )));
     }
     Ok(table)
 }
@@ -119,20 +121,19 @@ fn bits_item(demand: &Demand, table: &Table) -> Item {
     if now.unwrap_or(DEFAULT_BITS) != bits {
         changes.push(Change::Advice {
             text: format!(
-                "`options ip_vs conn_tab_bits={bits}` in /etc/modprobe.d; it is read when the module is \
-                 loaded, which is not before every IPVS service is gone, or after a reboot"
+                "put `options ip_vs conn_tab_bits={bits}` in /etc/modprobe.d; the option is read when the \
+                 module is loaded: after a reboot, or once no IPVS service is left and the module is reloaded"
             ),
         });
     }
     if demand.kernel.at_least(7, 2) {
         warnings.push(
-            "each namespace has a table of its own, which grows with its entries; these bits are the most \
-             that it grows to"
+            "each namespace has a table of its own, which grows with its entries; these bits are its \
+             maximum size"
                 .into(),
         );
     } else if !demand.kernel.at_least(6, 12) {
-        warnings
-            .push("out of 8..20 this kernel takes its default of 12 and says so in its log".into());
+        warnings.push("outside 8..20, this kernel uses its default of 12 and logs that".into());
     }
     let reason = "there is no limit on entries, but every packet walks the chain of its bucket";
     Item {
@@ -160,14 +161,14 @@ fn bits_item(demand: &Demand, table: &Table) -> Item {
     }
 }
 
-/// From 7.2 on there is a limit; where it is the default, no memory is large enough to reach it.
+/// From 7.2 on there is a limit; no memory is large enough to reach its default.
 fn max_item(demand: &Demand, table: &Table) -> Item {
     let now = demand.now.ipvs_max.unwrap_or(DEFAULT_MAX);
     let wanted = table.peak.saturating_mul(2).div_ceil(STEP).max(1).saturating_mul(STEP);
     let max = now.max(wanted).min(DEFAULT_MAX);
     let steps = vec![
         Step::new("twice the peak", format!("2 × {}, in multiples of {STEP}", table.peak), wanted),
-        Step::new("not below", "what is set now", now),
+        Step::new("not below", "current value", now),
         Step::new(
             "most in memory",
             format!("{} / {ENTRY_BYTES} B", mebibytes(demand.ram_bytes)),
@@ -187,7 +188,7 @@ fn max_item(demand: &Demand, table: &Table) -> Item {
             owner: FixOwner::Node,
             risk: Risk::Low,
             summary: format!("let IPVS have {max} connections in each namespace"),
-            reason: "above it new connections are dropped without an answer".into(),
+            reason: "above this limit, new connections are dropped without an answer".into(),
             current: demand.now.ipvs_max.map(|max| max.to_string()),
             wanted: Some(max.to_string()),
             changes: if changed { vec![change] } else { Vec::new() },

@@ -1,13 +1,14 @@
-//! How big tables must be and how short timers, computed from a load: arithmetic only.
+//! Sizes of tables and lengths of timers, computed from a load: arithmetic only.
 //!
-//! A [`Plan`] is a list of [`Item`]s. Each is a [`Fix`], so that it is shown and applied like the fix of
-//! an incident, with the arithmetic that led to it, what it costs and where its rule comes from.
+//! A [`Plan`] is a list of [`Item`]s. Each contains a [`Fix`], so that it is shown and applied like the fix
+//! of an incident, with its arithmetic, its memory cost and the source of its rule.
 
 mod conntrack;
 mod demand;
 mod figure;
 mod http;
 mod idle;
+mod idle_limit;
 mod ipvs;
 mod measured;
 mod overflow;
@@ -22,7 +23,7 @@ pub use rule::{Rule, Source};
 
 use std::fmt;
 
-use rsttrace_core::fix::Fix;
+use rsttrace_core::fix::{Change, Fix, FixOwner, Risk};
 
 /// One line of arithmetic: what it is, how it is computed, what comes out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,20 +36,20 @@ pub struct Step {
 /// One setting with its derivation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
-    /// The setting's name, as `sysctl`, a module or a socket option has it.
+    /// The name of the sysctl, module parameter, socket option or pool setting.
     pub key: &'static str,
     pub value: u64,
     pub unit: Unit,
     pub fix: Fix,
     pub steps: Vec<Step>,
-    /// Kernel memory when it is used to the full, bytes.
+    /// Kernel memory that the setting may use, bytes.
     pub memory_bytes: Option<u64>,
     pub sources: Vec<Source>,
     /// What to know before it is applied.
     pub warnings: Vec<String>,
 }
 
-/// What a value counts.
+/// The unit of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     Entries,
@@ -71,27 +72,27 @@ impl Unit {
     }
 }
 
-/// Settings for a load, and what gives way first when it grows.
+/// Settings for a load, and what overflows first as the load grows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     pub demand: Demand,
     pub items: Vec<Item>,
-    /// The nearest to its end first.
+    /// The limit that is closest to overflowing first.
     pub limits: Vec<Limit>,
     pub notes: Vec<String>,
 }
 
-/// What entries cost, bytes.
+/// Kernel memory of one table entry, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Costs {
     pub conntrack_entry: u64,
-    /// Where nothing needs an extension block: no NAT, accounting, labels or listener for events.
+    /// The same if nothing needs an extension block: no NAT, accounting, labels or listener for events.
     pub conntrack_entry_least: u64,
     pub bucket: u64,
     pub ipvs_entry: u64,
 }
 
-/// No plan can meet this.
+/// Why no plan is possible for a load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Impossible(pub String);
 
@@ -110,6 +111,7 @@ impl Plan {
         let mut items = conntrack::items(&demand, &table);
         items.extend(balanced.iter().flat_map(|size| ipvs::items(&demand, size)));
         items.extend(idle::items(&demand)?);
+        items.extend(pool::items(&demand));
         items.extend(http::items(&demand));
         let limits = first_to_overflow(&demand, &table, balanced.as_ref());
         let mut notes = conntrack::notes(&demand, &table);
@@ -140,6 +142,26 @@ impl Step {
     }
 }
 
+/// A fix that the application's owner makes: a socket option, a sysctl of its own network namespace or a
+/// setting of its pool.
+fn application_fix(id: &'static str, summary: String, reason: &str, advice: String) -> Fix {
+    Fix {
+        id,
+        owner: FixOwner::Application,
+        risk: Risk::Low,
+        summary,
+        reason: reason.into(),
+        current: None,
+        wanted: None,
+        changes: vec![Change::Advice { text: advice }],
+    }
+}
+
+/// `300 s`
+fn seconds(value: u64) -> String {
+    format!("{value} s")
+}
+
 /// `1 s`, `0.25 s`
 fn seconds_of(ms: u64) -> String {
     match (ms / 1000, ms % 1000) {
@@ -160,7 +182,7 @@ pub fn mebibytes(bytes: u64) -> String {
     }
 }
 
-/// Parts of a hundred, with a decimal below ten.
+/// A percentage, with one decimal below ten.
 pub fn percent(part: u64, whole: u64) -> String {
     let thousandths = u128::from(part) * 1000 / u128::from(whole.max(1));
     if thousandths < 100 {

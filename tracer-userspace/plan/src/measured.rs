@@ -1,7 +1,7 @@
-//! What a host has and does now, in the terms of a plan.
+//! The settings and the measured load of a host, as input for a plan.
 
 use rsttrace_model::{
-    host_state::{Netns, View},
+    host_state::{HostState, Netns},
     traffic::{Counters, Traffic},
 };
 
@@ -9,26 +9,25 @@ use super::demand::InForce;
 
 const IPPROTO_UDP: u8 = 17;
 
-/// What was measured, besides the settings. Rates are rounded up, and absent where no counter was read
-/// twice.
+/// What was measured besides the settings. Rates are rounded up, and `None` if no counter was read twice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Measured {
     /// Between the first reading and the last, milliseconds.
     pub ms: u64,
     pub readings: usize,
-    /// That the counters of were read twice.
+    /// Namespaces whose counters were read twice.
     pub namespaces: usize,
-    /// Connections that sockets here made and accepted, per second.
+    /// Connections that sockets of this host opened and accepted, per second.
     pub tcp_sockets: Option<u64>,
     /// Datagrams that sockets sent and received, per second.
     pub udp_datagrams: Option<u64>,
-    /// What IPVS scheduled, per second.
+    /// Connections that IPVS scheduled.
     pub ipvs: Option<IpvsRates>,
     /// Established sockets, in the reading that had the fewest.
     pub connections: Option<u64>,
     /// Most conntrack entries in one namespace.
     pub peak: Option<u64>,
-    /// In all of them.
+    /// Most conntrack entries in all namespaces together.
     pub entries: Option<u64>,
     pub local_ports: Option<u64>,
 }
@@ -36,9 +35,9 @@ pub struct Measured {
 /// Connections per second that IPVS scheduled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IpvsRates {
-    /// By the protocol of the service; one of a firewall mark counts as TCP.
+    /// By the protocol of the service; a service with a firewall mark counts as TCP.
     Apart { tcp: u64, udp: u64 },
-    /// Netlink was not for us.
+    /// All protocols together, because the services could not be read by netlink.
     Together(u64),
 }
 
@@ -52,7 +51,7 @@ impl Measured {
             all.filter(|it| !it.is_empty()).map(|it| it.iter().sum::<u64>())
         };
         let (first, last) = (readings.first(), readings.last());
-        // A namespace that came or went meanwhile has no rate.
+        // A namespace that was created or deleted meanwhile has no rate.
         let twice: Vec<(&Counters, &Counters)> = last
             .into_iter()
             .flatten()
@@ -74,7 +73,7 @@ impl Measured {
                 let grown = now
                     .iter()
                     .filter(|(key, _)| (key.protocol == IPPROTO_UDP) == is_udp)
-                    // What a service that is new has scheduled, it did meanwhile.
+                    // A new service has scheduled all its connections meanwhile.
                     .map(|(key, now)| since(then.get(key).copied().unwrap_or(0), *now));
                 Some(grown.sum())
             })
@@ -112,18 +111,19 @@ impl Measured {
         self.tcp_sockets.unwrap_or(0).max(ipvs)
     }
 
-    /// Conntrack entries in all, where anything is tracked: without a rule that wants it, nothing is.
+    /// Conntrack entries of all namespaces; `None` if nothing is tracked, as without a rule that needs conntrack.
     pub fn tracked(&self) -> Option<u64> {
         self.entries.filter(|entries| *entries > 0)
     }
 
-    /// For how long before its end every tracked UDP flow that began still is an entry, milliseconds.
+    /// The time before the end of the measurement in which every tracked UDP flow that began still has an
+    /// entry, milliseconds.
     pub fn udp_window_ms(&self, udp_s: u64) -> u64 {
         self.ms.min(udp_s.saturating_mul(1000)).max(1)
     }
 
-    /// UDP flows per second, at most, as far as sockets or IPVS took part. Sockets': each has a datagram,
-    /// and each that began in the window still is an entry. IPVS's need not be.
+    /// New UDP flows per second of sockets and IPVS, at most. Each flow of a socket has a datagram, and each
+    /// one that began in the window still has an entry. A flow through IPVS need not have an entry.
     pub fn udp(&self, udp_s: u64) -> Option<u64> {
         let room = |entries: u64| entries.saturating_mul(1000).div_ceil(self.udp_window_ms(udp_s));
         let room = self.tracked().map_or(u64::MAX, room);
@@ -139,7 +139,7 @@ impl Measured {
     }
 }
 
-/// How far a counter of 32 bits has come; one that was zeroed meanwhile begins anew.
+/// The growth of a 32-bit counter; a counter that was zeroed meanwhile counts from 0.
 fn since(then: u32, now: u32) -> u64 {
     let grown = now.wrapping_sub(then);
     u64::from(if grown > i32::MAX.unsigned_abs() { now } else { grown })
@@ -150,21 +150,22 @@ fn numbers(reading: &[Traffic], of: fn(&Traffic) -> Option<u64>) -> Vec<u64> {
 }
 
 impl InForce {
-    /// The settings of a host. Timeouts are those of the namespace that has the most conntrack entries,
-    /// and of the one that has IPVS services; everything else is the initial namespace's.
-    pub fn of(view: &View, measured: &Measured) -> Self {
+    /// The settings of a host. The conntrack timeouts are those of the namespace with the most conntrack
+    /// entries, the IPVS values those of the namespace with IPVS services; all others are those of the initial
+    /// namespace.
+    pub fn of(state: &HostState, measured: &Measured) -> Self {
         let default = Self::default();
         let count = |netns: &&Netns| netns.values.number("net.netfilter.nf_conntrack_count");
-        let initial = view.namespaces.first();
+        let initial = state.namespaces.first();
         let tracks =
-            view.namespaces.iter().rev().filter(|it| count(it).is_some()).max_by_key(count);
-        let balances = balancer(view);
+            state.namespaces.iter().rev().filter(|it| count(it).is_some()).max_by_key(count);
+        let balances = balancer(state);
         let of = |netns: Option<&Netns>, key: &str, otherwise| {
             netns.and_then(|netns| netns.values.number(key)).unwrap_or(otherwise)
         };
-        let machine = |key| view.machine.values.number(key);
-        let timeout = |state: &str, otherwise| {
-            of(tracks, &format!("net.netfilter.nf_conntrack_{state}"), otherwise)
+        let machine = |key| state.machine.values.number(key);
+        let timeout = |name: &str, otherwise| {
+            of(tracks, &format!("net.netfilter.nf_conntrack_{name}"), otherwise)
         };
         Self {
             max: machine("net.netfilter.nf_conntrack_max"),
@@ -198,10 +199,10 @@ impl InForce {
     }
 }
 
-/// The namespace that has IPVS services, the initial one first.
-pub fn balancer(view: &View) -> Option<&Netns> {
+/// The first namespace that has IPVS services; the initial one is checked first.
+pub fn balancer(state: &HostState) -> Option<&Netns> {
     let has = |netns: &&Netns| netns.services.as_ref().is_some_and(|list| !list.is_empty());
-    view.namespaces.iter().find(has)
+    state.namespaces.iter().find(has)
 }
 
 #[cfg(test)]
@@ -228,17 +229,17 @@ mod tests {
     }
 
     #[test]
-    fn ipvs_rates_are_by_protocol_and_services_may_come_go_and_be_zeroed() {
+    fn ipvs_rates_are_by_protocol_and_services_may_be_added_removed_and_zeroed() {
         let before = scheduled(&[(6, 80, 100), (17, 53, u32::MAX), (6, 81, 9000), (17, 54, 5000)]);
         let after = scheduled(&[(6, 80, 120), (17, 53, 29), (17, 54, 70), (6, 82, 10)]);
         let measured = over_10_s(before, after);
         assert_eq!(measured.ipvs, Some(IpvsRates::Apart { tcp: 3, udp: 10 }));
         assert_eq!(measured.cps(), 3);
-        assert_eq!(measured.udp(30), Some(10), "IPVS alone has counted");
+        assert_eq!(measured.udp(30), Some(10), "only IPVS has counted");
     }
 
     #[test]
-    fn udp_flows_are_no_more_than_datagrams_and_than_the_entries_leave_room_for() {
+    fn udp_flows_are_limited_by_datagrams_and_by_entries() {
         let with = |conntrack, datagrams| Traffic {
             conntrack,
             counters: Counters { udp_datagrams: Some(datagrams), ..Counters::default() },
@@ -249,12 +250,12 @@ mod tests {
         assert_eq!(udp(Some(60_000)), Some(500));
         assert_eq!(udp(Some(160)), Some(20), "a tunnel is one flow of many datagrams");
         let long = over_10_s(with(Some(160), 0), with(Some(160), 5000));
-        assert_eq!(long.udp(30), Some(16), "what began before the sample is in no rate");
+        assert_eq!(long.udp(30), Some(16), "flows that began before the sample are in no rate");
         assert_eq!(Measured::default().udp(30), None);
     }
 
     #[test]
-    fn connections_that_stay_are_no_more_than_the_fewest_there_were() {
+    fn connections_that_stay_are_at_most_those_of_the_lowest_reading() {
         let with =
             |established| vec![Traffic { established: Some(established), ..Traffic::default() }; 2];
         let measured = Measured::of(&[with(20), with(15), with(30)], 1000);
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_of_namespaces_seen_twice_and_counters_may_wrap() {
+    fn rates_are_of_namespaces_read_twice_and_counters_may_wrap() {
         let before = vec![traffic(1, 10, 1000, u64::from(u32::MAX)), traffic(2, 5, 0, 0)];
         let after = vec![traffic(1, 12, 1015, 19), traffic(3, 1, 9999, 9999)];
         let measured = Measured::of(&[before, after], 10_000);
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_peak_is_of_one_namespace_and_of_any_reading() {
+    fn the_peak_is_that_of_one_namespace_in_any_reading() {
         let readings = [
             vec![traffic(1, 10, 0, 0), traffic(2, 70, 0, 0)],
             vec![traffic(1, 20, 0, 0), traffic(2, 30, 0, 0)],

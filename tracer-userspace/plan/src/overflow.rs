@@ -1,22 +1,22 @@
-//! What gives way first when the load grows, and when.
+//! What overflows first as the load grows, and when.
 
 use std::cmp::Reverse;
 
 use super::{Demand, conntrack, demand::SOCKET_TIME_WAIT_S, ipvs, percent};
 
-/// Something that can be used up.
+/// A limit that the load can exceed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
     pub what: String,
     pub load: u64,
     pub capacity: u64,
-    /// What both count.
+    /// The unit of `load` and `capacity`.
     pub unit: &'static str,
-    /// When, at this load: "in 41 s", or how much more it takes.
+    /// When the limit overflows: "31 s after this load begins", or at how many times this load.
     pub when: String,
-    /// What its users see.
+    /// What users see when the limit overflows.
     pub effect: &'static str,
-    /// It only counts under this condition, which nobody can tell from here.
+    /// The limit counts only under this condition, which is not known here.
     pub only_if: Option<&'static str>,
 }
 
@@ -38,7 +38,7 @@ impl Limit {
         }
     }
 
-    /// More is asked for than there is.
+    /// The load exceeds the capacity.
     pub fn is_over(&self) -> bool {
         self.load > self.capacity
     }
@@ -48,17 +48,17 @@ impl Limit {
         percent(self.load, self.capacity)
     }
 
-    /// Of a million.
+    /// Share of the capacity, parts per million.
     fn share(&self) -> u128 {
         u128::from(self.load) * 1_000_000 / u128::from(self.capacity.max(1))
     }
 }
 
-/// How much more load it takes.
+/// At how many times this load the limit overflows.
 fn grows(load: u64, capacity: u64) -> String {
     match (load, capacity) {
         (0, _) => "never".into(),
-        (load, capacity) if load > capacity => "this load is more already".into(),
+        (load, capacity) if load > capacity => "already exceeded".into(),
         (load, capacity) => {
             let tenths = u128::from(capacity) * 10 / u128::from(load);
             format!("at {}.{} times this load", tenths / 10, tenths % 10)
@@ -76,7 +76,7 @@ pub fn full_after_s(demand: &Demand, max: u64) -> Option<u64> {
             sum.saturating_add(rate.saturating_mul(t.min(*stays)))
         })
     };
-    // It grows in straight lines: after the longest stay nothing more is added.
+    // The number of entries grows piecewise linearly and stays constant after the longest stay.
     let last = flows.iter().map(|(_, stays)| *stays).max().unwrap_or(0);
     if at(last) <= max {
         return None;
@@ -89,7 +89,7 @@ pub fn full_after_s(demand: &Demand, max: u64) -> Option<u64> {
     Some(low)
 }
 
-/// Every limit of this load, the nearest first; those that a condition makes come last.
+/// Every limit of this load, the nearest first; those with a condition come last.
 pub fn first_to_overflow(
     demand: &Demand,
     table: &conntrack::Table,
@@ -97,14 +97,14 @@ pub fn first_to_overflow(
 ) -> Vec<Limit> {
     let mut limits = vec![table_limit(demand, "conntrack table", table.peak, table.max)];
     if let Some(now) = demand.now.max.filter(|now| *now != table.max) {
-        limits.push(table_limit(demand, "conntrack table as it is now", table.peak, now));
+        limits.push(table_limit(demand, "conntrack table at its current limit", table.peak, now));
     }
     let memory = table.peak_bytes(demand.kernel) + balanced.map_or(0, ipvs::Table::peak_bytes);
     limits.push(Limit::new(
         "memory of both tables",
         (memory >> 10, demand.ram_bytes >> 10),
         "KiB",
-        "entries cannot be made, and everybody else runs out of memory",
+        "no entry can be allocated, and the whole machine runs out of memory",
     ));
     if let (Some(table), true) = (balanced, demand.kernel.at_least(7, 2)) {
         let most = demand.now.ipvs_max.unwrap_or(1 << 30);
@@ -131,10 +131,10 @@ pub fn first_to_overflow(
             "accept queue",
             (demand.cps, demand.now.somaxconn),
             "connections",
-            "handshakes are dropped and repeated after 1 s, 3 s, 7 s",
+            "handshakes are dropped and retried after 1 s, 3 s, 7 s",
         );
         let ms = demand.now.somaxconn.saturating_mul(1000) / demand.cps;
-        let when = format!("when the application stands still for {} ms", ms);
+        let when = format!("when the application calls no accept() for {} ms", ms);
         limits.push(Limit { when, ..queue });
     }
     limits.sort_by_key(|limit| (limit.only_if.is_some(), Reverse(limit.share())));

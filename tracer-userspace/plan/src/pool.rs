@@ -1,24 +1,25 @@
-//! Pools let go of connections before the path or the server does.
+//! Connection pools close connections before the path or the server does.
 
-use rsttrace_core::{causes::remedy::Period, fix::Fix};
+use rsttrace_core::fix::Fix;
 
 use super::{
-    Demand, Item, Rule, Source, Step, Unit,
-    idle::{Gap, application, seconds},
+    Demand, Item, Rule, Source, Step, Unit, application_fix, idle_limit::ShortestLimit, seconds,
 };
 
-pub fn items(demand: &Demand, gap: &Gap, period: &Period) -> Vec<Item> {
+pub fn items(demand: &Demand) -> Vec<Item> {
+    let path = ShortestLimit::of(demand);
+    let period = path.keepalive();
     let item = |key, value: u64, summary: String, steps| Item {
         key,
         value,
         unit: Unit::Seconds,
         fix: Fix {
             wanted: Some(seconds(value)),
-            ..application(
+            ..application_fix(
                 "pool_idle_below_limit",
                 summary,
-                "a connection that the pool has closed is never reused; one of the three is enough",
-                "in the pool: idle timeout, keepalive (ping) interval, maximum lifetime".into(),
+                "a connection that the pool has closed is never reused; one of the three settings is enough",
+                "set the pool's idle timeout, keepalive (ping) interval or maximum lifetime".into(),
             )
         },
         steps,
@@ -26,9 +27,9 @@ pub fn items(demand: &Demand, gap: &Gap, period: &Period) -> Vec<Item> {
         sources: vec![Source::Rule(Rule::Pools)],
         warnings: Vec::new(),
     };
-    // Behind an HTTP proxy a server's limit is that of the proxy's connections, not of a pool's.
-    let shortest = demand.server_s().filter(|_| demand.http_proxy_s.is_none());
-    let idle_limit = shortest.map_or(gap.seconds, |server| server.min(gap.seconds));
+    // Behind an HTTP proxy, the server's limit applies to the proxy's connections, not to the pool's.
+    let server = demand.server_s().filter(|_| demand.http_proxy_s.is_none());
+    let idle_limit = server.map_or(path.seconds, |server| server.min(path.seconds));
     let idle = (idle_limit * 4 / 5).max(1);
     let mut items = vec![
         item(
@@ -48,13 +49,15 @@ pub fn items(demand: &Demand, gap: &Gap, period: &Period) -> Vec<Item> {
             )],
         ),
     ];
-    items[1].warnings.push("only if the pool really shrinks: minimum idle below its size".into());
-    let lifetime = shortest.map(|server| (server, server.saturating_sub(30)));
+    items[1].warnings.push(
+        "this works only if the pool shrinks: set its minimum idle count below its size".into(),
+    );
+    let lifetime = server.map(|server| (server, server.saturating_sub(30)));
     if let Some((server, lifetime)) = lifetime.filter(|(_, lifetime)| *lifetime > 0) {
         items.push(item(
             "pool.max_lifetime",
             lifetime,
-            format!("let no pooled connection live longer than {lifetime} s"),
+            format!("close pooled connections after a lifetime of {lifetime} s"),
             vec![Step::new("server", format!("{server} s - 30 s"), seconds(lifetime))],
         ));
     }

@@ -1,4 +1,4 @@
-//! The worked examples of the project's facts, and what plans must never do.
+//! The worked examples of the project's documentation, and what plans must never do.
 
 use rsttrace_model::configured::KubeProxy;
 
@@ -48,8 +48,8 @@ const BUCKETS: &str = "net.netfilter.nf_conntrack_buckets";
 fn r8_131072_entries_hold_4369_udp_flows_a_second_at_30_s_and_437_at_300_s() {
     assert_eq!([30, 300].map(|stays| flows_per_s(131_072, stays)), [4369, 437]);
     let plan = planned(Demand { udp: 1, max: Some(131_072), ..demand() });
-    let told = plan.notes.iter().any(|note| note.contains("4369 UDP") && note.contains("437 UDP"));
-    assert!(told, "{:?}", plan.notes);
+    let noted = plan.notes.iter().any(|note| note.contains("4369 UDP") && note.contains("437 UDP"));
+    assert!(noted, "{:?}", plan.notes);
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn r8_short_tcp_connections_cost_their_rate_times_life_and_time_wait() {
 }
 
 #[test]
-fn a_table_that_udp_overfills_says_after_how_many_seconds() {
+fn a_table_that_udp_overfills_shows_after_how_many_seconds() {
     let article = InForce { udp_s: 300, max: Some(131_072), ..InForce::default() };
     let held = Demand { udp: 436, now: article.clone(), ..demand() };
     assert_eq!(full_after_s(&held, 131_072), None);
@@ -87,7 +87,7 @@ fn section_5_a_million_entries_are_384_mb_and_the_table_8() {
 }
 
 #[test]
-fn section_5_the_kernels_own_choice_by_memory_and_release() {
+fn section_5_the_kernels_default_by_memory_and_release() {
     let gib = |quarters: u64, kernel| kernel_default(quarters * GIB / 4, kernel);
     assert_eq!([gib(2, NEW), gib(2, OLD)], [(4096, 4096), (16_384, 4096)]);
     assert_eq!([gib(8, NEW), gib(8, OLD)], [(65_536, 65_536), (65_536, 16_384)]);
@@ -113,7 +113,7 @@ fn max_is_never_below_what_is_set_now() {
 }
 
 #[test]
-fn where_memory_is_short_the_table_spares_it_but_never_goes_above_60_percent() {
+fn where_memory_is_short_the_table_is_smaller_but_the_peak_never_above_60_percent() {
     // 5 % of 2 GiB hold 273913 entries; twice the peak would be 327680.
     let plan = planned(Demand { connections: 155_000, ram_bytes: 2 * GIB, ..demand() });
     assert_eq!(value(&plan, MAX), 262_144);
@@ -137,7 +137,7 @@ fn what_no_kernel_or_memory_can_hold_is_refused() {
 }
 
 #[test]
-fn r1_900_s_of_ipvs_want_300_30_3_which_notices_a_dead_peer_after_390_s() {
+fn r1_900_s_of_ipvs_need_300_30_3_which_detects_a_dead_peer_after_390_s() {
     let plan = planned(Demand { connections: 1, ..demand() });
     let keys = ["time", "intvl", "probes"].map(|it| format!("net.ipv4.tcp_keepalive_{it}"));
     assert_eq!(keys.map(|key| value(&plan, &key)), [300, 30, 3]);
@@ -147,7 +147,7 @@ fn r1_900_s_of_ipvs_want_300_30_3_which_notices_a_dead_peer_after_390_s() {
 }
 
 #[test]
-fn r1_a_limit_of_a_day_wants_300_s_anyway() {
+fn r1_a_limit_of_a_day_needs_300_s_as_well() {
     let now = InForce { established_s: 86_400, ..InForce::default() };
     let plan = planned(Demand { connections: 1, ipvs: false, now, ..demand() });
     assert_eq!(value(&plan, "net.ipv4.tcp_keepalive_time"), 300);
@@ -155,7 +155,7 @@ fn r1_a_limit_of_a_day_wants_300_s_anyway() {
 }
 
 #[test]
-fn a_judged_max_is_not_recommended() {
+fn a_given_max_is_not_recommended() {
     let plan = planned(Demand { udp: 9000, max: Some(131_072), ..demand() });
     let fix = &plan.item(MAX).expect("the item").fix;
     assert!(fix.changes.is_empty() && fix.wanted.is_none());
@@ -163,7 +163,7 @@ fn a_judged_max_is_not_recommended() {
 }
 
 #[test]
-fn r2_the_defaults_notice_a_dead_peer_after_7875_s_and_the_article_after_7575() {
+fn r2_the_defaults_detect_a_dead_peer_after_7875_s_and_the_article_after_7575() {
     assert_eq!([detection_s(7200, 75, 9), detection_s(7200, 75, 5)], [7875, 7575]);
 }
 
@@ -177,7 +177,7 @@ fn a_load_balancer_of_350_s_is_the_shortest_limit_and_ipvs_need_not_be_raised_fo
 }
 
 #[test]
-fn r5_a_silence_of_8_h_wants_33120_s_where_clients_cannot_send_keepalives() {
+fn r5_an_idle_time_of_8_h_needs_33120_s_where_clients_cannot_send_keepalives() {
     let plan = planned(Demand { connections: 1, quiet_s: Some(28_800), ..demand() });
     assert_eq!(value(&plan, "ipvs.tcp"), 33_120);
 }
@@ -201,7 +201,7 @@ fn kube_proxy_owns_what_it_writes_and_its_defaults_are_computed() {
     assert!(enough[0].starts_with("nothing to do: kube-proxy writes 524288"), "{enough:?}");
     let plan = with(4);
     let fix = &plan.item(MAX).expect("the item").fix;
-    assert_eq!(fix.owner, rsttrace_core::fix::FixOwner::KubeProxy);
+    assert_eq!(fix.owner, FixOwner::KubeProxy);
     assert!(fix.commands().is_empty());
     assert!(fix.advice()[0].contains("conntrack.min: 458752"), "{:?}", fix.advice());
 }
@@ -214,7 +214,7 @@ fn ipvs_bits_hold_the_peak_within_what_the_kernel_takes() {
     };
     assert_eq!(bits(10, NEW), 12, "the default is not lowered");
     assert_eq!(bits(100_000, NEW), 17);
-    assert_eq!(bits(3_000_000, NEW), 20, "the most of 6.1");
+    assert_eq!(bits(3_000_000, NEW), 20, "the maximum of 6.1");
     assert_eq!(bits(3_000_000, Kernel { major: 6, minor: 12 }), 22);
 }
 
@@ -249,7 +249,7 @@ fn a_release_is_its_first_two_numbers() {
 }
 
 /// `http.client_idle`, `http.server_keep_alive`
-fn ladder(proxy: u64, server: Option<u64>) -> [Item; 2] {
+fn proxied(proxy: u64, server: Option<u64>) -> [Item; 2] {
     let path = server.map(|seconds| PathLimit { name: "server".into(), seconds });
     let demand = Demand {
         connections: 1,
@@ -262,43 +262,43 @@ fn ladder(proxy: u64, server: Option<u64>) -> [Item; 2] {
 }
 
 #[test]
-fn r7_a_proxy_of_60_s_wants_clients_to_give_up_before_it_and_the_server_after_it() {
-    let [client, server] = ladder(60, None);
+fn r7_with_a_proxy_of_60_s_clients_must_close_before_and_the_server_after_the_proxy() {
+    let [client, server] = proxied(60, None);
     assert_eq!((client.value, server.value), (45, 75));
     assert!(client.warnings.is_empty() && server.warnings.is_empty());
 }
 
 #[test]
-fn r7_a_server_that_closes_first_is_told_and_one_that_waits_long_enough_is_left_alone() {
-    let told = |server, text: &str| {
-        let [_, item] = ladder(60, Some(server));
-        let told = item.warnings.iter().any(|it| it.contains(text));
-        assert!(told && item.value == 75, "{server}: {item:?}");
+fn r7_a_server_that_closes_first_is_reported_and_one_that_waits_long_enough_is_kept() {
+    let warns = |server, text: &str| {
+        let [_, item] = proxied(60, Some(server));
+        let warned = item.warnings.iter().any(|it| it.contains(text));
+        assert!(warned && item.value == 75, "{server}: {item:?}");
     };
-    told(5, "closes after 5 s what the proxy reuses for 60 s");
-    told(60, "closes after 60 s");
-    told(65, "5 s of margin");
-    let [_, enough] = ladder(60, Some(70));
-    assert!(enough.warnings.is_empty(), "10 s are asked for: {enough:?}");
-    let [_, more] = ladder(60, Some(120));
+    warns(5, "closes after 5 s, but the proxy reuses connections for 60 s");
+    warns(60, "closes after 60 s");
+    warns(65, "the margin is 5 s");
+    let [_, enough] = proxied(60, Some(70));
+    assert!(enough.warnings.is_empty(), "R7 asks for 10 s: {enough:?}");
+    let [_, more] = proxied(60, Some(120));
     assert_eq!((more.value, more.fix.changes.len()), (120, 0), "it is not lowered");
 }
 
 #[test]
-fn r7_a_proxy_that_leaves_no_room_or_outlives_the_path_is_told() {
-    let [client, _] = ladder(10, None);
+fn r7_a_proxy_that_leaves_no_room_or_outlives_the_path_is_reported() {
+    let [client, _] = proxied(10, None);
     assert_eq!(client.value, 5);
     assert!(client.warnings[0].contains("30 s or longer"), "{client:?}");
-    let [client, _] = ladder(900, None);
+    let [client, _] = proxied(900, None);
     assert!(client.warnings[0].contains("IPVS tcp (900 s)"), "{client:?}");
     for short in [1, 2, 20, 30, 31, 899] {
-        let [client, server] = ladder(short, None);
+        let [client, server] = proxied(short, None);
         assert!(client.value <= short && short < server.value, "{short}");
     }
 }
 
 #[test]
-fn r7_a_server_behind_a_proxy_bounds_no_pool() {
+fn r7_a_server_behind_a_proxy_does_not_limit_pools() {
     let server = PathLimit { name: "server".into(), seconds: 75 };
     let with = |http_proxy_s| {
         planned(Demand { connections: 1, path: vec![server.clone()], http_proxy_s, ..demand() })

@@ -4,7 +4,7 @@ use std::{path::PathBuf, str::FromStr};
 
 use clap::Args;
 use rsttrace_check::{
-    Finding, Rank,
+    CheckFinding, Rank,
     path::{Assumption, Spec},
 };
 
@@ -80,7 +80,7 @@ impl FromStr for FailOnFinding {
 }
 
 impl FailOnFinding {
-    pub fn matches(&self, finding: &Finding) -> bool {
+    pub fn matches(&self, finding: &CheckFinding) -> bool {
         match self {
             Self::Rank(rank) => finding.rank >= *rank,
             Self::Cause(id) => finding.cause == Some(id.as_str()),

@@ -1,9 +1,9 @@
 //! `rsttrace check`: what will break on this host, before a connection breaks.
 
 use anyhow::{Context as _, anyhow};
-use rsttrace_check::{self, Audit, Question, path};
+use rsttrace_check::{self, Audit, RuleInput, path};
 use rsttrace_host::{Host, view};
-use rsttrace_model::host_state::{Netns, View};
+use rsttrace_model::host_state::{HostState, Netns};
 use rsttrace_schema::json;
 
 use super::{Exit, Failure, stdout};
@@ -27,7 +27,7 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
         None => view::read(&Host::new().context("cannot read /proc")?),
     };
     let of = select(&view, &args.netns, args.root.is_none())?;
-    let mut findings = rsttrace_check::findings(&Question::new(&view));
+    let mut findings = rsttrace_check::findings(&RuleInput::new(&view));
     if let Some(of) = of {
         findings.retain(|finding| of.contains(&finding.place.netns));
         view.namespaces.retain(|netns| of.contains(&netns.place.netns));
@@ -37,9 +37,9 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
         .transpose()
         .map_err(|message| Failure { exit: Exit::Usage, error: anyhow!(message) })?;
     if let Some(path) = &path {
-        findings = path.told_with(findings);
+        findings = path.combined_with(findings);
     }
-    let audit = Audit { view: &view, findings: &findings, path: path.as_ref() };
+    let audit = Audit { state: &view, findings: &findings, path: path.as_ref() };
     let text = match args.output {
         OutputFormat::Table | OutputFormat::Wide => {
             let wide = args.output == OutputFormat::Wide;
@@ -59,7 +59,7 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
 }
 
 /// The inode numbers of the selected namespaces; `None` for all.
-fn select(view: &View, wanted: &[String], live: bool) -> Result<Option<Vec<u32>>, Failure> {
+fn select(view: &HostState, wanted: &[String], live: bool) -> Result<Option<Vec<u32>>, Failure> {
     if wanted.is_empty() {
         return Ok(None);
     }

@@ -52,7 +52,7 @@ fn demand(args: &PlanArgs) -> Result<Demand, Failure> {
         survey = Some(Survey::new(&measured, &now, &view));
         ipvs = balancer(&view).is_some();
         kube_proxy = view.configured.kube_proxy.clone();
-        for unseen in &view.unseen {
+        for unseen in &view.not_read {
             say(&format!("rsttrace: not visible: {} ({})", unseen.what, unseen.why));
         }
     }

@@ -1,19 +1,20 @@
-//! The screen and the JSON of `rsttrace check`.
+//! The text and the JSON of `rsttrace check`.
 
 use rsttrace_check::{
-    Audit, Finding, Rank,
+    Audit, CheckFinding, Rank,
     path::{Hop, Path},
 };
 use rsttrace_core::fix::Fix;
+use rsttrace_model::host_state::NotRead;
 use rsttrace_schema::json::{fix, object, sentence, strings};
 use serde_json::{Value, json};
 
 use super::page::{Page, Style};
 
-/// Margin of what belongs to a finding.
+/// Margin of the lines of a finding.
 const HANG: &str = "             ";
 
-/// For people: the worst first.
+/// Human-readable text, the most severe finding first.
 pub fn text(audit: &Audit<'_>, wide: bool, color: bool, width: usize) -> String {
     let mut page = Page::new(color, width);
     heading(&mut page, audit);
@@ -22,25 +23,25 @@ pub fn text(audit: &Audit<'_>, wide: bool, color: bool, width: usize) -> String 
     }
     let mut before = None;
     for finding in audit.findings {
-        // In passing is told line by line.
+        // Info findings follow each other without a blank line.
         if wide || finding.rank > Rank::Info || before != Some(finding.rank) {
             page.blank();
         }
-        story(&mut page, finding, wide);
+        finding_text(&mut page, finding, wide);
         before = Some(finding.rank);
     }
-    unseen(&mut page, audit, wide);
+    not_read(&mut page, audit, wide);
     page.finish().unwrap_or_default()
 }
 
 fn heading(page: &mut Page, audit: &Audit<'_>) {
-    let machine = &audit.view.machine;
+    let machine = &audit.state.machine;
     let ram = machine.ram_bytes.map_or(String::new(), |bytes| {
         #[expect(clippy::cast_precision_loss, reason = "for people")]
         let gib = bytes as f64 / f64::from(1 << 30);
         format!(", {gib:.1} GiB")
     });
-    let count = audit.view.namespaces.len();
+    let count = audit.state.namespaces.len();
     let about = format!(
         "kernel {}, {} CPU{}{ram}, {count} network namespace{}:",
         machine.release,
@@ -48,7 +49,7 @@ fn heading(page: &mut Page, audit: &Audit<'_>) {
         if machine.cpus == 1 { "" } else { "s" },
         if count == 1 { "" } else { "s" },
     );
-    let (style, result) = result(audit.findings, audit.view.unseen.is_empty());
+    let (style, result) = result(audit.findings, audit.state.not_read.is_empty());
     page.paragraph(
         &[(Style::Bold, "rsttrace check")],
         HANG,
@@ -67,7 +68,7 @@ fn hops(page: &mut Page, path: &Path, width: usize) {
     let hang = " ".repeat(2 + what + 2 + limit + 2 + owner + 2);
     let words = path.hops.iter().flat_map(|hop| hop.source.split_whitespace());
     let longest = words.map(|word| word.chars().count()).max().unwrap_or(0);
-    // Where a key has no room beside the columns, it gets a line below them.
+    // If the longest word of a source does not fit beside the columns, sources get lines of their own.
     let beside = hang.len() + longest <= width;
     page.blank();
     page.paragraph(&[(Style::Bold, "PATH "), (Style::Plain, &path.name)], "", &[]);
@@ -97,26 +98,26 @@ fn hops(page: &mut Page, path: &Path, width: usize) {
 /// Behind the shortest limit.
 const MARK: &str = "  ◄ min";
 
-/// A longer name of a hop pushes its line out.
+/// Most columns for the name of a hop; a longer name shifts the rest of its line.
 const MOST_COLUMNS: usize = 44;
 
-/// In a word, for the first line.
-fn result(findings: &[Finding], saw_all: bool) -> (Style, String) {
+/// The result in a few words, for the first line.
+fn result(findings: &[CheckFinding], is_complete: bool) -> (Style, String) {
     let count = |rank| findings.iter().filter(|finding| finding.rank == rank).count();
     let breaks = findings.iter().filter(|finding| finding.rank == Rank::Break);
     let first = breaks.filter_map(|finding| finding.after_s).min();
     match (first, count(Rank::Break), count(Rank::Warn)) {
         (Some(0), ..) => (Style::Red, "BREAKS NOW".into()),
-        (Some(seconds), ..) => (Style::Red, format!("WILL BREAK after {seconds} s of silence")),
+        (Some(seconds), ..) => (Style::Red, format!("WILL BREAK after {seconds} s idle")),
         (None, 1.., _) => (Style::Red, "WILL BREAK".into()),
-        (None, 0, 0) if saw_all => (Style::Green, "nothing will break".into()),
-        (None, 0, 0) => (Style::Plain, "nothing found, but not everything was seen".into()),
+        (None, 0, 0) if is_complete => (Style::Green, "nothing will break".into()),
+        (None, 0, 0) => (Style::Plain, "no problem found, but not everything could be read".into()),
         (None, 0, 1) => (Style::Yellow, "1 warning".into()),
         (None, 0, warnings) => (Style::Yellow, format!("{warnings} warnings")),
     }
 }
 
-fn story(page: &mut Page, finding: &Finding, wide: bool) {
+fn finding_text(page: &mut Page, finding: &CheckFinding, wide: bool) {
     let (label, style) = match finding.rank {
         Rank::Break => ("BREAK", Style::Red),
         Rank::Warn => ("WARN", Style::Yellow),
@@ -128,7 +129,7 @@ fn story(page: &mut Page, finding: &Finding, wide: bool) {
         return;
     }
     for (index, connection) in finding.connections.iter().enumerate() {
-        page.labelled(if index == 0 { "WHO" } else { "" }, Style::Plain, connection);
+        page.labelled(if index == 0 { "CONNECTION" } else { "" }, Style::Plain, connection);
     }
     if !finding.formula.is_empty() {
         page.labelled("RULE", Style::Dim, &finding.formula);
@@ -138,7 +139,7 @@ fn story(page: &mut Page, finding: &Finding, wide: bool) {
     }
     let shown = if wide { finding.fixes.len() } else { 1 };
     for (index, it) in finding.fixes.iter().take(shown).enumerate() {
-        prescription(page, index + 1, it, wide);
+        fix_text(page, index + 1, it, wide);
     }
     if finding.fixes.len() > shown {
         let others: Vec<_> = finding.fixes[shown..]
@@ -149,7 +150,7 @@ fn story(page: &mut Page, finding: &Finding, wide: bool) {
     }
 }
 
-fn prescription(page: &mut Page, number: usize, fix: &Fix, wide: bool) {
+fn fix_text(page: &mut Page, number: usize, fix: &Fix, wide: bool) {
     let text = format!("[{}] {}", fix.owner.id(), fix.summary);
     page.labelled(&format!("FIX {number}"), Style::Green, &text);
     for command in fix.commands() {
@@ -161,7 +162,7 @@ fn prescription(page: &mut Page, number: usize, fix: &Fix, wide: bool) {
         }
         page.labelled("  why", Style::Dim, &fix.reason);
         if let Some(file) = fix.persist() {
-            page.labelled("  to keep it", Style::Dim, &file.path);
+            page.labelled("  persist", Style::Dim, &file.path);
             for line in file.text.lines() {
                 page.verbatim(HANG, line);
             }
@@ -172,29 +173,29 @@ fn prescription(page: &mut Page, number: usize, fix: &Fix, wide: bool) {
     }
 }
 
-fn unseen(page: &mut Page, audit: &Audit<'_>, wide: bool) {
-    let unseen = &audit.view.unseen;
-    if unseen.is_empty() {
+fn not_read(page: &mut Page, audit: &Audit<'_>, wide: bool) {
+    let list = &audit.state.not_read;
+    if list.is_empty() {
         return;
     }
     page.blank();
-    let shown = if wide { unseen.len() } else { unseen.len().min(6) };
-    for it in &unseen[..shown] {
-        page.labelled("NOT SEEN", Style::Dim, &format!("{}: {}", it.what, it.why));
+    let shown = if wide { list.len() } else { list.len().min(6) };
+    for it in &list[..shown] {
+        page.labelled("NOT READ", Style::Dim, &format!("{}: {}", it.what, it.why));
     }
-    if unseen.len() > shown {
-        let more = format!("and {} more (-o wide)", unseen.len() - shown);
+    if list.len() > shown {
+        let more = format!("and {} more (-o wide)", list.len() - shown);
         page.labelled("", Style::Dim, &more);
     }
 }
 
-/// A line for each finding, and one about the whole.
+/// One object for each finding, and a summary last.
 pub fn json(audit: &Audit<'_>) -> impl Iterator<Item = Value> {
     let summary = summary(audit);
     audit.findings.iter().map(finding).chain([summary])
 }
 
-fn finding(finding: &Finding) -> Value {
+fn finding(finding: &CheckFinding) -> Value {
     object([
         ("dataset", Some("rsttrace.finding".into())),
         ("rank", Some(finding.rank.id().into())),
@@ -215,7 +216,7 @@ fn finding(finding: &Finding) -> Value {
     ])
 }
 
-/// The texts of a list, harmless for a terminal.
+/// The texts of a list, escaped for a terminal.
 fn safe(list: Value) -> Value {
     match list {
         Value::Array(texts) => {
@@ -236,22 +237,22 @@ fn hop(hop: &Hop) -> Value {
 }
 
 fn summary(audit: &Audit<'_>) -> Value {
-    let view = audit.view;
+    let state = audit.state;
     let count = |rank| audit.findings.iter().filter(|finding| finding.rank == rank).count();
-    let unseen = |it: &rsttrace_model::host_state::Unseen| json!({"what": sentence(&it.what), "why": sentence(&it.why)});
+    let not_read = |it: &NotRead| json!({"what": sentence(&it.what), "why": sentence(&it.why)});
     object([
         ("dataset", Some("rsttrace.check".into())),
         ("schema", Some("1.0".into())),
-        ("kernel", Some(sentence(&view.machine.release))),
-        ("cpus", Some(view.machine.cpus.into())),
-        ("ram_bytes", view.machine.ram_bytes.map(Value::from)),
-        ("netns", Some(view.namespaces.iter().map(|it| it.place.netns).collect())),
+        ("kernel", Some(sentence(&state.machine.release))),
+        ("cpus", Some(state.machine.cpus.into())),
+        ("ram_bytes", state.machine.ram_bytes.map(Value::from)),
+        ("netns", Some(state.namespaces.iter().map(|it| it.place.netns).collect())),
         ("break", Some(count(Rank::Break).into())),
         ("warn", Some(count(Rank::Warn).into())),
         ("info", Some(count(Rank::Info).into())),
         ("path", audit.path.map(|path| sentence(&path.name))),
         ("hops", audit.path.map(|path| path.hops.iter().map(hop).collect())),
-        ("unseen", Some(view.unseen.iter().map(unseen).collect())),
+        ("unseen", Some(state.not_read.iter().map(not_read).collect())),
     ])
 }
 
@@ -260,9 +261,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_not_seen_is_not_said_to_hold() {
+    fn a_host_that_was_not_read_completely_is_not_reported_as_safe() {
         assert_eq!(result(&[], true), (Style::Green, "nothing will break".into()));
-        assert!(result(&[], false).1.contains("not everything was seen"));
+        assert!(result(&[], false).1.contains("not everything could be read"));
     }
 
     #[test]
@@ -278,10 +279,10 @@ mod tests {
         let path = Path {
             name: "shop/orders → 10.96.12.8:3306".into(),
             hops: vec![
-                hop("client sockets", "12 of 12 sockets asked"),
+                hop("client sockets", "options of 12 of 12 sockets read"),
                 hop(
-                    "conntrack in netns node, if it is on the way",
-                    "net.netfilter.nf_conntrack_tcp_timeout_established = 432000 s: the kernel's default",
+                    "conntrack in netns node (if on the path)",
+                    "net.netfilter.nf_conntrack_tcp_timeout_established = 432000 s: kernel default",
                 ),
             ],
             least: Some(1),

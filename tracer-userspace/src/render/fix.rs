@@ -6,7 +6,7 @@ use rsttrace_apply::{
     plan::Plan,
     run::Undone,
 };
-use rsttrace_check::{Finding, Rank};
+use rsttrace_check::{CheckFinding, Rank};
 use rsttrace_core::{
     causes::cause::Cause,
     fix::{Client, Pace, Snippet},
@@ -89,7 +89,7 @@ pub fn plan_text(plan: &Plan, color: bool, width: usize) -> String {
 }
 
 /// What was found, each with its fixes.
-pub fn findings_text(groups: &[(Finding, Vec<Plan>)], color: bool, width: usize) -> String {
+pub fn findings_text(groups: &[(CheckFinding, Vec<Plan>)], color: bool, width: usize) -> String {
     let mut page = Page::new(color, width);
     let mut number = 0;
     let mut applies = true;
@@ -111,8 +111,8 @@ pub fn findings_text(groups: &[(Finding, Vec<Plan>)], color: bool, width: usize)
 }
 
 /// The same as one JSON object.
-pub fn findings_json(groups: &[(Finding, Vec<Plan>)]) -> Value {
-    let group = |(finding, plans): &(Finding, Vec<Plan>)| {
+pub fn findings_json(groups: &[(CheckFinding, Vec<Plan>)]) -> Value {
+    let group = |(finding, plans): &(CheckFinding, Vec<Plan>)| {
         object([
             ("rule", Some(finding.rule.into())),
             ("rank", Some(finding.rank.id().into())),

@@ -1,4 +1,4 @@
-//! A capacity plan, for people and for machines.
+//! The text and the JSON of `rsttrace plan`.
 
 use rsttrace_core::fix::Fix;
 use rsttrace_plan::{
@@ -49,16 +49,16 @@ fn load(demand: &Demand) -> String {
         parts.push(format!("{} long-lived connections", demand.connections));
     }
     if demand.cps > 0 {
-        parts.push(format!("{} new ones a second", demand.cps));
+        parts.push(format!("{} new TCP connections/s", demand.cps));
     }
     if demand.udp > 0 {
-        parts.push(format!("{} UDP flows a second", demand.udp));
+        parts.push(format!("{} new UDP flows/s", demand.udp));
     }
     if let Some(peak) = demand.now.peak {
         parts.push(format!("{peak} conntrack entries seen in one namespace"));
     }
     if let Some(quiet) = demand.quiet_s {
-        parts.push(format!("silences of up to {quiet} s"));
+        parts.push(format!("idle for up to {quiet} s"));
     }
     if parts.is_empty() { "none".into() } else { parts.join(", ") }
 }
@@ -66,7 +66,8 @@ fn load(demand: &Demand) -> String {
 fn measured(page: &mut Page, survey: &Survey) {
     let Survey { ms, readings, namespaces, figures } = survey;
     let over = format!(
-        "for {}.{} s in {namespaces} network namespace{}: counters at both ends, what there is {readings} times",
+        "for {}.{} s in {namespaces} network namespace{}: counters at the start and the end, entries \
+         and sockets {readings} times",
         ms / 1000,
         ms % 1000 / 100,
         if *namespaces == 1 { "" } else { "s" },
@@ -78,7 +79,7 @@ fn measured(page: &mut Page, survey: &Survey) {
             Some(value) => format!("{}{value}{unit};", bound.words()),
             None => "not measured;".into(),
         };
-        let option = option.map(|option| format!("; {option} tells it")).unwrap_or_default();
+        let option = option.map(|option| format!("; set with {option}")).unwrap_or_default();
         let text = format!("{how}{option}");
         let what = format!("{what}:");
         let body = [(Style::Plain, what.as_str()), (Style::Bold, &value), (Style::Plain, &text)];
@@ -89,7 +90,7 @@ fn measured(page: &mut Page, survey: &Survey) {
 fn machine(demand: &Demand) -> String {
     let Demand { kernel, cpus, .. } = demand;
     let mut text = format!(
-        "{}, {cpus} processor{}, kernel {}.{}",
+        "{} of memory, {cpus} CPU{}, kernel {}.{}",
         mebibytes(demand.ram_bytes),
         if *cpus == 1 { "" } else { "s" },
         kernel.major,
@@ -104,7 +105,7 @@ fn machine(demand: &Demand) -> String {
     text
 }
 
-/// Rules that the plan rests on, once each.
+/// The rules that the plan uses, once each.
 fn rules(plan: &Plan) -> Vec<Rule> {
     let mut rules = Vec::new();
     for source in plan.items.iter().flat_map(|item| &item.sources) {
@@ -118,7 +119,7 @@ fn rules(plan: &Plan) -> Vec<Rule> {
     rules
 }
 
-/// One setting; what the one before it says too is not said again.
+/// One setting. Advice and reasons that the setting before has as well are not repeated.
 fn item(page: &mut Page, item: &Item, before: Option<&Fix>) {
     let fix = &item.fix;
     let value = format!("= {} {}", item.value, item.unit.id());
@@ -129,7 +130,7 @@ fn item(page: &mut Page, item: &Item, before: Option<&Fix>) {
     page.paragraph(&[], INDENT, &heading);
     arithmetic(page, &item.steps);
     for warning in &item.warnings {
-        page.labelled("MIND", Style::Yellow, warning);
+        page.labelled("NOTE", Style::Yellow, warning);
     }
     if fix.changes.is_empty() && fix.wanted.is_some() {
         page.labelled("KEEP", Style::Green, "nothing to change");
@@ -137,17 +138,18 @@ fn item(page: &mut Page, item: &Item, before: Option<&Fix>) {
     for command in fix.commands() {
         page.labelled_verbatim("SET", Style::Green, &command);
     }
-    let said = |advice: &String| before.is_some_and(|before| before.advice().contains(advice));
-    for advice in fix.advice().into_iter().filter(|advice| !said(advice)) {
+    let is_repeated =
+        |advice: &String| before.is_some_and(|before| before.advice().contains(advice));
+    for advice in fix.advice().into_iter().filter(|advice| !is_repeated(advice)) {
         page.labelled("SET", Style::Green, &advice);
     }
     if before.is_none_or(|before| before.reason != fix.reason) {
         page.labelled("WHY", Style::Dim, &fix.reason);
     }
-    page.labelled("FROM", Style::Dim, &sources(&item.sources));
+    page.labelled("SOURCE", Style::Dim, &sources(&item.sources));
 }
 
-/// In columns; a result that is a number ends where the others do.
+/// The steps of the arithmetic, in columns.
 fn arithmetic(page: &mut Page, steps: &[Step]) {
     let widest = |of: fn(&Step) -> &str| {
         steps.iter().map(|step| of(step).chars().count()).max().unwrap_or(0)
@@ -162,9 +164,9 @@ fn arithmetic(page: &mut Page, steps: &[Step]) {
 
 fn sources(sources: &[Source]) -> String {
     let name = |source: &Source| match source {
-        Source::Rule(rule) => rule.id().to_owned(),
+        Source::Rule(rule) => format!("rule {}", rule.id()),
         Source::File(file) => (*file).to_owned(),
-        Source::Measured => "weighed on 5.10 to 7.2".to_owned(),
+        Source::Measured => "measured on kernels 5.10 to 7.2".to_owned(),
     };
     sources.iter().map(name).collect::<Vec<_>>().join("; ")
 }
@@ -189,7 +191,7 @@ fn limit(page: &mut Page, number: usize, limit: &Limit) {
     page.paragraph(&[(Style::Plain, &head)], INDENT, &body);
 }
 
-/// The same as one JSON object.
+/// The whole plan as one JSON object.
 pub fn json(plan: &Plan) -> Value {
     let demand = &plan.demand;
     let nonzero = |value: u64| (value > 0).then_some(Value::from(value));
@@ -247,7 +249,7 @@ fn survey(survey: &Survey) -> Value {
     })
 }
 
-/// What entries cost on this kernel.
+/// Memory of table entries on this kernel.
 fn memory(plan: &Plan) -> Value {
     let costs = plan.costs();
     json!({
@@ -326,19 +328,19 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_a_command_is_broader_than_the_page() {
+    fn only_commands_are_wider_than_the_page() {
         for (kernel, width) in [((5, 10), 80), ((7, 2), 120)] {
             let plan = plan(Kernel { major: kernel.0, minor: kernel.1 });
             let commands: Vec<_> = plan.items.iter().flat_map(|it| it.fix.commands()).collect();
             let text = text(&plan, false, width);
             let is_command = |line: &str| commands.iter().any(|command| line.ends_with(command));
-            let broad = text.lines().find(|it| it.chars().count() > width && !is_command(it));
-            assert_eq!(broad, None, "at {width} columns");
+            let wide = text.lines().find(|it| it.chars().count() > width && !is_command(it));
+            assert_eq!(wide, None, "at {width} columns");
         }
     }
 
     #[test]
-    fn the_text_and_the_json_tell_every_setting_step_and_limit() {
+    fn the_text_and_the_json_contain_every_setting_step_and_limit() {
         let plan = plan(Kernel { major: 7, minor: 2 });
         let text = text(&plan, false, 2000);
         let json = json(&plan).to_string();

@@ -61,11 +61,11 @@ pub fn json(scene: &Scene<'_>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rsttrace_model::host_state::View;
+    use rsttrace_model::host_state::HostState;
 
     #[test]
     fn every_line_of_the_article_is_printed_and_nothing_is_broader_than_the_page() {
-        let view = View::default();
+        let view = HostState::default();
         let text = text(&Scene::of(&view), false, 80);
         assert!(LINES.iter().all(|line| text.contains(line.text)), "{text}");
         assert_eq!(text.lines().find(|line| line.chars().count() > 80), None);

@@ -1,19 +1,19 @@
-//! One path from end to end: every idle limit on it, and whether the sockets at its ends outlive the
-//! shortest.
+//! One path from end to end: every idle limit on the path, and whether its sockets send keepalives before
+//! the shortest limit.
 
 use std::net::{IpAddr, SocketAddr};
 
 use rsttrace_core::fix::FixOwner;
 use rsttrace_model::{
     flow::Flow,
-    host_state::{Netns, View, is_initial},
+    host_state::{HostState, Netns, is_initial},
     ipvs::IpvsService,
     netns::{NetnsReach, Place},
 };
 
 use super::{
-    connections::{End, Ends, Fate, Probing, Through, latest_probe},
-    finding::{Finding, Rank, counted, service_name, some_do},
+    connections::{End, Ends, Fate, Probing, TableConnection, latest_probe},
+    finding::{CheckFinding, Rank, counted, service_name, some_do},
     origin, remedies,
 };
 
@@ -21,49 +21,51 @@ mod spec;
 
 pub use spec::{Assumption, Endpoint, Spec};
 
-/// Something on the path that forgets, ends or keeps a silent connection.
+/// Something on the path that limits the idle time of a connection or keeps the connection alive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hop {
     pub what: String,
     /// For the screen: "900 s", "no keepalive".
     pub limit: String,
-    /// `None` for what keeps instead of forgetting, and for what may not be on the path.
+    /// Idle limit, seconds. `None` for keepalives, and for a table that may not be on the path.
     pub idle_s: Option<u64>,
     pub owner: String,
     pub source: String,
-    /// What an incident would name when it is the first to forget.
+    /// Id of the cause that an incident would report if this limit expires first.
     pub cause: Option<&'static str>,
 }
 
 impl Hop {
-    /// A server that closes what is silent is not kept from it by keepalives.
-    fn is_policy(&self) -> bool {
+    /// A server closes an idle connection even if keepalives are sent.
+    fn closes_despite_keepalive(&self) -> bool {
         self.cause == Some("idle_close_race")
     }
 }
 
-/// A path, judged.
+/// A path with its limits and its finding.
 #[derive(Clone, Debug)]
 pub struct Path {
     pub name: String,
     pub hops: Vec<Hop>,
-    /// The shortest limit, by its place in the hops.
+    /// Index of the hop with the shortest limit.
     pub least: Option<usize>,
-    pub verdict: Option<Finding>,
-    /// Namespaces that it touches.
+    pub verdict: Option<CheckFinding>,
+    /// Inode numbers of the namespaces on the path.
     pub netns: Vec<u32>,
 }
 
 impl Path {
-    /// The verdict, and of the findings of the host those on its way that it does not stand for: the same
-    /// connections with a longer limit would be told other times to send keepalives at.
+    /// The verdict of the path, followed by the findings in the namespaces on the path. A finding of the same
+    /// rank about the same connections is left out unless its limit is shorter, because its keepalive times
+    /// would contradict those of the verdict. If its cause is the same, its other fixes are added to the
+    /// verdict.
     #[must_use]
-    pub fn told_with(&self, mut findings: Vec<Finding>) -> Vec<Finding> {
+    pub fn combined_with(&self, mut findings: Vec<CheckFinding>) -> Vec<CheckFinding> {
         findings.retain(|finding| self.netns.contains(&finding.place.netns));
         let Some(mut verdict) = self.verdict.clone() else {
             return findings;
         };
-        let concerns = |finding: &Finding| {
+        let concerns = |finding: &CheckFinding| {
             let is_of_path = |it: &String| verdict.connections.contains(it);
             !finding.connections.is_empty()
                 && finding.connections.iter().all(is_of_path)
@@ -84,13 +86,13 @@ impl Path {
 /// Follows a path through this host.
 ///
 /// # Errors
-/// A sentence that names the end which is not here.
-pub fn follow(view: &View, spec: &Spec, assumed: &[Assumption]) -> Result<Path, String> {
-    let ends = Ends::of(view);
-    let src = place_of(view, &spec.src);
-    let to = addresses_of(view, &spec.dst)?;
+/// When an end is not on this host; the message names that end.
+pub fn follow(state: &HostState, spec: &Spec, assumed: &[Assumption]) -> Result<Path, String> {
+    let ends = Ends::of(state);
+    let src = netns_of(state, &spec.src);
+    let to = addresses_of(state, &spec.dst)?;
     if src.is_none() && !matches!(spec.src, Endpoint::Address(_)) {
-        return Err(nowhere(&spec.src));
+        return Err(not_on_host(&spec.src));
     }
     let leaves = |flow: Flow| {
         let from = match &spec.src {
@@ -114,20 +116,20 @@ pub fn follow(view: &View, spec: &Spec, assumed: &[Assumption]) -> Result<Path, 
         .collect();
     let mut hops = Vec::new();
     hops.push(sockets(&clients));
-    hops.extend(src.map(|src| keepalive(view, src)));
+    hops.extend(src.map(|src| keepalive(state, src)));
     let mut on_path: Vec<&Netns> = src.into_iter().collect();
-    for netns in &view.namespaces {
+    for netns in &state.namespaces {
         let balanced = services(netns, &to).next().map(service_name);
-        // IPVS keeps its connections from conntrack unless it is told otherwise.
+        // Connections through IPVS are not tracked unless net.ipv4.vs.conntrack is 1.
         let ipvs_tracks =
             balanced.is_some() && netns.values.is_on("net.ipv4.vs.conntrack") == Some(true);
         let tracks = netns.translates == Some(true) || ipvs_tracks;
-        hops.extend(balanced.iter().filter_map(|service| ipvs(view, netns, service)));
+        hops.extend(balanced.iter().filter_map(|service| ipvs(state, netns, service)));
         if tracks {
             let has_entry =
                 |end: &End<'_>| netns.tracked.iter().any(|entry| entry.original == end.socket.flow);
             let is_certain = ipvs_tracks || clients.iter().any(has_entry);
-            hops.extend(conntrack(view, netns, is_certain));
+            hops.extend(conntrack(state, netns, is_certain));
         }
         let is_new = on_path.iter().all(|it| it.place != netns.place);
         if (balanced.is_some() || tracks) && is_new {
@@ -138,9 +140,11 @@ pub fn follow(view: &View, spec: &Spec, assumed: &[Assumption]) -> Result<Path, 
     let least =
         (0..hops.len()).filter(|at| hops[*at].idle_s.is_some()).min_by_key(|at| hops[*at].idle_s);
     let name = format!("{} → {}", spec.src, spec.dst);
-    let judge = |hop: &Hop| verdict(view, &name, hop, &clients, src, &ends);
-    // Where keepalives outlive what forgets, the server's own limit still ends what is silent.
-    let policy = hops.iter().filter(|hop| hop.is_policy()).min_by_key(|hop| hop.idle_s);
+    let judge = |hop: &Hop| verdict(state, &name, hop, &clients, src, &ends);
+    // Where keepalives refresh every table entry, the server's own idle timeout still closes the
+    // connection.
+    let policy =
+        hops.iter().filter(|hop| hop.closes_despite_keepalive()).min_by_key(|hop| hop.idle_s);
     let verdict = least.map(|at| judge(&hops[at])).map(|first| match policy {
         Some(policy) if first.rank == Rank::Info => judge(policy),
         _ => first,
@@ -149,18 +153,18 @@ pub fn follow(view: &View, spec: &Spec, assumed: &[Assumption]) -> Result<Path, 
     Ok(Path { name, hops, least, verdict, netns })
 }
 
-fn nowhere(end: &Endpoint) -> String {
-    format!("there is no network namespace, process or pod {:?} here", end.to_string())
+fn not_on_host(end: &Endpoint) -> String {
+    format!("no network namespace, process or pod `{end}` on this host")
 }
 
-/// The namespace of an end, where it is on this host.
-fn place_of<'a>(view: &'a View, end: &Endpoint) -> Option<&'a Netns> {
+/// The network namespace of an end, if it is on this host.
+fn netns_of<'a>(state: &'a HostState, end: &Endpoint) -> Option<&'a Netns> {
     let by_owner = |is: &dyn Fn(&rsttrace_model::owner::Owner) -> bool| {
         let holds = |netns: &&Netns| {
             let sockets = netns.connections.iter().flat_map(|list| &list.sockets);
-            sockets.filter_map(|it| view.held.get(&it.inode)).any(|held| is(&held.owner))
+            sockets.filter_map(|it| state.held.get(&it.inode)).any(|held| is(&held.owner))
         };
-        view.namespaces.iter().find(holds)
+        state.namespaces.iter().find(holds)
     };
     match end {
         Endpoint::Address(address) => {
@@ -170,15 +174,15 @@ fn place_of<'a>(view: &'a View, end: &Endpoint) -> Option<&'a Netns> {
                     .as_ref()
                     .is_some_and(|all| all.iter().any(|it| it.ip == address.ip()))
             };
-            // A loopback address is everybody's.
-            let mut having = view.namespaces.iter().filter(has);
+            // Every namespace has the loopback addresses.
+            let mut having = state.namespaces.iter().filter(has);
             having.next().filter(|_| having.next().is_none())
         }
         Endpoint::Pid(pid) => by_owner(&|owner| owner.pid == *pid).or_else(|| {
-            view.namespaces.iter().find(|it| it.place.reach == NetnsReach::Process(*pid))
+            state.namespaces.iter().find(|it| it.place.reach == NetnsReach::Process(*pid))
         }),
         Endpoint::Name(name) => {
-            view.namespaces.iter().find(|netns| netns.place.is_called(name)).or_else(|| {
+            state.namespaces.iter().find(|netns| netns.place.is_called(name)).or_else(|| {
                 by_owner(&|owner| {
                     owner.pod.as_ref().is_some_and(|pod| {
                         let (of, short) = (pod.namespace.as_deref(), pod.name.as_deref());
@@ -193,18 +197,17 @@ fn place_of<'a>(view: &'a View, end: &Endpoint) -> Option<&'a Netns> {
     }
 }
 
-/// What the destination is called by those who connect to it.
-fn addresses_of(view: &View, end: &Endpoint) -> Result<Vec<SocketAddr>, String> {
+/// The addresses that clients of the destination connect to.
+fn addresses_of(state: &HostState, end: &Endpoint) -> Result<Vec<SocketAddr>, String> {
     if let Endpoint::Address(address) = end {
         return Ok(vec![*address]);
     }
-    let netns = place_of(view, end)
-        .ok_or_else(|| format!("there is no network namespace, process or pod {end} here"))?;
+    let netns = netns_of(state, end).ok_or_else(|| not_on_host(end))?;
     let addresses = netns.addresses.iter().flatten().map(|it| it.ip);
     Ok(addresses.filter(|ip| !ip.is_loopback()).map(|ip| SocketAddr::new(ip, 0)).collect())
 }
 
-/// IPVS services that lead there.
+/// The IPVS services at these addresses.
 fn services<'a>(netns: &'a Netns, to: &'a [SocketAddr]) -> impl Iterator<Item = &'a IpvsService> {
     let is =
         |ip: IpAddr, port: u16| to.iter().any(|to| to.ip() == ip && [0, port].contains(&to.port()));
@@ -221,10 +224,10 @@ fn sockets(clients: &[End<'_>]) -> Hop {
         cause: None,
     };
     if clients.is_empty() {
-        return hop("none seen".into(), "no connection of this path is open".into());
+        return hop("unknown".into(), "no connection of this path is open".into());
     }
-    let asked = clients.iter().filter(|end| end.held.is_some_and(|held| held.options.is_some()));
-    let source = format!("{} of {} sockets asked", asked.count(), clients.len());
+    let read = clients.iter().filter(|end| end.held.is_some_and(|held| held.options.is_some()));
+    let source = format!("options of {} of {} sockets read", read.count(), clients.len());
     let off = clients.iter().filter(|end| end.probing() == Probing::Off).count();
     match (off, clients.first()) {
         (0, Some(end)) => hop(end.keepalive(), source),
@@ -233,41 +236,41 @@ fn sockets(clients: &[End<'_>]) -> Hop {
     }
 }
 
-fn keepalive(view: &View, src: &Netns) -> Hop {
+fn keepalive(state: &HostState, src: &Netns) -> Hop {
     const KEY: &str = "net.ipv4.tcp_keepalive_time";
     Hop {
         what: format!("keepalive {}", src.place.describe()),
-        limit: src.values.number(KEY).map_or("not read".into(), |time| format!("{time} s")),
+        limit: src.values.number(KEY).map_or("unknown".into(), |time| format!("{time} s")),
         idle_s: None,
         owner: if is_initial(src) { FixOwner::Node } else { FixOwner::Pod }.id().into(),
-        source: origin::of(view, src, KEY),
+        source: origin::of(state, src, KEY),
         cause: None,
     }
 }
 
-fn ipvs(view: &View, netns: &Netns, service: &str) -> Option<Hop> {
+fn ipvs(state: &HostState, netns: &Netns, service: &str) -> Option<Hop> {
     let limit = netns.values.number("ipvs.tcp")?;
     Some(Hop {
         what: format!("IPVS {service} {}", netns.place.describe()),
         limit: format!("{limit} s"),
         idle_s: Some(limit),
-        owner: origin::owner(view, netns, "ipvs.tcp").id().into(),
-        source: origin::of(view, netns, "ipvs.tcp"),
+        owner: origin::owner(state, netns, "ipvs.tcp").id().into(),
+        source: origin::of(state, netns, "ipvs.tcp"),
         cause: Some("ipvs_idle_expired"),
     })
 }
 
-fn conntrack(view: &View, netns: &Netns, is_certain: bool) -> Option<Hop> {
+fn conntrack(state: &HostState, netns: &Netns, is_certain: bool) -> Option<Hop> {
     const KEY: &str = "net.netfilter.nf_conntrack_tcp_timeout_established";
     let limit = netns.values.number(KEY)?;
-    let condition = if is_certain { "" } else { ", if it is on the way" };
+    let condition = if is_certain { "" } else { " (if on the path)" };
     Some(Hop {
         what: format!("conntrack {}{condition}", netns.place.describe()),
         limit: format!("{limit} s"),
-        // What may not be on the way is not taken for the shortest.
+        // A table that may not be on the path does not count as the shortest limit.
         idle_s: is_certain.then_some(limit),
-        owner: origin::owner(view, netns, KEY).id().into(),
-        source: origin::of(view, netns, KEY),
+        owner: origin::owner(state, netns, KEY).id().into(),
+        source: origin::of(state, netns, KEY),
         cause: Some("conntrack_idle_expired"),
     })
 }
@@ -279,63 +282,63 @@ fn assumption(assumed: &Assumption) -> Hop {
         limit: format!("{} s", assumed.seconds),
         idle_s: Some(assumed.seconds),
         owner: if is_server { FixOwner::Application } else { FixOwner::Cloud }.id().into(),
-        source: "given by you (--assume)".into(),
+        source: "given with --assume".into(),
         cause: Some(if is_server { "idle_close_race" } else { "middlebox_idle_timeout" }),
     }
 }
 
 fn verdict(
-    view: &View,
+    state: &HostState,
     name: &str,
     least: &Hop,
     clients: &[End<'_>],
     src: Option<&Netns>,
     ends: &Ends<'_>,
-) -> Finding {
+) -> CheckFinding {
     let limit_s = least.idle_s.unwrap_or_default();
-    let through: Vec<Through<'_>> =
-        clients.iter().map(|end| ends.with_server(view, *end)).collect();
+    let through: Vec<TableConnection<'_>> =
+        clients.iter().map(|end| ends.with_server(state, *end)).collect();
     let fates: Vec<Fate> = through.iter().map(|it| it.fate(limit_s)).collect();
     let count = |fate| fates.iter().filter(|it| **it == fate).count();
     let (lost, all) = (count(Fate::Lost), clients.len());
-    let first = format!("{} forgets it after {limit_s} s of silence", least.what);
-    let is_policy = least.is_policy();
+    let first = format!("idle connections expire after {limit_s} s in {}", least.what);
+    let despite_keepalive = least.closes_despite_keepalive();
     let (rank, reason) = match (lost, all) {
         (_, 0) => (
             Rank::Warn,
-            format!("{name}: {first}; no connection is open that could show its keepalive"),
+            format!("{name}: {first}; no connection is open whose keepalive could be checked"),
         ),
-        _ if is_policy => (
+        _ if despite_keepalive => (
             Rank::Warn,
             format!(
-                "{name}: {} closes it after {limit_s} s of silence, keepalives or not",
+                "{name}: {} closes a connection after {limit_s} s idle, even if keepalives are sent",
                 least.what
             ),
         ),
         (0, _) if count(Fate::Unknown) > 0 => (
             Rank::Warn,
             format!(
-                "{name}: {first}; the keepalive of {} is not seen",
+                "{name}: {first}; the keepalive of {} is unknown",
                 counted(count(Fate::Unknown), "connection")
             ),
         ),
-        (0, _) => (Rank::Info, format!("{name}: its keepalives come before {first}")),
+        (0, _) => (Rank::Info, format!("{name}: keepalives are sent before the limit; {first}")),
         (lost, all) => (
             Rank::Break,
             format!(
-                "{name}: {first}, and {} no keepalive before",
+                "{name}: {first}, and {} no keepalive before then",
                 some_do(lost, all, "connection", ["sends", "send"])
             ),
         ),
     };
-    let nowhere = Place { netns: 0, reach: NetnsReach::Unknown };
-    let place = src.map_or(&nowhere, |src| &src.place);
+    let unknown = Place { netns: 0, reach: NetnsReach::Unknown };
+    let place = src.map_or(&unknown, |src| &src.place);
     let cause = least.cause.unwrap_or("middlebox_idle_timeout");
     let default = 7200;
-    let mut finding = Finding::new("path", rank, place, reason)
+    let mut finding = CheckFinding::new("path", rank, place, reason)
         .cause(cause)
         .formula(format!(
-            "keepalive_time × 1.125 < min of the hops = {limit_s} (default: {default} × 1.125 = {}); advised: {}",
+            "keepalive_time × 1.125 < shortest limit = {limit_s} (by default {default} × 1.125 = {}); recommended: {}",
             latest_probe(default),
             limit_s / 3
         ))
@@ -348,7 +351,8 @@ fn verdict(
         finding = finding
             .after(limit_s)
             .fix(
-                (!is_policy).then(|| remedies::keepalive_below(limit_s, "every limit on the path")),
+                (!despite_keepalive)
+                    .then(|| remedies::keepalive_below(limit_s, "every timer on the path")),
             )
             .fix(remedies::documented(cause, "pool_idle_below_limit"));
     }

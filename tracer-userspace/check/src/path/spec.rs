@@ -1,11 +1,11 @@
-//! How a path is written: its two ends, and the limits that only the user knows.
+//! The syntax of a path: its two ends, and the limits that only the user knows.
 
 use std::{
     net::{IpAddr, SocketAddr},
     str::FromStr,
 };
 
-/// What `--path` names: `SRC→DST`, or with `->`.
+/// The value of `--path`: `SRC→DST` or `SRC->DST`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
     pub src: Endpoint,
@@ -15,7 +15,7 @@ pub struct Spec {
 /// An end of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// Port 0 is any.
+    /// Port 0 is any port.
     Address(SocketAddr),
     Pid(u32),
     /// A network namespace (number, name or path) or a pod (NAME, NAMESPACE/NAME).
@@ -29,7 +29,7 @@ impl FromStr for Spec {
         let (src, dst) = text
             .split_once('→')
             .or_else(|| text.split_once("->"))
-            .ok_or("it should be SRC→DST, or SRC->DST")?;
+            .ok_or_else(|| format!("invalid path `{text}` (expected SRC→DST or SRC->DST)"))?;
         Ok(Self { src: src.trim().parse()?, dst: dst.trim().parse()? })
     }
 }
@@ -39,10 +39,14 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text.is_empty() {
-            return Err("an end of it is empty".into());
+            return Err(
+                "empty end of the path (expected an address, a network namespace, a pod or pid:N)"
+                    .into(),
+            );
         }
         if let Some(pid) = text.strip_prefix("pid:") {
-            return pid.parse().map(Self::Pid).map_err(|_| format!("`{pid}` is no process id"));
+            let invalid = |_| format!("invalid process id `{pid}` (expected a number)");
+            return pid.parse().map(Self::Pid).map_err(invalid);
         }
         if let Ok(address) = text.parse() {
             return Ok(Self::Address(address));
@@ -76,13 +80,15 @@ impl FromStr for Assumption {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, seconds) = text.split_once('=').ok_or("it should be NAME=SECONDS, as lb=350")?;
+        let invalid =
+            || format!("invalid idle limit `{text}` (expected NAME=SECONDS, for example lb=350)");
+        let (name, seconds) = text.split_once('=').ok_or_else(invalid)?;
         let seconds = seconds.strip_suffix('s').unwrap_or(seconds);
         match seconds.parse() {
             Ok(seconds) if seconds > 0 && !name.is_empty() => {
                 Ok(Self { name: name.into(), seconds })
             }
-            _ => Err(format!("`{text}` is not NAME=SECONDS, as lb=350")),
+            _ => Err(invalid()),
         }
     }
 }
@@ -106,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn assumptions_are_seconds_with_a_name() {
+    fn assumptions_have_a_name_and_seconds() {
         let lb = Assumption { name: "lb".into(), seconds: 350 };
         assert_eq!(("lb=350".parse(), "lb=350s".parse()), (Ok(lb.clone()), Ok(lb)));
         for wrong in ["lb", "lb=", "=5", "lb=0", "lb=-1", "lb=5m"] {
@@ -116,7 +122,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_words_are_read_without_a_panic(text in "\\PC{0,20}(->|→)?\\PC{0,20}") {
+        fn any_text_is_parsed_without_a_panic(text in "\\PC{0,20}(->|→)?\\PC{0,20}") {
             let _ = text.parse::<Spec>();
             let _ = text.parse::<Assumption>();
         }

@@ -1,37 +1,37 @@
-//! Accept queues: their limits, how full they are, and what they have dropped.
+//! Accept queues: their limits, how full they are, and how many handshakes were dropped.
 
 use rsttrace_core::fix::{Change, Fix, FixOwner};
 use rsttrace_model::{settings::Setting, socket::SocketState};
 
-use super::{Netns, Question, Rule};
+use super::{Netns, Rule, RuleInput};
 use crate::{
-    finding::{Finding, Rank, counted, some_of},
+    finding::{CheckFinding, Rank, counted, some_of},
     origin, remedies,
 };
 
 pub const RULE: Rule = Rule {
     id: "accept_queue",
     causes: &[CAUSE],
-    doc: "A listener takes min(backlog, somaxconn) + 1 connections that nobody has accepted yet; the next \
-          handshake is dropped, or reset with tcp_abort_on_overflow=1 (net/ipv4/tcp_ipv4.c, \
+    doc: "A listener queues min(backlog, somaxconn) + 1 connections until the application accepts them; the \
+          next handshake is dropped, or reset with tcp_abort_on_overflow=1 (net/ipv4/tcp_ipv4.c, \
           tcp_v4_syn_recv_sock). ListenOverflows counts them.",
     judge,
 };
 
 const CAUSE: &str = "listen_overflow";
 const SOMAXCONN: &str = "net.core.somaxconn";
-/// What `listen()` asks for in most programs.
+/// The backlog that most programs pass to `listen()`.
 const USUAL_BACKLOG: u64 = 128;
-/// Fewer than the connections that one client opens at one time.
+/// A smaller backlog has less room than the connections that one client opens at the same time.
 const TINY_BACKLOG: u32 = 5;
 
-fn judge(question: &Question<'_>) -> Vec<Finding> {
+fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
     let mut findings = Vec::new();
-    for netns in question.namespaces() {
-        let now: Vec<_> = full(netns).into_iter().chain(small(question, netns)).collect();
+    for netns in input.namespaces() {
+        let now: Vec<_> = full(netns).into_iter().chain(small(input, netns)).collect();
         findings.extend(dropped(netns, now.is_empty()));
         findings.extend(now);
-        findings.extend(aborts(question, netns));
+        findings.extend(aborts(input, netns));
     }
     findings
 }
@@ -44,8 +44,8 @@ fn name(listener: &SocketState) -> String {
     format!("{} ({} of {})", listener.flow.src, listener.receive_queue, listener.send_queue)
 }
 
-/// Connections are waiting now, and there is room for few more.
-fn full(netns: &Netns) -> Option<Finding> {
+/// Queues that are full or nearly full now.
+fn full(netns: &Netns) -> Option<CheckFinding> {
     let near = |listener: &&SocketState| {
         listener.receive_queue > 0
             && u64::from(listener.receive_queue) * 10 >= u64::from(listener.send_queue) * 7
@@ -63,18 +63,22 @@ fn full(netns: &Netns) -> Option<Finding> {
         if over { "full, and handshakes are dropped" } else { "nearly full" },
         some_of(&names)
     );
-    let finding =
-        Finding::new(RULE.id, if over { Rank::Break } else { Rank::Warn }, &netns.place, reason)
-            .cause(CAUSE)
-            .formula("waiting < 0.7 × min(backlog, somaxconn)")
-            .owner(FixOwner::Application)
-            .source("the listening sockets (ss -ltn)")
-            .fix(larger(netns));
+    let finding = CheckFinding::new(
+        RULE.id,
+        if over { Rank::Break } else { Rank::Warn },
+        &netns.place,
+        reason,
+    )
+    .cause(CAUSE)
+    .formula("waiting < 0.7 × min(backlog, somaxconn)")
+    .owner(FixOwner::Application)
+    .source("the listening sockets (ss -ltn)")
+    .fix(larger(netns));
     Some(if over { finding.after(0) } else { finding })
 }
 
-/// The counter stays what it is when the queues have been made longer.
-fn dropped(netns: &Netns, is_over: bool) -> Option<Finding> {
+/// Handshakes dropped so far. The counter keeps its value after the queues were made longer.
+fn dropped(netns: &Netns, is_past: bool) -> Option<CheckFinding> {
     let count = netns.tcp.listen_overflows.filter(|count| *count > 0)?;
     let reason = format!(
         "{} dropped because an accept queue was full {}{}",
@@ -83,21 +87,23 @@ fn dropped(netns: &Netns, is_over: bool) -> Option<Finding> {
             count => format!("{count} handshakes were"),
         },
         netns.place.describe(),
-        if is_over { "; none is short or near its limit now" } else { "" }
+        if is_past { "; no queue is short or nearly full now" } else { "" }
     );
-    let rank = if is_over { Rank::Info } else { Rank::Warn };
+    let rank = if is_past { Rank::Info } else { Rank::Warn };
     Some(
-        Finding::new(RULE.id, rank, &netns.place, reason)
+        CheckFinding::new(RULE.id, rank, &netns.place, reason)
             .cause(CAUSE)
-            .formula(format!("ListenOverflows = 0; it is {count} since the namespace was made"))
+            .formula(format!(
+                "ListenOverflows = 0; now {count}, counted since the namespace was created"
+            ))
             .owner(FixOwner::Application)
             .source("/proc/net/netstat (nstat -az TcpExtListenOverflows)")
             .fix(larger(netns)),
     )
 }
 
-/// Queues that a burst of a few connections fills.
-fn small(question: &Question<'_>, netns: &Netns) -> Option<Finding> {
+/// Queues that a burst of a few connections would fill.
+fn small(input: &RuleInput<'_>, netns: &Netns) -> Option<CheckFinding> {
     let somaxconn = netns.number(SOMAXCONN);
     let reachable = |listener: &&SocketState| !listener.flow.src.ip().is_loopback();
     let (rank, reason, source) = if let Some(limit) =
@@ -108,13 +114,13 @@ fn small(question: &Question<'_>, netns: &Netns) -> Option<Finding> {
         (
             Rank::Warn,
             format!(
-                "no listener {place} takes more than {} that wait to be accepted (somaxconn={limit})",
+                "no listener {place} can queue more than {} before accept() (somaxconn={limit})",
                 counted(
                     usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(1),
                     "connection"
                 )
             ),
-            origin::of(question.view, netns, SOMAXCONN),
+            origin::of(input.state, netns, SOMAXCONN),
         )
     } else {
         let tiny: Vec<_> = queues(netns)
@@ -128,48 +134,48 @@ fn small(question: &Question<'_>, netns: &Netns) -> Option<Finding> {
         (
             Rank::Warn,
             format!(
-                "{} {} at most {TINY_BACKLOG} waiting connections: {}",
+                "{} {} at most {TINY_BACKLOG} connections before accept(): {}",
                 counted(tiny.len(), "listener"),
                 format_args!(
                     "{} {}",
                     netns.place.describe(),
-                    if tiny.len() == 1 { "takes" } else { "take" }
+                    if tiny.len() == 1 { "queues" } else { "queue" }
                 ),
                 some_of(&tiny)
             ),
-            "the backlog that the program asks for in listen()".into(),
+            "the backlog that the application passes to listen()".into(),
         )
     };
     Some(
-        Finding::new(RULE.id, rank, &netns.place, reason)
+        CheckFinding::new(RULE.id, rank, &netns.place, reason)
             .cause(CAUSE)
-            .formula("min(backlog, somaxconn) + 1 > connections that come before accept()")
+            .formula("min(backlog, somaxconn) + 1 > connections that arrive before accept()")
             .owner(FixOwner::Application)
             .source(source)
             .fix(larger(netns)),
     )
 }
 
-/// A full queue resets instead of waiting for the client's next try.
-fn aborts(question: &Question<'_>, netns: &Netns) -> Option<Finding> {
+/// A full queue resets the connection instead of waiting for the client's retry.
+fn aborts(input: &RuleInput<'_>, netns: &Netns) -> Option<CheckFinding> {
     const KEY: &str = "net.ipv4.tcp_abort_on_overflow";
     netns.values.is_on(KEY).filter(|on| *on)?;
     let reason = format!(
-        "a full accept queue {} answers with a reset instead of letting the client try again \
+        "a full accept queue {} resets the connection instead of waiting for the client's retry \
          (tcp_abort_on_overflow=1)",
         netns.place.describe()
     );
     Some(
-        Finding::new(RULE.id, Rank::Warn, &netns.place, reason)
+        CheckFinding::new(RULE.id, Rank::Warn, &netns.place, reason)
             .cause(CAUSE)
-            .formula("tcp_abort_on_overflow = 0; it is 1")
+            .formula("tcp_abort_on_overflow = 0; now 1")
             .owner(FixOwner::Node)
-            .source(origin::of(question.view, netns, KEY))
+            .source(origin::of(input.state, netns, KEY))
             .fix(remedies::by_setting(CAUSE, "larger_backlog", netns, KEY, 0)),
     )
 }
 
-/// `larger_backlog` with the values of a namespace.
+/// The fix `larger_backlog` with the values of a namespace.
 fn larger(netns: &Netns) -> Option<Fix> {
     let now = netns.number(SOMAXCONN);
     let wanted = now.unwrap_or(0).max(4096);

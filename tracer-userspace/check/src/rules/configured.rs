@@ -1,46 +1,46 @@
-//! Configured is not effective: files that lost, and values that the next boot or start undoes.
+//! Configured values that are not in force, and values that the next boot or start of kube-proxy undoes.
 
 use rsttrace_core::fix::{Change, Fix, FixOwner, Risk};
 use rsttrace_model::{
     configured::Assignment,
-    host_state::{View, effective, proxy_name, writer},
+    host_state::{HostState, effective, proxy_name, writer},
     settings::{IpvsTimer, Setting, Stored},
 };
 
-use super::{Netns, Question, Rule};
+use super::{Netns, Rule, RuleInput};
 use crate::{
-    finding::{Finding, Rank, some_of},
+    finding::{CheckFinding, Rank, some_of},
     origin,
 };
 
 pub const RULE: Rule = Rule {
     id: "configured",
     causes: &["ipvs_idle_expired", "conntrack_idle_expired", "conntrack_table_full"],
-    doc: "The value in force should be the one that the files give it after a boot (sysctl.d(5), in \
-          systemd's order) and that kube-proxy writes at its start. sysctl.d cannot set what a module brings \
-          that is loaded later, and no sysctl holds the IPVS timeouts.",
+    doc: "The value in force should be the one that the configuration files set at boot (sysctl.d(5), in \
+          systemd's order) and that kube-proxy writes when it starts. sysctl.d cannot set the sysctls of a \
+          module that is loaded later, and there is no sysctl for the IPVS timeouts.",
     judge,
 };
 
-fn judge(question: &Question<'_>) -> Vec<Finding> {
-    let view = question.view;
-    let Some(host) = view.initial() else {
+fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
+    let state = input.state;
+    let Some(host) = state.initial() else {
         return Vec::new();
     };
     let mut findings = Vec::new();
-    findings.extend(ipvs_timeouts(view, host));
+    findings.extend(ipvs_timeouts(state, host));
     for setting in rsttrace_model::settings::ALL {
-        if let Some(file) = view.configured.sysctl(setting.key) {
-            findings.extend(overruled(view, host, setting, file));
+        if let Some(file) = state.configured.sysctl(setting.key) {
+            findings.extend(overwritten(state, host, setting, file));
         }
     }
-    findings.extend(late_modules(view, host));
-    findings.extend(hash_size(view, host));
-    findings.extend(deprecated(view, host));
+    findings.extend(late_modules(state, host));
+    findings.extend(hash_size(state, host));
+    findings.extend(deprecated(state, host));
     findings
 }
 
-/// What breaks when the setting is not what somebody thinks.
+/// The cause of an incident when a setting does not have the configured value.
 fn cause_of(key: &str) -> Option<&'static str> {
     let is = |part: &str| key.contains(part);
     if is("keepalive") || key == "ipvs.tcp" {
@@ -54,42 +54,48 @@ fn cause_of(key: &str) -> Option<&'static str> {
     }
 }
 
-/// A file says one thing; the kernel or kube-proxy another.
-fn overruled(view: &View, host: &Netns, setting: &Setting, file: &Assignment) -> Option<Finding> {
+/// A file sets one value; the kernel has, or kube-proxy writes, another one.
+fn overwritten(
+    state: &HostState,
+    host: &Netns,
+    setting: &Setting,
+    file: &Assignment,
+) -> Option<CheckFinding> {
     let key = setting.key;
-    let (now, says) = (effective(view, host, setting)?, file.number()?);
-    // It raises the size of the table and never lowers it.
-    let loses = |writes: &u64| *writes > says || (*writes < says && !key.ends_with("_max"));
-    let proxy = writer(view, host, setting).filter(loses);
-    let who = proxy_name(view).unwrap_or_default();
-    let reason = match (now == says, proxy) {
+    let (now, configured) = (effective(state, host, setting)?, file.number()?);
+    // kube-proxy raises nf_conntrack_max and never lowers it.
+    let loses =
+        |writes: &u64| *writes > configured || (*writes < configured && !key.ends_with("_max"));
+    let proxy = writer(state, host, setting).filter(loses);
+    let who = proxy_name(state).unwrap_or_default();
+    let reason = match (now == configured, proxy) {
         (true, None) if !file.by_hand_only => return None,
         (true, None) => format!(
-            "{} gives {key} the value {says} it has now, but the boot does not read that file: only \
-             `sysctl --system` does",
+            "{} sets {key} to {configured}, its value now, but that file is not read at boot: only \
+             `sysctl --system` reads it",
             file.at
         ),
         (true, Some(writes)) => format!(
-            "{} gives {key} the value {says} it has now, and {who} writes {writes} over it at its next start",
+            "{} sets {key} to {configured}, its value now, but {who} will write {writes} at its next start",
             file.at
         ),
         (false, Some(writes)) => format!(
-            "{} says {key} = {says}, but the kernel has {now}: {who} writes {writes} over it at its start",
+            "{} sets {key} to {configured}, but the kernel has {now}: {who} writes {writes} when it starts",
             file.at
         ),
         (false, None) => format!(
-            "{} says {key} = {says}, but the kernel has {now}: somebody wrote it after the boot, or the file \
-             was not applied",
+            "{} sets {key} to {configured}, but the kernel has {now}: the value was changed after boot, or \
+             the file was not applied",
             file.at
         ),
     };
-    let mut finding = Finding::new(RULE.id, Rank::Warn, &host.place, reason)
-        .formula(format!("configured = effective: {says}, {now}"))
-        .owner(origin::owner(view, host, key))
-        .source(origin::of(view, host, key));
+    let mut finding = CheckFinding::new(RULE.id, Rank::Warn, &host.place, reason)
+        .formula(format!("configured value = value in force: {configured}, {now}"))
+        .owner(origin::owner(state, host, key))
+        .source(origin::of(state, host, key));
     finding.cause = cause_of(key);
     let field = setting.kube_proxy.filter(|_| proxy.is_some());
-    Some(finding.fix(field.map(|field| in_kube_proxy(field, setting, says))))
+    Some(finding.fix(field.map(|field| in_kube_proxy(field, setting, configured))))
 }
 
 fn in_kube_proxy(field: &str, setting: &Setting, value: u64) -> Fix {
@@ -101,7 +107,7 @@ fn in_kube_proxy(field: &str, setting: &Setting, value: u64) -> Fix {
         summary: format!(
             "set {field} in KubeProxyConfiguration to {value}{unit} and restart kube-proxy"
         ),
-        reason: "whoever writes last wins, and kube-proxy writes at each of its starts".into(),
+        reason: "the last write wins, and kube-proxy writes the value each time it starts".into(),
         current: None,
         wanted: Some(format!("{value}{unit}")),
         changes: vec![Change::Advice {
@@ -110,9 +116,9 @@ fn in_kube_proxy(field: &str, setting: &Setting, value: u64) -> Fix {
     }
 }
 
-/// The reboot forgets them: no sysctl holds them.
-fn ipvs_timeouts(view: &View, host: &Netns) -> Option<Finding> {
-    if !view.configured.ipvs_timeouts.is_empty() {
+/// A reboot resets the IPVS timeouts: there is no sysctl for them.
+fn ipvs_timeouts(state: &HostState, host: &Netns) -> Option<CheckFinding> {
+    if !state.configured.ipvs_timeouts.is_empty() {
         return None;
     }
     let changed: Vec<(&Setting, u64)> = rsttrace_model::settings::ALL
@@ -120,7 +126,7 @@ fn ipvs_timeouts(view: &View, host: &Netns) -> Option<Finding> {
         .filter(|setting| matches!(setting.stored, Stored::IpvsTimeout(_)))
         .filter_map(|setting| {
             let now = host.values.number(setting.key)?;
-            let kept = writer(view, host, setting) == Some(now);
+            let kept = writer(state, host, setting) == Some(now);
             (!kept && setting.default != Some(now)).then_some((setting, now))
         })
         .collect();
@@ -129,30 +135,30 @@ fn ipvs_timeouts(view: &View, host: &Netns) -> Option<Finding> {
     let names: Vec<_> = changed.iter().map(|(it, now)| format!("{} = {now}", it.key)).collect();
     let keepalive = host.values.number("net.ipv4.tcp_keepalive_time");
     let then = match keepalive.filter(|time| setting.key == "ipvs.tcp" && *time >= default) {
-        Some(time) => format!(", while the keepalive stays at {time} s"),
+        Some(time) => format!(", while tcp_keepalive_time stays at {time} s"),
         None => String::new(),
     };
     let reason = format!(
-        "the next reboot forgets the IPVS timeouts ({}): no sysctl and no file holds them, and {} is {default} \
-         s again{then}",
+        "the next reboot resets the IPVS timeouts ({}): no sysctl and no configuration file sets them, and {} \
+         is {default} s again{then}",
         some_of(&names),
         setting.key,
     );
-    let mut finding = Finding::new(RULE.id, Rank::Warn, &host.place, reason)
-        .formula(format!("{} after a boot: {default} s; now: {now} s", setting.key))
-        .owner(match proxy_name(view) {
+    let mut finding = CheckFinding::new(RULE.id, Rank::Warn, &host.place, reason)
+        .formula(format!("{} after a boot = {default} s; now {now} s", setting.key))
+        .owner(match proxy_name(state) {
             Some(_) => FixOwner::KubeProxy,
             None => FixOwner::Node,
         })
-        .source(origin::of(view, host, setting.key));
+        .source(origin::of(state, host, setting.key));
     finding.cause = Some("ipvs_idle_expired");
-    if let (Some(field), Some(_)) = (setting.kube_proxy, proxy_name(view)) {
+    if let (Some(field), Some(_)) = (setting.kube_proxy, proxy_name(state)) {
         finding = finding.fix([in_kube_proxy(field, setting, *now)]);
     }
     Some(finding.fix(keep_by_unit(&changed)))
 }
 
-/// A unit that sets them at boot.
+/// A systemd unit that sets the IPVS timeouts at boot.
 fn keep_by_unit(changed: &[(&Setting, u64)]) -> Option<Fix> {
     let value = |timer| {
         let is = |(setting, _): &&(&Setting, u64)| setting.stored == Stored::IpvsTimeout(timer);
@@ -163,8 +169,8 @@ fn keep_by_unit(changed: &[(&Setting, u64)]) -> Option<Fix> {
         id: "keep_ipvs_timeouts",
         owner: FixOwner::Node,
         risk: Risk::Low,
-        summary: "set the IPVS timeouts at each boot, by a systemd unit".into(),
-        reason: "no sysctl holds them, so no file of sysctl.d can keep them".into(),
+        summary: "set the IPVS timeouts at each boot with a systemd unit".into(),
+        reason: "there is no sysctl for the IPVS timeouts, so sysctl.d cannot set them".into(),
         current: None,
         wanted: Some(format!("{tcp} {fin} {udp}")),
         changes: vec![Change::Advice {
@@ -175,24 +181,24 @@ fn keep_by_unit(changed: &[(&Setting, u64)]) -> Option<Fix> {
     })
 }
 
-/// sysctl.d sets what is not there yet.
-fn late_modules(view: &View, host: &Netns) -> Vec<Finding> {
+/// sysctl.d sets sysctls of a module that is not loaded yet.
+fn late_modules(state: &HostState, host: &Netns) -> Vec<CheckFinding> {
     let modules = [("nf_conntrack", "net.netfilter.nf_conntrack_"), ("ip_vs", "net.ipv4.vs.")];
-    let late = modules.into_iter().filter(|(module, _)| !view.configured.loads(module));
+    let late = modules.into_iter().filter(|(module, _)| !state.configured.loads(module));
     late.filter_map(|(module, keys)| {
         let lost: Vec<&Assignment> =
-            view.configured.sysctls.iter().filter(|it| it.key.starts_with(keys)).collect();
+            state.configured.sysctls.iter().filter(|it| it.key.starts_with(keys)).collect();
         let first = lost.first()?;
         let mut names: Vec<String> = lost.iter().map(|it| it.key.clone()).collect();
         names.dedup();
         let reason = format!(
             "{} sets {}, but nothing loads {module} before sysctl.d is applied (no modules-load.d file \
-             names it): after a boot they may have the kernel's values",
+             lists it): after a boot these settings may have the kernel's values",
             first.at.file,
             some_of(&names)
         );
-        let mut finding = Finding::new(RULE.id, Rank::Warn, &host.place, reason)
-            .formula(format!("modules-load.d names {module}, or the kernel has it built in"))
+        let mut finding = CheckFinding::new(RULE.id, Rank::Warn, &host.place, reason)
+            .formula(format!("modules-load.d lists {module}, or it is built into the kernel"))
             .owner(FixOwner::Node)
             .source(format!("{}; /etc/modules-load.d", first.at))
             .fix([Fix {
@@ -200,7 +206,7 @@ fn late_modules(view: &View, host: &Netns) -> Vec<Finding> {
                 owner: FixOwner::Node,
                 risk: Risk::Low,
                 summary: format!("load {module} at boot, before sysctl.d is applied"),
-                reason: "systemd-sysctl runs after systemd-modules-load, once".into(),
+                reason: "systemd-sysctl runs once, after systemd-modules-load".into(),
                 current: None,
                 wanted: Some(module.into()),
                 changes: vec![Change::Advice {
@@ -213,32 +219,32 @@ fn late_modules(view: &View, host: &Netns) -> Vec<Finding> {
     .collect()
 }
 
-/// modprobe.d says another size than the table has.
-fn hash_size(view: &View, host: &Netns) -> Option<Finding> {
-    let option = view.configured.option("nf_conntrack.hashsize")?;
-    let says = option.number()?;
-    let now = view.machine.values.number("net.netfilter.nf_conntrack_buckets")?;
-    // The kernel rounds it up to whole pages of buckets.
-    if now == says.div_ceil(512) * 512 || now == says {
+/// modprobe.d sets another size than the table has.
+fn hash_size(state: &HostState, host: &Netns) -> Option<CheckFinding> {
+    let option = state.configured.option("nf_conntrack.hashsize")?;
+    let configured = option.number()?;
+    let now = state.machine.values.number("net.netfilter.nf_conntrack_buckets")?;
+    // The kernel rounds the size up to whole pages of buckets.
+    if now == configured.div_ceil(512) * 512 || now == configured {
         return None;
     }
     let reason = format!(
-        "{} says hashsize={says}, but the conntrack table has {now} buckets: the module was loaded \
-         differently, or somebody resized it",
+        "{} sets hashsize={configured}, but the conntrack table has {now} buckets: the module was loaded \
+         with another value, or the table was resized",
         option.at
     );
     Some(
-        Finding::new(RULE.id, Rank::Info, &host.place, reason)
-            .formula(format!("hashsize = nf_conntrack_buckets: {says}, {now}"))
+        CheckFinding::new(RULE.id, Rank::Info, &host.place, reason)
+            .formula(format!("hashsize = nf_conntrack_buckets: {configured}, {now}"))
             .owner(FixOwner::Node)
             .source(option.at.to_string()),
     )
 }
 
-fn deprecated(view: &View, host: &Netns) -> Option<Finding> {
-    let proxy = view.configured.kube_proxy.as_ref()?;
+fn deprecated(state: &HostState, host: &Netns) -> Option<CheckFinding> {
+    let proxy = state.configured.kube_proxy.as_ref()?;
     (proxy.mode.as_deref() == Some("ipvs")).then(|| {
-        Finding::new(
+        CheckFinding::new(
             RULE.id,
             Rank::Info,
             &host.place,

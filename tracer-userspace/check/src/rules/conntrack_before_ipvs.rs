@@ -2,18 +2,18 @@
 
 use rsttrace_core::fix::FixOwner;
 
-use super::{Question, Rule, TCP};
+use super::{Rule, RuleInput, TCP};
 use crate::{
-    finding::{Finding, Rank},
+    finding::{CheckFinding, Rank},
     origin, remedies,
 };
 
 pub const RULE: Rule = Rule {
     id: "conntrack_before_ipvs",
     causes: &[CAUSE],
-    doc: "nf_conntrack_tcp_timeout_established ≥ the IPVS TCP timeout × 1.15. IPVS takes the conntrack \
-          entry with it, so conntrack never needs to be first; when it is, a connection that is also \
-          masqueraded may come back with another port.",
+    doc: "nf_conntrack_tcp_timeout_established ≥ the IPVS TCP timeout × 1.15. IPVS deletes the conntrack \
+          entry together with its own, so conntrack never needs to expire first; when it does, a connection \
+          that is also masqueraded may come back with another port.",
     judge,
 };
 
@@ -21,9 +21,9 @@ const CAUSE: &str = "conntrack_idle_expired";
 const IPVS: &str = "ipvs.tcp";
 const CONNTRACK: &str = "net.netfilter.nf_conntrack_tcp_timeout_established";
 
-fn judge(question: &Question<'_>) -> Vec<Finding> {
+fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
     let tracked = |it: &&_| netns_tracks(it);
-    question
+    input
         .namespaces()
         .filter(|netns| netns.balances(TCP))
         .filter(tracked)
@@ -34,19 +34,20 @@ fn judge(question: &Question<'_>) -> Vec<Finding> {
                 return None;
             }
             let reason = format!(
-                "conntrack forgets a silent connection after {conntrack} s {}, and IPVS after {ipvs} s, not before: with NAT \
-                 on top it may come back with another port and be reset",
+                "an idle connection {} expires after {conntrack} s in conntrack and after {ipvs} s in IPVS: if \
+                 the conntrack entry expires first and NAT is on top, the connection may come back with \
+                 another port and be reset",
                 netns.place.describe()
             );
             Some(
-                Finding::new(RULE.id, Rank::Warn, &netns.place, reason)
+                CheckFinding::new(RULE.id, Rank::Warn, &netns.place, reason)
                     .cause(CAUSE)
                     .formula(format!("established ≥ ipvs tcp × 1.15: {conntrack} < {wanted}"))
                     .owner(FixOwner::Node)
                     .source(format!(
                         "{}; {}",
-                        origin::of(question.view, netns, CONNTRACK),
-                        origin::of(question.view, netns, IPVS)
+                        origin::of(input.state, netns, CONNTRACK),
+                        origin::of(input.state, netns, IPVS)
                     ))
                     .after(conntrack)
                     .fix(remedies::by_setting(
@@ -61,7 +62,7 @@ fn judge(question: &Question<'_>) -> Vec<Finding> {
         .collect()
 }
 
-/// IPVS connections are tracked by netfilter too.
+/// Whether conntrack also tracks the connections through IPVS.
 fn netns_tracks(netns: &super::Netns) -> bool {
     netns.values.is_on("net.ipv4.vs.conntrack") == Some(true)
 }

@@ -1,14 +1,14 @@
-//! The conntrack timeout of NAT against the keepalives of the connections that it translates.
+//! The conntrack timeout against the keepalives of the connections that NAT translates.
 
 use rsttrace_core::{
     causes::remedy::limit_above,
     fix::{Fix, FixOwner},
 };
 
-use super::{Netns, Question, Rule};
+use super::{Netns, Rule, RuleInput};
 use crate::{
     connections::{Fate, Probing, latest_probe},
-    finding::{Finding, Rank, some_do},
+    finding::{CheckFinding, Rank, some_do},
     origin, remedies,
 };
 
@@ -22,35 +22,35 @@ pub const RULE: Rule = Rule {
 
 const CAUSE: &str = "conntrack_idle_expired";
 const KEY: &str = "net.netfilter.nf_conntrack_tcp_timeout_established";
-/// The kernel's default for the first keepalive: what a socket sends that only has SO_KEEPALIVE on.
+/// The kernel's default keepalive time, seconds: that of a socket that only has SO_KEEPALIVE on.
 const KEEPALIVE_TIME: u64 = 7200;
 
-fn judge(question: &Question<'_>) -> Vec<Finding> {
-    let translators = question.namespaces().filter(|netns| netns.translates == Some(true));
-    translators.filter_map(|netns| of_netns(question, netns)).collect()
+fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
+    let translators = input.namespaces().filter(|netns| netns.translates == Some(true));
+    translators.filter_map(|netns| of_netns(input, netns)).collect()
 }
 
-fn of_netns(question: &Question<'_>, netns: &Netns) -> Option<Finding> {
+fn of_netns(input: &RuleInput<'_>, netns: &Netns) -> Option<CheckFinding> {
     let limit_s = netns.number(KEY)?;
-    let connections = question.ends.translated(netns);
+    let connections = input.ends.translated(netns);
     let lost: Vec<_> = connections.iter().filter(|it| it.fate(limit_s) == Fate::Lost).collect();
     let place = netns.place.describe();
-    // Half a day and more of silence is rare enough to be told in passing.
+    // Connections are rarely idle for longer than this: a longer limit is only an Info finding.
     let is_short = limit_s <= latest_probe(KEEPALIVE_TIME);
     let (rank, reason) = match (lost.len(), is_short) {
         (0, false) => return None,
         (0, true) => (
             Rank::Warn,
             format!(
-                "a translated connection that is silent for {limit_s} s loses its NAT entry {place}, also \
-                 one with SO_KEEPALIVE on and the default of {KEEPALIVE_TIME} s"
+                "a translated connection that is idle for {limit_s} s loses its NAT entry {place}; keepalive \
+                 at the {KEEPALIVE_TIME} s default does not prevent it"
             ),
         ),
         (count, is_short) => (
             if is_short { Rank::Break } else { Rank::Info },
             format!(
-                "{} no keepalive in time: after {limit_s} s of silence the entry is gone, and the server's \
-                 next packet is reset",
+                "{} no keepalive in time: after {limit_s} s idle the entry expires, and the server's next \
+                 packet is reset",
                 some_do(
                     count,
                     connections.len(),
@@ -60,15 +60,15 @@ fn of_netns(question: &Question<'_>, netns: &Netns) -> Option<Finding> {
             ),
         ),
     };
-    let mut finding = Finding::new(RULE.id, rank, &netns.place, reason)
+    let mut finding = CheckFinding::new(RULE.id, rank, &netns.place, reason)
         .cause(CAUSE)
         .formula(format!(
-            "keepalive_time × 1.125 < established = {limit_s}: at most {}; advised: {}",
+            "keepalive_time × 1.125 < established = {limit_s} (at most {}); recommended: {}",
             limit_s * 8 / 9,
             limit_s / 3
         ))
         .owner(FixOwner::Application)
-        .source(origin::of(question.view, netns, KEY))
+        .source(origin::of(input.state, netns, KEY))
         .after(limit_s)
         .connections(lost.iter().map(|it| it.describe()));
     let mut places: Vec<&Netns> = Vec::new();

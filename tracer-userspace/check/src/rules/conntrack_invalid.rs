@@ -1,4 +1,4 @@
-//! Segments out of the window: passed on without translation, or dropped by a rule.
+//! Segments outside the TCP window: passed on without translation, or dropped by a rule.
 
 use rsttrace_core::fix::FixOwner;
 use rsttrace_model::{
@@ -6,9 +6,9 @@ use rsttrace_model::{
     host_state::Netns,
 };
 
-use super::{Question, Rule};
+use super::{Rule, RuleInput};
 use crate::{
-    finding::{Finding, Rank, some_of},
+    finding::{CheckFinding, Rank, some_of},
     origin, remedies,
 };
 
@@ -16,10 +16,11 @@ pub const RULE: Rule = Rule {
     id: "conntrack_invalid",
     causes: &[CAUSE, HANGS],
     doc: "With nf_conntrack_tcp_be_liberal=0 a segment outside the window is INVALID and is not translated; \
-          the host that gets it under the wrong address answers with a reset \
-          (net/netfilter/nf_conntrack_proto_tcp.c, tcp_in_window). Where a rule drops INVALID packets there is \
-          no reset: a connection whose window conntrack misjudged, or of which it sees one direction only, \
-          hangs until its retries run out; where it answers them with a reset, that is one more who resets. Rules that follow from a chain's policy are not counted.",
+          the host that receives it with the untranslated address answers with a reset \
+          (net/netfilter/nf_conntrack_proto_tcp.c, tcp_in_window). Where a rule drops INVALID packets, there is \
+          no reset: a connection whose window conntrack misjudged, or of which conntrack sees one direction \
+          only, hangs until its retries run out. A rule that answers INVALID packets with a reset is one more \
+          source of resets. Drops by the policy of a chain are not counted.",
     judge,
 };
 
@@ -27,9 +28,9 @@ const CAUSE: &str = "conntrack_invalid";
 const HANGS: &str = "retransmission_timeout";
 const KEY: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
 
-fn judge(question: &Question<'_>) -> Vec<Finding> {
+fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
     let mut findings = Vec::new();
-    let strict = question.namespaces().filter(|netns| netns.values.is_on(KEY) == Some(false));
+    let strict = input.namespaces().filter(|netns| netns.values.is_on(KEY) == Some(false));
     for netns in strict {
         let found = [
             passed_on(netns),
@@ -40,7 +41,7 @@ fn judge(question: &Question<'_>) -> Vec<Finding> {
         findings.extend(found.into_iter().flatten().map(|finding| {
             finding
                 .owner(FixOwner::Node)
-                .source(origin::of(question.view, netns, KEY))
+                .source(origin::of(input.state, netns, KEY))
                 .fix(remedies::by_setting(CAUSE, "conntrack_be_liberal", netns, KEY, 1))
         }));
     }
@@ -50,8 +51,8 @@ fn judge(question: &Question<'_>) -> Vec<Finding> {
     findings
 }
 
-/// What nobody stops on its way through a namespace that translates.
-fn passed_on(netns: &Netns) -> Option<Finding> {
+/// INVALID packets that a namespace with NAT forwards.
+fn passed_on(netns: &Netns) -> Option<CheckFinding> {
     if netns.translates != Some(true) || stops(netns, Hook::Forward) {
         return None;
     }
@@ -64,43 +65,43 @@ fn passed_on(netns: &Netns) -> Option<Finding> {
         format!("; only some are stopped by {}", names(&rules))
     };
     let reason = format!(
-        "a segment outside the window is not translated {} and ends its connection with a reset{but}{}",
+        "a segment outside the TCP window is not translated {}, and its connection is reset{but}{}",
         netns.place.describe(),
         so_far(netns)
     );
-    let found = Finding::new(RULE.id, Rank::Warn, &netns.place, reason).cause(CAUSE);
+    let found = CheckFinding::new(RULE.id, Rank::Warn, &netns.place, reason).cause(CAUSE);
     Some(found.formula("NAT and tcp_be_liberal = 0, or a rule `ct state invalid drop`"))
 }
 
-/// A rule stops what is forwarded, and not what is meant for a program here (Kubernetes issue 117924).
-fn passed_to_this_host(netns: &Netns) -> Option<Finding> {
+/// A rule stops INVALID packets that are forwarded, but not those for a local socket (Kubernetes issue 117924).
+fn passed_to_this_host(netns: &Netns) -> Option<CheckFinding> {
     let only_forwarded = stops(netns, Hook::Forward) && !stops(netns, Hook::Input);
     if netns.translates != Some(true) || !only_forwarded {
         return None;
     }
     let reason = format!(
-        "no rule stops INVALID packets in hook input {}: a program there whose own connection is translated \
-         still resets it at a segment outside the window",
+        "no rule stops INVALID packets in hook input {}: a segment outside the TCP window still resets a \
+         translated connection of a local socket",
         netns.place.describe()
     );
-    let found = Finding::new(RULE.id, Rank::Info, &netns.place, reason).cause(CAUSE);
+    let found = CheckFinding::new(RULE.id, Rank::Info, &netns.place, reason).cause(CAUSE);
     Some(
         found
             .formula("NAT and tcp_be_liberal = 0, or a rule `ct state invalid drop` in hook input"),
     )
 }
 
-/// What rules stop: with a reset, or without.
-fn answered(netns: &Netns, reset: bool) -> Option<Finding> {
+/// Rules that stop INVALID packets, with a reset or without.
+fn answered(netns: &Netns, reset: bool) -> Option<CheckFinding> {
     let mut rules = rules(netns);
     rules.retain(|rule| (rule.answer == Answer::Reset) == reset);
     if rules.is_empty() {
         return None;
     }
-    let of_others = |rule: &&InvalidRule| {
+    let stops_forwarded = |rule: &&InvalidRule| {
         rule.hooks.contains(&Hook::Forward) || rule.hooks.contains(&Hook::Prerouting)
     };
-    let rank = match netns.translates == Some(true) || rules.iter().any(of_others) {
+    let rank = match netns.translates == Some(true) || rules.iter().any(stops_forwarded) {
         true => Rank::Warn,
         false => Rank::Info,
     };
@@ -111,10 +112,10 @@ fn answered(netns: &Netns, reset: bool) -> Option<Finding> {
         (_, false) => "drop INVALID packets",
     };
     let then = match reset {
-        true => "a segment outside the window ends its connection",
+        true => "a segment outside the TCP window resets its connection",
         false => {
-            "a connection whose window conntrack misjudges hangs until its retries run out, and one of \
-             which only one direction passes there is never made"
+            "a connection whose window conntrack misjudges hangs until its retries run out, and a connection \
+             of which only one direction passes there is never established"
         }
     };
     let place = netns.place.describe();
@@ -124,14 +125,14 @@ fn answered(netns: &Netns, reset: bool) -> Option<Finding> {
         true => "tcp_be_liberal = 0 and a rule `ct state invalid reject with tcp reset`",
         false => "tcp_be_liberal = 0 and a rule `ct state invalid drop`",
     };
-    Some(Finding::new(RULE.id, rank, &netns.place, reason).cause(cause).formula(formula))
+    Some(CheckFinding::new(RULE.id, rank, &netns.place, reason).cause(cause).formula(formula))
 }
 
 fn rules(netns: &Netns) -> Vec<&InvalidRule> {
     netns.firewall.iter().flat_map(|firewall| &firewall.invalid).collect()
 }
 
-/// Whether a rule without further conditions stops what comes to this hook.
+/// Whether a rule without further conditions stops INVALID packets at this hook.
 fn stops(netns: &Netns, hook: Hook) -> bool {
     rules(netns).iter().any(|rule| {
         let there = rule.hooks.contains(&Hook::Prerouting) || rule.hooks.contains(&hook);

@@ -1,17 +1,17 @@
-//! tcp_loose=0: a connection whose entry was lost cannot be picked up.
+//! tcp_loose=0: conntrack cannot pick up a connection whose entry was lost.
 
 use rsttrace_core::fix::FixOwner;
 
-use super::{Question, Rule};
+use super::{Rule, RuleInput};
 use crate::{
-    finding::{Finding, Rank},
+    finding::{CheckFinding, Rank},
     origin, remedies,
 };
 
 pub const RULE: Rule = Rule {
     id: "conntrack_pick_up",
     causes: &[CAUSE],
-    doc: "With nf_conntrack_tcp_loose=0 only a SYN makes an entry: after an expiry, a flush or a restart the \
+    doc: "With nf_conntrack_tcp_loose=0 only a SYN creates an entry: after an expiry, a flush or a restart the \
           packets of old connections are INVALID and are not translated.",
     judge,
 };
@@ -19,15 +19,15 @@ pub const RULE: Rule = Rule {
 const CAUSE: &str = "conntrack_idle_expired";
 const KEY: &str = "net.netfilter.nf_conntrack_tcp_loose";
 
-fn judge(question: &Question<'_>) -> Vec<Finding> {
-    let strict = question
+fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
+    let strict = input
         .namespaces()
         .filter(|netns| netns.translates == Some(true) && netns.values.is_on(KEY) == Some(false));
     strict
         .filter_map(|netns| {
             let reason = format!(
-                "a connection whose NAT entry is lost {} cannot be picked up again (tcp_loose=0), not even \
-                 by its client",
+                "a connection that lost its NAT entry {} cannot be picked up again (tcp_loose=0), not even by \
+                 a packet of its client",
                 netns.place.describe()
             );
             let change = remedies::set(netns, KEY, 1)?;
@@ -39,11 +39,11 @@ fn judge(question: &Question<'_>) -> Vec<Finding> {
                 ..remedies::documented(CAUSE, "raise_conntrack_timeout")?
             };
             Some(
-                Finding::new(RULE.id, Rank::Warn, &netns.place, reason)
+                CheckFinding::new(RULE.id, Rank::Warn, &netns.place, reason)
                     .cause(CAUSE)
-                    .formula("tcp_loose = 1 where connections outlive their entries; it is 0")
+                    .formula("tcp_loose = 1 where connections outlive their entries; now 0")
                     .owner(FixOwner::Node)
-                    .source(origin::of(question.view, netns, KEY))
+                    .source(origin::of(input.state, netns, KEY))
                     .fix([fix]),
             )
         })

@@ -1,11 +1,11 @@
-//! Timers that were "aligned": all the same.
+//! Timers that were set to the same value.
 
 use rsttrace_core::fix::FixOwner;
 
-use super::{Question, Rule, TCP};
+use super::{Rule, RuleInput, TCP};
 use crate::{
     connections::latest_probe,
-    finding::{Finding, Rank},
+    finding::{CheckFinding, Rank},
     origin, remedies,
 };
 
@@ -13,8 +13,8 @@ pub const RULE: Rule = Rule {
     id: "equal_timers",
     causes: &["ipvs_idle_expired", "conntrack_idle_expired"],
     doc: "Timers that are armed by the same packet and are equally long are a race: the keepalive timer \
-          fires up to 1/8 late, conntrack compares an exact deadline when the next packet comes. The \
-          keepalive has to be shorter, conntrack longer than IPVS.",
+          fires up to 1/8 late, conntrack compares an exact deadline when the next packet arrives. The \
+          keepalive time must be the shortest, and the conntrack timeout longer than the IPVS timeout.",
     judge,
 };
 
@@ -22,9 +22,9 @@ const KEEPALIVE: &str = "net.ipv4.tcp_keepalive_time";
 const IPVS: &str = "ipvs.tcp";
 const CONNTRACK: &str = "net.netfilter.nf_conntrack_tcp_timeout_established";
 
-fn judge(question: &Question<'_>) -> Vec<Finding> {
+fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
     let mut findings = Vec::new();
-    for netns in question.namespaces() {
+    for netns in input.namespaces() {
         let (keepalive, conntrack) = (netns.number(KEEPALIVE), netns.number(CONNTRACK));
         let ipvs = netns.number(IPVS).filter(|_| netns.balances(TCP));
         let place = netns.place.describe();
@@ -45,8 +45,8 @@ fn judge(question: &Question<'_>) -> Vec<Finding> {
             continue;
         };
         let reason = format!(
-            "{names} {limit_s} s {place}: equal timers are a race that the keepalive loses, because it \
-             fires up to 1/8 late"
+            "{names} {limit_s} s {place}: equal timers are a race that the keepalive loses, because \
+             its timer fires up to 1/8 late"
         );
         let sources = match cause {
             "ipvs_idle_expired" => vec![KEEPALIVE, IPVS, CONNTRACK],
@@ -55,13 +55,13 @@ fn judge(question: &Question<'_>) -> Vec<Finding> {
         let sources: Vec<_> = sources
             .into_iter()
             .filter(|key| netns.number(key) == Some(limit_s))
-            .map(|key| origin::of(question.view, netns, key))
+            .map(|key| origin::of(input.state, netns, key))
             .collect();
         findings.push(
-            Finding::new(RULE.id, Rank::Break, &netns.place, reason)
+            CheckFinding::new(RULE.id, Rank::Break, &netns.place, reason)
                 .cause(cause)
                 .formula(format!(
-                    "keepalive_time × 1.125 < limit: {limit_s} × 1.125 = {} ≥ {limit_s}; advised: {}",
+                    "keepalive_time × 1.125 < limit, but {limit_s} × 1.125 = {} ≥ {limit_s}; recommended: {}",
                     latest_probe(limit_s),
                     limit_s / 3
                 ))
@@ -69,7 +69,7 @@ fn judge(question: &Question<'_>) -> Vec<Finding> {
                 .source(sources.join("; "))
                 .after(limit_s)
                 .fix(remedies::keepalive_sysctls(cause, limit_s, &[netns]))
-                .fix(Some(remedies::keepalive_below(limit_s, "the entry's timer"))),
+                .fix(Some(remedies::keepalive_below(limit_s, "the timer of the table entry"))),
         );
     }
     findings

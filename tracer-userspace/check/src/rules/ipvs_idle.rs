@@ -1,11 +1,11 @@
-//! The IPVS TCP timeout against the keepalives of the connections that it holds.
+//! The IPVS TCP timeout against the keepalives of the connections through IPVS.
 
 use rsttrace_core::fix::{Fix, FixOwner};
 
-use super::{Netns, Question, Rule, TCP};
+use super::{Netns, Rule, RuleInput, TCP};
 use crate::{
-    connections::{Fate, Probing, Through, latest_probe},
-    finding::{Finding, Rank, counted, service_name, some_do, some_of},
+    connections::{Fate, Probing, TableConnection, latest_probe},
+    finding::{CheckFinding, Rank, counted, service_name, some_do, some_of},
     origin, remedies,
 };
 
@@ -13,23 +13,23 @@ pub const RULE: Rule = Rule {
     id: "ipvs_idle",
     causes: &[CAUSE],
     doc: "keepalive_time × 1.125 < the IPVS TCP timeout, better a third of it. A timer of the kernel's \
-          wheel fires up to 1/8 late (kernel/time/timer.c); without SO_KEEPALIVE nothing re-arms the \
-          entry.",
+          wheel fires up to 1/8 late (kernel/time/timer.c). Without SO_KEEPALIVE, nothing re-arms the timer \
+          of an idle connection.",
     judge,
 };
 
 const CAUSE: &str = "ipvs_idle_expired";
 const KEY: &str = "ipvs.tcp";
-/// The kernel's default for the first keepalive: what a socket sends that only has SO_KEEPALIVE on.
+/// The kernel's default keepalive time, seconds: that of a socket that only has SO_KEEPALIVE on.
 const KEEPALIVE_TIME: u64 = 7200;
 
-fn judge(question: &Question<'_>) -> Vec<Finding> {
-    question.namespaces().filter_map(|netns| of_netns(question, netns)).collect()
+fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
+    input.namespaces().filter_map(|netns| of_netns(input, netns)).collect()
 }
 
-fn of_netns(question: &Question<'_>, netns: &Netns) -> Option<Finding> {
+fn of_netns(input: &RuleInput<'_>, netns: &Netns) -> Option<CheckFinding> {
     let limit_s = netns.number(KEY)?;
-    let connections = question.ends.balanced(netns);
+    let connections = input.ends.balanced(netns);
     if connections.is_empty() && !netns.balances(TCP) {
         return None;
     }
@@ -48,15 +48,16 @@ fn of_netns(question: &Question<'_>, netns: &Netns) -> Option<Finding> {
         true => String::new(),
         false => format!(" to {}", some_of(&services)),
     };
-    // Longer silence is rare enough to be told in passing, and what `fix --idle 2h` leaves behind.
+    // Connections are rarely idle for longer than this, and `fix --idle 2h` sets a longer limit: then the
+    // finding is only an Info.
     let is_short = limit_s <= latest_probe(KEEPALIVE_TIME);
     let (rank, reason) = if lost > 0 {
         let send = ["sends", "send"].map(|send| format!("through IPVS {place} {send}"));
         (
             if is_short { Rank::Break } else { Rank::Info },
             format!(
-                "{} no keepalive in time: after {limit_s} s of silence the entry is gone and the next \
-                 packet is reset",
+                "{} no keepalive in time: after {limit_s} s idle the entry expires, and the next packet is \
+                 reset",
                 some_do(lost, connections.len(), "connection", send)
             ),
         )
@@ -64,28 +65,30 @@ fn of_netns(question: &Question<'_>, netns: &Netns) -> Option<Finding> {
         (
             Rank::Break,
             format!(
-                "every connection{to} through IPVS {place} that is silent for {limit_s} s is reset by its \
-                 next packet, also one with SO_KEEPALIVE on and the default of {KEEPALIVE_TIME} s"
+                "every connection{to} through IPVS {place} that is idle for {limit_s} s will be reset when it \
+                 next sends; keepalive at the {KEEPALIVE_TIME} s default does not prevent it"
             ),
         )
     } else if connections.is_empty() || unknown > 0 {
         let which = match connections.len() {
             0 => format!("a connection{to}"),
-            _ => format!("{} whose ends are not on this host", counted(unknown, "connection")),
+            _ => format!("{} with unknown keepalive", counted(unknown, "connection")),
         };
         (
             if is_short { Rank::Warn } else { Rank::Info },
             format!(
-                "{which} through IPVS {place}: after {limit_s} s of silence the entry is gone, unless an \
-                 end sends keepalives before"
+                "{which} through IPVS {place}: after {limit_s} s idle the entry expires, unless an end sends \
+                 keepalives before"
             ),
         )
     } else {
+        let all = connections.len();
+        let send = ["sends", "send"].map(|send| format!("through IPVS {place} {send}"));
         (
             Rank::Info,
             format!(
-                "all {} through IPVS {place} send keepalives before their entries expire ({limit_s} s)",
-                counted(connections.len(), "connection")
+                "{} keepalives before the entry expires ({limit_s} s)",
+                some_do(all, all, "connection", send)
             ),
         )
     };
@@ -95,11 +98,11 @@ fn of_netns(question: &Question<'_>, netns: &Netns) -> Option<Finding> {
         .filter(|(_, fate)| **fate == Fate::Lost)
         .map(|(it, _)| it)
         .collect();
-    let mut finding = Finding::new(RULE.id, rank, &netns.place, reason)
+    let mut finding = CheckFinding::new(RULE.id, rank, &netns.place, reason)
         .cause(CAUSE)
         .formula(formula(&at_risk, limit_s))
         .owner(FixOwner::Application)
-        .source(origin::of(question.view, netns, KEY))
+        .source(origin::of(input.state, netns, KEY))
         .connections(at_risk.iter().map(|it| it.describe()));
     if rank > Rank::Info {
         finding = finding.after(limit_s).fix(fixes(netns, limit_s, &at_risk));
@@ -107,31 +110,31 @@ fn of_netns(question: &Question<'_>, netns: &Netns) -> Option<Finding> {
     Some(finding)
 }
 
-fn formula(at_risk: &[&Through<'_>], limit_s: u64) -> String {
+fn formula(at_risk: &[&TableConnection<'_>], limit_s: u64) -> String {
     let times = at_risk.iter().flat_map(|it| &it.ends).filter_map(|end| match end.probing() {
         Probing::Every { time_s, .. } | Probing::NotBefore(time_s) => Some(time_s),
-        Probing::Off | Probing::Unseen => None,
+        Probing::Off | Probing::Unknown => None,
     });
     let third = limit_s / 3;
     match times.min() {
         Some(time_s) => format!(
-            "keepalive_time × 1.125 < ipvs tcp: {time_s} × 1.125 = {} ≥ {limit_s}; advised: {third}",
+            "keepalive_time × 1.125 < ipvs tcp, but {time_s} × 1.125 = {} ≥ {limit_s}; recommended: {third}",
             latest_probe(time_s)
         ),
         None if at_risk.is_empty() => format!(
-            "keepalive_time × 1.125 < ipvs tcp = {limit_s}: at most {}; advised: {third}",
+            "keepalive_time × 1.125 < ipvs tcp = {limit_s} (at most {}); recommended: {third}",
             limit_s * 8 / 9
         ),
         None => format!(
-            "keepalive_time × 1.125 < ipvs tcp = {limit_s}: there is no keepalive; advised: {third}"
+            "keepalive_time × 1.125 < ipvs tcp = {limit_s}, but there is no keepalive; recommended: {third}"
         ),
     }
 }
 
-fn fixes(netns: &Netns, limit_s: u64, at_risk: &[&Through<'_>]) -> Vec<Fix> {
+fn fixes(netns: &Netns, limit_s: u64, at_risk: &[&TableConnection<'_>]) -> Vec<Fix> {
     let mut fixes = Vec::new();
     fixes.push(remedies::keepalive_below(limit_s, "the IPVS timer"));
-    // Those that have SO_KEEPALIVE on can be had by their namespace's sysctls.
+    // The keepalive sysctls of a namespace change its sockets that have SO_KEEPALIVE on.
     let mut places: Vec<&Netns> = Vec::new();
     for end in at_risk.iter().flat_map(|it| &it.ends) {
         let on = matches!(end.probing(), Probing::Every { .. } | Probing::NotBefore(_));

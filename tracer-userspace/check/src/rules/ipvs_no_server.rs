@@ -1,25 +1,25 @@
-//! IPVS services without a server that takes connections.
+//! IPVS services without a server that accepts new connections.
 
 use rsttrace_core::fix::FixOwner;
 
-use super::{Question, Rule, UDP};
+use super::{Rule, RuleInput, UDP};
 use crate::{
-    finding::{Finding, Rank, counted, service_name, some_of},
+    finding::{CheckFinding, Rank, counted, service_name, some_of},
     remedies,
 };
 
 pub const RULE: Rule = Rule {
     id: "ipvs_no_server",
     causes: &[CAUSE],
-    doc: "A service needs a real server with a weight above 0; without one a new connection is answered \
+    doc: "A service needs a real server with a weight above 0; without one, a new connection is answered \
           with an ICMP error (net/netfilter/ipvs/ip_vs_core.c, ip_vs_leave).",
     judge,
 };
 
 const CAUSE: &str = "no_backend";
 
-fn judge(question: &Question<'_>) -> Vec<Finding> {
-    question
+fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
+    input
         .namespaces()
         .filter_map(|netns| {
             let services = netns.services.iter().flatten().filter(|it| it.protocol != UDP);
@@ -31,7 +31,7 @@ fn judge(question: &Question<'_>) -> Vec<Finding> {
                 return None;
             }
             let reason = format!(
-                "{} {} no server that takes connections: {}; new ones are refused",
+                "{} {} no server with a weight above 0: {}; new connections are refused",
                 counted(empty.len(), "IPVS service"),
                 format_args!(
                     "{} {}",
@@ -41,7 +41,7 @@ fn judge(question: &Question<'_>) -> Vec<Finding> {
                 some_of(&empty)
             );
             Some(
-                Finding::new(RULE.id, Rank::Warn, &netns.place, reason)
+                CheckFinding::new(RULE.id, Rank::Warn, &netns.place, reason)
                     .cause(CAUSE)
                     .formula("servers with weight > 0: 0")
                     .owner(FixOwner::KubeProxy)

@@ -1,39 +1,39 @@
-//! conn_reuse_mode=0: a reused client port follows its old entry, to a server that is gone or draining.
+//! conn_reuse_mode=0: a reused client port follows its old entry to a server that was removed or is draining.
 
 use rsttrace_core::fix::FixOwner;
 
-use super::{Question, Rule, TCP};
+use super::{Rule, RuleInput, TCP};
 use crate::{
-    finding::{Finding, Rank},
+    finding::{CheckFinding, Rank},
     origin,
 };
 
 pub const RULE: Rule = Rule {
     id: "ipvs_reuse",
     causes: &["ipvs_server_removed"],
-    doc: "With conn_reuse_mode=0 a SYN from a port that an entry still has goes where the entry points, \
-          also to a server of weight 0. It was a remedy for a delay of 1 s before 5.9; since then 1 has \
-          none (net/netfilter/ipvs/ip_vs_core.c, is_new_conn_expected).",
+    doc: "With conn_reuse_mode=0, a SYN from a client port that still has an entry goes to the server of that \
+          entry, even if its weight is 0. Before 5.9, 0 avoided a delay of 1 s; since then, 1 has no such \
+          delay (net/netfilter/ipvs/ip_vs_core.c, is_new_conn_expected).",
     judge,
 };
 
 const KEY: &str = "net.ipv4.vs.conn_reuse_mode";
 
-fn judge(question: &Question<'_>) -> Vec<Finding> {
-    question
+fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
+    input
         .namespaces()
         .filter(|netns| netns.is(KEY, 0) && netns.balances(TCP))
         .map(|netns| {
             let reason = format!(
-                "new connections {} from a port that was used before go to the old server, even one that \
-                 drains or is gone (conn_reuse_mode=0)",
+                "new connections {} from a reused client port go to the old server, even if that server is \
+                 draining or was removed (conn_reuse_mode=0)",
                 netns.place.describe()
             );
-            Finding::new(RULE.id, Rank::Warn, &netns.place, reason)
+            CheckFinding::new(RULE.id, Rank::Warn, &netns.place, reason)
                 .cause("ipvs_server_removed")
-                .formula("conn_reuse_mode = 1 from 5.9 on; it is 0")
+                .formula("conn_reuse_mode = 1 from 5.9 on; now 0")
                 .owner(FixOwner::KubeProxy)
-                .source(origin::of(question.view, netns, KEY))
+                .source(origin::of(input.state, netns, KEY))
         })
         .collect()
 }

@@ -1,27 +1,27 @@
-//! What becomes of the connections of a real server that is removed.
+//! What happens to the connections of a real server that is removed.
 
 use rsttrace_core::fix::FixOwner;
 
-use super::{Question, Rule, TCP};
+use super::{Rule, RuleInput, TCP};
 use crate::{
-    finding::{Finding, Rank},
+    finding::{CheckFinding, Rank},
     origin, remedies,
 };
 
 pub const RULE: Rule = Rule {
     id: "ipvs_server_removed",
     causes: &[CAUSE],
-    doc: "expire_nodest_conn=0: packets of a removed server's connections are dropped in silence until \
-          their sender gives up; 1: they are reset (net/netfilter/ipvs/ip_vs_core.c, ip_vs_in_hook). \
-          Only draining keeps them.",
+    doc: "With expire_nodest_conn=0, packets of a removed server's connections are dropped without an answer \
+          until the sender's retries run out; with 1, the connections are reset \
+          (net/netfilter/ipvs/ip_vs_core.c, ip_vs_in_hook). Only draining keeps them.",
     judge,
 };
 
 const CAUSE: &str = "ipvs_server_removed";
 const KEY: &str = "net.ipv4.vs.expire_nodest_conn";
 
-fn judge(question: &Question<'_>) -> Vec<Finding> {
-    let balancers = question.namespaces().filter(|netns| netns.balances(TCP));
+fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
+    let balancers = input.namespaces().filter(|netns| netns.balances(TCP));
     balancers
         .filter_map(|netns| {
             let place = netns.place.describe();
@@ -44,11 +44,11 @@ fn judge(question: &Question<'_>) -> Vec<Finding> {
             let reset = remedies::by_setting(CAUSE, "reset_instead_of_hang", netns, KEY, 1)
                 .filter(|_| rank == Rank::Warn);
             Some(
-                Finding::new(RULE.id, rank, &netns.place, reason)
+                CheckFinding::new(RULE.id, rank, &netns.place, reason)
                     .cause(CAUSE)
-                    .formula("expire_nodest_conn: 0 = silence, 1 = reset; weight 0 first = neither")
+                    .formula("expire_nodest_conn: 0 = no answer, 1 = reset; weight 0 first = neither")
                     .owner(FixOwner::KubeProxy)
-                    .source(origin::of(question.view, netns, KEY))
+                    .source(origin::of(input.state, netns, KEY))
                     .fix(remedies::documented(CAUSE, "drain_before_removal"))
                     .fix(reset),
             )

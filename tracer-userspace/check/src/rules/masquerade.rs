@@ -1,32 +1,32 @@
-//! Masquerading as an address that may go away.
+//! Masquerading with an address that may change.
 
 use rsttrace_core::fix::{Fix, FixOwner};
 use rsttrace_model::{address::Address, firewall::Masquerade};
 
-use super::{Netns, Question, Rule};
+use super::{Netns, Rule, RuleInput};
 use crate::{
-    finding::{Finding, Rank, some_of},
+    finding::{CheckFinding, Rank, some_of},
     remedies,
 };
 
 pub const RULE: Rule = Rule {
     id: "masquerade",
     causes: &[CAUSE],
-    doc: "`masquerade` watches the interface: when that goes down, or loses the address, the kernel deletes \
-          the entries that use it (net/netfilter/nf_nat_masquerade.c, masq_device_event and \
+    doc: "When the interface of `masquerade` goes down or loses the address, the kernel deletes the entries \
+          that use the address (net/netfilter/nf_nat_masquerade.c, masq_device_event and \
           masq_inet_event), and with another address the connections break. An address with a lifetime \
-          (DHCP) or of a point-to-point link (PPP, a tunnel) may change; one that was set for good goes only \
-          when somebody takes it away. IPv4 only.",
+          (DHCP) or of a point-to-point link (PPP, a tunnel) may change; a static address stays until an \
+          administrator removes it. IPv4 only.",
     judge,
 };
 
 const CAUSE: &str = "masquerade_flushed";
 
-fn judge(question: &Question<'_>) -> Vec<Finding> {
-    question.namespaces().filter_map(may_be_flushed).collect()
+fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
+    input.namespaces().filter_map(may_be_flushed).collect()
 }
 
-fn may_be_flushed(netns: &Netns) -> Option<Finding> {
+fn may_be_flushed(netns: &Netns) -> Option<CheckFinding> {
     let rules = &netns.firewall.as_ref()?.masquerades;
     let mut addresses = Vec::new();
     for address in netns.addresses.iter().flatten() {
@@ -43,14 +43,14 @@ fn may_be_flushed(netns: &Netns) -> Option<Finding> {
         .collect();
     let names: Vec<_> = addresses.iter().map(|address| describe(address)).collect();
     let reason = format!(
-        "connections {} that {} masquerades break when {} goes or its interface is down",
+        "connections {} masqueraded by {} break when {} is removed or its interface goes down",
         netns.place.describe(),
         some_of(&of),
         some_of(&names),
     );
     let fix = remedies::documented(CAUSE, "snat_to_a_fixed_address").map(|fix| Fix {
         summary: format!(
-            "where {} stays the same, use `snat to {}` in place of `masquerade`",
+            "if {} never changes, use `snat to {}` instead of `masquerade`",
             first.ip, first.ip
         ),
         current: Some("masquerade".into()),
@@ -58,11 +58,13 @@ fn may_be_flushed(netns: &Netns) -> Option<Finding> {
         ..fix
     });
     Some(
-        Finding::new(RULE.id, Rank::Info, &netns.place, reason)
+        CheckFinding::new(RULE.id, Rank::Info, &netns.place, reason)
             .cause(CAUSE)
-            .formula("masquerade and an address with a lifetime or of a point-to-point link")
+            .formula(
+                "masquerade with an address that has a lifetime or is on a point-to-point link",
+            )
             .owner(FixOwner::Firewall)
-            .source("the rules of nftables, and the flags of the addresses (ip -4 addr)")
+            .source("the nftables rules, and the flags of the addresses (ip -4 addr)")
             .fix(remedies::documented(CAUSE, "keep_the_address"))
             .fix(fix),
     )
@@ -72,11 +74,11 @@ fn applies(rule: &Masquerade, address: &Address) -> bool {
     rule.at.chain.family != "ip6" && address.leaves(&rule.out)
 }
 
-/// "192.0.2.7 of eth0 (it has a lifetime)"
+/// "192.0.2.7 of eth0 (has a lifetime)"
 fn describe(address: &Address) -> String {
     let why = match address.leased {
-        true => "it has a lifetime",
-        false => "a point-to-point link",
+        true => "has a lifetime",
+        false => "point-to-point link",
     };
     match &address.interface {
         Some(interface) => format!("{} of {interface} ({why})", address.ip),

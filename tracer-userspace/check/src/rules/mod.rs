@@ -1,8 +1,8 @@
-//! The rules: one file each, a value and a pure function of the view.
+//! The rules. Each has a file of its own: a [`Rule`] and a pure function of the host's state.
 
-use rsttrace_model::host_state::{Netns, View};
+use rsttrace_model::host_state::{HostState, Netns};
 
-use super::{connections::Ends, finding::Finding};
+use super::{connections::Ends, finding::CheckFinding};
 
 mod accept_queue;
 mod configured;
@@ -29,34 +29,34 @@ mod tests;
 mod udp_timers;
 mod user_timeout;
 
-/// What is asked of the rules.
-pub struct Question<'a> {
-    pub view: &'a View,
+/// What the rules read.
+pub struct RuleInput<'a> {
+    pub state: &'a HostState,
     pub(super) ends: Ends<'a>,
 }
 
-impl<'a> Question<'a> {
+impl<'a> RuleInput<'a> {
     #[must_use]
-    pub fn new(view: &'a View) -> Self {
-        Self { view, ends: Ends::of(view) }
+    pub fn new(state: &'a HostState) -> Self {
+        Self { state, ends: Ends::of(state) }
     }
 
     fn namespaces(&self) -> impl Iterator<Item = &'a Netns> {
-        self.view.namespaces.iter()
+        self.state.namespaces.iter()
     }
 }
 
 /// A rule.
 pub struct Rule {
     pub id: &'static str,
-    /// The causes that it can foresee.
+    /// Ids of the causes that the rule can predict.
     pub causes: &'static [&'static str],
-    /// What it holds against what, and where that comes from.
+    /// What the rule compares, and the source of its numbers.
     pub doc: &'static str,
-    pub judge: fn(&Question<'_>) -> Vec<Finding>,
+    pub judge: fn(&RuleInput<'_>) -> Vec<CheckFinding>,
 }
 
-/// Every rule, the likeliest trouble first.
+/// Every rule, the most likely problem first.
 pub const ALL: &[Rule] = &[
     ipvs_idle::RULE,
     conntrack_idle::RULE,

@@ -1,19 +1,19 @@
 //! UDP: two tables with a timer each, and how many flows a timeout leaves room for.
 
 use rsttrace_core::fix::{Change, Fix, FixOwner};
-use rsttrace_model::{host_state::View, netns::Place, settings::Setting};
+use rsttrace_model::{host_state::HostState, netns::Place, settings::Setting};
 
-use super::{Netns, Question, Rule, UDP};
+use super::{Netns, Rule, RuleInput, UDP};
 use crate::{
-    finding::{Finding, Rank},
+    finding::{CheckFinding, Rank},
     origin,
 };
 
 pub const RULE: Rule = Rule {
     id: "udp_timers",
     causes: &[FULL],
-    doc: "A table of max entries holds max ÷ timeout UDP flows a second: each DNS query leaves an entry for \
-          that long. The IPVS UDP timeout is another table's; the shorter one of the two counts.",
+    doc: "A table of max entries holds max ÷ timeout UDP flows per second: each DNS query leaves an entry \
+          for that long. IPVS has a table and a UDP timeout of its own; the shorter timeout counts.",
     judge,
 };
 
@@ -25,32 +25,32 @@ const IPVS: &str = "ipvs.udp";
 /// The default of [`TIMEOUT`].
 const DEFAULT_S: u64 = 30;
 
-fn judge(question: &Question<'_>) -> Vec<Finding> {
+fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
     let mut findings = Vec::new();
-    for netns in question.namespaces() {
-        findings.extend(capacity(question.view, netns));
-        findings.extend(two_tables(question.view, netns));
+    for netns in input.namespaces() {
+        findings.extend(capacity(input.state, netns));
+        findings.extend(two_tables(input.state, netns));
     }
     findings
 }
 
-/// A timeout that was raised for no reason fills the table.
-fn capacity(view: &View, netns: &Netns) -> Option<Finding> {
-    let max = view.machine.values.number(MAX).filter(|max| *max != 0)?;
+/// A raised timeout fills the table at a lower rate of flows.
+fn capacity(state: &HostState, netns: &Netns) -> Option<CheckFinding> {
+    let max = state.machine.values.number(MAX).filter(|max| *max != 0)?;
     let timeout = netns.number(TIMEOUT).filter(|timeout| *timeout > DEFAULT_S)?;
     let flows = |timeout| (max + timeout / 2) / timeout;
     let (now, before) = (flows(timeout), flows(DEFAULT_S));
     let reason = format!(
         "each UDP flow keeps its conntrack entry for {timeout} s {}: a table of {max} entries is full at \
-         {now} new flows (DNS queries) a second, where the default of {DEFAULT_S} s holds {before}",
+         {now} new flows (DNS queries) per second, while the default of {DEFAULT_S} s holds {before}",
         netns.place.describe()
     );
     Some(
-        Finding::new(RULE.id, Rank::Warn, &netns.place, reason)
+        CheckFinding::new(RULE.id, Rank::Warn, &netns.place, reason)
             .cause(FULL)
             .formula(format!("max ÷ udp_timeout: {max} ÷ {timeout} = {now} flows/s"))
             .owner(FixOwner::Node)
-            .source(origin::of(view, netns, TIMEOUT))
+            .source(origin::of(state, netns, TIMEOUT))
             .fix(lower(&netns.place, netns)),
     )
 }
@@ -67,7 +67,7 @@ fn lower(place: &Place, netns: &Netns) -> Option<Fix> {
         risk: rsttrace_core::fix::Risk::Low,
         summary: format!("set {TIMEOUT} back to {DEFAULT_S} {}", place.describe()),
         reason:
-            "an answered query needs its entry for a moment only; a flow that goes on refreshes it"
+            "an answered query needs its entry only briefly; a flow that continues refreshes its entry"
                 .into(),
         current: netns.values.text(TIMEOUT).ok().map(Into::into),
         wanted: Some(DEFAULT_S.to_string()),
@@ -75,7 +75,7 @@ fn lower(place: &Place, netns: &Netns) -> Option<Fix> {
     })
 }
 
-fn two_tables(view: &View, netns: &Netns) -> Option<Finding> {
+fn two_tables(state: &HostState, netns: &Netns) -> Option<CheckFinding> {
     if !netns.balances(UDP) || netns.values.is_on("net.ipv4.vs.conntrack") != Some(true) {
         return None;
     }
@@ -83,17 +83,17 @@ fn two_tables(view: &View, netns: &Netns) -> Option<Finding> {
     let least = ipvs.min(conntrack);
     let reason = format!(
         "a UDP flow through IPVS {} has two timers, {ipvs} s in IPVS and {conntrack} s in conntrack: the \
-         shorter one ends it",
+         flow expires after the shorter one",
         netns.place.describe()
     );
     Some(
-        Finding::new(RULE.id, Rank::Info, &netns.place, reason)
+        CheckFinding::new(RULE.id, Rank::Info, &netns.place, reason)
             .formula(format!("min(ipvs udp {ipvs}, udp_timeout_stream {conntrack}) = {least} s"))
             .owner(FixOwner::Node)
             .source(format!(
                 "{}; {}",
-                origin::of(view, netns, IPVS),
-                origin::of(view, netns, STREAM)
+                origin::of(state, netns, IPVS),
+                origin::of(state, netns, STREAM)
             )),
     )
 }

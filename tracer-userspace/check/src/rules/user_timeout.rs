@@ -1,23 +1,23 @@
-//! Sockets that give up after a time of their own.
+//! Sockets that have TCP_USER_TIMEOUT set.
 
 use rsttrace_core::fix::{Change, Fix, FixOwner};
 use rsttrace_model::{socket::SocketOptions, tcp_state};
 
-use super::{Netns, Question, Rule};
+use super::{Netns, Rule, RuleInput};
 use crate::{
     connections::End,
-    finding::{Finding, Rank, counted},
+    finding::{CheckFinding, Rank, counted},
     remedies,
 };
 
 pub const RULE: Rule = Rule {
     id: "user_timeout",
     causes: &[CAUSE],
-    doc: "TCP_USER_TIMEOUT takes the place of tcp_retries2, and of the count of keepalive probes: from the \
-          first probe without an answer on, the silence is held against it alone \
-          (net/ipv4/tcp_timer.c, tcp_keepalive_timer). At or below time + intvl a single lost probe ends the \
-          connection; below seven times the retransmission interval, 0.2 s at least, the loss of three \
-          segments in a row does.",
+    doc: "TCP_USER_TIMEOUT takes the place of tcp_retries2 and of the number of keepalive probes: from the \
+          first unanswered probe on, only TCP_USER_TIMEOUT limits the idle time \
+          (net/ipv4/tcp_timer.c, tcp_keepalive_timer). At or below time + intvl, a single lost probe ends the \
+          connection. Below seven times the retransmission interval (at least 0.2 s), the loss of three \
+          segments in a row ends the connection.",
     judge,
 };
 
@@ -26,17 +26,19 @@ const FIX: &str = "user_timeout_in_step";
 
 /// `TCP_RTO_MIN` (include/net/tcp.h), milliseconds.
 const SMALLEST_INTERVAL_MS: u64 = 200;
-/// Retransmissions after 1, 3 and 7 intervals.
+/// The longest TCP_USER_TIMEOUT that the fix sets, milliseconds.
+const LONGEST_MS: u64 = 600_000;
+/// Retransmissions after 1, 3 and 7 intervals, milliseconds.
 const THREE_RETRANSMISSIONS_MS: u64 = 7 * SMALLEST_INTERVAL_MS;
 
-/// A socket that has the option set.
+/// A socket that has TCP_USER_TIMEOUT set.
 struct Limited<'a> {
     end: End<'a>,
     limit_ms: u64,
     keepalive: Option<Keepalive>,
 }
 
-/// Whole milliseconds.
+/// The keepalive times of a socket, whole milliseconds.
 #[derive(Clone, Copy)]
 struct Keepalive {
     time_ms: u64,
@@ -59,19 +61,19 @@ impl Keepalive {
         limit_ms.saturating_sub(self.time_ms).div_ceil(self.intvl_ms).max(1)
     }
 
-    /// Silence after which all have been sent and the last has had no answer.
+    /// Idle time after which all probes were sent and the last one was not answered, milliseconds.
     fn all_ms(self) -> u64 {
         self.time_ms + self.intvl_ms * self.probes
     }
 }
 
 impl Limited<'_> {
-    /// One lost probe is one too many, where the count would allow more.
-    fn hangs_on_one_probe(&self) -> Option<Keepalive> {
+    /// The limit expires after one lost probe, although the number of probes allows more.
+    fn allows_one_probe(&self) -> Option<Keepalive> {
         self.keepalive.filter(|it| it.probes > 1 && it.probes_within(self.limit_ms) == 1)
     }
 
-    fn is_hasty(&self) -> bool {
+    fn is_too_short(&self) -> bool {
         self.limit_ms < THREE_RETRANSMISSIONS_MS
     }
 
@@ -83,65 +85,65 @@ impl Limited<'_> {
     }
 }
 
-fn judge(question: &Question<'_>) -> Vec<Finding> {
-    let limited: Vec<Limited<'_>> = question.ends.all().filter_map(limited).collect();
+fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
+    let limited: Vec<Limited<'_>> = input.ends.all().filter_map(limited).collect();
     let mut findings = Vec::new();
-    for netns in question.namespaces() {
+    for netns in input.namespaces() {
         let of_netns = || limited.iter().filter(|it| std::ptr::eq(it.end.netns, netns));
-        let hasty = of_netns().filter(|it| it.is_hasty()).collect();
+        let short = of_netns().filter(|it| it.is_too_short()).collect();
         let one_probe =
-            of_netns().filter(|it| !it.is_hasty() && it.hangs_on_one_probe().is_some()).collect();
-        let chosen =
-            of_netns().filter(|it| !it.is_hasty() && it.hangs_on_one_probe().is_none()).collect();
-        findings.extend(too_hasty(netns, hasty));
-        findings.extend(one_probe_too_few(netns, one_probe));
-        findings.extend(by_choice(netns, chosen));
+            of_netns().filter(|it| !it.is_too_short() && it.allows_one_probe().is_some()).collect();
+        let others =
+            of_netns().filter(|it| !it.is_too_short() && it.allows_one_probe().is_none()).collect();
+        findings.extend(too_short(netns, short));
+        findings.extend(ends_after_one_probe(netns, one_probe));
+        findings.extend(replaces_sysctls(netns, others));
     }
     findings
 }
 
 fn limited(end: End<'_>) -> Option<Limited<'_>> {
     let options = end.held?.options?;
-    let elsewhere = !end.socket.flow.dst.ip().is_loopback();
-    let concerned = elsewhere && end.socket.state == tcp_state::ESTABLISHED;
-    (concerned && options.user_timeout_ms > 0).then(|| Limited {
+    let is_remote = !end.socket.flow.dst.ip().is_loopback();
+    let is_relevant = is_remote && end.socket.state == tcp_state::ESTABLISHED;
+    (is_relevant && options.user_timeout_ms > 0).then(|| Limited {
         end,
         limit_ms: options.user_timeout_ms.into(),
         keepalive: Keepalive::of(options),
     })
 }
 
-/// So little that losses in a row, and no outage, are enough.
-fn too_hasty(netns: &Netns, mut them: Vec<&Limited<'_>>) -> Option<Finding> {
+/// So short that a few lost segments in a row end the connection, without an outage.
+fn too_short(netns: &Netns, mut them: Vec<&Limited<'_>>) -> Option<CheckFinding> {
     them.sort_by_key(|it| it.limit_ms);
     let least = them.first()?;
     let reason = format!(
-        "{} {} may be given up before data was sent again three times: TCP_USER_TIMEOUT is {} ms",
+        "{} {} may time out before data was retransmitted three times: TCP_USER_TIMEOUT is {} ms",
         counted(them.len(), "connection"),
         netns.place.describe(),
         least.limit_ms,
     );
     let formula = format!(
-        "TCP_USER_TIMEOUT ≥ {SMALLEST_INTERVAL_MS} ms × (1 + 2 + 4) = {THREE_RETRANSMISSIONS_MS} ms; it is {} ms",
+        "TCP_USER_TIMEOUT ≥ {SMALLEST_INTERVAL_MS} ms × (1 + 2 + 4) = {THREE_RETRANSMISSIONS_MS} ms; now {} ms",
         least.limit_ms
     );
     let fix = remedies::documented(CAUSE, FIX);
     Some(found(netns, Rank::Warn, reason, &them).formula(formula).fix(fix))
 }
 
-fn one_probe_too_few(netns: &Netns, mut them: Vec<&Limited<'_>>) -> Option<Finding> {
+fn ends_after_one_probe(netns: &Netns, mut them: Vec<&Limited<'_>>) -> Option<CheckFinding> {
     them.sort_by_key(|it| it.limit_ms);
     let least = them.first()?;
-    let keepalive = least.hangs_on_one_probe()?;
+    let keepalive = least.allows_one_probe()?;
     let Keepalive { time_ms, intvl_ms, probes } = keepalive;
     let reason = format!(
-        "a single lost keepalive probe ends {} {}: TCP_USER_TIMEOUT is over before the second of {probes} is \
-         sent",
+        "a single lost keepalive probe ends {} {}: TCP_USER_TIMEOUT expires before the second of {probes} \
+         probes is sent",
         counted(them.len(), "connection"),
         netns.place.describe(),
     );
     let formula = format!(
-        "TCP_USER_TIMEOUT > time + intvl = {time_ms} + {intvl_ms} = {} ms; it is {} ms",
+        "TCP_USER_TIMEOUT > time + intvl = {time_ms} + {intvl_ms} = {} ms; now {} ms",
         time_ms + intvl_ms,
         least.limit_ms
     );
@@ -149,15 +151,15 @@ fn one_probe_too_few(netns: &Netns, mut them: Vec<&Limited<'_>>) -> Option<Findi
     Some(found(netns, Rank::Warn, reason, &them).formula(formula).fix(fix))
 }
 
-fn by_choice(netns: &Netns, mut them: Vec<&Limited<'_>>) -> Option<Finding> {
+fn replaces_sysctls(netns: &Netns, mut them: Vec<&Limited<'_>>) -> Option<CheckFinding> {
     them.sort_by_key(|it| it.limit_ms);
     let least = them.first()?;
     let reason = format!(
-        "{} {} {} up when nothing was acknowledged for {} ms or longer, whatever tcp_retries2 and the number of \
-         keepalive probes are: TCP_USER_TIMEOUT is set",
+        "{} {} {} out when nothing was acknowledged for {} ms or longer, whatever tcp_retries2 and the \
+         number of keepalive probes are: TCP_USER_TIMEOUT is set",
         counted(them.len(), "connection"),
         netns.place.describe(),
-        if them.len() == 1 { "gives" } else { "give" },
+        if them.len() == 1 { "times" } else { "time" },
         least.limit_ms,
     );
     let formula = match least.keepalive {
@@ -169,22 +171,24 @@ fn by_choice(netns: &Netns, mut them: Vec<&Limited<'_>>) -> Option<Finding> {
             it.probes_within(least.limit_ms),
             it.probes
         ),
-        None => format!("data is given up after {} ms in place of tcp_retries2", least.limit_ms),
+        None => format!(
+            "unacknowledged data times out after {} ms instead of tcp_retries2",
+            least.limit_ms
+        ),
     };
     Some(found(netns, Rank::Info, reason, &them).formula(formula))
 }
 
-fn found(netns: &Netns, rank: Rank, reason: String, them: &[&Limited<'_>]) -> Finding {
-    Finding::new(RULE.id, rank, &netns.place, reason)
+fn found(netns: &Netns, rank: Rank, reason: String, them: &[&Limited<'_>]) -> CheckFinding {
+    CheckFinding::new(RULE.id, rank, &netns.place, reason)
         .cause(CAUSE)
         .owner(FixOwner::Application)
-        .source("the sockets' own options")
+        .source("the options of the sockets")
         .connections(them.iter().map(|it| it.describe()))
 }
 
-/// A longer timeout, or where that would be longer than anybody waits, sooner probes.
+/// A longer timeout, or earlier probes if that timeout would be longer than [`LONGEST_MS`].
 fn in_step(least: &Limited<'_>, keepalive: Keepalive) -> Option<Fix> {
-    const LONGEST_MS: u64 = 600_000;
     let option = |name: &str, value: u64| Change::SocketOption {
         code: format!("setsockopt(fd, IPPROTO_TCP, {name}, {value})"),
         place: None,

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use rsttrace_model::{
-    host_state::{Netns, View},
+    host_state::{HostState, Netns},
     netns::NetnsReach,
     settings::{Scope, Setting},
 };
@@ -16,7 +16,7 @@ const MOST_PLACES: usize = 8;
 /// What fixes are computed from.
 #[derive(Clone, Copy, Debug)]
 pub struct Scene<'a> {
-    pub view: &'a View,
+    pub view: &'a HostState,
     /// Change nothing in any other namespace.
     pub netns: Option<u32>,
     /// The longest silence that a connection has to survive, seconds.
@@ -41,7 +41,7 @@ pub struct Broken {
 }
 
 impl<'a> Scene<'a> {
-    pub fn of(view: &'a View) -> Self {
+    pub fn of(view: &'a HostState) -> Self {
         Self { view, netns: None, idle_s: None, broken: Broken::default() }
     }
 

@@ -1,8 +1,8 @@
-//! Every kernel setting that we read to judge or would change to heal: the allow-list.
+//! Every kernel setting that rsttrace reads for a check or changes for a fix: the allow-list.
 //!
-//! `check`, `fix` and `plan` know no other keys, so nothing that a file or an incident says can make
-//! one of them touch anything else. Values are kept as the kernel prints them, so that an undo writes
-//! back exactly what was found.
+//! `check`, `fix` and `plan` know no other keys, so no content of a file or an incident can make one of them
+//! change anything else. Values are kept as the kernel prints them, so that an undo writes back exactly what
+//! was found.
 
 mod table;
 mod values;
@@ -13,26 +13,26 @@ pub use values::{Unread, Values};
 /// One setting.
 #[derive(Debug)]
 pub struct Setting {
-    /// The name people know: that of `sysctl`, or `ipvs.tcp` for what only `ipvsadm --set` changes.
+    /// The name of the sysctl, or `ipvs.tcp` and the like for what only `ipvsadm --set` changes.
     pub key: &'static str,
     pub stored: Stored,
     pub scope: Scope,
     pub unit: Unit,
-    /// What every supported kernel accepts; both ends included.
+    /// The values that every supported kernel accepts; both ends included.
     pub range: (u64, u64),
-    /// The kernel's compiled-in value; `None` where it depends on memory, or where nobody may set it.
+    /// The kernel's compiled-in value; `None` if it depends on memory, or if the setting is read-only.
     pub default: Option<u64>,
-    /// The field of KubeProxyConfiguration that overrules it when kube-proxy starts.
+    /// The field of KubeProxyConfiguration whose value kube-proxy writes when it starts.
     pub kube_proxy: Option<&'static str>,
     /// Whether the kubelet lets a pod set it (`safe_sysctls.go`, or by `--allowed-unsafe-sysctls`).
     pub in_pods: InPods,
     pub writable: bool,
 }
 
-/// Where the kernel keeps it.
+/// Where the kernel keeps the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
-    /// `/proc/sys`, at the key with dots for slashes.
+    /// `/proc/sys`, at the key with its dots as slashes.
     Sysctl,
     /// The IPVS timeouts: generic netlink, `IPVS_CMD_SET_CONFIG`. No sysctl holds them.
     IpvsTimeout(IpvsTimer),
@@ -48,7 +48,7 @@ pub enum IpvsTimer {
     Udp,
 }
 
-/// Whose value it is.
+/// The scope of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// One for the whole machine, writable in the initial network namespace only.
@@ -67,11 +67,11 @@ pub enum Unit {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InPods {
-    /// `securityContext.sysctls` takes it as it is.
+    /// `securityContext.sysctls` accepts it.
     Safe,
     /// Only with the kubelet's `--allowed-unsafe-sysctls`.
     Unsafe,
-    /// Not a pod's to set.
+    /// A pod cannot set it.
     No,
 }
 
@@ -86,7 +86,7 @@ impl Setting {
         ALL.iter().find(|setting| setting.stored == Stored::IpvsTimeout(timer))
     }
 
-    /// Below `/`: where the value can be read, unless netlink holds it.
+    /// The path of the value, relative to `/`; `None` if only netlink can read it.
     pub fn path(&self) -> Option<String> {
         match self.stored {
             Stored::Sysctl => Some(format!("proc/sys/{}", self.key.replace('.', "/"))),

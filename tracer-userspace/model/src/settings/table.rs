@@ -49,7 +49,7 @@ impl Setting {
         Self { in_pods: InPods::Safe, ..self }
     }
 
-    /// Of the machine; its default depends on the memory.
+    /// One value for the machine; the default depends on the memory.
     const fn of_machine(self) -> Self {
         Self { scope: Scope::Machine, default: None, in_pods: InPods::No, ..self }
     }
@@ -59,7 +59,7 @@ impl Setting {
     }
 }
 
-/// Every setting, grouped by whose it is.
+/// Every setting, grouped by subsystem.
 pub const ALL: &[Setting] = &[
     // Sockets.
     seconds("net.ipv4.tcp_keepalive_time", 7200).safe_in_pods(),

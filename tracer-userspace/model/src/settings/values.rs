@@ -1,15 +1,15 @@
-//! The values that were found in one place.
+//! The values of a network namespace or of the machine.
 
 use std::collections::BTreeMap;
 
 use super::Setting;
 
-/// Why a value is not known.
+/// Why a value was not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unread {
     /// This kernel has no such setting, or its module is not loaded.
     Absent,
-    /// We may not read it.
+    /// Permission to read it was denied.
     Denied,
 }
 
@@ -22,7 +22,7 @@ impl Values {
         self.0.insert(setting.key, value);
     }
 
-    /// The text, without the line's end.
+    /// The text, without the end of the line.
     pub fn text(&self, key: &str) -> Result<&str, Unread> {
         match self.0.get(key) {
             Some(Ok(text)) => Ok(text.trim()),
@@ -31,12 +31,12 @@ impl Values {
         }
     }
 
-    /// The number; `None` where it is not known or no number.
+    /// The number; `None` if the value is unknown or not a number.
     pub fn number(&self, key: &str) -> Option<u64> {
         self.text(key).ok()?.parse().ok()
     }
 
-    /// A switch; the kernel takes anything but 0 as on.
+    /// Whether a switch is on: any value but 0 is on in the kernel.
     pub fn is_on(&self, key: &str) -> Option<bool> {
         self.number(key).map(|value| value != 0)
     }

@@ -1,10 +1,10 @@
 //! `rsttrace fix --check`: the fixes of the findings of `check`.
 
 use rsttrace_apply::plan::Plan;
-use rsttrace_check::{self, Finding, Question};
+use rsttrace_check::{self, CheckFinding, RuleInput};
 use rsttrace_core::{causes, fix::Fix};
 use rsttrace_host::Host;
-use rsttrace_model::host_state::View;
+use rsttrace_model::host_state::HostState;
 
 use super::{apply_one, plan, print, usage, view};
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
     let host = Host::new().map_err(anyhow::Error::from)?;
     let view = view(args, &host)?;
-    let mut findings = rsttrace_check::findings(&Question::new(&view));
+    let mut findings = rsttrace_check::findings(&RuleInput::new(&view));
     findings.retain(|it| args.netns.is_none_or(|inum| it.place.netns == inum));
     let groups = groups(findings, args.choose.as_deref(), &view, &host);
     if let (Some(id), true) = (&args.choose, groups.is_empty()) {
@@ -44,11 +44,11 @@ pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
 
 /// The findings that have a fix. A fix of several findings is listed with the first one only.
 fn groups(
-    findings: Vec<Finding>,
+    findings: Vec<CheckFinding>,
     choose: Option<&str>,
-    view: &View,
+    view: &HostState,
     host: &Host,
-) -> Vec<(Finding, Vec<Plan>)> {
+) -> Vec<(CheckFinding, Vec<Plan>)> {
     let mut listed: Vec<Fix> = Vec::new();
     let mut groups = Vec::new();
     for finding in findings {

@@ -22,7 +22,7 @@ use rsttrace_core::{
     fix::Fix,
 };
 use rsttrace_host::{Host, view};
-use rsttrace_model::host_state::View;
+use rsttrace_model::host_state::HostState;
 use rsttrace_schema::json;
 use undo::is_still_set;
 
@@ -95,7 +95,7 @@ fn profile(args: &FixArgs) -> Result<Exit, Failure> {
     )
 }
 
-fn view(args: &FixArgs, host: &Host) -> Result<View, Failure> {
+fn view(args: &FixArgs, host: &Host) -> Result<HostState, Failure> {
     let view = view::read(host);
     match args.netns.filter(|inum| view.netns(*inum).is_none()) {
         Some(inum) => {
@@ -147,7 +147,7 @@ fn plans(
 }
 
 /// A plan whose files have a header with the program, the time and the reason.
-fn plan(fix: Fix, why: &str, view: &View, host: &Host) -> Plan {
+fn plan(fix: Fix, why: &str, view: &HostState, host: &Host) -> Plan {
     let header = [
         format!("Written by rsttrace {} at {:.0}", env!("CARGO_PKG_VERSION"), Timestamp::now()),
         format!("{why}: {}.", fix.summary),

@@ -1,4 +1,4 @@
-//! Rules of a firewall: INVALID packets, masquerading.
+//! Firewall rules: INVALID packets, masquerading.
 
 use rsttrace_host::firewall;
 use rsttrace_model::{address::Address, firewall::Hook};
@@ -6,7 +6,7 @@ use rsttrace_model::{address::Address, firewall::Hook};
 use super::*;
 
 /// A namespace that translates, with these rules as `nft -a list ruleset` prints them.
-fn with_rules(rules: &str) -> View {
+fn with_rules(rules: &str) -> HostState {
     let text = format!(
         "table ip filter {{\nchain KUBE-FORWARD {{\n{rules}\n}}\nchain FORWARD {{\ntype filter hook forward \
          priority filter; policy accept;\njump KUBE-FORWARD # handle 3\n}}\n}}\n"
@@ -16,57 +16,60 @@ fn with_rules(rules: &str) -> View {
 }
 
 #[test]
-fn a_rule_that_drops_invalid_packets_is_named_with_what_it_does() {
-    let foreseen = |view: &View| -> Vec<_> {
-        let found = of_rule(view, "conntrack_invalid");
+fn a_rule_that_drops_invalid_packets_is_named_with_its_effect() {
+    let predicted = |state: &HostState| -> Vec<_> {
+        let found = of_rule(state, "conntrack_invalid");
         found.into_iter().map(|it| (it.rank, it.cause.expect("a cause"))).collect()
     };
-    assert_eq!(foreseen(&with_rules("")), [(Rank::Warn, "conntrack_invalid")]);
+    assert_eq!(predicted(&with_rules("")), [(Rank::Warn, "conntrack_invalid")]);
     let drops = with_rules("ct state invalid counter packets 0 bytes 0 drop # handle 4");
-    let told = [(Rank::Warn, "retransmission_timeout"), (Rank::Info, "conntrack_invalid")];
-    assert_eq!(foreseen(&drops), told);
+    let expected = [(Rank::Warn, "retransmission_timeout"), (Rank::Info, "conntrack_invalid")];
+    assert_eq!(predicted(&drops), expected);
     let reason = &of_rule(&drops, "conntrack_invalid")[0].reason;
     let begin =
         "ip filter KUBE-FORWARD handle 4 drops INVALID packets on the host: a connection whose";
     assert!(reason.starts_with(begin), "{reason}");
     let some = with_rules("iifname \"eth0\" ct state invalid drop # handle 4");
-    let told = [(Rank::Warn, "conntrack_invalid"), (Rank::Warn, "retransmission_timeout")];
-    assert_eq!(foreseen(&some), told);
+    let expected = [(Rank::Warn, "conntrack_invalid"), (Rank::Warn, "retransmission_timeout")];
+    assert_eq!(predicted(&some), expected);
     let reason = &of_rule(&some, "conntrack_invalid")[0].reason;
     assert!(reason.contains("; only some are stopped by ip filter KUBE-FORWARD"), "{reason}");
     let resets = with_rules("meta l4proto tcp ct state invalid reject with tcp reset");
-    assert_eq!(foreseen(&resets)[0], (Rank::Warn, "conntrack_invalid"));
+    assert_eq!(predicted(&resets)[0], (Rank::Warn, "conntrack_invalid"));
 }
 
 #[test]
-fn a_rule_about_invalid_packets_is_nothing_where_conntrack_is_liberal_and_no_warning_without_nat() {
-    let mut view = with_rules("ct state invalid drop");
-    view.namespaces[0].translates = Some(false);
-    assert_eq!(ranks(&view, "conntrack_invalid"), [(Rank::Warn, 1)], "it forwards");
-    for rule in &mut view.namespaces[0].firewall.as_mut().expect("rules").invalid {
+fn a_rule_about_invalid_packets_is_ignored_where_conntrack_is_liberal_and_not_a_warning_without_nat()
+ {
+    let mut state = with_rules("ct state invalid drop");
+    state.namespaces[0].translates = Some(false);
+    assert_eq!(ranks(&state, "conntrack_invalid"), [(Rank::Warn, 1)], "it forwards");
+    for rule in &mut state.namespaces[0].firewall.as_mut().expect("rules").invalid {
         rule.hooks = [Hook::Input].into();
     }
-    assert_eq!(ranks(&view, "conntrack_invalid"), [(Rank::Info, 1)]);
-    set(&mut view.namespaces[0].values, "net.netfilter.nf_conntrack_tcp_be_liberal", 1);
-    assert_eq!(ranks(&view, "conntrack_invalid"), []);
+    assert_eq!(ranks(&state, "conntrack_invalid"), [(Rank::Info, 1)]);
+    set(&mut state.namespaces[0].values, "net.netfilter.nf_conntrack_tcp_be_liberal", 1);
+    assert_eq!(ranks(&state, "conntrack_invalid"), []);
 }
 
 #[test]
-fn rules_that_nobody_read_are_no_rules_that_are_not_there() {
-    let mut view = with_rules("");
-    let hedged = |view: &View| {
-        of_rule(view, "conntrack_invalid")[0].reason.contains("unless a rule drops INVALID packets")
+fn rules_that_were_not_read_are_not_taken_as_absent() {
+    let mut state = with_rules("");
+    let hedged = |state: &HostState| {
+        of_rule(state, "conntrack_invalid")[0]
+            .reason
+            .contains("unless a rule drops INVALID packets")
     };
-    assert!(!hedged(&view));
-    view.namespaces[0].legacy_tables = vec!["iptables filter".into()];
-    assert!(hedged(&view));
-    view.namespaces[0].legacy_tables.clear();
-    view.namespaces[0].firewall = None;
-    assert!(hedged(&view));
+    assert!(!hedged(&state));
+    state.namespaces[0].legacy_tables = vec!["iptables filter".into()];
+    assert!(hedged(&state));
+    state.namespaces[0].legacy_tables.clear();
+    state.namespaces[0].firewall = None;
+    assert!(hedged(&state));
 }
 
 /// A namespace with `oifname RULE` and one address of eth0.
-fn masquerading(out: &str, leased: bool, point_to_point: bool) -> View {
+fn masquerading(out: &str, leased: bool, point_to_point: bool) -> HostState {
     let text = format!(
         "table ip nat {{\nchain POSTROUTING {{\ntype nat hook postrouting priority srcnat; policy \
          accept;\n{out} masquerade # handle 6\n}}\n}}\n"
@@ -82,15 +85,15 @@ fn masquerading(out: &str, leased: bool, point_to_point: bool) -> View {
 }
 
 #[test]
-fn masquerading_as_an_address_that_may_change_is_told_and_as_a_fixed_one_is_not() {
-    let told = of_rule(&masquerading("oifname \"eth0\"", true, false), "masquerade");
-    assert_eq!((told[0].rank, told[0].cause), (Rank::Info, Some("masquerade_flushed")));
+fn masquerading_with_an_address_that_may_change_is_reported_and_with_a_fixed_one_is_not() {
+    let found = of_rule(&masquerading("oifname \"eth0\"", true, false), "masquerade");
+    assert_eq!((found[0].rank, found[0].cause), (Rank::Info, Some("masquerade_flushed")));
     assert_eq!(
-        told[0].reason,
-        "connections on the host that ip nat POSTROUTING handle 6 masquerades break when 192.0.2.7 of eth0 \
-         (it has a lifetime) goes or its interface is down"
+        found[0].reason,
+        "connections on the host masqueraded by ip nat POSTROUTING handle 6 break when 192.0.2.7 of eth0 \
+         (has a lifetime) is removed or its interface goes down"
     );
-    let ids: Vec<_> = told[0].fixes.iter().map(|fix| fix.id).collect();
+    let ids: Vec<_> = found[0].fixes.iter().map(|fix| fix.id).collect();
     assert_eq!(ids, ["keep_the_address", "snat_to_a_fixed_address"]);
     let ranks = |out, leased, other_end| ranks(&masquerading(out, leased, other_end), "masquerade");
     assert_eq!(ranks("oifname \"eth0\"", false, true), [(Rank::Info, 1)]);
@@ -99,7 +102,11 @@ fn masquerading_as_an_address_that_may_change_is_told_and_as_a_fixed_one_is_not(
 
 #[test]
 fn only_the_interfaces_of_the_rule_count() {
-    let told = |out| !of_rule(&masquerading(out, true, false), "masquerade").is_empty();
-    assert!(told("") && told("oifname \"eth*\"") && told("oifname != \"docker0\""));
-    assert!(!told("oifname \"ppp0\"") && !told("oifname != \"eth0\"") && !told("oif { \"a\" }"));
+    let is_reported = |out| !of_rule(&masquerading(out, true, false), "masquerade").is_empty();
+    for out in ["", "oifname \"eth*\"", "oifname != \"docker0\""] {
+        assert!(is_reported(out), "{out}");
+    }
+    for out in ["oifname \"ppp0\"", "oifname != \"eth0\"", "oif { \"a\" }"] {
+        assert!(!is_reported(out), "{out}");
+    }
 }

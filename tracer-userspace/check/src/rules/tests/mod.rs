@@ -1,4 +1,4 @@
-//! What the rules find of hosts that are made up here.
+//! What the rules find on hosts that these tests construct.
 
 mod firewall;
 mod user_timeout;
@@ -20,7 +20,7 @@ use rsttrace_model::{
 };
 
 use super::*;
-use crate::{Finding, Rank, findings, path};
+use crate::{CheckFinding, Rank, findings, path};
 
 fn values(scope: Scope) -> Values {
     let mut values = Values::default();
@@ -58,14 +58,14 @@ fn netns(number: u32) -> Netns {
     }
 }
 
-/// A host as it comes, with the namespaces given.
-fn host(namespaces: Vec<Netns>) -> View {
+/// A host with default settings and these namespaces.
+fn host(namespaces: Vec<Netns>) -> HostState {
     let mut values = values(Scope::Machine);
     set(&mut values, "net.netfilter.nf_conntrack_max", 262_144);
     set(&mut values, "net.netfilter.nf_conntrack_buckets", 262_144);
     set(&mut values, "net.ipv4.tcp_max_orphans", 16_384);
     let machine = Machine { release: "test".into(), cpus: 4, ram_bytes: None, values };
-    View { machine, namespaces, ..View::default() }
+    HostState { machine, namespaces, ..HostState::default() }
 }
 
 fn set(values: &mut Values, key: &str, value: u64) {
@@ -90,7 +90,7 @@ fn service(on: &str, servers: &[(&str, u32)]) -> IpvsService {
     }
 }
 
-/// With one service, and the one connection through it that the table knows.
+/// A namespace with one IPVS service and an empty connection table.
 fn balancer(number: u32) -> Netns {
     Netns {
         services: Some(vec![service("10.96.0.1:3306", &[("10.0.2.2:3306", 1)])]),
@@ -145,47 +145,47 @@ fn held(time_s: Option<f64>) -> HeldSocket {
 }
 
 /// A client in namespace 2 with a connection through the balancer in namespace 1.
-fn pooled(keepalive_s: Option<f64>) -> View {
+fn pooled(keepalive_s: Option<f64>) -> HostState {
     let mut node = balancer(1);
     node.ipvs_table.as_mut().expect("a table").entries.push(entry("10.0.1.2:5000"));
     let client = Netns {
         connections: list(vec![socket("10.0.1.2:5000", "10.96.0.1:3306", 77)]),
         ..netns(2)
     };
-    let mut view = host(vec![node, client]);
-    view.held.insert(77, held(keepalive_s));
-    view
+    let mut state = host(vec![node, client]);
+    state.held.insert(77, held(keepalive_s));
+    state
 }
 
-fn judged(view: &View) -> Vec<Finding> {
-    findings(&Question::new(view))
+fn judged(state: &HostState) -> Vec<CheckFinding> {
+    findings(&RuleInput::new(state))
 }
 
-fn of_rule(view: &View, rule: &str) -> Vec<Finding> {
-    judged(view).into_iter().filter(|finding| finding.rule == rule).collect()
+fn of_rule(state: &HostState, rule: &str) -> Vec<CheckFinding> {
+    judged(state).into_iter().filter(|finding| finding.rule == rule).collect()
 }
 
-fn ranks(view: &View, rule: &str) -> Vec<(Rank, u32)> {
-    of_rule(view, rule).iter().map(|finding| (finding.rank, finding.place.netns)).collect()
+fn ranks(state: &HostState, rule: &str) -> Vec<(Rank, u32)> {
+    of_rule(state, rule).iter().map(|finding| (finding.rank, finding.place.netns)).collect()
 }
 
 #[test]
-fn a_host_as_it_comes_has_no_findings() {
+fn a_host_with_default_settings_has_no_findings() {
     assert_eq!(judged(&host(vec![netns(1), netns(2)])), []);
 }
 
 #[test]
-fn a_host_with_docker_is_told_of_its_nat_and_warned_of_one_thing() {
-    let view = host(vec![Netns { translates: Some(true), ..netns(1) }, netns(2)]);
-    let found: Vec<_> = judged(&view).iter().map(|it| (it.rank, it.rule)).collect();
+fn a_host_with_docker_has_one_warning_and_one_info_about_its_nat() {
+    let state = host(vec![Netns { translates: Some(true), ..netns(1) }, netns(2)]);
+    let found: Vec<_> = judged(&state).iter().map(|it| (it.rank, it.rule)).collect();
     assert_eq!(found, [(Rank::Warn, "conntrack_invalid"), (Rank::Info, "conntrack_hidden")]);
 }
 
 #[test]
-fn every_foreseen_cause_exists_and_is_in_its_rules_list() {
-    let mut view = pooled(None);
-    view.namespaces[0].translates = Some(true);
-    for finding in judged(&view) {
+fn every_predicted_cause_exists_and_is_listed_by_its_rule() {
+    let mut state = pooled(None);
+    state.namespaces[0].translates = Some(true);
+    for finding in judged(&state) {
         let rule = ALL.iter().find(|rule| rule.id == finding.rule).expect("its rule");
         if let Some(id) = finding.cause {
             assert!(rule.causes.contains(&id), "{id} of {}", rule.id);
@@ -234,35 +234,39 @@ fn a_keepalive_in_time_at_either_end_keeps_a_connection() {
     assert_eq!(ranks(&pooled(Some(800.0)), "ipvs_idle"), [(Rank::Break, 1)]);
     assert_eq!(ranks(&pooled(Some(799.0)), "ipvs_idle"), [(Rank::Info, 1)]);
 
-    let mut view = pooled(None);
-    view.namespaces.push(Netns {
+    let mut state = pooled(None);
+    state.namespaces.push(Netns {
         connections: list(vec![socket("10.0.2.2:3306", "10.0.1.2:5000", 78)]),
         ..netns(3)
     });
-    view.held.insert(78, held(Some(300.0)));
-    assert_eq!(ranks(&view, "ipvs_idle"), [(Rank::Info, 1)]);
+    state.held.insert(78, held(Some(300.0)));
+    assert_eq!(ranks(&state, "ipvs_idle"), [(Rank::Info, 1)]);
 }
 
 #[test]
-fn a_service_alone_breaks_what_is_silent_and_a_timeout_raised_for_two_hours_is_no_warning() {
-    let mut view = host(vec![balancer(1)]);
-    assert_eq!(ranks(&view, "ipvs_idle"), [(Rank::Break, 1)]);
+fn a_service_without_connections_is_a_break_and_a_timeout_raised_for_two_hours_is_not_a_warning() {
+    let mut state = host(vec![balancer(1)]);
+    assert_eq!(ranks(&state, "ipvs_idle"), [(Rank::Break, 1)]);
     // What `fix ipvs_idle_expired --idle 2h` sets.
     let raised = causes::remedy::limit_above(7200.0);
-    set(&mut view.namespaces[0].values, "ipvs.tcp", raised);
-    assert_eq!(ranks(&view, "ipvs_idle"), [(Rank::Info, 1)]);
+    set(&mut state.namespaces[0].values, "ipvs.tcp", raised);
+    assert_eq!(ranks(&state, "ipvs_idle"), [(Rank::Info, 1)]);
     let mut pool = pooled(None);
     set(&mut pool.namespaces[0].values, "ipvs.tcp", raised);
-    assert_eq!(ranks(&pool, "ipvs_idle"), [(Rank::Info, 1)], "it never probes, and is told so");
-    view.namespaces[0].services = Some(Vec::new());
-    assert_eq!(ranks(&view, "ipvs_idle"), []);
+    assert_eq!(
+        ranks(&pool, "ipvs_idle"),
+        [(Rank::Info, 1)],
+        "it never probes, and that is reported"
+    );
+    state.namespaces[0].services = Some(Vec::new());
+    assert_eq!(ranks(&state, "ipvs_idle"), []);
 }
 
 #[test]
-fn a_socket_that_nobody_may_ask_is_judged_by_its_timer_and_never_by_the_sysctl() {
-    let mut view = pooled(None);
-    view.held.clear();
-    let socket = &mut view.namespaces[1].connections.as_mut().expect("a list").sockets[0];
+fn a_socket_whose_options_cannot_be_read_is_judged_by_its_timer_and_never_by_the_sysctl() {
+    let mut state = pooled(None);
+    state.held.clear();
+    let socket = &mut state.namespaces[1].connections.as_mut().expect("a list").sockets[0];
     let timer = |left_ms| {
         Some(rsttrace_model::socket::SocketTimer {
             kind: rsttrace_model::socket::TimerKind::Keepalive,
@@ -270,13 +274,13 @@ fn a_socket_that_nobody_may_ask_is_judged_by_its_timer_and_never_by_the_sysctl()
         })
     };
     socket.timer = timer(7_000_000);
-    let found = of_rule(&view, "ipvs_idle");
+    let found = of_rule(&state, "ipvs_idle");
     assert_eq!(found[0].rank, Rank::Break);
     assert!(found[0].connections[0].ends_with("keepalive timer, 7000 s left"), "{found:?}");
-    // Little is left of it, which says nothing: packets do not arm it anew.
-    let socket = &mut view.namespaces[1].connections.as_mut().expect("a list").sockets[0];
+    // A short time left shows nothing: packets do not re-arm the timer.
+    let socket = &mut state.namespaces[1].connections.as_mut().expect("a list").sockets[0];
     socket.timer = timer(100_000);
-    assert_eq!(ranks(&view, "ipvs_idle"), [(Rank::Warn, 1)]);
+    assert_eq!(ranks(&state, "ipvs_idle"), [(Rank::Warn, 1)]);
 }
 
 #[test]
@@ -293,16 +297,16 @@ fn all_timers_at_two_hours_are_a_lost_race() {
 
 #[test]
 fn udp_entries_of_five_minutes_leave_room_for_437_flows_a_second() {
-    let mut view = host(vec![netns(1)]);
-    set(&mut view.machine.values, "net.netfilter.nf_conntrack_max", 131_072);
-    set(&mut view.namespaces[0].values, "net.netfilter.nf_conntrack_udp_timeout", 300);
-    let found = of_rule(&view, "udp_timers");
+    let mut state = host(vec![netns(1)]);
+    set(&mut state.machine.values, "net.netfilter.nf_conntrack_max", 131_072);
+    set(&mut state.namespaces[0].values, "net.netfilter.nf_conntrack_udp_timeout", 300);
+    let found = of_rule(&state, "udp_timers");
     assert_eq!(found[0].rank, Rank::Warn);
     assert!(found[0].reason.contains("437 new flows") && found[0].reason.contains("4369"));
 }
 
 #[test]
-fn a_nat_connection_breaks_when_its_entry_is_shorter_than_its_silence() {
+fn a_translated_connection_breaks_when_its_timeout_is_shorter_than_its_idle_time() {
     let mut node = Netns { translates: Some(true), ..netns(1) };
     set(&mut node.values, "net.netfilter.nf_conntrack_tcp_timeout_established", 600);
     assert_eq!(ranks(&host(vec![node.clone()]), "conntrack_idle"), [(Rank::Warn, 1)]);
@@ -314,56 +318,56 @@ fn a_nat_connection_breaks_when_its_entry_is_shorter_than_its_silence() {
     });
     let client =
         Netns { connections: list(vec![socket("10.0.1.2:5000", "10.9.9.9:80", 77)]), ..netns(2) };
-    let mut view = host(vec![node, client]);
-    view.held.insert(77, held(None));
-    let found = of_rule(&view, "conntrack_idle");
+    let mut state = host(vec![node, client]);
+    state.held.insert(77, held(None));
+    let found = of_rule(&state, "conntrack_idle");
     assert_eq!((found[0].rank, found[0].after_s), (Rank::Break, Some(600)));
-    view.held.insert(77, held(Some(200.0)));
-    assert_eq!(ranks(&view, "conntrack_idle"), [(Rank::Warn, 1)]);
+    state.held.insert(77, held(Some(200.0)));
+    assert_eq!(ranks(&state, "conntrack_idle"), [(Rank::Warn, 1)]);
 }
 
 #[test]
-fn a_full_table_breaks_now_and_no_limit_is_no_full_table() {
-    let mut view = host(vec![netns(1), netns(2)]);
+fn a_full_table_breaks_now_and_a_table_without_a_limit_is_never_full() {
+    let mut state = host(vec![netns(1), netns(2)]);
     let count = "net.netfilter.nf_conntrack_count";
-    set(&mut view.namespaces[1].values, count, 262_100);
-    let found = of_rule(&view, "conntrack_room");
-    let told: Vec<_> = found.iter().map(|it| (it.rank, it.cause, it.place.netns)).collect();
+    set(&mut state.namespaces[1].values, count, 262_100);
+    let found = of_rule(&state, "conntrack_room");
+    let causes: Vec<_> = found.iter().map(|it| (it.rank, it.cause, it.place.netns)).collect();
     assert_eq!(
-        told,
+        causes,
         [
             (Rank::Break, Some("conntrack_table_full"), 2),
             (Rank::Warn, Some("conntrack_early_drop"), 2)
         ]
     );
-    // The limit is the host's, whoever fills the table.
+    // The limit is set on the host, whichever namespace fills its table.
     let commands = found[0].fixes[0].commands();
     assert_eq!(commands[0], "sysctl -w net.netfilter.nf_conntrack_max=524288");
-    set(&mut view.namespaces[1].values, count, 170_000);
-    assert_eq!(ranks(&view, "conntrack_room"), [(Rank::Warn, 2)]);
-    set(&mut view.machine.values, "net.netfilter.nf_conntrack_max", 0);
-    assert_eq!(ranks(&view, "conntrack_room"), []);
+    set(&mut state.namespaces[1].values, count, 170_000);
+    assert_eq!(ranks(&state, "conntrack_room"), [(Rank::Warn, 2)]);
+    set(&mut state.machine.values, "net.netfilter.nf_conntrack_max", 0);
+    assert_eq!(ranks(&state, "conntrack_room"), []);
 }
 
 #[test]
-fn losses_are_told_by_their_counters() {
+fn losses_are_reported_from_their_counters() {
     let conntrack = ConntrackStat {
         drop: Some(3),
         early_drop: Some(2),
         insert_failed: Some(0),
         ..ConntrackStat::default()
     };
-    let mut view = host(vec![Netns { conntrack, ..netns(1) }]);
-    let found = of_rule(&view, "conntrack_losses");
+    let mut state = host(vec![Netns { conntrack, ..netns(1) }]);
+    let found = of_rule(&state, "conntrack_losses");
     let causes: Vec<_> = found.iter().filter_map(|it| it.cause).collect();
     assert_eq!(causes, ["conntrack_table_full", "conntrack_early_drop"]);
     assert_eq!(found[0].rank, Rank::Info, "counters never go down, and there is room now");
-    set(&mut view.namespaces[0].values, "net.netfilter.nf_conntrack_count", 170_000);
-    assert_eq!(ranks(&view, "conntrack_losses"), [(Rank::Warn, 1); 2]);
+    set(&mut state.namespaces[0].values, "net.netfilter.nf_conntrack_count", 170_000);
+    assert_eq!(ranks(&state, "conntrack_losses"), [(Rank::Warn, 1); 2]);
 }
 
 #[test]
-fn an_accept_queue_that_is_nearly_full_or_tiny_is_told() {
+fn an_accept_queue_that_is_nearly_full_or_tiny_is_reported() {
     let listener = |waiting, limit| SocketState {
         state: tcp_state::LISTEN,
         receive_queue: waiting,
@@ -397,7 +401,7 @@ fn handshakes_that_were_dropped_are_a_warning_while_a_queue_is_short() {
 }
 
 #[test]
-fn settings_of_ipvs_that_lose_connections_are_told_where_there_is_a_service() {
+fn ipvs_settings_that_lose_connections_are_reported_where_there_is_a_service() {
     let mut node = balancer(1);
     for (key, value) in [
         ("net.ipv4.vs.drop_entry", 3),
@@ -425,7 +429,7 @@ fn settings_of_ipvs_that_lose_connections_are_told_where_there_is_a_service() {
 }
 
 #[test]
-fn conntrack_that_ends_before_ipvs_is_told_where_ipvs_is_tracked() {
+fn conntrack_that_expires_before_ipvs_is_reported_where_ipvs_is_tracked() {
     let mut node = balancer(1);
     set(&mut node.values, "net.netfilter.nf_conntrack_tcp_timeout_established", 900);
     assert_eq!(ranks(&host(vec![node.clone()]), "conntrack_before_ipvs"), []);
@@ -435,10 +439,10 @@ fn conntrack_that_ends_before_ipvs_is_told_where_ipvs_is_tracked() {
 }
 
 #[test]
-fn too_few_orphans_are_the_hosts_trouble() {
-    let mut view = host(vec![netns(1), netns(2)]);
-    set(&mut view.machine.values, "net.ipv4.tcp_max_orphans", 0);
-    assert_eq!(ranks(&view, "orphans"), [(Rank::Warn, 1)]);
+fn a_low_limit_on_orphans_is_a_finding_of_the_host() {
+    let mut state = host(vec![netns(1), netns(2)]);
+    set(&mut state.machine.values, "net.ipv4.tcp_max_orphans", 0);
+    assert_eq!(ranks(&state, "orphans"), [(Rank::Warn, 1)]);
 }
 
 /// A file of sysctl.d.
@@ -450,126 +454,134 @@ fn line(key: &str, value: u64) -> Assignment {
 const ESTABLISHED: &str = "net.netfilter.nf_conntrack_tcp_timeout_established";
 
 #[test]
-fn a_file_that_kube_proxy_overwrites_is_told_before_and_after() {
-    let mut view = host(vec![netns(1)]);
-    view.configured.modules.push("nf_conntrack".into());
-    view.configured.sysctls.push(line(ESTABLISHED, 7200));
-    set(&mut view.namespaces[0].values, ESTABLISHED, 7200);
-    assert_eq!(ranks(&view, "configured"), []);
-    view.configured.kube_proxy = Some(KubeProxy { pid: Some(12), ..KubeProxy::default() });
-    let reason = |view: &View| of_rule(view, "configured")[0].reason.clone();
+fn a_file_that_kube_proxy_overwrites_is_reported_before_and_after() {
+    let mut state = host(vec![netns(1)]);
+    state.configured.modules.push("nf_conntrack".into());
+    state.configured.sysctls.push(line(ESTABLISHED, 7200));
+    set(&mut state.namespaces[0].values, ESTABLISHED, 7200);
+    assert_eq!(ranks(&state, "configured"), []);
+    state.configured.kube_proxy = Some(KubeProxy { pid: Some(12), ..KubeProxy::default() });
+    let reason = |state: &HostState| of_rule(state, "configured")[0].reason.clone();
     assert_eq!(
-        reason(&view),
-        "/etc/sysctl.d/99-custom.conf:6 gives net.netfilter.nf_conntrack_tcp_timeout_established the value \
-         7200 it has now, and kube-proxy (pid 12) writes 86400 over it at its next start"
+        reason(&state),
+        "/etc/sysctl.d/99-custom.conf:6 sets net.netfilter.nf_conntrack_tcp_timeout_established to 7200, its \
+         value now, but kube-proxy (pid 12) will write 86400 at its next start"
     );
-    set(&mut view.namespaces[0].values, ESTABLISHED, 86_400);
-    assert!(reason(&view).contains(
-        "says net.netfilter.nf_conntrack_tcp_timeout_established = 7200, but the kernel has 86400"
+    set(&mut state.namespaces[0].values, ESTABLISHED, 86_400);
+    assert!(reason(&state).contains(
+        "sets net.netfilter.nf_conntrack_tcp_timeout_established to 7200, but the kernel has 86400"
     ));
-    view.configured.kube_proxy = None;
-    assert!(reason(&view).contains("somebody wrote it after the boot"));
+    state.configured.kube_proxy = None;
+    assert!(reason(&state).contains("the value was changed after boot"));
 }
 
 #[test]
-fn ipvs_timeouts_that_no_file_holds_are_forgotten_by_a_reboot() {
-    let mut view = host(vec![netns(1)]);
-    set(&mut view.namespaces[0].values, "ipvs.tcp", 7200);
-    let found = of_rule(&view, "configured");
+fn ipvs_timeouts_that_no_file_sets_are_reset_by_a_reboot() {
+    let mut state = host(vec![netns(1)]);
+    set(&mut state.namespaces[0].values, "ipvs.tcp", 7200);
+    let found = of_rule(&state, "configured");
     assert_eq!((found[0].rank, found[0].cause), (Rank::Warn, Some("ipvs_idle_expired")));
-    assert!(found[0].reason.contains("while the keepalive stays at 7200 s"), "{}", found[0].reason);
-    let mut kept = view.clone();
+    assert!(
+        found[0].reason.contains("while tcp_keepalive_time stays at 7200 s"),
+        "{}",
+        found[0].reason
+    );
+    let mut kept = state.clone();
     let at = Line { file: "/etc/systemd/system/ipvs.service".into(), number: 4 };
     kept.configured.ipvs_timeouts.push(at);
     assert_eq!(ranks(&kept, "configured"), []);
     let fields = [("ipvs.tcpTimeout", 7200)].into();
-    view.configured.kube_proxy = Some(KubeProxy { fields, ..KubeProxy::default() });
-    assert_eq!(ranks(&view, "configured"), []);
+    state.configured.kube_proxy = Some(KubeProxy { fields, ..KubeProxy::default() });
+    assert_eq!(ranks(&state, "configured"), []);
 }
 
 #[test]
 fn conntrack_settings_need_their_module_at_boot() {
-    let mut view = host(vec![netns(1)]);
-    view.configured.sysctls.push(line("net.netfilter.nf_conntrack_udp_timeout", 30));
-    let found = of_rule(&view, "configured");
+    let mut state = host(vec![netns(1)]);
+    state.configured.sysctls.push(line("net.netfilter.nf_conntrack_udp_timeout", 30));
+    let found = of_rule(&state, "configured");
     assert!(found[0].reason.contains("nothing loads nf_conntrack"), "{}", found[0].reason);
-    view.configured.modules.push("nf_conntrack".into());
-    assert_eq!(ranks(&view, "configured"), []);
+    state.configured.modules.push("nf_conntrack".into());
+    assert_eq!(ranks(&state, "configured"), []);
 }
 
 #[test]
-fn files_are_the_hosts_and_no_other_namespaces() {
-    let mut view = host(vec![netns(1), Netns { translates: Some(true), ..netns(2) }]);
-    view.configured.sysctls.push(line("net.netfilter.nf_conntrack_tcp_be_liberal", 1));
-    let found = of_rule(&view, "conntrack_invalid");
-    let source = "net.netfilter.nf_conntrack_tcp_be_liberal = 0: the kernel's default";
+fn configuration_files_apply_to_the_host_only() {
+    let mut state = host(vec![netns(1), Netns { translates: Some(true), ..netns(2) }]);
+    state.configured.sysctls.push(line("net.netfilter.nf_conntrack_tcp_be_liberal", 1));
+    let found = of_rule(&state, "conntrack_invalid");
+    let source = "net.netfilter.nf_conntrack_tcp_be_liberal = 0: kernel default";
     assert_eq!(found[0].source, source);
 }
 
-fn followed(view: &View, spec: &str, assumed: &[&str]) -> path::Path {
+fn followed(state: &HostState, spec: &str, assumed: &[&str]) -> path::Path {
     let spec = spec.parse().expect("a path");
     let assumed: Vec<_> = assumed.iter().map(|it| it.parse().expect("an assumption")).collect();
-    path::follow(view, &spec, &assumed).expect("both ends")
+    path::follow(state, &spec, &assumed).expect("both ends")
 }
 
 #[test]
 fn the_shortest_limit_of_a_path_decides_and_an_assumed_one_may_be_it() {
-    let view = pooled(Some(300.0));
+    let state = pooled(Some(300.0));
     let shortest = |path: &path::Path| {
         let at = path.least.expect("a limit");
         (path.hops[at].what.clone(), path.verdict.as_ref().expect("a verdict").rank)
     };
-    let path = followed(&view, "n2→10.96.0.1:3306", &["lb=86400"]);
+    let path = followed(&state, "n2→10.96.0.1:3306", &["lb=86400"]);
     assert_eq!(shortest(&path), ("IPVS 10.96.0.1:3306 on the host".into(), Rank::Info));
     assert_eq!(path.netns, [2, 1]);
-    let path = followed(&view, "n2→10.96.0.1:3306", &["lb=320"]);
+    let path = followed(&state, "n2→10.96.0.1:3306", &["lb=320"]);
     assert_eq!(shortest(&path), ("lb".into(), Rank::Break));
     let verdict = path.verdict.expect("a verdict");
     assert_eq!((verdict.cause, verdict.after_s), (Some("middlebox_idle_timeout"), Some(320)));
 }
 
 #[test]
-fn a_server_that_closes_what_is_silent_is_told_when_keepalives_outlive_every_other_limit() {
+fn a_server_that_closes_idle_connections_is_reported_when_keepalives_refresh_every_other_limit() {
     let path = followed(&pooled(Some(300.0)), "n2->10.96.0.1:3306", &["server=28800"]);
     let verdict = path.verdict.expect("a verdict");
     assert_eq!((verdict.rank, verdict.cause), (Rank::Warn, Some("idle_close_race")));
-    assert!(verdict.reason.contains("server closes it after 28800 s"), "{}", verdict.reason);
+    assert!(
+        verdict.reason.contains("server closes a connection after 28800 s"),
+        "{}",
+        verdict.reason
+    );
     assert_eq!(path.least.map(|at| path.hops[at].idle_s), Some(Some(900)));
 }
 
 #[test]
-fn the_finding_of_a_path_stands_for_those_of_the_same_connections() {
-    let view = pooled(None);
+fn the_finding_of_a_path_replaces_those_of_the_same_connections() {
+    let state = pooled(None);
     for (assumed, after_s, raises) in [(&["lb=350"][..], 350, false), (&[], 900, true)] {
-        let path = followed(&view, "n2->10.96.0.1:3306", assumed);
-        let told = path.told_with(judged(&view));
-        let of_path: Vec<_> = told.iter().filter(|it| !it.connections.is_empty()).collect();
+        let path = followed(&state, "n2->10.96.0.1:3306", assumed);
+        let combined = path.combined_with(judged(&state));
+        let of_path: Vec<_> = combined.iter().filter(|it| !it.connections.is_empty()).collect();
         let breaks: Vec<_> = of_path.iter().filter(|it| it.rank == Rank::Break).collect();
         assert_eq!(breaks.len(), 1, "{breaks:?}");
         assert_eq!(breaks[0].after_s, Some(after_s));
         let has_raise = breaks[0].fixes.iter().any(|fix| fix.id == "raise_ipvs_timeout");
-        assert_eq!(has_raise, raises, "raising a limit that is not the shortest ends nothing");
+        assert_eq!(has_raise, raises, "raising a limit that is not the shortest fixes nothing");
     }
 }
 
 #[test]
-fn a_path_that_nobody_uses_is_no_break_and_an_unknown_end_is_named() {
-    let view = pooled(None);
-    let path = followed(&view, "pid:7→10.96.0.1", &[]);
+fn a_path_without_connections_is_not_a_break_and_an_unknown_end_is_named() {
+    let state = pooled(None);
+    let path = followed(&state, "pid:7→10.96.0.1", &[]);
     assert_eq!(path.verdict.expect("a verdict").rank, Rank::Break);
-    let path = followed(&view, "192.0.2.7→10.96.0.1:3306", &[]);
+    let path = followed(&state, "192.0.2.7→10.96.0.1:3306", &[]);
     assert_eq!(path.verdict.expect("a verdict").rank, Rank::Warn);
-    let spec = "nobody→10.96.0.1:3306".parse().expect("a path");
-    let error = path::follow(&view, &spec, &[]).expect_err("no such end");
-    assert!(error.contains("nobody"), "{error}");
+    let spec = "absent→10.96.0.1:3306".parse().expect("a path");
+    let error = path::follow(&state, &spec, &[]).expect_err("no such end");
+    assert!(error.contains("absent"), "{error}");
 }
 
 #[test]
-fn nat_that_may_not_be_on_the_way_is_named_and_is_not_the_shortest() {
-    let mut view = pooled(None);
-    view.namespaces.push(Netns { translates: Some(true), ..netns(3) });
-    set(&mut view.namespaces[2].values, ESTABLISHED, 60);
-    let path = followed(&view, "n2→10.96.0.1:3306", &[]);
+fn nat_that_may_not_be_on_the_path_is_listed_and_is_not_the_shortest() {
+    let mut state = pooled(None);
+    state.namespaces.push(Netns { translates: Some(true), ..netns(3) });
+    set(&mut state.namespaces[2].values, ESTABLISHED, 60);
+    let path = followed(&state, "n2→10.96.0.1:3306", &[]);
     let hop = path.hops.iter().find(|hop| hop.what.contains("n3")).expect("named");
     assert_eq!((hop.limit.as_str(), hop.idle_s), ("60 s", None));
     assert!(path.hops[path.least.expect("a limit")].what.starts_with("IPVS"));
