@@ -4,9 +4,9 @@
 //! run at every effect. [`journal`] holds the old state of everything that a run changes, [`store`] keeps the
 //! journal on disk, and [`live`] implements the effects on this machine.
 //!
-//! The basic rule: nothing is written before its old state is on disk, and an undo restores a state only
-//! where the host still has the state that the apply wrote, unless the undo is forced. So an apply or an undo may be killed at any
-//! point, and the next undo finishes the work.
+//! The basic rule: nothing is written before its old state is on disk. An undo restores a state only where
+//! the host still has the state that the apply wrote, unless the undo is forced. So an apply or an undo may
+//! be killed at any point, and the next undo finishes the work.
 
 pub mod article;
 pub mod disk;

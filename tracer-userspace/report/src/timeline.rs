@@ -43,7 +43,7 @@ fn of_cause(part: &CausePart, in_full: bool) -> Vec<TimelineEntry> {
     }));
     let connections = plural(part.connections, "connection");
     let subject = match part.connections {
-        1 => "the connection".to_owned(),
+        1 => "a connection".to_owned(),
         _ => format!("the first of {connections}"),
     };
     let text = format!("{subject} broke ({}): {}", part.cause, cause_title(part));

@@ -50,15 +50,17 @@ pub fn queries(
         _ => String::new(),
     };
     let before = match connections {
-        0 | 1 => "1 connection in this file".to_owned(),
-        many => format!("{many} connections in {} in this file", span(took_ns)),
+        0 | 1 => "this file has 1 connection".to_owned(),
+        many => format!("this file has {many} connections in {}", span(took_ns)),
     };
     // Loki and OpenSearch do not accept hours and minutes in one duration, so they get minutes.
     vec![
         Query {
             with: "rsttrace",
             query: format!("rsttrace live --cause {cause}{to} --duration {time} --fail-on {cause}"),
-            expected: format!("exit code 0 and no incident (5 if it breaks again; {before})"),
+            expected: format!(
+                "exit code 0 and no incident (5 if a connection breaks again; {before})"
+            ),
         },
         Query {
             with: "Loki",

@@ -191,7 +191,7 @@ fn cause(place: usize, part: &CausePart, total: u64) -> Markup {
             @if let Some(command) = part.plan() {
                 p {
                     "On the host, " code { (command) } " computes this plan from the current values, and \
-                     can apply and undo the node-level fixes."
+                     can apply and undo node-level fixes."
                 }
             }
             @if !part.not_fixes.is_empty() {

@@ -189,7 +189,7 @@ fn cause(out: &mut String, place: usize, part: &CausePart, total: u64) {
         let _ = writeln!(
             out,
             "\nOn the host, {command} computes this plan from the current values, and can apply and undo \
-             the node-level fixes."
+             node-level fixes."
         );
     }
     if !part.not_fixes.is_empty() {
