@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all, and are on disk when a call returns.
+//! Atomic changes of files, which are on disk when a call returns.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -11,22 +11,23 @@ use rustix::fs::{Gid, OFlags, Uid, fchown};
 
 use super::FileState;
 
-/// Nothing longer stands where a fix would put a settings file.
+/// Longest file that is read, in bytes; no settings file is longer.
 const LONGEST: u64 = 64 * 1024;
 
 #[cfg(test)]
-use super::killed::point;
+use super::killed::kill_point;
 
-/// A moment at which a kill leaves something half done: tests kill there.
+/// A point where a kill leaves a change unfinished; tests kill here.
 #[cfg(not(test))]
-fn point() {}
+fn kill_point() {}
 
-const ENDING: &str = ".rsttrace-new";
+const SUFFIX: &str = ".rsttrace-new";
 
-/// What is at a path.
+/// Reads the state of a path.
 ///
 /// # Errors
-/// The system's; or that it is no file and no link, or too long to be put back.
+/// An I/O error; when the path is neither a file nor a symbolic link; when the file is longer than 64 KiB, too
+/// long for a journal.
 pub fn read(path: &Path) -> io::Result<FileState> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
@@ -35,39 +36,39 @@ pub fn read(path: &Path) -> io::Result<FileState> {
     };
     if found.is_symlink() {
         let target = fs::read_link(path)?.into_os_string().into_string();
-        let target = target.map_err(|_| io::Error::other("links to a name that is no text"))?;
+        let target = target.map_err(|_| io::Error::other("links to a name that is not UTF-8"))?;
         return Ok(FileState::Link { target });
     }
     if !found.is_file() {
-        return Err(io::Error::other("is something else than a settings file"));
+        return Err(io::Error::other("is not a regular file or a symbolic link"));
     }
     let bytes = read_at_most(path, LONGEST)?;
     let mode = found.permissions().mode() & 0o7777;
     Ok(FileState::File { bytes, mode, uid: found.uid(), gid: found.gid() })
 }
 
-fn open_as_it_is(path: &Path) -> io::Result<File> {
+fn open_without_following(path: &Path) -> io::Result<File> {
     let flags = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
     OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
-/// The bytes of a file, which is no link.
+/// Reads a file of at most `most` bytes. Does not follow a symbolic link.
 ///
 /// # Errors
-/// The system's; or that it is longer.
+/// An I/O error; when the file is longer.
 pub fn read_at_most(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open_as_it_is(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    open_without_following(path)?.take(most + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > most {
         true => Err(io::Error::other("is too long")),
         false => Ok(bytes),
     }
 }
 
-/// Folders above a path that are not there, the outermost first.
+/// Missing folders above a path, the outermost first.
 ///
 /// # Errors
-/// The system's.
+/// An I/O error.
 pub fn missing_folders(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut missing = Vec::new();
     for folder in path.ancestors().skip(1) {
@@ -79,45 +80,46 @@ pub fn missing_folders(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(missing)
 }
 
-/// Puts a state at a path: whoever looks sees the old one or the new one, after a power cut too.
+/// Replaces the state at a path atomically: a reader sees either the old or the new state, also after a power
+/// cut.
 ///
 /// # Errors
-/// The system's.
+/// An I/O error.
 pub fn put(path: &Path, state: &FileState) -> io::Result<()> {
     let folder = path.parent().ok_or(ErrorKind::InvalidInput)?;
     if *state != FileState::Absent {
         make_folders(folder)?;
     }
-    let beside = beside(path)?;
-    absent(&beside)?;
+    let temporary = temporary(path)?;
+    remove(&temporary)?;
     match state {
-        FileState::Absent => absent(path)?,
+        FileState::Absent => remove(path)?,
         FileState::Link { target } => {
-            point();
-            symlink(target, &beside)?;
-            point();
-            fs::rename(&beside, path)?;
+            kill_point();
+            symlink(target, &temporary)?;
+            kill_point();
+            fs::rename(&temporary, path)?;
         }
         FileState::File { bytes, mode, uid, gid } => {
-            point();
+            kill_point();
             let mut file =
-                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-            point();
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+            kill_point();
             file.write_all(bytes)?;
-            point();
-            own(&file, *uid, *gid)?;
-            // After the owner, whose change takes bits away.
+            kill_point();
+            set_owner(&file, *uid, *gid)?;
+            // After the owner, because a change of the owner clears mode bits.
             file.set_permissions(fs::Permissions::from_mode(*mode))?;
-            point();
+            kill_point();
             file.sync_all()?;
-            point();
-            fs::rename(&beside, path)?;
+            kill_point();
+            fs::rename(&temporary, path)?;
         }
     }
     sync_folder(folder)
 }
 
-fn own(file: &File, uid: u32, gid: u32) -> io::Result<()> {
+fn set_owner(file: &File, uid: u32, gid: u32) -> io::Result<()> {
     let now = file.metadata()?;
     if (now.uid(), now.gid()) != (uid, gid) {
         fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
@@ -125,69 +127,69 @@ fn own(file: &File, uid: u32, gid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes what is missing of a folder's path.
+/// Creates a folder and all missing folders above it.
 ///
 /// # Errors
-/// The system's.
+/// An I/O error.
 pub fn make_folders(folder: &Path) -> io::Result<()> {
     for missing in missing_folders(&folder.join("x"))? {
-        point();
+        kill_point();
         fs::create_dir(&missing)?;
-        point();
+        kill_point();
         fs::set_permissions(&missing, fs::Permissions::from_mode(0o755))?;
         sync_folder(missing.parent().unwrap_or(Path::new("/")))?;
     }
     Ok(())
 }
 
-/// Removes what a killed [`put`] left beside a path, and those of the folders that are empty.
+/// Removes the temporary file of a killed [`put`], and those of `folders` that are empty.
 ///
 /// # Errors
-/// The system's.
+/// An I/O error.
 pub fn tidy(path: &Path, folders: &[PathBuf]) -> io::Result<()> {
-    absent(&beside(path)?)?;
+    remove(&temporary(path)?)?;
     for folder in folders.iter().rev() {
-        point();
+        kill_point();
         match fs::remove_dir(folder) {
             Ok(()) => sync_folder(folder.parent().unwrap_or(Path::new("/")))?,
-            // Never made, or removed by an undo that was killed then.
+            // Never created, or removed by an undo that was killed afterwards.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            // Somebody else keeps something there by now.
+            // The folder now holds other files.
             Err(_) => return Ok(()),
         }
     }
     Ok(())
 }
 
-/// The name under which a file is written before it gets its own: always the same one, so that what a
-/// killed run left is found. No reader of these folders takes a name with this ending.
-fn beside(path: &Path) -> io::Result<PathBuf> {
+/// The temporary path under which a file is written before it is renamed. It is always the same for a path, so
+/// that the file of a killed run is found. No reader of these folders accepts a name with this suffix.
+fn temporary(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
-    let mut beside = std::ffi::OsString::from(".");
-    beside.push(name);
-    beside.push(ENDING);
-    Ok(path.with_file_name(beside))
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(SUFFIX);
+    Ok(path.with_file_name(temporary))
 }
 
-/// The name that a file left by a killed [`put`] was to get.
+/// The final name of a temporary file that a killed [`put`] left; `None` for other names.
 pub fn unfinished(name: &str) -> Option<&str> {
-    name.strip_prefix('.')?.strip_suffix(ENDING)
+    name.strip_prefix('.')?.strip_suffix(SUFFIX)
 }
 
-fn absent(path: &Path) -> io::Result<()> {
-    point();
+fn remove(path: &Path) -> io::Result<()> {
+    kill_point();
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Has the folder's entries on disk.
+/// Syncs the entries of a folder to disk.
 ///
 /// # Errors
-/// The system's.
+/// An I/O error.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    point();
+    kill_point();
     File::open(folder)?.sync_all()
 }
 
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_put_is_read_again() {
+    fn a_state_that_was_put_is_read_back() {
         let root = TempRoot::new();
         let path = root.path().join("etc/sysctl.d/x.conf");
         for state in [
@@ -217,19 +219,19 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_run_left_is_tidied_with_the_folders_it_made() {
+    fn the_leftovers_of_a_killed_run_and_the_folders_it_created_are_removed() {
         let root = TempRoot::new();
         let path = root.path().join("etc/sysctl.d/x.conf");
         let folders = missing_folders(&path).expect("readable");
         assert_eq!(folders, [root.path().join("etc"), root.path().join("etc/sysctl.d")]);
         make_folders(path.parent().expect("a folder")).expect("writable");
-        fs::write(beside(&path).expect("a name"), "half").expect("writable");
+        fs::write(temporary(&path).expect("a name"), "half").expect("writable");
         tidy(&path, &folders).expect("writable");
         assert!(!root.path().join("etc").exists());
     }
 
     #[test]
-    fn a_folder_that_somebody_else_uses_stays() {
+    fn a_folder_with_other_files_is_kept() {
         let root = TempRoot::new();
         root.file("etc/sysctl.d/other.conf", "");
         let folders = [root.path().join("etc"), root.path().join("etc/sysctl.d")];
@@ -238,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_not_taken_for_absent() {
+    fn a_folder_at_the_path_is_an_error_and_not_absent() {
         let root = TempRoot::new();
         root.directory("etc/sysctl.d/x.conf");
         assert!(read(&root.path().join("etc/sysctl.d/x.conf")).is_err());

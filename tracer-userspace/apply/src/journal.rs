@@ -1,5 +1,5 @@
-//! What was there before: the only thing that an undo believes, and believes only as far as the
-//! allow-list reaches.
+//! The state of the host before an apply. An undo relies on the journal alone, and accepts from it only
+//! settings and paths of the allow-list.
 
 use rsttrace_core::causes;
 use rsttrace_model::{
@@ -10,27 +10,27 @@ use serde::{Deserialize, Serialize};
 
 use super::{FileState, Slot, is_ours};
 
-/// Written by this version of the format; others are refused.
+/// Version of the format; journals of other versions are refused.
 const FORMAT: u32 = 1;
-/// No file of ours, and none that stood in its place, is longer.
+/// Longest content of a file in bytes, old or new.
 const LONGEST: usize = 64 * 1024;
-/// No fix has more.
+/// Most items of a journal; no fix has more.
 const MOST_ITEMS: usize = 64;
 
 /// What a journal is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct About {
     pub id: String,
-    /// Namespaces other than the initial one do not outlive it, nor do the values of settings.
+    /// The boot of the apply. Values of settings, and namespaces other than the initial one, end with it.
     pub boot_id: String,
-    /// RFC 3339.
+    /// Time of the apply (RFC 3339).
     pub when: String,
     pub cause: Option<&'static str>,
     /// The fix's id.
     pub fix: String,
 }
 
-/// The old and the new state of everything that an apply changes.
+/// The old and the new state of every item that an apply changes.
 #[derive(Clone, Debug)]
 pub struct Journal {
     pub about: About,
@@ -44,7 +44,7 @@ pub enum Item {
 }
 
 impl Item {
-    /// Where a value is.
+    /// The namespace of a value; `None` for a file.
     pub fn place(&self) -> Option<&Place> {
         match self {
             Self::Value { slot, .. } => Some(&slot.place),
@@ -61,7 +61,7 @@ impl Item {
     }
 }
 
-/// Whether this is an id that we give: digits and dashes, and so a name that leads nowhere else.
+/// Whether this is a valid id: only digits and dashes, so that it cannot name a path elsewhere.
 pub fn is_id(text: &str) -> bool {
     (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || b == b'-')
 }
@@ -108,7 +108,7 @@ enum FileOnDisk {
 }
 
 impl Journal {
-    /// One JSON document.
+    /// Serializes the journal as one JSON document.
     pub fn to_json(&self) -> String {
         let About { id, boot_id, when, cause, fix } = self.about.clone();
         let document = JournalOnDisk {
@@ -120,28 +120,28 @@ impl Journal {
             fix,
             items: self.items.iter().map(ItemOnDisk::from).collect(),
         };
-        // Plain data with string keys: there is nothing in it that JSON cannot hold.
+        // Plain data with string keys always serializes.
         serde_json::to_string_pretty(&document).unwrap_or_default()
     }
 
-    /// Takes nothing from the document that an apply could not have written.
+    /// Parses a journal, and refuses everything that an apply could not have written.
     ///
     /// # Errors
-    /// What is wrong with it, in a clause.
+    /// What is wrong with the journal, as a clause.
     pub fn from_json(text: &[u8]) -> Result<Self, String> {
         let document: JournalOnDisk =
             serde_json::from_slice(text).map_err(|error| format!("is damaged: {error}"))?;
         if document.format != FORMAT {
             return Err(format!(
-                "is of format {}, which this build does not know",
+                "has format {} (this build supports format {FORMAT})",
                 document.format
             ));
         }
         if !is_id(&document.id) || !rsttrace_model::escape::is_plain(&document.fix) {
-            return Err("is damaged: its id is not one of ours".into());
+            return Err("is damaged: invalid id or fix".into());
         }
         if document.items.len() > MOST_ITEMS {
-            return Err("is damaged: it has too many items".into());
+            return Err("is damaged: too many items".into());
         }
         let about = About {
             id: document.id,
@@ -181,18 +181,18 @@ impl TryFrom<ItemOnDisk> for Item {
             ItemOnDisk::Value { key, netns, reach, cookie, old, new } => {
                 let setting = Setting::find(&key)
                     .filter(|setting| setting.writable)
-                    .ok_or_else(|| format!("names {key:?}, which no fix changes"))?;
+                    .ok_or_else(|| format!("names the setting {key:?}, which no fix changes"))?;
                 let is_number =
                     |text: &str| text.parse::<u64>().is_ok_and(|n| n.to_string() == text);
                 if !is_number(&old) || !is_number(&new) {
-                    return Err(format!("has something for {key} that is no number"));
+                    return Err(format!("has a value for {key} that is not a number"));
                 }
                 let slot = Slot { place: Place { netns, reach }, setting, cookie };
                 Ok(Self::Value { slot, old, new })
             }
             ItemOnDisk::File { path, old, new, folders } => {
                 if !is_ours(&path) {
-                    return Err(format!("names {path:?}, which no fix writes"));
+                    return Err(format!("names the path {path:?}, which no fix writes"));
                 }
                 let is_above = |folder: &String| {
                     path.strip_prefix(folder.as_str()).is_some_and(|rest| rest.starts_with('/'))
@@ -226,8 +226,9 @@ impl TryFrom<FileOnDisk> for FileState {
         match state {
             FileOnDisk::Absent => Ok(Self::Absent),
             FileOnDisk::File { hex, mode, uid, gid } => {
-                let bytes = unhex(&hex).ok_or("is damaged: a file's content is not hexadecimal")?;
-                // No set-id bits: what stood in the place of a settings file had none.
+                let bytes = unhex(&hex)
+                    .ok_or("is damaged: the content of a file is not valid hexadecimal")?;
+                // Drops set-id bits, which a settings file never has.
                 let mode = mode & 0o777;
                 Ok(Self::File { bytes, mode, uid, gid })
             }

@@ -1,5 +1,5 @@
-//! A process that is killed with SIGKILL before each system call by which it changes the disk: real
-//! files, a real journal, a real death. Only the kernel's settings are files here.
+//! Kills a process with SIGKILL before each system call that changes the disk, with real files and a real
+//! journal. Only the kernel's settings are files here.
 
 use std::{
     collections::BTreeMap,
@@ -22,28 +22,28 @@ use rsttrace_model::{
 use super::{
     FileState, Slot, Step, disk,
     journal::{About, Journal},
-    run::{Effects, Trouble, apply, undo},
+    run::{ApplyError, Effects, apply, undo},
     store::Store,
 };
 
-/// What the child is to do: `apply` or `undo`.
+/// The child's task: `apply` or `undo`.
 const TASK: &str = "RSTTRACE_TEST_TASK";
-/// Below which folder.
+/// The folder that stands for `/`.
 const ROOT: &str = "RSTTRACE_TEST_ROOT";
-/// The point at which it dies; from 1.
-const DIES_AT: &str = "RSTTRACE_TEST_DIES_AT";
+/// The number of the kill point at which the child is killed, from 1.
+const KILLED_AT: &str = "RSTTRACE_TEST_KILLED_AT";
 
 const MAX: &str = "net.netfilter.nf_conntrack_max";
 const SYSCTLS: &str = "/etc/sysctl.d/99-rsttrace-test.conf";
 const MODULES: &str = "/etc/modules-load.d/rsttrace-test.conf";
 const LINK: &str = "/etc/systemd/system/multi-user.target.wants/rsttrace-test.service";
 
-/// The next system call changes the disk. Everywhere but in the child this does nothing.
-pub fn point() {
-    static DIES: OnceLock<Option<u32>> = OnceLock::new();
+/// Called before each system call that changes the disk. Does nothing outside the child.
+pub fn kill_point() {
+    static KILLED: OnceLock<Option<u32>> = OnceLock::new();
     static PASSED: AtomicU32 = AtomicU32::new(0);
-    let dies_at = DIES.get_or_init(|| env::var(DIES_AT).ok()?.parse().ok());
-    if *dies_at == Some(PASSED.fetch_add(1, Ordering::Relaxed) + 1) {
+    let killed_at = KILLED.get_or_init(|| env::var(KILLED_AT).ok()?.parse().ok());
+    if *killed_at == Some(PASSED.fetch_add(1, Ordering::Relaxed) + 1) {
         let own = rustix::process::getpid();
         rustix::process::kill_process(own, rustix::process::Signal::KILL).expect("our own process");
         unreachable!("SIGKILL cannot be waited out");
@@ -69,52 +69,52 @@ impl OnDisk {
     }
 }
 
-fn failed(error: std::io::Error) -> Trouble {
-    Trouble::Failed(error.to_string())
+fn failed(error: std::io::Error) -> ApplyError {
+    ApplyError::Failed(error.to_string())
 }
 
 impl Effects for OnDisk {
-    fn cookie(&mut self, _: &Slot) -> Result<Option<u64>, Trouble> {
+    fn cookie(&mut self, _: &Slot) -> Result<Option<u64>, ApplyError> {
         Ok(None)
     }
 
-    fn value(&mut self, slot: &Slot) -> Result<String, Trouble> {
+    fn value(&mut self, slot: &Slot) -> Result<String, ApplyError> {
         fs::read_to_string(self.of(slot)).map_err(failed)
     }
 
-    fn set_value(&mut self, slot: &Slot, value: &str) -> Result<(), Trouble> {
-        // The kernel takes a value whole or not at all; a file is given one the same way.
+    fn set_value(&mut self, slot: &Slot, value: &str) -> Result<(), ApplyError> {
+        // The kernel sets a value atomically, so the file is replaced atomically as well.
         let beside = self.root.join("value");
         fs::write(&beside, value).map_err(failed)?;
-        point();
+        kill_point();
         fs::rename(beside, self.of(slot)).map_err(failed)
     }
 
-    fn file(&mut self, path: &str) -> Result<FileState, Trouble> {
+    fn file(&mut self, path: &str) -> Result<FileState, ApplyError> {
         disk::read(&self.at(path)).map_err(failed)
     }
 
-    fn put_file(&mut self, path: &str, state: &FileState) -> Result<(), Trouble> {
+    fn put_file(&mut self, path: &str, state: &FileState) -> Result<(), ApplyError> {
         disk::put(&self.at(path), state).map_err(failed)
     }
 
-    fn missing_folders(&mut self, path: &str) -> Result<Vec<String>, Trouble> {
+    fn missing_folders(&mut self, path: &str) -> Result<Vec<String>, ApplyError> {
         let folders = disk::missing_folders(&self.at(path)).map_err(failed)?;
         let below =
             |folder: PathBuf| Some(folder.strip_prefix(&self.root).ok()?.to_str()?.to_owned());
         Ok(folders.into_iter().filter_map(below).map(|folder| format!("/{folder}")).collect())
     }
 
-    fn tidy(&mut self, path: &str, folders: &[String]) -> Result<(), Trouble> {
+    fn tidy(&mut self, path: &str, folders: &[String]) -> Result<(), ApplyError> {
         let folders: Vec<_> = folders.iter().map(|folder| self.at(folder)).collect();
         disk::tidy(&self.at(path), &folders).map_err(failed)
     }
 
-    fn save(&mut self, journal: &Journal) -> Result<(), Trouble> {
+    fn save(&mut self, journal: &Journal) -> Result<(), ApplyError> {
         self.store.save(journal).map_err(failed)
     }
 
-    fn forget(&mut self, journal: &Journal) -> Result<(), Trouble> {
+    fn forget(&mut self, journal: &Journal) -> Result<(), ApplyError> {
         self.store.forget(&journal.about.id).map_err(failed)
     }
 }
@@ -132,9 +132,9 @@ fn steps() -> Vec<Step> {
     ]
 }
 
-/// The child's part; nothing without the parent.
+/// Runs the child's task; does nothing unless the parent set one.
 #[test]
-fn the_task_of_a_child_ends_well_or_by_sigkill() {
+fn a_child_finishes_its_task_or_is_killed() {
     let (Ok(task), Some(root)) = (env::var(TASK), env::var_os(ROOT)) else {
         return;
     };
@@ -157,17 +157,17 @@ fn the_task_of_a_child_ends_well_or_by_sigkill() {
     }
 }
 
-fn child(task: &str, root: &Path, dies_at: Option<u32>) -> ExitStatus {
+fn child(task: &str, root: &Path, killed_at: Option<u32>) -> ExitStatus {
     let mut child = Command::new(env::current_exe().expect("the test program"));
-    child.args(["--exact", "killed::the_task_of_a_child_ends_well_or_by_sigkill"]);
+    child.args(["--exact", "killed::a_child_finishes_its_task_or_is_killed"]);
     child.env(TASK, task).env(ROOT, root);
-    if let Some(point) = dies_at {
-        child.env(DIES_AT, point.to_string());
+    if let Some(point) = killed_at {
+        child.env(KILLED_AT, point.to_string());
     }
     child.output().expect("started").status
 }
 
-/// A sysctl, a file of ours from before, and nothing else.
+/// A host with one sysctl and one of our files.
 fn host() -> TempRoot {
     let root = TempRoot::new();
     root.file(&format!("proc/sys/{}", MAX.replace('.', "/")), "65536");
@@ -175,8 +175,8 @@ fn host() -> TempRoot {
     root
 }
 
-/// Every folder, file and link with its content and mode; the lock apart, which is no state, and the
-/// half-written value of a kernel that is none.
+/// Every folder, file and link with its content and mode, except the lock and the temporary file of
+/// `set_value`.
 fn snapshot(root: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     let (mut found, mut folders) = (BTreeMap::new(), vec![root.to_owned()]);
     while let Some(folder) = folders.pop() {
@@ -202,7 +202,7 @@ fn snapshot(root: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     found
 }
 
-/// A host on which the folder of journals is there, and what it looks like.
+/// A host with an empty folder of journals, and its snapshot.
 fn prepared() -> (TempRoot, BTreeMap<PathBuf, (u32, Vec<u8>)>) {
     let root = host();
     assert!(child("undo", root.path(), None).success());
@@ -211,7 +211,7 @@ fn prepared() -> (TempRoot, BTreeMap<PathBuf, (u32, Vec<u8>)>) {
 }
 
 #[test]
-fn an_apply_killed_at_any_moment_is_undone_to_the_byte() {
+fn an_apply_killed_at_any_point_is_undone_to_the_byte() {
     let (root, before) = prepared();
     let mut point = 0;
     loop {
@@ -228,7 +228,7 @@ fn an_apply_killed_at_any_moment_is_undone_to_the_byte() {
 }
 
 #[test]
-fn an_undo_killed_at_any_moment_is_ended_by_the_next() {
+fn an_undo_killed_at_any_point_is_finished_by_the_next() {
     let (root, before) = prepared();
     let mut point = 0;
     loop {

@@ -1,12 +1,12 @@
-//! Making a change so that it can be taken back.
+//! Changes a host so that every change can be undone.
 //!
-//! A fix becomes [`Step`]s; [`run`] carries them out and takes them back, through [`run::Effects`], so
-//! that tests can kill it at every effect; [`journal`] is what is known of the host before the first
-//! write, [`store`] keeps it on disk; [`live`] is the effects on this machine.
+//! A fix becomes [`Step`]s. [`run`] applies and undoes them through [`run::Effects`], so that tests can kill a
+//! run at every effect. [`journal`] holds the old state of everything that a run changes, [`store`] keeps the
+//! journal on disk, and [`live`] implements the effects on this machine.
 //!
-//! The rule that everything rests on: nothing is written before its old state is on disk, and a state
-//! is taken back only where it is still ours, or where it never changed. So a run may die anywhere, an
-//! undo too, and the next undo ends what it began.
+//! The basic rule: nothing is written before its old state is on disk. An undo restores a state only where
+//! the host still has the state that the apply wrote, unless the undo is forced. So an apply or an undo may
+//! be killed at any point, and the next undo finishes the work.
 
 pub mod article;
 pub mod disk;
@@ -25,17 +25,17 @@ mod tests;
 
 use rsttrace_model::{netns::Place, settings::Setting};
 
-/// Where a value is kept.
+/// The location of a value: a setting in a network namespace.
 #[derive(Clone, Debug)]
 pub struct Slot {
     pub place: Place,
     pub setting: &'static Setting,
-    /// Of the namespace, when it was noted down; inode numbers are given away again.
+    /// The cookie of the namespace when the journal was written, because inode numbers are reused.
     pub cookie: Option<u64>,
 }
 
 impl Slot {
-    /// Nothing is noted down of it yet.
+    /// A slot without a cookie.
     pub fn new(place: Place, setting: &'static Setting) -> Self {
         Self { place, setting, cookie: None }
     }
@@ -46,14 +46,14 @@ impl Slot {
     }
 }
 
-/// A value or a file, as it should be.
+/// The wanted state of a value or a file.
 #[derive(Clone, Debug)]
 pub enum Step {
     Value { slot: Slot, to: u64 },
     File { path: String, to: FileState },
 }
 
-/// What is at a path.
+/// The content of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileState {
     Absent,
@@ -62,8 +62,8 @@ pub enum FileState {
 }
 
 impl FileState {
-    /// The same but for comments, which hold dates.
-    fn says_the_same(&self, other: &Self) -> bool {
+    /// Whether two states are equal apart from comments, which hold dates.
+    fn same_apart_from_comments(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::File { bytes, mode, .. }, Self::File { bytes: others, mode: its, .. }) => {
                 mode == its && lines(bytes).eq(lines(others))
@@ -77,9 +77,9 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.split(|b| *b == b'\n').filter(|line| !line.starts_with(b"#"))
 }
 
-/// Folders in which a fix keeps its settings over a reboot, with what stands before and after its name.
+/// Folders where a fix persists its settings across reboots, with the prefix and the suffix of file names.
 const FOLDERS: [(&str, &str); 5] = [
-    // Late in the order, in which the last one wins.
+    // A name late in the order, because the last file wins.
     ("/etc/sysctl.d/99-rsttrace-", ".conf"),
     ("/etc/modprobe.d/rsttrace-", ".conf"),
     ("/etc/modules-load.d/rsttrace-", ".conf"),
@@ -87,7 +87,7 @@ const FOLDERS: [(&str, &str); 5] = [
     ("/etc/systemd/system/multi-user.target.wants/rsttrace-", ".service"),
 ];
 
-/// Whether this is a path that a fix of ours writes: no journal makes us touch another one.
+/// Whether a fix of rsttrace may write this path. A journal cannot make rsttrace touch any other path.
 pub fn is_ours(path: &str) -> bool {
     let is_name = |name: &str| {
         (1..=64).contains(&name.len())

@@ -1,4 +1,4 @@
-//! A fix with everything that it takes on this host.
+//! A fix with everything that an apply needs on this host.
 
 use std::path::Path;
 
@@ -11,46 +11,47 @@ use rsttrace_model::{
 
 use super::{FileState, Slot, Step};
 
-/// A fix, and what `--apply` would write for it.
+/// A fix, with the values and files that `--apply` would write.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub fix: Fix,
     pub files: Vec<Persist>,
-    /// Why `--apply` leaves the files to somebody else, and to whom, in a clause.
+    /// Why `--apply` does not write the files, and how to write them, as a clause.
     pub unwritten: Option<String>,
     pub steps: Vec<Step>,
-    /// Why it cannot be applied, in clauses.
+    /// Why the fix cannot be applied, as clauses.
     pub problems: Vec<String>,
-    /// What it does not do, in clauses.
+    /// What the fix does not do, as clauses.
     pub caveats: Vec<String>,
 }
 
 impl Plan {
-    /// `header` are the comment lines of the files: who wrote them, when and why.
+    /// `header` holds the comment lines of the files: what wrote them, when and why.
     pub fn new(fix: Fix, header: &[String], view: &HostState, host: &Host) -> Self {
         let mut caveats: Vec<String> = fix.caveats().into_iter().map(Into::into).collect();
         caveats.extend(overruled(&fix, view));
         let elsewhere = host.files_elsewhere();
-        // What the host has, a container does not show.
+        // A container does not show what the host has, so ipvsadm is assumed there.
         let has_ipvsadm = elsewhere.is_some()
             || Path::new(IPVSADM).exists() && Path::new("/etc/systemd/system").exists();
-        let (files, useless): (Vec<_>, Vec<_>) = fix
+        let (files, unusable): (Vec<_>, Vec<_>) = fix
             .files()
             .into_iter()
             .map(|file| with_header(file, header))
             .partition(|file| has_ipvsadm || file.enabled_by().is_none());
-        if !useless.is_empty() {
+        if !unusable.is_empty() {
             caveats.push(format!(
-                "nothing keeps it over a reboot: no sysctl holds it, and there is no systemd or no \
-                 {IPVSADM} here that a unit could run"
+                "not persisted across reboots: no sysctl holds the value, and this host has no systemd or \
+                 no {IPVSADM} that a unit could run"
             ));
         }
         if files.is_empty()
-            && useless.is_empty()
+            && unusable.is_empty()
             && fix.changes.iter().any(|it| it.setting().is_some())
         {
             caveats.push(
-                "no file keeps it: whoever makes the network namespace has to set it there".into(),
+                "not persisted: the program that creates the network namespace must set the value there"
+                    .into(),
             );
         }
         let unwritten = elsewhere.filter(|_| !files.is_empty()).map(not_written);
@@ -63,7 +64,7 @@ impl Plan {
         Self { fix, files, unwritten, steps, problems, caveats }
     }
 
-    /// Whether it is the node's to change, and there is something to change.
+    /// Whether the fix belongs to the node and has a value to set.
     pub fn is_node_owned(&self) -> bool {
         let sets = |step: &Step| matches!(step, Step::Value { .. });
         self.fix.owner == FixOwner::Node && self.steps.iter().any(sets)
@@ -72,12 +73,13 @@ impl Plan {
 
 fn not_written(why: &str) -> String {
     format!(
-        "--apply sets the values and writes no file: {why}, and nothing here outlives a reboot; to keep \
-         them, run it on the host, or put the files there. --undo needs this container's --state-dir"
+        "--apply sets the values but writes no files: {why}, and files written here do not survive a \
+         reboot; to persist the values, run it on the host or copy the files there. --undo needs this \
+         container's --state-dir"
     )
 }
 
-/// Who writes another value over ours, at its start or at boot.
+/// What overwrites our value: kube-proxy when it starts, or another file at boot.
 fn overruled(fix: &Fix, view: &HostState) -> Vec<String> {
     let mut list = Vec::new();
     for change in &fix.changes {
@@ -88,7 +90,7 @@ fn overruled(fix: &Fix, view: &HostState) -> Vec<String> {
         let written = netns.and_then(|netns| writer(view, netns, setting));
         if let (Some(value), Some(name)) = (written, proxy_name(view)) {
             list.push(format!(
-                "{name} writes {value} into {} at its start: change its configuration as well",
+                "{name} sets {} to {value} when it starts: change its configuration as well",
                 setting.key
             ));
         }
@@ -98,13 +100,17 @@ fn overruled(fix: &Fix, view: &HostState) -> Vec<String> {
             && !winner.by_hand_only
             && is_later(&winner.at.file, &ours.path)
         {
-            list.push(format!("{} sets {} as well, and wins at boot", winner.at, setting.key));
+            list.push(format!(
+                "{} also sets {} and takes precedence at boot",
+                winner.at, setting.key
+            ));
         }
     }
     list
 }
 
-/// The order in which sysctl.d is applied: by the names of the files, whatever their folder.
+/// Whether `file` is applied after `than`: sysctl.d files are applied in the order of their names, whatever
+/// their folder.
 fn is_later(file: &str, than: &str) -> bool {
     let name = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
     name(file) > name(than)
@@ -115,7 +121,7 @@ fn with_header(file: Persist, header: &[String]) -> Persist {
     Persist { text: comment + &file.text, ..file }
 }
 
-/// Values first: a file whose value the kernel refuses would be a trap for the next boot.
+/// Values come before files, so that no file persists a value that the kernel refuses.
 fn steps(fix: &Fix, files: &[Persist]) -> Vec<Step> {
     let value = |change: &rsttrace_core::fix::Change| {
         let ((setting, to), place) = (change.setting()?, change.place()?.clone());
@@ -138,7 +144,7 @@ fn steps(fix: &Fix, files: &[Persist]) -> Vec<Step> {
     steps
 }
 
-/// What would stop it, as far as that can be told without writing.
+/// What would make the apply fail, as far as that can be checked without writing.
 fn problems(steps: &[Step], host: &Host) -> Vec<String> {
     if !rustix::process::geteuid().is_root() {
         return vec!["only root may change this host".into()];
@@ -150,10 +156,10 @@ fn problems(steps: &[Step], host: &Host) -> Vec<String> {
                 let Slot { place, setting, .. } = slot;
                 let (least, most) = setting.range;
                 if !setting.writable {
-                    problems.push(format!("{} is not to be written", setting.key));
+                    problems.push(format!("rsttrace does not write {}", setting.key));
                 } else if *to < least || *to > most {
                     problems.push(format!(
-                        "{} = {to}: the kernel takes {least} to {most} only",
+                        "{} = {to} is out of range (the kernel accepts {least} to {most})",
                         setting.key
                     ));
                 }
@@ -203,8 +209,8 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_applied_after_ours_is_told() {
-        for (file, told) in [
+    fn a_file_that_is_applied_after_ours_is_reported() {
+        for (file, reported) in [
             ("/etc/sysctl.d/99-zz.conf", true),
             ("/usr/lib/sysctl.d/99-sysctl.conf", true),
             ("/etc/sysctl.d/99-custom.conf", false),
@@ -215,7 +221,7 @@ mod tests {
             let mut view = HostState::default();
             view.configured.sysctls = vec![Assignment { key, value, at, by_hand_only: false }];
             let list = overruled(&fix(), &view);
-            assert_eq!(list.len(), usize::from(told), "{file}: {list:?}");
+            assert_eq!(list.len(), usize::from(reported), "{file}: {list:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Carrying out and taking back, whatever the effects are.
+//! Applies and undoes steps through [`Effects`].
 
 use super::{
     FileState, Slot, Step,
@@ -7,118 +7,119 @@ use super::{
 
 /// Why something could not be read or written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// The place, or the setting in it, is no longer there.
+pub enum ApplyError {
+    /// The namespace or the setting no longer exists; the reason as a clause.
     Gone(String),
-    /// In a clause.
+    /// The system call failed or the state is unexpected; the reason as a clause.
     Failed(String),
 }
 
-impl Trouble {
-    fn why(self) -> String {
+impl ApplyError {
+    fn reason(self) -> String {
         match self {
-            Self::Gone(why) | Self::Failed(why) => why,
+            Self::Gone(reason) | Self::Failed(reason) => reason,
         }
     }
 }
 
-/// What this does to the world; each may fail, and the process may die before, in or after each.
+/// The effects of a run on the host. Each may fail, and the process may be killed before, during or after
+/// each.
 pub trait Effects {
-    /// What tells the namespace of a setting from every later one with its number.
-    fn cookie(&mut self, slot: &Slot) -> Result<Option<u64>, Trouble>;
-    /// Fails where the namespace is not the one that was noted down.
-    fn value(&mut self, slot: &Slot) -> Result<String, Trouble>;
-    fn set_value(&mut self, slot: &Slot, value: &str) -> Result<(), Trouble>;
-    fn file(&mut self, path: &str) -> Result<FileState, Trouble>;
-    /// Puts a state at a path in one step: before it, the old state is seen, after it the new one.
-    fn put_file(&mut self, path: &str, state: &FileState) -> Result<(), Trouble>;
-    /// Folders above a path that are not there, the outermost first.
-    fn missing_folders(&mut self, path: &str) -> Result<Vec<String>, Trouble>;
-    /// Removes what a killed [`Effects::put_file`] left beside the path, and those of the folders that
-    /// are empty.
-    fn tidy(&mut self, path: &str, folders: &[String]) -> Result<(), Trouble>;
-    /// Has the journal on disk when it returns.
-    fn save(&mut self, journal: &Journal) -> Result<(), Trouble>;
-    fn forget(&mut self, journal: &Journal) -> Result<(), Trouble>;
+    /// Identifies the namespace of a setting, unlike its inode number, which a later namespace may get.
+    fn cookie(&mut self, slot: &Slot) -> Result<Option<u64>, ApplyError>;
+    /// Reads the value. Fails when the namespace is not the one in the journal.
+    fn value(&mut self, slot: &Slot) -> Result<String, ApplyError>;
+    fn set_value(&mut self, slot: &Slot, value: &str) -> Result<(), ApplyError>;
+    fn file(&mut self, path: &str) -> Result<FileState, ApplyError>;
+    /// Replaces the state at a path atomically: a reader sees either the old or the new state.
+    fn put_file(&mut self, path: &str, state: &FileState) -> Result<(), ApplyError>;
+    /// Missing folders above a path, the outermost first.
+    fn missing_folders(&mut self, path: &str) -> Result<Vec<String>, ApplyError>;
+    /// Removes the temporary file of a killed [`Effects::put_file`], and those of `folders` that are empty.
+    fn tidy(&mut self, path: &str, folders: &[String]) -> Result<(), ApplyError>;
+    /// Saves the journal; it is on disk when this returns.
+    fn save(&mut self, journal: &Journal) -> Result<(), ApplyError>;
+    /// Deletes the journal.
+    fn forget(&mut self, journal: &Journal) -> Result<(), ApplyError>;
 }
 
-/// What became of an apply.
+/// The result of an apply.
 #[derive(Debug)]
 pub enum Applied {
-    /// Everything was as wanted before; nothing was written.
+    /// Everything already had its wanted state; nothing was written.
     AlreadySo,
     Done(Journal),
 }
 
-/// An apply that did not come to its end.
+/// An apply that failed.
 #[derive(Debug)]
 pub struct Failure {
-    /// In a clause.
+    /// Why, as a clause.
     pub reason: String,
-    /// What could not be restored; empty when everything is as before.
+    /// What could not be restored; empty when everything was restored.
     pub left: Vec<String>,
 }
 
-/// What became of each item of an undo.
+/// The result of an undo, by item.
 #[derive(Debug, Default)]
-pub struct Undone {
+pub struct UndoReport {
     pub restored: Vec<String>,
-    /// Was as before already: never written, or taken back in an earlier attempt.
+    /// Already had the old state: never written, or restored by an earlier undo.
     pub already: Vec<String>,
-    /// Somebody else has changed it since: left alone.
+    /// Changed by another process since the apply, so left alone.
     pub foreign: Vec<String>,
-    /// Not there any more, and so nothing to restore.
+    /// No longer exists, so there is nothing to restore.
     pub gone: Vec<String>,
     pub failed: Vec<String>,
 }
 
-impl Undone {
-    /// Nothing is left to be taken back.
+impl UndoReport {
+    /// Whether nothing is left to undo.
     pub fn is_complete(&self) -> bool {
         self.foreign.is_empty() && self.failed.is_empty()
     }
 }
 
-/// How an item stands.
+/// The current state of an item.
 #[derive(PartialEq, Eq)]
-enum Standing {
+enum ItemState {
     Old,
     New,
-    /// Neither; what it is.
+    /// Neither the old nor the new state; the current one as a clause: "reads 3600".
     Other(String),
 }
 
-/// Carries out the steps. Either all of them are in force at the end, or none.
+/// Applies the steps. At the end either all of them are in effect or none is.
 ///
 /// # Errors
-/// [`Failure`], after everything that had been written was restored, or with what was not.
+/// [`Failure`], after everything that had been written was restored. Its `left` lists what could not be.
 pub fn apply(effects: &mut dyn Effects, steps: &[Step], about: About) -> Result<Applied, Failure> {
-    let untouched = |trouble: Trouble| Failure { reason: trouble.why(), left: Vec::new() };
+    let untouched = |error: ApplyError| Failure { reason: error.reason(), left: Vec::new() };
     let items = pending(effects, steps).map_err(untouched)?;
     if items.is_empty() {
         return Ok(Applied::AlreadySo);
     }
     let journal = Journal { about, items };
-    effects.save(&journal).map_err(|trouble| Failure {
-        reason: format!("the old values cannot be kept: {}", trouble.why()),
+    effects.save(&journal).map_err(|error| Failure {
+        reason: format!("cannot save the old values: {}", error.reason()),
         left: Vec::new(),
     })?;
     for (index, item) in journal.items.iter().enumerate() {
-        let carried_out = match unchanged(effects, item) {
-            // Not ours to restore: nothing was written to it.
+        let written = match unchanged(effects, item) {
+            // Nothing was written to this item, so it is not restored.
             Err(reason) => Err((reason, index)),
-            Ok(()) => carry_out(effects, item).map_err(|reason| (reason, index + 1)),
+            Ok(()) => write_and_verify(effects, item).map_err(|reason| (reason, index + 1)),
         };
-        if let Err((reason, written)) = carried_out {
-            let left = back_out(effects, &journal, written);
+        if let Err((reason, count)) = written {
+            let left = restore_first(effects, &journal, count);
             return Err(Failure { reason, left });
         }
     }
     Ok(Applied::Done(journal))
 }
 
-/// What the steps would change, with what is there now.
-fn pending(effects: &mut dyn Effects, steps: &[Step]) -> Result<Vec<Item>, Trouble> {
+/// The items that the steps would change, with their current state.
+fn pending(effects: &mut dyn Effects, steps: &[Step]) -> Result<Vec<Item>, ApplyError> {
     let mut items = Vec::new();
     for step in steps {
         match step {
@@ -131,7 +132,7 @@ fn pending(effects: &mut dyn Effects, steps: &[Step]) -> Result<Vec<Item>, Troub
             }
             Step::File { path, to } => {
                 let old = effects.file(path)?;
-                if !old.says_the_same(to) {
+                if !old.same_apart_from_comments(to) {
                     let folders = effects.missing_folders(path)?;
                     items.push(Item::File { path: path.clone(), old, new: to.clone(), folders });
                 }
@@ -141,107 +142,107 @@ fn pending(effects: &mut dyn Effects, steps: &[Step]) -> Result<Vec<Item>, Troub
     Ok(items)
 }
 
-/// It may have changed since it was noted down: then the journal would restore the wrong value.
+/// Checks that an item still has the old state of the journal. Otherwise an undo would restore a wrong value.
 fn unchanged(effects: &mut dyn Effects, item: &Item) -> Result<(), String> {
     let what = item.describe();
-    match standing(effects, item).map_err(|trouble| format!("{what}: {}", trouble.why()))? {
-        Standing::Old => Ok(()),
-        _ => Err(format!("{what} was changed by someone else at this moment")),
+    match state_of(effects, item).map_err(|error| format!("{what}: {}", error.reason()))? {
+        ItemState::Old => Ok(()),
+        _ => Err(format!("{what} was changed by another process at the same time")),
     }
 }
 
-fn carry_out(effects: &mut dyn Effects, item: &Item) -> Result<(), String> {
+fn write_and_verify(effects: &mut dyn Effects, item: &Item) -> Result<(), String> {
     let what = item.describe();
-    write(effects, item, true).map_err(|trouble| format!("{what}: {}", trouble.why()))?;
-    match standing(effects, item).map_err(|trouble| format!("{what}: {}", trouble.why()))? {
-        Standing::New => Ok(()),
-        Standing::Old => Err(format!("{what} was written, and reads as before")),
-        Standing::Other(now) => Err(format!("{what} was written, and reads {now}")),
+    write(effects, item, true).map_err(|error| format!("{what}: {}", error.reason()))?;
+    match state_of(effects, item).map_err(|error| format!("{what}: {}", error.reason()))? {
+        ItemState::New => Ok(()),
+        ItemState::Old => Err(format!("{what} was written but still has its old value")),
+        ItemState::Other(now) => Err(format!("{what} was written but {now}")),
     }
 }
 
-/// Restores the first so many items, which were written, whatever they read now.
-fn back_out(effects: &mut dyn Effects, journal: &Journal, written: usize) -> Vec<String> {
+/// Restores the first `count` items, which were written, whatever their current state is.
+fn restore_first(effects: &mut dyn Effects, journal: &Journal, count: usize) -> Vec<String> {
     let mut left = Vec::new();
-    for item in journal.items.iter().take(written).rev() {
-        match take_back(effects, item, true) {
-            Ok(_) | Err(Trouble::Gone(_)) => {}
-            Err(Trouble::Failed(why)) => left.push(format!("{}: {why}", item.describe())),
+    for item in journal.items.iter().take(count).rev() {
+        match restore(effects, item, true) {
+            Ok(_) | Err(ApplyError::Gone(_)) => {}
+            Err(ApplyError::Failed(reason)) => left.push(format!("{}: {reason}", item.describe())),
         }
     }
     if left.is_empty()
-        && let Err(trouble) = effects.forget(journal)
+        && let Err(error) = effects.forget(journal)
     {
-        left.push(format!("the journal: {}", trouble.why()));
+        left.push(format!("the journal: {}", error.reason()));
     }
     left
 }
 
-/// What [`take_back`] did.
-enum TakenBack {
+/// What [`restore`] did.
+enum Outcome {
     Restored,
     Already,
-    /// What it reads now.
+    /// Left alone; the current state as a clause.
     Foreign(String),
 }
 
-/// Takes everything back that is still ours; with `force` whatever it is now. The journal is forgotten
-/// when nothing is left.
-pub fn undo(effects: &mut dyn Effects, journal: &Journal, force: bool) -> Undone {
-    let mut undone = Undone::default();
+/// Restores every item that still has the state that the apply wrote; with `force` every item. Deletes the
+/// journal when nothing is left to undo.
+pub fn undo(effects: &mut dyn Effects, journal: &Journal, force: bool) -> UndoReport {
+    let mut undone = UndoReport::default();
     for item in journal.items.iter().rev() {
         let what = item.describe();
-        match take_back(effects, item, force) {
-            Ok(TakenBack::Restored) => undone.restored.push(what),
-            Ok(TakenBack::Already) => undone.already.push(what),
-            Ok(TakenBack::Foreign(now)) => undone.foreign.push(format!("{what} reads {now}")),
-            Err(Trouble::Gone(why)) => undone.gone.push(format!("{what}: {why}")),
-            Err(Trouble::Failed(why)) => undone.failed.push(format!("{what}: {why}")),
+        match restore(effects, item, force) {
+            Ok(Outcome::Restored) => undone.restored.push(what),
+            Ok(Outcome::Already) => undone.already.push(what),
+            Ok(Outcome::Foreign(now)) => undone.foreign.push(format!("{what} {now}")),
+            Err(ApplyError::Gone(reason)) => undone.gone.push(format!("{what}: {reason}")),
+            Err(ApplyError::Failed(reason)) => undone.failed.push(format!("{what}: {reason}")),
         }
     }
     if undone.is_complete()
-        && let Err(trouble) = effects.forget(journal)
+        && let Err(error) = effects.forget(journal)
     {
-        undone.failed.push(format!("the journal: {}", trouble.why()));
+        undone.failed.push(format!("the journal: {}", error.reason()));
     }
     undone
 }
 
-fn take_back(effects: &mut dyn Effects, item: &Item, force: bool) -> Result<TakenBack, Trouble> {
-    let done = match standing(effects, item)? {
-        Standing::Old => TakenBack::Already,
-        Standing::Other(now) if !force => return Ok(TakenBack::Foreign(now)),
-        Standing::New | Standing::Other(_) => {
+fn restore(effects: &mut dyn Effects, item: &Item, force: bool) -> Result<Outcome, ApplyError> {
+    let outcome = match state_of(effects, item)? {
+        ItemState::Old => Outcome::Already,
+        ItemState::Other(now) if !force => return Ok(Outcome::Foreign(now)),
+        ItemState::New | ItemState::Other(_) => {
             write(effects, item, false)?;
-            match standing(effects, item)? {
-                Standing::Old => TakenBack::Restored,
-                _ => return Err(Trouble::Failed("was restored, and reads otherwise".into())),
+            match state_of(effects, item)? {
+                ItemState::Old => Outcome::Restored,
+                _ => return Err(ApplyError::Failed("was restored but has another value".into())),
             }
         }
     };
     if let Item::File { path, folders, .. } = item {
         effects.tidy(path, folders)?;
     }
-    Ok(done)
+    Ok(outcome)
 }
 
-fn standing(effects: &mut dyn Effects, item: &Item) -> Result<Standing, Trouble> {
+fn state_of(effects: &mut dyn Effects, item: &Item) -> Result<ItemState, ApplyError> {
     Ok(match item {
         Item::Value { slot, old, new } => match effects.value(slot)? {
-            now if now == *old => Standing::Old,
-            now if now == *new => Standing::New,
-            now => Standing::Other(now),
+            now if now == *old => ItemState::Old,
+            now if now == *new => ItemState::New,
+            now => ItemState::Other(format!("reads {now}")),
         },
         Item::File { path, old, new, .. } => match effects.file(path)? {
-            now if now == *old => Standing::Old,
-            now if now == *new => Standing::New,
-            FileState::Absent => Standing::Other("absent".into()),
-            _ => Standing::Other("differently".into()),
+            now if now == *old => ItemState::Old,
+            now if now == *new => ItemState::New,
+            FileState::Absent => ItemState::Other("is absent".into()),
+            _ => ItemState::Other("has other content".into()),
         },
     })
 }
 
-fn write(effects: &mut dyn Effects, item: &Item, new_one: bool) -> Result<(), Trouble> {
+fn write(effects: &mut dyn Effects, item: &Item, new_one: bool) -> Result<(), ApplyError> {
     match item {
         Item::Value { slot, old, new } => effects.set_value(slot, if new_one { new } else { old }),
         Item::File { path, old, new, .. } => {

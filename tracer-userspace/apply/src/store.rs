@@ -1,4 +1,4 @@
-//! Journals on disk: a folder that only root reads and writes, one file for each apply.
+//! Journals on disk: a folder that only root can read and write, with one file per apply.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -20,19 +20,19 @@ use super::{
     journal::{Journal, is_id},
 };
 
-/// An open folder of journals, which nobody else has open for writing.
+/// An open and locked folder of journals; no other process has the lock.
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
-    /// Holds the lock until it is closed, by death too.
+    /// Holds the lock until the file is closed, also when the process is killed.
     _lock: File,
 }
 
 impl Store {
-    /// Opens the folder `undo` below the state directory, made if need be, and locks it.
+    /// Opens the folder `undo` in the state directory, creates it when missing, and locks it.
     ///
     /// # Errors
-    /// The system's; that somebody else owns it or may write to it; that another run is at work.
+    /// An I/O error; when another user owns the folder or may write to it; when another run holds the lock.
     pub fn open(state: &Path) -> io::Result<Self> {
         if let Some(above) = state.parent() {
             disk::make_folders(above)?;
@@ -54,27 +54,27 @@ impl Store {
         locked.map_err(|error| match error {
             Errno::WOULDBLOCK => io::Error::new(
                 ErrorKind::WouldBlock,
-                "another `rsttrace fix` is changing this host at this moment",
+                "another `rsttrace fix` is changing this host now",
             ),
             _ => error.into(),
         })?;
         let store = Self { folder, _lock: lock };
-        // What a run that was killed while it saved has left.
+        // Removes temporary files of a run that was killed while saving.
         for name in store.names()?.iter().filter_map(|name| disk::unfinished(name)) {
             disk::tidy(&store.folder.join(name), &[])?;
         }
         Ok(store)
     }
 
-    /// Whether anything was ever kept below this state directory: to look, nothing has to be made.
+    /// Whether the folder of journals exists. This creates nothing.
     pub fn exists(state: &Path) -> bool {
         state.join("undo").exists()
     }
 
-    /// An id that no journal here has, later in the order than all of them.
+    /// A new id that sorts after the ids of all journals. `now` is the time as `YYYYMMDD-HHMMSS`.
     ///
     /// # Errors
-    /// The system's.
+    /// An I/O error.
     pub fn new_id(&self, now: &str) -> io::Result<String> {
         let newest = self.ids()?.pop().unwrap_or_default();
         if now > newest.as_str() {
@@ -88,10 +88,10 @@ impl Store {
         Ok(format!("{stem}-{:03}", count + 1))
     }
 
-    /// The ids, in the order in which they were applied.
+    /// The ids of all journals, the oldest first.
     ///
     /// # Errors
-    /// The system's.
+    /// An I/O error.
     pub fn ids(&self) -> io::Result<Vec<String>> {
         let names = self.names()?;
         let ids = names.iter().filter_map(|name| name.strip_suffix(".json"));
@@ -105,10 +105,10 @@ impl Store {
         Ok(entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect())
     }
 
-    /// Has the journal on disk when it returns.
+    /// Saves the journal; it is on disk when this returns.
     ///
     /// # Errors
-    /// The system's.
+    /// An I/O error.
     pub fn save(&self, journal: &Journal) -> io::Result<()> {
         let file = FileState::File {
             bytes: journal.to_json().into_bytes(),
@@ -119,25 +119,30 @@ impl Store {
         disk::put(&self.path(&journal.about.id), &file)
     }
 
+    /// Loads a journal.
+    ///
     /// # Errors
-    /// A clause: what is wrong with it, or the system's.
+    /// What is wrong with the journal, or an I/O error, as a clause after "the journal ID". `is not there`
+    /// when it does not exist.
     pub fn load(&self, id: &str) -> Result<Journal, String> {
         if !is_id(id) {
-            return Err("is no id of an apply".into());
+            return Err("is not valid (expected an id of digits and dashes)".into());
         }
         match disk::read_at_most(&self.path(id), 1024 * 1024) {
             Ok(bytes) => Journal::from_json(&bytes).and_then(|journal| {
                 (journal.about.id == id)
                     .then_some(journal)
-                    .ok_or_else(|| "is damaged: it has another's id".into())
+                    .ok_or_else(|| "is damaged: it contains another id".into())
             }),
             Err(error) if error.kind() == ErrorKind::NotFound => Err("is not there".into()),
             Err(error) => Err(error.to_string()),
         }
     }
 
+    /// Deletes a journal.
+    ///
     /// # Errors
-    /// The system's.
+    /// An I/O error.
     pub fn forget(&self, id: &str) -> io::Result<()> {
         disk::put(&self.path(id), &FileState::Absent)
     }
@@ -155,25 +160,27 @@ fn make_private(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// A folder that somebody else can write to could make an undo write what they like.
+/// Refuses a folder that another user could write to, because that user could then choose what an undo
+/// writes.
 fn refuse_unless_ours(folder: &Path, forbidden: u32) -> io::Result<()> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
     let open = rustix::fs::open(folder, flags, Mode::empty()).map_err(|error| match error {
-        Errno::NOTDIR | Errno::LOOP => {
-            io::Error::other(format!("{} is a link or a file", folder.display()))
-        }
+        Errno::NOTDIR | Errno::LOOP => io::Error::other(format!(
+            "{} is a symbolic link or a file (expected a folder)",
+            folder.display()
+        )),
         _ => error.into(),
     })?;
     let open = File::from(open);
     let found = open.metadata()?;
     if found.uid() != rustix::process::geteuid().as_raw() {
-        let whose = found.uid();
-        return Err(io::Error::other(format!("{} belongs to uid {whose}", folder.display())));
+        let uid = found.uid();
+        return Err(io::Error::other(format!("{} belongs to uid {uid}", folder.display())));
     }
     if found.mode() & forbidden != 0 {
         let mode = found.mode() & 0o777;
         return Err(io::Error::other(format!(
-            "others may use {} (mode {mode:o})",
+            "other users can access {} (mode {mode:o})",
             folder.display()
         )));
     }
@@ -200,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_is_kept_read_and_forgotten() {
+    fn a_journal_is_saved_loaded_and_deleted() {
         let root = TempRoot::new();
         let store = Store::open(&root.path().join("var/lib/rsttrace")).expect("opened");
         store.save(&journal("20261121-101502")).expect("saved");
@@ -215,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_grow_even_when_the_clock_does_not() {
+    fn ids_grow_even_when_the_clock_is_set_back() {
         let root = TempRoot::new();
         let store = Store::open(&root.path().join("state")).expect("opened");
         let mut ids = Vec::new();
@@ -231,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_run_is_refused_while_the_first_is_at_work() {
+    fn a_second_run_is_refused_while_the_first_holds_the_lock() {
         let root = TempRoot::new();
         let state = root.path().join("state");
         let first = Store::open(&state).expect("opened");
@@ -242,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_others_may_use_is_refused() {
+    fn a_folder_that_other_users_can_access_is_refused() {
         let root = TempRoot::new();
         let state = root.path().join("state");
         drop(Store::open(&state).expect("opened"));
@@ -250,13 +257,13 @@ mod tests {
             let before = fs::metadata(&folder).expect("there").permissions();
             fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).expect("ours");
             let error = Store::open(&state).expect_err("refused");
-            assert!(error.to_string().contains("others"), "{error}");
+            assert!(error.to_string().contains("other users"), "{error}");
             fs::set_permissions(&folder, before).expect("ours");
         }
     }
 
     #[test]
-    fn a_link_in_place_of_the_folder_is_refused() {
+    fn a_symbolic_link_in_place_of_the_folder_is_refused() {
         let root = TempRoot::new();
         root.directory("elsewhere");
         symlink(root.path().join("elsewhere"), root.path().join("state")).expect("writable");
@@ -265,11 +272,11 @@ mod tests {
     }
 
     #[test]
-    fn an_id_leads_nowhere_else() {
+    fn an_id_cannot_name_a_path_elsewhere() {
         let root = TempRoot::new();
         let store = Store::open(&root.path().join("state")).expect("opened");
         for id in ["../../etc/passwd", "", "a", "2026/11"] {
-            assert!(store.load(id).is_err_and(|error| error.contains("no id")), "{id}");
+            assert!(store.load(id).is_err_and(|error| error.contains("not valid")), "{id}");
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     fake::{Fake, World},
     is_ours,
     journal::{About, Item, Journal},
-    run::{Applied, Undone, apply, undo},
+    run::{Applied, UndoReport, apply, undo},
 };
 
 const TCP: &str = "ipvs.tcp";
@@ -27,7 +27,7 @@ fn file(text: &str) -> FileState {
     FileState::File { bytes: text.into(), mode: 0o644, uid: 0, gid: 0 }
 }
 
-/// A file of ours from before stands in one place, the other and its folder are not there.
+/// One of our files already exists; the other file and its folder do not.
 fn world() -> World {
     let mut world = World::default();
     world.values.insert((1, MAX), "65536".into());
@@ -59,21 +59,21 @@ fn about(id: &str) -> About {
     }
 }
 
-fn kept(world: &World) -> Option<Journal> {
+fn saved_journal(world: &World) -> Option<Journal> {
     let text = world.journals.values().next_back()?;
     Some(Journal::from_json(text.as_bytes()).expect("written by us"))
 }
 
-fn undo_in(world: &mut World, force: bool) -> Undone {
-    let journal = kept(world).expect("a journal");
-    undo(&mut Fake::immortal(world), &journal, force)
+fn undo_in(world: &mut World, force: bool) -> UndoReport {
+    let journal = saved_journal(world).expect("a journal");
+    undo(&mut Fake::unkillable(world), &journal, force)
 }
 
 #[test]
-fn what_was_applied_is_in_force_and_undone_exactly() {
+fn an_apply_takes_effect_and_is_undone_exactly() {
     let mut world = world();
     let before = world.clone();
-    let applied = apply(&mut Fake::immortal(&mut world), &steps(), about("1")).expect("applied");
+    let applied = apply(&mut Fake::unkillable(&mut world), &steps(), about("1")).expect("applied");
     assert!(matches!(applied, Applied::Done(_)));
     assert_eq!(world.values[&(2, TCP)], "1200");
     assert_eq!(world.files[MODULES], file("nf_conntrack\n"));
@@ -82,34 +82,34 @@ fn what_was_applied_is_in_force_and_undone_exactly() {
 }
 
 #[test]
-fn killed_at_any_point_it_leaves_a_host_that_undo_restores_even_if_undo_is_killed_too() {
+fn an_undo_restores_the_host_wherever_the_apply_and_an_earlier_undo_were_killed() {
     let before = world();
     let mut points = 0;
     loop {
         let mut after = before.clone();
         let mut run = Fake::new(&mut after, points);
         let _ = apply(&mut run, &steps(), about("1"));
-        let died = run.is_dead();
+        let was_killed = run.was_killed();
         let mut undo_points = 0;
-        while let Some(journal) = kept(&after) {
+        while let Some(journal) = saved_journal(&after) {
             let mut restored = after.clone();
             let mut run = Fake::new(&mut restored, undo_points);
             let _ = undo(&mut run, &journal, false);
-            let undo_died = run.is_dead();
-            if kept(&restored).is_some() {
+            let undo_was_killed = run.was_killed();
+            if saved_journal(&restored).is_some() {
                 let undone = undo_in(&mut restored, false);
                 assert!(undone.is_complete(), "{points}/{undo_points}: {undone:?}");
             }
             assert_eq!(restored, before, "apply killed at {points}, undo at {undo_points}");
-            if !undo_died {
+            if !undo_was_killed {
                 break;
             }
             undo_points += 1;
         }
-        if kept(&after).is_none() {
+        if saved_journal(&after).is_none() {
             assert_eq!(after, before, "no journal, apply killed at {points}");
         }
-        if !died {
+        if !was_killed {
             assert!(points > 20, "it was killed at {points} points only");
             break;
         }
@@ -120,20 +120,20 @@ fn killed_at_any_point_it_leaves_a_host_that_undo_restores_even_if_undo_is_kille
 #[test]
 fn applying_twice_changes_nothing() {
     let mut world = world();
-    let _ = apply(&mut Fake::immortal(&mut world), &steps(), about("1")).expect("applied");
+    let _ = apply(&mut Fake::unkillable(&mut world), &steps(), about("1")).expect("applied");
     let once = world.clone();
-    let again = apply(&mut Fake::immortal(&mut world), &steps(), about("2")).expect("applied");
+    let again = apply(&mut Fake::unkillable(&mut world), &steps(), about("2")).expect("applied");
     assert!(matches!(again, Applied::AlreadySo));
     assert_eq!(world, once);
 }
 
 #[test]
 fn a_refused_write_restores_what_was_written_before_it() {
-    for (refuses, bends) in [(Some(TCP), None), (None, Some(TCP))] {
+    for (rejects_writes_to, alters_write_to) in [(Some(TCP), None), (None, Some(TCP))] {
         let mut world = world();
         let before = world.clone();
-        let mut run = Fake::immortal(&mut world);
-        (run.refuses, run.bends) = (refuses, bends);
+        let mut run = Fake::unkillable(&mut world);
+        (run.rejects_writes_to, run.alters_write_to) = (rejects_writes_to, alters_write_to);
         let failure = apply(&mut run, &steps(), about("1")).expect_err("refused");
         assert!(failure.reason.contains("ipvs.tcp in netns web"), "{}", failure.reason);
         assert_eq!(failure.left, [] as [&str; 0]);
@@ -142,41 +142,41 @@ fn a_refused_write_restores_what_was_written_before_it() {
 }
 
 #[test]
-fn what_somebody_else_changes_before_the_first_write_is_theirs() {
+fn a_value_that_another_process_changes_before_the_first_write_is_kept() {
     let mut world = world();
     let mut expected = world.clone();
     expected.values.insert((2, TCP), "3600".into());
-    let mut run = Fake::immortal(&mut world);
-    run.meddles = Some(((2, TCP), "3600"));
+    let mut run = Fake::unkillable(&mut world);
+    run.concurrent_write = Some(((2, TCP), "3600"));
     let failure = apply(&mut run, &steps(), about("1")).expect_err("stopped");
-    assert!(failure.reason.contains("changed by someone else"), "{}", failure.reason);
+    assert!(failure.reason.contains("changed by another process"), "{}", failure.reason);
     assert_eq!(failure.left, [] as [&str; 0]);
     assert_eq!(world, expected, "and what was written is restored");
 }
 
 #[test]
-fn what_somebody_else_changed_is_left_alone_unless_forced() {
+fn a_change_by_another_process_is_left_alone_unless_forced() {
     let mut world = world();
     let before = world.clone();
-    let _ = apply(&mut Fake::immortal(&mut world), &steps(), about("1")).expect("applied");
+    let _ = apply(&mut Fake::unkillable(&mut world), &steps(), about("1")).expect("applied");
     world.values.insert((2, TCP), "3600".into());
     world.files.insert(MODULES.into(), file("nf_conntrack\nip_vs\n"));
     let undone = undo_in(&mut world, false);
     assert_eq!(undone.foreign.len(), 2, "{undone:?}");
     assert_eq!(world.values[&(2, TCP)], "3600");
     assert_eq!(world.values[&(1, MAX)], "65536", "the rest is restored");
-    assert!(kept(&world).is_some(), "and can be undone later");
+    assert!(saved_journal(&world).is_some(), "and can be undone later");
     assert!(undo_in(&mut world, true).is_complete());
     assert_eq!(world, before);
 }
 
 #[test]
-fn a_namespace_that_has_gone_is_told_and_the_rest_restored() {
+fn a_namespace_that_no_longer_exists_is_reported_and_the_rest_is_restored() {
     let mut world = world();
     let before = world.clone();
-    let _ = apply(&mut Fake::immortal(&mut world), &steps(), about("1")).expect("applied");
-    let journal = kept(&world).expect("a journal");
-    let mut run = Fake::immortal(&mut world);
+    let _ = apply(&mut Fake::unkillable(&mut world), &steps(), about("1")).expect("applied");
+    let journal = saved_journal(&world).expect("a journal");
+    let mut run = Fake::unkillable(&mut world);
     run.gone = Some(2);
     let undone = undo(&mut run, &journal, false);
     assert_eq!(undone.gone, ["ipvs.tcp in netns web: the network namespace has gone"]);
@@ -186,24 +186,24 @@ fn a_namespace_that_has_gone_is_told_and_the_rest_restored() {
 }
 
 #[test]
-fn a_namespace_that_was_given_anothers_number_is_never_written_to() {
+fn a_new_namespace_with_the_inode_number_of_an_old_one_is_never_written_to() {
     let mut world = world();
     world.cookies.insert(2, 7);
-    let _ = apply(&mut Fake::immortal(&mut world), &steps(), about("1")).expect("applied");
-    // It reads exactly as what we left, so that its value tells nothing.
+    let _ = apply(&mut Fake::unkillable(&mut world), &steps(), about("1")).expect("applied");
+    // The new namespace has the value that we wrote, so the value does not reveal the difference.
     world.cookies.insert(2, 8);
-    let journal = kept(&world).expect("a journal");
-    let undone = undo(&mut Fake::immortal(&mut world), &journal, true);
+    let journal = saved_journal(&world).expect("a journal");
+    let undone = undo(&mut Fake::unkillable(&mut world), &journal, true);
     assert_eq!(undone.gone, ["ipvs.tcp in netns web: another one has its number"]);
     assert_eq!(world.values[&(2, TCP)], "1200");
     assert_eq!(world.values[&(1, MAX)], "65536", "the rest is restored");
 }
 
 #[test]
-fn a_journal_of_an_older_build_has_no_cookies_and_is_undone_all_the_same() {
+fn a_journal_of_an_older_build_without_cookies_can_be_undone() {
     let mut world = world();
     let before = world.clone();
-    let _ = apply(&mut Fake::immortal(&mut world), &steps(), about("1")).expect("applied");
+    let _ = apply(&mut Fake::unkillable(&mut world), &steps(), about("1")).expect("applied");
     let text = world.journals.values().next().expect("a journal").clone();
     assert!(!text.contains("cookie"), "{text}");
     world.cookies.insert(2, 8);
@@ -234,12 +234,12 @@ fn only_paths_of_fixes_are_ours() {
 
 fn applied_journal() -> String {
     let mut world = world();
-    let _ = apply(&mut Fake::immortal(&mut world), &steps(), about("1")).expect("applied");
+    let _ = apply(&mut Fake::unkillable(&mut world), &steps(), about("1")).expect("applied");
     world.journals.into_values().next().expect("a journal")
 }
 
 #[test]
-fn a_journal_that_names_anything_else_is_refused_whole() {
+fn a_journal_that_names_any_other_setting_or_path_is_refused_entirely() {
     let good = applied_journal();
     for (from, to) in [
         (MAX, "kernel.core_pattern"),
@@ -259,7 +259,7 @@ fn a_journal_that_names_anything_else_is_refused_whole() {
 }
 
 proptest! {
-    /// Whatever bytes a journal holds, nothing in it leads beyond the allow-list.
+    /// Whatever bytes a journal holds, it names only settings and paths of the allow-list.
     #[test]
     fn a_hostile_journal_names_only_what_fixes_write(
         at in any::<prop::sample::Index>(),

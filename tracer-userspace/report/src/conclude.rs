@@ -1,4 +1,4 @@
-//! What was gathered becomes the report.
+//! Turns the gathered counts into the report.
 
 use std::{cmp::Reverse, net::SocketAddr};
 
@@ -6,24 +6,23 @@ use rsttrace_core::causes;
 
 use super::{
     Input,
-    gather::{Gather, Group, Named, Service},
+    format::{plural, ranked},
+    gather::{FixCount, Gather, Group, Service},
     model::{
-        Broken, CausePart, Covered, Extent, FixPart, Idle, KeepaliveOff, Limit, Minute, Peak,
-        Report, RuledOutPart, Seen, ServicePart, Time, Toward, Unseen,
+        BrokenConnection, CausePart, Covered, EvidenceLine, Extent, FixPart, Gaps, Idle,
+        KeepaliveOff, Limit, Minute, Peak, Report, RuledOutPart, ServiceCount, ServicePart, Time,
     },
+    parsed::{CauseCount, ParsedIncident},
     runs::Totals,
-    say::{plural, ranked},
-    story, timeline,
-    told::{CauseCount, Told},
-    verify,
+    summary, timeline, verify,
 };
 
 const MINUTE: i64 = 60_000_000_000;
 
-/// Causes that the paragraph tells in full.
+/// Causes that the summary explains in sentences.
 const IN_FULL: usize = 3;
 
-/// Fixes of one cause that are told.
+/// Fixes listed per cause.
 const FIXES: usize = 8;
 
 impl Gather {
@@ -31,7 +30,7 @@ impl Gather {
         let totals = std::mem::take(&mut self.runs).finish();
         let mut causes: Vec<CausePart> =
             self.groups.iter().map(|(id, group)| part(id.as_str(), group)).collect();
-        // The order of precedence, where two broke as many.
+        // Causes with the same number of connections keep the core's order of precedence.
         let place = |part: &CausePart| {
             causes::ALL.iter().position(|it| it.id == part.cause.as_str()).unwrap_or(usize::MAX)
         };
@@ -42,7 +41,7 @@ impl Gather {
         let mut benign: Vec<CauseCount> = totals
             .benign
             .iter()
-            .filter(|(cause, _)| self.wants(cause.as_str()))
+            .filter(|(cause, _)| self.selects_cause(cause.as_str()))
             .map(|(cause, count)| CauseCount { cause: cause.clone(), count: *count })
             .collect();
         benign.sort_by_key(|it| Reverse(it.count));
@@ -76,24 +75,24 @@ impl Gather {
             conntrack_fill: self.namespaces.fill(),
             unseen,
         };
-        report.headline = story::headline(&report);
-        report.summary = story::summary(&report, IN_FULL);
+        report.headline = summary::headline(&report);
+        report.summary = summary::summary(&report, IN_FULL);
         report.timeline = timeline::timeline(&report);
         report
     }
 
-    fn wants(&self, cause: &str) -> bool {
+    fn selects_cause(&self, cause: &str) -> bool {
         let causes = &self.selection.causes;
         causes.is_empty() || causes.iter().any(|id| id == cause)
     }
 }
 
-fn broken(gather: &mut Gather) -> Vec<Broken> {
+fn broken(gather: &mut Gather) -> Vec<BrokenConnection> {
     let mut briefs = std::mem::take(&mut gather.briefs);
     briefs.sort_by_key(|brief| brief.wall_ns);
     briefs
         .into_iter()
-        .map(|brief| Broken {
+        .map(|brief| BrokenConnection {
             at: Time(brief.wall_ns),
             cause: brief.cause,
             confidence: brief.confidence,
@@ -106,7 +105,7 @@ fn broken(gather: &mut Gather) -> Vec<Broken> {
         .collect()
 }
 
-/// The minute with the most of them; the first of several.
+/// The minute with the most connections, or the first such minute; `minutes` holds minutes since the epoch.
 fn peak(minutes: impl Iterator<Item = (i64, u64)>) -> Peak {
     let (minute, connections) =
         minutes.max_by_key(|(minute, count)| (*count, Reverse(*minute))).unwrap_or_default();
@@ -124,10 +123,10 @@ fn part(id: &str, group: &Group) -> CausePart {
         .filter_map(|chunk| Some((chunk.first()?.div_euclid(MINUTE), chunk.len() as u64)));
     let mut idle_s = group.idle_s.clone();
     idle_s.sort_by(f64::total_cmp);
-    let mut services: Vec<Toward> = group
+    let mut services: Vec<ServiceCount> = group
         .services
         .iter()
-        .map(|(address, connections)| Toward { address: *address, connections: *connections })
+        .map(|(address, connections)| ServiceCount { address: *address, connections: *connections })
         .collect();
     services.sort_by_key(|it| Reverse(it.connections));
     let idle = idle(&idle_s);
@@ -185,21 +184,21 @@ fn limits(group: &Group) -> Vec<Limit> {
     limits
 }
 
-fn evidence(example: &Told) -> Vec<Seen> {
+fn evidence(example: &ParsedIncident) -> Vec<EvidenceLine> {
     let verdict = &example.verdict;
-    let mut seen: Vec<Seen> = verdict
+    let mut lines: Vec<EvidenceLine> = verdict
         .evidence
         .iter()
         .enumerate()
-        .map(|(index, it)| Seen {
+        .map(|(index, it)| EvidenceLine {
             at: Time(example.at(it)),
             text: it.summary.clone(),
-            // The first is what convinced the verdict.
+            // The first piece of evidence is the one that the verdict rests on.
             root: index == 0 && verdict.confidence.is_some(),
         })
         .collect();
-    seen.sort_by_key(|it| it.at);
-    seen
+    lines.sort_by_key(|it| it.at);
+    lines
 }
 
 fn ruled_out(group: &Group) -> Vec<RuledOutPart> {
@@ -221,12 +220,12 @@ fn ruled_out(group: &Group) -> Vec<RuledOutPart> {
     parts
 }
 
-/// Those with the same words are one, wherever they apply.
+/// Fixes with the same id, owner and summary are merged, even when their namespaces differ.
 fn fixes(group: &Group) -> Vec<FixPart> {
-    let mut named: Vec<&Named> = group.fixes.values().collect();
-    named.sort_by_key(|it| (it.rank, Reverse(it.count)));
+    let mut counted: Vec<&FixCount> = group.fixes.values().collect();
+    counted.sort_by_key(|it| (it.rank, Reverse(it.count)));
     let mut parts: Vec<FixPart> = Vec::new();
-    for Named { fix, count, .. } in named {
+    for FixCount { fix, count, .. } in counted {
         let same = |part: &&mut FixPart| {
             let other = &part.fix;
             (&other.id, &other.owner, &other.summary) == (&fix.id, &fix.owner, &fix.summary)
@@ -258,17 +257,17 @@ fn fixes(group: &Group) -> Vec<FixPart> {
     parts
 }
 
-fn not_fixes(group: &Group) -> Vec<super::told::NotFix> {
+fn not_fixes(group: &Group) -> Vec<super::parsed::NotFix> {
     let mut all: Vec<_> = group.not_fixes.iter().collect();
     all.sort_by_key(|(_, count)| Reverse(**count));
-    let mut told: Vec<super::told::NotFix> = Vec::new();
+    let mut distinct: Vec<super::parsed::NotFix> = Vec::new();
     for (it, _) in all {
-        // The same with other numbers.
-        if !told.iter().any(|other| other.because == it.because) {
-            told.push(it.clone());
+        // The same reason may come with other numbers in `what`.
+        if !distinct.iter().any(|other| other.because == it.because) {
+            distinct.push(it.clone());
         }
     }
-    told
+    distinct
 }
 
 fn service(address: SocketAddr, it: &Service) -> ServicePart {
@@ -294,7 +293,7 @@ fn service(address: SocketAddr, it: &Service) -> ServicePart {
     }
 }
 
-fn unseen(gather: &Gather, totals: &Totals, input: &Input) -> Unseen {
+fn unseen(gather: &Gather, totals: &Totals, input: &Input) -> Gaps {
     let faults = &input.faults;
     let mut blind_spots: Vec<_> =
         ranked(&gather.blind_spots).into_iter().map(|it| it.text).collect();
@@ -311,48 +310,48 @@ fn unseen(gather: &Gather, totals: &Totals, input: &Input) -> Unseen {
         }
     };
     note(gather.duplicates, {
-        let lines = plural(gather.duplicates, "event");
-        format!("{lines} of the file came twice and counted once")
+        let (appear, are) =
+            if gather.duplicates == 1 { ("appears", "is") } else { ("appear", "are") };
+        let events = plural(gather.duplicates, "event");
+        format!("{events} {appear} twice in the file and {are} counted once")
     });
-    note(
-        faults.foreign,
-        format!("{} of the file are not events of rsttrace", { plural(faults.foreign, "line") }),
-    );
+    note(faults.foreign, format!("not an rsttrace event: {}", plural(faults.foreign, "line")));
     note(faults.newer, {
         let events = plural(faults.newer, "event");
         format!(
-            "{events} skipped: a newer rsttrace wrote them, and this build does not know their kind"
+            "{events} skipped: written by a newer rsttrace, of a kind that this build does not know"
         )
     });
     let selects = !gather.selection.window.is_open() || !gather.selection.causes.is_empty();
     note(if selects { 0 } else { totals.missing }, {
         let missing = plural(totals.missing, "broken connection");
-        format!("the summaries in the stream count {missing} more than it holds: lines are missing")
+        format!(
+            "the summaries count {missing} more than the stream holds: lines of the stream are missing"
+        )
     });
     note(gather.shortened, {
         let incidents = plural(gather.shortened, "incident");
         format!(
-            "{incidents} were shortened to the length of a log line: some of their evidence, \
-                 ruled-out causes or fixes are not in the file"
+            "{incidents} shortened to the length of a log line: some of the evidence, ruled-out causes \
+             or fixes are not in the file"
         )
     });
-    note(gather.elsewhere, {
-        let connections = plural(gather.elsewhere, "connection");
-        format!("{connections} to further services are counted and not told apart")
+    note(gather.other_services, {
+        let connections = plural(gather.other_services, "connection");
+        format!("{connections} to further services counted in the totals only, not per service")
     });
     if gather.connections > 0 && input.kind == "ndjson" {
         notes.push(
-            "a stream of incidents holds no counters of the kernel; a capture (rsttrace record) does"
+            "a stream of incidents holds no kernel counters; a capture (rsttrace record) holds them"
                 .into(),
         );
         notes.push(
-            "the commands are the stream's own words and nothing here has checked them; rsttrace fix \
-             makes its own"
+            "the commands come from the stream and were not checked; rsttrace fix computes its own"
                 .into(),
         );
     }
     let session = gather.session.as_ref();
-    Unseen {
+    Gaps {
         blind_spots,
         signals: session.map(|session| Covered {
             covered: session.coverage.iter().filter(|signal| signal.way.is_some()).count(),

@@ -1,65 +1,24 @@
-//! What the kernel counted meanwhile: a capture holds the state of its namespaces at several times.
+//! Kernel counters and conntrack fill over the capture, which holds the state of its namespaces at several
+//! times.
 
 use std::collections::BTreeMap;
 
 use rsttrace_model::netns::{NetnsState, Place};
-use serde::Serialize;
 
-use super::{model::Time, text::Text, told::Told, window::Window};
+use super::{
+    model::{Counter, Fill, NamespaceCounters, Reading, Time},
+    parsed::ParsedIncident,
+    text::Text,
+    window::Window,
+};
 
-/// Namespaces that are kept.
+/// Network namespaces that are kept.
 const NAMESPACES: usize = 256;
 
-/// Readings of a table's fill that are kept of one namespace.
+/// Fill readings that are kept per namespace.
 const READINGS: usize = 2000;
 
-/// A namespace's counters at two times.
-#[derive(Clone, Debug, Serialize)]
-pub struct NamespaceCounters {
-    pub netns: u32,
-    /// How a person gets there: "on the host", "in netns web".
-    pub place: Text,
-    pub before: Time,
-    pub after: Time,
-    /// Those that changed.
-    pub changed: Vec<Counter>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Counter {
-    pub name: &'static str,
-    pub before: u64,
-    pub after: u64,
-}
-
-/// How full a conntrack table was.
-#[derive(Clone, Debug, Serialize)]
-pub struct Fill {
-    pub place: Text,
-    pub readings: Vec<Reading>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Reading {
-    pub at: Time,
-    pub entries: u32,
-    pub max: u32,
-}
-
-impl Reading {
-    /// 1 is full.
-    pub fn share(&self) -> f64 {
-        f64::from(self.entries) / f64::from(self.max)
-    }
-}
-
-impl Fill {
-    /// The fullest moment.
-    pub fn peak(&self) -> Option<&Reading> {
-        self.readings.iter().max_by(|a, b| a.share().total_cmp(&b.share()))
-    }
-}
-
+/// One network namespace: its state before and after, each with its time in nanoseconds since the epoch.
 struct Namespace {
     place: Text,
     before: (i64, NetnsState),
@@ -67,12 +26,12 @@ struct Namespace {
     readings: Vec<Reading>,
 }
 
-/// All of them.
+/// All network namespaces.
 #[derive(Default)]
 pub struct Namespaces {
-    seen: BTreeMap<u32, Namespace>,
-    /// What incidents tell of the table, by namespace: all that a stream has.
-    told: BTreeMap<u32, Vec<Reading>>,
+    from_states: BTreeMap<u32, Namespace>,
+    /// Fill readings from incidents, by namespace. A stream has no others.
+    from_incidents: BTreeMap<u32, Vec<Reading>>,
 }
 
 fn reading(wall_ns: i64, entries: Option<u32>, max: Option<u32>) -> Option<Reading> {
@@ -80,17 +39,17 @@ fn reading(wall_ns: i64, entries: Option<u32>, max: Option<u32>) -> Option<Readi
 }
 
 impl Namespaces {
-    /// The last state before the window is what was before.
+    /// Adds a state from a capture. The last state before the window counts as the state before.
     pub fn state(&mut self, wall_ns: i64, state: NetnsState, window: &Window) {
         if window.is_after(wall_ns) {
             return;
         }
         let table = state.conntrack.as_ref();
         let fill = table.and_then(|table| reading(wall_ns, table.count, table.max));
-        if self.seen.len() >= NAMESPACES && !self.seen.contains_key(&state.inum) {
+        if self.from_states.len() >= NAMESPACES && !self.from_states.contains_key(&state.inum) {
             return;
         }
-        let namespace = self.seen.entry(state.inum).or_insert_with(|| {
+        let namespace = self.from_states.entry(state.inum).or_insert_with(|| {
             let place = Place { netns: state.inum, reach: state.reach.clone() }.describe().into();
             let (before, after) = ((wall_ns, state.clone()), (wall_ns, state.clone()));
             Namespace { place, before, after, readings: Vec::new() }
@@ -107,26 +66,27 @@ impl Namespaces {
         }
     }
 
-    /// What an incident tells of its table.
-    pub fn told(&mut self, told: &Told) {
-        let table = told.verdict.conntrack.as_ref();
-        let fill = table.and_then(|table| reading(told.wall_ns, table.count, table.max));
-        let netns = told.verdict.netns;
-        if self.told.len() < NAMESPACES || self.told.contains_key(&netns) {
-            let readings = self.told.entry(netns).or_default();
+    /// Adds the conntrack fill that an incident reports.
+    pub fn incident(&mut self, incident: &ParsedIncident) {
+        let table = incident.verdict.conntrack.as_ref();
+        let fill = table.and_then(|table| reading(incident.wall_ns, table.count, table.max));
+        let netns = incident.verdict.netns;
+        if self.from_incidents.len() < NAMESPACES || self.from_incidents.contains_key(&netns) {
+            let readings = self.from_incidents.entry(netns).or_default();
             if readings.len() < READINGS {
                 readings.extend(fill);
             }
         }
     }
 
+    /// Whether no state was added.
     pub fn is_empty(&self) -> bool {
-        self.seen.is_empty()
+        self.from_states.is_empty()
     }
 
-    /// Namespaces that were read twice or more.
+    /// The counters of namespaces that were read at least twice.
     pub fn counters(&self) -> Vec<NamespaceCounters> {
-        let twice = self.seen.iter().filter(|(_, it)| it.before.0 < it.after.0);
+        let twice = self.from_states.iter().filter(|(_, it)| it.before.0 < it.after.0);
         twice
             .map(|(netns, it)| NamespaceCounters {
                 netns: *netns,
@@ -138,14 +98,15 @@ impl Namespaces {
             .collect()
     }
 
-    /// The tables that were ever in use, the fullest first.
+    /// The fill of tables that had at least one entry, the fullest first.
     pub fn fill(&self) -> Vec<Fill> {
-        let seen = self.seen.values().map(|it| (it.place.clone(), it.readings.clone()));
-        let told = self
-            .told
+        let states = self.from_states.values().map(|it| (it.place.clone(), it.readings.clone()));
+        let incidents = self
+            .from_incidents
             .iter()
             .map(|(netns, readings)| (Text::from(format!("in netns {netns}")), readings.clone()));
-        let all: Vec<_> = if self.seen.is_empty() { told.collect() } else { seen.collect() };
+        let all: Vec<_> =
+            if self.from_states.is_empty() { incidents.collect() } else { states.collect() };
         let mut fills: Vec<Fill> = all
             .into_iter()
             .filter(|(_, readings)| readings.iter().any(|reading| reading.entries > 0))

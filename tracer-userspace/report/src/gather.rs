@@ -1,5 +1,5 @@
-//! What is kept of a stream while it is read: counts, and of each cause one example. A stream of any
-//! length fits.
+//! Counts the events while they are read, and keeps one example of each cause instead of every event, so
+//! that a stream of any length fits in memory.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -10,25 +10,25 @@ use rsttrace_core::event::Session;
 
 use super::{
     counters::Namespaces,
+    parsed::{NotFix, ParsedFix, ParsedIncident, ParsedSummary, RuledOut},
     runs::Runs,
     text::Text,
-    told::{FixTold, NotFix, RuledOut, SummaryTold, Told},
     window::Window,
 };
 
-/// Different names, reasons or fixes that are kept for one cause; more than that and nobody reads them.
+/// Different names, reasons or fixes that are kept for one cause; a longer list would not be read.
 const VARIANTS: usize = 64;
 
-/// Services that are told apart.
+/// Services that are counted separately.
 const SERVICES: usize = 1024;
 
-/// Connections that are listed one by one.
+/// Connections that are listed individually.
 pub const LISTED: usize = 500;
 
-/// Ids that are remembered, so that what is in the file twice counts once.
+/// Event ids that are kept, so that an event that appears twice in the file counts once.
 const IDS: usize = 1 << 20;
 
-/// How often something was said.
+/// How often each text occurred.
 pub type Tally = BTreeMap<Text, u64>;
 
 fn count(tally: &mut Tally, key: Text) {
@@ -37,33 +37,33 @@ fn count(tally: &mut Tally, key: Text) {
     }
 }
 
-/// What is reported on.
+/// Which part of the file the report covers.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     pub window: Window,
-    /// No cause: all of them.
+    /// Ids of the selected causes; empty for all.
     pub causes: Vec<String>,
 }
 
-/// A fix, and for how many connections it was named.
-pub struct Named {
-    pub fix: FixTold,
+/// A fix, and the number of connections whose incident lists the fix.
+pub struct FixCount {
+    pub fix: ParsedFix,
     pub count: u64,
-    /// Its best place among the fixes of an incident.
+    /// Its best position in the list of fixes of any incident; 0 is first.
     pub rank: usize,
-    /// The longest silence it was computed from.
+    /// The longest idle time that a value of the fix was computed from, in seconds.
     idle_s: f64,
 }
 
-/// Why it was not a cause, in the words of the last connection.
+/// Why a cause was ruled out. The text is that of the last connection.
 pub struct Reason {
     pub text: Text,
     pub count: u64,
-    /// Other connections had other numbers.
+    /// Whether other connections had other numbers in the text.
     pub numbers_differ: bool,
 }
 
-/// One cause.
+/// The counts of one cause.
 pub struct Group {
     pub family: Text,
     pub times: Vec<i64>,
@@ -72,33 +72,33 @@ pub struct Group {
     pub clients: Tally,
     pub servers: Tally,
     pub services: BTreeMap<SocketAddr, u64>,
-    /// Name and milliseconds to the number of connections that met the limit.
+    /// From the name of a limit and its milliseconds to the number of connections that reached it.
     pub limits: BTreeMap<(Text, u64), u64>,
-    /// Connections with SO_KEEPALIVE off, and those of which it is known.
+    /// Connections with SO_KEEPALIVE off, and connections whose setting is known.
     pub keepalive_off: u64,
     pub keepalive_known: u64,
-    /// Cause, then the reason without its numbers.
+    /// By cause, then by the reason without its digits.
     pub ruled_out: BTreeMap<Text, BTreeMap<String, Reason>>,
     pub not_fixes: BTreeMap<NotFix, u64>,
     pub proves: Tally,
-    /// What a fix is called, whose it is, where it applies and why, to the fix.
-    pub fixes: BTreeMap<(Text, Text, Vec<Text>, Text), Named>,
-    /// The first of the surest ones.
-    pub example: Told,
+    /// By the id, the owner, the verify commands (which differ by namespace) and the reason of a fix.
+    pub fixes: BTreeMap<(Text, Text, Vec<Text>, Text), FixCount>,
+    /// The earliest incident with the highest confidence.
+    pub example: ParsedIncident,
 }
 
-/// One destination.
+/// The counts of one destination.
 #[derive(Default)]
 pub struct Service {
     pub backends: BTreeMap<SocketAddr, u64>,
     pub clients: Tally,
     pub servers: Tally,
-    /// Minutes since the epoch, then causes.
+    /// By minutes since the epoch, then by cause.
     pub minutes: BTreeMap<i64, Tally>,
 }
 
-/// A connection in a line.
-pub struct Brief {
+/// One row in the list of broken connections.
+pub struct ConnectionLine {
     pub wall_ns: i64,
     pub cause: Text,
     pub confidence: Option<Text>,
@@ -109,22 +109,22 @@ pub struct Brief {
     pub event_id: Text,
 }
 
-/// All of it.
+/// Everything that is counted.
 #[derive(Default)]
 pub struct Gather {
     pub selection: Selection,
     pub hosts: Tally,
     pub kernels: Tally,
-    /// The oldest and the newest event of the file.
+    /// Times of the oldest and the newest event of the file, in nanoseconds since the epoch.
     pub extent: Option<(i64, i64)>,
     pub groups: BTreeMap<Text, Group>,
     pub services: BTreeMap<SocketAddr, Service>,
     /// Connections to services beyond [`SERVICES`].
-    pub elsewhere: u64,
-    pub briefs: Vec<Brief>,
+    pub other_services: u64,
+    pub briefs: Vec<ConnectionLine>,
     pub runs: Runs,
     pub connections: u64,
-    /// Errors at the other end of a connection that is counted.
+    /// Errors at the other end of a connection that is already counted.
     pub other_ends: u64,
     pub duplicates: u64,
     pub shortened: u64,
@@ -139,118 +139,119 @@ impl Gather {
         Self { selection, ..Self::default() }
     }
 
-    /// Any event's time.
-    pub fn saw(&mut self, wall_ns: i64) {
+    /// Extends the time range of the file by an event's time.
+    pub fn event_at(&mut self, wall_ns: i64) {
         self.selection.window.resolve(wall_ns);
         let (first, last) = self.extent.unwrap_or((wall_ns, wall_ns));
         self.extent = Some((first.min(wall_ns), last.max(wall_ns)));
     }
 
-    /// What a capture says of its run. It says it again when a module comes or goes: the newest holds.
+    /// Keeps the session record of a capture. The record is repeated when a module is loaded or unloaded;
+    /// the newest one counts.
     pub fn session(&mut self, session: Session) {
         count(&mut self.hosts, Text::new(&session.hostname));
         count(&mut self.kernels, Text::new(&session.kernel));
         self.session = Some(session);
     }
 
-    pub fn summary(&mut self, told: SummaryTold) {
-        self.saw(told.wall_ns);
-        count(&mut self.hosts, told.host.name.clone());
-        let before_window = self.selection.window.is_before(told.wall_ns);
-        if !self.selection.window.is_after(told.wall_ns) {
-            self.runs.summary(told, before_window);
+    pub fn summary(&mut self, summary: ParsedSummary) {
+        self.event_at(summary.wall_ns);
+        count(&mut self.hosts, summary.host.name.clone());
+        let before_window = self.selection.window.is_before(summary.wall_ns);
+        if !self.selection.window.is_after(summary.wall_ns) {
+            self.runs.summary(summary, before_window);
         }
     }
 
-    fn asks_for(&self, told: &Told) -> bool {
+    fn selects(&self, incident: &ParsedIncident) -> bool {
         let causes = &self.selection.causes;
-        self.selection.window.contains(told.wall_ns)
-            && (causes.is_empty() || causes.iter().any(|id| id == told.verdict.cause.as_str()))
+        self.selection.window.contains(incident.wall_ns)
+            && (causes.is_empty() || causes.iter().any(|id| id == incident.verdict.cause.as_str()))
     }
 
-    pub fn incident(&mut self, told: Told) {
-        if self.ids.contains(&told.event_id) {
+    pub fn incident(&mut self, incident: ParsedIncident) {
+        if self.ids.contains(&incident.event_id) {
             self.duplicates += 1;
             return;
         }
-        self.saw(told.wall_ns);
-        count(&mut self.hosts, told.host.name.clone());
-        let asked_for = self.asks_for(&told);
-        self.runs.incident(&told, asked_for);
-        let follows = told.verdict.follows.as_ref();
+        self.event_at(incident.wall_ns);
+        count(&mut self.hosts, incident.host.name.clone());
+        let selected = self.selects(&incident);
+        self.runs.incident(&incident, selected);
+        let follows = incident.verdict.follows.as_ref();
         let is_known = follows.is_some_and(|first| self.ids.contains(first));
         if self.ids.len() < IDS {
-            self.ids.insert(told.event_id.clone());
+            self.ids.insert(incident.event_id.clone());
             self.ids.extend(follows.cloned());
         }
-        if !asked_for || told.is_benign() {
+        if !selected || incident.is_benign() {
             return;
         }
         if is_known {
             self.other_ends += 1;
             return;
         }
-        self.shortened += u64::from(told.verdict.truncated);
+        self.shortened += u64::from(incident.verdict.truncated);
         self.connections += 1;
-        self.namespaces.told(&told);
-        for spot in &told.verdict.blind_spots {
+        self.namespaces.incident(&incident);
+        for spot in &incident.verdict.blind_spots {
             count(&mut self.blind_spots, spot.clone());
         }
-        self.add_to_service(&told);
+        self.add_to_service(&incident);
         if self.briefs.len() < LISTED {
-            self.briefs.push(Brief::of(&told));
+            self.briefs.push(ConnectionLine::of(&incident));
         }
         let room = self.groups.len() < VARIANTS;
-        match self.groups.get_mut(&told.verdict.cause) {
-            Some(group) => group.add(told),
+        match self.groups.get_mut(&incident.verdict.cause) {
+            Some(group) => group.add(incident),
             None if room => {
-                self.groups.insert(told.verdict.cause.clone(), Group::new(told));
+                self.groups.insert(incident.verdict.cause.clone(), Group::new(incident));
             }
             None => {}
         }
     }
 
-    fn add_to_service(&mut self, told: &Told) {
-        let address = told.destination.address();
+    fn add_to_service(&mut self, incident: &ParsedIncident) {
+        let address = incident.destination.address();
         if self.services.len() >= SERVICES && !self.services.contains_key(&address) {
-            self.elsewhere += 1;
+            self.other_services += 1;
             return;
         }
         let service = self.services.entry(address).or_default();
-        if let Some(backend) = told.destination.behind_nat()
+        if let Some(backend) = incident.destination.behind_nat()
             && (service.backends.len() < VARIANTS || service.backends.contains_key(&backend))
         {
             *service.backends.entry(backend).or_default() += 1;
         }
-        if let Some(client) = told.client() {
+        if let Some(client) = incident.client() {
             count(&mut service.clients, client);
         }
-        if let Some(server) = told.server() {
+        if let Some(server) = incident.server() {
             count(&mut service.servers, server);
         }
-        let minute = told.wall_ns.div_euclid(60_000_000_000);
-        count(service.minutes.entry(minute).or_default(), told.verdict.cause.clone());
+        let minute = incident.wall_ns.div_euclid(60_000_000_000);
+        count(service.minutes.entry(minute).or_default(), incident.verdict.cause.clone());
     }
 }
 
-impl Brief {
-    fn of(told: &Told) -> Self {
+impl ConnectionLine {
+    fn of(incident: &ParsedIncident) -> Self {
         Self {
-            wall_ns: told.wall_ns,
-            cause: told.verdict.cause.clone(),
-            confidence: told.verdict.confidence.clone(),
-            source: told.source.address(),
-            destination: told.destination.address(),
-            client: told.client(),
-            idle_s: told.verdict.idle_s,
-            event_id: told.event_id.clone(),
+            wall_ns: incident.wall_ns,
+            cause: incident.verdict.cause.clone(),
+            confidence: incident.verdict.confidence.clone(),
+            source: incident.source.address(),
+            destination: incident.destination.address(),
+            client: incident.client(),
+            idle_s: incident.verdict.idle_s,
+            event_id: incident.event_id.clone(),
         }
     }
 }
 
-/// How sure a verdict is; an unknown word is below the others.
-fn sureness(told: &Told) -> u8 {
-    match told.verdict.confidence.as_ref().map(Text::as_str) {
+/// Ranks the confidence of a verdict; an unknown or missing one is lowest.
+fn confidence_rank(incident: &ParsedIncident) -> u8 {
+    match incident.verdict.confidence.as_ref().map(Text::as_str) {
         Some("observed") => 3,
         Some("correlated") => 2,
         Some("inferred") => 1,
@@ -259,9 +260,9 @@ fn sureness(told: &Told) -> u8 {
 }
 
 impl Group {
-    fn new(told: Told) -> Self {
+    fn new(incident: ParsedIncident) -> Self {
         let mut group = Self {
-            family: told.verdict.family.clone(),
+            family: incident.verdict.family.clone(),
             times: Vec::new(),
             idle_s: Vec::new(),
             confidences: Tally::new(),
@@ -275,29 +276,29 @@ impl Group {
             not_fixes: BTreeMap::new(),
             proves: Tally::new(),
             fixes: BTreeMap::new(),
-            example: told.clone(),
+            example: incident.clone(),
         };
-        group.add(told);
+        group.add(incident);
         group
     }
 
-    fn add(&mut self, told: Told) {
-        let verdict = &told.verdict;
-        self.times.push(told.wall_ns);
+    fn add(&mut self, incident: ParsedIncident) {
+        let verdict = &incident.verdict;
+        self.times.push(incident.wall_ns);
         self.idle_s.extend(verdict.idle_s.filter(|idle| *idle >= 0.0));
-        let unsure = || Text::from("no verdict");
-        count(&mut self.confidences, verdict.confidence.clone().unwrap_or_else(unsure));
-        if let Some(client) = told.client() {
+        let missing = || Text::from("no verdict");
+        count(&mut self.confidences, verdict.confidence.clone().unwrap_or_else(missing));
+        if let Some(client) = incident.client() {
             count(&mut self.clients, client);
         }
-        if let Some(server) = told.server() {
+        if let Some(server) = incident.server() {
             count(&mut self.servers, server);
         }
-        let service = told.destination.address();
+        let service = incident.destination.address();
         if self.services.len() < SERVICES || self.services.contains_key(&service) {
             *self.services.entry(service).or_default() += 1;
         }
-        for (name, seconds) in told.limits() {
+        for (name, seconds) in incident.limits() {
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
@@ -323,11 +324,11 @@ impl Group {
         if let Some(test) = &verdict.prove {
             count(&mut self.proves, test.clone());
         }
-        self.add_fixes(&told);
-        let better = sureness(&told) > sureness(&self.example);
-        let earlier = told.wall_ns < self.example.wall_ns;
-        if better || (earlier && sureness(&told) == sureness(&self.example)) {
-            self.example = told;
+        self.add_fixes(&incident);
+        let better = confidence_rank(&incident) > confidence_rank(&self.example);
+        let earlier = incident.wall_ns < self.example.wall_ns;
+        if better || (earlier && confidence_rank(&incident) == confidence_rank(&self.example)) {
+            self.example = incident;
         }
     }
 
@@ -336,9 +337,9 @@ impl Group {
             return;
         }
         let reasons = self.ruled_out.entry(it.cause.clone()).or_default();
-        let words = it.because.as_str().replace(|c: char| c.is_ascii_digit(), "");
+        let without_digits = it.because.as_str().replace(|c: char| c.is_ascii_digit(), "");
         let room = reasons.len() < VARIANTS;
-        match reasons.get_mut(&words) {
+        match reasons.get_mut(&without_digits) {
             Some(reason) => {
                 reason.count += 1;
                 reason.numbers_differ |= reason.text != it.because;
@@ -346,29 +347,30 @@ impl Group {
             }
             None if room => {
                 let text = it.because.clone();
-                reasons.insert(words, Reason { text, count: 1, numbers_differ: false });
+                reasons.insert(without_digits, Reason { text, count: 1, numbers_differ: false });
             }
             None => {}
         }
     }
 
-    /// The same fix at the same place may come with several values, because each was computed from one
-    /// connection's silence: the one of the longest covers the others.
-    fn add_fixes(&mut self, told: &Told) {
-        let idle_s = told.verdict.idle_s.unwrap_or_default();
-        for (rank, fix) in told.verdict.fixes.iter().enumerate() {
+    /// Each value of a fix was computed from the idle time of one connection, so the same fix in the same
+    /// namespace may come with several values. The value for the longest idle time covers the others.
+    fn add_fixes(&mut self, incident: &ParsedIncident) {
+        let idle_s = incident.verdict.idle_s.unwrap_or_default();
+        for (rank, fix) in incident.verdict.fixes.iter().enumerate() {
             let key = (fix.id.clone(), fix.owner.clone(), fix.verify.clone(), fix.reason.clone());
             let room = self.fixes.len() < VARIANTS;
             match self.fixes.get_mut(&key) {
-                Some(named) => {
-                    named.count += 1;
-                    named.rank = named.rank.min(rank);
-                    if idle_s > named.idle_s {
-                        (named.idle_s, named.fix) = (idle_s, fix.clone());
+                Some(known) => {
+                    known.count += 1;
+                    known.rank = known.rank.min(rank);
+                    if idle_s > known.idle_s {
+                        (known.idle_s, known.fix) = (idle_s, fix.clone());
                     }
                 }
                 None if room => {
-                    self.fixes.insert(key, Named { fix: fix.clone(), count: 1, rank, idle_s });
+                    let fix = fix.clone();
+                    self.fixes.insert(key, FixCount { fix, count: 1, rank, idle_s });
                 }
                 None => {}
             }

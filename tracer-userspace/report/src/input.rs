@@ -1,4 +1,4 @@
-//! A capture or a stream of events comes in. Lines that are damaged are told and passed over.
+//! Reads a capture or a stream of events. Damaged lines are reported and skipped.
 
 use std::io::{self, BufRead, Read as _};
 
@@ -16,39 +16,39 @@ use serde_json::Value;
 
 use super::{
     gather::Gather,
+    parsed::{Counts, Host, ParsedIncident, ParsedSummary, SummaryFields, sane},
     text::Text,
-    told::{Counts, Host, SummaryFields, SummaryTold, Told, sane},
 };
 
-/// Damaged lines that are named one by one; a file that is something else has thousands.
+/// Damaged lines that are listed individually; a file of another kind has thousands.
 const NAMED: usize = 10;
 
-/// What was wrong with the file.
+/// The faults of the file.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// Lines that cannot be read.
+    /// The number of lines that cannot be read.
     pub damaged: u64,
-    /// The first of them, and a cut end, by place.
+    /// Messages for the first of them and for a cut-off end, with their place.
     pub named: Vec<String>,
-    /// Lines that are JSON, but no events of rsttrace.
+    /// Lines that are JSON but not rsttrace events.
     pub foreign: u64,
-    /// Events that only a newer build knows.
+    /// Events of a kind that only a newer build knows.
     pub newer: u64,
 }
 
 impl Faults {
-    fn note(&mut self, error: &CaptureError, say: &mut dyn FnMut(&str)) {
-        // A recorder that was killed does not make what it wrote wrong.
+    fn note(&mut self, error: &CaptureError, warn: &mut dyn FnMut(&str)) {
+        // A killed recorder cuts the last line off; the lines before it are not damaged.
         self.damaged += u64::from(!matches!(error, CaptureError::Cut { .. }));
         if self.named.len() < NAMED {
             let text = error.to_string();
-            say(&text);
+            warn(&text);
             self.named.push(text);
         }
     }
 }
 
-/// Where the events came from.
+/// The file that the events came from.
 #[derive(Clone, Debug)]
 pub struct Input {
     pub file: Text,
@@ -57,7 +57,7 @@ pub struct Input {
     pub faults: Faults,
 }
 
-/// Reads all of it; `say` is told of each fault.
+/// Reads the whole file. Calls `warn` for each of the first faults.
 ///
 /// # Errors
 /// When the file holds neither a capture nor a single event.
@@ -65,7 +65,7 @@ pub fn read(
     file: Text,
     mut input: impl BufRead,
     gather: &mut Gather,
-    say: &mut dyn FnMut(&str),
+    warn: &mut dyn FnMut(&str),
 ) -> Result<Input, CaptureError> {
     let io = |error| CaptureError::Io { line: 1, error };
     let mut first = Vec::new();
@@ -73,13 +73,14 @@ pub fn read(
     let is_capture = first.starts_with(b"{\"rsttrace_capture\"");
     let all = io::Cursor::new(first).chain(input);
     let (kind, faults) = match is_capture {
-        true => ("capture", capture(Reader::new(all)?, gather, say)),
-        false => ("ndjson", stream(Lines::new(all, MAX_LINE), gather, say)?),
+        true => ("capture", capture(Reader::new(all)?, gather, warn)),
+        false => ("ndjson", stream(Lines::new(all, MAX_LINE), gather, warn)?),
     };
     Ok(Input { file, kind, faults })
 }
 
-/// The recording machine's clock: CLOCK_REALTIME minus CLOCK_MONOTONIC, and the newest event.
+/// The recording machine's clock: `offset` is CLOCK_REALTIME minus CLOCK_MONOTONIC, `last` the CLOCK_MONOTONIC
+/// time of the newest event, both in nanoseconds.
 #[derive(Default)]
 struct Clock {
     offset: i64,
@@ -92,35 +93,35 @@ impl Clock {
     }
 }
 
-/// Replays a capture, and takes its incidents as a stream would tell them.
+/// Replays a capture, and takes its incidents in the form that a stream has.
 fn capture<R: BufRead>(
     reader: Reader<R>,
     gather: &mut Gather,
-    say: &mut dyn FnMut(&str),
+    warn: &mut dyn FnMut(&str),
 ) -> Faults {
     let mut faults = Faults::default();
     let mut correlator = Correlator::new();
-    let (mut clock, mut host, mut began) = (Clock::default(), Text::default(), false);
+    let (mut clock, mut host, mut has_session) = (Clock::default(), Text::default(), false);
     for event in reader {
         let event = match event {
             Ok(event) => event,
             Err(error) => {
-                faults.note(&error, say);
+                faults.note(&error, warn);
                 continue;
             }
         };
         match &event.body {
-            // It ends a run at the end of time.
+            // The tick at the end of a run has the largest possible time.
             Body::Tick => {}
             Body::Session(session) => {
-                // The same one comes again when a module is loaded.
+                // A session record is repeated when a module is loaded.
                 clock = Clock { offset: session.wall_offset_ns, last: event.ts };
                 host = Text::new(&session.hostname);
-                began = true;
-                gather.saw(clock.wall(event.ts));
+                has_session = true;
+                gather.event_at(clock.wall(event.ts));
                 gather.session(Session::clone(session));
             }
-            // What a namespace held, not when something happened.
+            // A namespace state is not an event: its time does not extend the range.
             Body::Netns(state) => {
                 let wall_ns = clock.wall(event.ts);
                 gather.namespaces.state(wall_ns, (**state).clone(), &gather.selection.window);
@@ -128,16 +129,16 @@ fn capture<R: BufRead>(
             _ => clock.last = clock.last.max(event.ts),
         }
         let incidents = correlator.feed(event);
-        incidents.iter().for_each(|incident| tell(&json::incident(incident), gather));
+        incidents.iter().for_each(|incident| add(&json::incident(incident), gather));
     }
-    // A recorder that was killed left cases open.
-    correlator.finish().iter().for_each(|incident| tell(&json::incident(incident), gather));
+    // A killed recorder leaves cases open.
+    correlator.finish().iter().for_each(|incident| add(&json::incident(incident), gather));
     let counters = correlator.counters();
     faults.newer = counters.unknown_records;
-    if began {
-        gather.saw(clock.wall(clock.last));
+    if has_session {
+        gather.event_at(clock.wall(clock.last));
         gather.runs.summary(
-            SummaryTold {
+            ParsedSummary {
                 wall_ns: clock.wall(clock.last),
                 host: Host { name: host },
                 rsttrace: SummaryFields {
@@ -155,14 +156,14 @@ fn capture<R: BufRead>(
     faults
 }
 
-fn tell(line: &str, gather: &mut Gather) {
-    // Our own line: it is an incident.
-    if let Ok(told) = serde_json::from_str::<Told>(line) {
-        gather.incident(told);
+fn add(line: &str, gather: &mut Gather) {
+    // This build wrote the line, so it always parses.
+    if let Ok(incident) = serde_json::from_str::<ParsedIncident>(line) {
+        gather.incident(incident);
     }
 }
 
-/// What an event says it is.
+/// The part of an event that names its kind.
 #[derive(Deserialize)]
 struct Envelope {
     #[serde(default)]
@@ -175,11 +176,11 @@ impl Envelope {
     }
 }
 
-/// Reads NDJSON.
+/// Reads a stream in NDJSON.
 fn stream<R: BufRead>(
     mut lines: Lines<R>,
     gather: &mut Gather,
-    say: &mut dyn FnMut(&str),
+    warn: &mut dyn FnMut(&str),
 ) -> Result<Faults, CaptureError> {
     let mut faults = Faults::default();
     let mut events = 0_u64;
@@ -189,7 +190,7 @@ fn stream<R: BufRead>(
         let cut = match ending {
             Line::None => break,
             Line::TooLong => {
-                faults.note(&CaptureError::TooLong { line }, say);
+                faults.note(&CaptureError::TooLong { line }, warn);
                 continue;
             }
             Line::Whole => false,
@@ -201,8 +202,8 @@ fn stream<R: BufRead>(
         match event(&lines.bytes, gather) {
             Ok(true) => events += 1,
             Ok(false) => faults.foreign += 1,
-            Err(_) if cut => faults.note(&CaptureError::Cut { line }, say),
-            Err(error) => faults.note(&CaptureError::Event { line, error }, say),
+            Err(_) if cut => faults.note(&CaptureError::Cut { line }, warn),
+            Err(error) => faults.note(&CaptureError::Event { line, error }, warn),
         }
     }
     match events {
@@ -211,12 +212,12 @@ fn stream<R: BufRead>(
     }
 }
 
-/// Whether a line is an event of ours.
+/// Adds the event of a line; `false` when the line is not an rsttrace event.
 fn event(line: &[u8], gather: &mut Gather) -> serde_json::Result<bool> {
     let envelope = match serde_json::from_slice::<Envelope>(line) {
         Ok(envelope) => envelope,
         Err(_) => {
-            // Something else's JSON, or none.
+            // JSON of another program is skipped; anything else is an error.
             serde_json::from_slice::<IgnoredAny>(line)?;
             return Ok(false);
         }

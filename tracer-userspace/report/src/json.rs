@@ -2,7 +2,7 @@
 
 use super::model::Report;
 
-/// Indented, as it is read once and by people as well.
+/// Renders the report as indented JSON, because people read it as well.
 ///
 /// # Errors
 /// Those of the serializer.

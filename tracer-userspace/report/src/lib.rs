@@ -1,31 +1,31 @@
-//! `rsttrace report`: what happened, told to somebody who was not there.
+//! `rsttrace report`: a post-incident report for readers who were not there.
 //!
-//! Events come in ([`input`]: a capture, replayed, or a stream), are gathered while they are read
-//! ([`gather`]), become a [`model::Report`] ([`conclude`], [`story`], [`timeline`], [`verify`]), and are
-//! shown ([`markdown`], [`html`], [`json`]). Both kinds of input tell their incidents as events of the
-//! contract, so that they give the same report.
+//! [`input`] reads events from a capture, which is replayed, or from a stream. [`gather`] counts them while
+//! they are read. [`conclude`], [`summary`], [`timeline`] and [`verify`] turn the counts into a
+//! [`model::Report`], and [`markdown`], [`html`] and [`json`] render it. Both kinds of input pass their
+//! incidents on as events of the contract, so both give the same report.
 //!
-//! Pure but for the reader that is handed in. Everything from the file is hostile: [`text::Text`] makes
-//! it harmless for a terminal as it comes in, and each renderer escapes it for its own format.
+//! Pure except for the reader that is passed in. Everything in the file is hostile: [`text::Text`] makes it
+//! harmless for a terminal on input, and each renderer escapes it for its own format.
 
 mod chart;
 mod conclude;
 mod counters;
+mod format;
 mod gather;
 pub mod html;
 mod input;
 pub mod json;
 pub mod markdown;
 pub mod model;
+mod parsed;
 mod runs;
-mod say;
-mod story;
+mod sentences;
+mod summary;
 mod text;
 mod timeline;
-mod told;
 mod verify;
 mod window;
-mod words;
 
 use std::io::BufRead;
 
@@ -35,7 +35,8 @@ pub use gather::Selection;
 pub use input::Input;
 pub use window::{When, Window};
 
-/// Reads a file and reports on what is selected of it. `say` is told of each damaged line.
+/// Reads a file and reports on the selected part of it. Calls `warn` with one message for each damaged
+/// line, up to ten.
 ///
 /// # Errors
 /// When the file is neither a capture nor a stream of events.
@@ -43,9 +44,9 @@ pub fn report(
     file: &str,
     input: impl BufRead,
     selection: Selection,
-    say: &mut dyn FnMut(&str),
+    warn: &mut dyn FnMut(&str),
 ) -> Result<model::Report, CaptureError> {
     let mut gather = gather::Gather::new(selection);
-    let input = input::read(file.into(), input, &mut gather, say)?;
+    let input = input::read(file.into(), input, &mut gather, warn)?;
     Ok(gather.report(input))
 }

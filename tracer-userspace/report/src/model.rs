@@ -1,4 +1,4 @@
-//! The report, ready to be shown. Its JSON is [`Report`] as it stands.
+//! The data of a report. The JSON output is [`Report`] serialized without changes.
 
 use std::net::SocketAddr;
 
@@ -7,20 +7,19 @@ use rsttrace_schema::json::timestamp;
 use serde::{Serialize, Serializer};
 
 use super::{
-    counters::{Fill, NamespaceCounters},
+    parsed::{CauseCount, NotFix, ParsedFix},
     text::Text,
-    told::{CauseCount, FixTold, NotFix},
 };
 
-/// A moment, nanoseconds since the epoch; in JSON as events have it.
+/// A time in nanoseconds since the epoch; in JSON an RFC 3339 timestamp, as in events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub i64);
 
 impl Time {
-    /// `%H:%M:%S` and the like, in UTC.
-    pub fn format(self, how: &str) -> String {
+    /// Formats the time in UTC with a strftime pattern such as `%H:%M:%S`.
+    pub fn format(self, pattern: &str) -> String {
         Timestamp::from_nanosecond(i128::from(self.0))
-            .map_or_else(|_| String::new(), |time| time.strftime(how).to_string())
+            .map_or_else(|_| String::new(), |time| time.strftime(pattern).to_string())
     }
 
     /// "2026-11-21 03:21:44".
@@ -37,7 +36,7 @@ impl Serialize for Time {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Of this shape; minors only add.
+    /// Version of the JSON schema; a minor version only adds fields.
     pub schema: &'static str,
     pub rsttrace: &'static str,
     pub file: Text,
@@ -45,79 +44,80 @@ pub struct Report {
     pub input: &'static str,
     pub hosts: Vec<Text>,
     pub kernels: Vec<Text>,
-    /// The oldest and the newest event of the file.
+    /// From the oldest to the newest event of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extent: Option<Extent>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<Time>,
-    /// The causes that were asked for; none for all.
+    /// The causes selected with `--cause`; empty for all.
     pub only: Vec<String>,
     pub headline: String,
-    /// What happened, in a paragraph.
+    /// What happened, in one paragraph.
     pub summary: String,
     /// Broken connections, each counted once.
     pub connections: u64,
-    /// Errors at the other ends of these connections.
+    /// Errors at the other ends of these connections, not counted in `connections`.
     pub other_ends: u64,
-    /// Resets and retries of connections already told.
+    /// Further resets and retries of connections that already have an incident.
     pub absorbed: u64,
-    /// The one that broke most connections first.
+    /// The cause that broke the most connections comes first.
     pub causes: Vec<CausePart>,
     pub benign: Vec<CauseCount>,
     pub services: Vec<ServicePart>,
-    pub timeline: Vec<Moment>,
-    pub broken: Vec<Broken>,
-    /// Broken connections beyond the listed ones.
+    pub timeline: Vec<TimelineEntry>,
+    pub broken: Vec<BrokenConnection>,
+    /// Broken connections that `broken` does not list.
     pub not_listed: u64,
-    /// `None` where the input holds none.
+    /// `None` when the input holds no namespace states, as in a stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counters: Option<Vec<NamespaceCounters>>,
     pub conntrack_fill: Vec<Fill>,
-    pub unseen: Unseen,
+    pub unseen: Gaps,
 }
 
-/// A cause and what is to be done about it.
+/// A cause, its connections and its fixes.
 #[derive(Clone, Debug, Serialize)]
 pub struct CausePart {
     pub cause: Text,
     pub family: Text,
-    /// What it is, in a line; empty for a cause that this build does not know.
+    /// The title of the cause; empty for a cause that this build does not know.
     pub title: &'static str,
     pub connections: u64,
-    pub confidences: Vec<Said>,
+    pub confidences: Vec<NameCount>,
     pub first: Time,
     pub last: Time,
     /// The busiest minute.
     pub peak: Peak,
-    pub clients: Vec<Said>,
-    pub servers: Vec<Said>,
-    pub services: Vec<Toward>,
+    pub clients: Vec<NameCount>,
+    pub servers: Vec<NameCount>,
+    pub services: Vec<ServiceCount>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Idle>,
     pub limits: Vec<Limit>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keepalive: Option<KeepaliveOff>,
-    /// The message of the example.
+    /// The message of the example, the earliest incident with the highest confidence.
     pub message: Text,
     pub event_id: Text,
-    /// What was seen of the example, oldest first.
-    pub evidence: Vec<Seen>,
+    /// The evidence of the example, oldest first.
+    pub evidence: Vec<EvidenceLine>,
     pub ruled_out: Vec<RuledOutPart>,
     pub fixes: Vec<FixPart>,
     pub not_fixes: Vec<NotFix>,
     pub verify: Vec<Query>,
-    /// The next test, where the verdict is not `observed`.
-    pub proves: Vec<Said>,
-    /// Of each connection, for the charts.
+    /// The next test to confirm the cause, where the confidence is not `observed`.
+    pub proves: Vec<NameCount>,
+    /// Time of each broken connection in nanoseconds since the epoch, sorted, for the charts.
     #[serde(skip)]
     pub times: Vec<i64>,
+    /// Known idle times before the failure in seconds, sorted, for the charts.
     #[serde(skip)]
     pub idle_s: Vec<f64>,
 }
 
-/// From the first to the last.
+/// A time range, both ends included.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Extent {
     pub first: Time,
@@ -125,36 +125,36 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// Nanoseconds.
+    /// The length in nanoseconds.
     pub fn long(self) -> i64 {
         self.last.0.saturating_sub(self.first.0)
     }
 }
 
-/// Connections to a service.
+/// The number of connections to one service.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Toward {
+pub struct ServiceCount {
     pub address: SocketAddr,
     pub connections: u64,
 }
 
-/// Sockets with SO_KEEPALIVE off, and those of which it is known.
+/// Sockets with SO_KEEPALIVE off, out of the sockets whose setting is known.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct KeepaliveOff {
     pub off: u64,
     pub known: u64,
 }
 
-/// Signals covered, of how many.
+/// The number of signals that were traced, out of all signals.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Covered {
     pub covered: usize,
     pub of: usize,
 }
 
-/// Something that was said of so many connections.
+/// A name or a text, with the number of connections it applies to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Said {
+pub struct NameCount {
     pub text: Text,
     pub connections: u64,
 }
@@ -165,13 +165,13 @@ pub struct Peak {
     pub connections: u64,
 }
 
-/// Silence before the reset, seconds.
+/// Idle time before the failure, in seconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Idle {
     pub shortest_s: f64,
     pub median_s: f64,
     pub longest_s: f64,
-    /// Connections of which it is known.
+    /// Connections whose idle time is known.
     pub known: u64,
 }
 
@@ -183,20 +183,20 @@ pub struct Limit {
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub struct Seen {
+pub struct EvidenceLine {
     pub at: Time,
     pub text: Text,
-    /// It is the root cause.
+    /// Whether this is the root cause.
     pub root: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
 pub struct RuledOutPart {
     pub cause: Text,
-    /// The reason given most often, and how often.
+    /// The reason given most often, and the number of connections it was given for.
     pub because: Text,
     pub connections: u64,
-    /// It was given with other numbers, too.
+    /// Whether the same reason was also given with other numbers.
     pub numbers_differ: bool,
     pub other_reasons: usize,
 }
@@ -204,12 +204,12 @@ pub struct RuledOutPart {
 #[derive(Clone, Debug, Serialize)]
 pub struct FixPart {
     #[serde(flatten)]
-    pub fix: FixTold,
-    /// For how many connections it was named.
+    pub fix: ParsedFix,
+    /// The number of connections whose incident lists the fix.
     pub connections: u64,
 }
 
-/// How to see that it is over.
+/// A query that verifies the fix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Query {
     pub with: &'static str,
@@ -221,8 +221,8 @@ pub struct Query {
 pub struct ServicePart {
     pub address: SocketAddr,
     pub backends: Vec<SocketAddr>,
-    pub clients: Vec<Said>,
-    pub servers: Vec<Said>,
+    pub clients: Vec<NameCount>,
+    pub servers: Vec<NameCount>,
     pub connections: u64,
     pub peak: Peak,
     pub minutes: Vec<Minute>,
@@ -235,15 +235,15 @@ pub struct Minute {
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub struct Moment {
+pub struct TimelineEntry {
     pub at: Time,
     pub text: String,
-    /// It is a root cause, or the first of its kind.
+    /// Whether this is the root cause of a cause's example.
     pub root: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub struct Broken {
+pub struct BrokenConnection {
     pub at: Time,
     pub cause: Text,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -257,27 +257,75 @@ pub struct Broken {
     pub event_id: Text,
 }
 
-/// What the report cannot know.
+/// The counters of one network namespace at two times.
+#[derive(Clone, Debug, Serialize)]
+pub struct NamespaceCounters {
+    pub netns: u32,
+    /// The namespace in words: "on the host", "in netns web".
+    pub place: Text,
+    pub before: Time,
+    pub after: Time,
+    /// Only counters whose value changed.
+    pub changed: Vec<Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Counter {
+    pub name: &'static str,
+    pub before: u64,
+    pub after: u64,
+}
+
+/// How full the conntrack table of one network namespace was.
+#[derive(Clone, Debug, Serialize)]
+pub struct Fill {
+    pub place: Text,
+    pub readings: Vec<Reading>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Reading {
+    pub at: Time,
+    pub entries: u32,
+    pub max: u32,
+}
+
+impl Reading {
+    /// Entries divided by the maximum; 1.0 is full.
+    pub fn share(&self) -> f64 {
+        f64::from(self.entries) / f64::from(self.max)
+    }
+}
+
+impl Fill {
+    /// The reading with the highest share.
+    pub fn peak(&self) -> Option<&Reading> {
+        self.readings.iter().max_by(|a, b| a.share().total_cmp(&b.share()))
+    }
+}
+
+/// What may be missing from the report.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Unseen {
-    /// What was invisible to the tracer.
+pub struct Gaps {
+    /// What the tracer could not see.
     pub blind_spots: Vec<Text>,
-    /// As the capture ended.
+    /// Coverage when the capture ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signals: Option<Covered>,
-    /// Kernel records lost, records unreadable, losses forgotten.
+    /// Kernel records lost in the ring buffer, records that could not be decoded, and records of ended
+    /// entries that were evicted.
     pub lost_events: u64,
     pub unreadable: u64,
     pub forgotten: u64,
-    /// Lines of the file that cannot be read, and the first of them by place.
+    /// The number of damaged lines of the file, and messages for the first ones with their place.
     pub damaged: u64,
     pub damage: Vec<String>,
-    /// Everything else, in sentences.
+    /// Other gaps, one sentence each.
     pub notes: Vec<String>,
 }
 
-impl Unseen {
-    /// Everything was seen.
+impl Gaps {
+    /// Whether no gap is known.
     pub fn is_empty(&self) -> bool {
         self.blind_spots.is_empty()
             && self.lost_events + self.unreadable + self.forgotten + self.damaged == 0

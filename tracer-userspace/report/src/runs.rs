@@ -1,37 +1,37 @@
-//! What the runs in a stream counted. A summary event tells what its run had counted by then, so of each
-//! run the last one holds; a file may have several runs one after the other, and several hosts.
+//! What the runs in a stream counted. A summary event holds the counts of its run so far, so the last
+//! summary of each run counts. A file may hold several runs one after the other, and several hosts.
 
 use std::collections::BTreeMap;
 
 use super::{
+    parsed::{CauseCount, Counts, ParsedIncident, ParsedSummary},
     text::Text,
-    told::{CauseCount, Counts, SummaryTold, Told},
 };
 
 type PerCause = BTreeMap<Text, u64>;
 
-/// The run that a host is in.
+/// The current run of a host.
 #[derive(Default)]
 struct Run {
     newest_ns: i64,
     sequence: u64,
-    /// The newest summary, and the newest before the window.
+    /// The newest summary, and the newest one before the window.
     now: Option<Counts>,
     before: Option<Counts>,
-    /// Events of the stream itself, in the window: broken connections, and benign ones by cause.
+    /// Incidents of the stream in the window: broken connections, and benign resets by cause.
     broken: u64,
     benign: PerCause,
     lost: u64,
 }
 
-/// All runs.
+/// The runs of all hosts.
 #[derive(Default)]
 pub struct Runs {
     open: BTreeMap<Text, Run>,
     total: Totals,
 }
 
-/// What they amount to.
+/// The sums over all runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     pub benign: BTreeMap<Text, u64>,
@@ -39,39 +39,40 @@ pub struct Totals {
     pub unreadable: u64,
     pub forgotten: u64,
     pub absorbed: u64,
-    /// Broken connections that the summaries count and that are not in the stream.
+    /// Broken connections that the summaries count but the stream does not hold.
     pub missing: u64,
 }
 
 impl Runs {
-    /// The run of an event. One that is later than all others and is numbered lower began anew.
-    fn at(&mut self, host: &Text, wall_ns: i64, began_anew: impl Fn(&Run) -> bool) -> &mut Run {
+    /// The run of an event. A run ended and a new one began when `is_new` holds for an event that is later
+    /// than all others of its host.
+    fn at(&mut self, host: &Text, wall_ns: i64, is_new: impl Fn(&Run) -> bool) -> &mut Run {
         let run = self.open.entry(host.clone()).or_default();
-        if wall_ns > run.newest_ns && began_anew(run) {
+        if wall_ns > run.newest_ns && is_new(run) {
             self.total.add(&std::mem::take(run));
         }
         run.newest_ns = run.newest_ns.max(wall_ns);
         run
     }
 
-    /// Takes note of an incident, whether it is asked for or not.
-    pub fn incident(&mut self, told: &Told, asked_for: bool) {
-        let sequence = told.event.sequence;
-        let run = self.at(&told.host.name, told.wall_ns, |run| sequence < run.sequence);
+    /// Counts an incident. One that is not selected only updates the sequence and the lost events.
+    pub fn incident(&mut self, incident: &ParsedIncident, selected: bool) {
+        let sequence = incident.event.sequence;
+        let run = self.at(&incident.host.name, incident.wall_ns, |run| sequence < run.sequence);
         run.sequence = run.sequence.max(sequence);
-        run.lost = run.lost.max(told.verdict.lost_events);
-        if !asked_for || told.verdict.follows.is_some() {
+        run.lost = run.lost.max(incident.verdict.lost_events);
+        if !selected || incident.verdict.follows.is_some() {
             return;
         }
-        match told.is_benign() {
-            true => *run.benign.entry(told.verdict.cause.clone()).or_default() += 1,
+        match incident.is_benign() {
+            true => *run.benign.entry(incident.verdict.cause.clone()).or_default() += 1,
             false => run.broken += 1,
         }
     }
 
-    /// Takes note of a summary.
-    pub fn summary(&mut self, told: SummaryTold, before_window: bool) {
-        let SummaryTold { wall_ns, host, rsttrace } = told;
+    /// Keeps a summary; `before_window` when it is older than the selected window.
+    pub fn summary(&mut self, summary: ParsedSummary, before_window: bool) {
+        let ParsedSummary { wall_ns, host, rsttrace } = summary;
         let counts = rsttrace.summary;
         let run = self.at(&host.name, wall_ns, |run| {
             run.now.as_ref().is_some_and(|now| counts.is_below(now))
@@ -115,7 +116,7 @@ impl Totals {
 }
 
 impl Counts {
-    /// A run's counts only grow.
+    /// Whether a count is lower than in `earlier`, which does not happen within a run: counts only grow.
     fn is_below(&self, earlier: &Self) -> bool {
         let fewer = |now: &[CauseCount], then: &[CauseCount]| {
             then.iter().any(|then| of(now, &then.cause) < then.count)

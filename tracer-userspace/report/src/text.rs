@@ -1,13 +1,13 @@
-//! Text out of a file, which may hold anything.
+//! Text from a file, which may hold anything.
 
 use rsttrace_model::escape::terminal;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// More than any sentence of an event has (its line stays below 12 KiB), in characters.
+/// Longest text in characters; no text of an event is longer, because its line stays below 12 KiB.
 const LONGEST: usize = 4096;
 
-/// One line of text that moves no cursor and reorders nothing: control and format characters are
-/// spelled out as it comes in. What HTML or Markdown would take for markup is still in it.
+/// One line of text that cannot move the cursor or reorder text: control and format characters are spelled
+/// out when it is created. Markup of HTML or Markdown is not escaped yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Text(String);
@@ -50,7 +50,7 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-/// Text of several lines, such as a file to write.
+/// Deserializes text of several lines, such as the content of a file, one [`Text`] per line.
 pub fn block<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Text>, D::Error> {
     Ok(String::deserialize(deserializer)?.lines().map(Text::new).collect())
 }
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_end_is_cut() {
+    fn a_very_long_name_is_cut() {
         let text = Text::new(&"größe".repeat(10_000));
         assert_eq!(text.as_str().chars().count(), LONGEST + 1);
     }

@@ -1,74 +1,72 @@
-//! When what happened.
+//! The timeline of the report.
 
 use super::{
-    model::{CausePart, Extent, Moment, Report},
-    say::{plural, who_of},
-    story::because,
+    format::{joined_of, plural},
+    model::{CausePart, Extent, Report, TimelineEntry},
+    summary::cause_title,
 };
 
-/// Causes whose example is told piece by piece.
+/// Causes whose example is shown with all of its evidence.
 const CHAINS: usize = 3;
 
-/// In order of time.
-pub fn timeline(report: &Report) -> Vec<Moment> {
-    let mut moments: Vec<Moment> = report
+/// All entries, ordered by time.
+pub fn timeline(report: &Report) -> Vec<TimelineEntry> {
+    let mut entries: Vec<TimelineEntry> = report
         .causes
         .iter()
         .enumerate()
         .flat_map(|(place, part)| of_cause(part, place < CHAINS))
         .collect();
     if let Some(Extent { first, last }) = report.extent {
-        let (begins, ends) = match report.input {
-            "capture" => ("tracing began", "the capture ends"),
-            _ => ("the stream begins", "the stream ends"),
+        let (start, end) = match report.input {
+            "capture" => ("tracing started", "the capture ended"),
+            _ => ("first event of the stream", "last event of the stream"),
         };
-        let plain = |at, text: &str| Moment { at, text: text.into(), root: false };
-        moments.insert(0, plain(first, begins));
-        moments.push(plain(last, ends));
+        let plain = |at, text: &str| TimelineEntry { at, text: text.into(), root: false };
+        entries.insert(0, plain(first, start));
+        entries.push(plain(last, end));
     }
-    moments.sort_by_key(|moment| moment.at);
-    moments
+    entries.sort_by_key(|entry| entry.at);
+    entries
 }
 
-fn of_cause(part: &CausePart, in_full: bool) -> Vec<Moment> {
-    let mut moments = Vec::new();
+fn of_cause(part: &CausePart, in_full: bool) -> Vec<TimelineEntry> {
+    let mut entries = Vec::new();
     let example = part.evidence.iter().filter(|_| in_full);
-    moments.extend(example.map(|seen| Moment {
-        at: seen.at,
-        text: match seen.root {
-            true => format!("{} (root cause; {})", seen.text, part.cause),
-            false => seen.text.to_string(),
+    entries.extend(example.map(|line| TimelineEntry {
+        at: line.at,
+        text: match line.root {
+            true => format!("{} (root cause; {})", line.text, part.cause),
+            false => line.text.to_string(),
         },
-        root: seen.root,
+        root: line.root,
     }));
-    let first = match part.connections {
-        1 => format!("the only connection breaks by {}: {}", part.cause, because(part)),
-        _ => format!("the first connection breaks by {}: {}", part.cause, because(part)),
+    let connections = plural(part.connections, "connection");
+    let subject = match part.connections {
+        1 => "a connection".to_owned(),
+        _ => format!("the first of {connections}"),
     };
-    moments.push(Moment { at: part.first, text: first, root: false });
+    let text = format!("{subject} broke ({}): {}", part.cause, cause_title(part));
+    entries.push(TimelineEntry { at: part.first, text, root: false });
     let peak = part.peak;
     if peak.connections < part.connections {
-        let by = match part.clients.as_slice() {
+        let clients = match part.clients.as_slice() {
             [] => String::new(),
-            clients => format!(" ({})", who_of(clients, part.connections, 3)),
+            clients => format!(" ({})", joined_of(clients, part.connections, 3)),
         };
-        // A minute begins before the first of its resets.
+        // A minute starts before the first failure in it.
         let at = peak.minute.max(part.first);
         let text = format!(
-            "the busiest minute of {}: {} from {}{by}",
+            "busiest minute of {}: {} from {}{clients}",
             part.cause,
             plural(peak.connections, "connection"),
             peak.minute.format("%H:%M")
         );
-        moments.push(Moment { at, text, root: false });
+        entries.push(TimelineEntry { at, text, root: false });
     }
     if part.connections > 1 {
-        let text = format!(
-            "the last of {} breaks by {}",
-            plural(part.connections, "connection"),
-            part.cause
-        );
-        moments.push(Moment { at: part.last, text, root: false });
+        let text = format!("the last of {connections} broke ({})", part.cause);
+        entries.push(TimelineEntry { at: part.last, text, root: false });
     }
-    moments
+    entries
 }

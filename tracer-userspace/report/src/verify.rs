@@ -1,22 +1,24 @@
-//! How to see that it is over: the same question, put to whatever holds the events.
+//! Queries that verify a fix: one for rsttrace, and one each for Loki and OpenSearch, which may hold the
+//! events.
 
 use super::{
-    model::{Idle, Limit, Query, Toward},
-    say::{is_id, span},
+    format::{is_id, span},
+    model::{Idle, Limit, Query, ServiceCount},
     text::Text,
 };
 
 const MINUTE: u64 = 60;
 
-/// Long enough to meet it again: twice the longest silence, or the time that five took.
+/// How long to watch, in minutes: long enough for the cause to occur again. That is twice the longest idle
+/// time or limit, or the time that five connections took to break, and at least 10 minutes.
 fn minutes(idle: Option<&Idle>, limits: &[Limit], connections: u64, took_ns: i64) -> u64 {
-    let silences = limits.iter().map(|limit| limit.limit_s);
-    let longest = silences.chain(idle.map(|idle| idle.longest_s)).fold(0.0, f64::max);
+    let limits = limits.iter().map(|limit| limit.limit_s);
+    let longest = limits.chain(idle.map(|idle| idle.longest_s)).fold(0.0, f64::max);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
-    let silence_s = (longest * 2.0).ceil() as u64;
+    let idle_s = (longest * 2.0).ceil() as u64;
     let took_s = took_ns.max(0).unsigned_abs() / 1_000_000_000;
     let five_s = took_s.saturating_mul(5) / connections.max(1);
-    silence_s.max(five_s).max(10 * MINUTE).div_ceil(MINUTE)
+    idle_s.max(five_s).max(10 * MINUTE).div_ceil(MINUTE)
 }
 
 fn duration(minutes: u64) -> String {
@@ -26,10 +28,11 @@ fn duration(minutes: u64) -> String {
     }
 }
 
-/// The queries for one cause. None for an id that no query should be made of.
+/// The queries for one cause; empty when `cause` is not safe to put into a query. `first_ns` and `last_ns` are
+/// the times of the first and the last broken connection.
 pub fn queries(
     cause: &Text,
-    services: &[Toward],
+    services: &[ServiceCount],
     idle: Option<&Idle>,
     limits: &[Limit],
     (first_ns, last_ns): (i64, i64),
@@ -40,22 +43,24 @@ pub fn queries(
     let connections = services.iter().map(|it| it.connections).sum();
     let took_ns = last_ns.saturating_sub(first_ns);
     let minutes = minutes(idle, limits, connections, took_ns);
-    let long = duration(minutes);
-    // --dst takes an address of either family, with its port.
+    let time = duration(minutes);
+    // `--dst` takes an IPv4 or IPv6 address with its port.
     let to = match services {
         [only] => format!(" --dst {}", only.address),
         _ => String::new(),
     };
     let before = match connections {
-        0 | 1 => "here: 1 connection".to_owned(),
-        many => format!("here: {many} connections in {}", span(took_ns)),
+        0 | 1 => "this file has 1 connection".to_owned(),
+        many => format!("this file has {many} connections in {}", span(took_ns)),
     };
-    // Loki and OpenSearch take no hours and minutes together.
+    // Loki and OpenSearch do not accept hours and minutes in one duration, so they get minutes.
     vec![
         Query {
             with: "rsttrace",
-            query: format!("rsttrace live --cause {cause}{to} --duration {long} --fail-on {cause}"),
-            expected: format!("exit code 0 and no incident (5 if it is not over; {before})"),
+            query: format!("rsttrace live --cause {cause}{to} --duration {time} --fail-on {cause}"),
+            expected: format!(
+                "exit code 0 and no incident (5 if a connection breaks again; {before})"
+            ),
         },
         Query {
             with: "Loki",
@@ -75,7 +80,7 @@ pub fn queries(
                  {{\"range\":{{\"@timestamp\":{{\"gte\":\"now-{minutes}m\"}}}}}}],\
                  \"must_not\":[{{\"exists\":{{\"field\":\"rsttrace.follows\"}}}}]}}}}}}"
             ),
-            expected: format!("_count of it is 0 ({before})"),
+            expected: format!("_count is 0 ({before})"),
         },
     ]
 }
@@ -87,12 +92,12 @@ mod tests {
     fn of(cause: &str, idle_s: f64) -> Vec<Query> {
         let idle = Idle { shortest_s: idle_s, median_s: idle_s, longest_s: idle_s, known: 1 };
         let address = std::net::SocketAddr::from(([10, 96, 0, 10], 3306));
-        let service = Toward { address, connections: 4 };
+        let service = ServiceCount { address, connections: 4 };
         queries(&cause.into(), &[service], Some(&idle), &[], (0, 60_000_000_000))
     }
 
     #[test]
-    fn the_look_is_long_enough_to_meet_it_again() {
+    fn the_query_runs_long_enough_for_the_cause_to_occur_again() {
         let live = |idle_s| of("ipvs_idle_expired", idle_s)[0].query.clone();
         assert_eq!(
             live(973.0),
@@ -104,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_search_is_json() {
+    fn the_opensearch_query_is_json() {
         let query = &of("linger_zero", 1.0)[2].query;
         let value: serde_json::Value = serde_json::from_str(query).expect("JSON");
         let filters = &value["query"]["bool"]["filter"];
@@ -112,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_an_id_gets_into_a_query() {
+    fn only_an_id_gets_into_a_query() {
         for cause in ["", "a b", "x\"} or", "x;reboot", "$(x)", "UPPER"] {
             assert_eq!(of(cause, 1.0), []);
         }

@@ -1,4 +1,4 @@
-//! `--since` and `--until`.
+//! The time window of `--since` and `--until`.
 
 use std::str::FromStr;
 
@@ -9,9 +9,9 @@ const DAY: i64 = 86_400_000_000_000;
 /// A time as a user gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// RFC 3339, nanoseconds since the epoch.
+    /// An RFC 3339 time, in nanoseconds since the epoch.
     At(i64),
-    /// HH:MM or HH:MM:SS in UTC, nanoseconds since midnight; the day is the file's.
+    /// HH:MM or HH:MM:SS in UTC, in nanoseconds since midnight. The day comes from the file.
     OfDay(i64),
 }
 
@@ -27,13 +27,13 @@ impl FromStr for When {
             i64::try_from(time.as_nanosecond()).ok()
         };
         let at = || i64::try_from(text.parse::<Timestamp>().ok()?.as_nanosecond()).ok();
-        at().map(Self::At)
-            .or_else(|| of_day().map(Self::OfDay))
-            .ok_or_else(|| format!("`{text}` is no time such as 2026-11-21T03:00:00Z or 03:00"))
+        at().map(Self::At).or_else(|| of_day().map(Self::OfDay)).ok_or_else(|| {
+            format!("invalid time `{text}` (expected a time such as 2026-11-21T03:00:00Z or 03:00)")
+        })
     }
 }
 
-/// From `since` on, and before `until`.
+/// Times from `since` (included) to `until` (excluded).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Window {
     pub since: Option<When>,
@@ -41,8 +41,9 @@ pub struct Window {
 }
 
 impl Window {
-    /// Gives times of day their day: that of the file's first event, or the next one if the time was more
-    /// than half a day before it. The end comes after the beginning.
+    /// Gives each time of day a date. `since` gets the date of the file's first event, or the next day if it
+    /// would be more than half a day before that event. `until` is the first such time after `since`,
+    /// or after the first event when `since` is not set.
     pub fn resolve(&mut self, first_ns: i64) {
         if let Some(When::OfDay(of_day)) = self.since {
             let that_day = first_ns - first_ns.rem_euclid(DAY) + of_day;
@@ -57,6 +58,7 @@ impl Window {
         }
     }
 
+    /// Whether neither end is set.
     pub fn is_open(&self) -> bool {
         self.since.is_none() && self.until.is_none()
     }
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_of_day_is_that_of_the_files_first_day() {
+    fn a_time_of_day_gets_the_date_of_the_files_first_event() {
         let window = window("2026-11-21T02:14:07Z", "03:00", "04:00:30");
         assert_eq!(window.since_ns(), Some(ns("2026-11-21T03:00:00Z")));
         assert_eq!(window.until_ns(), Some(ns("2026-11-21T04:00:30Z")));
@@ -125,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_is_inside_and_the_end_is_not() {
+    fn the_window_includes_since_and_excludes_until() {
         let (since, until) = ("2026-11-21T03:00:00Z", "2026-11-21T04:00:00+01:00");
         assert!(!window(since, since, until).contains(ns(since)), "the end is not after it");
         let window = window(since, since, "2026-11-21T04:00:00Z");
@@ -133,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn an_invalid_time_is_refused() {
         for text in ["", "3", "25:00", "03:60", "3:00", "yesterday", "2026-11-21", "T03:00"] {
             assert!(text.parse::<When>().is_err(), "{text}");
         }

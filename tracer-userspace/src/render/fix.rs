@@ -1,10 +1,10 @@
-//! Plans, and what became of them, for `rsttrace fix`.
+//! Renders plans, applies and undos for `rsttrace fix`.
 
 use rsttrace_apply::{
     FileState,
     journal::{Item, Journal},
     plan::Plan,
-    run::Undone,
+    run::UndoReport,
 };
 use rsttrace_check::{CheckFinding, Rank};
 use rsttrace_core::{
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::page::{HANG, Page, Style};
 
-/// The lines for one client, and the limit that they stay below.
+/// The configuration snippet for one client, and the limit that its keepalives stay below.
 #[derive(Debug)]
 pub struct Advised {
     client: Client,
@@ -27,25 +27,27 @@ pub struct Advised {
 }
 
 impl Advised {
-    /// `limit_s` is the shortest one on this host, if it has any.
+    /// `limit_s` is the shortest idle limit on this host, if it has one.
     pub fn new(client: Client, limit_s: Option<u64>) -> Self {
         /// IPVS's, the shortest of the usual ones on a node (net/netfilter/ipvs/ip_vs_proto_tcp.c).
         const USUAL_S: u64 = 900;
         let limit = match limit_s {
             Some(limit_s) => format!("below the shortest limit of this host, {limit_s} s"),
             None => {
-                format!("below {USUAL_S} s; this host itself has no limit for idle connections")
+                format!(
+                    "below {USUAL_S} s (this host has no limit for idle connections of its own)"
+                )
             }
         };
         let limit_s = limit_s.unwrap_or(USUAL_S);
-        // A third survives a lost probe and a late timer.
+        // With a third of the limit, one lost probe and a late timer do not matter.
         let time_s = (limit_s / 3).max(1);
         let pace = Pace { time_s, intvl_s: (time_s / 10).clamp(1, 75), probes: 3, limit_s };
         Self { client, limit, snippet: client.snippet(pace) }
     }
 }
 
-/// Every fix, best first, and what does not help.
+/// Renders every fix for a cause, best first, and what does not help.
 pub fn text(
     cause: &Cause,
     plans: &[Plan],
@@ -64,53 +66,53 @@ pub fn text(
     }
     if plans.is_empty() {
         page.blank();
-        page.labelled("NO FIX", Style::Dim, "nothing is broken that a change would end");
+        page.labelled("NO FIX", Style::Dim, "rsttrace has no fix for this cause");
     }
     if let Some(Advised { client, limit, snippet }) = advised {
         page.blank();
         page.labelled("FOR", Style::Green, &format!("{}, {limit}", client.id()));
         block(&mut page, &snippet.text);
-        page.labelled("  but", Style::Yellow, snippet.note);
+        page.labelled("  caveat", Style::Yellow, snippet.note);
     }
     if !cause.doc.not_fixes.is_empty() {
         page.blank();
     }
     for (what, because) in cause.doc.not_fixes {
-        page.labelled("NOT A FIX", Style::Dim, &format!("{what}: {because}"));
+        page.labelled("WILL NOT HELP", Style::Dim, &format!("{what}: {because}"));
     }
     page.finish().unwrap_or_default()
 }
 
-/// One plan alone.
+/// Renders one plan.
 pub fn plan_text(plan: &Plan, color: bool, width: usize) -> String {
     let mut page = Page::new(color, width);
     one(&mut page, 1, plan, true);
     page.finish().unwrap_or_default()
 }
 
-/// What was found, each with its fixes.
+/// Renders findings of check, each with its fixes.
 pub fn findings_text(groups: &[(CheckFinding, Vec<Plan>)], color: bool, width: usize) -> String {
     let mut page = Page::new(color, width);
     let mut number = 0;
-    let mut applies = true;
+    let mut is_apply_open = true;
     for (finding, plans) in groups {
         let style = if finding.rank == Rank::Break { Style::Red } else { Style::Yellow };
         page.labelled(&finding.rank.id().to_uppercase(), style, &finding.reason);
         for plan in plans {
             number += 1;
-            let is_first = applies && plan.is_node_owned();
-            applies &= !is_first;
-            one(&mut page, number, plan, is_first);
+            let is_applied = is_apply_open && plan.is_node_owned();
+            is_apply_open &= !is_applied;
+            one(&mut page, number, plan, is_applied);
         }
         page.blank();
     }
     if groups.is_empty() {
-        page.labelled("NO FIX", Style::Dim, "check finds nothing on this host that has one");
+        page.labelled("NO FIX", Style::Dim, "check found nothing on this host that has a fix");
     }
     page.finish().unwrap_or_default()
 }
 
-/// The same as one JSON object.
+/// The same as [`findings_text`], as one JSON object.
 pub fn findings_json(groups: &[(CheckFinding, Vec<Plan>)]) -> Value {
     let group = |(finding, plans): &(CheckFinding, Vec<Plan>)| {
         object([
@@ -131,12 +133,12 @@ fn one(page: &mut Page, number: usize, plan: &Plan, applies: bool) {
     page.labelled(&format!("FIX {number}"), Style::Green, &head);
     match (&fix.current, &fix.wanted) {
         (Some(current), Some(wanted)) if current == wanted => {
-            page.labelled("  now", Style::Dim, &format!("{current}: it is so already"));
+            page.labelled("  now", Style::Dim, &format!("{current}, already set"));
         }
         (Some(current), Some(wanted)) => {
-            page.labelled("  now", Style::Dim, &format!("{current}; wanted {wanted}"));
+            page.labelled("  now", Style::Dim, &format!("{current}; set: {wanted}"));
         }
-        (None, Some(wanted)) => page.labelled("  wanted", Style::Dim, wanted),
+        (None, Some(wanted)) => page.labelled("  set", Style::Dim, wanted),
         _ => {}
     }
     page.labelled("  why", Style::Dim, &fix.reason);
@@ -152,18 +154,18 @@ fn one(page: &mut Page, number: usize, plan: &Plan, applies: bool) {
         }
     }
     if let Some(text) = fix.kube_proxy() {
-        let sentence = "where kube-proxy runs, its configuration instead: it writes its own value at its \
-                        next start";
+        let sentence = "where kube-proxy runs, change its configuration instead, because kube-proxy writes \
+                        its own value at its next start";
         page.labelled("  or", Style::Dim, sentence);
         block(page, &text);
     }
     if let Some(text) = fix.pod() {
-        page.labelled("  or", Style::Dim, "for a pod, in its own specification");
+        page.labelled("  or", Style::Dim, "for a pod, in the specification of the pod");
         block(page, &text);
     }
     page.labelled("  risk", Style::Dim, fix.risk.id());
     for caveat in &plan.caveats {
-        page.labelled("  but", Style::Yellow, caveat);
+        page.labelled("  caveat", Style::Yellow, caveat);
     }
     for problem in &plan.problems {
         page.labelled("  cannot", Style::Red, problem);
@@ -171,11 +173,11 @@ fn one(page: &mut Page, number: usize, plan: &Plan, applies: bool) {
     lines(page, "  verify", &fix.verify());
     lines(page, "  undo", &fix.undo());
     if applies && plan.problems.is_empty() {
-        page.labelled("  apply", Style::Bold, "this is the one that --apply carries out");
+        page.labelled("  apply", Style::Bold, "`--apply` runs this one");
     }
 }
 
-/// Lines to copy behind one label.
+/// Lines to copy, the first one behind a label.
 fn lines(page: &mut Page, label: &str, lines: &[String]) {
     let mut lines = lines.iter();
     if let Some(first) = lines.next() {
@@ -192,7 +194,7 @@ fn block(page: &mut Page, text: &str) {
     }
 }
 
-/// The same as one JSON object.
+/// The same as [`text`], as one JSON object.
 pub fn json(cause: &Cause, plans: &[Plan], advised: Option<&Advised>) -> Value {
     let plans: Vec<Value> = plans.iter().map(plan_json).collect();
     let not_fixes: Vec<Value> = (cause.doc.not_fixes.iter())
@@ -229,23 +231,23 @@ fn plan_json(plan: &Plan) -> Value {
     value
 }
 
-/// An apply that found nothing to do.
+/// Renders an apply that found nothing to change.
 pub fn already_text(fix: &str) -> String {
-    format!("{fix}: already so, nothing was changed\n")
+    format!("{fix}: already applied, nothing was changed\n")
 }
 
 pub fn already_json(fix: &str) -> Value {
     json!({"fix": fix, "applied": false, "already_so": true})
 }
 
-/// What was applied.
+/// Renders an apply.
 pub fn applied_text(journal: &Journal) -> String {
     let about = &journal.about;
-    let mut text = format!("{} is applied and verified, as {}\n", about.fix, about.id);
+    let mut text = format!("{} was applied and verified, as {}\n", about.fix, about.id);
     for item in &journal.items {
         text.push_str(&format!("  {}\n", change(item)));
     }
-    text.push_str(&format!("take it back with: rsttrace fix --undo {}\n", about.id));
+    text.push_str(&format!("undo: rsttrace fix --undo {}\n", about.id));
     text
 }
 
@@ -299,29 +301,41 @@ fn journal_json(journal: &Journal) -> Value {
     })
 }
 
-/// What was taken back, and what was not.
-pub fn undone_text(journal: &Journal, undone: &Undone) -> String {
+/// Renders an undo.
+pub fn undone_text(journal: &Journal, undone: &UndoReport) -> String {
     let about = &journal.about;
     let mut text = format!("{} ({}):\n", about.id, about.fix);
-    for (what, list) in parts(undone) {
+    for (outcome, list) in parts(undone) {
         for item in list {
-            text.push_str(&format!("  {what}: {}\n", terminal(item)));
+            let outcome = match outcome {
+                "restored" if was_absent(journal, item) => "removed",
+                outcome => outcome,
+            };
+            text.push_str(&format!("  {outcome}: {}\n", terminal(item)));
         }
     }
     text
 }
 
-fn parts(undone: &Undone) -> [(&'static str, &[String]); 5] {
+/// Whether an item is a file that did not exist before the apply.
+fn was_absent(journal: &Journal, description: &str) -> bool {
+    journal.items.iter().any(|item| match item {
+        Item::File { path, old, .. } => path == description && *old == FileState::Absent,
+        Item::Value { .. } => false,
+    })
+}
+
+fn parts(undone: &UndoReport) -> [(&'static str, &[String]); 5] {
     [
         ("restored", &undone.restored),
-        ("as before already", &undone.already),
-        ("changed by someone else since, and left alone (--force restores it)", &undone.foreign),
-        ("gone", &undone.gone),
+        ("already had the old state", &undone.already),
+        ("changed since the apply and left alone (--force restores it)", &undone.foreign),
+        ("no longer exists", &undone.gone),
         ("not restored", &undone.failed),
     ]
 }
 
-pub fn undone_json(journal: &Journal, undone: &Undone) -> Value {
+pub fn undone_json(journal: &Journal, undone: &UndoReport) -> Value {
     json!({
         "id": journal.about.id,
         "fix": journal.about.fix,
@@ -334,7 +348,7 @@ pub fn undone_json(journal: &Journal, undone: &Undone) -> Value {
     })
 }
 
-/// What can be taken back, the oldest first.
+/// Renders what can be undone, the oldest apply first.
 pub fn list_text(journals: &[Journal]) -> String {
     let mut text = String::new();
     for journal in journals {

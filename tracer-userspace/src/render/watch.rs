@@ -1,4 +1,4 @@
-//! The timers of one connection, for people and for machines.
+//! Renders the timers of one connection as a screen, as lines and as JSON.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 
 use super::page::{Page, Style};
 
-/// What has been seen at one moment, and before.
+/// One reading of the connection, and what has ended before.
 #[derive(Debug)]
 pub struct Frame<'a> {
     pub flow: Flow,
     pub sight: &'a Snapshot,
     pub outlook: &'a Outlook,
-    /// What has ended since it is watched, with the time of day.
+    /// What has ended since the watch began, each with its time in nanoseconds since the epoch.
     pub events: &'a [(i64, String)],
     pub wall_ns: i64,
 }
@@ -36,7 +36,7 @@ fn style(level: Level) -> Style {
     }
 }
 
-/// The screen, which is redrawn.
+/// Renders the screen, which is redrawn for each frame.
 pub fn screen(frame: &Frame<'_>, color: bool, width: usize) -> String {
     let Frame { sight, outlook, .. } = frame;
     let mut page = Page::new(color, width);
@@ -65,7 +65,7 @@ fn ipvs(sight: &Snapshot, found: &InNetns<IpvsReading>) -> String {
     let entry = &found.value.entry;
     let left = match sight.ipvs_left_s(&found.value) {
         Some(left) => format!("{left} s left"),
-        None => "just wound up by a packet".into(),
+        None => "timer just refreshed".into(),
     };
     let limit = found.value.limit_s.map_or_else(String::new, |limit| format!(" of {limit} s"));
     let server = entry.server;
@@ -75,7 +75,8 @@ fn ipvs(sight: &Snapshot, found: &InNetns<IpvsReading>) -> String {
 fn conntrack(found: &InNetns<ConntrackEntry>) -> String {
     let entry = &found.value;
     let state = entry.state.map_or("", |state| state_name(state.into()));
-    let left = entry.left_s.map_or_else(|| "time not told".into(), |left| format!("{left} s left"));
+    let left =
+        entry.left_s.map_or_else(|| "expiry unknown".into(), |left| format!("{left} s left"));
     let nat = if entry.translates() {
         format!(", answered by {} to {}", entry.reply.src, entry.reply.dst)
     } else {
@@ -107,19 +108,19 @@ fn timer(socket: &SocketState) -> String {
     let left = tenths(timer.left_ms.into());
     match timer.kind {
         TimerKind::Keepalive => format!("keepalive in {left}"),
-        TimerKind::Retransmit => format!("sends again in {left} ({} so far)", socket.retransmits),
+        TimerKind::Retransmit => format!("retransmits in {left} ({} so far)", socket.retransmits),
         TimerKind::ZeroWindow => format!("window probe in {left} ({} so far)", socket.retransmits),
         TimerKind::TimeWait => format!("{left} left"),
     }
 }
 
-/// `03:21:44`, UTC
+/// The time of day in UTC: `03:21:44`.
 fn clock(wall_ns: i64) -> String {
     let text = timestamp(wall_ns);
     text.get(11..19).unwrap_or(&text).to_owned()
 }
 
-/// One line, for a pipe; what has ended comes in lines of its own before it.
+/// Renders one line, for a pipe. New events come before it, one line each.
 pub fn line(frame: &Frame<'_>, new_events: usize) -> String {
     let Frame { sight, outlook, .. } = frame;
     let mut text = String::new();
@@ -130,7 +131,7 @@ pub fn line(frame: &Frame<'_>, new_events: usize) -> String {
     let mut parts: Vec<String> = Vec::new();
     for it in &sight.ipvs {
         let left =
-            sight.ipvs_left_s(&it.value).map_or_else(|| "wound up".into(), |s| format!("{s} s"));
+            sight.ipvs_left_s(&it.value).map_or_else(|| "refreshed".into(), |s| format!("{s} s"));
         parts.push(format!("IPVS {} {left}", it.value.entry.state));
     }
     for it in &sight.conntrack {
@@ -149,7 +150,7 @@ pub fn line(frame: &Frame<'_>, new_events: usize) -> String {
     text + &page.finish().unwrap_or_default()
 }
 
-/// One JSON object.
+/// Renders one JSON object.
 pub fn json(frame: &Frame<'_>, new_events: usize) -> Value {
     let Frame { sight, outlook, flow, .. } = frame;
     let old = frame.events.len().saturating_sub(new_events);
@@ -231,7 +232,8 @@ fn end_json(found: &InNetns<End>) -> Value {
     ])
 }
 
-/// A list of connections to pick from, numbered from 1, with the processes that hold them, by inode.
+/// Renders a list of connections to choose from, numbered from 1. `holders` maps the inode of a socket to the
+/// process that has it open.
 pub fn list(sockets: &[SocketState], holders: &BTreeMap<u64, Owner>, more: usize) -> String {
     let mut page = Page::new(false, usize::MAX);
     for (index, socket) in sockets.iter().enumerate() {
@@ -247,7 +249,7 @@ pub fn list(sockets: &[SocketState], holders: &BTreeMap<u64, Owner>, more: usize
         page.verbatim("", &line);
     }
     if more > 0 {
-        page.verbatim("", &format!("      and {more} more: name one by its addresses"));
+        page.verbatim("", &format!("      and {more} more (name one of them by its addresses)"));
     }
     page.finish().unwrap_or_default()
 }
@@ -258,7 +260,7 @@ mod tests {
     use rsttrace_model::testing::flow;
 
     #[test]
-    fn a_list_names_the_process_of_each_connection_and_how_many_it_leaves_out() {
+    fn a_list_names_the_process_of_each_connection_and_counts_the_unlisted_ones() {
         let socket = SocketState {
             flow: flow("10.0.0.2:41822", "10.96.0.10:3306"),
             state: tcp_state::ESTABLISHED,
@@ -274,11 +276,11 @@ mod tests {
             v6_only: false,
         };
         let owner = Owner { pid: 4121, comm: "node\u{1b}[2J".into(), ..Owner::default() };
-        let told = list(&[socket], &BTreeMap::from([(7, owner)]), 3);
+        let text = list(&[socket], &BTreeMap::from([(7, owner)]), 3);
         assert_eq!(
-            told,
+            text,
             "   1  10.0.0.2:41822 -> 10.96.0.10:3306  ESTABLISHED  no keepalive  node\\u{1b}[2J (pid 4121)\n      \
-             and 3 more: name one by its addresses\n"
+             and 3 more (name one of them by its addresses)\n"
         );
     }
 }

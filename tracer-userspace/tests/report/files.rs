@@ -1,4 +1,4 @@
-//! What the program prints where, and what it makes of files that are damaged, doubled or cut.
+//! Standard output, standard error and exit codes, and files with damaged, duplicate or cut-off lines.
 
 use std::{
     fs,
@@ -37,7 +37,7 @@ impl Drop for Scratch {
 }
 
 #[test]
-fn damaged_lines_are_named_by_place_and_the_others_are_told() {
+fn damaged_lines_are_named_by_place_and_the_other_lines_are_reported() {
     for extension in ["cap", "ndjson"] {
         let golden = data().join("6.1/ipvs_idle_expired").with_extension(extension);
         let text = fs::read_to_string(golden).expect("the golden");
@@ -55,7 +55,7 @@ fn damaged_lines_are_named_by_place_and_the_others_are_told() {
 }
 
 #[test]
-fn a_file_that_is_neither_is_refused_and_named() {
+fn a_file_that_is_neither_capture_nor_stream_is_refused_and_named() {
     for (name, text) in [("empty", ""), ("text", "hello\n"), ("foreign", "{\"a\":1}\n[]\n7\n")] {
         let file = Scratch::new(name, text);
         let (code, stdout, stderr) = run(&file.0, &[]);
@@ -81,17 +81,17 @@ fn a_cause_or_a_time_leaves_the_others_out() {
     assert_eq!(causes(&["--since", "2026-01-01T00:00:00Z"]), 2);
     assert_eq!(causes(&["--since", "2100-01-01T00:00:00Z"]), 0);
     assert_eq!(causes(&["--until", "2026-01-01T00:00:00Z"]), 0);
-    // Two broke, by something else.
+    // Two connections broke for other causes.
     let (_, stdout, _) = run(&file, &["--cause", "listen_overflow"]);
-    assert!(stdout.starts_with("# No connection broke by listen_overflow\n"), "{stdout}");
-    assert!(stdout.contains("\nNo connection broke by listen_overflow on "), "{stdout}");
+    assert!(stdout.starts_with("# No connection broke because of listen_overflow\n"), "{stdout}");
+    assert!(stdout.contains("\nNo connection broke because of listen_overflow on "), "{stdout}");
     let (code, _, stderr) = run(&file, &["--since", "yesterday"]);
     assert_eq!(code, Some(2));
-    assert!(stderr.contains("`yesterday` is no time"), "{stderr}");
+    assert!(stderr.contains("invalid time `yesterday`"), "{stderr}");
 }
 
 #[test]
-fn what_broke_before_the_window_is_not_counted_with_its_other_end() {
+fn a_connection_that_broke_before_the_window_is_not_counted_by_its_other_end() {
     let path = data().join("6.1/conntrack_table_full.ndjson");
     let text = fs::read_to_string(path).expect("the golden");
     let report = of(text.as_bytes());
@@ -140,18 +140,18 @@ fn summaries_of_one_run_do_not_add_up_and_those_of_two_do() {
 }
 
 #[test]
-fn lines_that_are_missing_are_told_and_lines_that_come_twice_count_once() {
+fn missing_lines_are_reported_and_duplicate_lines_count_once() {
     let whole = [event("a", 1, 0, "1"), event("a", 2, 1, "2"), summary("a", 2, 2, 0)].concat();
     let report = of(whole.as_bytes());
     let notes = report.unseen.notes.join("\n");
     assert_eq!((report.connections, notes.contains("lines are missing")), (2, false), "{notes}");
     let without = [event("a", 1, 0, "1"), summary("a", 2, 2, 0)].concat();
     let notes = of(without.as_bytes()).unseen.notes.join("\n");
-    assert!(notes.contains("count 1 broken connection more than it holds"), "{notes}");
+    assert!(notes.contains("count 1 broken connection more than the stream holds"), "{notes}");
     let twice = of((whole.clone() + &whole).as_bytes());
     assert_eq!(twice.connections, 2);
     assert!(
-        twice.unseen.notes.concat().contains("2 events of the file came twice"),
+        twice.unseen.notes.concat().contains("2 events appear twice in the file"),
         "{:?}",
         twice.unseen.notes
     );

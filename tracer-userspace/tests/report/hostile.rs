@@ -1,4 +1,4 @@
-//! Names, bytes and numbers that nobody sane would write.
+//! Hostile names, bytes and numbers.
 
 use std::fs;
 
@@ -38,7 +38,7 @@ const HOSTILE: [&str; 16] = [
     "trailing backslash \\",
 ];
 
-/// No id, so that no query is made of it; nothing else is special about it.
+/// A plain name that is not an id, so that no query is made of it.
 const HARMLESS: &str = "Some name";
 
 fn assert_same(plain: &[String], hostile: &[String], name: &str) {
@@ -65,7 +65,7 @@ fn no_name_gets_a_tag_or_an_attribute_into_the_page() {
     }
 }
 
-/// What a Markdown parser makes of it, without the words.
+/// The structure that a Markdown parser sees, without the text.
 fn blocks(markdown: &str) -> Vec<String> {
     let parser = Parser::new_ext(markdown, Options::all() - Options::ENABLE_SMART_PUNCTUATION);
     let mut blocks = Vec::new();
@@ -91,7 +91,7 @@ fn no_name_marks_up_the_markdown() {
 }
 
 #[test]
-fn no_name_moves_a_cursor() {
+fn no_name_moves_the_cursor() {
     let hostile = "\u{1b}]0;title\u{7}\u{1b}[2J\u{9b}31m\u{202e}\u{0}\u{7f}";
     for text in render(&report_of(hostile)) {
         let moves =

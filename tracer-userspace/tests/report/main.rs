@@ -1,4 +1,4 @@
-//! `rsttrace report`: every golden capture and stream, and a storm.
+//! `rsttrace report` on every golden capture and stream, and on a storm of resets.
 
 mod files;
 mod hostile;
@@ -39,7 +39,7 @@ fn render(report: &Report) -> [String; 3] {
     [markdown::render(report), html::render(report), json::render(report).expect("JSON")]
 }
 
-/// What both kinds of input must agree on.
+/// The counts that a capture and its stream must agree on.
 fn counts(report: &Report) -> Vec<(String, u64)> {
     let broken = report.causes.iter().map(|part| (part.cause.to_string(), part.connections));
     let benign = report.benign.iter().map(|it| (format!("benign {}", it.cause), it.count));
@@ -47,25 +47,25 @@ fn counts(report: &Report) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn a_capture_and_its_stream_tell_the_same_on_every_golden() {
+fn a_capture_and_its_stream_give_the_same_report_on_every_golden() {
     let captures = goldens("cap");
     assert!(captures.len() > 500, "{} captures", captures.len());
     for capture in captures {
         let stream = fs::read(capture.with_extension("ndjson")).expect("its stream");
-        let capture_told = of(&fs::read(&capture).expect("the capture"));
+        let from_capture = of(&fs::read(&capture).expect("the capture"));
         let name = capture.display();
-        // Some near misses end without an incident, and a stream without an event is none.
+        // Some near misses end without an incident, and a stream without events is refused.
         match read(&stream, Selection::default()) {
-            Some(stream_told) => {
-                assert_eq!(counts(&capture_told), counts(&stream_told), "{name}");
-                assert_eq!(capture_told.headline, stream_told.headline, "{name}");
-                assert_eq!(capture_told.summary, stream_told.summary, "{name}");
-                render(&stream_told);
+            Some(from_stream) => {
+                assert_eq!(counts(&from_capture), counts(&from_stream), "{name}");
+                assert_eq!(from_capture.headline, from_stream.headline, "{name}");
+                assert_eq!(from_capture.summary, from_stream.summary, "{name}");
+                render(&from_stream);
             }
-            None => assert_eq!(counts(&capture_told), [("other ends".into(), 0)], "{name}"),
+            None => assert_eq!(counts(&from_capture), [("other ends".into(), 0)], "{name}"),
         }
-        for text in render(&capture_told) {
-            assert!(text.contains(&capture_told.headline) || text.starts_with('#'), "{name}");
+        for text in render(&from_capture) {
+            assert!(text.contains(&from_capture.headline) || text.starts_with('#'), "{name}");
         }
     }
 }
@@ -86,13 +86,13 @@ fn a_report_counts_what_the_stream_holds() {
         let Some(report) = read(text.as_bytes(), Selection::default()) else {
             continue;
         };
-        let told: BTreeMap<String, u64> =
+        let reported: BTreeMap<String, u64> =
             report.causes.iter().map(|it| (it.cause.to_string(), it.connections)).collect();
-        assert_eq!(told, expected, "{}", stream.display());
+        assert_eq!(reported, expected, "{}", stream.display());
     }
 }
 
-/// A line of a golden, with every name in it replaced.
+/// A line of a golden stream with all its names replaced by `name`.
 fn renamed(name: &str) -> String {
     let path = data().join("6.1/ipvs_idle_expired.ndjson");
     let mut line: Value =
@@ -133,9 +133,9 @@ fn storm() -> Vec<u8> {
 }
 
 #[test]
-fn a_storm_is_told_by_its_causes_by_what_was_counted_and_by_where_it_met_the_limit() {
+fn a_storm_is_reported_with_its_causes_its_counters_and_the_limit_it_reached() {
     let report = of(&storm());
-    let why = "22 of them because the application closed with data still unread";
+    let why = "; 22 because the application closed with data still unread";
     assert!(report.headline.ends_with(why), "{}", report.headline);
     let causes: Vec<(&str, u64)> =
         report.causes.iter().map(|it| (it.cause.as_str(), it.connections)).collect();
@@ -147,7 +147,7 @@ fn a_storm_is_told_by_its_causes_by_what_was_counted_and_by_where_it_met_the_lim
     for part in [
         "Broken connections over time",
         "IPVS ESTABLISHED 20 s",
-        "All 8 connections that broke by ipvs_idle_expired had been silent for the limit of 20 s or longer",
+        "All 8 connections with cause ipvs_idle_expired had been idle for the limit of 20 s or longer",
         "The conntrack table in netns node held at most 48 of 48 entries (100 %)",
         "rsttrace live --cause ipvs_idle_expired --dst 10.96.12.8:3306 --duration 10m",
     ] {

@@ -1,4 +1,4 @@
-//! What has ended between two readings, and what that means.
+//! What ended between two readings, and the effect on the connection.
 
 use rsttrace_model::{
     connection::{End, InNetns, IpvsReading, Snapshot},
@@ -9,10 +9,10 @@ use rsttrace_model::{
 
 use super::SECOND;
 
-/// What is no more, since the reading before, and what that means.
+/// Entries and sockets that ended since the reading `before`, each with the effect, one sentence each.
 pub fn changes(before: &Snapshot, now: &Snapshot) -> Vec<String> {
     let mut list = Vec::new();
-    let lives = now.living().next().is_some();
+    let is_open = now.living().next().is_some();
     for gone in &before.ipvs {
         let same = |it: &&InNetns<IpvsReading>| {
             it.place.netns == gone.place.netns
@@ -22,12 +22,12 @@ pub fn changes(before: &Snapshot, now: &Snapshot) -> Vec<String> {
             continue;
         }
         let why = ended(before.ipvs_left_s(&gone.value), before.at, now.at);
-        let then = if lives {
-            "the sockets do not know: the next packet meets no state and breaks the connection"
+        let effect = if is_open {
+            "the sockets are still open, so the next packet finds no entry and breaks the connection"
         } else {
-            "no open socket of it is left here"
+            "no open socket of the connection is left on this host"
         };
-        list.push(format!("the IPVS entry {} is gone ({why}): {then}", gone.place.describe()));
+        list.push(format!("the IPVS entry {} is gone ({why}): {effect}", gone.place.describe()));
     }
     for gone in &before.conntrack {
         let same = |it: &&InNetns<ConntrackEntry>| {
@@ -37,14 +37,23 @@ pub fn changes(before: &Snapshot, now: &Snapshot) -> Vec<String> {
             continue;
         }
         let why = ended(gone.value.left_s.map(u64::from), before.at, now.at);
-        let then = match conntrack_loss(before, now, gone) {
-            _ if !lives => "no open socket of it is left here",
-            Loss::Translation => "its translation is lost; the next packet may go astray",
-            Loss::WithIpvs => "IPVS deletes it together with its own, which has run out",
-            Loss::UnderIpvs => "if IPVS still has its own, the next packet makes a new one",
-            Loss::Nothing => "harmless: the next packet makes a new one",
+        let effect = match conntrack_loss(before, now, gone) {
+            _ if !is_open => "no open socket of the connection is left on this host",
+            Loss::Translation => {
+                "its address translation is lost, so the next packet may go to the wrong destination"
+            }
+            Loss::WithIpvs => {
+                "IPVS deletes the conntrack entry together with its own entry, which has expired"
+            }
+            Loss::UnderIpvs => {
+                "if the IPVS entry still exists, the next packet creates a new conntrack entry"
+            }
+            Loss::Nothing => "harmless, because the next packet creates a new entry",
         };
-        list.push(format!("the conntrack entry {} is gone ({why}): {then}", gone.place.describe()));
+        list.push(format!(
+            "the conntrack entry {} is gone ({why}): {effect}",
+            gone.place.describe()
+        ));
     }
     for gone in &before.ends {
         let socket = &gone.value.socket;
@@ -53,7 +62,7 @@ pub fn changes(before: &Snapshot, now: &Snapshot) -> Vec<String> {
         };
         if !now.ends.iter().any(there) {
             list.push(format!(
-                "the socket {} {} is gone: it was in {}",
+                "the socket {} {} is gone (it was in {})",
                 socket.flow.src,
                 gone.place.describe(),
                 tcp_state::name(socket.state)
@@ -63,11 +72,15 @@ pub fn changes(before: &Snapshot, now: &Snapshot) -> Vec<String> {
     list
 }
 
-/// What the end of a conntrack entry means.
+/// The effect of a conntrack entry that ended.
 enum Loss {
+    /// The connection depended on its address translation.
     Translation,
+    /// The IPVS entry expired and took the conntrack entry with it.
     WithIpvs,
+    /// The IPVS entry has not expired, and a packet makes IPVS create a new conntrack entry.
     UnderIpvs,
+    /// The entry did not translate.
     Nothing,
 }
 
@@ -87,16 +100,16 @@ fn conntrack_loss(before: &Snapshot, now: &Snapshot, gone: &InNetns<ConntrackEnt
     }
 }
 
-/// Seconds that may have passed between two readings of whole seconds.
+/// Seconds that may have passed between two readings, which are rounded to whole seconds.
 fn elapsed(before: Nanos, now: Nanos) -> u64 {
     now.saturating_sub(before) / SECOND + 1
 }
 
-/// How an entry came to its end, judged by what it had left when it was last read.
+/// How an entry ended, judged by the time that it had left at the last reading, in seconds.
 fn ended(left_s: Option<u64>, before: Nanos, now: Nanos) -> String {
     match left_s {
-        Some(left) if left <= elapsed(before, now) => "it expired".into(),
-        Some(left) => format!("removed, {left} s before its time"),
-        None => "removed, or expired".into(),
+        Some(left) if left <= elapsed(before, now) => "expired".into(),
+        Some(left) => format!("removed {left} s before its expiry"),
+        None => "removed or expired".into(),
     }
 }

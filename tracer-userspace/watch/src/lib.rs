@@ -1,5 +1,5 @@
-//! What tables and timers know of one connection, how long each will remember it, and what happens first.
-//! Pure: readings in, sentences out.
+//! Predicts what happens to one connection: when each table entry expires, when the next keepalive is sent, and
+//! which comes first. Pure: the input is a reading, the output is text.
 
 use std::net::SocketAddr;
 
@@ -14,7 +14,7 @@ mod changes;
 
 pub use changes::changes;
 
-/// What will happen, as far as it can be told.
+/// The prediction for one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outlook {
     pub level: Level,
@@ -23,18 +23,18 @@ pub struct Outlook {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Nothing forgets it.
+    /// No entry that the connection needs expires before the next keepalive.
     Fine,
-    /// It depends on what is not seen from here.
+    /// The result depends on what this host cannot see.
     Open,
-    /// It breaks unless somebody sends something.
+    /// The connection breaks unless one end sends a packet, or it is already cut off.
     Breaks,
-    /// It has ended.
+    /// The connection has ended.
     Over,
 }
 
 impl Level {
-    /// The word in the output.
+    /// The name in the output.
     pub fn id(self) -> &'static str {
         match self {
             Self::Fine => "fine",
@@ -45,12 +45,12 @@ impl Level {
     }
 }
 
-/// A timer of the kernel's wheel may be late by an eighth (kernel/time/timer.c), parts of a hundred.
+/// How late a timer of the kernel's timer wheel may fire, in percent: an eighth (kernel/time/timer.c).
 const LATE: u64 = 13;
 
 const SECOND: Nanos = 1_000_000_000;
 
-/// The entry without which the next packet meets no state, and its seconds.
+/// The entry that expires first, of those that the next packet needs, and the seconds it has left.
 fn first_loss(sight: &Snapshot) -> Option<(String, u64)> {
     let ipvs = sight.ipvs.iter().filter_map(|balanced| {
         let left = sight.ipvs_left_s(&balanced.value)?;
@@ -64,75 +64,75 @@ fn first_loss(sight: &Snapshot) -> Option<(String, u64)> {
     ipvs.chain(conntrack).min_by_key(|(_, left)| *left)
 }
 
-/// What happens first. What was not looked at may hold a surprise.
+/// The prediction. It is not `Fine` when a part of the host could not be read.
 pub fn outlook(sight: &Snapshot) -> Outlook {
     let mut outlook = seen(sight);
     if outlook.level == Level::Fine && !sight.unseen.is_empty() {
         outlook.level = Level::Open;
-        outlook.text += "; but not everything could be looked at";
+        outlook.text += "; but not everything could be read";
     }
     outlook
 }
 
 fn seen(sight: &Snapshot) -> Outlook {
-    let say = |level, text: String| Outlook { level, text };
+    let prediction = |level, text: String| Outlook { level, text };
     if sight.is_empty() {
-        return say(Level::Over, "nothing of it is left on this host".into());
+        return prediction(Level::Over, "nothing of the connection is left on this host".into());
     }
     let ends: Vec<_> = sight.living().collect();
     if ends.is_empty() && !sight.ends.is_empty() {
-        return say(
+        return prediction(
             Level::Over,
-            "both sides have closed it; what is left waits for its end".into(),
+            "both sides have closed the connection; what is left expires by itself".into(),
         );
     }
     if let Some(lost) = &sight.lost {
         let text = format!(
-            "{lost} is gone and the sockets do not know: the next packet meets no state and breaks \
+            "{lost} is gone while the sockets are still open: the next packet finds no entry and breaks \
              the connection"
         );
-        return say(Level::Breaks, text);
+        return prediction(Level::Breaks, text);
     }
     if let Some(service) = without_entry(sight) {
         let text = format!(
-            "{} is an IPVS service {}, and no IPVS table has an entry of the connection: the next packet \
-             meets no state and breaks the connection",
+            "{} is an IPVS service {}, and no IPVS table has an entry for the connection: the next packet \
+             finds no entry and breaks the connection",
             service.value,
             service.place.describe()
         );
-        // It may be in what could not be looked at.
+        // The entry may be in a table that could not be read.
         let level = if sight.unseen.is_empty() { Level::Breaks } else { Level::Open };
-        return say(level, text);
+        return prediction(level, text);
     }
     if let Some(waiting) = unanswered(sight) {
-        return say(Level::Open, waiting);
+        return prediction(Level::Open, waiting);
     }
     let keepalive = ends.iter().filter_map(|socket| socket.next_keepalive_ms()).min();
     match (first_loss(sight), keepalive) {
         (Some((entry, left)), Some(next)) => keepalive_against(&entry, left, next),
         (Some((entry, left)), None) => no_keepalive(sight, &entry, left, ends.len()),
-        (None, _) if sight.ends.is_empty() => say(
+        (None, _) if sight.ends.is_empty() => prediction(
             Level::Open,
-            "neither end is on this host, and no table here translates it".into(),
+            "neither end is on this host, and no table of this host translates the connection".into(),
         ),
         (None, _) if !sight.ipvs.is_empty() => {
-            say(Level::Fine, "packets pass: its IPVS timer has just been wound up".into())
+            prediction(Level::Fine, "packets are flowing: the IPVS timer was just refreshed".into())
         }
-        (None, None) if ends.len() < 2 => say(
+        (None, None) if ends.len() < 2 => prediction(
             Level::Open,
-            "no table of this host translates it: nothing here can forget it; without keepalive, a \
-             device on the path may"
+            "no table of this host translates the connection, so no entry here can expire; without \
+             keepalive, an entry of a device on the path may"
                 .into(),
         ),
-        (None, _) => say(
+        (None, _) => prediction(
             Level::Fine,
-            "no table of this host translates it: nothing here can forget it".into(),
+            "no table of this host translates the connection, so no entry here can expire".into(),
         ),
     }
 }
 
-/// The IPVS service that an open socket talks to although no table translates for it: the entry was lost
-/// before anybody looked.
+/// The IPVS service that an open socket is connected to although no table has an entry for the connection: the
+/// entry was lost before the watch began.
 fn without_entry(sight: &Snapshot) -> Option<&InNetns<SocketAddr>> {
     let translated = sight.conntrack.iter().any(|entry| sight.depends_on(entry));
     if translated || !sight.ipvs.is_empty() {
@@ -148,22 +148,22 @@ fn without_entry(sight: &Snapshot) -> Option<&InNetns<SocketAddr>> {
     sight.services.iter().find(|service| talks_to(&service.value))
 }
 
-/// Data or a window that the peer does not answer for.
+/// Data or window probes without an answer from the peer.
 fn unanswered(sight: &Snapshot) -> Option<String> {
-    let waits = |socket: &SocketState| {
+    let unanswered = |socket: &SocketState| {
         let timer = socket.timer?;
         let what = match timer.kind {
-            TimerKind::Retransmit if socket.retransmits > 0 => "data is sent again",
-            TimerKind::ZeroWindow => "the peer's window is probed again",
+            TimerKind::Retransmit if socket.retransmits > 0 => "data is retransmitted",
+            TimerKind::ZeroWindow => "the next window probe is sent",
             _ => return None,
         };
         Some(format!(
-            "{what} in {} ({} without an answer so far); keepalive rests meanwhile",
+            "{what} in {} ({} without an answer so far); no keepalives are sent meanwhile",
             tenths(timer.left_ms.into()),
             socket.retransmits
         ))
     };
-    sight.living().find_map(waits)
+    sight.living().find_map(unanswered)
 }
 
 fn no_keepalive(sight: &Snapshot, entry: &str, left: u64, ends: usize) -> Outlook {
@@ -174,28 +174,28 @@ fn no_keepalive(sight: &Snapshot, entry: &str, left: u64, ends: usize) -> Outloo
         0 => Outlook {
             level: Level::Open,
             text: format!(
-                "neither end is on this host, so nobody here knows of keepalives; unless a packet \
-                 comes, {entry} expires in {left} s"
+                "neither end is on this host, so their keepalives are unknown; {entry} expires in {left} s \
+                 unless a packet passes"
             ),
         },
         1 => Outlook {
             level: Level::Open,
             text: format!(
-                "no keepalive at the end on this host; unless the other end sends something, {entry} \
+                "no keepalive at the end on this host; unless the other end sends a packet, {entry} \
                  expires in {left} s{after}, and the next packet breaks the connection"
             ),
         },
         _ => Outlook {
             level: Level::Breaks,
             text: format!(
-                "no keepalive: unless somebody sends something, {entry} expires in {left} s{after}, and \
-                 the next packet breaks the connection"
+                "no keepalive: unless one end sends a packet, {entry} expires in {left} s{after}, and the \
+                 next packet breaks the connection"
             ),
         },
     }
 }
 
-/// Which comes first, with the wheel's lateness.
+/// Compares the expiry of an entry with the next keepalive, which may be late by [`LATE`] percent.
 fn keepalive_against(entry: &str, left: u64, next_ms: u64) -> Outlook {
     let left_ms = left * 1000;
     let late_ms = next_ms + next_ms * LATE / 100;
@@ -204,29 +204,29 @@ fn keepalive_against(entry: &str, left: u64, next_ms: u64) -> Outlook {
         Outlook {
             level: Level::Fine,
             text: format!(
-                "{entry} expires in {left} s; the next keepalive goes out in {next}: fine"
+                "{entry} expires in {left} s; the next keepalive is sent in {next}: fine"
             ),
         }
     } else if next_ms < left_ms {
         Outlook {
             level: Level::Open,
             text: format!(
-                "{entry} expires in {left} s; the next keepalive goes out in {next}, or an eighth later: \
-                 too close"
+                "{entry} expires in {left} s; the next keepalive is sent in {next}, or up to an eighth \
+                 later: too close"
             ),
         }
     } else {
         Outlook {
             level: Level::Breaks,
             text: format!(
-                "{entry} expires in {left} s and the next keepalive goes out only in {next}: unless \
-                 somebody sends something before, it breaks the connection"
+                "{entry} expires in {left} s and the next keepalive is sent only in {next}: unless one end \
+                 sends a packet before, the keepalive breaks the connection"
             ),
         }
     }
 }
 
-/// `212 s`, and tenths below ten.
+/// Formats milliseconds as seconds: `212 s`, with tenths below ten seconds.
 pub fn tenths(ms: u64) -> String {
     if ms < 10_000 {
         format!("{}.{} s", ms / 1000, ms % 1000 / 100)
@@ -235,28 +235,31 @@ pub fn tenths(ms: u64) -> String {
     }
 }
 
-/// `SRC:PORT→DST:PORT`, `SRC:PORT->DST:PORT` or `SRC:PORT DST:PORT`.
+/// Parses `SRC:PORT→DST:PORT`, `SRC:PORT->DST:PORT` or `SRC:PORT DST:PORT`.
 ///
 /// # Errors
-/// A sentence that says what is wrong.
+/// What is wrong, and what is expected.
 pub fn parse_flow(text: &str) -> Result<Flow, String> {
     let spaced = text.replace("->", " ").replace('→', " ");
     let words: Vec<&str> = spaced.split_whitespace().collect();
     let [src, dst] = words.as_slice() else {
-        return Err(format!("`{text}` is no connection such as 10.0.0.1:40000→10.96.0.10:3306"));
+        return Err(format!(
+            "invalid connection `{text}` (expected SRC:PORT→DST:PORT, such as \
+             10.0.0.1:40000→10.96.0.10:3306)"
+        ));
     };
     let address = |word: &str| {
         let parsed: Result<SocketAddr, _> = word.parse();
-        parsed
-            .map(|it| SocketAddr::new(it.ip().to_canonical(), it.port()))
-            .map_err(|_| format!("`{word}` is no address:port, or [address]:port for IPv6"))
+        parsed.map(|it| SocketAddr::new(it.ip().to_canonical(), it.port())).map_err(|_| {
+            format!("invalid address `{word}` (expected address:port, or [address]:port for IPv6)")
+        })
     };
     let flow = Flow { src: address(src)?, dst: address(dst)? };
     if flow.src.is_ipv4() != flow.dst.is_ipv4() {
-        return Err("the two addresses are of different families".into());
+        return Err("the two addresses are of different address families".into());
     }
     if flow.src.port() == 0 || flow.dst.port() == 0 {
-        return Err("port 0 is nobody's".into());
+        return Err("invalid port `0` (port must be 1 to 65535)".into());
     }
     Ok(flow)
 }

@@ -70,7 +70,7 @@ fn server() -> InNetns<End> {
     end(3, flow(SERVER, CLIENT), None)
 }
 
-fn told(sight: &Snapshot) -> (Level, String) {
+fn predict(sight: &Snapshot) -> (Level, String) {
     let outlook = outlook(sight);
     (outlook.level, outlook.text)
 }
@@ -78,50 +78,51 @@ fn told(sight: &Snapshot) -> (Level, String) {
 #[test]
 fn a_keepalive_before_the_entry_expires_is_fine() {
     let ends = vec![client(Some((TimerKind::Keepalive, 212_000))), server()];
-    let (level, text) = told(&Snapshot { ends, ipvs: vec![balanced(812)], ..sight() });
+    let (level, text) = predict(&Snapshot { ends, ipvs: vec![balanced(812)], ..sight() });
     assert_eq!(level, Level::Fine);
     assert_eq!(
         text,
-        "the IPVS entry in netns n1 expires in 812 s; the next keepalive goes out in 212 s: fine"
+        "the IPVS entry in netns n1 expires in 812 s; the next keepalive is sent in 212 s: fine"
     );
 }
 
 #[test]
-fn nothing_is_called_fine_while_something_could_not_be_looked_at() {
+fn the_outlook_is_not_fine_while_something_could_not_be_read() {
     let unseen = vec!["conntrack entries".to_owned()];
-    let (level, text) = told(&Snapshot { ends: vec![client(None), server()], unseen, ..sight() });
+    let (level, text) =
+        predict(&Snapshot { ends: vec![client(None), server()], unseen, ..sight() });
     assert_eq!(level, Level::Open);
-    assert!(text.ends_with("not everything could be looked at"), "{text}");
+    assert!(text.ends_with("not everything could be read"), "{text}");
 }
 
 #[test]
-fn a_keepalive_that_comes_as_late_as_a_timer_may_be_is_not_fine() {
+fn a_keepalive_that_a_late_timer_may_send_too_late_is_not_fine() {
     let with = |next_s: u32| {
         let ends = vec![client(Some((TimerKind::Keepalive, next_s * 1000))), server()];
-        told(&Snapshot { ends, ipvs: vec![balanced(812)], ..sight() }).0
+        predict(&Snapshot { ends, ipvs: vec![balanced(812)], ..sight() }).0
     };
     assert_eq!([with(718), with(720), with(811)], [Level::Fine, Level::Open, Level::Open]);
     assert_eq!([with(812), with(7112)], [Level::Breaks, Level::Breaks]);
 }
 
 #[test]
-fn without_keepalive_at_either_end_it_breaks_and_the_limit_is_told() {
+fn without_keepalive_at_either_end_the_connection_breaks_and_the_limit_is_shown() {
     let ends = vec![client(None), server()];
-    let (level, text) = told(&Snapshot { ends, ipvs: vec![balanced(812)], ..sight() });
+    let (level, text) = predict(&Snapshot { ends, ipvs: vec![balanced(812)], ..sight() });
     assert_eq!(level, Level::Breaks);
     assert!(text.contains("expires in 812 s, 900 s after the last packet"), "{text}");
 }
 
 #[test]
-fn an_end_that_is_not_here_may_send_keepalives() {
+fn an_end_on_another_host_may_send_keepalives() {
     let one = Snapshot { ends: vec![server()], ipvs: vec![balanced(812)], ..sight() };
-    assert_eq!(told(&one).0, Level::Open);
+    assert_eq!(predict(&one).0, Level::Open);
     let none = Snapshot { ipvs: vec![balanced(812)], ..sight() };
-    assert_eq!(told(&none).0, Level::Open);
+    assert_eq!(predict(&none).0, Level::Open);
 }
 
 #[test]
-fn behind_ipvs_conntrack_may_go_first_and_elsewhere_its_translation_counts() {
+fn behind_ipvs_a_conntrack_entry_may_expire_first_and_without_ipvs_its_translation_counts() {
     let ends = || vec![client(Some((TimerKind::Keepalive, 100_000))), server()];
     let under_ipvs = Snapshot {
         ends: ends(),
@@ -129,40 +130,40 @@ fn behind_ipvs_conntrack_may_go_first_and_elsewhere_its_translation_counts() {
         conntrack: vec![tracked(NODE, 50)],
         ..sight()
     };
-    assert_eq!(told(&under_ipvs).0, Level::Fine);
+    assert_eq!(predict(&under_ipvs).0, Level::Fine);
     let alone = Snapshot { ends: ends(), conntrack: vec![tracked(NODE, 50)], ..sight() };
-    let (level, text) = told(&alone);
+    let (level, text) = predict(&alone);
     assert_eq!(level, Level::Breaks);
     assert!(text.starts_with("the conntrack entry in netns n1 expires in 50 s"), "{text}");
     let mut plain = tracked(NODE, 50);
     plain.value.reply = plain.value.original.reversed();
     let untranslated = Snapshot { ends: ends(), conntrack: vec![plain], ..sight() };
-    assert_eq!(told(&untranslated).0, Level::Fine);
+    assert_eq!(predict(&untranslated).0, Level::Fine);
 }
 
 #[test]
-fn between_readings_the_table_is_counted_down_and_a_packet_makes_it_unknown() {
+fn between_readings_the_time_left_is_counted_down_and_a_packet_makes_it_unknown() {
     let mut later = Snapshot { ends: vec![client(None)], ipvs: vec![balanced(812)], ..sight() };
     later.at += 4 * SECOND;
     assert_eq!(later.ipvs_left_s(&later.ipvs[0].value), Some(808));
     let ages = SocketAges { data_sent_ms: 1000, data_received_ms: 90_000, ack_received_ms: 90_000 };
     later.ends[0].value.socket.ages = Some(ages);
     assert_eq!(later.ipvs_left_s(&later.ipvs[0].value), None);
-    assert_eq!(told(&later).0, Level::Fine, "it has just been wound up");
+    assert_eq!(predict(&later).0, Level::Fine, "the timer was just refreshed");
 }
 
 #[test]
-fn while_data_is_unanswered_keepalive_is_no_comfort() {
+fn while_data_is_unanswered_a_keepalive_timer_does_not_make_it_fine() {
     let mut sender = client(Some((TimerKind::Retransmit, 1600)));
     sender.value.socket.retransmits = 3;
     let (level, text) =
-        told(&Snapshot { ends: vec![sender, server()], ipvs: vec![balanced(5)], ..sight() });
+        predict(&Snapshot { ends: vec![sender, server()], ipvs: vec![balanced(5)], ..sight() });
     assert_eq!(level, Level::Open);
     assert!(text.contains("in 1.6 s (3 without an answer"), "{text}");
 }
 
 #[test]
-fn an_entry_that_ran_out_expired_and_one_that_did_not_was_removed() {
+fn an_entry_with_no_time_left_expired_and_one_with_time_left_was_removed() {
     let with = |left_s| Snapshot {
         ends: vec![client(None)],
         ipvs: vec![balanced(left_s)],
@@ -171,19 +172,25 @@ fn an_entry_that_ran_out_expired_and_one_that_did_not_was_removed() {
     };
     let mut gone = Snapshot { ends: vec![client(None)], ..sight() };
     gone.at += SECOND;
-    let told = |left_s| changes(&with(left_s), &gone);
-    assert!(told(1)[0].contains("(it expired): the sockets do not know"), "{:?}", told(1));
-    assert!(told(400)[0].contains("(removed, 400 s before its time)"), "{:?}", told(400));
-    assert!(told(1)[1].contains("together with its own, which has run out"), "{:?}", told(1));
-    assert!(told(400)[1].contains("if IPVS still has its own"), "{:?}", told(400));
-    assert!(changes(&gone, &with(1)).is_empty(), "what comes is no loss");
+    let changed = |left_s| changes(&with(left_s), &gone);
+    assert!(changed(1)[0].contains("(expired): the sockets are still open"), "{:?}", changed(1));
+    assert!(changed(400)[0].contains("(removed 400 s before its expiry)"), "{:?}", changed(400));
+    assert!(
+        changed(1)[1].contains("together with its own entry, which has expired"),
+        "{:?}",
+        changed(1)
+    );
+    assert!(changed(400)[1].contains("if the IPVS entry still exists"), "{:?}", changed(400));
+    assert!(changes(&gone, &with(1)).is_empty(), "a new entry is not a loss");
 }
 
 #[test]
 fn only_a_conntrack_entry_that_translates_by_itself_is_a_loss() {
     let mut plain = tracked(NODE, 400);
     plain.value.reply = plain.value.original.reversed();
-    for (entry, means) in [(tracked(NODE, 400), "its translation is lost"), (plain, "harmless")] {
+    for (entry, means) in
+        [(tracked(NODE, 400), "its address translation is lost"), (plain, "harmless")]
+    {
         let before = Snapshot { ends: vec![client(None)], conntrack: vec![entry], ..sight() };
         let now = Snapshot { ends: vec![client(None)], ..sight() };
         assert!(changes(&before, &now)[0].contains(means), "{:?}", changes(&before, &now));
@@ -191,65 +198,65 @@ fn only_a_conntrack_entry_that_translates_by_itself_is_a_loss() {
 }
 
 #[test]
-fn what_was_lost_is_remembered_until_it_is_back() {
+fn a_lost_entry_is_remembered_until_a_new_one_exists() {
     let ends = || vec![client(Some((TimerKind::Keepalive, 100_000))), server()];
     let before = Snapshot { ends: ends(), ipvs: vec![balanced(1)], ..sight() };
     let mut now = Snapshot { ends: ends(), ..sight() };
     now.after(&before);
-    assert_eq!(told(&now).0, Level::Breaks);
+    assert_eq!(predict(&now).0, Level::Breaks);
     let mut still = Snapshot { ends: ends(), ..sight() };
     still.after(&now);
-    assert!(told(&still).1.contains("is gone"), "{:?}", told(&still));
+    assert!(predict(&still).1.contains("is gone"), "{:?}", predict(&still));
     let mut back = Snapshot { ends: ends(), ipvs: vec![balanced(900)], ..sight() };
     back.after(&still);
-    assert_eq!(told(&back).0, Level::Fine);
+    assert_eq!(predict(&back).0, Level::Fine);
 }
 
 #[test]
-fn a_connection_to_an_ipvs_service_without_an_entry_breaks_although_its_loss_was_not_watched() {
+fn a_connection_to_an_ipvs_service_without_an_entry_breaks_even_if_its_loss_was_not_seen() {
     let service = || vec![here(NODE, address(VIP))];
     let lost = Snapshot { ends: vec![client(None)], services: service(), ..sight() };
-    let (level, text) = told(&lost);
+    let (level, text) = predict(&lost);
     assert_eq!(level, Level::Breaks);
     assert!(text.starts_with("10.96.0.10:3306 is an IPVS service in netns n1, and no"), "{text}");
-    // Its entry may be where nobody could look.
+    // The entry may be in a table that could not be read.
     let hidden = Snapshot { unseen: vec!["the tables of others".into()], ..lost.clone() };
-    assert_eq!(told(&hidden).0, Level::Open);
-    // Not through IPVS: another translation, or the socket at the service's address itself.
+    assert_eq!(predict(&hidden).0, Level::Open);
+    // Not through IPVS: another translation, or a socket with the service's address on this host.
     let translated = Snapshot { conntrack: vec![tracked(NODE, 50)], ..lost.clone() };
-    assert!(told(&translated).1.contains("the conntrack entry"), "{:?}", told(&translated));
+    assert!(predict(&translated).1.contains("the conntrack entry"), "{:?}", predict(&translated));
     let local = end(NODE, flow(VIP, CLIENT), None);
     let direct = Snapshot { ends: vec![client(None), local], ..lost };
-    assert_eq!(told(&direct).0, Level::Fine);
+    assert_eq!(predict(&direct).0, Level::Fine);
 }
 
 #[test]
-fn an_end_without_keepalive_is_not_fine_while_the_other_is_elsewhere() {
-    let quiet = Snapshot { ends: vec![client(None)], ..sight() };
-    let (level, text) = told(&quiet);
+fn one_end_without_keepalive_is_not_fine_while_the_other_end_is_on_another_host() {
+    let no_keepalive = Snapshot { ends: vec![client(None)], ..sight() };
+    let (level, text) = predict(&no_keepalive);
     assert_eq!(level, Level::Open);
-    assert!(text.ends_with("a device on the path may"), "{text}");
+    assert!(text.ends_with("an entry of a device on the path may"), "{text}");
     let kept = client(Some((TimerKind::Keepalive, 100_000)));
-    assert_eq!(told(&Snapshot { ends: vec![kept], ..sight() }).0, Level::Fine);
+    assert_eq!(predict(&Snapshot { ends: vec![kept], ..sight() }).0, Level::Fine);
 }
 
 #[test]
-fn a_closed_connection_is_over_whatever_tables_say() {
+fn a_closed_connection_is_over_whatever_entries_are_left() {
     let mut waiting = client(Some((TimerKind::TimeWait, 59_000)));
     waiting.value.socket.state = tcp_state::TIME_WAIT;
     assert_eq!(
-        told(&Snapshot { ends: vec![waiting], ipvs: vec![balanced(119)], ..sight() }).0,
+        predict(&Snapshot { ends: vec![waiting], ipvs: vec![balanced(119)], ..sight() }).0,
         Level::Over
     );
 }
 
 #[test]
-fn where_nothing_is_left_it_is_over() {
-    assert_eq!(told(&sight()).0, Level::Over);
+fn a_connection_of_which_nothing_is_left_is_over() {
+    assert_eq!(predict(&sight()).0, Level::Over);
 }
 
 #[test]
-fn every_name_of_the_connection_is_known_once() {
+fn each_tuple_of_the_connection_is_listed_once() {
     let all = Snapshot {
         ends: vec![client(None), server()],
         ipvs: vec![balanced(1)],

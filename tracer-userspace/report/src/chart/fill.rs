@@ -1,4 +1,4 @@
-//! How full the conntrack tables were.
+//! Chart: fill of the conntrack tables.
 
 use std::fmt::Write as _;
 
@@ -10,26 +10,27 @@ use super::{
     time::{axis, range},
 };
 use crate::{
-    counters::{Fill, Reading},
+    format::capital,
+    model::{Fill, Reading},
     text::Text,
 };
 
-/// Namespaces that are drawn.
+/// Network namespaces that are drawn.
 const LINES: usize = 3;
 
-/// Their colours: not those of the causes that broke most.
+/// CSS classes of their colours, which the first causes do not use.
 const COLOURS: [&str; LINES] = ["cx", "c4", "c3"];
 
-/// Below this share of its maximum no table is worth a picture.
-const WORTH: f64 = 0.05;
+/// A table that never reached this share of its maximum is not drawn.
+const LEAST_SHARE: f64 = 0.05;
 
-/// `None` when no table was ever noticeably full.
+/// The chart; `None` when no table reached [`LEAST_SHARE`].
 pub fn fill(report: &Report) -> Option<Chart> {
     let range = range(report)?;
     let shown: Vec<(Text, Vec<Reading>)> = report
         .conntrack_fill
         .iter()
-        .filter(|fill| fill.peak().is_some_and(|peak| peak.share() >= WORTH))
+        .filter(|fill| fill.peak().is_some_and(|peak| peak.share() >= LEAST_SHARE))
         .take(LINES)
         .map(|fill: &Fill| {
             let inside = |reading: &&Reading| (range.begin..=range.end).contains(&reading.at.0);
@@ -44,7 +45,7 @@ pub fn fill(report: &Report) -> Option<Chart> {
         .map(|percent| Tick { at: f64::from(percent) / 100.0, text: format!("{percent}%") });
     let (x, y) = (axis(range), Scale::upwards(1.0, ticks.into()));
     let at = |reading: &Reading| {
-        // A table may hold more than a maximum that was lowered.
+        // A table may hold more entries than its maximum after the maximum was lowered.
         (n(x.place((reading.at.0 - range.begin) as f64)), n(y.place(reading.share().min(1.0))))
     };
     let inside = html! {
@@ -68,7 +69,7 @@ pub fn fill(report: &Report) -> Option<Chart> {
         title: "Fill of the conntrack table",
         legend: legend.collect(),
         drawing: drawing(&caption, &x, &y, inside),
-        caption: format!("{}.", super::super::markdown::capital(&caption)),
+        caption: format!("{}.", capital(&caption)),
     })
 }
 

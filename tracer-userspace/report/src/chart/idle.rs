@@ -1,26 +1,28 @@
-//! How long the connections had been silent when they broke, with the limits they met.
+//! Chart: how long the connections had been idle when they broke, with the limits that they reached.
 
 use super::{
     Bar, Chart, Mark, Report, bars, drawing, legend, marks, parts,
     scale::{Scale, Tick, time_step_ms},
 };
-use crate::say::{plural, seconds};
+use crate::format::{plural, seconds};
 
-/// Beyond this ratio of the longest to the shortest, equal steps would show one bar.
+/// Above this ratio of the longest to the shortest value the axis is logarithmic, because equal steps would
+/// put almost everything into one bar.
 const WIDE: f64 = 60.0;
 
 const BARS: i64 = 36;
 
-/// Limits that are drawn.
+/// Idle limits that are drawn.
 const LIMITS: usize = 4;
 
-/// The shortest silence that is told from none, seconds.
+/// Shortest idle time on the axis, in seconds.
 const SHORTEST_S: f64 = 0.001;
 
-/// The longest that the axis shows, seconds: ten years.
+/// Longest idle time on the axis, in seconds (ten years).
 const LONGEST_S: f64 = 315_360_000.0;
 
-/// `None` when fewer than two silences are known, or no limit was met and so silence explains nothing.
+/// The chart; `None` when fewer than two idle times are known, or when no limit was reached, so that the idle
+/// time explains nothing.
 pub fn idle(report: &Report) -> Option<Chart> {
     let known: u64 = report.causes.iter().map(|part| part.idle_s.len() as u64).sum();
     let mut limits: Vec<Mark> = Vec::new();
@@ -35,8 +37,8 @@ pub fn idle(report: &Report) -> Option<Chart> {
         return None;
     }
     limits.sort_by(|a, b| a.at.total_cmp(&b.at));
-    let silences = report.causes.iter().flat_map(|part| &part.idle_s).copied();
-    let values = || silences.clone().chain(limits.iter().map(|mark| mark.at));
+    let idle_times = report.causes.iter().flat_map(|part| &part.idle_s).copied();
+    let values = || idle_times.clone().chain(limits.iter().map(|mark| mark.at));
     let least = values().fold(LONGEST_S, f64::min).max(SHORTEST_S);
     let most = values().fold(SHORTEST_S, f64::max).min(LONGEST_S);
     let (mut all, x) = match most / least > WIDE {
@@ -47,9 +49,9 @@ pub fn idle(report: &Report) -> Option<Chart> {
         bar.counts = vec![0; report.causes.len()];
     }
     for (place, part) in report.causes.iter().enumerate() {
-        for silence in &part.idle_s {
-            let silence = silence.clamp(least, most);
-            let index = all.partition_point(|bar| bar.to <= silence).min(all.len() - 1);
+        for idle_s in &part.idle_s {
+            let idle_s = idle_s.clamp(least, most);
+            let index = all.partition_point(|bar| bar.to <= idle_s).min(all.len() - 1);
             all[index].counts[place] += 1;
         }
     }
@@ -61,32 +63,33 @@ pub fn idle(report: &Report) -> Option<Chart> {
     let caption = caption(report, known);
     let inside = maud::html! { (bars(&all, &x, &y)) (marks(&limits, &x)) };
     Some(Chart {
-        title: "Silence before the reset",
+        title: "Idle time before the failure",
         legend: legend(report, |place| !report.causes[place].idle_s.is_empty()),
         drawing: drawing(&caption, &x, &y, inside),
         caption,
     })
 }
 
-/// What the limits say, for the cause that met them most.
+/// How many connections of the first cause with a limit had been idle for that limit.
 fn caption(report: &Report, known: u64) -> String {
-    let met = report.causes.iter().find(|part| !part.limits.is_empty() && part.idle.is_some());
-    let (Some(part), Some(idle)) = (met, met.and_then(|part| part.idle)) else {
-        return format!("Known of {}.", plural(known, "connection"));
+    let with_limit =
+        report.causes.iter().find(|part| !part.limits.is_empty() && part.idle.is_some());
+    let (Some(part), Some(idle)) = (with_limit, with_limit.and_then(|part| part.idle)) else {
+        return format!("Idle time known for {}.", plural(known, "connection"));
     };
     let least = part.limits.iter().map(|limit| limit.limit_s).fold(f64::MAX, f64::min);
-    // The stamps of segments are this coarse.
-    let longer = part.idle_s.iter().filter(|silence| **silence + 1.0 >= least).count() as u64;
+    // Idle times are this coarse, because the time stamps of segments are.
+    let longer = part.idle_s.iter().filter(|idle_s| **idle_s + 1.0 >= least).count() as u64;
     let all = if longer == idle.known { "all".into() } else { format!("{longer} of") };
     format!(
-        "{all} {} that broke by {} had been silent for the limit of {} or longer.",
+        "{all} {} with cause {} had been idle for the limit of {} or longer.",
         plural(idle.known, "connection"),
         part.cause,
         seconds(least)
     )
 }
 
-/// Bars of one width, from 0, one of which begins at the limit.
+/// Bars of equal width from 0. One of them begins at the limit.
 fn equal(most: f64, limit: f64) -> (Vec<Bar>, Scale) {
     let ms = |s: f64| {
         #[expect(clippy::cast_possible_truncation, reason = "ten years at most")]
@@ -115,7 +118,7 @@ fn equal(most: f64, limit: f64) -> (Vec<Bar>, Scale) {
     (all, Scale::across(0.0, s(end), false, ticks))
 }
 
-/// Five bars for each power of ten, one of which begins at the limit.
+/// Five bars per power of ten. One of them begins at the limit.
 fn logarithmic(least: f64, most: f64, limit: f64) -> (Vec<Bar>, Scale) {
     let bars_to = |value: f64| ((value / limit).log10() * 5.0).floor();
     let edge = |bars: f64| limit * 10_f64.powf(bars / 5.0);

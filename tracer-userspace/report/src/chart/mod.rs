@@ -1,5 +1,5 @@
-//! Charts as inline SVG: no script, no font, no file beside them. Colours are classes, so that the page
-//! decides between light and dark.
+//! Charts as inline SVG, without scripts, fonts or other files. Colours are CSS classes, so that the page can
+//! choose between light and dark.
 
 use maud::{Markup, html};
 use scale::Scale;
@@ -15,19 +15,19 @@ pub use fill::fill;
 pub use idle::idle;
 pub use time::over_time;
 
-/// Units of the drawing; the page scales it.
+/// Size of the drawing in SVG units; the page scales it.
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 280.0;
-/// Five digits, or `100%`, as large as they are on a telephone.
+/// Left margin: room for five digits or `100%` in the font size of a narrow (phone) page.
 const LEFT: f64 = 92.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 38.0;
 
-/// Causes that have a colour of their own; the others share one.
+/// Causes with their own colour; the other causes share one.
 const COLOURS: usize = 5;
 
-/// The classes of the causes, the one that broke most first.
+/// The CSS class of the cause at this place of the ranking.
 fn class(place: usize) -> String {
     match place {
         own if own < COLOURS => format!("c{own}"),
@@ -35,16 +35,17 @@ fn class(place: usize) -> String {
     }
 }
 
-/// A chart: what it shows, its legend, the drawing.
+/// A chart with its title, caption and legend.
 pub struct Chart {
     pub title: &'static str,
-    /// What to see in it, in a sentence.
+    /// What the chart shows, in one sentence.
     pub caption: String,
+    /// CSS class and name of each colour.
     pub legend: Vec<(String, String)>,
     pub drawing: Markup,
 }
 
-/// One bar: its bounds on the axis, and how many of each cause, in the order of the report.
+/// One bar: its bounds on the axis, and the count of each cause in the order of the report.
 struct Bar {
     from: f64,
     to: f64,
@@ -58,13 +59,13 @@ impl Bar {
     }
 }
 
-/// A mark across the axis.
+/// A labelled line across the axis.
 struct Mark {
     at: f64,
     text: String,
 }
 
-/// Frame, axes and what is in them.
+/// Draws the axes around the content `inside`.
 fn drawing(describe: &str, x: &Scale, y: &Scale, inside: Markup) -> Markup {
     let bottom = HEIGHT - BOTTOM;
     html! {
@@ -85,12 +86,12 @@ fn drawing(describe: &str, x: &Scale, y: &Scale, inside: Markup) -> Markup {
     }
 }
 
-/// Stacked bars.
+/// Draws stacked bars.
 fn bars(bars: &[Bar], x: &Scale, y: &Scale) -> Markup {
     html! {
         @for bar in bars.iter().filter(|bar| bar.total() > 0) {
             @let (left, right) = (x.place(bar.from), x.place(bar.to));
-            // A gap between neighbours, and never nothing.
+            // Leaves a gap between neighbouring bars, but every bar stays visible.
             @let width = (right - left - 1.0).max(1.5);
             g {
                 title { (bar.tip) }
@@ -104,7 +105,7 @@ fn bars(bars: &[Bar], x: &Scale, y: &Scale) -> Markup {
     }
 }
 
-/// Place, what is below it, and how many.
+/// For each cause with a count above 0: its place, the sum of the counts below it, and its count.
 fn stacked(counts: &[u64]) -> Vec<(usize, u64, u64)> {
     let mut below = 0;
     let mut all = Vec::new();
@@ -115,7 +116,7 @@ fn stacked(counts: &[u64]) -> Vec<(usize, u64, u64)> {
     all
 }
 
-/// Lines from top to bottom, with their names. Names of neighbours are one below the other.
+/// Draws vertical lines with their labels. Labels of neighbouring lines are staggered.
 fn marks(marks: &[Mark], x: &Scale) -> Markup {
     html! {
         @for (row, mark) in marks.iter().enumerate() {
@@ -129,13 +130,13 @@ fn marks(marks: &[Mark], x: &Scale) -> Markup {
     }
 }
 
-/// A coordinate, to a tenth of a unit.
+/// Formats a coordinate to a tenth of a unit.
 fn n(value: f64) -> String {
     let rounded = (value * 10.0).round() / 10.0;
     if rounded.is_finite() { format!("{rounded}") } else { "0".into() }
 }
 
-/// The causes in the chart, by colour.
+/// The CSS class and the id of each cause in the chart.
 fn legend(report: &Report, shown: impl Fn(usize) -> bool) -> Vec<(String, String)> {
     let mut legend: Vec<(String, String)> = report
         .causes
@@ -167,8 +168,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn five_digits_and_a_hundred_percent_stand_left_of_the_axis_on_a_telephone() {
-        /// `svg text` of the narrow page in `style.css`, and widths of DejaVu Sans.
+    fn five_digits_and_100_percent_fit_left_of_the_axis_on_a_phone() {
+        /// Font size of `svg text` on the narrow page in `style.css`, and glyph widths of DejaVu Sans.
         const SIZE: f64 = 26.0;
         const DIGIT: f64 = 0.636;
         const PERCENT: f64 = 0.95;

@@ -1,4 +1,4 @@
-//! From values to places, and where the ticks are.
+//! Maps values to coordinates, and places the ticks.
 
 use super::{BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH};
 
@@ -11,7 +11,7 @@ pub struct Tick {
 pub struct Scale {
     from: f64,
     to: f64,
-    /// Places of `from` and `to`.
+    /// Coordinates of `from` and `to`.
     start: f64,
     end: f64,
     log: bool,
@@ -19,12 +19,12 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// From left to right.
+    /// A horizontal axis from left to right.
     pub fn across(from: f64, to: f64, log: bool, ticks: Vec<Tick>) -> Self {
         Self { from, to, start: LEFT, end: WIDTH - RIGHT, log, ticks }
     }
 
-    /// From 0 upwards, with whole ticks.
+    /// A vertical axis from 0 upwards, with whole numbers at the ticks.
     pub fn up(most: u64) -> Self {
         let step = whole_step(most);
         let top = most.max(1).div_ceil(step) * step;
@@ -34,11 +34,12 @@ impl Scale {
         Self::upwards(top as f64, ticks)
     }
 
-    /// From 0 upwards.
+    /// A vertical axis from 0 upwards.
     pub fn upwards(top: f64, ticks: Vec<Tick>) -> Self {
         Self { from: 0.0, to: top, start: HEIGHT - BOTTOM, end: TOP, log: false, ticks }
     }
 
+    /// The coordinate of a value; values beyond the axis are clamped.
     pub fn place(&self, value: f64) -> f64 {
         let [value, from, to] = match self.log {
             true => [value.max(self.from), self.from, self.to].map(f64::log10),
@@ -49,7 +50,7 @@ impl Scale {
     }
 }
 
-/// 1, 2 or 5 times a power of ten, so that there are at most five steps.
+/// The smallest step of 1, 2 or 5 times a power of ten that reaches `most` in at most five steps.
 fn whole_step(most: u64) -> u64 {
     let mut decade = 1_u64;
     loop {
@@ -62,7 +63,7 @@ fn whole_step(most: u64) -> u64 {
     }
 }
 
-/// Steps of time that people count in, milliseconds.
+/// Usual time steps, in milliseconds.
 const STEPS_MS: [i64; 36] = [
     1,
     2,
@@ -102,7 +103,8 @@ const STEPS_MS: [i64; 36] = [
     2_419_200_000,
 ];
 
-/// The smallest of them that fits `most` times into `length`.
+/// The smallest usual step that fits fewer than `most` times into `length_ms`; a longer one where none
+/// does.
 pub fn time_step_ms(length_ms: i64, most: i64) -> i64 {
     let fits = |step: &&i64| length_ms / **step < most;
     STEPS_MS.iter().find(fits).copied().unwrap_or_else(|| length_ms / most + 1)
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn time_is_divided_as_people_do() {
+    fn time_is_divided_into_usual_steps() {
         assert_eq!(time_step_ms(240_000, 60), 5_000);
         assert_eq!(time_step_ms(3_600_000, 8), 600_000);
         assert!(i64::MAX / time_step_ms(i64::MAX, 60) <= 60);

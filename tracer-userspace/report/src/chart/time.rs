@@ -1,31 +1,31 @@
-//! Broken connections over time, by cause.
+//! Chart: broken connections over time, by cause.
 
 use super::{
     Bar, Chart, Report, bars, drawing, legend, parts,
     scale::{Scale, Tick, time_step_ms},
 };
 use crate::{
+    format::{plural, span},
     model::Time,
-    say::{plural, span},
 };
 
 const MS: i64 = 1_000_000;
 
-/// Bars and labels that are told apart.
+/// The largest number of bars, and of ticks.
 const BARS: i64 = 60;
 const TICKS: i64 = 8;
 
-/// What the time axis shows, nanoseconds.
+/// The range of the time axis, in nanoseconds since the epoch.
 #[derive(Clone, Copy)]
 pub struct Range {
     pub begin: i64,
     pub end: i64,
-    /// The breadth of a bar.
+    /// The width of a bar, in nanoseconds.
     step: i64,
 }
 
-/// A little more than from the first to the last broken connection, in whole bars. `None` for a single
-/// moment.
+/// From the first to the last broken connection with a margin of a tenth on each side, in whole bars. `None`
+/// when all connections broke at the same time.
 pub fn range(report: &Report) -> Option<Range> {
     let first = report.causes.iter().map(|part| part.first.0).min()?;
     let last = report.causes.iter().map(|part| part.last.0).max()?;
@@ -40,11 +40,11 @@ pub fn range(report: &Report) -> Option<Range> {
     Some(Range { begin, end: begin.saturating_add(step.saturating_mul(bars)), step })
 }
 
-/// A time axis.
+/// The time axis of a range.
 pub fn axis(range: Range) -> Scale {
     let Range { begin, end, .. } = range;
     let step = time_step_ms((end - begin) / MS, TICKS).saturating_mul(MS);
-    let how = match step {
+    let pattern = match step {
         step if step < 1_000 * MS => "%H:%M:%S.%3f",
         step if step < 60_000 * MS => "%H:%M:%S",
         step if step < 86_400_000 * MS => "%H:%M",
@@ -53,13 +53,13 @@ pub fn axis(range: Range) -> Scale {
     let mut ticks = Vec::new();
     let mut at = begin.div_euclid(step).saturating_add(1).saturating_mul(step);
     while at <= end && ticks.len() <= usize::try_from(TICKS).unwrap_or_default() {
-        ticks.push(Tick { at: (at - begin) as f64, text: Time(at).format(how) });
+        ticks.push(Tick { at: (at - begin) as f64, text: Time(at).format(pattern) });
         at = at.saturating_add(step);
     }
     Scale::across(0.0, (end - begin) as f64, false, ticks)
 }
 
-/// `None` for a single moment.
+/// The chart; `None` when all connections broke at the same time.
 pub fn over_time(report: &Report) -> Option<Chart> {
     let range = range(report)?;
     let Range { begin, end, step } = range;
@@ -86,7 +86,7 @@ pub fn over_time(report: &Report) -> Option<Chart> {
     let (x, y) = (axis(range), Scale::up(most));
     let each = span(step);
     let caption = format!(
-        "{} in bars of {each}; at most {most} in one.",
+        "{} in bars of {each}; at most {most} per bar.",
         plural(report.connections, "broken connection")
     );
     Some(Chart {

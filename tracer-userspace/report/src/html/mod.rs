@@ -1,14 +1,14 @@
-//! The report as one HTML file: no script, nothing loaded from anywhere, and a policy that says so.
+//! The report as one HTML file. It has no scripts and loads nothing, and its Content-Security-Policy forbids
+//! both.
 
 use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
 use tables::{broken, counters, impact};
 
 use super::{
     chart::{self, Chart},
-    markdown::capital,
+    format::{capital, joined, joined_of, percent, plural, span},
     model::{CausePart, FixPart, Report},
-    say::{percent, plural, span, who, who_of},
-    story::{because, summary},
+    summary::{cause_title, summary},
     text::Text,
 };
 
@@ -16,7 +16,7 @@ mod tables;
 
 const STYLE: &str = include_str!("style.css");
 
-/// What a browser may do with the page, should anything in it ever get past the escaping.
+/// What a browser may load and run for the page, in case anything gets past the escaping.
 const POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
 
@@ -26,7 +26,7 @@ impl Render for Text {
     }
 }
 
-/// All of it.
+/// Renders the whole page.
 pub fn render(report: &Report) -> String {
     let page = html! {
         (DOCTYPE)
@@ -42,7 +42,7 @@ pub fn render(report: &Report) -> String {
             body {
                 header {
                     h1 { (report.headline) "." }
-                    // The table below tells the others.
+                    // The table below lists the other causes.
                     p.lead { (summary(report, 1)) }
                     (facts(report))
                 }
@@ -91,7 +91,7 @@ fn facts(report: &Report) -> Markup {
     }
 }
 
-/// What, who, why and what to do, of the causes that broke most.
+/// Count, cause, clients and first fix of the causes that broke the most connections.
 fn first_answers(report: &Report) -> Markup {
     html! {
         @if !report.causes.is_empty() {
@@ -106,16 +106,16 @@ fn first_answers(report: &Report) -> Markup {
                             }
                             td data-name="why" {
                                 a href=(format!("#cause-{place}")) class=(colour(place)) { (part.cause) }
-                                br; (because(part))
+                                br; (cause_title(part))
                             }
                             td data-name="who" {
-                                @if !part.clients.is_empty() { b { (who_of(&part.clients, part.connections, 3)) } br; }
+                                @if !part.clients.is_empty() { b { (joined_of(&part.clients, part.connections, 3)) } br; }
                                 "→ " (to(part))
                             }
                             td data-name="what to do" {
                                 @if let Some(fix) = part.fixes.first() {
                                     span.owner { (fix.fix.owner) } " " (fix.fix.summary)
-                                } @else { "no fix is named" }
+                                } @else { "no fix listed" }
                             }
                         }
                     }
@@ -128,7 +128,7 @@ fn first_answers(report: &Report) -> Markup {
     }
 }
 
-/// The class of a cause's colour.
+/// The CSS classes of a cause's colour.
 fn colour(place: usize) -> &'static str {
     ["key c0", "key c1", "key c2", "key c3", "key c4"].get(place).copied().unwrap_or("key cx")
 }
@@ -142,7 +142,7 @@ fn to(part: &CausePart) -> Markup {
         @if let Some(more) = part.services.len().checked_sub(2).filter(|more| *more > 0) {
             " and " (plural(more as u64, "other"))
         }
-        @if !part.servers.is_empty() { " (" (who(&part.servers, 2)) ")" }
+        @if !part.servers.is_empty() { " (" (joined(&part.servers, 2)) ")" }
     }
 }
 
@@ -176,22 +176,22 @@ fn cause(place: usize, part: &CausePart, total: u64) -> Markup {
                 (part.cause) ": " (plural(part.connections, "connection"))
                 @if part.connections < total { ", " (percent(part.connections, total)) }
             }
-            p { (capital(&because(part))) "." @for sentence in part.sentences() { " " (sentence) } }
-            h3 { "What was seen" }
+            p { (capital(&cause_title(part))) "." @for sentence in part.sentences() { " " (sentence) } }
+            h3 { "Evidence" }
             p { "For example: " (part.message) " " small { "event " code { (part.event_id) } } }
             ol.chain {
-                @for seen in &part.evidence {
-                    li.root[seen.root] {
-                        time { (seen.at.format("%H:%M:%S.%3f")) } " "
-                        span { (seen.text) @if seen.root { " " b { "← root cause" } } }
+                @for line in &part.evidence {
+                    li.root[line.root] {
+                        time { (line.at.format("%H:%M:%S.%3f")) } " "
+                        span { (line.text) @if line.root { " " b { "← root cause" } } }
                     }
                 }
             }
             @for (index, it) in part.fixes.iter().enumerate() { (fix(index + 1, it, part.connections)) }
             @if let Some(command) = part.plan() {
                 p {
-                    "On the host, " code { (command) } " makes this plan from the values in force, and \
-                     can apply and take back what is the node's to change."
+                    "On the host, " code { (command) } " computes this plan from the current values, and \
+                     can apply and undo node-level fixes."
                 }
             }
             @if !part.not_fixes.is_empty() {
@@ -207,11 +207,11 @@ fn cause(place: usize, part: &CausePart, total: u64) -> Markup {
                 }
             }
             @if !part.proves.is_empty() {
-                h3 { "What would settle it" }
+                h3 { "What would confirm it" }
                 ul { @for it in part.proves.iter().take(3) { li { (it.text) } } }
             }
             @if !part.verify.is_empty() {
-                h3 { "How to see that it is over" }
+                h3 { "Verify the fix" }
                 dl.lines {
                     @for query in &part.verify {
                         dt { (query.with) }
@@ -243,9 +243,9 @@ fn fix(place: usize, part: &FixPart, total: u64) -> Markup {
             dl.lines {
                 (lines(html! { "Do" }, &fix.commands))
                 @if let Some(file) = &fix.persist {
-                    (lines(html! { "Keep it over a reboot, in " code { (file.path) } }, &file.text))
+                    (lines(html! { "Persist across reboots, in " code { (file.path) } }, &file.text))
                 }
-                (lines(html! { "See whether it is in force" }, &fix.verify))
+                (lines(html! { "Check that it took effect" }, &fix.verify))
                 (lines(html! { "Roll back" }, &fix.undo))
             }
             @if fix.undo.is_empty() { p { small { (part.without_undo()) } } }

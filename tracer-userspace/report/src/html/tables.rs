@@ -1,18 +1,17 @@
-//! The tables of the page.
+//! The tables of the HTML page.
 
 use maud::{Markup, html};
 
 use crate::{
-    markdown::capital,
-    model::{Report, Said},
-    say::{plural, seconds, who_of},
+    format::{capital, joined_of, plural, seconds},
+    model::{NameCount, Report},
 };
 
-/// Rows of each.
+/// Rows per table.
 const ROWS: usize = 60;
 
-fn said(list: &[Said], connections: u64, most: usize) -> String {
-    if list.is_empty() { "–".into() } else { who_of(list, connections, most) }
+fn cell(list: &[NameCount], connections: u64, most: usize) -> String {
+    if list.is_empty() { "–".into() } else { joined_of(list, connections, most) }
 }
 
 pub fn impact(report: &Report) -> Markup {
@@ -38,8 +37,8 @@ pub fn impact(report: &Report) -> Markup {
                         tr {
                             td { (it.address) @if let Some(nat) = it.backends_text() { br; small { "→ " (nat) } } }
                             td.number { (it.connections) }
-                            td { (said(&it.clients, it.connections, 4)) }
-                            td { (said(&it.servers, it.connections, 2)) }
+                            td { (cell(&it.clients, it.connections, 4)) }
+                            td { (cell(&it.servers, it.connections, 2)) }
                             td { (it.peak.minute.format("%H:%M")) " (" (it.peak.connections) ")" }
                         }
                     }
@@ -128,7 +127,7 @@ pub fn broken(report: &Report) -> Markup {
                             @for it in &report.broken {
                                 tr {
                                     td { (it.at.format("%F %H:%M:%S.%3f")) }
-                                    td { (it.cause) @if let Some(sure) = &it.confidence { br; small { (sure) } } }
+                                    td { (it.cause) @if let Some(confidence) = &it.confidence { br; small { (confidence) } } }
                                     td { (it.source) " → " (it.destination) }
                                     td { @if let Some(client) = &it.client { (client) } }
                                     td.number { @if let Some(idle) = it.idle_s { (seconds(idle)) } }

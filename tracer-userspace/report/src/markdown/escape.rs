@@ -1,8 +1,8 @@
-//! Hostile text made harmless for Markdown: it neither marks up, nor links, nor ends a cell of a table.
-//! Line ends and control characters were spelled out before.
+//! Escapes hostile text for Markdown, so that it cannot mark up, link or end a table cell. Line ends and
+//! control characters are spelled out before, by [`Text`](crate::text::Text).
 
-/// A sentence, anywhere in a line. What cannot be taken for markup stays as it is, because Markdown is
-/// also read as text.
+/// Escapes a sentence for any position in a line. Characters that cannot be markup stay unescaped, because
+/// Markdown is also read as plain text.
 pub fn text(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     let mut before = None;
@@ -14,10 +14,10 @@ pub fn text(text: &str) -> String {
             '\\' | '`' | '*' | '[' | ']' | '<' | '|' | '~' | '$' | '&' | '@' => true,
             // Emphasis does not begin within a word, and ids are full of them.
             '_' => !inside_word,
-            // A heading, a list, a quote at the beginning of an item.
+            // At the start of an item these begin a heading, a list or a quote.
             '#' | '+' | '-' | '>' | '=' => before.is_none(),
             '.' | ')' => is_number_at_start(text, text.len() - rest.as_str().len() - 1),
-            // Links that no brackets announce.
+            // Links without brackets (autolinks).
             ':' => {
                 after == Some('/')
                     || before.is_some_and(char::is_alphabetic)
@@ -34,7 +34,7 @@ pub fn text(text: &str) -> String {
     safe
 }
 
-/// [`text`] that stands out. Blanks at its ends would undo that.
+/// [`text`] in bold. Blanks are trimmed, because bold text must not begin or end with one.
 pub fn bold(sentence: &str) -> String {
     match sentence.trim() {
         "" => String::new(),
@@ -42,7 +42,7 @@ pub fn bold(sentence: &str) -> String {
     }
 }
 
-/// "1." or "1)" begins a list.
+/// Whether the text starts with "1." or "1)", which begins a list.
 fn is_number_at_start(text: &str, end: usize) -> bool {
     let number = &text[..end];
     let ends = text[end + 1..].chars().next().is_none_or(char::is_whitespace);
@@ -53,23 +53,23 @@ fn ends_with_www(text: &str) -> bool {
     text.get(text.len().saturating_sub(3)..).is_some_and(|end| end.eq_ignore_ascii_case("www"))
 }
 
-/// Backticks that no run of them in `text` is as long as.
+/// A run of at least `least` backticks that is longer than any run in `text`.
 fn fence(text: &str, least: usize) -> String {
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or_default();
     "`".repeat((longest + 1).max(least))
 }
 
-/// Text that is shown as it is, in a line.
+/// Inline code.
 pub fn code(text: &str) -> String {
     let fence = fence(text, 1);
-    // A space apart, or a backtick at either end would join the fence; it is not shown.
+    // A backtick at either end would join the fence. The space that separates them is not rendered.
     match text.starts_with('`') || text.ends_with('`') || text.trim().is_empty() {
         true => format!("{fence} {text} {fence}"),
         false => format!("{fence}{text}{fence}"),
     }
 }
 
-/// Lines that are shown as they are.
+/// A code block.
 pub fn fenced<'a>(lines: impl IntoIterator<Item = &'a str>) -> String {
     let lines: Vec<&str> = lines.into_iter().collect();
     let text = lines.join("\n");
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_would_be_markup_is_escaped() {
+    fn markup_is_escaped() {
         for (hostile, safe) in [
             ("a|b", "a\\|b"),
             ("<b>x</b>", "\\<b>x\\</b>"),
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn no_backtick_ends_code() {
+    fn a_backtick_does_not_end_code() {
         assert_eq!(code("a"), "`a`");
         assert_eq!(code("a``b"), "```a``b```");
         assert_eq!(code("`"), "`` ` ``");

@@ -1,24 +1,24 @@
-//! The report as Markdown (GitHub's), readable as it stands in a terminal.
+//! The report as GitHub Markdown, which is also readable as plain text in a terminal.
 
 use std::fmt::Write as _;
 
 use escape::{bold, code, fenced, text};
 
 use super::{
-    model::{CausePart, FixPart, Report, Said},
-    say::{percent, plural, seconds, span, who_of},
-    story::because,
+    format::{capital, joined_of, percent, plural, seconds, span},
+    model::{CausePart, FixPart, NameCount, Report},
+    summary::cause_title,
 };
 
 mod escape;
 
-/// Rows of the tables; `-o json` has all.
+/// Rows per table; `-o json` has all rows.
 const ROWS: usize = 40;
 
-/// Connections that are listed.
+/// Broken connections that are listed.
 const LISTED: usize = 20;
 
-/// All of it.
+/// Renders the whole report.
 pub fn render(report: &Report) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail, here and below.
@@ -62,7 +62,7 @@ fn facts(out: &mut String, report: &Report) {
     out.push('\n');
 }
 
-/// The first fix of each cause, before everything else.
+/// The first fix of each cause, near the top of the report.
 fn what_to_do(out: &mut String, report: &Report) {
     let first = report.causes.iter().filter_map(|part| Some((part, part.fixes.first()?)));
     let lines: Vec<String> = first
@@ -100,10 +100,10 @@ fn timeline(out: &mut String, report: &Report) {
     out.push('\n');
 }
 
-fn said(list: &[Said], connections: u64, most: usize) -> String {
+fn cell(list: &[NameCount], connections: u64, most: usize) -> String {
     match list {
         [] => "-".into(),
-        list => text(&who_of(list, connections, most)),
+        list => text(&joined_of(list, connections, most)),
     }
 }
 
@@ -122,8 +122,8 @@ fn impact(out: &mut String, report: &Report) {
             it.address,
             backends.map(|it| format!(" → {it}")).unwrap_or_default(),
             it.connections,
-            said(&it.clients, it.connections, 3),
-            said(&it.servers, it.connections, 2),
+            cell(&it.clients, it.connections, 3),
+            cell(&it.servers, it.connections, 2),
             it.peak.minute.format("%H:%M"),
             it.peak.connections,
         );
@@ -165,7 +165,7 @@ fn cause(out: &mut String, place: usize, part: &CausePart, total: u64) {
         "## Cause {place}: {} ({}{share})\n\n{}.",
         text(part.cause.as_str()),
         plural(part.connections, "connection"),
-        text(&capital(&because(part))),
+        text(&capital(&cause_title(part))),
     );
     for sentence in part.sentences() {
         let _ = write!(out, " {}", text(&sentence));
@@ -176,10 +176,10 @@ fn cause(out: &mut String, place: usize, part: &CausePart, total: u64) {
         text(part.message.as_str()),
         code(part.event_id.as_str())
     );
-    for seen in &part.evidence {
-        let mark = if seen.root { "  **← root cause**" } else { "" };
-        let at = seen.at.format("%H:%M:%S.%3f");
-        let _ = writeln!(out, "- {at}  {}{mark}", text(seen.text.as_str()));
+    for line in &part.evidence {
+        let mark = if line.root { "  **← root cause**" } else { "" };
+        let at = line.at.format("%H:%M:%S.%3f");
+        let _ = writeln!(out, "- {at}  {}{mark}", text(line.text.as_str()));
     }
     for (index, it) in part.fixes.iter().enumerate() {
         fix(out, index + 1, it, part.connections);
@@ -188,8 +188,8 @@ fn cause(out: &mut String, place: usize, part: &CausePart, total: u64) {
         let command = code(&command);
         let _ = writeln!(
             out,
-            "\nOn the host, {command} makes this plan from the values in force, and can apply and take \
-             back what is the node's to change."
+            "\nOn the host, {command} computes this plan from the current values, and can apply and undo \
+             node-level fixes."
         );
     }
     if !part.not_fixes.is_empty() {
@@ -211,13 +211,13 @@ fn cause(out: &mut String, place: usize, part: &CausePart, total: u64) {
         }
     }
     if !part.proves.is_empty() {
-        out.push_str("\n### What would settle it\n\n");
+        out.push_str("\n### What would confirm it\n\n");
         for it in part.proves.iter().take(3) {
             let _ = writeln!(out, "- {}", text(it.text.as_str()));
         }
     }
     if !part.verify.is_empty() {
-        out.push_str("\n### How to see that it is over\n\n");
+        out.push_str("\n### Verify the fix\n\n");
         for query in &part.verify {
             let _ = writeln!(out, "{}, expected: {}\n", query.with, query.expected);
             out.push_str(&fenced([query.query.as_str()]));
@@ -248,9 +248,9 @@ fn fix(out: &mut String, place: usize, part: &FixPart, total: u64) {
     };
     lines("Do", &fix.commands);
     if let Some(file) = &fix.persist {
-        lines(&format!("Keep it over a reboot, in {}", code(file.path.as_str())), &file.text);
+        lines(&format!("Persist across reboots, in {}", code(file.path.as_str())), &file.text);
     }
-    lines("See whether it is in force", &fix.verify);
+    lines("Check that it took effect", &fix.verify);
     lines("Roll back", &fix.undo);
     if fix.undo.is_empty() {
         let _ = writeln!(out, "\n{}", part.without_undo());
@@ -325,10 +325,4 @@ fn broken(out: &mut String, report: &Report) {
     if more > 0 {
         let _ = writeln!(out, "\n{} more: see `-o html` or `-o json`.", plural(more, "connection"));
     }
-}
-
-/// The first letter large.
-pub(super) fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }

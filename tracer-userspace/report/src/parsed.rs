@@ -1,5 +1,5 @@
-//! An event as the stream tells it (schema 1.x): the part that a report needs. A capture's incidents
-//! come this way too, so that both tell the same.
+//! The fields of a stream's events (schema 1.x) that a report needs. The incidents of a capture are parsed
+//! from the same form, so that a capture and its stream give the same report.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,24 +8,25 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::text::{Text, block};
 
-/// Nanoseconds since the epoch, as `@timestamp` has them.
+/// Parses `@timestamp` into nanoseconds since the epoch.
 fn wall<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let time: Timestamp = text.parse().map_err(|_| D::Error::custom("@timestamp is no time"))?;
+    let time: Timestamp =
+        text.parse().map_err(|_| D::Error::custom("@timestamp is not a valid time"))?;
     i64::try_from(time.as_nanosecond())
         .ok()
         .filter(|ns| *ns == sane(*ns))
         .ok_or_else(|| D::Error::custom("@timestamp is out of range"))
 }
 
-/// Within 1970 and 2200: sums and differences of such times have no overflow.
+/// Clamps a time to the years 1970 to 2200, so that sums and differences do not overflow.
 pub fn sane(wall_ns: i64) -> i64 {
     wall_ns.clamp(0, 7_258_118_400_000_000_000)
 }
 
-/// One broken connection.
+/// An incident event: one broken connection.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Told {
+pub struct ParsedIncident {
     #[serde(rename = "@timestamp", deserialize_with = "wall")]
     pub wall_ns: i64,
     pub message: Text,
@@ -108,7 +109,7 @@ struct Named {
     uid: Option<Text>,
 }
 
-/// The process at the other end.
+/// The process at the end of the connection that `process` does not describe.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Peer {
     #[serde(default)]
@@ -146,7 +147,7 @@ pub struct Verdict {
     #[serde(default)]
     pub ruled_out: Vec<RuledOut>,
     #[serde(default)]
-    pub fixes: Vec<FixTold>,
+    pub fixes: Vec<ParsedFix>,
     #[serde(default)]
     pub not_fixes: Vec<NotFix>,
     #[serde(default)]
@@ -196,9 +197,9 @@ pub struct RuledOut {
     pub because: Text,
 }
 
-/// A fix with its owner. Its commands are quoted, never run.
+/// A fix with its owner. The report prints its commands and never runs them.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct FixTold {
+pub struct ParsedFix {
     pub id: Text,
     pub owner: Text,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -222,7 +223,7 @@ pub struct FixTold {
     pub undo: Vec<Text>,
 }
 
-/// A file that keeps a fix over a reboot.
+/// A file that persists a fix across reboots.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Persist {
     pub path: Text,
@@ -236,12 +237,12 @@ pub struct NotFix {
     pub because: Text,
 }
 
-impl Told {
+impl ParsedIncident {
     pub fn is_benign(&self) -> bool {
         self.verdict.family.as_str() == "benign"
     }
 
-    /// The process at the initiator's end.
+    /// The initiator's process, for display.
     pub fn client(&self) -> Option<Text> {
         match self.is_of("source") {
             true => self.owner(),
@@ -249,7 +250,7 @@ impl Told {
         }
     }
 
-    /// The process at the responder's end.
+    /// The responder's process, for display.
     pub fn server(&self) -> Option<Text> {
         match self.is_of("destination") {
             true => self.owner(),
@@ -270,14 +271,14 @@ impl Told {
         label(peer.process.as_ref(), peer.k8s.as_ref(), peer.container.as_ref())
     }
 
-    /// When a piece of evidence happened, nanoseconds since the epoch.
+    /// The time of a piece of evidence, in nanoseconds since the epoch.
     pub fn at(&self, evidence: &Evidence) -> i64 {
         #[expect(clippy::cast_possible_truncation, reason = "it saturates")]
         let age = (evidence.age_s * 1e9) as i64;
         sane(self.wall_ns.saturating_sub(age))
     }
 
-    /// The idle limits that were met: what they are called, and seconds.
+    /// The idle limits that the connection reached: their names, and seconds.
     pub fn limits(&self) -> impl Iterator<Item = (Text, f64)> + '_ {
         let ipvs = self.verdict.ipvs.as_ref().and_then(|entry| {
             let state = entry.state.as_ref().map(|state| format!(" {state}")).unwrap_or_default();
@@ -320,9 +321,9 @@ fn label(
     }
 }
 
-/// A summary event: what a run had counted by then.
+/// A summary event: the counts of a run so far.
 #[derive(Clone, Debug, Deserialize)]
-pub struct SummaryTold {
+pub struct ParsedSummary {
     #[serde(rename = "@timestamp", deserialize_with = "wall")]
     pub wall_ns: i64,
     #[serde(default)]

@@ -1,13 +1,15 @@
-//! Sentences that every renderer shows.
+//! Sentences that the Markdown and the HTML renderer share.
 
 use super::{
-    counters::{Counter, Reading},
-    model::{CausePart, Covered, FixPart, KeepaliveOff, Report, RuledOutPart, ServicePart},
-    say::{names, plural, seconds, who, who_of},
+    format::{joined, joined_of, names, plural, seconds},
+    model::{
+        CausePart, Counter, Covered, FixPart, KeepaliveOff, Reading, Report, RuledOutPart,
+        ServicePart,
+    },
 };
 
 impl Report {
-    /// What `--since` and `--until` left.
+    /// The time window of `--since` and `--until`.
     pub fn window(&self) -> Option<String> {
         let since = self.since.map(|at| format!("from {} UTC", at.full()));
         let until = self.until.map(|at| format!("before {} UTC", at.full()));
@@ -15,29 +17,22 @@ impl Report {
         (!all.is_empty()).then(|| all.join(", "))
     }
 
-    /// What `--since`, `--until` and `--cause` left.
+    /// The selection of `--since`, `--until` and `--cause`.
     pub fn selected(&self) -> Option<String> {
         let only = (!self.only.is_empty()).then(|| format!("only {}", self.only.join(", ")));
         let all: Vec<String> = [self.window(), only].into_iter().flatten().collect();
         (!all.is_empty()).then(|| all.join(", "))
     }
 
-    /// What is counted how.
+    /// How many connections broke, and what was counted beside them.
     pub fn counted(&self) -> String {
         let mut text = plural(self.connections, "broken connection");
-        let other_ends = plural(self.other_ends, "error");
-        // Counted for the whole file only.
+        // `absorbed` is counted for the whole file only.
         let absorbed = if self.selected().is_some() { 0 } else { self.absorbed };
-        let repeats = plural(absorbed, "repeat");
-        match (self.other_ends, absorbed) {
-            (0, 0) => {}
-            (_, 0) => text.push_str(&format!(
-                "; {other_ends} at the other end of one of them counted with it"
-            )),
-            (0, _) => text.push_str(&format!("; {repeats} counted with them")),
-            (_, _) => text.push_str(&format!(
-                "; {other_ends} at their other ends and {repeats} counted with them"
-            )),
+        let follow_ups = self.other_ends.saturating_add(absorbed);
+        if follow_ups > 0 {
+            let errors = plural(follow_ups, "follow-up error");
+            text.push_str(&format!(" plus {errors} on the same connections"));
         }
         if !self.benign.is_empty() {
             let benign: Vec<String> =
@@ -47,7 +42,7 @@ impl Report {
         text
     }
 
-    /// How full the tables were.
+    /// The fullest moment of each conntrack table.
     pub fn fill_lines(&self) -> Vec<String> {
         let fills = self.conntrack_fill.iter().take(5);
         fills
@@ -64,7 +59,7 @@ impl Report {
             .collect()
     }
 
-    /// What the report cannot know; says so when there is nothing.
+    /// The known gaps of the report, or a line that there are none.
     pub fn unseen_lines(&self) -> Vec<String> {
         let unseen = &self.unseen;
         let mut lines: Vec<String> =
@@ -82,30 +77,28 @@ impl Report {
             format!("{} could not be decoded", plural(unseen.unreadable, "record"))
         });
         count(unseen.forgotten, {
-            let ends = plural(unseen.forgotten, "end");
-            format!("{ends} of entries forgotten for want of room")
+            let records = plural(unseen.forgotten, "ended-entry record");
+            format!("{records} evicted: the history was full")
         });
         count(unseen.damaged, {
             let lines = plural(unseen.damaged, "line");
-            format!("{lines} of {} cannot be read, and what is in them is not in here", self.file)
+            let are = if unseen.damaged == 1 { "is" } else { "are" };
+            format!("{lines} of {} cannot be read and {are} missing from this report", self.file)
         });
         lines.extend(unseen.damage.iter().map(|it| format!("{}: {it}", self.file)));
         lines.extend(unseen.notes.iter().cloned());
         if unseen.is_empty() {
             lines.push(match self.input {
                 "capture" => {
-                    "nothing is known to be missing: every signal that this kernel offers \
-                              was covered and no record was lost"
+                    "no known gaps: every signal that this kernel offers was covered and no record \
+                     was lost"
                         .into()
                 }
-                _ => {
-                    "nothing is known to be missing: no blind spot was told and no record was lost"
-                        .into()
-                }
+                _ => "no known gaps: no blind spot was reported and no record was lost".into(),
             });
         }
         if let Some(Covered { covered, of }) = unseen.signals {
-            lines.push(format!("{covered} of {of} signals were covered at the end"));
+            lines.push(format!("{covered} of {of} signals were covered when the capture ended"));
         }
         lines
             .push("resets that are merely forwarded between two other hosts are never seen".into());
@@ -114,17 +107,17 @@ impl Report {
 }
 
 impl CausePart {
-    /// The command that makes such a plan from what is in force now; `None` where there is nothing to
-    /// plan, or for a cause that this build does not know.
+    /// The command that computes this plan from the current values; `None` when the cause has no fix, or
+    /// this build does not know the cause.
     pub fn plan(&self) -> Option<String> {
         let known = rsttrace_core::causes::by_id(self.cause.as_str())?;
         (!self.fixes.is_empty()).then(|| format!("rsttrace fix {}", known.id))
     }
 
-    /// What there is to say beside what it is.
+    /// What is known of the cause's connections beside the title.
     pub fn sentences(&self) -> Vec<String> {
         let mut all = Vec::new();
-        let sure: Vec<String> = self
+        let confidences: Vec<String> = self
             .confidences
             .iter()
             .map(|it| match self.confidences.len() {
@@ -132,23 +125,23 @@ impl CausePart {
                 _ => format!("{} {}", it.connections, it.text),
             })
             .collect();
-        all.push(format!("Verdict: {}.", sure.join(", ")));
+        all.push(format!("Confidence: {}.", confidences.join(", ")));
         if !self.clients.is_empty() {
-            let clients = who_of(&self.clients, self.connections, 5);
+            let clients = joined_of(&self.clients, self.connections, 5);
             all.push(format!("Clients: {clients}."));
         }
         let services: Vec<String> = self.services.iter().map(|it| it.address.to_string()).collect();
         let servers = match self.servers.as_slice() {
             [] => String::new(),
-            servers => format!(" ({})", who(servers, 3)),
+            servers => format!(" ({})", joined(servers, 3)),
         };
         all.push(format!("To: {}{servers}.", names(services.iter().map(String::as_str), 4)));
         if let Some(idle) = self.idle {
             let (shortest, longest) = (seconds(idle.shortest_s), seconds(idle.longest_s));
             all.push(match shortest == longest {
-                true => format!("Idle before: {longest}."),
+                true => format!("Idle before the failure: {longest}."),
                 false => format!(
-                    "Idle before: {shortest} to {longest}, half of them {} or more.",
+                    "Idle before the failure: {shortest} to {longest}, median {}.",
                     seconds(idle.median_s)
                 ),
             });
@@ -160,7 +153,7 @@ impl CausePart {
             .collect();
         if !limits.is_empty() {
             let limits = names(limits.iter().map(String::as_str), 4);
-            all.push(format!("Limit met: {limits}."));
+            all.push(format!("Idle limit reached: {limits}."));
         }
         if let Some(KeepaliveOff { off, known }) = self.keepalive {
             all.push(match off {
@@ -183,14 +176,15 @@ impl CausePart {
 }
 
 impl RuledOutPart {
-    /// The reason, and of how many of the cause's connections it was given.
+    /// The reason, and for how many of the cause's connections it was given.
     pub fn reason(&self, connections: u64) -> String {
-        let of = (self.connections < connections)
-            .then(|| format!("said of {} of {connections}", self.connections));
-        let numbers = self.numbers_differ.then(|| "with other numbers for others".to_owned());
+        let count = (self.connections < connections)
+            .then(|| format!("for {} of {connections} connections", self.connections));
+        let numbers =
+            self.numbers_differ.then(|| "other connections have other numbers".to_owned());
         let others =
             (self.other_reasons > 0).then(|| plural(self.other_reasons as u64, "other reason"));
-        let notes: Vec<String> = [of, numbers, others].into_iter().flatten().collect();
+        let notes: Vec<String> = [count, numbers, others].into_iter().flatten().collect();
         match notes.is_empty() {
             true => self.because.to_string(),
             false => format!("{} ({})", self.because, notes.join("; ")),
@@ -199,7 +193,7 @@ impl RuledOutPart {
 }
 
 impl FixPart {
-    /// Why it helps, what is now and what is wanted, what may go wrong.
+    /// Why the fix helps, the current and the new value, and the risk.
     pub fn about(&self, total: u64) -> String {
         let fix = &self.fix;
         let mut text = match fix.reason.as_str() {
@@ -207,8 +201,8 @@ impl FixPart {
             reason => format!("{reason}. "),
         };
         match (&fix.current, &fix.wanted) {
-            (Some(now), Some(wanted)) => text.push_str(&format!("Now {now}, wanted {wanted}. ")),
-            (None, Some(wanted)) => text.push_str(&format!("Wanted: {wanted}. ")),
+            (Some(now), Some(wanted)) => text.push_str(&format!("Now: {now}; set: {wanted}. ")),
+            (None, Some(wanted)) => text.push_str(&format!("Set: {wanted}. ")),
             _ => {}
         }
         if let Some(risk) = &fix.risk {
@@ -220,17 +214,19 @@ impl FixPart {
         text.trim_end().to_owned()
     }
 
-    /// What to do instead of undoing, where no old value is on record.
+    /// How to roll back a fix that has no undo commands.
     pub fn without_undo(&self) -> &'static str {
         match self.fix.owner.as_str() {
-            "application" => "Roll back: deploy the application as it was.",
-            _ => "Roll back: note the value before you change it; no old one is on record.",
+            "application" => "Roll back: redeploy the application without this change.",
+            _ => {
+                "Roll back: note the current value before you change it, because no old value is on record."
+            }
         }
     }
 }
 
 impl ServicePart {
-    /// Where its connections really went.
+    /// The real servers or NAT targets behind the service's address.
     pub fn backends_text(&self) -> Option<String> {
         let all: Vec<String> = self.backends.iter().map(ToString::to_string).collect();
         (!all.is_empty()).then(|| names(all.iter().map(String::as_str), 3))
@@ -238,7 +234,7 @@ impl ServicePart {
 }
 
 impl Counter {
-    /// "+7".
+    /// The signed difference: "+7".
     pub fn change(&self) -> String {
         format!("{:+}", i128::from(self.after) - i128::from(self.before))
     }

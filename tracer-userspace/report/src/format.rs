@@ -1,13 +1,13 @@
-//! Numbers and names in sentences.
+//! Formats numbers, times and lists of names for sentences.
 
-use super::{gather::Tally, model::Said, text::Text};
+use super::{gather::Tally, model::NameCount, text::Text};
 
 /// "1 connection", "2 connections".
 pub fn plural(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// "973 s", "4.2 s", "20 ms".
+/// A duration in seconds: "973 s", "4.2 s", "20 ms".
 pub fn seconds(seconds: f64) -> String {
     let rounded = (seconds * 10.0).round() / 10.0;
     if seconds >= 100.0 || (seconds >= 1.0 && rounded.fract() == 0.0) {
@@ -19,7 +19,7 @@ pub fn seconds(seconds: f64) -> String {
     }
 }
 
-/// "45 s", "4 min", "1 h 20 min", "3 d 4 h": how long something took.
+/// A duration in nanoseconds: "45 s", "4 min", "1 h 20 min", "3 d 4 h".
 pub fn span(ns: i64) -> String {
     let s = ns.max(0) / 1_000_000_000;
     let two = |big: i64, big_unit: &str, small: i64, small_unit: &str| match small {
@@ -34,7 +34,7 @@ pub fn span(ns: i64) -> String {
     }
 }
 
-/// "92 %"; never 0 or 100 for some.
+/// "92 %". "all" for all of them, "less than 1 %" below 1 %, and at most "99 %" for a part.
 pub fn percent(part: u64, whole: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "a share for people")]
     let share = part as f64 / whole.max(1) as f64 * 100.0;
@@ -45,17 +45,17 @@ pub fn percent(part: u64, whole: u64) -> String {
     }
 }
 
-/// The most frequent first.
-pub fn ranked(tally: &Tally) -> Vec<Said> {
-    let mut said: Vec<Said> = tally
+/// The entries of a tally, the most frequent first.
+pub fn ranked(tally: &Tally) -> Vec<NameCount> {
+    let mut ranked: Vec<NameCount> = tally
         .iter()
-        .map(|(text, connections)| Said { text: text.clone(), connections: *connections })
+        .map(|(text, connections)| NameCount { text: text.clone(), connections: *connections })
         .collect();
-    said.sort_by_key(|it| std::cmp::Reverse(it.connections));
-    said
+    ranked.sort_by_key(|it| std::cmp::Reverse(it.connections));
+    ranked
 }
 
-/// "a, b and 3 others".
+/// "a, b and 3 others": at most `most` names.
 pub fn names<'a>(names: impl IntoIterator<Item = &'a str>, most: usize) -> String {
     let all: Vec<&str> = names.into_iter().collect();
     match all.as_slice() {
@@ -70,21 +70,27 @@ pub fn names<'a>(names: impl IntoIterator<Item = &'a str>, most: usize) -> Strin
     }
 }
 
-/// [`names`] of what was said.
-pub fn who(said: &[Said], most: usize) -> String {
-    names(said.iter().map(|it| it.text.as_str()), most)
+/// [`names`] of counted names.
+pub fn joined(counted: &[NameCount], most: usize) -> String {
+    names(counted.iter().map(|it| it.text.as_str()), most)
 }
 
-/// [`who`], and of how many it is known if not of all.
-pub fn who_of(said: &[Said], connections: u64, most: usize) -> String {
-    let known: u64 = said.iter().map(|it| it.connections).sum();
+/// [`joined`], with the number of connections whose name is known if some names are unknown.
+pub fn joined_of(counted: &[NameCount], connections: u64, most: usize) -> String {
+    let known: u64 = counted.iter().map(|it| it.connections).sum();
     match known < connections {
-        true => format!("{} (known of {known})", who(said, most)),
-        false => who(said, most),
+        true => format!("{} (known for {known})", joined(counted, most)),
+        false => joined(counted, most),
     }
 }
 
-/// Whether a text can stand in a query: an id of ours, or of a newer build.
+/// The text with a capital first letter.
+pub fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+/// Whether a text has the form of a cause id and so is safe in a query. A newer build may have more ids.
 pub fn is_id(text: &Text) -> bool {
     let text = text.as_str();
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
@@ -95,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_have_the_unit_that_reads_best() {
+    fn a_duration_is_formatted_with_a_unit_of_its_size() {
         for (value, text) in
             [(0.02, "20 ms"), (4.0, "4 s"), (4.25, "4.2 s"), (973.2, "973 s"), (99.96, "100 s")]
         {
@@ -114,14 +120,14 @@ mod tests {
     }
 
     #[test]
-    fn some_are_neither_none_nor_all() {
+    fn a_part_is_never_shown_as_0_percent_or_as_all() {
         assert_eq!(percent(1, 1000), "less than 1 %");
         assert_eq!(percent(999, 1000), "99 %");
         assert_eq!(percent(5, 5), "all");
     }
 
     #[test]
-    fn many_names_are_counted() {
+    fn names_beyond_the_limit_are_counted() {
         assert_eq!(names(["a"], 2), "a");
         assert_eq!(names(["a", "b"], 2), "a and b");
         assert_eq!(names(["a", "b", "c", "d"], 2), "a, b and 2 others");

@@ -1,14 +1,14 @@
-//! The report in one sentence, and in one paragraph.
+//! The report's headline, and its summary in one paragraph.
 
 use super::{
+    format::{capital, is_id, joined, joined_of, names, percent, plural, seconds, span},
     model::{CausePart, Extent, Report},
-    say::{is_id, names, percent, plural, seconds, span, who, who_of},
 };
 
-/// What the cause is, in words; its id where this build has none for it.
-pub fn because(part: &CausePart) -> String {
-    if part.family.as_str() == "unknown" {
-        return "no cause could be told".into();
+/// What the cause means; its id where this build has no title for it.
+pub fn cause_title(part: &CausePart) -> String {
+    if is_unknown(part) {
+        return "no cause was found".into();
     }
     match part.title {
         "" if is_id(&part.cause) => {
@@ -19,21 +19,25 @@ pub fn because(part: &CausePart) -> String {
     }
 }
 
+fn is_unknown(part: &CausePart) -> bool {
+    part.family.as_str() == "unknown"
+}
+
 /// From the first to the last broken connection.
 fn extent(report: &Report) -> Option<Extent> {
     let first = report.causes.iter().map(|part| part.first).min()?;
     Some(Extent { first, last: report.causes.iter().map(|part| part.last).max()? })
 }
 
-/// " by A or B" where `--cause` left only these; others may have broken by another.
+/// " because of A or B", where `--cause` selected only these. Other causes may have broken connections.
 fn by_selected(report: &Report) -> String {
     match report.only.as_slice() {
         [] => String::new(),
-        only => format!(" by {}", only.join(" or ")),
+        only => format!(" because of {}", only.join(" or ")),
     }
 }
 
-/// One sentence.
+/// One sentence without a full stop.
 pub fn headline(report: &Report) -> String {
     let Some(first) = report.causes.first() else {
         return format!("No connection broke{}", by_selected(report));
@@ -41,39 +45,40 @@ pub fn headline(report: &Report) -> String {
     let total = report.connections;
     let took = extent(report).map(Extent::long);
     let within = match took.filter(|took| total > 1 && *took >= 1_000_000_000) {
-        Some(took) => format!(" within {}", span(took)),
+        Some(took) => format!(" in {}", span(took)),
         None => String::new(),
     };
     let subject = plural(total, "connection");
-    let why = match (because(first), first.family.as_str()) {
-        (why, "unknown") => format!(": {why}"),
-        // A title may have a "because" of its own.
-        (why, _) if why.contains(" because ") => format!(": {why}"),
-        (why, _) => format!(" because {why}"),
+    let count = match report.causes.len() {
+        1 => String::new(),
+        _ => format!("; {}", first.connections),
     };
-    match report.causes.len() {
-        1 => format!("{subject} broke{within}{why}"),
-        _ => format!("{subject} broke{within}, {} of them{why}", first.connections),
+    if is_unknown(first) {
+        return format!("{subject} broke{within}{count} without a known cause");
     }
+    let title = cause_title(first);
+    // Some titles are of the form "… because …": the reason alone reads better here.
+    let reason = title.split_once(" because ").map_or(title.as_str(), |(_, reason)| reason);
+    format!("{subject} broke{within}{count} because {reason}")
 }
 
-/// Who met it: "orders-api to 10.96.12.8:3306 (mysqld)".
-fn whose(part: &CausePart) -> String {
+/// The clients and services of a cause: "orders-api to 10.96.12.8:3306 (mysqld)".
+fn affected(part: &CausePart) -> String {
     let services: Vec<String> = part.services.iter().map(|it| it.address.to_string()).collect();
     let to = names(services.iter().map(String::as_str), 2);
     let servers = match part.servers.as_slice() {
         [] => String::new(),
-        servers => format!(" ({})", who(servers, 2)),
+        servers => format!(" ({})", joined(servers, 2)),
     };
     let from = match part.clients.as_slice() {
         [] => String::new(),
-        clients => format!("{} ", who_of(clients, part.connections, 3)),
+        clients => format!("{} ", joined_of(clients, part.connections, 3)),
     };
     format!("{from}to {to}{servers}")
 }
 
-/// "idle for 21 s to 70 s, against a limit of 20 s".
-fn silence(part: &CausePart) -> Option<String> {
+/// "idle for 21 s to 70 s, limit 20 s (IPVS ESTABLISHED)".
+fn idle_and_limits(part: &CausePart) -> Option<String> {
     let limits: Vec<String> = part
         .limits
         .iter()
@@ -83,37 +88,42 @@ fn silence(part: &CausePart) -> Option<String> {
     if limits.is_empty() {
         return None;
     }
-    let against = format!("limit {}", names(limits.iter().map(String::as_str), 3));
+    let limit = format!("limit {}", names(limits.iter().map(String::as_str), 3));
     let Some(idle) = part.idle else {
-        return Some(against);
+        return Some(limit);
     };
     let (shortest, longest) = (seconds(idle.shortest_s), seconds(idle.longest_s));
     Some(match shortest == longest {
-        true => format!("idle for {longest}, {against}"),
-        false => format!("idle for {shortest} to {longest}, {against}"),
+        true => format!("idle for {longest}, {limit}"),
+        false => format!("idle for {shortest} to {longest}, {limit}"),
     })
 }
 
-fn told(part: &CausePart, total: u64) -> String {
+/// A cause in a few sentences.
+fn cause_sentences(part: &CausePart, total: u64) -> String {
+    let title = cause_title(part);
+    let confidence = joined(&part.confidences, 3);
     let share = match part.connections {
-        1 if total == 1 => "It broke".to_owned(),
-        all if all == total => "All broke".to_owned(),
-        some => format!("{some} ({}) broke", percent(some, total)),
+        all if all == total => None,
+        some => Some(format!("{some} ({})", percent(some, total))),
     };
-    let sure = who(&part.confidences, 3);
-    let silence = silence(part).map(|silence| format!(", {silence}")).unwrap_or_default();
-    let by = match part.family.as_str() {
-        "unknown" => String::new(),
-        _ => format!(" by {} ({sure})", part.cause),
+    let cause = match (share, is_unknown(part)) {
+        (None, true) => format!("{}.", capital(&title)),
+        (Some(share), true) => format!("{} for {share}.", capital(&title)),
+        (None, false) => format!("Cause: {} ({confidence}). {}.", part.cause, capital(&title)),
+        (Some(share), false) => {
+            format!("Cause of {share}: {} ({confidence}). {}.", part.cause, capital(&title))
+        }
     };
+    let idle = idle_and_limits(part).map(|idle| format!(", {idle}")).unwrap_or_default();
     let fix = match part.fixes.first() {
         Some(fix) => format!(" Fix ({}): {}.", fix.fix.owner, fix.fix.summary),
         None => String::new(),
     };
-    format!("{share}{by}: {}; {}{silence}.{fix}", because(part), whose(part))
+    format!("{cause} Affected: {}{idle}.{fix}", affected(part))
 }
 
-/// One paragraph: so many causes in full, and the names of the others.
+/// One paragraph. The first `in_full` causes are explained in sentences, the others are counted.
 pub fn summary(report: &Report, in_full: usize) -> String {
     let mut sentences = Vec::new();
     let on = match report.hosts.as_slice() {
@@ -135,11 +145,15 @@ pub fn summary(report: &Report, in_full: usize) -> String {
             let by = by_selected(report);
             sentences.push(format!("No connection broke{by}{on}{window}."));
             if !by.is_empty() {
-                sentences.push("Whether others broke is in the report without --cause.".into());
+                sentences.push(
+                    "Run the report without --cause to see whether connections broke for other causes."
+                        .into(),
+                );
             }
         }
     }
-    sentences.extend(report.causes.iter().take(in_full).map(|part| told(part, report.connections)));
+    let causes = report.causes.iter().take(in_full);
+    sentences.extend(causes.map(|part| cause_sentences(part, report.connections)));
     let others: Vec<String> = report
         .causes
         .iter()
@@ -148,7 +162,7 @@ pub fn summary(report: &Report, in_full: usize) -> String {
         .collect();
     if !others.is_empty() {
         let list = names(others.iter().map(String::as_str), 12);
-        sentences.push(format!("The others: {list}."));
+        sentences.push(format!("Other causes: {list}."));
     }
     let benign: u64 = report.benign.iter().map(|it| it.count).sum();
     if benign > 0 {
