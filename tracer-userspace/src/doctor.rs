@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use rsttrace_core::{
-    causes::{self, cause::Cause, doc::Need},
+    causes::{self, cause::Cause, doc::RequiredSignal},
     verdict::Confidence,
 };
 use rsttrace_kernel::{
@@ -83,7 +83,7 @@ pub struct CauseReport {
     /// The best confidence that is possible here; `None` if the cause stays `unknown`.
     pub best: Option<Confidence>,
     /// Signals that are missing for the best documented confidence.
-    pub lacks: Vec<Need>,
+    pub lacks: Vec<RequiredSignal>,
     /// Modules that are not loaded, without which the cause cannot happen.
     pub modules: Vec<&'static str>,
 }
@@ -249,14 +249,14 @@ fn describe_fact(symbol: &str) -> String {
 }
 
 fn causes(signals: &[SignalReport]) -> Vec<CauseReport> {
-    let state = |need: Need| {
+    let state = |need: RequiredSignal| {
         signals.iter().find(|it| it.id == need.signal()).map_or(State::No, |it| it.state)
     };
-    let is_met = |need: Need| match (need, state(need)) {
-        (_, State::Full) | (Need::Any(_), State::Part) => true,
+    let is_met = |need: RequiredSignal| match (need, state(need)) {
+        (_, State::Full) | (RequiredSignal::Any(_), State::Part) => true,
         (_, State::Part | State::No | State::Dormant) => false,
     };
-    let is_met_or_dormant = |need: Need| is_met(need) || state(need) == State::Dormant;
+    let is_met_or_dormant = |need: RequiredSignal| is_met(need) || state(need) == State::Dormant;
     causes::ALL
         .iter()
         .filter_map(|cause| {
@@ -269,9 +269,12 @@ fn causes(signals: &[SignalReport]) -> Vec<CauseReport> {
                 Some(_) => State::Part,
                 None => State::No,
             };
-            let strongest = doc.signs.iter().filter(|sign| sign.confidence == documented);
-            let lacks: Vec<Need> = strongest
-                .map(|sign| sign.needs.iter().copied().filter(|need| !is_met(*need)).collect())
+            let strongest =
+                doc.detections.iter().filter(|detection| detection.confidence == documented);
+            let lacks: Vec<RequiredSignal> = strongest
+                .map(|detection| {
+                    detection.needs.iter().copied().filter(|need| !is_met(*need)).collect()
+                })
                 .min_by_key(Vec::len)
                 .unwrap_or_default();
             let dormant = signals.iter().filter(|it| it.state == State::Dormant);
@@ -412,7 +415,7 @@ mod tests {
         let diagnosis = Diagnosis::new(found(&ways, &[]), Vec::new());
         let it = cause(&diagnosis, "ipvs_idle_expired");
         assert_eq!((it.state, it.best), (State::Part, Some(Confidence::Inferred)));
-        assert_eq!(it.lacks, [Need::Any("ipvs_end")]);
+        assert_eq!(it.lacks, [RequiredSignal::Any("ipvs_end")]);
     }
 
     #[test]
@@ -434,7 +437,7 @@ mod tests {
         for id in ["peer_aborted", "peer_state_lost"] {
             let it = cause(&diagnosis, id);
             assert_eq!((it.state, it.best), (State::No, None), "{id}");
-            assert_eq!(it.lacks, [Need::Full("reset_received")], "{id}");
+            assert_eq!(it.lacks, [RequiredSignal::Full("reset_received")], "{id}");
         }
         assert!(diagnosis.advice[0].contains("CONFIG_KPROBES=y"));
     }

@@ -70,10 +70,10 @@ fn every_signal_that_a_verdict_needs_is_documented() -> Result<()> {
             // A connection without any records has no incident, for any cause.
             lowered.retain(|it| found.iter().any(|found| same_connection(it, found)));
             for incident in lowered {
-                let signs = incident.cause.doc.signs.iter();
+                let signs = incident.cause.doc.detections.iter();
                 let mut needs = signs
-                    .filter(|sign| Some(sign.confidence) == incident.confidence)
-                    .flat_map(|sign| sign.needs);
+                    .filter(|detection| Some(detection.confidence) == incident.confidence)
+                    .flat_map(|detection| detection.needs);
                 if incident.confidence.is_some() && !needs.any(|need| need.signal() == signal) {
                     undocumented.insert(format!("{} without {signal}", verdict(incident)));
                 }

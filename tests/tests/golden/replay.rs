@@ -37,9 +37,12 @@ fn every_verdict_and_fix_of_the_captures_is_a_documented_one() -> Result<()> {
         for incident in captures::judge(captures::events(&capture)?) {
             let (cause, doc) = (incident.cause, &incident.cause.doc);
             let is_documented = |id: &str| doc.fixes.iter().any(|remedy| remedy.id == id);
-            let known = doc.signs.iter().any(|sign| Some(sign.confidence) == incident.confidence);
+            let known = doc
+                .detections
+                .iter()
+                .any(|detection| Some(detection.confidence) == incident.confidence);
             ensure!(
-                known || doc.signs.is_empty() && incident.confidence.is_none(),
+                known || doc.detections.is_empty() && incident.confidence.is_none(),
                 "{name}: explain does not document that {cause:?} can be {:?}",
                 incident.confidence
             );

@@ -1,7 +1,7 @@
 //! The settings of a widely used article ("Resolving DB Connection Error (ECONNRESET) Issues", somaz.blog),
 //! verbatim, each with its effect on a host.
 
-use rsttrace_core::causes::scene::Scene;
+use rsttrace_core::causes::fix_context::FixContext;
 use rsttrace_model::settings::{Scope, Setting};
 
 /// The rating of a line.
@@ -169,13 +169,13 @@ pub const LINES: &[Line] = &[
 ];
 
 /// What a line would change on this host: "900 -> 7200". Empty when the host's namespace was not read.
-pub fn effects(line: &Line, scene: &Scene<'_>) -> Vec<String> {
+pub fn effects(line: &Line, context: &FixContext<'_>) -> Vec<String> {
     let places =
-        scene.places(|netns| Some(netns.place.netns) == scene.host().map(|h| h.place.netns));
+        context.places(|netns| Some(netns.place.netns) == context.host().map(|h| h.place.netns));
     let Some(netns) = places.first() else {
         return Vec::new();
     };
-    let effect = |(key, to): &(&'static str, u64)| match scene.value(netns, key) {
+    let effect = |(key, to): &(&'static str, u64)| match context.value(netns, key) {
         None => format!("{key}: not present {}", netns.place.describe()),
         Some(now) if now == *to => format!("{key}: already set to {now}"),
         Some(now) => {

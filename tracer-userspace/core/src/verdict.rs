@@ -1,8 +1,8 @@
-//! What a cause says of a case.
+//! The verdict of a cause on a case.
 
 use rsttrace_model::flow::Nanos;
 
-/// How sure a verdict is; a surer one is greater.
+/// Confidence in a verdict, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Confidence {
     /// Arithmetic on idle time and limits only.
@@ -26,11 +26,11 @@ impl Confidence {
 /// One piece of evidence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
-    /// A closed set of words, for machines.
+    /// Machine-readable kind, from a closed set.
     pub kind: &'static str,
     /// When it happened.
     pub ts: Nanos,
-    /// One line for people.
+    /// One human-readable line.
     pub summary: String,
 }
 
@@ -56,7 +56,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// The contract's word for it.
+    /// Its id in events and on the command line.
     pub fn id(self) -> &'static str {
         match self {
             Self::TimeoutMismatch => "timeout_mismatch",
@@ -71,17 +71,20 @@ impl Family {
         }
     }
 
-    /// What its causes have in common.
+    /// What the causes of the family have in common.
     pub fn title(self) -> &'static str {
         match self {
-            Self::TimeoutMismatch => "a timer on the way is shorter than the connection's silence",
+            Self::TimeoutMismatch => {
+                "an idle timeout on the path is shorter than the connection's \
+                                      idle time"
+            }
             Self::Capacity => "a table or a queue was full",
-            Self::Keepalive => "nobody answered until a timer gave up",
-            Self::StateLost => "an entry or a socket was gone, and not by idleness",
-            Self::Policy => "somebody wanted it to end",
-            Self::Application => "what an application on this host did",
-            Self::Remote => "it was made elsewhere",
-            Self::Benign => "no connection broke; told with --all only",
+            Self::Keepalive => "the peer did not answer before retries or a timeout ran out",
+            Self::StateLost => "an entry or a socket was lost, but not to an idle timeout",
+            Self::Policy => "ended by an administrator or policy",
+            Self::Application => "caused by an application on this host",
+            Self::Remote => "caused by a remote host",
+            Self::Benign => "no connection broke; shown only with --all",
             Self::Unknown => "no verdict",
         }
     }
@@ -105,11 +108,11 @@ impl Family {
 pub struct Verdict {
     /// `None` for `unknown` only.
     pub confidence: Option<Confidence>,
-    /// Why, in a clause: "its IPVS entry had expired (limit 900 s)".
+    /// Why, as a clause: "its IPVS entry had expired (limit 900 s)".
     pub why: String,
-    /// What convinced it, most convincing first.
+    /// The evidence for it, strongest first.
     pub findings: Vec<Finding>,
-    /// The cheapest test that would settle it. Required below `observed` where it can be had.
+    /// The cheapest test that would confirm it. Required below `observed` where such a test exists.
     pub prove: Option<String>,
 }
 
@@ -129,5 +132,5 @@ impl Verdict {
     }
 }
 
-/// Something people try that does not help here: what, and why not.
+/// Something people try that does not help here, and why not.
 pub type NotFix = (String, String);

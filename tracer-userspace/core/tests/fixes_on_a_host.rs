@@ -3,7 +3,7 @@
 use rsttrace_core::{
     causes::{
         by_id,
-        scene::{Broken, Scene},
+        fix_context::{FailedConnection, FixContext},
     },
     fix::{Change, Fix, FixOwner},
     testing::address,
@@ -86,8 +86,8 @@ fn view(mut others: Vec<Netns>) -> HostState {
 }
 
 /// The node's fixes with something to set.
-fn node_fixes(cause: &str, scene: &Scene<'_>) -> Vec<Fix> {
-    let fixes = by_id(cause).expect("a cause").fixes_on(scene);
+fn node_fixes(cause: &str, context: &FixContext<'_>) -> Vec<Fix> {
+    let fixes = by_id(cause).expect("a cause").fixes_on(context);
     let sets = |fix: &Fix| fix.changes.iter().any(|change| change.setting().is_some());
     fixes.into_iter().filter(|fix| fix.owner == FixOwner::Node && sets(fix)).collect()
 }
@@ -104,10 +104,11 @@ fn changes(fix: &Fix) -> Vec<(u32, &'static str, u64)> {
 #[test]
 fn the_ipvs_timeout_is_raised_where_the_service_of_the_broken_connection_is() {
     let view = view(vec![balancer(2, "10.0.0.2:80"), balancer(3, "10.0.0.3:80")]);
-    let scene = Scene { idle_s: Some(3600.0), ..Scene::of(&view) };
-    assert_eq!(node_fixes("ipvs_idle_expired", &scene).len(), 2, "nothing tells which");
-    let broken = Broken { service: Some(address("10.0.0.3:80")), ..Broken::default() };
-    let fixes = node_fixes("ipvs_idle_expired", &Scene { broken, ..scene });
+    let context = FixContext { idle_s: Some(3600.0), ..FixContext::of(&view) };
+    assert_eq!(node_fixes("ipvs_idle_expired", &context).len(), 2, "nothing tells which");
+    let failed =
+        FailedConnection { service: Some(address("10.0.0.3:80")), ..FailedConnection::default() };
+    let fixes = node_fixes("ipvs_idle_expired", &FixContext { failed, ..context });
     assert_eq!(fixes.iter().flat_map(changes).collect::<Vec<_>>(), [(3, "ipvs.tcp", 4140)]);
 }
 
@@ -116,8 +117,8 @@ fn a_timeout_that_suffices_is_not_raised_again() {
     let mut balancer = balancer(2, "10.0.0.2:80");
     set(&mut balancer.values, "ipvs.tcp", 4140);
     let view = view(vec![balancer]);
-    let scene = Scene { idle_s: Some(3600.0), ..Scene::of(&view) };
-    let fixes = node_fixes("ipvs_idle_expired", &scene);
+    let context = FixContext { idle_s: Some(3600.0), ..FixContext::of(&view) };
+    let fixes = node_fixes("ipvs_idle_expired", &context);
     assert_eq!(changes(&fixes[0]), [(2, "ipvs.tcp", 4140)]);
 }
 
@@ -125,8 +126,8 @@ fn a_timeout_that_suffices_is_not_raised_again() {
 fn the_timeout_after_a_fin_is_offered_only_where_it_counts() {
     let view = view(vec![balancer(2, "10.0.0.2:80")]);
     let in_state = |state| {
-        let broken = Broken { ipvs_state: state, ..Broken::default() };
-        node_fixes("ipvs_halfclose_expired", &Scene { broken, ..Scene::of(&view) })
+        let failed = FailedConnection { ipvs_state: state, ..FailedConnection::default() };
+        node_fixes("ipvs_halfclose_expired", &FixContext { failed, ..FixContext::of(&view) })
     };
     assert_eq!(in_state(None), []);
     assert_eq!(in_state(rsttrace_model::ipvs::state_by_name("CLOSE_WAIT")), []);
@@ -137,8 +138,11 @@ fn the_timeout_after_a_fin_is_offered_only_where_it_counts() {
 #[test]
 fn nat_is_changed_where_the_client_or_the_server_is_a_neighbour() {
     let view = view(vec![translator(2, "10.11.1.1:0"), translator(3, "10.12.1.1:0")]);
-    let broken = Broken { client: Some(address("10.12.1.2:0").ip()), ..Broken::default() };
-    let fixes = node_fixes("conntrack_invalid", &Scene { broken, ..Scene::of(&view) });
+    let failed = FailedConnection {
+        client: Some(address("10.12.1.2:0").ip()),
+        ..FailedConnection::default()
+    };
+    let fixes = node_fixes("conntrack_invalid", &FixContext { failed, ..FixContext::of(&view) });
     let key = "net.netfilter.nf_conntrack_tcp_be_liberal";
     assert_eq!(fixes.iter().flat_map(changes).collect::<Vec<_>>(), [(3, key, 1)]);
 }
@@ -148,8 +152,8 @@ fn every_conntrack_limit_below_the_silence_is_raised_the_hidden_ones_too() {
     let mut nat = translator(2, "10.11.1.1:0");
     set(&mut nat.values, "net.netfilter.nf_conntrack_tcp_timeout_established", 86_400);
     let view = view(vec![nat]);
-    let scene = Scene { idle_s: Some(600.0), ..Scene::of(&view) };
-    let fixes = node_fixes("conntrack_idle_expired", &scene);
+    let context = FixContext { idle_s: Some(600.0), ..FixContext::of(&view) };
+    let fixes = node_fixes("conntrack_idle_expired", &context);
     let wanted = [
         (2, "net.netfilter.nf_conntrack_tcp_timeout_unacknowledged", 720),
         (2, "net.netfilter.nf_conntrack_tcp_timeout_max_retrans", 720),
@@ -162,7 +166,8 @@ fn a_full_table_is_given_twice_its_peak_on_the_host_whichever_namespace_filled_i
     let mut full = netns(2);
     set(&mut full.values, "net.netfilter.nf_conntrack_count", 65_536);
     let view = view(vec![full]);
-    let fixes = node_fixes("conntrack_table_full", &Scene { netns: Some(2), ..Scene::of(&view) });
+    let fixes =
+        node_fixes("conntrack_table_full", &FixContext { netns: Some(2), ..FixContext::of(&view) });
     let wanted = [
         (HOST, "net.netfilter.nf_conntrack_max", 131_072),
         (HOST, "net.netfilter.nf_conntrack_buckets", 131_072),
@@ -174,8 +179,10 @@ fn a_full_table_is_given_twice_its_peak_on_the_host_whichever_namespace_filled_i
 fn keepalive_sysctls_are_for_sockets_that_have_keepalive_on() {
     let view = view(vec![balancer(2, "10.0.0.2:80"), netns(3)]);
     let with = |keepalive| {
-        let broken = Broken { application: Some(3), keepalive, ..Broken::default() };
-        let fixes = node_fixes("ipvs_idle_expired", &Scene { broken, ..Scene::of(&view) });
+        let failed =
+            FailedConnection { application: Some(3), keepalive, ..FailedConnection::default() };
+        let fixes =
+            node_fixes("ipvs_idle_expired", &FixContext { failed, ..FixContext::of(&view) });
         fixes.iter().flat_map(changes).filter(|(inum, ..)| *inum == 3).count()
     };
     assert_eq!((with(Some(true)), with(Some(false)), with(None)), (3, 0, 0));
@@ -185,7 +192,7 @@ fn keepalive_sysctls_are_for_sockets_that_have_keepalive_on() {
 fn whatever_the_cause_a_host_as_it_comes_is_told_the_documented_fixes() {
     let view = view(Vec::new());
     for cause in rsttrace_core::causes::ALL {
-        let fixes = cause.fixes_on(&Scene::of(&view));
+        let fixes = cause.fixes_on(&FixContext::of(&view));
         for remedy in cause.doc.fixes {
             assert!(fixes.iter().any(|fix| fix.id == remedy.id), "{cause:?}: {}", remedy.id);
         }

@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn every_signal_a_cause_needs_is_one_of_these() {
         for cause in rsttrace_core::causes::ALL {
-            for need in cause.doc.signs.iter().flat_map(|sign| sign.needs) {
+            for need in cause.doc.detections.iter().flat_map(|detection| detection.needs) {
                 let looked_up = crate::host_access::ALL.iter().map(|it| it.id);
                 let mut known = ALL.iter().map(|it| it.id).chain(looked_up);
                 assert!(known.any(|id| id == need.signal()), "{cause:?}: {need:?}");

@@ -1,6 +1,6 @@
 //! The output of `doctor`, as text and as JSON.
 
-use rsttrace_core::causes::doc::Need;
+use rsttrace_core::causes::doc::RequiredSignal;
 use rsttrace_kernel::{attach::Kprobes, signal};
 use rsttrace_schema::json::object;
 use serde_json::{Value, json};
@@ -153,7 +153,7 @@ fn list(page: &mut Page, state: State, ids: &[&str]) {
 }
 
 /// "reset_received partial", "conntrack_end unavailable"
-fn missing(need: &Need, signals: &[SignalReport]) -> String {
+fn missing(need: &RequiredSignal, signals: &[SignalReport]) -> String {
     let is_partial = signals.iter().any(|it| it.id == need.signal() && it.state == State::Part);
     let how = if is_partial { "partial" } else { "unavailable" };
     format!("{} {how}", need.signal())
@@ -181,10 +181,10 @@ fn causes(page: &mut Page, diagnosis: &Diagnosis) {
 
 /// The diagnosis as one JSON object.
 pub fn json(diagnosis: &Diagnosis) -> Value {
-    let needs = |needs: &[Need]| -> Vec<Value> {
+    let needs = |needs: &[RequiredSignal]| -> Vec<Value> {
         needs
             .iter()
-            .map(|need| json!({"id": need.signal(), "in_full": matches!(need, Need::Full(_))}))
+            .map(|need| json!({"id": need.signal(), "in_full": matches!(need, RequiredSignal::Full(_))}))
             .collect()
     };
     object([

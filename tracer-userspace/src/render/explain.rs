@@ -1,7 +1,7 @@
 //! The documentation of causes, for `rsttrace explain` and `--help`.
 
 use rsttrace_core::{
-    causes::{self, cause::Cause, doc::Need},
+    causes::{self, cause::Cause, doc::RequiredSignal},
     verdict::Family,
 };
 use serde_json::{Value, json};
@@ -53,10 +53,10 @@ pub fn text(cause: &Cause, color: bool, width: usize) -> String {
     page.paragraph(&[(Style::Plain, "  ")], "  ", &[(Style::Plain, cause.title)]);
     page.blank();
     page.labelled("WHAT", Style::Bold, doc.about);
-    for sign in doc.signs {
-        let needs: Vec<_> = sign.needs.iter().map(Need::to_string).collect();
-        let text = format!("{} (signals: {})", sign.evidence, needs.join(", "));
-        page.labelled(&sign.confidence.id().to_uppercase(), Style::Bold, &text);
+    for detection in doc.detections {
+        let needs: Vec<_> = detection.needs.iter().map(RequiredSignal::to_string).collect();
+        let text = format!("{} (signals: {})", detection.evidence, needs.join(", "));
+        page.labelled(&detection.confidence.id().to_uppercase(), Style::Bold, &text);
     }
     for (what, how_to_tell) in doc.mistaken_for {
         page.labelled("NOT THIS", Style::Yellow, &format!("{what}: {how_to_tell}"));
@@ -76,16 +76,16 @@ pub fn text(cause: &Cause, color: bool, width: usize) -> String {
 /// The documentation of one cause as a JSON object.
 pub fn json(cause: &Cause) -> Value {
     let doc = &cause.doc;
-    let need = |need: &Need| json!({"id": need.signal(), "in_full": matches!(need, Need::Full(_))});
+    let need = |need: &RequiredSignal| json!({"id": need.signal(), "in_full": matches!(need, RequiredSignal::Full(_))});
     json!({
         "cause": cause.id,
         "family": cause.family.id(),
         "title": cause.title,
         "about": doc.about,
-        "recognised": doc.signs.iter().map(|sign| json!({
-            "confidence": sign.confidence.id(),
-            "evidence": sign.evidence,
-            "signals": sign.needs.iter().map(need).collect::<Vec<_>>(),
+        "recognised": doc.detections.iter().map(|detection| json!({
+            "confidence": detection.confidence.id(),
+            "evidence": detection.evidence,
+            "signals": detection.needs.iter().map(need).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
         "mistaken_for": doc.mistaken_for.iter().map(|(what, how_to_tell)| {
             json!({"what": what, "how_to_tell": how_to_tell})

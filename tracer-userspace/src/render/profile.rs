@@ -1,7 +1,7 @@
 //! Renders widely used advice line by line, for `rsttrace fix --profile`.
 
 use rsttrace_apply::article::{LINES, Rating, effects};
-use rsttrace_core::causes::scene::Scene;
+use rsttrace_core::causes::fix_context::FixContext;
 use serde_json::{Value, json};
 
 use super::page::{Page, Style};
@@ -23,7 +23,7 @@ fn style(rating: Rating) -> Style {
 }
 
 /// Renders the page.
-pub fn text(scene: &Scene<'_>, color: bool, width: usize) -> String {
+pub fn text(context: &FixContext<'_>, color: bool, width: usize) -> String {
     let mut page = Page::new(color, width);
     let title =
         "Resolving DB Connection Error (ECONNRESET) Issues: its settings, and what they do here";
@@ -31,7 +31,7 @@ pub fn text(scene: &Scene<'_>, color: bool, width: usize) -> String {
     for line in LINES {
         page.blank();
         page.verbatim("  ", line.text);
-        for effect in effects(line, scene) {
+        for effect in effects(line, context) {
             page.labelled("  here", Style::Dim, &effect);
         }
         page.labelled(line.rating.label(), style(line.rating), line.because);
@@ -43,12 +43,12 @@ pub fn text(scene: &Scene<'_>, color: bool, width: usize) -> String {
 }
 
 /// The same as [`text`], as one JSON object.
-pub fn json(scene: &Scene<'_>) -> Value {
+pub fn json(context: &FixContext<'_>) -> Value {
     let lines: Vec<Value> = (LINES.iter())
         .map(|line| {
             json!({
                 "text": line.text,
-                "here": effects(line, scene),
+                "here": effects(line, context),
                 "verdict": line.rating.id(),
                 "because": line.because,
                 "instead": line.instead,
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn every_line_of_the_article_is_printed_and_no_line_is_wider_than_the_page() {
         let view = HostState::default();
-        let text = text(&Scene::of(&view), false, 80);
+        let text = text(&FixContext::of(&view), false, 80);
         assert!(LINES.iter().all(|line| text.contains(line.text)), "{text}");
         assert_eq!(text.lines().find(|line| line.chars().count() > 80), None);
     }

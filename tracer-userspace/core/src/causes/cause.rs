@@ -1,6 +1,6 @@
 //! What a cause is.
 
-use super::{doc::Doc, scene::Scene};
+use super::{doc::Doc, fix_context::FixContext};
 use crate::{
     evidence::Evidence,
     fix::Fix,
@@ -17,15 +17,15 @@ pub struct Cause {
     pub doc: Doc,
     /// Decides whether the evidence shows this cause.
     pub judge: fn(&Evidence<'_>) -> Option<Verdict>,
-    /// Why it is *not* this cause, when that can be said honestly. Called only after `judge` of
-    /// another cause won.
+    /// Why it is *not* this cause; `None` where the evidence does not show that. Called only after
+    /// `judge` of another cause returned a verdict.
     pub rule_out: fn(&Evidence<'_>) -> Option<String>,
     /// What to change, best first.
     pub fixes: fn(&Evidence<'_>) -> Vec<Fix>,
     pub not_fixes: fn(&Evidence<'_>) -> Vec<NotFix>,
-    /// What to change on a host as it is, best first; `None` when there is nothing to compute and the
-    /// documented remedies are all that can be said.
-    pub on_host: Option<fn(&Scene<'_>) -> Vec<Fix>>,
+    /// Fixes computed from the host's current state, best first; `None` when there is nothing to compute
+    /// and only the documented remedies apply.
+    pub on_host: Option<fn(&FixContext<'_>) -> Vec<Fix>>,
     /// The highest confidence that a verdict may have (the contract's ceilings).
     pub ceiling: Confidence,
     /// A dropped packet is reported at once, as this: its sender may learn of it minutes later, and on
@@ -68,7 +68,7 @@ impl Cause {
         id: "",
         family: Family::Unknown,
         title: "",
-        doc: Doc { about: "", signs: &[], mistaken_for: &[], fixes: &[], not_fixes: &[] },
+        doc: Doc { about: "", detections: &[], mistaken_for: &[], fixes: &[], not_fixes: &[] },
         judge: |_| None,
         rule_out: |_| None,
         fixes: |_| Vec::new(),
@@ -80,17 +80,17 @@ impl Cause {
         unseen_origin: None,
     };
 
-    /// The verdict on a case, never surer than [`Self::ceiling`].
+    /// The verdict on a case, with a confidence of at most [`Self::ceiling`].
     pub fn verdict(&self, evidence: &Evidence<'_>) -> Option<Verdict> {
         let verdict = (self.judge)(evidence)?;
         let confidence = verdict.confidence.map(|confidence| confidence.min(self.ceiling));
         Some(Verdict { confidence, ..verdict })
     }
 
-    /// The fixes for a host as it is, best first.
-    pub fn fixes_on(&self, scene: &Scene<'_>) -> Vec<Fix> {
-        let mut fixes = self.on_host.map(|on_host| on_host(scene)).unwrap_or_default();
-        // What could not be computed here is described in general terms.
+    /// The fixes for the host's current state, best first.
+    pub fn fixes_on(&self, context: &FixContext<'_>) -> Vec<Fix> {
+        let mut fixes = self.on_host.map(|on_host| on_host(context)).unwrap_or_default();
+        // A remedy without computed values is listed in general terms.
         for remedy in self.doc.fixes {
             if !fixes.iter().any(|fix| fix.id == remedy.id) {
                 fixes.push(remedy.fix());

@@ -1,10 +1,10 @@
-//! A connect to a port nobody listens on.
+//! A connect to a port without a listener.
 
 use rsttrace_model::{errno::ECONNREFUSED, tcp_flag, tcp_state};
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
 };
 use crate::{
     evidence::Evidence,
@@ -14,25 +14,26 @@ use crate::{
 pub const CAUSE: Cause = Cause {
     id: "connection_refused",
     family: Family::Benign,
-    title: "a connect to a port nobody listens on",
+    title: "a connect to a port without a listener",
     doc: Doc {
-        about: "A SYN came to a port on which nobody listens, and the stack answered with RST|ACK; \
-                the connect fails with ECONNREFUSED. An ICMP port unreachable does the same. No \
-                connection existed, so none broke.",
-        signs: &[
-            Sign::observed(
-                "the stack of this host reset a SYN for which it has no socket",
-                &[Need::Full("reset_sent")],
+        about: "A SYN arrived at a port without a listener, and the TCP stack answered with \
+                RST|ACK. The connect fails with ECONNREFUSED. An ICMP port unreachable has the \
+                same effect. No connection existed, so none broke.",
+        detections: &[
+            Detection::observed(
+                "this host's TCP stack reset a SYN for which it has no socket",
+                &[RequiredSignal::Full("reset_sent")],
             ),
-            Sign::inferred(
-                "a connecting socket of this host received a reset or ECONNREFUSED, and nobody here was seen \
-                 to answer: a rule or a balancer on the way refuses in the same way",
-                &[Need::Any("reset_received")],
+            Detection::inferred(
+                "a connecting socket of this host received a reset or ECONNREFUSED, and no answer \
+                 from this host was seen; a rule or a load balancer on the path refuses in the \
+                 same way",
+                &[RequiredSignal::Any("reset_received")],
             ),
         ],
         mistaken_for: &[
-            ("firewall_reject", "a rule can refuse in the same way"),
-            ("a reset in mid-stream", "it never answers a SYN"),
+            ("firewall_reject", "a rule can refuse a connect in the same way"),
+            ("a reset in mid-stream", "a mid-stream reset never answers a SYN"),
         ],
         fixes: &[],
         not_fixes: &[],
@@ -49,20 +50,19 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if let Some(at) = refused {
         let port = at.value.trigger.map_or(0, |trigger| trigger.flow.dst.port());
         return Some(
-            Verdict::new(Confidence::Observed, format!("nobody listens on port {port}")).finding(
-                Finding {
+            Verdict::new(Confidence::Observed, format!("no process listens on port {port}"))
+                .finding(Finding {
                     kind: "no_listener",
                     ts: at.ts,
                     summary: format!("a SYN to port {port} found no listener"),
-                },
-            ),
+                }),
         );
     }
-    // A firewall's module that has just come may have come with the rule that answered.
+    // A firewall module loaded just before may have brought the rule that answered.
     if evidence.sent().is_some() || !evidence.sees_every_rule() {
         return None;
     }
-    // The peer is elsewhere; a reset to a SYN, or an ICMP error in its place, is all there is.
+    // The peer is on another host: the only evidence is a reset of the SYN, or an ICMP error instead.
     let by_reset = evidence.received().filter(|at| at.value.socket.state == tcp_state::SYN_SENT);
     let ts = match (by_reset, evidence.error()) {
         (Some(at), _) => at.ts,
@@ -76,6 +76,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
                 ts,
                 summary: "the connect was answered with a refusal".into(),
             })
-            .prove("does anything listen on the peer's port? if so, a rule or a balancer on the way refused"),
+            .prove(
+                "check whether a process listens on the peer's port; if one does, a rule or a load \
+                 balancer on the path refused the connect",
+            ),
     )
 }

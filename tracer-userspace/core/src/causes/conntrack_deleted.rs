@@ -4,7 +4,7 @@ use rsttrace_model::units::human_s;
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
     remedy,
 };
 use crate::{
@@ -20,25 +20,32 @@ pub const CAUSE: Cause = Cause {
     title: "user space deleted the conntrack entry",
     doc: Doc {
         about: "A program deleted the conntrack entry of a connection behind NAT (conntrack -D or \
-                -F, kube-proxy, a CNI agent), and the translation went with it. If the server speaks \
-                first, its packet leaves untranslated and the client's host resets it. If the client \
-                speaks first, the flow is picked up again (tcp_loose=1) and translated anew, perhaps to \
-                another server or from another port, whose owner resets it.",
-        signs: &[
-            Sign::observed(
+                -F, kube-proxy, a CNI agent), and the translation was lost with the entry. If the \
+                server sends first, its packet leaves untranslated and the client's host resets \
+                it. If the client sends first, conntrack picks the flow up again (tcp_loose=1) and \
+                translates it anew, perhaps to another server or from another port. The server \
+                that receives the packet then does not know the connection and resets it.",
+        detections: &[
+            Detection::observed(
                 "nf_ct_delete ran for a netlink port, in the context of the deleting process, and \
-                 a stack without state reset the next packet",
-                &[Need::Any("conntrack_end"), Need::Full("reset_sent")],
+                 a TCP stack without this connection reset the next packet",
+                &[RequiredSignal::Any("conntrack_end"), RequiredSignal::Full("reset_sent")],
             ),
-            Sign::correlated(
+            Detection::correlated(
                 "the deletion was seen, the sender of the reset was not",
-                &[Need::Any("conntrack_end"), Need::Any("reset_received")],
+                &[RequiredSignal::Any("conntrack_end"), RequiredSignal::Any("reset_received")],
             ),
         ],
         mistaken_for: &[
-            ("conntrack_idle_expired", "no netlink port, and the deadline had passed"),
-            ("conntrack -L", "it reaps entries whose deadline had passed already: those expired"),
-            ("an entry without NAT", "nothing breaks: the next packet makes a new one"),
+            (
+                "conntrack_idle_expired",
+                "there is no netlink port, and the entry's deadline had passed",
+            ),
+            (
+                "conntrack -L",
+                "it removes only entries whose deadline had already passed; those count as expired",
+            ),
+            ("an entry without NAT", "nothing breaks; the next packet creates a new entry"),
         ],
         fixes: &[STOP_DELETING],
         not_fixes: NOT_FIXES,
@@ -55,8 +62,8 @@ const STOP_DELETING: Remedy = Remedy {
     owner: FixOwner::Node,
     risk: Risk::Low,
     summary: "stop the tool from deleting entries of live TCP connections",
-    reason: "NAT forgets the translation with the entry; only UDP needs such flushes",
-    how: "limit the deletion to udp (conntrack -D -p udp …), or drain connections first",
+    reason: "NAT loses the translation together with the entry; only UDP needs such deletions",
+    how: "limit the deletion to UDP (conntrack -D -p udp …), or drain the connections first",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[(
@@ -69,7 +76,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         return None;
     }
     let (loss, end) = evidence.conntrack()?;
-    // A look-up of ours that met an expired entry has removed it, too.
+    // A lookup by rsttrace itself also removes an expired entry that it finds.
     let own = end.task.pid == evidence.session.pid && end.task.pid != 0;
     if end.portid == 0 || own {
         return None;
@@ -83,7 +90,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
                 kind: "conntrack_deleted",
                 ts: loss.ts,
                 summary: format!(
-                    "{who} deleted the entry {} (reply {}) {}, {} before",
+                    "{who} deleted the conntrack entry {} (reply {}) {}, {} earlier",
                     end.original,
                     end.reply,
                     evidence.place(loss.netns).describe(),
@@ -103,5 +110,5 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

@@ -5,9 +5,9 @@ use rsttrace_model::{conntrack::state_name, flow::Nanos, units::human_s};
 use super::{
     cause::Cause,
     conntrack_table_full::{FIND_WHO, RAISE_MAX, more_room, room_on},
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
+    fix_context::FixContext,
     remedy,
-    scene::Scene,
 };
 use crate::{
     causes::cause::Facts,
@@ -23,36 +23,41 @@ pub const CAUSE: Cause = Cause {
     title: "its conntrack entry was evicted to make room for another",
     doc: Doc {
         about: "A connection behind NAT lost its conntrack entry because the table was full. A new \
-                connection that finds nf_conntrack_max entries evicts one that is not assured, looking at \
-                eight hash buckets (early_drop, NF_CT_EVICTION_RANGE); when that fails, the garbage \
-                collector, once the table is over 95 % full, takes such entries and those of closing \
-                connections (gc_worker). Assured are the entries of connections whose handshake the node \
-                has seen to its end, so the victims are half-open or half-closed ones.",
-        signs: &[
-            Sign::observed(
-                "the entry was deleted below early_drop(), or below gc_worker() before its deadline, \
-                 and a stack without state reset the next packet",
+                connection that finds nf_conntrack_max entries evicts one entry that is not \
+                assured, from eight hash buckets (early_drop, NF_CT_EVICTION_RANGE). When that \
+                fails, the garbage collector evicts such entries and those of closing connections, \
+                once the table is over 95 % full (gc_worker). An entry is assured when the node \
+                has seen the complete handshake, so half-open or half-closed connections are \
+                evicted.",
+        detections: &[
+            Detection::observed(
+                "the entry was deleted by early_drop(), or by gc_worker() before its deadline, and \
+                 a TCP stack without this connection reset the next packet",
                 &[
-                    Need::Any("conntrack_end"),
-                    Need::Full("reset_sent"),
-                    Need::Any("kernel_symbols"),
+                    RequiredSignal::Any("conntrack_end"),
+                    RequiredSignal::Full("reset_sent"),
+                    RequiredSignal::Any("kernel_symbols"),
                 ],
             ),
-            Sign::correlated(
+            Detection::correlated(
                 "the eviction was seen, the sender of the reset was not",
                 &[
-                    Need::Any("conntrack_end"),
-                    Need::Any("reset_received"),
-                    Need::Any("kernel_symbols"),
+                    RequiredSignal::Any("conntrack_end"),
+                    RequiredSignal::Any("reset_received"),
+                    RequiredSignal::Any("kernel_symbols"),
                 ],
             ),
         ],
         mistaken_for: &[
             (
                 "conntrack_table_full",
-                "there the packet in hand is dropped and the entries stay; here an entry goes",
+                "the new packet is dropped and existing entries stay; here an existing entry is \
+                 evicted",
             ),
-            ("conntrack_idle_expired", "the collector takes that, too, but after its deadline"),
+            (
+                "conntrack_idle_expired",
+                "the garbage collector removes expired entries too, but only after their deadline",
+            ),
         ],
         fixes: &[RAISE_MAX, FIND_WHO],
         not_fixes: NOT_FIXES,
@@ -71,18 +76,20 @@ const NOT_FIXES: &[(&str, &str)] = &[(
     "the entry did not time out; a longer timeout keeps the table fuller",
 )];
 
-/// `nf_conn.timeout` is a jiffy coarse (10 ms at HZ=100); the collector takes what is due as well.
+/// `nf_conn.timeout` has a resolution of one jiffy (10 ms at HZ=100); the garbage collector also removes
+/// entries that are due. Nanoseconds.
 const STILL_VALID: Nanos = 20_000_000;
 
-/// Who took the entry before its time. Both take only what is not assured, the collector also what is
-/// closing (`early_drop_list`, `gc_worker_can_early_drop` in nf_conntrack_core.c).
+/// What evicted the entry before its deadline. Both evict entries that are not assured, the garbage
+/// collector also those of closing connections (`early_drop_list`, `gc_worker_can_early_drop` in
+/// nf_conntrack_core.c).
 fn evictor(ts: Nanos, end: &ConntrackEnd) -> Option<&'static str> {
     if has(&end.stack, "early_drop") {
         return Some("a new connection that found the table full");
     }
-    let before_its_time = end.deadline > ts.saturating_add(STILL_VALID);
-    (has(&end.stack, "gc_worker") && end.portid == 0 && before_its_time)
-        .then_some("the garbage collector, the table being over 95 % full")
+    let before_deadline = end.deadline > ts.saturating_add(STILL_VALID);
+    (has(&end.stack, "gc_worker") && end.portid == 0 && before_deadline)
+        .then_some("the garbage collector because the table was over 95 % full")
 }
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
@@ -101,7 +108,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             kind: "conntrack_evicted",
             ts: loss.ts,
             summary: format!(
-                "conntrack entry {} (reply {}) in {} was evicted {place} by {evictor}, {} before",
+                "conntrack entry {} (reply {}, {}) was evicted {place} by {evictor}, {} earlier",
                 end.original,
                 end.reply,
                 state_name(end.state),
@@ -121,10 +128,10 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     more_room(evidence, netns)
 }
 
-fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
-    room_on(scene)
+fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
+    room_on(context)
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

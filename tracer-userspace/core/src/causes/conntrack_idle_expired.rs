@@ -8,9 +8,9 @@ use rsttrace_model::{
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
+    fix_context::FixContext,
     remedy,
-    scene::Scene,
 };
 use crate::{
     causes::cause::Facts,
@@ -25,36 +25,44 @@ pub const CAUSE: Cause = Cause {
     family: Family::TimeoutMismatch,
     title: "the conntrack (NAT) entry expired before the connection was used again",
     doc: Doc {
-        about: "conntrack gives an established connection 432000 s of silence, 86400 s under \
-                kube-proxy. Hidden behind that are two limits of 300 s: for data that was never \
-                acknowledged (nf_conntrack_tcp_timeout_unacknowledged) and after three retransmissions \
-                (nf_conntrack_tcp_timeout_max_retrans); half-closed connections have 60 s (CLOSE_WAIT, \
-                3600 s under kube-proxy) and 120 s (FIN_WAIT) (net/netfilter/nf_conntrack_proto_tcp.c). Only a connection behind \
-                NAT breaks, because the translation is lost: see conntrack_deleted for who then resets \
-                whom. An expired entry stays in the table until a packet, a dump or the garbage collector \
-                meets it, so its deadline counts and not the moment of its removal.",
-        signs: &[
-            Sign::observed(
-                "the entry was removed after its deadline, and a stack without state reset the \
-                 next packet",
-                &[Need::Any("conntrack_end"), Need::Full("reset_sent")],
+        about: "conntrack keeps the entry of an established connection for 432000 s of idle time, \
+                86400 s under kube-proxy. Two limits of 300 s are hidden behind that value: for \
+                data that was never acknowledged (nf_conntrack_tcp_timeout_unacknowledged) and \
+                after three retransmissions (nf_conntrack_tcp_timeout_max_retrans). Half-closed \
+                connections have 60 s (CLOSE_WAIT, 3600 s under kube-proxy) or 120 s (FIN_WAIT) \
+                (net/netfilter/nf_conntrack_proto_tcp.c). Only a connection behind NAT breaks, \
+                because the translation is lost; conntrack_deleted explains which host then sends \
+                the reset. An expired entry stays in the table until a packet, a dump or the \
+                garbage collector finds it, so its deadline counts and not the time of its removal.",
+        detections: &[
+            Detection::observed(
+                "the entry was removed after its deadline, and a TCP stack without this connection \
+                 reset the next packet",
+                &[RequiredSignal::Any("conntrack_end"), RequiredSignal::Full("reset_sent")],
             ),
-            Sign::correlated(
+            Detection::correlated(
                 "the removal was seen, the sender of the reset was not",
-                &[Need::Any("conntrack_end"), Need::Any("reset_received")],
+                &[RequiredSignal::Any("conntrack_end"), RequiredSignal::Any("reset_received")],
             ),
-            Sign::inferred(
-                "a packet of the server came back untranslated after more silence than the longest limit \
-                 of an entry, and one namespace of this host does NAT; it had ended before tracing began",
-                &[Need::Full("reset_sent")],
+            Detection::inferred(
+                "a packet of the server arrived untranslated after the connection had been idle \
+                 for longer than the longest limit of an entry, and one namespace of this host \
+                 does NAT; the entry had ended before tracing began",
+                &[RequiredSignal::Full("reset_sent")],
             ),
         ],
         mistaken_for: &[
-            ("ipvs_idle_expired", "an entry that IPVS took along is never counted as expired"),
-            ("conntrack_deleted", "a netlink port, and a deadline in the future"),
+            (
+                "ipvs_idle_expired",
+                "an entry that IPVS deleted together with its own is never counted as expired",
+            ),
+            (
+                "conntrack_deleted",
+                "there is a netlink port, and the entry's deadline was in the future",
+            ),
             (
                 "an entry without NAT",
-                "nothing breaks: the next packet makes a new one (tcp_loose=1)",
+                "nothing breaks; the next packet creates a new entry (tcp_loose=1)",
             ),
         ],
         fixes: &[remedy::KEEPALIVE, RAISE_TIMEOUT, remedy::POOL],
@@ -73,22 +81,22 @@ const RAISE_TIMEOUT: Remedy = Remedy {
     id: "raise_conntrack_timeout",
     owner: FixOwner::Node,
     risk: Risk::Medium,
-    summary: "raise the conntrack timeout that ran out, where the NAT is done",
-    reason: "for clients that cannot send keepalives; keeps dead flows longer too, and kube-proxy \
-             overwrites it at its next start",
-    how: "the net.netfilter.nf_conntrack_tcp_timeout_* that the verdict names, in the network \
-          namespace that does the NAT",
+    summary: "raise the conntrack timeout that ran out, in the namespace that does the NAT",
+    reason: "for clients that cannot send keepalives; it also keeps dead flows longer, and \
+             kube-proxy overwrites it at its next start",
+    how: "raise the net.netfilter.nf_conntrack_tcp_timeout_* sysctl that the verdict names, in the \
+          network namespace that does the NAT",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[
     (
         "net.ipv4.tcp_keepalive_* with SO_KEEPALIVE off",
-        "the sysctls only reach sockets that have it on",
+        "the sysctls affect only sockets that have it on",
     ),
     (
         "a keepalive time equal to the limit",
-        "timers fire up to 1/8 late, so it loses the race; a third of the limit survives a lost \
-         probe",
+        "timers fire up to 1/8 late, so the entry expires first; a third of the limit survives a \
+         lost probe",
     ),
     (
         "net.netfilter.nf_conntrack_max",
@@ -100,32 +108,34 @@ const NOT_FIXES: &[(&str, &str)] = &[
     ),
     (
         "the sysctl in the client's namespace",
-        "the timeouts are per network namespace: the one that does the NAT counts",
+        "the timeouts are per network namespace, and only those of the namespace that does the NAT \
+         count",
     ),
 ];
 
 /// The limit of a connection that is open and has nothing unacknowledged: the longest of all.
 const ESTABLISHED: &str = "nf_conntrack_tcp_timeout_established";
 
-/// The stamps of segments and of our own start are this coarse, seconds.
+/// Resolution of the timestamps of segments and of the start of tracing, seconds.
 const SLACK_S: f64 = 1.0;
 
-/// The kernel took it because its time was up: not a user's deletion, not an eviction, not a flush.
+/// Whether the kernel removed the entry because its deadline had passed, and it was not deleted from user
+/// space, evicted or flushed.
 fn expired(ts: u64, end: &ConntrackEnd) -> bool {
-    let other = ["early_drop", "nf_ct_iterate_cleanup", "nf_ct_iterate_cleanup_net"];
+    let other_removals = ["early_drop", "nf_ct_iterate_cleanup", "nf_ct_iterate_cleanup_net"];
     end.portid == 0
         && end.deadline <= ts.saturating_add(5_000_000)
-        && !other.iter().any(|function| has(&end.stack, function))
+        && !other_removals.iter().any(|function| has(&end.stack, function))
 }
 
-/// From the last segment that the victim received to the entry's deadline, seconds.
+/// Time from the last segment that the victim received to the entry's deadline, seconds.
 fn ran_s(evidence: &Evidence<'_>) -> Option<f64> {
     let (_, end) = evidence.conntrack()?;
     Some(seconds(end.deadline.saturating_sub(evidence.last_received()?)))
 }
 
-/// The sysctl whose value ran, and that value in seconds. The entry only holds a deadline; the
-/// distance from the last segment to it names the limit.
+/// The sysctl whose timeout ran out, and its value in seconds. The entry holds only a deadline; the time
+/// from the last segment to the deadline identifies the limit.
 pub fn limit(evidence: &Evidence<'_>) -> Option<(&'static str, u32)> {
     if let Some(translated) = evidence.translated() {
         let table = evidence.host(translated.netns?)?.conntrack.as_ref()?;
@@ -148,13 +158,13 @@ pub fn limit(evidence: &Evidence<'_>) -> Option<(&'static str, u32)> {
     let ran_s = ran_s(evidence);
     let known = candidates.into_iter().filter_map(|(name, value)| Some((name, value?)));
     match ran_s {
-        // The entry may have been re-armed after the victim heard last, never before: a longer limit
-        // would still be running.
+        // The entry may have been re-armed after the victim's last received segment, never before it: a
+        // longer limit would still be running.
         Some(ran_s) => {
             let known: Vec<_> = known.collect();
             let possible = known.iter().filter(|(_, value)| f64::from(*value) <= ran_s + 1.0);
-            // A hidden limit only replaces a longer one (nf_conntrack_proto_tcp.c): of equals, the
-            // state's own, which comes first.
+            // A hidden limit only replaces a longer one (nf_conntrack_proto_tcp.c), so of equal limits the
+            // state's own, which comes first, is taken.
             possible.rev().max_by_key(|(_, value)| *value).copied()
         }
         None => known.into_iter().next(),
@@ -181,7 +191,7 @@ fn seen(evidence: &Evidence<'_>) -> Option<Verdict> {
             kind: "conntrack_expired",
             ts: loss.ts,
             summary: format!(
-                "conntrack entry {} (reply {}) in {} ran out {} before{limit}, {}",
+                "conntrack entry {} (reply {}, {}) expired {} earlier{limit}, {}",
                 end.original,
                 end.reply,
                 conntrack::state_name(end.state),
@@ -192,7 +202,7 @@ fn seen(evidence: &Evidence<'_>) -> Option<Verdict> {
     ))
 }
 
-/// The entry went before tracing began: only arithmetic is left. No entry outlives the longest of its
+/// The entry ended before tracing began, so only arithmetic is left. No entry outlives the longest of its
 /// limits.
 fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
     let translated = evidence.translated()?;
@@ -202,7 +212,7 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
     let idle_s = evidence.idle_s()?;
     let expired_for_s = idle_s - f64::from(limit);
     let watched_s = evidence.age_s(evidence.started());
-    // An entry that tracing found alive would have been seen to end.
+    // The end of an entry that still existed when tracing began would have been recorded.
     let would_be_seen =
         evidence.session.covers("conntrack_end") && expired_for_s < watched_s - SLACK_S;
     if translated.has_entry || expired_for_s < 0.0 || would_be_seen {
@@ -212,22 +222,22 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
         Verdict::new(
             Confidence::Inferred,
             format!(
-                "no conntrack entry was left to translate it ({name} = {limit} s), and tracing began \
-                 after it ended"
+                "no conntrack entry was left to translate its packet ({name} = {limit} s), and \
+                 tracing began after the entry ended"
             ),
         )
         .finding(Finding {
             kind: "conntrack_no_entry",
             ts: at.ts,
             summary: format!(
-                "a packet of {} reached the client of {} untranslated; NAT is done {place}, {name} = \
-                 {limit} s, idle for {}",
+                "a packet from {} reached the client of {} untranslated; NAT runs {place}, {name} \
+                 = {limit} s, idle for {}",
                 translated.server,
                 translated.original.dst,
                 human_s(idle_s),
             ),
         })
-        .prove("keep rsttrace running: the next expiry is then seen, not computed"),
+        .prove("keep rsttrace running; it then observes the next expiry instead of computing it"),
     )
 }
 
@@ -236,7 +246,7 @@ fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
         return None;
     }
     match evidence.conntrack() {
-        None => Some("no conntrack entry of it expired on its own while tracing".into()),
+        None => Some("no conntrack entry of this connection expired while tracing".into()),
         Some((_, end)) if end.portid != 0 => Some("its conntrack entry was deleted".into()),
         Some(_) => None,
     }
@@ -289,32 +299,34 @@ fn qualified(key: &str) -> &'static str {
     }
 }
 
-/// The limits that an open connection meets.
+/// The limits that apply to an open connection.
 const LIMITS: [&str; 3] = [
     "net.netfilter.nf_conntrack_tcp_timeout_established",
     "net.netfilter.nf_conntrack_tcp_timeout_unacknowledged",
     "net.netfilter.nf_conntrack_tcp_timeout_max_retrans",
 ];
 
-fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
-    let translators = scene.translators();
-    let limit = |netns: &&Netns| scene.value(netns, LIMITS[0]).map(as_seconds);
+fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
+    let translators = context.translators();
+    let limit = |netns: &&Netns| context.value(netns, LIMITS[0]).map(as_seconds);
     let shortest = translators.iter().filter_map(limit).reduce(f64::min);
-    let mut fixes = remedy::keepalive_on(scene, shortest, "the conntrack timer");
-    fixes.extend(translators.iter().filter_map(|netns| raise(scene, netns, limit(netns)?)));
+    let mut fixes = remedy::keepalive_on(context, shortest, "the conntrack timer");
+    fixes.extend(translators.iter().filter_map(|netns| raise(context, netns, limit(netns)?)));
     fixes.push(shortest.map_or_else(|| remedy::POOL.fix(), remedy::pool_below));
     fixes
 }
 
-/// Every limit that the silence would reach; the hidden ones count only below that of the state.
-fn raise(scene: &Scene<'_>, netns: &Netns, established_s: f64) -> Option<Fix> {
-    // Five days (nf_conntrack_proto_tcp.c) is no limit that anybody meets: then say how long.
+/// Raises every limit that the idle time would reach; the hidden limits apply only when they are shorter
+/// than that of the state.
+fn raise(context: &FixContext<'_>, netns: &Netns, established_s: f64) -> Option<Fix> {
+    // The default of five days (nf_conntrack_proto_tcp.c) is not reached in practice: without a known
+    // idle time it needs no raise.
     const DEFAULT_S: f64 = 432_000.0;
-    let idle_s = scene.idle_s.or((established_s < DEFAULT_S).then_some(established_s * 2.0))?;
+    let idle_s = context.idle_s.or((established_s < DEFAULT_S).then_some(established_s * 2.0))?;
     let to = remedy::limit_above(idle_s);
     let too_short =
-        LIMITS.iter().filter(|key| scene.value(netns, key).is_some_and(|now| now <= to));
-    let changes: Vec<_> = too_short.filter_map(|key| scene.sysctl(netns, key, to)).collect();
+        LIMITS.iter().filter(|key| context.value(netns, key).is_some_and(|now| now <= to));
+    let changes: Vec<_> = too_short.filter_map(|key| context.sysctl(netns, key, to)).collect();
     let place = netns.place.describe();
     (!changes.is_empty()).then(|| Fix {
         summary: format!("raise the conntrack timeouts of open connections to {to} s {place}"),

@@ -1,13 +1,13 @@
-//! conntrack judged a packet of a translated connection INVALID. NAT leaves such a packet alone, so it
-//! reached a host that never saw its tuple, and that host answered with a reset.
+//! conntrack judged a packet of a translated connection INVALID. NAT does not translate such a packet, so
+//! it reached a host that never saw its tuple, and that host answered with a reset.
 
 use rsttrace_model::{conntrack::state_name, host_state::Netns, units::human_s};
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
+    fix_context::FixContext,
     remedy,
-    scene::Scene,
 };
 use crate::{
     causes::cause::Facts,
@@ -21,29 +21,34 @@ pub const CAUSE: Cause = Cause {
     family: Family::StateLost,
     title: "a packet judged INVALID was not translated back and was answered with a reset",
     doc: Doc {
-        about: "conntrack judges a packet INVALID when it does not fit its connection's window or state \
-                (nf_conntrack_proto_tcp.c), which happens under load with segments that arrive late or \
-                out of order. NAT leaves INVALID packets alone: the server's segment reaches the client \
-                with the server's own address, the client's host knows no such connection and resets it. \
-                The bare reset is not translated either, fits the server's socket, and kills it. \
-                Kubernetes knows it as issue 74839.",
-        signs: &[
-            Sign::observed(
-                "conntrack judged the packet INVALID, and within a second a stack without state reset \
-                 just that tuple",
-                &[Need::Any("conntrack_invalid"), Need::Full("reset_sent")],
+        about: "conntrack judges a packet INVALID when the packet does not fit its connection's \
+                window or state (nf_conntrack_proto_tcp.c). This happens under load with segments \
+                that arrive late or out of order. NAT does not translate INVALID packets, so the \
+                server's segment reaches the client with the server's own address. The client's \
+                host does not know that connection and resets it. The bare reset is not translated \
+                either; it fits the server's socket and ends the connection. Kubernetes tracks \
+                this as issue 74839.",
+        detections: &[
+            Detection::observed(
+                "conntrack judged the packet INVALID, and within a second a TCP stack without this \
+                 connection reset exactly that tuple",
+                &[RequiredSignal::Any("conntrack_invalid"), RequiredSignal::Full("reset_sent")],
             ),
-            Sign::correlated(
-                "the packet was judged INVALID and its sender received a bare reset; who sent that was \
-                 not seen",
-                &[Need::Any("conntrack_invalid"), Need::Any("reset_received")],
+            Detection::correlated(
+                "the packet was judged INVALID and its sender received a bare reset; the sender of \
+                 the reset was not seen",
+                &[RequiredSignal::Any("conntrack_invalid"), RequiredSignal::Any("reset_received")],
             ),
         ],
         mistaken_for: &[
-            ("conntrack_table_full", "the entry is there; the packet does not fit it"),
+            (
+                "conntrack_table_full",
+                "with a full table the packet has no entry; here the entry exists, but the packet \
+                 does not fit it",
+            ),
             (
                 "conntrack_idle_expired with tcp_loose=0",
-                "the packets are INVALID for want of an entry: the expiry is the cause",
+                "the packets are INVALID because their entry is gone; the expiry is the cause",
             ),
         ],
         fixes: &[BE_LIBERAL, DROP_INVALID],
@@ -61,30 +66,30 @@ const BE_LIBERAL: Remedy = Remedy {
     id: "conntrack_be_liberal",
     owner: FixOwner::Node,
     risk: Risk::Low,
-    summary: "set nf_conntrack_tcp_be_liberal=1 in the namespace that translates",
-    reason: "segments outside the window are then translated like any other; the stacks at both ends \
-             check the window themselves",
-    how: "net.netfilter.nf_conntrack_tcp_be_liberal is per namespace; kube-proxy has \
-          conntrack.tcpBeLiberal",
+    summary: "set nf_conntrack_tcp_be_liberal=1 in the namespace that does the NAT",
+    reason: "segments outside the window are then translated like any other; the TCP stacks at \
+             both ends check the window themselves",
+    how: "set net.netfilter.nf_conntrack_tcp_be_liberal=1 in that network namespace; with \
+          kube-proxy set conntrack.tcpBeLiberal",
 };
 
 const DROP_INVALID: Remedy = Remedy {
     id: "drop_invalid",
     owner: FixOwner::Firewall,
     risk: Risk::Medium,
-    summary: "drop INVALID packets in the namespace that translates",
-    reason: "a dropped segment is sent again, a reset is final; breaks asymmetric routes, whose packets \
-             are INVALID, too",
-    how: "nft add rule inet filter forward ct state invalid drop (kube-proxy has such a rule, unless \
-          tcp_be_liberal is on)",
+    summary: "drop INVALID packets in the namespace that does the NAT",
+    reason: "a dropped segment is retransmitted, but a reset is final; this breaks asymmetric \
+             routes, whose packets are also INVALID",
+    how: "nft add rule inet filter forward ct state invalid drop (kube-proxy adds such a rule \
+          itself, unless tcp_be_liberal is on)",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[
     (
         "nf_conntrack_tcp_be_liberal=1 in the pod's namespace",
-        "the namespace that translates decides",
+        "only the setting in the namespace that does the NAT counts",
     ),
-    ("net.netfilter.nf_conntrack_max", "the entry was there; the packet did not fit its window"),
+    ("net.netfilter.nf_conntrack_max", "the entry existed; the packet did not fit its window"),
 ];
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
@@ -101,7 +106,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         kind: "conntrack_invalid",
         ts: loss.ts,
         summary: format!(
-            "packet {} ({} B) of {} was INVALID for its entry in {} {place}, {} before",
+            "packet {} ({} B) of {} was INVALID for its entry ({}) {place}, {} earlier",
             invalid.packet.flow,
             invalid.packet.payload,
             invalid.original,
@@ -111,7 +116,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     });
     Some(match evidence.stateless() {
         Some(_) => verdict,
-        None => verdict.prove("run rsttrace on the host that answered the packet as well"),
+        None => verdict.prove("also run rsttrace on the host that answered the packet"),
     })
 }
 
@@ -142,22 +147,22 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     vec![accept, drop]
 }
 
-fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
     const KEY: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
     let accept = |netns: &Netns| {
         Some(Fix {
             summary: format!("set nf_conntrack_tcp_be_liberal=1 {}", netns.place.describe()),
-            current: scene.value(netns, KEY).map(|now| now.to_string()),
+            current: context.value(netns, KEY).map(|now| now.to_string()),
             wanted: Some("1".into()),
-            changes: vec![scene.sysctl(netns, KEY, 1)?],
+            changes: vec![context.sysctl(netns, KEY, 1)?],
             ..BE_LIBERAL.fix()
         })
     };
-    let mut fixes: Vec<_> = scene.translators().into_iter().filter_map(accept).collect();
+    let mut fixes: Vec<_> = context.translators().into_iter().filter_map(accept).collect();
     fixes.push(DROP_INVALID.fix());
     fixes
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

@@ -9,9 +9,9 @@ use rsttrace_model::{
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
+    fix_context::FixContext,
     remedy,
-    scene::Scene,
 };
 use crate::{
     causes::cause::{DropReport, Facts},
@@ -27,34 +27,37 @@ pub const CAUSE: Cause = Cause {
     title: "a packet was dropped because the conntrack table was full",
     doc: Doc {
         about: "A packet that belongs to no conntrack entry needs a new one. When its namespace \
-                holds nf_conntrack_max entries and none can be evicted, the packet is dropped in silence: \
-                no reset, no ICMP error (net/netfilter/nf_conntrack_core.c, __nf_conntrack_alloc). New \
-                connections lose their SYN and end in ETIMEDOUT, about 2 minutes later with the default \
-                tcp_syn_retries; established ones go on. The limit is one number for all namespaces, held \
-                against each one's own count, and is writable on the host only.",
-        signs: &[
-            Sign::observed(
+                holds nf_conntrack_max entries and none can be evicted, the packet is dropped \
+                without an answer, neither a reset nor an ICMP error \
+                (net/netfilter/nf_conntrack_core.c, __nf_conntrack_alloc). New connections lose \
+                their SYN and end in ETIMEDOUT, about 2 minutes later with the default \
+                tcp_syn_retries; established ones continue to work. The limit is one value for all \
+                namespaces. It is compared with each namespace's own count and is writable only on \
+                the host.",
+        detections: &[
+            Detection::observed(
                 "early_drop() found nothing to evict, and the packet was dropped in the same call",
-                &[Need::Full("conntrack_full")],
+                &[RequiredSignal::Full("conntrack_full")],
             ),
-            Sign::correlated(
-                "netfilter dropped a packet without entry while the count stood at the maximum",
-                &[Need::Any("conntrack_full")],
+            Detection::correlated(
+                "netfilter dropped a packet without an entry while the count was at the maximum",
+                &[RequiredSignal::Any("conntrack_full")],
             ),
         ],
         mistaken_for: &[
             (
                 "a DROP rule",
-                "just as silent, but the packet has an entry, or the count is below the maximum",
+                "it also drops without an answer, but the packet has an entry, or the count is \
+                 below the maximum",
             ),
             (
                 "ECONNRESET on an old, idle connection",
-                "a full table does not touch established entries: look for an expiry \
+                "a full table does not affect established entries; look for an expiry \
                  (ipvs_idle_expired, conntrack_idle_expired)",
             ),
             (
                 "large values in netstat -s",
-                "only `drop` of /proc/net/stat/nf_conntrack counts this, per namespace",
+                "only `drop` in /proc/net/stat/nf_conntrack counts these drops, per namespace",
             ),
         ],
         fixes: &[RAISE_MAX, FIND_WHO],
@@ -76,24 +79,25 @@ pub const RAISE_MAX: Remedy = Remedy {
     risk: Risk::Low,
     summary: "raise nf_conntrack_max on the host to twice the peak",
     reason: "an entry costs about 384 B on 6.1 and later, 470 B on 5.10",
-    how: "net.netfilter.nf_conntrack_max and nf_conntrack_buckets, rounded up to a multiple of \
-          65536; with kube-proxy its conntrack.min, or the value will be overwritten",
+    how: "set net.netfilter.nf_conntrack_max and net.netfilter.nf_conntrack_buckets to twice the \
+          peak, rounded up to a multiple of 65536; with kube-proxy set its conntrack.min, or it \
+          overwrites the value",
 };
 
 pub const FIND_WHO: Remedy = Remedy {
     id: "find_who_fills_it",
     owner: FixOwner::Node,
     risk: Risk::Low,
-    summary: "find out who fills the table before it fills again",
-    reason: "short flows are cured by timeouts or NOTRACK, not by room",
-    how: "conntrack -L | sort by source and destination; lower nf_conntrack_tcp_timeout_time_wait \
-          or exempt the flows with NOTRACK",
+    summary: "find out which flows fill the table, before it fills again",
+    reason: "short flows need shorter timeouts or NOTRACK, not a larger table",
+    how: "list the entries with conntrack -L and count them by source and destination; then lower \
+          net.netfilter.nf_conntrack_tcp_timeout_time_wait, or exempt the flows with NOTRACK",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[
     (
         "nf_conntrack_max inside a container's namespace",
-        "the file is read-only there, even for root",
+        "the sysctl is read-only there, even for root",
     ),
     (
         "net.netfilter.nf_conntrack_udp_timeout=300",
@@ -113,8 +117,8 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         DropReason::Netfilter { tracked: false } => is_full(evidence, loss.netns),
         _ => false,
     })?;
-    // A reset has its own reason, whatever was dropped before; only one that tells of lost state in
-    // mid-stream can come from such a drop.
+    // A reset has its own reason, even after a drop. Only a mid-stream reset that shows lost state can
+    // come from such a drop.
     let reset = evidence.sent().is_some() || evidence.received().is_some();
     let in_midstream = !drop.packet.has(tcp_flag::SYN) && evidence.looks_like_lost_state();
     if reset && evidence.timed_out().is_none() && !in_midstream {
@@ -135,14 +139,15 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             kind: "conntrack_full_drop",
             ts,
             summary: format!(
-                "packet {} dropped {place}: no room for its conntrack entry{fill}, {} before",
+                "packet {} was dropped {place}: no room for its conntrack entry{fill}, {} earlier",
                 drop.packet.flow,
                 human_s(evidence.age_s(ts).abs()),
             ),
         });
     Some(match confidence {
         Confidence::Observed => verdict,
-        _ => verdict.prove("watch `drop` in /proc/net/stat/nf_conntrack of that namespace grow"),
+        _ => verdict
+            .prove("check that `drop` in /proc/net/stat/nf_conntrack of that namespace grows"),
     })
 }
 
@@ -173,7 +178,7 @@ fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
             Some(format!("; the table holds {} of {} entries", table.count?, table.max?))
         })
         .unwrap_or_default();
-    Some(format!("no packet of it was dropped for want of an entry{fill}"))
+    Some(format!("no packet of this connection was dropped by a full table{fill}"))
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
@@ -204,8 +209,8 @@ fn raise(host: Place, count: Option<u64>, max: Option<u64>, buckets: Option<u64>
     Fix {
         summary: format!("raise nf_conntrack_max to {wanted} on the host"),
         reason: format!(
-            "twice the peak, rounded up; costs about {memory_mb} MB when full; in kube-proxy \
-             set conntrack.min or it will be overwritten"
+            "twice the peak, rounded up; costs about {memory_mb} MB when full; with kube-proxy set \
+             its conntrack.min, or it overwrites the value"
         ),
         current: max.map(|max| max.to_string()),
         wanted: Some(wanted.to_string()),
@@ -227,19 +232,19 @@ fn raise(host: Place, count: Option<u64>, max: Option<u64>, buckets: Option<u64>
     }
 }
 
-fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
-    room_on(scene)
+fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
+    room_on(context)
 }
 
 /// [`RAISE_MAX`] and [`FIND_WHO`] for a host whose table is, or is about to be, too small.
-pub fn room_on(scene: &Scene<'_>) -> Vec<Fix> {
-    let machine = &scene.view.machine;
+pub fn room_on(context: &FixContext<'_>) -> Vec<Fix> {
+    let machine = &context.view.machine;
     let number = |key| machine.values.number(key);
     let max = number("net.netfilter.nf_conntrack_max");
-    let (Some(host), Some(max)) = (scene.host(), max) else {
+    let (Some(host), Some(max)) = (context.host(), max) else {
         return vec![RAISE_MAX.fix(), FIND_WHO.fix()];
     };
-    let counts = scene.view.namespaces.iter();
+    let counts = context.view.namespaces.iter();
     let count = counts.filter_map(|it| it.values.number("net.netfilter.nf_conntrack_count")).max();
     let buckets = number("net.netfilter.nf_conntrack_buckets");
     let mut raise = raise(host.place.clone(), count, Some(max), buckets);
@@ -247,7 +252,8 @@ pub fn room_on(scene: &Scene<'_>) -> Vec<Fix> {
     if let Some(ram) = machine.ram_bytes.filter(|ram| wanted * ENTRY_BYTES > ram / 10) {
         raise.risk = Risk::Medium;
         raise.reason.push_str(&format!(
-            "; that is more than a tenth of the {} MB of memory here: find out first who fills it",
+            "; that is more than a tenth of this host's {} MB of memory, so first find out which \
+             flows fill the table",
             ram / 1_000_000
         ));
     }
@@ -255,5 +261,5 @@ pub fn room_on(scene: &Scene<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

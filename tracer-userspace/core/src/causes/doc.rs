@@ -1,4 +1,4 @@
-//! What a person should know of a cause, as data: `explain`, `doctor`, the help and tests derive from it.
+//! The documentation of a cause, as data: `explain`, `doctor`, the help and tests derive from it.
 
 use std::fmt;
 
@@ -8,37 +8,37 @@ use crate::{fix::Remedy, verdict::Confidence};
 pub struct Doc {
     /// What happens, in the kernel's terms; numbers name their source.
     pub about: &'static str,
-    /// How it is recognised, the surest way first; empty for `unknown` only. A verdict's confidence is
+    /// How it is detected, highest confidence first; empty for `unknown` only. A verdict's confidence is
     /// one of these.
-    pub signs: &'static [Sign],
-    /// What is taken for it, or refutes it: what, and how to tell.
+    pub detections: &'static [Detection],
+    /// What is mistaken for it or refutes it, and how to distinguish the two.
     pub mistaken_for: &'static [(&'static str, &'static str)],
-    /// What ends it, best first. A fix of an incident is one of these, with values.
+    /// What fixes it, best first. A fix of an incident is one of these, with values.
     pub fixes: &'static [Remedy],
-    /// What people try that does not help: what, and why not.
+    /// What people try that does not help, and why not.
     pub not_fixes: &'static [(&'static str, &'static str)],
 }
 
-/// One way to recognise a cause.
-pub struct Sign {
-    /// How sure a verdict is that rests on it.
+/// One way to detect a cause.
+pub struct Detection {
+    /// The confidence of a verdict based on it.
     pub confidence: Confidence,
-    /// What has to be on record.
+    /// The evidence that has to be recorded.
     pub evidence: &'static str,
-    /// The signals (kernel/signal.rs) that put it there; all of them.
-    pub needs: &'static [Need],
+    /// The signals (kernel/signal.rs) that record it; all are required.
+    pub needs: &'static [RequiredSignal],
 }
 
 /// A signal that evidence comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
-    /// By whichever way it is attached.
+pub enum RequiredSignal {
+    /// However the signal is attached.
     Any(&'static str),
-    /// By a way without blind spots.
+    /// Attached in a way that has no blind spots.
     Full(&'static str),
 }
 
-impl Need {
+impl RequiredSignal {
     pub const fn signal(self) -> &'static str {
         match self {
             Self::Any(signal) | Self::Full(signal) => signal,
@@ -47,7 +47,7 @@ impl Need {
 }
 
 /// "reset_sent in full"
-impl fmt::Display for Need {
+impl fmt::Display for RequiredSignal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Any(signal) => f.write_str(signal),
@@ -56,28 +56,28 @@ impl fmt::Display for Need {
     }
 }
 
-impl Sign {
-    /// A verdict that rests on the causing event itself.
-    pub const fn observed(evidence: &'static str, needs: &'static [Need]) -> Self {
+impl Detection {
+    /// For a verdict based on the causing event itself.
+    pub const fn observed(evidence: &'static str, needs: &'static [RequiredSignal]) -> Self {
         Self { confidence: Confidence::Observed, evidence, needs }
     }
 
-    /// A verdict that joins indirect signals by tuple and time.
-    pub const fn correlated(evidence: &'static str, needs: &'static [Need]) -> Self {
+    /// For a verdict that joins indirect signals by tuple and time.
+    pub const fn correlated(evidence: &'static str, needs: &'static [RequiredSignal]) -> Self {
         Self { confidence: Confidence::Correlated, evidence, needs }
     }
 
-    /// A verdict by arithmetic, or by what is missing.
-    pub const fn inferred(evidence: &'static str, needs: &'static [Need]) -> Self {
+    /// For a verdict based on arithmetic, or on missing events.
+    pub const fn inferred(evidence: &'static str, needs: &'static [RequiredSignal]) -> Self {
         Self { confidence: Confidence::Inferred, evidence, needs }
     }
 }
 
 impl Doc {
-    /// The best confidence a verdict can have where `has` says which needs are met; `None` when the
-    /// cause cannot be told there (`unknown` never can).
-    pub fn best(&self, has: impl Fn(Need) -> bool) -> Option<Confidence> {
-        let met = |sign: &&Sign| sign.needs.iter().all(|need| has(*need));
-        self.signs.iter().filter(met).map(|sign| sign.confidence).max()
+    /// The best confidence that a verdict can have with the signals for which `has` is true; `None` when
+    /// the cause cannot be detected with them (`unknown` never can).
+    pub fn best(&self, has: impl Fn(RequiredSignal) -> bool) -> Option<Confidence> {
+        let met = |detection: &&Detection| detection.needs.iter().all(|need| has(*need));
+        self.detections.iter().filter(met).map(|detection| detection.confidence).max()
     }
 }

@@ -4,7 +4,7 @@ use rsttrace_model::{errno::ECONNREFUSED, units::human_s};
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
     remedy, unanswered,
 };
 use crate::{
@@ -21,47 +21,45 @@ pub const CAUSE: Cause = Cause {
     family: Family::Policy,
     title: "a rule answered with a reset or an ICMP error",
     doc: Doc {
-        about: "A reject rule dropped the packet and answered it in the peer's name, with a reset \
-                (nftables `reject with tcp reset`, iptables `REJECT --reject-with tcp-reset`) or with an \
-                ICMP error (the default of both). The peer never saw the packet. After an ICMP error a \
-                connect fails at once with ECONNREFUSED or EHOSTUNREACH, an established connection only \
-                when its retries have run out. Without kprobes the answer itself is not seen; what is \
-                seen is the drop, and the failure of its sender in the same instant.",
-        signs: &[
-            Sign::observed(
-                "nf_send_reset ran for the packet, or nf_send_unreach and its sender failed without a \
-                 reset",
-                &[Need::Full("firewall_reset")],
+        about: "A reject rule dropped the packet and answered in the peer's name, with a reset \
+                (nftables `reject with tcp reset`, iptables `REJECT --reject-with tcp-reset`) or \
+                with an ICMP error (the default of both). The peer never saw the packet. After an \
+                ICMP error a connect fails at once with ECONNREFUSED or EHOSTUNREACH; an \
+                established connection fails only when its retries have run out. Without kprobes \
+                the answer itself is not seen. Only the drop is seen, and the failure of the \
+                packet's sender at the same moment.",
+        detections: &[
+            Detection::observed(
+                "nf_send_reset ran for the packet, or nf_send_unreach ran and its sender failed \
+                 without a reset",
+                &[RequiredSignal::Full("firewall_reset")],
             ),
-            Sign::observed(
-                "the same by nf_send_reset6 or nf_send_unreach6",
-                &[Need::Full("firewall_reset6")],
+            Detection::observed(
+                "the same with nf_send_reset6 or nf_send_unreach6",
+                &[RequiredSignal::Full("firewall_reset6")],
             ),
-            Sign::correlated(
+            Detection::correlated(
                 "netfilter dropped the packet, its sender received a reset or was refused within \
-                 50 ms, and no stack on this host sent a reset",
+                 50 ms, and no TCP stack on this host sent a reset",
                 &[
-                    Need::Any("firewall_reset"),
-                    Need::Any("reset_received"),
-                    Need::Full("reset_sent"),
+                    RequiredSignal::Any("firewall_reset"),
+                    RequiredSignal::Any("reset_received"),
+                    RequiredSignal::Full("reset_sent"),
                 ],
             ),
-            Sign::inferred(
-                "the same in a namespace that could not be read: IPVS drops packets, too",
+            Detection::inferred(
+                "the same in a namespace that could not be read; IPVS drops packets too",
                 &[
-                    Need::Any("firewall_reset"),
-                    Need::Any("reset_received"),
-                    Need::Full("reset_sent"),
+                    RequiredSignal::Any("firewall_reset"),
+                    RequiredSignal::Any("reset_received"),
+                    RequiredSignal::Full("reset_sent"),
                 ],
             ),
         ],
         mistaken_for: &[
-            ("connection_refused", "a closed port answers a SYN in the same way; here a rule did"),
-            (
-                "retransmission_timeout",
-                "a rule that only drops answers nothing; look for its counter",
-            ),
-            ("peer_state_lost", "a rule on another host looks like this from here"),
+            ("connection_refused", "a closed port answers a SYN in the same way, without a rule"),
+            ("retransmission_timeout", "a rule that only drops sends no answer; check its counter"),
+            ("peer_state_lost", "a reject rule on another host looks like this from this host"),
         ],
         fixes: &[CHANGE_RULE],
         not_fixes: NOT_FIXES,
@@ -74,12 +72,13 @@ pub const CAUSE: Cause = Cause {
 };
 
 const NOT_FIXES: &[(&str, &str)] =
-    &[("any timeout or keepalive sysctl", "a rule does not look at them")];
+    &[("any timeout or keepalive sysctl", "a reject rule does not depend on them")];
 
-/// A rule's answer arrives in the same softirq as the drop of the packet it answers.
+/// A rule's answer arrives in the same softirq as the drop of the packet that it answers. Seconds.
 const SAME_PACKET_S: f64 = 0.05;
 
-/// The connection's packet that a rule answered with an ICMP error, where no reset ended it first.
+/// The connection's packet that a rule answered with an ICMP error, unless a reset ended the connection
+/// first.
 fn unreachable<'a>(evidence: &Evidence<'a>) -> Option<(&'a LossEntry, &'a PacketDrop)> {
     let no_reset = evidence.sent().is_none() && evidence.received().is_none();
     if evidence.error().is_none() || !(no_reset || evidence.timed_out().is_some()) {
@@ -94,15 +93,18 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         let place = evidence.place(at.netns).describe();
         let tool = tool(&at.value.stack);
         return Some(
-            Verdict::new(Confidence::Observed, format!("{tool} {place} answered it with a reset"))
-                .finding(Finding {
-                    kind: "firewall_reset",
-                    ts: at.ts,
-                    summary: format!(
-                        "{tool} {place} reset {}",
-                        at.value.trigger.map_or("a packet".into(), |t| t.flow.to_string())
-                    ),
-                }),
+            Verdict::new(
+                Confidence::Observed,
+                format!("{tool} {place} answered its packet with a reset"),
+            )
+            .finding(Finding {
+                kind: "firewall_reset",
+                ts: at.ts,
+                summary: format!(
+                    "{tool} {place} reset {}",
+                    at.value.trigger.map_or("a packet".into(), |t| t.flow.to_string())
+                ),
+            }),
         );
     }
     if let Some((loss, drop)) = unreachable(evidence)
@@ -110,13 +112,13 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     {
         let (tool, place) = (tool(stack), evidence.place(loss.netns).describe());
         let flow = drop.packet.flow;
-        let why = format!("{tool} {place} answered it with an ICMP error");
+        let why = format!("{tool} {place} answered its packet with an ICMP error");
         let ts = loss.seen_by(evidence.case.opened);
         return Some(Verdict::new(Confidence::Observed, why).finding(Finding {
             kind: "firewall_unreachable",
             ts,
             summary: format!(
-                "{tool} {place} dropped {flow} and answered with an ICMP error, {} before",
+                "{tool} {place} dropped {flow} and answered with an ICMP error, {} earlier",
                 human_s(evidence.age_s(ts))
             ),
         }));
@@ -124,7 +126,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     by_its_drop(evidence)
 }
 
-/// Without kprobes: the packet was dropped by netfilter, its sender was reset or refused at once, and no
+/// Without kprobes: netfilter dropped the packet, its sender was reset or refused at once, and no TCP
 /// stack on this host sent a reset.
 fn by_its_drop(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (ts, flow, answer) = match (evidence.received(), evidence.error()) {
@@ -157,12 +159,12 @@ fn by_its_drop(evidence: &Evidence<'_>) -> Option<Verdict> {
             kind: "netfilter_drop",
             ts: loss.ts,
             summary: format!(
-                "netfilter dropped {} {place}, {} before {answer} came",
+                "netfilter dropped {} {place}, {} before {answer} arrived",
                 drop.packet.flow,
                 human_s(evidence.age_s(loss.ts).abs())
             ),
         })
-        .prove("nft monitor trace, or the rule's own counter"),
+        .prove("trace the packet with nft monitor trace, or check the rule's own counter"),
     )
 }
 
@@ -176,5 +178,5 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

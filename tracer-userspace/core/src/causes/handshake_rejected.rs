@@ -4,7 +4,7 @@ use rsttrace_model::{tcp_flag, tcp_state};
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
 };
 use crate::{
     evidence::Evidence,
@@ -17,23 +17,24 @@ pub const CAUSE: Cause = Cause {
     title: "a scan, a stale handshake, or a health check that closes with a reset",
     doc: Doc {
         about: "A packet that belongs to no finished handshake was answered with a reset, or a \
-                connection was opened and aborted before any payload went over it: port scans, SYN-ACKs \
-                for connections nobody opens, acknowledgements that do not fit, health checks of load \
-                balancers that close with a reset to save a round trip.",
-        signs: &[
-            Sign::observed(
-                "the packet that was answered, or the counters of the socket that never carried \
-                 payload",
-                &[Need::Any("reset_sent")],
+                connection was opened and aborted before it carried payload. Examples are port \
+                scans, SYN-ACKs for connections that no socket opens, acknowledgements that do not \
+                fit, and health checks of load balancers that close with a reset to save a round \
+                trip.",
+        detections: &[
+            Detection::observed(
+                "the reset answered a packet outside a finished handshake, or the counters of the \
+                 aborted socket show no payload",
+                &[RequiredSignal::Any("reset_sent")],
             ),
-            Sign::correlated(
-                "a reset with ACK came from the initiator of a connection that never carried payload",
-                &[Need::Full("reset_received")],
+            Detection::correlated(
+                "the initiator of a connection that never carried payload sent a reset with ACK",
+                &[RequiredSignal::Full("reset_received")],
             ),
         ],
         mistaken_for: &[
-            ("linger_zero", "there payload had been exchanged"),
-            ("listen_overflow", "there a complete handshake found the queue full"),
+            ("linger_zero", "payload had been exchanged"),
+            ("listen_overflow", "a complete handshake found the accept queue full"),
         ],
         fixes: &[],
         not_fixes: &[],
@@ -54,7 +55,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     }))
 }
 
-/// A connection that never carried payload was aborted by the socket that made it.
+/// A connection that never carried payload was aborted by the socket that opened it.
 fn unused_abort(evidence: &Evidence<'_>) -> Option<(u64, &'static str, Confidence)> {
     if evidence.was_used()
         || evidence.timed_out().is_some()
@@ -66,14 +67,14 @@ fn unused_abort(evidence: &Evidence<'_>) -> Option<(u64, &'static str, Confidenc
     if let Some(at) = evidence.active() {
         let socket = at.value.socket.as_ref()?;
         let on_purpose = socket.linger_zero && socket.never_used();
-        // A server that aborts what it accepted has refused somebody.
+        // A server that aborts what it accepted has refused a client.
         let by_initiator = evidence.client_view()?.src == socket.flow.src;
         return (on_purpose && by_initiator).then_some((at.ts, why, Confidence::Observed));
     }
     let at = evidence.received()?;
     let abort = at.value.packet?.has(tcp_flag::ACK);
     let opened = at.value.socket.state != tcp_state::SYN_SENT;
-    // A responder that aborts (a listener that closes, an overloaded proxy) breaks what was wanted.
+    // A responder that aborts (a listener that closes, an overloaded proxy) breaks a wanted connection.
     let by_initiator = evidence.client_view()?.dst == at.value.socket.flow.src;
     (evidence.sent().is_none() && abort && opened && by_initiator).then_some((
         at.ts,
@@ -87,19 +88,22 @@ fn handshake(evidence: &Evidence<'_>) -> Option<(u64, &'static str)> {
     let at = evidence.sent()?;
     let trigger = at.value.trigger?;
     if trigger.has(tcp_flag::SYN) && trigger.has(tcp_flag::ACK) {
-        // Nobody is left who was: a server that never took the last ACK sends its SYN-ACK again.
+        // Its socket here failed before: a server that never accepted the last ACK sends its SYN-ACK again.
         if at.value.end.as_ref().is_some_and(|end| end.err != 0) {
             return None;
         }
-        return Some((at.ts, "a SYN-ACK came for a connection nobody here was opening"));
+        return Some((at.ts, "a SYN-ACK arrived for a connection that no socket here was opening"));
     }
     if !trigger.has(tcp_flag::ACK) {
-        return Some((at.ts, "a packet without ACK that belongs to no connection (a scan)"));
+        return Some((
+            at.ts,
+            "a packet without ACK arrived that belongs to no connection (a scan)",
+        ));
     }
     let socket = at.value.socket.as_ref()?;
     if evidence.listen_overflowed() {
         return None;
     }
     matches!(socket.state, tcp_state::SYN_SENT | tcp_state::SYN_RECV | tcp_state::NEW_SYN_RECV)
-        .then_some((at.ts, "an acknowledgement that does not fit the handshake in progress"))
+        .then_some((at.ts, "an acknowledgement did not fit the handshake in progress"))
 }

@@ -1,12 +1,12 @@
-//! How an IPVS entry came to its end.
+//! How an IPVS entry ended.
 
 use crate::event::{IpvsEnd, has};
 
-/// What took the entry, in a clause, unless it ended on its own or for its server.
+/// What removed the entry, as a clause; `None` if it expired by itself or ended because of its server.
 pub fn lost_to(end: &IpvsEnd) -> Option<String> {
     let stack = |function: &str| has(&end.stack, function);
     if stack("ip_vs_random_dropentry") {
-        return Some("the drop_entry defence took it".into());
+        return Some("the drop_entry defence removed it".into());
     }
     if !stack("ip_vs_conn_net_cleanup") && !stack("ip_vs_conn_flush") {
         return None;

@@ -4,10 +4,10 @@ use rsttrace_model::{host_state::Netns, ipvs::state_name, units::human_s};
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
+    fix_context::FixContext,
     ipvs_server_removed::{self, ServerLoss},
     remedy,
-    scene::Scene,
 };
 use crate::{
     causes::{
@@ -25,52 +25,68 @@ pub const CAUSE: Cause = Cause {
     family: Family::StateLost,
     title: "the IPVS entry was lost to a flush, the drop_entry defence, a restart or a fail-over",
     doc: Doc {
-        about: "The connection's IPVS entry ended before its time. Under memory pressure, or always with \
-                net.ipv4.vs.drop_entry=3, the drop_entry defence takes 1/32 of the table once a second \
-                and ends half-open entries, and established ones that have been idle for 60 s and seen \
-                at most 8 packets. `ipvsadm -C`, which a restore or a stop script may begin with, deletes \
-                every service: the entries end at once with net.ipv4.vs.expire_nodest_conn=1; with 0 they \
-                stay, IPVS looks at no packet any more, and the local stack answers, or, once there is \
-                another service, their packets are dropped in silence until they run out. Unloading ip_vs, or the end of its network namespace, ends all. And a \
-                director that takes over an address without synchronised entries never had them. The \
-                next packet is answered by the local stack: a reset.",
-        signs: &[
-            Sign::observed(
-                "the entry ended in ip_vs_random_dropentry or in the flush of the table, and the stack \
-                 then reset a packet of it",
-                &[Need::Full("ipvs_end"), Need::Any("reset_sent"), Need::Any("kernel_symbols")],
-            ),
-            Sign::observed(
-                "somebody deleted every service, and its entry then ended, or was found without a server \
-                 when the connection timed out or its packets were dropped here",
-                &[Need::Full("ipvs_server_removed"), Need::Any("kernel_symbols")],
-            ),
-            Sign::correlated(
-                "somebody deleted every service, and the stack then reset a packet of it: without services \
-                 IPVS does not look at packets",
+        about: "The connection's IPVS entry ended before its timeout. Under memory pressure, or \
+                always with net.ipv4.vs.drop_entry=3, the drop_entry defence scans 1/32 of the \
+                table once a second. It ends half-open entries, and established ones that have \
+                been idle for 60 s and seen at most 8 packets. `ipvsadm -C`, with which a restore \
+                or a stop script may begin, deletes every service. With \
+                net.ipv4.vs.expire_nodest_conn=1 the entries then end at once. With 0 they stay, \
+                but IPVS no longer processes packets and the local TCP stack answers them; once \
+                there is another service, their packets are dropped without an answer until the \
+                entries expire. Unloading ip_vs, or the end of its network namespace, ends all \
+                entries. A director that takes over an address without synchronised entries never \
+                had them. Where the next packet is not dropped, the local TCP stack answers it \
+                with a reset.",
+        detections: &[
+            Detection::observed(
+                "the entry ended in ip_vs_random_dropentry or in the flush of the table, and the \
+                 TCP stack then reset a packet of the connection",
                 &[
-                    Need::Any("ipvs_server_removed"),
-                    Need::Any("reset_sent"),
-                    Need::Any("kernel_symbols"),
+                    RequiredSignal::Full("ipvs_end"),
+                    RequiredSignal::Any("reset_sent"),
+                    RequiredSignal::Any("kernel_symbols"),
                 ],
             ),
-            Sign::correlated(
-                "the entry ended so, and a bare reset or a timeout followed",
-                &[Need::Full("ipvs_end"), Need::Any("kernel_symbols")],
+            Detection::observed(
+                "the deletion of every service was seen, and the connection's entry then ended, or \
+                 was found without a server when the connection timed out or its packets were \
+                 dropped here",
+                &[
+                    RequiredSignal::Full("ipvs_server_removed"),
+                    RequiredSignal::Any("kernel_symbols"),
+                ],
             ),
-            Sign::inferred(
-                "the stack of an IPVS service reset a mid-stream packet; no entry of it ended while \
-                 watched, and it had not been idle for the limit",
-                &[Need::Full("reset_sent"), Need::Any("ipvs_end")],
+            Detection::correlated(
+                "the deletion of every service was seen, and the TCP stack then reset a packet of \
+                 the connection; without services IPVS does not process packets",
+                &[
+                    RequiredSignal::Any("ipvs_server_removed"),
+                    RequiredSignal::Any("reset_sent"),
+                    RequiredSignal::Any("kernel_symbols"),
+                ],
+            ),
+            Detection::correlated(
+                "the entry ended in one of these ways, and a bare reset or a timeout followed",
+                &[RequiredSignal::Full("ipvs_end"), RequiredSignal::Any("kernel_symbols")],
+            ),
+            Detection::inferred(
+                "the TCP stack at an IPVS service's address reset a mid-stream packet; no entry of \
+                 the connection ended while tracing, and the connection had not been idle for the \
+                 limit",
+                &[RequiredSignal::Full("reset_sent"), RequiredSignal::Any("ipvs_end")],
             ),
         ],
         mistaken_for: &[
-            ("ipvs_idle_expired", "there the entry had been silent for all of its limit"),
+            ("ipvs_idle_expired", "the entry had been idle for its full limit"),
             (
                 "ipvs_server_removed",
-                "there one server or one service was deleted, and its connections fail",
+                "one server or one service was deleted, and its connections fail",
             ),
-            ("socket_gone", "the server still holds the connection; only the director does not"),
+            (
+                "socket_gone",
+                "the server lost the connection; here the server still has it and only the \
+                 director does not",
+            ),
         ],
         fixes: &[NO_DEFENCE, KEEP_SERVICES, SYNC],
         not_fixes: NOT_FIXES,
@@ -88,10 +104,10 @@ const NO_DEFENCE: Remedy = Remedy {
     id: "switch_drop_entry_off",
     owner: FixOwner::Node,
     risk: Risk::Medium,
-    summary: "switch the drop_entry defence off, or give the node memory",
+    summary: "turn off the drop_entry defence, or add memory to the node",
     reason: "the defence ends connections to save memory; an entry costs a few hundred bytes",
-    how: "net.ipv4.vs.drop_entry=0 in the namespace that owns the table; with 1 it starts below \
-          net.ipv4.vs.amemthresh free pages",
+    how: "set net.ipv4.vs.drop_entry=0 in the namespace that owns the table; with 1 the defence \
+          starts below net.ipv4.vs.amemthresh free pages",
 };
 
 const KEEP_SERVICES: Remedy = Remedy {
@@ -99,26 +115,29 @@ const KEEP_SERVICES: Remedy = Remedy {
     owner: FixOwner::Node,
     risk: Risk::Low,
     summary: "do not clear the IPVS table while connections go through it",
-    reason: "an entry without its service is ended, or its packets are dropped",
-    how: "not ipvsadm -C, ipvsadm-restore behind it, or a stop script or kube-proxy --cleanup that does the \
-          same: add and edit services one by one, give servers weight 0 and wait until ActiveConn is 0 \
-          before deleting them",
+    reason: "without its service an entry ends, or its packets are dropped",
+    how: "do not run ipvsadm -C (not even before ipvsadm-restore), or a stop script or kube-proxy \
+          --cleanup that does the same; add and edit services one by one, and before deleting a \
+          server set its weight to 0 and wait until ActiveConn is 0",
 };
 
 const SYNC: Remedy = Remedy {
     id: "synchronise_entries",
     owner: FixOwner::Node,
     risk: Risk::Medium,
-    summary: "keep entries across restarts and fail-overs",
+    summary: "keep IPVS entries across restarts and fail-overs",
     reason: "a director without the entry answers every packet of the connection with a reset",
-    how: "ipvsadm --start-daemon master on the active director and backup on the others; drain before a \
-          restart; or let the next director choose the same server (mh or sh) with \
-          net.ipv4.vs.sloppy_tcp=1",
+    how: "run ipvsadm --start-daemon master on the active director and ipvsadm --start-daemon \
+          backup on the others, and drain before a restart; or let the next director choose the \
+          same server (scheduler mh or sh) with net.ipv4.vs.sloppy_tcp=1",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[
-    ("ipvsadm --set with longer timeouts", "the entry did not run out"),
-    ("net.ipv4.tcp_keepalive_*", "probes re-arm an entry's timer; nothing here waited for a timer"),
+    ("ipvsadm --set with longer timeouts", "the entry did not time out"),
+    (
+        "net.ipv4.tcp_keepalive_*",
+        "probes re-arm an entry's timer, but this entry did not end by its timer",
+    ),
 ];
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
@@ -131,7 +150,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     seen(evidence).or_else(|| inferred(evidence))
 }
 
-/// Its service went with all the others.
+/// The loss of its service together with all others.
 fn cleared<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
     ipvs_server_removed::lost(evidence).filter(ServerLoss::with_all)
 }
@@ -143,13 +162,13 @@ fn seen(evidence: &Evidence<'_>) -> Option<Verdict> {
     Some(
         Verdict::new(
             evidence.lost_entry_confidence(),
-            format!("its IPVS entry had been lost: {how} {before} before"),
+            format!("its IPVS entry had been lost ({how} {before} earlier)"),
         )
         .finding(Finding {
             kind: "ipvs_entry_lost",
             ts: loss.ts,
             summary: format!(
-                "IPVS entry {} (to {}, {}) ended before its time: {how}, {before} before",
+                "IPVS entry {} (to {}, {}) ended before its timeout: {how}, {before} earlier",
                 end.virtual_flow,
                 end.real_flow.dst,
                 state_name(end.state),
@@ -158,11 +177,11 @@ fn seen(evidence: &Evidence<'_>) -> Option<Verdict> {
     )
 }
 
-/// This director never had the entry, or lost it before tracing began.
+/// This director never had the entry, or lost the entry before tracing began.
 fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
-    let balanced = evidence.balanced().filter(|it| it.has_entry == Some(false))?;
+    let balanced = evidence.balanced().filter(|balanced| balanced.has_entry == Some(false))?;
     let at = evidence.stateless().filter(|at| at.netns == balanced.netns)?;
-    // A server on the director itself ends its own connections; a stray packet is nobody's connection.
+    // A server on the director itself ends its own connections; an unused flow is not a connection.
     if at.value.socket.is_some() || at.value.end.is_some() || !evidence.was_used() {
         return None;
     }
@@ -175,11 +194,11 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
     let watched_s = evidence.age_s(evidence.started());
     let would_be_seen = |since_s: f64| evidence.session.covers("ipvs_end") && since_s < watched_s;
     let idle = match evidence.idle_s() {
-        // Before tracing began its server may have been removed, or a shorter limit have run out.
+        // Before tracing began, its server may have been removed or a shorter limit may have run out.
         Some(idle_s) if idle_s < limit_s && would_be_seen(idle_s) => {
-            format!("idle for {} only", human_s(idle_s))
+            format!("idle for only {}", human_s(idle_s))
         }
-        None if would_be_seen(limit_s) => format!("watched for {}", human_s(watched_s)),
+        None if would_be_seen(limit_s) => format!("traced for {}", human_s(watched_s)),
         _ => return None,
     };
     let place = evidence.place(at.netns).describe();
@@ -187,22 +206,22 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
         Verdict::new(
             Confidence::Inferred,
             format!(
-                "the IPVS director {place} had no entry for it, and none ended: it took the address over, \
-                 or was restarted"
+                "the IPVS director {place} had no entry for it, and none ended here, so the \
+                 director took the address over or was restarted"
             ),
         )
         .finding(Finding {
             kind: "ipvs_no_entry",
             ts: at.ts,
             summary: format!(
-                "{vip} is an IPVS service {place}, yet a mid-stream packet was answered by the local \
-                 stack; no entry of it ended while tracing, {idle}, limit {}",
+                "{vip} is an IPVS service {place}, but the local TCP stack answered a mid-stream \
+                 packet; no entry of the connection ended while tracing, {idle}, limit {}",
                 human_s(limit_s)
             ),
         })
         .prove(
-            "did the address move to this director, or was IPVS restarted here, after the connection was \
-             made? compare ipvsadm -Lnc on both directors",
+            "check whether the address moved to this director, or IPVS was restarted here, after \
+             the connection was made; compare ipvsadm -Lnc on both directors",
         ),
     )
 }
@@ -232,22 +251,22 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     }]
 }
 
-fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
     let off = |netns: &Netns| {
-        let from = scene.value(netns, "net.ipv4.vs.drop_entry")?;
+        let from = context.value(netns, "net.ipv4.vs.drop_entry")?;
         Some(Fix {
-            summary: format!("switch the drop_entry defence off {}", netns.place.describe()),
+            summary: format!("turn off the drop_entry defence {}", netns.place.describe()),
             current: Some(from.to_string()),
             wanted: Some("0".into()),
-            changes: vec![scene.sysctl(netns, "net.ipv4.vs.drop_entry", 0)?],
+            changes: vec![context.sysctl(netns, "net.ipv4.vs.drop_entry", 0)?],
             ..NO_DEFENCE.fix()
         })
     };
-    let mut fixes: Vec<_> = scene.balancers().into_iter().filter_map(off).collect();
+    let mut fixes: Vec<_> = context.balancers().into_iter().filter_map(off).collect();
     fixes.push(SYNC.fix());
     fixes
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

@@ -10,10 +10,10 @@ use rsttrace_model::{
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
+    fix_context::FixContext,
     ipvs_idle_expired::{ESTABLISHED, finding, had_time, is_natural},
     remedy,
-    scene::Scene,
 };
 use crate::{
     causes::cause::Facts,
@@ -27,35 +27,31 @@ pub const CAUSE: Cause = Cause {
     family: Family::TimeoutMismatch,
     title: "the IPVS entry expired while half-closed or never fully opened",
     doc: Doc {
-        about: "In every state but ESTABLISHED an IPVS entry lives shortly: CLOSE_WAIT 60 s, \
+        about: "In every state but ESTABLISHED an IPVS entry has a short timeout: CLOSE_WAIT 60 s, \
                 SYN_RECV 60 s, LAST_ACK 30 s, FIN_WAIT, SYN_SENT and TIME_WAIT 120 s, CLOSE 10 s \
                 (net/netfilter/ipvs/ip_vs_proto_tcp.c, tcp_timeouts). A client that half-closes \
-                (shutdown(SHUT_WR)) and then waits for a slow answer outlives its entry; the answer, or \
-                the next packet, is reset by a stack that knows nothing.",
-        signs: &[
-            Sign::observed(
-                "the entry ended by its own timer in another state than ESTABLISHED, and a stack \
-                 without state reset the next packet",
-                &[Need::Any("ipvs_end"), Need::Full("reset_sent")],
+                (shutdown(SHUT_WR)) and then waits for a slow answer outlives its entry. The \
+                answer, or the next packet, is then reset by a TCP stack without this connection.",
+        detections: &[
+            Detection::observed(
+                "the entry ended by its own timer in a state other than ESTABLISHED, and a TCP \
+                 stack without this connection reset the next packet",
+                &[RequiredSignal::Any("ipvs_end"), RequiredSignal::Full("reset_sent")],
             ),
-            Sign::correlated(
+            Detection::correlated(
                 "the end of the entry was seen, the sender of the reset was not",
-                &[Need::Any("ipvs_end"), Need::Any("reset_received")],
+                &[RequiredSignal::Any("ipvs_end"), RequiredSignal::Any("reset_received")],
             ),
         ],
         mistaken_for: &[
             (
                 "ipvs_idle_expired",
-                "there the entry was in ESTABLISHED, and its limit is one of the three that \
-                 ipvsadm sets",
+                "the entry was in ESTABLISHED, and its limit is one of the three that ipvsadm sets",
             ),
-            (
-                "data_after_close",
-                "there the packet still reached the host of the side that had closed",
-            ),
+            ("data_after_close", "the packet still reached the host of the side that had closed"),
             (
                 "an orderly close",
-                "once both sides have sent FIN, nothing is reset any more when the entry goes",
+                "once both sides have sent FIN, the end of the entry causes no reset",
             ),
         ],
         fixes: &[END_AT_EOF, remedy::KEEPALIVE, NO_HALF_CLOSE, RAISE_FIN_TIMEOUT],
@@ -79,11 +75,11 @@ const END_AT_EOF: Remedy = Remedy {
     id: "end_at_eof",
     owner: FixOwner::Application,
     risk: Risk::Low,
-    summary: "let the client end the connection when it reads the server's end of it",
-    reason: "the server's FIN had come before: if that was its close, and no half-close, a packet that \
-             reached it would have been reset as well",
-    how: "treat a read of 0 bytes as the end; a pool looks for it before it hands a connection out \
-          (validate on borrow)",
+    summary: "let the client close the connection when it reads the server's end of file",
+    reason: "the server's FIN had arrived earlier; if that was a close and not a half-close, a \
+             packet that reached the server would have been reset as well",
+    how: "treat a read of 0 bytes as the end of the connection; a pool must check for it before it \
+          hands out a connection (validate on borrow)",
 };
 
 const NO_HALF_CLOSE: Remedy = Remedy {
@@ -92,8 +88,8 @@ const NO_HALF_CLOSE: Remedy = Remedy {
     risk: Risk::Low,
     summary: "do not keep a half-closed connection waiting longer than this limit",
     reason: "IPVS gives a connection that has seen a FIN far less time than an open one",
-    how: "send the end of the request in the protocol instead of shutdown(SHUT_WR), or answer \
-          sooner",
+    how: "mark the end of the request in the protocol instead of calling shutdown(SHUT_WR), or \
+          answer sooner",
 };
 
 const RAISE_FIN_TIMEOUT: Remedy = Remedy {
@@ -101,14 +97,14 @@ const RAISE_FIN_TIMEOUT: Remedy = Remedy {
     owner: FixOwner::Node,
     risk: Risk::Medium,
     summary: "raise the IPVS timeout after a FIN, where the server closes first",
-    reason: "the server's FIN came first, which leaves the entry in FIN_WAIT; only that state's limit \
-             can be set",
-    how: "ipvsadm --set 0 <tcpfin> 0 in the namespace that owns the table (0 keeps a value)",
+    reason: "the server's FIN came first, which leaves the entry in FIN_WAIT; only that state's \
+             limit can be set",
+    how: "run ipvsadm --set 0 <tcpfin> 0 in the namespace that owns the table (0 keeps a value)",
 };
 
 const FIRST_VALUE: (&str, &str) = (
     "the first value of ipvsadm --set",
-    "it covers ESTABLISHED; after the server's FIN the second one counts",
+    "it covers ESTABLISHED; after the server's FIN the second value counts",
 );
 const ALL_VALUES: (&str, &str) = (
     "ipvsadm --set",
@@ -136,14 +132,16 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     .finding(finding(evidence, loss.ts, end));
     Some(match server_had_ended(evidence) {
         true => verdict.prove(
-            "had the server closed its socket, or only shut it for writing? if it had closed, no IPVS \
-             timeout and no keepalive would have helped: the client has to read the end",
+            "check whether the server had closed its socket or only shut it for writing; if it had \
+             closed the socket, no IPVS timeout and no keepalive would have helped, and the client \
+             has to read the end of file",
         ),
         false => verdict,
     })
 }
 
-/// The client wrote after the server's FIN. Whether that was a close or a half-close only the server knows.
+/// Whether the client wrote after the server's FIN. Only the server knows if that FIN was a close or a
+/// half-close.
 fn server_had_ended(evidence: &Evidence<'_>) -> bool {
     evidence.ipvs().is_some_and(|(_, end)| end.state == FIN_WAIT) && evidence.peer_closed()
 }
@@ -161,7 +159,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     if server_had_ended(evidence) {
         fixes.push(END_AT_EOF.fix());
     }
-    // Keepalive is sent in these two states as well, and re-arms the entry; nothing is sent before.
+    // Keepalive probes are sent in these two states as well and re-arm the entry; none is sent before.
     if matches!(end.state, FIN_WAIT | CLOSE_WAIT) {
         fixes.push(remedy::keepalive_below(evidence, end.timeout_s, "the IPVS timer"));
         fixes.push(NO_HALF_CLOSE.fix());
@@ -190,14 +188,14 @@ fn fin_timeout(place: Place, now_s: f64, idle_s: Option<f64>) -> Fix {
     }
 }
 
-fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
-    let balancers = scene.balancers();
-    let limit = |netns: &&Netns| scene.value(netns, "ipvs.tcpfin").map(as_seconds);
+fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
+    let balancers = context.balancers();
+    let limit = |netns: &&Netns| context.value(netns, "ipvs.tcpfin").map(as_seconds);
     let mut fixes = vec![remedy::KEEPALIVE.fix(), NO_HALF_CLOSE.fix()];
     // No other state has a limit that can be set.
-    if scene.broken.ipvs_state == Some(FIN_WAIT) {
+    if context.failed.ipvs_state == Some(FIN_WAIT) {
         let raise =
-            |netns: &&Netns| Some(fin_timeout(netns.place.clone(), limit(netns)?, scene.idle_s));
+            |netns: &&Netns| Some(fin_timeout(netns.place.clone(), limit(netns)?, context.idle_s));
         fixes.extend(balancers.iter().filter_map(raise));
     }
     fixes
@@ -205,7 +203,7 @@ fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
 
 fn not_fixes(evidence: &Evidence<'_>) -> Vec<NotFix> {
     match evidence.ipvs() {
-        Some((_, end)) if end.state == FIN_WAIT => remedy::told(&[FIRST_VALUE]),
-        _ => remedy::told(&[ALL_VALUES]),
+        Some((_, end)) if end.state == FIN_WAIT => remedy::to_not_fixes(&[FIRST_VALUE]),
+        _ => remedy::to_not_fixes(&[ALL_VALUES]),
     }
 }

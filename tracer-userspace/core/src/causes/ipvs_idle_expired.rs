@@ -9,9 +9,9 @@ use rsttrace_model::{
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
+    fix_context::FixContext,
     remedy,
-    scene::Scene,
 };
 use crate::{
     causes::cause::Facts,
@@ -26,52 +26,59 @@ pub const CAUSE: Cause = Cause {
     family: Family::TimeoutMismatch,
     title: "the IPVS entry of an idle, established connection expired",
     doc: Doc {
-        about: "IPVS gives an established connection 900 s of silence \
-                (net/netfilter/ipvs/ip_vs_proto_tcp.c). A socket sends its first keepalive after 7200 s, \
-                if it has SO_KEEPALIVE on at all; conntrack waits 432000 s, or 86400 s under kube-proxy. \
-                By default IPVS is always the shortest. Every packet re-arms its timer; when it runs out nobody is \
-                told, and the conntrack entry goes with it. The next packet of the client finds no entry, \
-                is let through (sloppy_tcp=0), and the stack of the very node that owns the virtual \
-                address answers with a bare RST (NO_SOCKET). If the server speaks first, its packet \
-                leaves untranslated and the client's host resets the server.",
-        signs: &[
-            Sign::observed(
-                "the entry ended by its own timer in ESTABLISHED, and a stack without state reset \
-                 the next packet",
-                &[Need::Any("ipvs_end"), Need::Full("reset_sent"), Need::Any("kernel_symbols")],
+        about: "IPVS keeps the entry of an established connection for 900 s of idle time \
+                (net/netfilter/ipvs/ip_vs_proto_tcp.c). A socket sends its first keepalive after \
+                7200 s, and only if it has SO_KEEPALIVE on; conntrack waits 432000 s, or 86400 s \
+                under kube-proxy. By default the IPVS limit is always the shortest. Every packet \
+                re-arms the IPVS timer. When the timer runs out, neither end is notified, and the \
+                conntrack entry is deleted together with the IPVS entry. The client's next packet \
+                finds no entry and is let through (sloppy_tcp=0), and the TCP stack of the node \
+                that owns the virtual address answers with a bare RST (NO_SOCKET). If the server \
+                sends first, its packet leaves untranslated and the client's host resets the \
+                server.",
+        detections: &[
+            Detection::observed(
+                "the entry ended by its own timer in ESTABLISHED, and a TCP stack without this \
+                 connection reset the next packet",
+                &[
+                    RequiredSignal::Any("ipvs_end"),
+                    RequiredSignal::Full("reset_sent"),
+                    RequiredSignal::Any("kernel_symbols"),
+                ],
             ),
-            Sign::correlated(
-                "both were seen, but not which function ended the entry",
-                &[Need::Any("ipvs_end"), Need::Full("reset_sent")],
+            Detection::correlated(
+                "the end of the entry and the reset were seen, but not which function ended the \
+                 entry",
+                &[RequiredSignal::Any("ipvs_end"), RequiredSignal::Full("reset_sent")],
             ),
-            Sign::correlated(
+            Detection::correlated(
                 "the end of the entry was seen, the sender of the reset was not",
-                &[Need::Any("ipvs_end"), Need::Any("reset_received")],
+                &[RequiredSignal::Any("ipvs_end"), RequiredSignal::Any("reset_received")],
             ),
-            Sign::inferred(
-                "a packet to an IPVS service of this host was answered by its stack after more \
-                 silence than the limit (or one of its server came back untranslated); the entry had \
-                 ended before tracing began",
-                &[Need::Full("reset_sent")],
+            Detection::inferred(
+                "this host's TCP stack answered a packet to an IPVS service after the connection \
+                 had been idle for longer than the limit (or a packet of the server arrived \
+                 untranslated); the entry had ended before tracing began",
+                &[RequiredSignal::Full("reset_sent")],
             ),
         ],
         mistaken_for: &[
             (
                 "conntrack_idle_expired",
-                "IPVS deletes the conntrack entry together with its own: one that vanished after \
-                 900 s of its 86400 s is IPVS's doing",
+                "IPVS deletes the conntrack entry together with its own; a conntrack entry that \
+                 vanished after 900 s of its 86400 s was deleted by IPVS",
             ),
             (
                 "retransmission_timeout",
                 "15 minutes of retransmissions before ETIMEDOUT (tcp_retries2=15, about 924 s) are \
-                 no 900 s of silence before a reset",
+                 not 900 s of idle time before a reset",
             ),
             (
                 "a reset by the server",
-                "a capture at the client shows the virtual address as its source; the server never \
-                 saw it",
+                "a capture at the client shows the virtual address as the source of the reset; the \
+                 server never saw it",
             ),
-            ("ipvs_server_removed", "that entry ended before its time"),
+            ("ipvs_server_removed", "that entry ended before its timeout"),
         ],
         fixes: &[remedy::KEEPALIVE, remedy::IPVS_TIMEOUT, remedy::POOL],
         not_fixes: NOT_FIXES,
@@ -88,16 +95,17 @@ pub const CAUSE: Cause = Cause {
 const NOT_FIXES: &[(&str, &str)] = &[
     (
         "net.ipv4.tcp_keepalive_* with SO_KEEPALIVE off",
-        "the sysctls only reach sockets that have it on",
+        "the sysctls affect only sockets that have it on",
     ),
     (
         "net.ipv4.tcp_keepalive_* on the host, for pods",
-        "they are per network namespace, and a new namespace starts with the kernel's defaults",
+        "the sysctls are per network namespace, and a new namespace starts with the kernel's \
+         defaults",
     ),
     (
         "a keepalive time equal to the limit",
-        "timers fire up to 1/8 late, so it loses the race; a third of the limit survives a lost \
-         probe",
+        "timers fire up to 1/8 late, so the entry expires first; a third of the limit survives a \
+         lost probe",
     ),
     (
         "net.netfilter.nf_conntrack_max",
@@ -114,24 +122,24 @@ const NOT_FIXES: &[(&str, &str)] = &[
     ),
     (
         "net.ipv4.vs.sloppy_tcp=1 with several servers",
-        "the next packet makes a new entry, perhaps to a server that never had the connection",
+        "the next packet creates a new entry, perhaps to a server that never had the connection",
     ),
     (
         "a longer session affinity (persistence)",
-        "it binds a client to a server, not a connection to its entry",
+        "affinity binds a client to a server, not a connection to its entry",
     ),
 ];
 
 /// `IP_VS_TCP_S_ESTABLISHED` (include/net/ip_vs.h).
 pub const ESTABLISHED: u32 = 1;
 
-/// The stamps of segments and of our own start are this coarse, seconds.
+/// Resolution of the timestamps of segments and of the start of tracing, seconds.
 const SLACK_S: f64 = 1.0;
 
-/// Ended by its own timer, not because somebody asked, and in a state in which packets re-armed it:
-/// once its server is gone they are dropped.
+/// Whether the entry ended by its own timer, not on request, and in a state in which packets re-armed the
+/// timer; without a server packets are dropped and do not re-arm it.
 pub fn is_natural(end: &IpvsEnd) -> bool {
-    let asked = [
+    let requested = [
         "ip_vs_expire_nodest_conn_flush",
         "expire_nodest_conn_handler",
         "ip_vs_random_dropentry",
@@ -139,13 +147,14 @@ pub fn is_natural(end: &IpvsEnd) -> bool {
         "ip_vs_conn_net_cleanup",
         "__ip_vs_cleanup_batch",
     ];
-    !end.forced && !end.server_gone && !asked.iter().any(|function| has(&end.stack, function))
+    !end.forced && !end.server_gone && !requested.iter().any(|function| has(&end.stack, function))
 }
 
-/// Whether its timer had the time to run out; an entry that ended sooner was ended, whoever did it.
+/// Whether the entry had been idle long enough for its timer to run out. An entry that ended sooner was
+/// removed by something else.
 pub fn had_time(end: &IpvsEnd, ended: Nanos) -> bool {
-    let left_alone = |last| seconds(ended.saturating_sub(last)) >= end.timeout_s - SLACK_S;
-    end.last_packet.is_none_or(left_alone)
+    let idle_long_enough = |last| seconds(ended.saturating_sub(last)) >= end.timeout_s - SLACK_S;
+    end.last_packet.is_none_or(idle_long_enough)
 }
 
 /// The finding that an IPVS entry ended.
@@ -154,7 +163,7 @@ pub fn finding(evidence: &Evidence<'_>, ts: u64, end: &IpvsEnd) -> Finding {
         kind: "ipvs_expired",
         ts,
         summary: format!(
-            "IPVS entry {} (to {}) ended in {}, limit {}, {} before",
+            "IPVS entry {} (to {}) ended in {}, limit {}, {} earlier",
             end.virtual_flow,
             end.real_flow.dst,
             ipvs::state_name(end.state),
@@ -176,12 +185,12 @@ fn seen(evidence: &Evidence<'_>) -> Option<Verdict> {
     if end.state != ESTABLISHED || !is_natural(end) {
         return None;
     }
-    // A timer never fires early: an entry that ended sooner was ended (a removed server moves it).
+    // A timer never fires early: an entry that ended sooner was removed (removing a server does that).
     let after_s = evidence.last_received().map(|last| seconds(loss.ts.saturating_sub(last)));
     if after_s.is_some_and(|after_s| after_s < end.timeout_s - SLACK_S) {
         return None;
     }
-    // Without the kernel's symbols nothing says that it was the timer.
+    // Without kernel symbols there is no evidence that it was the timer.
     let confidence = match end.stack.is_empty() {
         false => evidence.lost_entry_confidence(),
         true => Confidence::Correlated,
@@ -192,18 +201,18 @@ fn seen(evidence: &Evidence<'_>) -> Option<Verdict> {
     )
     .finding(finding(evidence, loss.ts, end));
     if confidence != Confidence::Observed {
-        verdict = verdict.prove("run rsttrace on the node that owns the virtual address as well");
+        verdict = verdict.prove("also run rsttrace on the node that owns the virtual address");
     } else if let Some(test) = evidence.newest_assumed() {
         verdict = verdict.prove(test);
     }
     Some(verdict)
 }
 
-/// The entry ended before tracing began: only arithmetic is left.
+/// The entry ended before tracing began, so only arithmetic is left.
 fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
     let balanced = evidence.balanced()?;
     let at = evidence.stateless()?;
-    // Half closed it had another, shorter limit.
+    // A half-closed connection has another, shorter limit.
     let half_closed = evidence
         .victims()
         .any(|(_, _, socket)| !matches!(socket.state, tcp_state::ESTABLISHED | tcp_state::CLOSE));
@@ -213,7 +222,7 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
     let limit_s = balanced_limit_s(evidence)?;
     let idle_s = evidence.idle_s()?;
     let expired_for_s = idle_s - limit_s;
-    // Still within its limit; or it ended while we watched, and we would have seen it.
+    // Either the entry is still within its limit, or its end during tracing would have been recorded.
     let watched_s = evidence.age_s(evidence.started());
     let would_be_seen = evidence.session.covers("ipvs_end") && expired_for_s < watched_s - SLACK_S;
     if expired_for_s < 0.0 || would_be_seen {
@@ -222,17 +231,20 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
     let service = balanced.virtual_flow.dst;
     let met = match balanced.client {
         None => format!(
-            "{service} is an IPVS service here, yet its packet was answered by the local stack"
+            "{service} is an IPVS service here, but the local TCP stack answered the connection's \
+             packet"
         ),
         Some(_) => format!(
-            "a packet of its server reached the client untranslated, and {service} has no entry for it"
+            "a packet from its server reached the client untranslated, and {service} has no entry \
+             for the connection"
         ),
     };
     Some(
         Verdict::new(
             Confidence::Inferred,
             format!(
-                "no IPVS entry was left for it (limit {}), and tracing began after it ended",
+                "no IPVS entry was left for the connection (limit {}), and tracing began after the \
+                 entry ended",
                 human_s(limit_s)
             ),
         )
@@ -241,11 +253,11 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
             ts: at.ts,
             summary: format!("{met}; idle for {}, limit {}", human_s(idle_s), human_s(limit_s)),
         })
-        .prove("keep rsttrace running: the next expiry is then seen, not computed"),
+        .prove("keep rsttrace running; it then observes the next expiry instead of computing it"),
     )
 }
 
-/// The limit of established connections where the connection's service is.
+/// The limit of established connections in the namespace with the connection's service, seconds.
 fn balanced_limit_s(evidence: &Evidence<'_>) -> Option<f64> {
     let balanced = evidence.balanced()?;
     evidence.host(balanced.netns)?.ipvs.as_ref()?.timeout_tcp_s.map(f64::from)
@@ -287,13 +299,13 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     fixes
 }
 
-fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
-    let balancers = scene.balancers();
-    let limit = |netns: &&Netns| scene.value(netns, "ipvs.tcp").map(as_seconds);
+fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
+    let balancers = context.balancers();
+    let limit = |netns: &&Netns| context.value(netns, "ipvs.tcp").map(as_seconds);
     let shortest = balancers.iter().filter_map(limit).reduce(f64::min);
-    let mut fixes = remedy::keepalive_on(scene, shortest, "the IPVS timer");
+    let mut fixes = remedy::keepalive_on(context, shortest, "the IPVS timer");
     fixes.extend(balancers.iter().filter_map(|netns| {
-        Some(remedy::ipvs_timeout(netns.place.clone(), limit(netns)?, scene.idle_s))
+        Some(remedy::ipvs_timeout(netns.place.clone(), limit(netns)?, context.idle_s))
     }));
     fixes.push(shortest.map_or_else(|| remedy::POOL.fix(), remedy::pool_below));
     fixes

@@ -1,4 +1,4 @@
-//! The real server was taken out of IPVS under a live connection.
+//! The real server was removed from IPVS under a live connection.
 
 use std::net::SocketAddr;
 
@@ -11,12 +11,11 @@ use rsttrace_model::{
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
+    fix_context::FixContext,
     ipvs_entry::lost_to,
     ipvs_idle_expired::had_time,
-    remedy,
-    scene::Scene,
-    unanswered,
+    remedy, unanswered,
 };
 use crate::{
     case::Stamped,
@@ -30,68 +29,72 @@ use crate::{
 pub const CAUSE: Cause = Cause {
     id: "ipvs_server_removed",
     family: Family::StateLost,
-    title: "the real server was taken out of IPVS under a live connection",
+    title: "the real server was removed from IPVS under a live connection",
     doc: Doc {
-        about: "A real server was deleted from its IPVS service, or went with the service, while \
-                connections to it were open. \
-                With net.ipv4.vs.expire_nodest_conn=1 the entries are ended at once, or by the next \
-                packet, and that packet is answered by the local stack: a reset. With 0 every packet of \
-                them is dropped in silence until the retransmissions run out, about 15 minutes later. \
+        about: "A real server was deleted from its IPVS service, alone or together with the \
+                service, while connections to it were open. With net.ipv4.vs.expire_nodest_conn=1 \
+                the entries end at once, or at the next packet, and the local TCP stack answers \
+                that packet with a reset. With 0 every packet of these connections is dropped \
+                without an answer until the retransmissions run out, about 15 minutes later. \
                 kube-proxy sets 1.",
-        signs: &[
-            Sign::observed(
-                "IPVS ended the entry in the flush that follows a removal, or for a packet that found \
-                 the entry without its server",
-                &[Need::Full("ipvs_end"), Need::Any("kernel_symbols")],
+        detections: &[
+            Detection::observed(
+                "IPVS ended the entry in the flush that follows a removal, or for a packet that \
+                 found the entry without its server",
+                &[RequiredSignal::Full("ipvs_end"), RequiredSignal::Any("kernel_symbols")],
             ),
-            Sign::observed(
-                "the removal was seen, and the entry was found without its server when the connection \
-                 timed out",
-                &[Need::Any("ipvs_server_removed"), Need::Any("socket_error")],
+            Detection::observed(
+                "the removal was seen, and the entry was found without its server when the \
+                 connection timed out",
+                &[RequiredSignal::Any("ipvs_server_removed"), RequiredSignal::Any("socket_error")],
             ),
-            Sign::observed(
-                "the removal was seen, packets of two ends that are elsewhere are dropped here for a second \
-                 and more, and the entry was found without its server",
-                &[Need::Full("ipvs_server_removed")],
+            Detection::observed(
+                "the removal was seen, packets between two ends on other hosts are dropped here \
+                 for a second or more, and the entry was found without its server",
+                &[RequiredSignal::Full("ipvs_server_removed")],
             ),
-            Sign::observed(
-                "the removal was seen, the entry ran out without its server, and the stack then reset a \
-                 packet of it",
-                &[Need::Any("ipvs_server_removed"), Need::Any("ipvs_end"), Need::Any("reset_sent")],
-            ),
-            Sign::correlated(
-                "the removal of its whole service was seen, and the stack then reset a packet for that \
-                 address: without services IPVS does not look at packets",
+            Detection::observed(
+                "the removal was seen, the entry expired without its server, and the TCP stack \
+                 then reset a packet of the connection",
                 &[
-                    Need::Any("ipvs_server_removed"),
-                    Need::Any("reset_sent"),
-                    Need::Any("kernel_symbols"),
+                    RequiredSignal::Any("ipvs_server_removed"),
+                    RequiredSignal::Any("ipvs_end"),
+                    RequiredSignal::Any("reset_sent"),
                 ],
             ),
-            Sign::correlated(
-                "the entry ran out after its server had been taken out",
-                &[Need::Any("ipvs_end")],
+            Detection::correlated(
+                "the removal of the whole service was seen, and the TCP stack then reset a packet \
+                 for that address; without services IPVS does not process packets",
+                &[
+                    RequiredSignal::Any("ipvs_server_removed"),
+                    RequiredSignal::Any("reset_sent"),
+                    RequiredSignal::Any("kernel_symbols"),
+                ],
             ),
-            Sign::inferred(
+            Detection::correlated(
+                "the entry expired after its server had been removed",
+                &[RequiredSignal::Any("ipvs_end")],
+            ),
+            Detection::inferred(
                 "the entry was found without its server when the connection timed out",
-                &[Need::Any("socket_error")],
+                &[RequiredSignal::Any("socket_error")],
             ),
         ],
         mistaken_for: &[
             (
                 "ipvs_entry_dropped",
-                "there the whole table was cleared (ipvsadm -C), or the entry alone was lost",
+                "the whole table was cleared (ipvsadm -C), or the entry alone was lost",
             ),
-            ("ipvs_idle_expired", "there the entry had been silent for all of its limit"),
+            ("ipvs_idle_expired", "the entry had been idle for its full limit"),
             (
                 "retransmission_timeout",
-                "there nobody answered already before the server was removed, which is what a health \
-                 check does with a dead one",
+                "the server had stopped answering before it was removed; a health check removes a \
+                 dead server",
             ),
             (
                 "a crashed server",
-                "its address stays in the service until somebody or a health check removes it; \
-                 until then its own host, or nobody, answers",
+                "its address stays in the service until an operator or a health check removes it; \
+                 until then its own host answers, or no host does",
             ),
         ],
         fixes: &[DRAIN, RESET],
@@ -112,8 +115,8 @@ const DRAIN: Remedy = Remedy {
     risk: Risk::Low,
     summary: "drain a server before removing it: weight 0, wait, then delete",
     reason: "a server with weight 0 keeps its connections and takes no new ones",
-    how: "ipvsadm -e … -w 0, wait until ActiveConn is 0, then ipvsadm -d; in Kubernetes a preStop \
-          hook longer than the longest request",
+    how: "run ipvsadm -e … -w 0, wait until ActiveConn is 0, then run ipvsadm -d; in Kubernetes \
+          use a preStop hook that lasts longer than the longest request",
 };
 
 const RESET: Remedy = Remedy {
@@ -121,9 +124,9 @@ const RESET: Remedy = Remedy {
     owner: FixOwner::Node,
     risk: Risk::Low,
     summary: "let IPVS end the connections of a removed server at once",
-    reason: "their clients are then reset and reconnect, instead of waiting for their retransmissions to \
-             run out",
-    how: "net.ipv4.vs.expire_nodest_conn=1 in the namespace that owns the table",
+    reason: "their clients are then reset and reconnect, instead of waiting until their \
+             retransmissions run out",
+    how: "set net.ipv4.vs.expire_nodest_conn=1 in the namespace that owns the table",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[
@@ -131,7 +134,7 @@ const NOT_FIXES: &[(&str, &str)] = &[
         "net.ipv4.vs.expire_nodest_conn=0",
         "the connection then hangs until its retransmissions run out instead of being reset",
     ),
-    ("net.ipv4.vs.conn_reuse_mode", "it decides about new connections on old ports only"),
+    ("net.ipv4.vs.conn_reuse_mode", "it affects only new connections on old ports"),
 ];
 
 fn removed(end: &IpvsEnd) -> bool {
@@ -148,13 +151,13 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 pub struct ServerLoss<'a> {
     confidence: Confidence,
     server: SocketAddr,
-    /// What became of its entry.
+    /// What happened to its entry.
     entry: Finding,
-    /// Who took the server away, if that was seen.
+    /// The removal of the server, if it was seen.
     pub removal: Option<&'a Stamped<IpvsServerRemoved>>,
 }
 
-/// Also of a server that went with the whole table, which is `ipvs_entry_dropped`.
+/// Includes a server that was removed with the whole table, which is `ipvs_entry_dropped`.
 pub fn lost<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
     if only_dropped(evidence) {
         return dropped(evidence);
@@ -165,11 +168,11 @@ pub fn lost<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
     ended(evidence).or_else(|| hung(evidence)).or_else(|| unhooked(evidence))
 }
 
-/// Its entry ended, for want of the server or long after.
+/// Its entry ended because the server was missing, or expired long after.
 fn ended<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
     let (loss, end) = evidence.ipvs()?;
     let by_flush = removed(end);
-    // Asked for by a packet that found its server gone; port reuse asks the same way, but only for
+    // Requested by a packet that found its server gone. Port reuse ends entries in the same way, but only
     // entries that are closing.
     let by_packet = end.forced && (end.server_gone || is_gone(evidence, loss.netns, end));
     let ran_out =
@@ -183,12 +186,12 @@ fn ended<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
         (false, Some(_)) if ran_out => evidence.lost_entry_confidence(),
         _ => Confidence::Correlated,
     };
-    let how = if ran_out { "ran out" } else { "was ended" };
+    let how = if ran_out { "expired" } else { "was ended" };
     let finding = Finding {
         kind: "ipvs_server_removed",
         ts: loss.ts,
         summary: format!(
-            "the IPVS entry {} ({}) {how} without its server {}, {} before",
+            "the IPVS entry {} ({}) {how} without its server {}, {} earlier",
             end.virtual_flow,
             state_name(end.state),
             end.real_flow.dst,
@@ -198,17 +201,17 @@ fn ended<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
     Some(ServerLoss { confidence, server: end.real_flow.dst, entry: finding, removal })
 }
 
-/// Its entry is still there, without the server: every packet that arrives for it is dropped.
+/// Its entry still exists without the server, and every packet that arrives for it is dropped.
 fn hung<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
     let socket = &evidence.timed_out()?.value.socket;
     let Stamped { ts, netns, value: entry } = evidence.ipvs_orphan()?;
     let removal = evidence.ipvs_server_removed(*netns, entry.virtual_flow, entry.real_flow());
-    // Nobody answered before the server was removed: it was removed because it is dead.
+    // The server had stopped answering before it was removed: it was removed because it is dead.
     if removal.is_some_and(|at| seconds(ts.saturating_sub(at.ts)) < unanswered::at_least_s(socket))
     {
         return None;
     }
-    // Without the removal nobody knows which came first: it, or the silence of a dead server.
+    // Without a recorded removal it is unknown which came first, the removal or the death of the server.
     let confidence = if removal.is_some() { Confidence::Observed } else { Confidence::Inferred };
     Some(ServerLoss {
         confidence,
@@ -218,8 +221,8 @@ fn hung<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
     })
 }
 
-/// Its entry is still there, but nobody looks: with its last service IPVS leaves netfilter's hooks
-/// (net/netfilter/ipvs/ip_vs_ctl.c), and the local stack gets the packet.
+/// Its entry still exists but is not used: with its last service IPVS leaves netfilter's hooks
+/// (net/netfilter/ipvs/ip_vs_ctl.c), and the local TCP stack receives the packet.
 fn unhooked<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
     let at =
         evidence.stateless().filter(|at| at.value.socket.is_none() && at.value.end.is_none())?;
@@ -235,7 +238,8 @@ fn unhooked<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
         kind: "ipvs_no_service",
         ts: at.ts,
         summary: format!(
-            "a packet of it was answered by the local stack {}: {service} is no IPVS service any more",
+            "the local TCP stack {} answered a packet of the connection: {service} is no longer an \
+             IPVS service",
             evidence.place(at.netns).describe()
         ),
     };
@@ -247,7 +251,7 @@ fn unhooked<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
     })
 }
 
-/// Nobody of this host is hurt, but its packets are dropped here.
+/// No socket of this host is affected, but the connection's packets are dropped here.
 fn dropped<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
     let Stamped { ts, netns, value: entry } = evidence.ipvs_orphan()?;
     let removal = evidence.ipvs_server_removed(*netns, entry.virtual_flow, entry.real_flow());
@@ -272,7 +276,8 @@ fn orphaned(evidence: &Evidence<'_>, ts: Nanos, netns: u32, entry: &IpvsEntry) -
         kind: "ipvs_orphan",
         ts,
         summary: format!(
-            "the IPVS entry {} ({}, {} s left) {} has no server any more: packets for {} are dropped",
+            "the IPVS entry {} ({}, {} s left) {} no longer has a server: packets for {} are \
+             dropped",
             entry.virtual_flow,
             entry.state,
             entry.left_s,
@@ -283,7 +288,7 @@ fn orphaned(evidence: &Evidence<'_>, ts: Nanos, netns: u32, entry: &IpvsEntry) -
 }
 
 impl ServerLoss<'_> {
-    /// Every service was taken away at once.
+    /// Every service was deleted at once.
     pub fn with_all(&self) -> bool {
         self.removal.is_some_and(|at| at.value.removal() == IpvsRemoval::Table)
     }
@@ -291,10 +296,10 @@ impl ServerLoss<'_> {
     pub fn verdict(self, evidence: &Evidence<'_>) -> Verdict {
         let Self { confidence, server, entry, removal } = self;
         let Some(at) = removal else {
-            let why = format!("its real server {server} had been taken out of IPVS");
+            let why = format!("its real server {server} had been removed from IPVS");
             return Verdict::new(confidence, why).finding(entry).prove(
-                "keep rsttrace running: a removal is then seen, and whether the server had answered until \
-                 then",
+                "keep rsttrace running; it then observes a removal, and whether the server \
+                 answered until then",
             );
         };
         let IpvsServerRemoved { service, task, .. } = &at.value;
@@ -302,25 +307,28 @@ impl ServerLoss<'_> {
         let before = human_s(evidence.age_s(at.ts));
         let (why, summary) = match at.value.removal() {
             IpvsRemoval::Server => (
-                format!("{task} had taken its real server {server} out of IPVS"),
-                format!("{task} took {server} out of the IPVS service {service} {place}"),
+                format!("{task} had removed its real server {server} from IPVS"),
+                format!("{task} removed {server} from the IPVS service {service} {place}"),
             ),
             IpvsRemoval::Service => (
                 format!("{task} had deleted its IPVS service {service}"),
-                format!("{task} deleted the IPVS service {service}, {server} with it, {place}"),
+                format!(
+                    "{task} deleted the IPVS service {service} with its server {server} {place}"
+                ),
             ),
             IpvsRemoval::Table => (
                 format!("{task} had cleared the IPVS table"),
                 format!(
-                    "{task} deleted every IPVS service, {service} and {server} with it, {place}"
+                    "{task} deleted every IPVS service {place}, among them {service} with its \
+                     server {server}"
                 ),
             ),
         };
-        Verdict::new(confidence, format!("{why} {before} before"))
+        Verdict::new(confidence, format!("{why} {before} earlier"))
             .finding(Finding {
                 kind: "ipvs_server_removal",
                 ts: at.ts,
-                summary: format!("{summary}, {before} before"),
+                summary: format!("{summary}, {before} earlier"),
             })
             .finding(entry)
     }
@@ -367,23 +375,23 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     fixes
 }
 
-fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
     let reset = |netns: &Netns| {
         Some(Fix {
             summary: format!("{} {}", RESET.summary, netns.place.describe()),
-            current: scene
+            current: context
                 .value(netns, "net.ipv4.vs.expire_nodest_conn")
                 .map(|now| now.to_string()),
             wanted: Some("1".into()),
-            changes: vec![scene.sysctl(netns, "net.ipv4.vs.expire_nodest_conn", 1)?],
+            changes: vec![context.sysctl(netns, "net.ipv4.vs.expire_nodest_conn", 1)?],
             ..RESET.fix()
         })
     };
     let mut fixes = vec![DRAIN.fix()];
-    fixes.extend(scene.balancers().into_iter().filter_map(reset));
+    fixes.extend(context.balancers().into_iter().filter_map(reset));
     fixes
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

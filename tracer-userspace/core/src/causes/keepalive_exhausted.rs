@@ -4,11 +4,10 @@ use rsttrace_model::{host_state::Netns, units::human_s};
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
+    fix_context::FixContext,
     reject_rule::CHANGE_RULE,
-    remedy,
-    scene::Scene,
-    unanswered,
+    remedy, unanswered,
 };
 use crate::{
     event::has,
@@ -22,24 +21,25 @@ pub const CAUSE: Cause = Cause {
     family: Family::Keepalive,
     title: "keepalive probes ran out: the peer or the path is gone",
     doc: Doc {
-        about: "With SO_KEEPALIVE on, a silent connection is probed after tcp_keepalive_time (7200 \
-                s), every tcp_keepalive_intvl (75 s), tcp_keepalive_probes (9) times; when none is \
-                answered the kernel resets the peer, if there is one, and the application gets ETIMEDOUT, \
-                2 h 11 min 15 s after the last segment (net/ipv4/tcp_timer.c, tcp_keepalive_timer). \
-                Keepalive found out that the peer or the path is gone; it is not what broke it.",
-        signs: &[Sign::observed(
+        about: "With SO_KEEPALIVE on, an idle connection is probed after tcp_keepalive_time (7200 \
+                s), then every tcp_keepalive_intvl (75 s), tcp_keepalive_probes (9) times. When no \
+                probe is answered, the kernel resets the peer, if there is one, and the \
+                application gets ETIMEDOUT, 2 h 11 min 15 s after the last segment \
+                (net/ipv4/tcp_timer.c, tcp_keepalive_timer). Keepalive detected that the peer or \
+                the path is gone; keepalive did not break the connection.",
+        detections: &[Detection::observed(
             "the socket failed with ETIMEDOUT in the keepalive timer, without TCP_USER_TIMEOUT",
-            &[Need::Any("socket_error"), Need::Any("kernel_symbols")],
+            &[RequiredSignal::Any("socket_error"), RequiredSignal::Any("kernel_symbols")],
         )],
         mistaken_for: &[
             (
                 "retransmission_timeout",
-                "keepalive does not probe while data is outstanding: then the retries decide",
+                "keepalive does not probe while data is outstanding; then the retries count",
             ),
-            ("user_timeout", "with TCP_USER_TIMEOUT set it replaces the count of probes"),
+            ("user_timeout", "TCP_USER_TIMEOUT, when set, replaces the count of probes"),
             (
                 "a probe answered by a reset",
-                "somebody answered, and had no state: the reset has its own cause",
+                "the responder had no state for the connection; the reset has its own cause",
             ),
         ],
         fixes: &[RESTORE, CHANGE_RULE, SOONER],
@@ -56,10 +56,10 @@ const RESTORE: Remedy = Remedy {
     id: "restore_the_path",
     owner: FixOwner::Node,
     risk: Risk::Low,
-    summary: "find out where the path or the peer went",
-    reason: "keepalive did its job: nobody answered",
-    how: "was the peer restarted, its node lost, a route or policy changed? look for drops on the \
-          way (ipvs, conntrack, firewall) in the minutes before",
+    summary: "find out why the peer or the path is gone",
+    reason: "keepalive worked as intended; no answer came",
+    how: "check whether the peer was restarted, its node was lost, or a route or policy changed; \
+          look for drops on the path (IPVS, conntrack, firewall) in the minutes before",
 };
 
 const SOONER: Remedy = Remedy {
@@ -67,15 +67,15 @@ const SOONER: Remedy = Remedy {
     owner: FixOwner::Node,
     risk: Risk::Low,
     summary: "detect a dead peer sooner",
-    reason: "the application can connect again minutes after the peer died, not hours; it does not bring \
-             the peer back",
-    how: "net.ipv4.tcp_keepalive_time, _intvl and _probes in the application's network namespace, or \
-          TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT of the socket",
+    reason: "the application can connect again minutes after the peer died, not hours; this does \
+             not bring the peer back",
+    how: "lower net.ipv4.tcp_keepalive_time, _intvl and _probes in the application's network \
+          namespace, or TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT of the socket",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[(
     "a longer net.ipv4.tcp_keepalive_time",
-    "it only makes a dead connection look alive for longer",
+    "it only delays the detection of a dead connection",
 )];
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
@@ -85,7 +85,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         return None;
     }
     let keepalive = socket.keepalive;
-    let idle = evidence.idle_s().map_or(String::new(), |s| format!(", silent for {}", human_s(s)));
+    let idle = evidence.idle_s().map_or(String::new(), |s| format!(", idle for {}", human_s(s)));
     let mut verdict = Verdict::new(
         Confidence::Observed,
         format!(
@@ -106,7 +106,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     });
     let dropped = unanswered::dropped(evidence);
     if dropped.is_none() {
-        verdict = verdict.prove(unanswered::WHERE_IT_WENT);
+        verdict = verdict.prove(unanswered::FIND_THE_DROP);
     }
     verdict.findings.extend(dropped);
     Some(verdict)
@@ -116,15 +116,15 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     unanswered::fixes(evidence, RESTORE.fix())
 }
 
-fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
     let mut fixes = vec![RESTORE.fix()];
-    fixes.extend(scene.victims().into_iter().filter_map(|netns| sooner(scene, netns)));
+    fixes.extend(context.victims().into_iter().filter_map(|netns| sooner(context, netns)));
     fixes
 }
 
 /// [`SOONER`] with its values; never later than now.
-fn sooner(scene: &Scene<'_>, netns: &Netns) -> Option<Fix> {
-    let now = |key| scene.value(netns, key);
+fn sooner(context: &FixContext<'_>, netns: &Netns) -> Option<Fix> {
+    let now = |key| context.value(netns, key);
     let (time, intvl, probes) = (now(remedy::TIME)?, now(remedy::INTVL)?, now(remedy::PROBES)?);
     let wanted = (time.min(300), intvl.min(30), probes.min(3));
     Some(Fix {
@@ -136,11 +136,11 @@ fn sooner(scene: &Scene<'_>, netns: &Netns) -> Option<Fix> {
         ),
         current: Some(format!("{time}/{intvl}/{probes}")),
         wanted: Some(format!("{}/{}/{}", wanted.0, wanted.1, wanted.2)),
-        changes: remedy::keepalive_sysctls(scene, netns, wanted),
+        changes: remedy::keepalive_sysctls(context, netns, wanted),
         ..SOONER.fix()
     })
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

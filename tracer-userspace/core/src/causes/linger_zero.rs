@@ -1,8 +1,8 @@
-//! SO_LINGER with timeout 0, and its kin that abort on purpose.
+//! Deliberate aborts: SO_LINGER with timeout 0, connect(AF_UNSPEC), TCP_LINGER2 below 0.
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
     remedy,
 };
 use crate::{
@@ -16,29 +16,34 @@ use crate::{
 pub const CAUSE: Cause = Cause {
     id: "linger_zero",
     family: Family::Application,
-    title: "the application aborted on purpose (SO_LINGER 0 and its kin)",
+    title: "the application aborted on purpose (SO_LINGER 0, connect(AF_UNSPEC), TCP_LINGER2 below \
+            0)",
     doc: Doc {
-        about: "An application asked for a reset instead of a close: SO_LINGER with timeout 0, \
-                connect(AF_UNSPEC) on a connected socket, or TCP_LINGER2 below 0. What was in flight in \
-                either direction is thrown away.",
-        signs: &[
-            Sign::observed(
-                "a reset sent from tcp_disconnect with SO_LINGER 0 set, or by connect(AF_UNSPEC), or at \
-                 the close of a socket whose TCP_LINGER2 is below 0",
-                &[Need::Any("reset_sent"), Need::Any("kernel_symbols")],
+        about: "An application requested a reset instead of a close: SO_LINGER with timeout 0, \
+                connect(AF_UNSPEC) on a connected socket, or TCP_LINGER2 below 0. Data in flight \
+                in either direction is discarded.",
+        detections: &[
+            Detection::observed(
+                "a reset sent from tcp_disconnect with SO_LINGER 0 set, or by connect(AF_UNSPEC), \
+                 or at the close of a socket whose TCP_LINGER2 is below 0",
+                &[RequiredSignal::Any("reset_sent"), RequiredSignal::Any("kernel_symbols")],
             ),
-            Sign::observed(
-                "an orphan whose TCP_LINGER2 is below 0 answered the acknowledgement of its FIN",
-                &[Need::Any("reset_sent")],
+            Detection::observed(
+                "an orphan whose TCP_LINGER2 is below 0 answered the acknowledgement of its FIN \
+                 with a reset",
+                &[RequiredSignal::Any("reset_sent")],
             ),
         ],
         mistaken_for: &[
-            ("close_unread_data", "there the queue, not the option, made it a reset"),
+            (
+                "close_unread_data",
+                "unread data in the queue, not a socket option, caused the reset",
+            ),
             (
                 "handshake_rejected",
-                "a health check does the same without payload, and hurts nobody",
+                "a health check does the same without payload, and breaks nothing",
             ),
-            ("socket_destroyed", "there somebody else aborted the socket"),
+            ("socket_destroyed", "another process aborted the socket"),
         ],
         fixes: &[DROP_LINGER],
         not_fixes: NOT_FIXES,
@@ -54,13 +59,14 @@ const DROP_LINGER: Remedy = Remedy {
     owner: FixOwner::Application,
     risk: Risk::Low,
     summary: "do not abort a connection that is in use (SO_LINGER 0, TCP_LINGER2, AF_UNSPEC)",
-    reason: "it throws away what is in flight and resets the peer, by design",
-    how: "Go SetLinger(0), nginx reset_timedout_connection, HAProxy option nolinger do this",
+    reason: "such an abort discards data in flight and resets the peer by design",
+    how: "remove the setting that does this, for example Go SetLinger(0), nginx \
+          reset_timedout_connection or HAProxy option nolinger",
 };
 
-const NOT_FIXES: &[(&str, &str)] = &[("net.ipv4.tcp_fin_timeout", "there is no FIN in this close")];
+const NOT_FIXES: &[(&str, &str)] = &[("net.ipv4.tcp_fin_timeout", "this close sends no FIN")];
 
-/// Which of the deliberate aborts it was.
+/// The kind of deliberate abort.
 fn kind(sent: &ResetSent) -> Option<&'static str> {
     let socket = sent.socket.as_ref()?;
     let disconnected = has(&sent.stack, "tcp_disconnect");
@@ -93,7 +99,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         None => (timed_out_linger2(evidence)?, "closed the socket with TCP_LINGER2 below 0"),
     };
     let task = &at.value.task;
-    // The timer's `current` is a bystander.
+    // In the timer, `current` is an unrelated task.
     let who = match at.value.trigger.is_some() || has(&at.value.stack, "tcp_keepalive_timer") {
         true => "its application".to_owned(),
         false => task.to_string(),
@@ -110,5 +116,5 @@ fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

@@ -4,9 +4,9 @@ use rsttrace_model::host_state::Netns;
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
+    fix_context::FixContext,
     remedy,
-    scene::Scene,
 };
 use crate::{
     case::Stamped,
@@ -21,38 +21,41 @@ pub const CAUSE: Cause = Cause {
     family: Family::Capacity,
     title: "the accept queue was full and the kernel answered with a reset or not at all",
     doc: Doc {
-        about: "A handshake found no place in the listener's accept queue, which holds one more than \
-                the smaller of the listen() argument and net.core.somaxconn. A SYN that finds it full is \
-                dropped, and the connect times out. The last ACK of a handshake that finds it full is \
-                dropped too, and the client, which believes it is connected, sends its data in vain, until \
-                its retries run out or the listener has forgotten the handshake and resets it; with \
+        about: "A handshake found no place in the listener's accept queue, which holds one more \
+                than the smaller of the listen() argument and net.core.somaxconn. A SYN that finds \
+                the queue full is dropped, and the connect times out. The last ACK of a handshake \
+                that finds the queue full is dropped too. The client then believes it is connected \
+                and sends data without an answer, until its retries run out or the listener has \
+                discarded the handshake and resets the connection. With \
                 net.ipv4.tcp_abort_on_overflow=1 the client is reset at once (tcp_check_req).",
-        signs: &[
-            Sign::observed(
-                "the listener answered the last ACK of a handshake with INVALID_SYN (6.10 on)",
-                &[Need::Any("reset_sent")],
+        detections: &[
+            Detection::observed(
+                "the listener reset the last ACK of a handshake with reason INVALID_SYN (6.10 on)",
+                &[RequiredSignal::Any("reset_sent")],
             ),
-            Sign::observed(
-                "before 6.10: it answered it from tcp_check_req, with more waiting than allowed",
-                &[Need::Any("reset_sent"), Need::Any("kernel_symbols")],
+            Detection::observed(
+                "before 6.10: the listener reset the last ACK of a handshake from tcp_check_req, \
+                 with more connections waiting than allowed",
+                &[RequiredSignal::Any("reset_sent"), RequiredSignal::Any("kernel_symbols")],
             ),
-            Sign::correlated(
-                "a socket that its peer's application had never answered gave up, and the accept queue \
-                 of the listener, on this host, was full",
-                &[Need::Any("socket_error")],
+            Detection::correlated(
+                "a socket that had never received an answer from its peer's application timed out, \
+                 and the accept queue of the listener, on this host, was full",
+                &[RequiredSignal::Any("socket_error")],
             ),
-            Sign::correlated(
+            Detection::correlated(
                 "a listener with a full queue reset a packet of a connection that it never had",
-                &[Need::Any("reset_sent")],
+                &[RequiredSignal::Any("reset_sent")],
             ),
         ],
         mistaken_for: &[
-            ("connection_refused", "there nobody listens"),
-            ("listener_closed", "there the queue was thrown away"),
-            ("retransmission_timeout", "there the packets were lost on the way"),
+            ("connection_refused", "no process listens on the port"),
+            ("listener_closed", "the listener was closed together with its queue"),
+            ("retransmission_timeout", "the packets were lost on the path"),
             (
                 "a SYN flood",
-                "that fills the queue of half-open connections, and is answered with cookies",
+                "a flood fills the queue of half-open connections, and the kernel answers with SYN \
+                 cookies",
             ),
         ],
         fixes: &[remedy::SOMAXCONN, LARGER_BACKLOG, PATIENT],
@@ -73,16 +76,17 @@ const LARGER_BACKLOG: Remedy = Remedy {
     summary: "listen with a larger backlog and accept faster",
     reason: "the queue is the smaller of the listen() argument and net.core.somaxconn, fixed when \
              listen() is called: restart the listener",
-    how: "listen(fd, n), and net.core.somaxconn of at least n in the listener's network namespace",
+    how: "set net.core.somaxconn to at least n in the listener's network namespace, then restart \
+          the listener with listen(fd, n)",
 };
 
 const PATIENT: Remedy = Remedy {
     id: "switch_abort_on_overflow_off",
     owner: FixOwner::Node,
     risk: Risk::Low,
-    summary: "let a full queue drop instead of reset",
-    reason: "the client sends its data again, and is served when the queue has room by then",
-    how: "net.ipv4.tcp_abort_on_overflow=0 in the listener's network namespace",
+    summary: "let a full accept queue drop packets instead of resetting clients",
+    reason: "the client retransmits its data, and is served if the queue has room by then",
+    how: "set net.ipv4.tcp_abort_on_overflow=0 in the listener's network namespace",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[(
@@ -90,7 +94,7 @@ const NOT_FIXES: &[(&str, &str)] = &[(
     "the queue's size is fixed when listen() is called",
 )];
 
-/// A listener's queue: its namespace, how many wait and how many are allowed.
+/// A listener's accept queue: its namespace, how many connections wait and how many are allowed.
 struct Queue {
     netns: u32,
     waiting: u32,
@@ -113,7 +117,7 @@ impl Queue {
     }
 }
 
-/// The queue that turned the connection away.
+/// The accept queue that rejected the connection.
 fn queue(evidence: &Evidence<'_>) -> Option<Queue> {
     if evidence.listen_overflowed() {
         return Queue::of(evidence.sent()?);
@@ -125,9 +129,9 @@ fn queue(evidence: &Evidence<'_>) -> Option<Queue> {
         return (at.value.socket.was_never_answered() && queue.is_full()).then_some(queue);
     }
     let at = evidence.stateless().filter(|at| at.value.end.is_none())?;
-    let strangers = evidence.victims().all(|(_, _, socket)| socket.bytes_received == 0);
+    let never_received = evidence.victims().all(|(_, _, socket)| socket.bytes_received == 0);
     let queue = Queue::of(at)?;
-    (strangers && !evidence.has_loss() && queue.is_full()).then_some(queue)
+    (never_received && !evidence.has_loss() && queue.is_full()).then_some(queue)
 }
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
@@ -145,9 +149,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let place = evidence.place(queue.netns).describe();
     let (ts, what) = match evidence.timed_out() {
         Some(at) => (at.ts, "its packets were dropped"),
-        None => (evidence.stateless()?.ts, "the listener had dropped its handshake and forgot it"),
+        None => (evidence.stateless()?.ts, "the listener had discarded its handshake"),
     };
-    let why = format!("the listener's accept queue {place} was full{many}: {what}");
+    let why = format!("the listener's accept queue {place} was full{many} and {what}");
     Some(
         Verdict::new(Confidence::Correlated, why)
             .finding(Finding {
@@ -158,7 +162,8 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
                 ),
             })
             .prove(
-                "do TcpExtListenOverflows and TcpExtListenDrops (nstat -az) grow there meanwhile?",
+                "check whether TcpExtListenOverflows and TcpExtListenDrops (nstat -az) grow in \
+                 that namespace",
             ),
     )
 }
@@ -190,21 +195,21 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     }]
 }
 
-fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
     let overflowed = |netns: &Netns| netns.tcp.listen_overflows.is_some_and(|count| count > 0);
-    let places = scene.servers(overflowed);
+    let places = context.servers(overflowed);
     let mut fixes: Vec<_> =
-        places.iter().filter_map(|netns| remedy::larger_somaxconn(scene, netns)).collect();
+        places.iter().filter_map(|netns| remedy::larger_somaxconn(context, netns)).collect();
     fixes.push(LARGER_BACKLOG.fix());
     let patient = |netns: &&Netns| {
-        scene.value(netns, "net.ipv4.tcp_abort_on_overflow").filter(|now| *now != 0)?;
+        context.value(netns, "net.ipv4.tcp_abort_on_overflow").filter(|now| *now != 0)?;
         Some(Fix {
             summary: format!("{} {}", PATIENT.summary, netns.place.describe()),
-            current: scene
+            current: context
                 .value(netns, "net.ipv4.tcp_abort_on_overflow")
                 .map(|now| now.to_string()),
             wanted: Some("0".into()),
-            changes: vec![scene.sysctl(netns, "net.ipv4.tcp_abort_on_overflow", 0)?],
+            changes: vec![context.sysctl(netns, "net.ipv4.tcp_abort_on_overflow", 0)?],
             ..PATIENT.fix()
         })
     };
@@ -213,5 +218,5 @@ fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

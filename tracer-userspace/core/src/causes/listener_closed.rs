@@ -2,7 +2,7 @@
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
     remedy,
 };
 use crate::{
@@ -18,16 +18,16 @@ pub const CAUSE: Cause = Cause {
     doc: Doc {
         about: "A listening socket was closed while finished handshakes waited in its accept \
                 queue. Their clients believe they are connected; the kernel resets each of them \
-                (net/ipv4/inet_connection_sock.c, inet_csk_listen_stop). A server that stops or reloads \
-                does this.",
-        signs: &[Sign::observed(
+                (net/ipv4/inet_connection_sock.c, inet_csk_listen_stop). A server that stops or \
+                reloads does this.",
+        detections: &[Detection::observed(
             "the reset was sent from inet_csk_listen_stop, in the context of the process that \
-                 closed the listener",
-            &[Need::Any("reset_sent"), Need::Any("kernel_symbols")],
+             closed the listener",
+            &[RequiredSignal::Any("reset_sent"), RequiredSignal::Any("kernel_symbols")],
         )],
         mistaken_for: &[
-            ("connection_refused", "those who come after the close are refused"),
-            ("process_killed", "there an accepted connection died with its owner"),
+            ("connection_refused", "connects after the close are refused"),
+            ("process_killed", "an accepted connection ended with its owner"),
         ],
         fixes: &[DRAIN],
         not_fixes: NOT_FIXES,
@@ -56,13 +56,14 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let task = &at.value.task;
     let who = task.to_string();
     let how = if task.exiting { "exited with its listener" } else { "closed its listener" };
-    Some(Verdict::new(Confidence::Observed, format!("{who} {how} before accepting it")).finding(
-        Finding {
-            kind: "listener_closed",
-            ts: at.ts,
-            summary: format!("{who} {how}; this connection was still in the queue"),
-        },
-    ))
+    Some(
+        Verdict::new(Confidence::Observed, format!("{who} {how} before accepting the connection"))
+            .finding(Finding {
+                kind: "listener_closed",
+                ts: at.ts,
+                summary: format!("{who} {how}; this connection was still in the queue"),
+            }),
+    )
 }
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
@@ -70,5 +71,5 @@ fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

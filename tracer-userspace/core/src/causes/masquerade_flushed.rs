@@ -4,7 +4,7 @@ use rsttrace_model::units::human_s;
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
     remedy,
 };
 use crate::{
@@ -19,32 +19,33 @@ pub const CAUSE: Cause = Cause {
     family: Family::StateLost,
     title: "an interface went down or changed address and its NAT entries went with it",
     doc: Doc {
-        about: "`masquerade` takes the source address from the interface at a connection's first packet. \
-                When that interface goes down or loses the address, the kernel deletes the entries that \
-                use it (net/netfilter/nf_nat_masquerade.c). The next packet makes a new entry: with the \
-                same address it is usually given its old port and nothing breaks; with another one the \
-                server sees a stranger and resets it.",
-        signs: &[
-            Sign::observed(
-                "the entry was deleted below iterate_cleanup_work() or masq_device_event(), and a stack \
-                 without state reset the next packet",
+        about: "`masquerade` takes the source address from the interface at a connection's first \
+                packet. When that interface goes down or loses the address, the kernel deletes the \
+                entries that use that address (net/netfilter/nf_nat_masquerade.c). The next packet \
+                creates a new entry. With the same address the entry usually gets its old port and \
+                nothing breaks; with another address the server does not know the connection and \
+                resets it.",
+        detections: &[
+            Detection::observed(
+                "the entry was deleted by iterate_cleanup_work() or masq_device_event(), and a TCP \
+                 stack without this connection reset the next packet",
                 &[
-                    Need::Any("conntrack_end"),
-                    Need::Full("reset_sent"),
-                    Need::Any("kernel_symbols"),
+                    RequiredSignal::Any("conntrack_end"),
+                    RequiredSignal::Full("reset_sent"),
+                    RequiredSignal::Any("kernel_symbols"),
                 ],
             ),
-            Sign::correlated(
+            Detection::correlated(
                 "the flush was seen, the sender of the reset was not",
                 &[
-                    Need::Any("conntrack_end"),
-                    Need::Any("reset_received"),
-                    Need::Any("kernel_symbols"),
+                    RequiredSignal::Any("conntrack_end"),
+                    RequiredSignal::Any("reset_received"),
+                    RequiredSignal::Any("kernel_symbols"),
                 ],
             ),
         ],
         mistaken_for: &[
-            ("conntrack_deleted", "there a program asked, by netlink"),
+            ("conntrack_deleted", "a program deleted the entry through netlink"),
             ("a link that flaps", "as long as the address comes back, nothing breaks"),
         ],
         fixes: &[KEEP_ADDRESS, FIXED_SNAT],
@@ -61,9 +62,9 @@ const KEEP_ADDRESS: Remedy = Remedy {
     owner: FixOwner::Node,
     risk: Risk::Low,
     summary: "find out what took the address away, and keep it on its interface",
-    reason: "every connection masqueraded as it breaks at its next packet",
-    how: "ip monitor address link shows it live; DHCP renewals, networkd or NetworkManager restarts and \
-          CNI upgrades are the usual ones",
+    reason: "every connection masqueraded as that address breaks at its next packet",
+    how: "run ip monitor address link to see the change live; the usual causes are DHCP renewals, \
+          restarts of networkd or NetworkManager, and CNI upgrades",
 };
 
 const FIXED_SNAT: Remedy = Remedy {
@@ -71,16 +72,16 @@ const FIXED_SNAT: Remedy = Remedy {
     owner: FixOwner::Firewall,
     risk: Risk::Medium,
     summary: "use `snat to ADDRESS` in place of `masquerade`",
-    reason: "only masquerading watches interfaces; SNAT entries survive a link that comes back with its \
-             address",
-    how: "nft list ruleset and iptables-save -t nat show the rule",
+    reason: "only masquerading watches interfaces; SNAT entries survive a link that comes back \
+             with its address",
+    how: "find the rule with nft list ruleset or iptables-save -t nat, and replace its target",
 };
 
 const NOT_FIXES: &[(&str, &str)] =
-    &[("any conntrack timeout", "the entry was deleted, whatever time it had left")];
+    &[("any conntrack timeout", "the entry was deleted, however much time it had left")];
 
-/// What of the interface changed (net/netfilter/nf_nat_masquerade.c). The work runs later, in a worker
-/// that no longer tells which it was.
+/// What changed at the interface (net/netfilter/nf_nat_masquerade.c). The flush may run later in a worker,
+/// whose stack no longer shows which event it was.
 fn change(end: &ConntrackEnd) -> Option<&'static str> {
     let by = |function| has(&end.stack, function);
     if end.portid != 0 {
@@ -107,14 +108,14 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     Some(
         Verdict::new(
             evidence.lost_entry_confidence(),
-            format!("its masquerading entry ({address}) was flushed {place}: {change}"),
+            format!("its masquerading entry ({address}) was flushed {place} because {change}"),
         )
         .finding(Finding {
             kind: "masquerade_flushed",
             ts: loss.ts,
             summary: format!(
                 "the kernel deleted the entry {} (masqueraded as {}) {place} because {change}, {} \
-                 before",
+                 earlier",
                 end.original,
                 end.reply.dst,
                 human_s(evidence.age_s(loss.ts)),
@@ -143,5 +144,5 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

@@ -1,11 +1,11 @@
-//! A device on the path forgot an idle flow. Nothing on this host shows it; what shows is at which idle
+//! A device on the path dropped an idle flow. This host cannot observe that; it can measure at which idle
 //! ages connections to one service break, and at which they do not.
 
 use rsttrace_model::{tcp_flag, units::human_s};
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
     peer_aborted::from_elsewhere,
     remedy,
 };
@@ -21,25 +21,33 @@ pub const CAUSE: Cause = Cause {
     family: Family::TimeoutMismatch,
     title: "a device on the path dropped an idle flow (load balancer, NAT gateway, firewall)",
     doc: Doc {
-        about: "Load balancers, NAT gateways and firewalls keep a table of flows and forget those that \
-                are idle; the next packet is answered with a bare RST by the device or by the host behind \
-                it, or with silence (then it ends as retransmission_timeout). No packet says so, so this is \
-                measured: rsttrace keeps, for each service, the idle ages at which connections broke and \
-                those that connections survived (sampled from the kernel's list of sockets once a \
-                connection has broken). Baseline limits: 240 s Azure load balancer, 350 s AWS NLB, NAT \
-                gateway and Nitro v6 conntrack, 600 s Google Cloud firewall, 900 s IPVS, 1200 s Google \
-                Cloud NAT, 3600 s many firewalls, 4000 s the longest AWS classic load balancer.",
-        signs: &[Sign::inferred(
-            "two or more independent breaks by a bare RST from elsewhere, all after a longer silence \
-             than any connection to that service survived",
-            &[Need::Full("reset_received"), Need::Full("reset_sent")],
+        about: "Load balancers, NAT gateways and firewalls keep a table of flows and remove those \
+                that are idle. The device, or the host behind it, answers the next packet with a \
+                bare RST, or does not answer at all (then the connection ends as \
+                retransmission_timeout). No packet reports the removal, so rsttrace measures it: \
+                for each service it keeps the idle ages at which connections broke and those that \
+                connections survived (sampled from the kernel's list of sockets once a connection \
+                has broken). Baseline limits: 240 s Azure load balancer, 350 s AWS NLB, NAT \
+                gateway and Nitro v6 conntrack, 600 s Google Cloud firewall, 900 s IPVS, 1200 s \
+                Google Cloud NAT, 3600 s many firewalls, 4000 s the longest AWS classic load \
+                balancer.",
+        detections: &[Detection::inferred(
+            "two or more independent breaks by a bare RST from another host, all after a longer \
+             idle time than any connection to that service survived",
+            &[RequiredSignal::Full("reset_received"), RequiredSignal::Full("reset_sent")],
         )],
         mistaken_for: &[
-            ("a server's restart", "breaks all idle connections at once, whatever their age"),
-            ("a server's idle policy", "it closes with FIN, or aborts with RST|ACK (peer_aborted)"),
+            (
+                "a server's restart",
+                "a restart breaks all idle connections at once, whatever their idle time",
+            ),
+            (
+                "a server's idle policy",
+                "the server closes with FIN, or aborts with RST|ACK (peer_aborted)",
+            ),
             (
                 "IPVS or conntrack on this host",
-                "their entry's end is seen: ipvs_idle_expired, conntrack_idle_expired",
+                "the end of their entry is seen (ipvs_idle_expired, conntrack_idle_expired)",
             ),
         ],
         fixes: &[remedy::KEEPALIVE, remedy::POOL],
@@ -56,12 +64,12 @@ pub const CAUSE: Cause = Cause {
 const NOT_FIXES: &[(&str, &str)] = &[
     (
         "timeouts of conntrack or IPVS on this host",
-        "the flow was forgotten elsewhere; no table of this host had it",
+        "another device removed the flow; no table of this host had it",
     ),
-    ("net.ipv4.tcp_retries2", "the device answers at once: nothing is retried"),
+    ("net.ipv4.tcp_retries2", "the device answers at once, so nothing is retried"),
 ];
 
-/// Idle limits that people meet, seconds (the vendors' documentation, as of 2026), longest name last.
+/// Known idle limits, seconds, ascending (the vendors' documentation, as of 2026).
 const KNOWN: &[(f64, &str)] = &[
     (60.0, "AWS application and classic load balancers"),
     (240.0, "Azure load balancer"),
@@ -74,14 +82,14 @@ const KNOWN: &[(f64, &str)] = &[
     (4000.0, "AWS classic load balancer, its maximum"),
 ];
 
-/// A device's timer may be late by this factor and still be the one (the kernel's are by 1/8).
+/// A device's timer may be late by this factor and still match (the kernel's timers are late by up to 1/8).
 const LATE: f64 = 1.13;
 
-/// Silences shorter than this are not idleness, seconds.
+/// The shortest idle time that counts, seconds.
 const IDLE_S: f64 = 1.0;
 
-/// This case as a sample: a connection that was used, went silent, and was answered by somebody
-/// elsewhere who had no state for it.
+/// This case as a sample: a connection that was used, became idle, and was answered from another host
+/// that had no state for it.
 pub fn sample(evidence: &Evidence<'_>) -> Option<Break> {
     let (_, packet) = from_elsewhere(evidence)?;
     let unexplained = !evidence.has_loss() && evidence.drops().is_empty();
@@ -115,24 +123,25 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let candidates = candidates(bracket);
     let known = match candidates.as_slice() {
         [] => String::new(),
-        devices => format!(" (such limits: {})", devices.join("; ")),
+        devices => format!(" (known devices with such a limit: {})", devices.join("; ")),
     };
     Some(
         Verdict::new(
             Confidence::Inferred,
-            format!("a device on the path to {service} forgets flows idle for {broke}{known}"),
+            format!("a device on the path to {service} drops flows idle for {broke}{known}"),
         )
         .finding(Finding {
             kind: "idle_bracket",
             ts: evidence.case.opened,
             summary: format!(
-                "connections to {service}: never reset below {survived} idle, always at {broke} or more \
-                 ({} independent breaks)",
+                "connections to {service} were never reset below {survived} idle, and always at \
+                 {broke} or more ({} independent breaks)",
                 bracket.breaks
             ),
         })
         .prove(format!(
-            "leave one connection to {service} idle for {} and another for {}: only the second breaks",
+            "leave one connection to {service} idle for {} and another for {}; if only the second \
+             breaks, this is confirmed",
             human_s(bracket.survived_s * 0.9),
             human_s(bracket.broke_s * LATE),
         )),
@@ -150,7 +159,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let Some(bracket) = bracket(evidence) else {
         return Vec::new();
     };
-    // What is known to survive, not what is known to break.
+    // Based on the idle time known to survive, not on the one known to break.
     vec![
         remedy::keepalive_below(evidence, bracket.survived_s, "the device's timer"),
         remedy::pool_below(bracket.survived_s),
@@ -159,7 +168,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 
 fn not_fixes(evidence: &Evidence<'_>) -> Vec<NotFix> {
     let mut list = remedy::article(evidence, bracket(evidence).map_or(350.0, |b| b.broke_s));
-    list.extend(remedy::told(NOT_FIXES));
+    list.extend(remedy::to_not_fixes(NOT_FIXES));
     list
 }
 

@@ -1,8 +1,8 @@
 //! The causes: one file each, a value and a predicate.
 //!
-//! [`ALL`] is one ordered list and the order is the precedence: the first cause whose `judge` says
-//! yes is the verdict. There are no scores. A cause later in the list may therefore assume that the
-//! earlier ones said no.
+//! [`ALL`] is one ordered list and the order is the precedence: the first cause whose `judge` returns a
+//! verdict wins. There are no scores. A cause later in the list may therefore assume that the earlier
+//! ones returned `None`.
 
 pub mod cause;
 mod close_unread_data;
@@ -15,6 +15,7 @@ mod conntrack_table_full;
 mod data_after_close;
 pub mod doc;
 mod firewall_reject;
+pub mod fix_context;
 mod handshake_rejected;
 mod idle_close_race;
 mod ipvs_entry;
@@ -36,7 +37,6 @@ mod process_killed;
 mod reject_rule;
 pub mod remedy;
 mod retransmission_timeout;
-pub mod scene;
 mod socket_destroyed;
 mod socket_gone;
 mod syncookie_failed;
@@ -47,15 +47,15 @@ mod user_timeout;
 mod wrong_backend;
 
 pub use cause::Cause;
-pub use doc::{Doc, Need, Sign};
-pub use scene::{Broken, Scene};
+pub use doc::{Detection, Doc, RequiredSignal};
+pub use fix_context::{FailedConnection, FixContext};
 
 /// Every cause, in order of precedence.
 pub const ALL: &[Cause] = &[
-    // A packet of this tuple dropped by a full table, or because NAT had no tuple left for it.
+    // A packet of this tuple was dropped by a full table, or because NAT had no free tuple for it.
     conntrack_table_full::CAUSE,
     nat_port_exhausted::CAUSE,
-    // Its IPVS or conntrack entry lost.
+    // Its IPVS or conntrack entry was lost.
     ipvs_idle_expired::CAUSE,
     ipvs_halfclose_expired::CAUSE,
     ipvs_server_removed::CAUSE,
@@ -64,15 +64,15 @@ pub const ALL: &[Cause] = &[
     conntrack_early_drop::CAUSE,
     masquerade_flushed::CAUSE,
     conntrack_idle_expired::CAUSE,
-    // IPVS had no server for its SYN: it looks refused, or its retries run out.
+    // IPVS had no server for its SYN: the connect is refused, or its retries run out.
     no_backend::CAUSE,
-    // The entry is there, and did not apply.
+    // The entry exists but did not apply.
     conntrack_invalid::CAUSE,
-    // A rule answered: what it answered may look like a closed port, or run out of retries.
+    // A rule answered: that may look like a closed port, or like exhausted retries.
     firewall_reject::CAUSE,
-    // A full queue dropped its handshake: its retries run out.
+    // A full queue dropped its handshake, so its retries run out.
     listen_overflow::CAUSE,
-    // Timers that gave up.
+    // Timers and retries that ran out.
     keepalive_exhausted::CAUSE,
     user_timeout::CAUSE,
     retransmission_timeout::CAUSE,
@@ -87,11 +87,11 @@ pub const ALL: &[Cause] = &[
     linger_zero::CAUSE,
     idle_close_race::CAUSE,
     data_after_close::CAUSE,
-    // A packet met a stack that had no connection for it.
+    // A packet reached a TCP stack that had no connection for it.
     socket_gone::CAUSE,
     syncookie_failed::CAUSE,
     wrong_backend::CAUSE,
-    // Somebody else: measured, then told by the reset alone.
+    // Other hosts: first by measured idle times, then by the reset alone.
     middlebox_idle_timeout::CAUSE,
     peer_aborted::CAUSE,
     peer_state_lost::CAUSE,
@@ -109,15 +109,15 @@ mod tests {
     use crate::verdict::{Confidence, Family};
 
     #[test]
-    fn every_cause_but_unknown_says_how_it_is_recognised_and_what_ends_it() {
+    fn every_cause_but_unknown_documents_detections_and_fixes() {
         for cause in ALL {
             let doc = &cause.doc;
             let needs_no_fix = matches!(cause.family, Family::Benign | Family::Unknown);
             assert!(!doc.about.is_empty(), "{cause:?}");
-            assert_eq!(doc.signs.is_empty(), cause.id == "unknown", "{cause:?}");
+            assert_eq!(doc.detections.is_empty(), cause.id == "unknown", "{cause:?}");
             assert_eq!(doc.fixes.is_empty(), needs_no_fix, "{cause:?}");
             assert_eq!(doc.not_fixes.is_empty(), needs_no_fix, "{cause:?}");
-            assert!(doc.signs.is_sorted_by(|a, b| a.confidence >= b.confidence), "{cause:?}");
+            assert!(doc.detections.is_sorted_by(|a, b| a.confidence >= b.confidence), "{cause:?}");
         }
     }
 

@@ -7,7 +7,7 @@ use rsttrace_model::{
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
     remedy,
 };
 use crate::{
@@ -24,19 +24,26 @@ pub const CAUSE: Cause = Cause {
     family: Family::Capacity,
     title: "no free source port, or a clashing insert or tuple behind NAT",
     doc: Doc {
-        about: "NAT gives each connection a tuple of its own. When every port of the source address is \
-                taken for that destination (64512 at most, fewer with a range), or two packets race for \
-                one tuple, the new entry clashes with another as it is inserted (nf_ct_resolve_clash, \
-                nf_conntrack_core.c) and the packet is dropped in silence; insert_failed counts it. \
-                After a race the SYN's retry gets through a second later; without a free port the connect \
-                ends in ETIMEDOUT.",
-        signs: &[Sign::correlated(
-            "the SYN clashed and was dropped, and its retry as well, or its connect timed out",
-            &[Need::Any("conntrack_clash")],
+        about: "NAT gives each connection its own tuple. When every port of the source address is \
+                taken for that destination (64512 at most, fewer with a range), or two packets \
+                race for one tuple, the new entry clashes with another when it is inserted \
+                (nf_ct_resolve_clash, nf_conntrack_core.c). The packet is then dropped without an \
+                answer, and insert_failed counts the drop. After a race the SYN's retry gets \
+                through a second later; without a free port the connect ends in ETIMEDOUT.",
+        detections: &[Detection::correlated(
+            "the SYN clashed and was dropped, and its retry was dropped as well, or the connect \
+             timed out",
+            &[RequiredSignal::Any("conntrack_clash")],
         )],
         mistaken_for: &[
-            ("conntrack_table_full", "just as silent, but `drop` grows, not `insert_failed`"),
-            ("a single drop", "connects that take 1 s longer: a race, cured by fully-random"),
+            (
+                "conntrack_table_full",
+                "it also drops without an answer, but `drop` grows, not `insert_failed`",
+            ),
+            (
+                "a single drop",
+                "connects take 1 s longer; that is a race, which fully-random avoids",
+            ),
         ],
         fixes: &[MORE_TUPLES, REUSE],
         not_fixes: NOT_FIXES,
@@ -54,8 +61,8 @@ const MORE_TUPLES: Remedy = Remedy {
     owner: FixOwner::Node,
     risk: Risk::Medium,
     summary: "give NAT more source addresses or a wider port range",
-    reason: "each address has one connection for each port to one destination; fully-random spreads \
-             them and avoids races",
+    reason: "each address allows one connection per port to one destination; fully-random spreads \
+             the ports and avoids races",
     how: "nft: `snat to ADDRESS-ADDRESS:1024-65535 fully-random` or `masquerade to :1024-65535 \
           fully-random`; iptables: --to-ports and --random-fully",
 };
@@ -75,8 +82,8 @@ const NOT_FIXES: &[(&str, &str)] = &[
 ];
 
 /// Two packets that race for one tuple clash once, and the retry a second later gets through
-/// (TCP_TIMEOUT_INIT, include/net/tcp.h): only what clashes again is broken.
-const AGAIN: Nanos = 500_000_000;
+/// (TCP_TIMEOUT_INIT, include/net/tcp.h): only a second clash after this time is a failure. Nanoseconds.
+const RETRY_AFTER: Nanos = 500_000_000;
 
 fn clash<'a>(evidence: &Evidence<'a>) -> Option<(&'a LossEntry, &'a PacketDrop, Flow)> {
     evidence.drops().iter().find_map(|(loss, drop)| Some((*loss, *drop, drop.clash()?)))
@@ -87,7 +94,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         return None;
     }
     let (loss, drop, translated) = clash(evidence)?;
-    let again = loss.ts.saturating_sub(loss.since) >= AGAIN;
+    let again = loss.ts.saturating_sub(loss.since) >= RETRY_AFTER;
     if !again && evidence.timed_out().is_none() {
         return None;
     }
@@ -102,13 +109,13 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             kind: "conntrack_clash",
             ts: loss.ts,
             summary: format!(
-                "packet {} was dropped {place}, for the first time {} before: the tuple {translated} \
-                 that NAT gave it belongs to another connection",
+                "packet {} was dropped {place}, for the first time {} earlier: the tuple \
+                 {translated} that NAT gave it belongs to another connection",
                 drop.packet.flow,
                 human_s(evidence.age_s(loss.since).abs()),
             ),
         })
-        .prove("watch insert_failed in /proc/net/stat/nf_conntrack of that namespace grow"),
+        .prove("check that insert_failed in /proc/net/stat/nf_conntrack of that namespace grows"),
     )
 }
 
@@ -123,5 +130,5 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

@@ -1,13 +1,13 @@
 //! The IPVS service had no usable real server when the connection was made.
 //!
-//! IPVS drops the SYN and answers with an ICMP port unreachable: its sender sees a refused connect, or,
-//! as those answers are limited to one a second for each sender, nothing at all.
+//! IPVS drops the SYN and answers with an ICMP port unreachable. Its sender sees a refused connect, or no
+//! answer at all, because those answers are limited to one a second for each sender.
 
 use rsttrace_model::{ipvs::IpvsService, units::human_s};
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
     remedy,
 };
 use crate::{
@@ -24,25 +24,27 @@ pub const CAUSE: Cause = Cause {
     family: Family::StateLost,
     title: "the IPVS service had no usable real server when the connection was made",
     doc: Doc {
-        about: "A SYN came to an IPVS service without a usable real server: it has none, all have weight \
-                0, or all are over their upper threshold. IPVS drops the SYN and answers with an ICMP \
-                port unreachable, so the connect fails with ECONNREFUSED; those answers are limited to \
-                about one a second for each client (net.ipv4.icmp_ratelimit), and the others time out.",
-        signs: &[
-            Sign::observed(
-                "IPVS gave up on the SYN in ip_vs_leave",
-                &[Need::Full("ipvs_no_server")],
+        about: "A SYN arrived at an IPVS service without a usable real server: the service has \
+                none, all have weight 0, or all are over their upper threshold. IPVS drops the SYN \
+                and answers with an ICMP port unreachable, so the connect fails with ECONNREFUSED. \
+                Those answers are limited to about one a second for each client \
+                (net.ipv4.icmp_ratelimit), and the other connects time out.",
+        detections: &[
+            Detection::observed(
+                "IPVS rejected the SYN in ip_vs_leave",
+                &[RequiredSignal::Full("ipvs_no_server")],
             ),
-            Sign::correlated(
-                "netfilter dropped the SYN on its way to a service that lists no usable server",
-                &[Need::Any("conntrack_full")],
+            Detection::correlated(
+                "netfilter dropped the SYN to a service that lists no usable server",
+                &[RequiredSignal::Any("conntrack_full")],
             ),
         ],
         mistaken_for: &[
-            ("connection_refused", "there a stack with no listener sends a reset; IPVS sends none"),
+            ("connection_refused", "a TCP stack without a listener sends a reset; IPVS sends none"),
             (
                 "ipvs_server_removed",
-                "it breaks connections that exist; this one was never made, often for the same reason",
+                "a removal breaks existing connections; here the connection was never made, often \
+                 for the same reason",
             ),
         ],
         fixes: &[SERVER],
@@ -62,12 +64,15 @@ const SERVER: Remedy = Remedy {
     risk: Risk::Low,
     summary: "give the IPVS service a real server that takes connections",
     reason: "IPVS refuses every connection to a service without one",
-    how: "in Kubernetes find out why no pod of the Service is ready (kubectl get endpointslices -A); \
-          elsewhere look at ipvsadm -Ln: add a server (-a), or give one a weight above 0 (-e)",
+    how: "in Kubernetes find out why no pod of the Service is ready (kubectl get endpointslices \
+          -A); otherwise check ipvsadm -Ln and add a server (-a), or give one a weight above 0 (-e)",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[
-    ("a listener on this node", "IPVS takes the packet before the local stack looks for one"),
+    (
+        "a listener on this node",
+        "IPVS takes the packet before the local TCP stack looks for a listener",
+    ),
     ("any keepalive or idle timeout", "the connection was never made"),
 ];
 
@@ -78,7 +83,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let at = refused(evidence)?;
     let drop = &at.value;
     let service = drop.packet.flow.dst;
-    let lack = lack(evidence.ipvs_service(at.netns, service));
+    let missing = missing_server(evidence.ipvs_service(at.netns, service));
     let place = evidence.place(at.netns).describe();
     let confidence = if drop.why == DropReason::NoServer {
         Confidence::Observed
@@ -86,17 +91,16 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         Confidence::Correlated
     };
     Some(
-        Verdict::new(confidence, format!("the IPVS service {service} {place} had {lack}")).finding(
-            Finding {
+        Verdict::new(confidence, format!("the IPVS service {service} {place} had {missing}"))
+            .finding(Finding {
                 kind: "ipvs_no_server",
                 ts: at.ts,
                 summary: format!(
-                    "SYN {} dropped {place}: its IPVS service had {lack}, {} before",
+                    "SYN {} was dropped {place}: its IPVS service had {missing}, {} earlier",
                     drop.packet.flow,
                     human_s(evidence.age_s(at.ts).abs()),
                 ),
-            },
-        ),
+            }),
     )
 }
 
@@ -120,15 +124,15 @@ fn refused<'a>(evidence: &Evidence<'a>) -> Option<&'a Stamped<PacketDrop>> {
     })
 }
 
-/// What the service lacked, as far as its list tells.
-fn lack(service: Option<&IpvsService>) -> String {
+/// Which usable server the service lacked, according to its list.
+fn missing_server(service: Option<&IpvsService>) -> String {
     let Some(service) = service else {
         return "no usable real server".into();
     };
     match (service.destinations.len(), service.destinations.iter().all(|d| d.weight == 0)) {
         (0, _) => "no real server".into(),
-        (1, true) => "no real server but one of weight 0".into(),
-        (n, true) => format!("no real server but {n} of weight 0"),
+        (1, true) => "only one real server, with weight 0".into(),
+        (n, true) => format!("only {n} real servers, all with weight 0"),
         // Over their upper threshold, or added a moment later.
         (n, false) => format!("no usable real server ({n} in its list)"),
     }
@@ -137,7 +141,7 @@ fn lack(service: Option<&IpvsService>) -> String {
 fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
     let could_be = evidence.is_handshake() && evidence.session.covers("ipvs_no_server");
     (could_be && refused(evidence).is_none())
-        .then(|| "no SYN of it met an IPVS service without a server".into())
+        .then(|| "no SYN of this connection reached an IPVS service without a server".into())
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
@@ -158,5 +162,5 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

@@ -4,7 +4,7 @@ use rsttrace_model::tcp_flag;
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
     remedy,
 };
 use crate::{
@@ -19,25 +19,28 @@ pub const CAUSE: Cause = Cause {
     family: Family::Remote,
     title: "a live remote socket aborted the connection (RST with ACK)",
     doc: Doc {
-        about: "A socket of this host accepted a reset with the ACK bit, and nobody on this host \
-                sent it. RST|ACK in mid-stream is what a live socket sends when it is aborted \
-                (tcp_send_active_reset): unread data at close, SO_LINGER 0, a killed process, a destroyed \
-                socket. An answer by somebody without the connection has no ACK.",
-        signs: &[
-            Sign::correlated(
-                "the header of the reset was read, its TTL is that of a packet from far away, and every \
-                 reset that this host sends would have been seen",
-                &[Need::Full("reset_received"), Need::Full("reset_sent")],
+        about: "A socket of this host accepted a reset with the ACK bit, and this host did not \
+                send it. RST|ACK in mid-stream is what a live socket sends when it is aborted \
+                (tcp_send_active_reset): unread data at close, SO_LINGER 0, a killed process, a \
+                destroyed socket. A responder without the connection answers without ACK.",
+        detections: &[
+            Detection::correlated(
+                "the header of the reset was read, its TTL is that of a packet from a distant \
+                 host, and every reset that this host sends would have been seen",
+                &[RequiredSignal::Full("reset_received"), RequiredSignal::Full("reset_sent")],
             ),
-            Sign::inferred(
-                "the same, but the reset came from nearby: only that nobody here was seen to send it says \
-                 that the peer did",
-                &[Need::Full("reset_received"), Need::Full("reset_sent")],
+            Detection::inferred(
+                "the same, but the reset came from nearby; the only evidence for the peer is that \
+                 no sender was seen on this host",
+                &[RequiredSignal::Full("reset_received"), RequiredSignal::Full("reset_sent")],
             ),
         ],
         mistaken_for: &[
-            ("peer_state_lost", "a bare RST"),
-            ("a reset without a readable header", "without the ACK bit it stays `unknown`"),
+            ("peer_state_lost", "its RST has no ACK"),
+            (
+                "a reset without a readable header",
+                "if the ACK bit cannot be read, the verdict is `unknown`",
+            ),
         ],
         fixes: &[LOOK_AT_PEER],
         not_fixes: NOT_FIXES,
@@ -52,15 +55,15 @@ const LOOK_AT_PEER: Remedy = Remedy {
     id: "look_at_the_peer",
     owner: FixOwner::Application,
     risk: Risk::Low,
-    summary: "look at the peer: its application or kernel aborted on purpose",
-    reason: "unread data at close, SO_LINGER 0, a killed process and an idle policy all look like \
-             this from here",
+    summary: "check the peer, whose application or kernel aborted on purpose",
+    reason: "unread data at close, SO_LINGER 0, a killed process and an idle policy all look the \
+             same from this host",
     how: "read the server's log for this time and client",
 };
 
-pub const NOT_FIXES: &[(&str, &str)] = &[("sysctls on this host", "the reset was made elsewhere")];
+pub const NOT_FIXES: &[(&str, &str)] = &[("sysctls on this host", "another host sent the reset")];
 
-/// The reset, when nobody on this host sent it and its header was readable.
+/// The time and packet of the reset, if this host did not send it and its header was readable.
 pub fn from_elsewhere(evidence: &Evidence<'_>) -> Option<(u64, Packet)> {
     if evidence.sent().is_some() || evidence.is_handshake() || !evidence.sees_every_reset() {
         return None;
@@ -69,12 +72,12 @@ pub fn from_elsewhere(evidence: &Evidence<'_>) -> Option<(u64, Packet)> {
     Some((at.ts, at.value.packet?))
 }
 
-/// Routers that a packet from one namespace of this host to another may pass on its way: a container in
+/// Most routers that a packet from one namespace of this host to another may pass: those of a container in
 /// a container, and the host's own.
 const HOPS_WITHIN: u8 = 4;
 
-/// How many routers a packet has passed at least. Stacks begin at 64, 128 or 255 (Linux:
-/// `IPDEFTTL`, include/uapi/linux/ip.h).
+/// The least number of routers that a packet has passed. TCP stacks start with a TTL of 64, 128 or 255
+/// (Linux: `IPDEFTTL`, include/uapi/linux/ip.h).
 fn hops(ttl: u8) -> u8 {
     let begin = [64, 128, 255].into_iter().find(|begin| *begin >= ttl).unwrap_or(255);
     begin - ttl
@@ -85,25 +88,26 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if !packet.has(tcp_flag::ACK) {
         return None;
     }
-    // That nobody here sent it is no evidence by itself: the record of it may be what is missing, and a
-    // packet socket nearby (tcpkill, an intrusion prevention system) sends what nothing here sees.
+    // A missing sender on this host is not evidence by itself: its record may be lost, and a packet socket
+    // nearby (tcpkill, an intrusion prevention system) sends packets that no hook here sees.
     let far = hops(packet.ttl) > HOPS_WITHIN;
     let (confidence, why, prove) = match far {
         true => (
             Confidence::Correlated,
-            "the peer's own socket aborted it (a reset with ACK, sent by nobody on this host)",
+            "the peer's own socket aborted the connection (a reset with ACK, not sent by this host)",
             format!(
-                "run rsttrace on the host of {}: it sees the abort itself",
+                "run rsttrace on the host of {}, where it observes the abort itself",
                 packet.flow.src.ip()
             ),
         ),
         false => (
             Confidence::Inferred,
-            "the peer's own socket aborted it, or somebody nearby did in its name (a reset with ACK, sent \
-             by no socket or rule seen here)",
+            "the peer's own socket aborted the connection, or a nearby sender did in the peer's \
+             name (a reset with ACK, not sent by any socket or rule seen here)",
             format!(
-                "is the socket of {} still there (ss -tn in its network namespace)? then the reset was forged \
-                 on the way; rsttrace on its host sees an abort itself",
+                "check whether the socket of {} still exists (ss -tn in its network namespace); if \
+                 it does, the reset was forged on the path; rsttrace on its host observes an abort \
+                 itself",
                 packet.flow.src
             ),
         ),
@@ -124,14 +128,14 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
         .received()
         .map_or("the peer".into(), |at| at.value.socket.flow.dst.ip().to_string());
     vec![Fix {
-        summary: format!("look at {peer}: its application or kernel aborted on purpose"),
+        summary: format!("check {peer}, whose application or kernel aborted on purpose"),
         ..LOOK_AT_PEER.fix()
     }]
 }
 
 /// Shared with `peer_state_lost`.
 pub fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }
 
 #[cfg(test)]

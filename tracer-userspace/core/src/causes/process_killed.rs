@@ -1,9 +1,9 @@
-//! The owner died with data unread.
+//! The owning process died with data unread.
 
 use super::{
     cause::Cause,
     close_unread_data,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
     remedy,
 };
 use crate::{
@@ -15,20 +15,20 @@ use crate::{
 pub const CAUSE: Cause = Cause {
     id: "process_killed",
     family: Family::Application,
-    title: "the owner died with data unread",
+    title: "the owning process died with data unread",
     doc: Doc {
-        about: "A process died of a signal or ended with an error while its sockets held data \
-                nobody had read. The kernel closes its files, and a close with unread data resets the \
-                peer (RFC 2525 2.17). A process that dies with everything read sends a FIN like any \
-                other.",
-        signs: &[Sign::observed(
-            "the reset of a close with unread data, sent by an exiting process that was killed \
-                 or has a status other than 0",
-            &[Need::Any("reset_sent"), Need::Any("kernel_symbols")],
+        about: "A process died of a signal or ended with an error while its sockets held unread \
+                data. The kernel closes the files of the process, and a close with unread data \
+                resets the peer (RFC 2525 2.17). A process that dies with everything read sends a \
+                FIN like any other.",
+        detections: &[Detection::observed(
+            "the reset of a close with unread data, sent by an exiting process that was killed or \
+             has a status other than 0",
+            &[RequiredSignal::Any("reset_sent"), RequiredSignal::Any("kernel_symbols")],
         )],
         mistaken_for: &[
-            ("close_unread_data", "there the process went on living, or ended with status 0"),
-            ("socket_gone", "there a packet came after the process had gone"),
+            ("close_unread_data", "the process kept running, or ended with status 0"),
+            ("socket_gone", "the packet arrived after the process had ended"),
         ],
         fixes: &[remedy::STOP_GRACEFULLY],
         not_fixes: NOT_FIXES,
@@ -40,7 +40,7 @@ pub const CAUSE: Cause = Cause {
 };
 
 const NOT_FIXES: &[(&str, &str)] =
-    &[("net.ipv4.tcp_keepalive_*", "the connection was not idle, its owner died")];
+    &[("net.ipv4.tcp_keepalive_*", "the connection was not idle; its owner died")];
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (at, unread) = close_unread_data::abort(evidence)?;
@@ -65,5 +65,5 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

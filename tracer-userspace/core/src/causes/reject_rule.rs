@@ -1,4 +1,4 @@
-//! A rule that rejects: who wrote it, and what to change.
+//! Reject rules: which tool made a rule, and what to change.
 
 use rsttrace_model::netns::Place;
 
@@ -7,19 +7,19 @@ use crate::{
     fix::{Fix, FixOwner, Remedy, Risk},
 };
 
-/// Whoever gave up: the rule answered in the peer's name.
+/// The fix for every cause in which a rule answered in the peer's name.
 pub const CHANGE_RULE: Remedy = Remedy {
     id: "change_the_rule",
     owner: FixOwner::Firewall,
     risk: Risk::Medium,
     summary: "change the reject rule",
     reason: "the connection was refused by policy, not by the peer",
-    how: "nft list ruleset, iptables-save and ip6tables-save in that namespace show it: look for \
-          `reject` or `-j REJECT`",
+    how: "find the rule with nft list ruleset, iptables-save or ip6tables-save in that namespace \
+          (look for `reject` or `-j REJECT`), and change it",
 };
 
-/// What made the rule, as far as the functions tell. iptables-nft evaluates its targets below
-/// nft_do_chain, too.
+/// The tool that made the rule, as far as the stack shows. iptables-nft also evaluates its targets below
+/// nft_do_chain.
 pub fn tool(stack: &Stack) -> &'static str {
     let runs = |part: &str| stack.iter().any(|name| name.starts_with(part));
     if runs("reject_tg") || runs("nft_target_eval") {

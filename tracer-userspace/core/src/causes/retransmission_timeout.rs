@@ -4,11 +4,10 @@ use rsttrace_model::{errno::errno_name, host_state::Netns, tcp_state};
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
+    fix_context::FixContext,
     reject_rule::CHANGE_RULE,
-    remedy,
-    scene::Scene,
-    unanswered,
+    remedy, unanswered,
 };
 use crate::{
     event::Socket,
@@ -22,34 +21,41 @@ pub const CAUSE: Cause = Cause {
     family: Family::Keepalive,
     title: "unanswered data, SYNs or window probes ran out of retries",
     doc: Doc {
-        about: "Data, a SYN or a window probe was sent again and again and never acknowledged. \
-                Data has tcp_retries2 (15) retries, about 924 s at the smallest interval; a SYN has \
-                tcp_syn_retries (6), about 130 s (Documentation/networking/ip-sysctl). The application \
-                gets ETIMEDOUT, or the ICMP error that came meanwhile, and the peer is sent no reset. The \
-                cause is on the way: a packet dropped in silence, a lost route, an MTU black hole, a dead \
-                host; the evidence lists what was seen here: packets that a rule rejected, or a full IPVS \
-                table (net.ipv4.vs.conn_max). A rule of this host that only drops is not seen where there \
-                are kprobes: the kernel has no hook for it but one that looks at every dropped packet. Its \
-                own counter tells.",
-        signs: &[
-            Sign::observed("the socket failed with ETIMEDOUT", &[Need::Any("socket_error")]),
-            Sign::observed(
-                "it failed in the retransmission or the probe timer with what an ICMP error had said \
-                 before",
-                &[Need::Any("socket_error"), Need::Any("kernel_symbols")],
+        about: "Data, a SYN or a window probe was retransmitted and never acknowledged. Data has \
+                tcp_retries2 (15) retries, about 924 s at the smallest interval; a SYN has \
+                tcp_syn_retries (6), about 130 s (Documentation/networking/ip-sysctl). The \
+                application gets ETIMEDOUT, or the ICMP error that arrived meanwhile, and no reset \
+                is sent to the peer. The cause is on the path: a packet dropped without an answer, \
+                a lost route, an MTU black hole or a dead host. The evidence lists what was seen \
+                here, such as packets that a rule rejected or a full IPVS table \
+                (net.ipv4.vs.conn_max). Where kprobes are used, a rule of this host that only \
+                drops is not seen, because the kernel's only hook for it runs for every dropped \
+                packet. Check the rule's own counter.",
+        detections: &[
+            Detection::observed(
+                "the socket failed with ETIMEDOUT",
+                &[RequiredSignal::Any("socket_error")],
             ),
-            Sign::observed(
-                "its IPVS server was taken out only after it had stopped to answer",
-                &[Need::Any("socket_error"), Need::Any("ipvs_server_removed")],
+            Detection::observed(
+                "the socket failed in the retransmission or the probe timer with the errno of an \
+                 earlier ICMP error",
+                &[RequiredSignal::Any("socket_error"), RequiredSignal::Any("kernel_symbols")],
+            ),
+            Detection::observed(
+                "its IPVS server was removed only after the server had stopped answering",
+                &[RequiredSignal::Any("socket_error"), RequiredSignal::Any("ipvs_server_removed")],
             ),
         ],
         mistaken_for: &[
-            ("ipvs_idle_expired", "900 s of silence before the first failure, and a reset"),
-            ("keepalive_exhausted", "nothing was outstanding: keepalive probes went unanswered"),
+            (
+                "ipvs_idle_expired",
+                "the connection is idle for 900 s before the first failure, and ends with a reset",
+            ),
+            ("keepalive_exhausted", "no data was outstanding; keepalive probes went unanswered"),
             (
                 "conntrack_table_full",
-                "the packets were dropped here for want of an entry: that is the cause, and comes \
-                 first",
+                "a full table on this host dropped the packets; that is the cause, and takes \
+                 precedence",
             ),
         ],
         fixes: &[RESTORE, CHANGE_RULE, RAISE_CONN_MAX, SOONER],
@@ -66,10 +72,11 @@ const RESTORE: Remedy = Remedy {
     id: "restore_the_path",
     owner: FixOwner::Node,
     risk: Risk::Low,
-    summary: "find out where the packets went",
-    reason: "nothing came back: loss on the path, a silent drop, an MTU black hole or a dead peer",
-    how: "look for silent drops (IPVS without a server, a full conntrack table, a DROP rule) and \
-          set TCP_USER_TIMEOUT to be told sooner",
+    summary: "find out where the packets were lost",
+    reason: "no answer came, because of loss on the path, a drop without an answer, an MTU black \
+             hole or a dead peer",
+    how: "look for drops without an answer (IPVS without a server, a full conntrack table, a DROP \
+          rule), and set TCP_USER_TIMEOUT so that the application fails sooner",
 };
 
 const SOONER: Remedy = Remedy {
@@ -77,13 +84,13 @@ const SOONER: Remedy = Remedy {
     owner: FixOwner::Node,
     risk: Risk::Medium,
     summary: "give up on unanswered data sooner",
-    reason: "the application can connect again after about 100 s instead of 15 minutes; a path that \
-             recovers later breaks the connections that would have survived",
-    how: "net.ipv4.tcp_retries2=8 in the application's network namespace (RFC 1122 asks for 100 s at \
-          least), or TCP_USER_TIMEOUT of the socket",
+    reason: "the application can connect again after about 100 s instead of 15 minutes; \
+             connections that would have survived an outage of the path then break",
+    how: "set net.ipv4.tcp_retries2=8 in the application's network namespace (RFC 1122 asks for at \
+          least 100 s), or set TCP_USER_TIMEOUT on the socket",
 };
 
-/// The least that Documentation/networking/ip-sysctl.rst recommends, for RFC 1122's 100 s.
+/// The minimum that Documentation/networking/ip-sysctl.rst recommends, for RFC 1122's 100 s.
 const RETRIES: u64 = 8;
 
 const RAISE_CONN_MAX: Remedy = Remedy {
@@ -91,9 +98,11 @@ const RAISE_CONN_MAX: Remedy = Remedy {
     owner: FixOwner::Node,
     risk: Risk::Medium,
     summary: "raise the number of connections that IPVS may hold",
-    reason: "at net.ipv4.vs.conn_max (7.2 on) the SYN of every further connection is dropped in silence",
-    how: "net.ipv4.vs.conn_max in the namespace that owns the table (/proc/net/ip_vs_status shows how many \
-          there are); shorter timeouts after a FIN (ipvsadm --set 0 <tcpfin> 0) free entries sooner",
+    reason: "at net.ipv4.vs.conn_max (7.2 on) the SYN of every further connection is dropped \
+             without an answer",
+    how: "raise net.ipv4.vs.conn_max in the namespace that owns the table (/proc/net/ip_vs_status \
+          shows the number of connections); shorter timeouts after a FIN (ipvsadm --set 0 <tcpfin> \
+          0) free entries sooner",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[(
@@ -101,7 +110,7 @@ const NOT_FIXES: &[(&str, &str)] = &[(
     "keepalive does not probe while data is outstanding (net/ipv4/tcp_timer.c)",
 )];
 
-/// What it was that nobody answered.
+/// The kind of packets that went unanswered.
 fn unanswered(socket: &Socket, connecting: bool) -> &'static str {
     if connecting {
         "SYNs"
@@ -115,7 +124,7 @@ fn unanswered(socket: &Socket, connecting: bool) -> &'static str {
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let at = evidence.timed_out()?;
     let socket = &at.value.socket;
-    // Without the names of kernel functions an unanswered probe may have been a keepalive's.
+    // Without kernel symbols an unanswered probe may have been a keepalive probe.
     if at.value.stack.is_empty() && socket.retransmits == 0 {
         return None;
     }
@@ -123,7 +132,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let connecting = socket.state == tcp_state::SYN_SENT || socket.rcv_nxt == 0;
     let what = unanswered(socket, connecting);
     let soft = errno_name(socket.err_soft)
-        .map(|name| format!("; an ICMP error said {name}"))
+        .map(|name| format!("; an ICMP error reported {name}"))
         .unwrap_or_default();
     let mut verdict = Verdict::new(
         Confidence::Observed,
@@ -138,26 +147,26 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         ),
     });
     if let Some((netns, conns, max)) = full_balancer(evidence) {
-        verdict.why += &format!("; IPVS takes no new connections ({conns} of {max})");
+        verdict.why += &format!("; IPVS accepts no new connections ({conns} of {max})");
         verdict = verdict.finding(Finding {
             kind: "ipvs_conn_max",
             ts: at.ts,
             summary: format!(
-                "IPVS {} holds {conns} connections of at most {max} (net.ipv4.vs.conn_max), and drops the \
-                 SYNs of further ones in silence",
+                "IPVS {} holds {conns} connections of at most {max} (net.ipv4.vs.conn_max), and \
+                 drops the SYNs of further connections without an answer",
                 evidence.place(netns).describe(),
             ),
         });
     }
     let dropped = unanswered::dropped(evidence);
     if dropped.is_none() {
-        verdict = verdict.prove(unanswered::WHERE_IT_WENT);
+        verdict = verdict.prove(unanswered::FIND_THE_DROP);
     }
     verdict.findings.extend(dropped);
     Some(verdict)
 }
 
-/// The namespace whose IPVS was full when it could not be reached, its connections and their limit.
+/// The namespace whose IPVS table was full when the connect failed, its connections and their limit.
 fn full_balancer(evidence: &Evidence<'_>) -> Option<(u32, u32, u32)> {
     let at = evidence.timed_out()?;
     let (socket, netns) = (&at.value.socket, evidence.balancer_of(at.value.socket.flow.dst)?);
@@ -171,7 +180,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     if let Some((netns, conns, max)) = full_balancer(evidence) {
         let raise = Fix {
             summary: format!(
-                "raise net.ipv4.vs.conn_max {}, or find out who holds its connections",
+                "raise net.ipv4.vs.conn_max {}, or find out which clients hold its connections",
                 evidence.place(netns).describe()
             ),
             current: Some(max.to_string()),
@@ -183,23 +192,23 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     fixes
 }
 
-fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
     const KEY: &str = "net.ipv4.tcp_retries2";
     let sooner = |netns: &Netns| {
-        let now = scene.value(netns, KEY).filter(|now| *now >= RETRIES)?;
+        let now = context.value(netns, KEY).filter(|now| *now >= RETRIES)?;
         Some(Fix {
             summary: format!("give up on unanswered data sooner {}", netns.place.describe()),
             current: Some(now.to_string()),
             wanted: Some(RETRIES.to_string()),
-            changes: vec![scene.sysctl(netns, KEY, RETRIES)?],
+            changes: vec![context.sysctl(netns, KEY, RETRIES)?],
             ..SOONER.fix()
         })
     };
     let mut fixes = vec![RESTORE.fix()];
-    fixes.extend(scene.victims().into_iter().filter_map(sooner));
+    fixes.extend(context.victims().into_iter().filter_map(sooner));
     fixes
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

@@ -4,7 +4,7 @@ use rsttrace_model::errno::ECONNABORTED;
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
     remedy,
 };
 use crate::{
@@ -19,23 +19,24 @@ pub const CAUSE: Cause = Cause {
     family: Family::Policy,
     title: "an administrator or agent destroyed the socket (ss -K, SOCK_DESTROY)",
     doc: Doc {
-        about: "A privileged process had the kernel abort a socket it does not own: `ss -K` and \
-                other users of SOCK_DESTROY, or a BPF program with bpf_sock_destroy. The owner gets \
-                ECONNABORTED, the peer a reset with ACK (net/ipv4/tcp.c, tcp_abort).",
-        signs: &[
-            Sign::observed(
-                "tcp_abort is on the stack of the reset or of the socket's error, in the \
-                 destroyer's own context",
-                &[Need::Any("reset_sent"), Need::Any("kernel_symbols")],
+        about: "A privileged process made the kernel abort a socket that it does not own, with `ss \
+                -K` or another user of SOCK_DESTROY, or with a BPF program that calls \
+                bpf_sock_destroy. The owner gets ECONNABORTED, and the peer gets a reset with ACK \
+                (net/ipv4/tcp.c, tcp_abort).",
+        detections: &[
+            Detection::observed(
+                "tcp_abort is on the stack of the reset or of the socket's error, in the context \
+                 of the destroying process",
+                &[RequiredSignal::Any("reset_sent"), RequiredSignal::Any("kernel_symbols")],
             ),
-            Sign::observed(
-                "the socket failed with ECONNABORTED in tcp_abort, where nothing was sent",
-                &[Need::Any("socket_error"), Need::Any("kernel_symbols")],
+            Detection::observed(
+                "the socket failed with ECONNABORTED in tcp_abort, and no reset was sent",
+                &[RequiredSignal::Any("socket_error"), RequiredSignal::Any("kernel_symbols")],
             ),
         ],
         mistaken_for: &[
-            ("linger_zero", "there the owner aborted its own socket"),
-            ("process_killed", "there the owner died"),
+            ("linger_zero", "the owner aborted its own socket"),
+            ("process_killed", "the owner died"),
         ],
         fixes: &[FIND_DESTROYER],
         not_fixes: NOT_FIXES,
@@ -52,13 +53,13 @@ const FIND_DESTROYER: Remedy = Remedy {
     risk: Risk::Low,
     summary: "find out why the tool destroys sockets",
     reason: "nothing else ended this connection",
-    how: "`ss -K`, CNI agents after an endpoint's removal, and BPF programs do this",
+    how: "check `ss -K`, CNI agents after an endpoint's removal, and BPF programs, which do this",
 };
 
 const NOT_FIXES: &[(&str, &str)] =
-    &[("any timeout or keepalive sysctl", "the socket was not idle, it was killed")];
+    &[("any timeout or keepalive sysctl", "the socket was not idle; it was destroyed")];
 
-/// Time and destroyer. Destroying runs in the destroyer's own context.
+/// The time of the destruction and the destroying process, in whose context tcp_abort runs.
 fn destroyed(evidence: &Evidence<'_>) -> Option<(u64, String)> {
     let who = |task: &crate::event::Task| task.to_string();
     if let Some(at) = evidence.active().filter(|at| has(&at.value.stack, "tcp_abort")) {
@@ -89,5 +90,5 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

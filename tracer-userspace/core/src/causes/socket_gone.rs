@@ -4,7 +4,7 @@ use rsttrace_model::{errno::errno_text, units::human_s};
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
     remedy,
 };
 use crate::{
@@ -19,34 +19,34 @@ pub const CAUSE: Cause = Cause {
     family: Family::StateLost,
     title: "the socket had been closed, or its process or host restarted",
     doc: Doc {
-        about: "A mid-stream packet reached the host that once had the connection, and no socket \
-                was left: it had been closed long enough ago, had failed, or its process, container or \
-                host was restarted. The stack answers with a bare RST (NO_SOCKET). The peer did not \
-                notice because it was silent all the time.",
-        signs: &[
-            Sign::correlated(
-                "the end of the very socket is on record, and a later packet was reset for want of \
-                 it",
-                &[Need::Full("reset_sent"), Need::Any("socket_end")],
+        about: "A mid-stream packet reached the host that once had the connection, but no socket \
+                was left. The socket had been closed long enough ago, had failed, or its process, \
+                container or host was restarted. The TCP stack answers with a bare RST \
+                (NO_SOCKET). The peer did not notice because it was idle all the time.",
+        detections: &[
+            Detection::correlated(
+                "the end of this connection's socket was recorded, and a later packet was reset \
+                 because the socket was gone",
+                &[RequiredSignal::Full("reset_sent"), RequiredSignal::Any("socket_end")],
             ),
-            Sign::inferred(
-                "a packet of a connection that was in use met no socket and no listener, and no \
-                 IPVS or conntrack entry of it had ended",
-                &[Need::Full("reset_sent")],
+            Detection::inferred(
+                "a packet of a connection that was in use found no socket and no listener, and no \
+                 IPVS or conntrack entry of the connection had ended",
+                &[RequiredSignal::Full("reset_sent")],
             ),
-            Sign::inferred(
-                "the same of a packet without payload: that the connection was in use is what its other \
-                 end says",
-                &[Need::Full("reset_sent"), Need::Any("reset_received")],
+            Detection::inferred(
+                "the same for a packet without payload; the other end of the connection shows that \
+                 it was in use",
+                &[RequiredSignal::Full("reset_sent"), RequiredSignal::Any("reset_received")],
             ),
         ],
         mistaken_for: &[
             (
                 "ipvs_idle_expired",
-                "there the packet should have been passed on: an IPVS or NAT entry had ended",
+                "the packet should have been forwarded, but an IPVS or NAT entry had ended",
             ),
-            ("wrong_backend", "there a listener met the packet"),
-            ("data_after_close", "there the closed socket was still remembered"),
+            ("wrong_backend", "a listener received the packet"),
+            ("data_after_close", "the kernel still had state of the closed socket"),
         ],
         fixes: &[DETECT_RESTARTS, GIVE_UP_LAST, remedy::STOP_GRACEFULLY],
         not_fixes: NOT_FIXES,
@@ -62,8 +62,9 @@ const DETECT_RESTARTS: Remedy = Remedy {
     owner: FixOwner::Application,
     risk: Risk::Low,
     summary: "reconnect when the server restarts, and close connections before stopping it",
-    reason: "a restarted server knows nothing of its old connections",
-    how: "validate pooled connections on borrow, or keep keepalive short enough to notice",
+    reason: "a restarted server has no state for its old connections",
+    how: "validate pooled connections on borrow, or set a keepalive short enough to notice the \
+          restart",
 };
 
 const GIVE_UP_LAST: Remedy = Remedy {
@@ -71,25 +72,26 @@ const GIVE_UP_LAST: Remedy = Remedy {
     owner: FixOwner::Application,
     risk: Risk::Low,
     summary: "let the client wait longer than the server takes to answer",
-    reason: "the client had given the connection up when the server still sent on it",
-    how: "client request timeout > the server's slowest answer and its keep-alive timeout, or limit what \
-          the server may take; a server must expect the error and give the work up",
+    reason: "the client had given up the connection while the server still sent data on it",
+    how: "set the client's request timeout above the server's slowest answer and its keep-alive \
+          timeout, or limit how long the server may take; a server must expect the error and stop \
+          the work",
 };
 
 const NOT_FIXES: &[(&str, &str)] =
     &[("conntrack and IPVS timeouts", "the packet reached a host that has no such socket")];
 
-/// The recorded end of this very connection: not older than the victim's last received segment.
+/// The recorded end of this connection's socket, not older than the victim's last received segment.
 fn end<'a>(evidence: &Evidence<'a>) -> Option<&'a SocketEnd> {
     let at = evidence.stateless()?;
     let end = at.value.end.as_ref()?;
-    // An end that came with this very incident (its reset was the socket's death) is no cause of it.
+    // An end that came with this incident (the reset ended the socket) is not its cause.
     if end.ts >= evidence.case.opened {
         return None;
     }
-    // The FIN of that close is itself a received segment, at most a second on its way.
-    let alive = evidence.last_received().unwrap_or(0);
-    (end.ts.saturating_add(1_000_000_000) >= alive).then_some(end)
+    // The FIN of that close is itself a received segment, at most a second in flight.
+    let last_received = evidence.last_received().unwrap_or(0);
+    (end.ts.saturating_add(1_000_000_000) >= last_received).then_some(end)
 }
 
 /// "nginx (pid 7) closed its socket", "its socket had failed with ETIMEDOUT".
@@ -112,7 +114,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         let before = human_s(evidence.age_s(end.ts));
         let how = ended(end);
         return Some(
-            Verdict::new(Confidence::Correlated, format!("{how} {before} before")).finding(
+            Verdict::new(Confidence::Correlated, format!("{how} {before} earlier")).finding(
                 Finding {
                     kind: "socket_ended",
                     ts: end.ts,
@@ -121,8 +123,8 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             ),
         );
     }
-    // Who has had the FIN was closed on, whoever listens there; otherwise a listener is another server. At
-    // a virtual address nobody expects a socket.
+    // A peer that received a FIN was closed on, even if a process listens there; otherwise a listener is
+    // another server. A virtual address has no sockets.
     let closed = evidence.peer_closed();
     if (at.value.socket.is_some() && !closed)
         || !evidence.was_used()
@@ -131,42 +133,48 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     {
         return None;
     }
-    // A virtual service has no sockets: what was lost there is an entry, and nobody saw it end.
+    // A virtual service has no sockets: an entry was lost there, and its end was not recorded.
     if evidence.ipvs_service(at.netns, here).is_some() {
         return None;
     }
-    // A stray segment that reaches the initiator's host was not translated on its way: that is not the
-    // story of a server that restarted.
+    // A segment without a connection at the initiator's host was not translated on the path: no server
+    // restart explains it.
     if evidence.client_view().is_some_and(|flow| flow.src == here) {
         return None;
     }
     if closed {
         return Some(
-            Verdict::new(Confidence::Inferred, format!("{here} had closed its socket, unseen"))
-                .finding(Finding {
-                    kind: "fin_received",
-                    ts: at.ts,
-                    summary: format!(
-                        "its peer had received a FIN, and a packet after that found no connection at \
-                         {here}"
-                    ),
-                })
-                .prove("keep rsttrace running: who closes a connection is then on record"),
+            Verdict::new(
+                Confidence::Inferred,
+                format!("{here} had closed its socket, and the close was not recorded"),
+            )
+            .finding(Finding {
+                kind: "fin_received",
+                ts: at.ts,
+                summary: format!(
+                    "the peer had received a FIN, and a later packet found no connection at {here}"
+                ),
+            })
+            .prove("keep rsttrace running; it then records which process closes a connection"),
         );
     }
     Some(
         Verdict::new(
             Confidence::Inferred,
-            format!("{here} has no socket for it, and no end of it is on record"),
+            format!(
+                "{here} has no socket for the connection, and no end of its socket was recorded"
+            ),
         )
         .finding(Finding {
             kind: "no_socket",
             ts: at.ts,
-            summary: format!("a mid-stream packet found neither a connection nor a listener at {here}"),
+            summary: format!(
+                "a mid-stream packet found neither a connection nor a listener at {here}"
+            ),
         })
         .prove(
-            "was the server's process, pod or host restarted, or its address moved, after the connection \
-             was made?",
+            "check whether the server's process, pod or host was restarted, or its address moved, \
+             after the connection was made",
         ),
     )
 }
@@ -176,7 +184,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     if here.is_none() || evidence.client_view().map(|flow| flow.src) != here {
         return vec![DETECT_RESTARTS.fix()];
     }
-    // It was the client's: no server has to be waited for, or detected.
+    // The lost socket was the client's, so no server restart has to be detected.
     match end(evidence).filter(|end| end.err == 0 && end.task.exiting) {
         Some(end) => vec![remedy::stop_gracefully(&end.task)],
         None => vec![GIVE_UP_LAST.fix()],
@@ -184,5 +192,5 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

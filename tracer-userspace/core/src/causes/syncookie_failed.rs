@@ -4,9 +4,9 @@ use rsttrace_model::host_state::Netns;
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
+    fix_context::FixContext,
     remedy,
-    scene::Scene,
 };
 use crate::{
     evidence::{Evidence, seconds},
@@ -19,20 +19,20 @@ pub const CAUSE: Cause = Cause {
     family: Family::Capacity,
     title: "a SYN cookie did not validate",
     doc: Doc {
-        about: "A listener whose queue of half-open connections is full answers a SYN with a cookie and \
-                keeps nothing. The client's acknowledgement has to bring the cookie back within two \
-                minutes (net/ipv4/syncookies.c, MAX_SYNCOOKIE_AGE) and to the same machine: the secret \
-                is each machine's own. Otherwise it is a stray packet, and the client, which believes \
-                it is connected, is reset.",
-        signs: &[Sign::correlated(
-            "a listener that had answered with cookies within the last two minutes reset a packet of a \
-             connection it never had: it checks each such packet for a cookie",
-            &[Need::Any("reset_sent")],
+        about: "A listener whose queue of half-open connections is full answers a SYN with a \
+                cookie and keeps no state. The client's acknowledgement has to return the cookie \
+                within two minutes (net/ipv4/syncookies.c, MAX_SYNCOOKIE_AGE) and to the same \
+                machine, because each machine has its own secret. Otherwise the acknowledgement \
+                belongs to no connection, and the client, which believes it is connected, is reset.",
+        detections: &[Detection::correlated(
+            "a listener that had answered with cookies within the last two minutes reset a packet \
+             of a connection that it never had; it checks each such packet for a cookie",
+            &[RequiredSignal::Any("reset_sent")],
         )],
         mistaken_for: &[
-            ("wrong_backend", "there the connection had been used, with another server"),
-            ("listen_overflow", "there the queue of finished handshakes was full"),
-            ("handshake_rejected", "there no cookie had been sent"),
+            ("wrong_backend", "the connection had been used, with another server"),
+            ("listen_overflow", "the queue of finished handshakes was full"),
+            ("handshake_rejected", "no cookie had been sent"),
         ],
         fixes: &[remedy::SOMAXCONN, LARGER_QUEUES, SAME_NODE],
         not_fixes: NOT_FIXES,
@@ -51,9 +51,9 @@ const LARGER_QUEUES: Remedy = Remedy {
     owner: FixOwner::Application,
     risk: Risk::Low,
     summary: "make the listener's queues large enough that no cookies are needed",
-    reason: "a handshake that the listener remembers needs no cookie",
-    how: "a larger backlog in listen() and a restart, net.core.somaxconn and \
-          net.ipv4.tcp_max_syn_backlog in the application's network namespace",
+    reason: "a handshake for which the listener keeps state needs no cookie",
+    how: "raise net.core.somaxconn and net.ipv4.tcp_max_syn_backlog in the application's network \
+          namespace, then restart the application with a larger backlog in listen()",
 };
 
 const SAME_NODE: Remedy = Remedy {
@@ -61,9 +61,9 @@ const SAME_NODE: Remedy = Remedy {
     owner: FixOwner::Node,
     risk: Risk::Medium,
     summary: "let all packets of a connection reach the same machine",
-    reason: "another machine has another secret, and takes the cookie for a forgery",
-    how: "hash flows consistently in front (ECMP, load balancers); the secret cannot be shared between \
-          machines",
+    reason: "another machine has another secret and rejects the cookie",
+    how: "hash flows consistently in front of the machines (ECMP, load balancers); the secret \
+          cannot be shared between machines",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[(
@@ -71,9 +71,9 @@ const NOT_FIXES: &[(&str, &str)] = &[(
     "without cookies a full queue drops the SYN, and the client waits instead of being reset",
 )];
 
-/// A listener looks for a cookie in whatever is not a SYN, for as long as one that it has sent may come
-/// back: TCP_SYNCOOKIE_VALID and the second by which its stamp is coarse (include/net/tcp.h). A valid
-/// one makes a connection, so a reset is the answer to one that is not.
+/// How long a listener checks packets that are not SYNs for a cookie after it has sent one, seconds:
+/// TCP_SYNCOOKIE_VALID plus the one-second resolution of its timestamp (include/net/tcp.h). A valid cookie
+/// makes a connection, so a reset answers an invalid one.
 const CHECKED_FOR_S: f64 = 121.0;
 
 fn checked(evidence: &Evidence<'_>) -> bool {
@@ -87,32 +87,34 @@ fn checked(evidence: &Evidence<'_>) -> bool {
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let at = evidence.stateless()?;
-    let strangers = evidence.victims().all(|(_, _, socket)| socket.bytes_received == 0);
-    if !checked(evidence) || at.value.end.is_some() || !strangers || evidence.has_loss() {
+    let never_received = evidence.victims().all(|(_, _, socket)| socket.bytes_received == 0);
+    if !checked(evidence) || at.value.end.is_some() || !never_received || evidence.has_loss() {
         return None;
     }
     let here = at.value.trigger?.flow.dst;
     let failed = evidence
         .host(at.netns)
         .and_then(|host| host.counters.syncookies_failed)
-        .map(|count| format!(" ({count} since the namespace was made)"))
+        .map(|count| format!(" ({count} failed cookies since the namespace was created)"))
         .unwrap_or_default();
     Some(
         Verdict::new(
             Confidence::Correlated,
-            format!("the listener at {here} had answered with a SYN cookie, which did not validate"),
+            format!(
+                "the listener at {here} had answered with a SYN cookie, which did not validate"
+            ),
         )
         .finding(Finding {
             kind: "syncookie_failed",
             ts: at.ts,
             summary: format!(
-                "the acknowledgement brought back no valid cookie; the listener at {here} has no \
-                 connection for it{failed}"
+                "the acknowledgement returned no valid cookie; the listener at {here} has no \
+                 connection for the packet{failed}"
             ),
         })
         .prove(
-            "does TcpExtSyncookiesFailed (nstat -az) of that namespace grow with each such reset, and did \
-             the client's SYN reach this machine?",
+            "check whether TcpExtSyncookiesFailed (nstat -az) of that namespace grows with each \
+             such reset, and whether the client's SYN reached this machine",
         ),
     )
 }
@@ -141,14 +143,14 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     vec![queues, SAME_NODE.fix()]
 }
 
-fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
     let failed = |netns: &Netns| netns.tcp.syncookies_failed.is_some_and(|count| count > 0);
-    let larger = |netns: &Netns| remedy::larger_somaxconn(scene, netns);
-    let mut fixes: Vec<_> = scene.servers(failed).into_iter().filter_map(larger).collect();
+    let larger = |netns: &Netns| remedy::larger_somaxconn(context, netns);
+    let mut fixes: Vec<_> = context.servers(failed).into_iter().filter_map(larger).collect();
     fixes.extend([LARGER_QUEUES.fix(), SAME_NODE.fix()]);
     fixes
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

@@ -1,12 +1,12 @@
-//! The kernel gave a closed connection up: too many orphans, or TCP memory exhausted.
+//! The kernel reset a closed connection because of too many orphans or exhausted TCP memory.
 
 use rsttrace_model::netns::{NetnsReach, Place};
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
+    fix_context::FixContext,
     remedy,
-    scene::Scene,
 };
 use crate::{
     case::Stamped,
@@ -19,21 +19,20 @@ use crate::{
 pub const CAUSE: Cause = Cause {
     id: "tcp_resource_limit",
     family: Family::Capacity,
-    title: "too many orphans, or TCP memory exhausted: the kernel gave a closed connection up",
+    title: "too many orphans, or TCP memory exhausted, so the kernel reset a closed connection",
     doc: Doc {
-        about: "A connection that its application has closed and whose end the peer has not yet \
-                acknowledged is an orphan. Above net.ipv4.tcp_max_orphans, or when all sockets together \
-                hold more than the last value of net.ipv4.tcp_mem, the kernel resets orphans instead of \
-                delivering what they still hold (net/ipv4/tcp_timer.c, tcp_out_of_resources, and \
-                net/ipv4/tcp.c, __tcp_close).",
-        signs: &[Sign::observed(
-            "a reset of an orphan that the kernel sent to free its memory, by its reason or its \
-             functions",
-            &[Need::Any("reset_sent"), Need::Any("kernel_symbols")],
+        about: "A connection that its application has closed, and whose end the peer has not yet \
+                acknowledged, is an orphan. Above net.ipv4.tcp_max_orphans, or when all sockets \
+                together hold more than the last value of net.ipv4.tcp_mem, the kernel resets \
+                orphans instead of delivering their remaining data (net/ipv4/tcp_timer.c, \
+                tcp_out_of_resources, and net/ipv4/tcp.c, __tcp_close).",
+        detections: &[Detection::observed(
+            "the kernel reset an orphan to free its memory, as the reset's reason or stack shows",
+            &[RequiredSignal::Any("reset_sent"), RequiredSignal::Any("kernel_symbols")],
         )],
         mistaken_for: &[
-            ("close_unread_data", "there the application left data unread; memory was not short"),
-            ("linger_zero", "there the application asked for the reset"),
+            ("close_unread_data", "the application left data unread; memory was not short"),
+            ("linger_zero", "the application requested the reset"),
         ],
         fixes: &[RAISE_LIMITS, FEWER_ORPHANS],
         not_fixes: NOT_FIXES,
@@ -51,30 +50,31 @@ const RAISE_LIMITS: Remedy = Remedy {
     owner: FixOwner::Node,
     risk: Risk::Medium,
     summary: "raise net.ipv4.tcp_max_orphans or net.ipv4.tcp_mem on the host, whichever was reached",
-    reason: "above either the kernel resets closed sockets instead of delivering what they still hold",
-    how: "`dmesg` says which limit it was: `too many orphaned sockets` or `out of memory -- consider \
-          tuning tcp_mem`; /proc/net/sockstat shows `orphan` and `mem` (in pages)",
+    reason: "above either limit the kernel resets closed sockets instead of delivering their \
+             remaining data",
+    how: "raise the limit that `dmesg` reports (`too many orphaned sockets` or `out of memory -- \
+          consider tuning tcp_mem`); /proc/net/sockstat shows `orphan` and `mem` (in pages)",
 };
 
 const FEWER_ORPHANS: Remedy = Remedy {
     id: "fewer_orphans",
     owner: FixOwner::Application,
     risk: Risk::Low,
-    summary: "read the peer's end of the connection before closing",
+    summary: "read the peer's end of file before closing the socket",
     reason: "a socket closed while its peer does not answer stays an orphan for minutes",
-    how: "find who closes without being acknowledged: `ss -tan state fin-wait-1 state last-ack state \
-          closing`; net.ipv4.tcp_orphan_retries shortens their life",
+    how: "find connections closed without an acknowledgement with `ss -tan state fin-wait-1 state \
+          last-ack state closing`; net.ipv4.tcp_orphan_retries shortens their life",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[
     (
         "tcp_max_orphans or tcp_mem inside a pod",
-        "both exist once for the machine, in the initial namespace",
+        "both exist once per machine, in the initial namespace",
     ),
-    ("net.ipv4.tcp_fin_timeout", "it decides about FIN_WAIT2 only"),
+    ("net.ipv4.tcp_fin_timeout", "it controls only FIN_WAIT2"),
 ];
 
-/// The reset that frees an orphan's memory. Kernels before 6.10 give no reason; the functions tell.
+/// The reset that frees an orphan's memory. Kernels before 6.10 give no reason, so the stack is used.
 fn gave_up<'a>(evidence: &Evidence<'a>) -> Option<&'a Stamped<ResetSent>> {
     evidence.active().filter(|at| match at.value.reason.as_deref() {
         Some(reason) => reason == "TCP_ABORT_ON_MEMORY",
@@ -82,7 +82,7 @@ fn gave_up<'a>(evidence: &Evidence<'a>) -> Option<&'a Stamped<ResetSent>> {
     })
 }
 
-/// `__tcp_close` looks at the limits itself. Its other resets are those of unread data, of SO_LINGER 0
+/// `__tcp_close` checks the limits itself. Its other resets are those of unread data, of SO_LINGER 0
 /// (below tcp_disconnect) and of a negative TCP_LINGER2 (net/ipv4/tcp.c).
 fn at_close(sent: &ResetSent) -> bool {
     has(&sent.stack, "__tcp_close")
@@ -95,8 +95,8 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     Some(
         Verdict::new(
             Confidence::Observed,
-            "there were too many orphaned sockets, or TCP memory was exhausted, and the kernel freed \
-             this one",
+            "there were too many orphaned sockets, or TCP memory was exhausted, and the kernel \
+             reset this one to free its memory",
         )
         .finding(Finding {
             kind: "out_of_resources",
@@ -112,7 +112,7 @@ fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    // Both limits belong to the machine; a namespace does not even show them.
+    // Both limits are machine-wide; other namespaces do not show them.
     let host = Place { netns: evidence.session.initial_netns, reach: NetnsReach::Initial };
     let now = evidence.host(host.netns).and_then(|state| state.tcp.max_orphans).map(u64::from);
     let mut limits = RAISE_LIMITS.fix();
@@ -128,16 +128,16 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     vec![limits, FEWER_ORPHANS.fix()]
 }
 
-/// Half a GiB if each holds the 64 KiB that Documentation/networking/ip-sysctl.rst reckons with.
+/// Orphans; half a GiB if each holds the 64 KiB that Documentation/networking/ip-sysctl.rst assumes.
 const ENOUGH: u64 = 8192;
 
-fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
     const KEY: &str = "net.ipv4.tcp_max_orphans";
-    let now = scene.view.machine.values.number(KEY);
-    let change = scene
+    let now = context.view.machine.values.number(KEY);
+    let change = context
         .host()
         .zip(now)
-        .and_then(|(host, now)| scene.sysctl(host, KEY, (now * 2).max(ENOUGH)));
+        .and_then(|(host, now)| context.sysctl(host, KEY, (now * 2).max(ENOUGH)));
     let mut limits = RAISE_LIMITS.fix();
     if let (Some(now), Some(change)) = (now, change) {
         limits.current = Some(format!("tcp_max_orphans {now}"));
@@ -147,5 +147,5 @@ fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

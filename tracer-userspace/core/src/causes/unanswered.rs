@@ -1,5 +1,5 @@
-//! What the timers share: how long nobody answered, and the connection's packets that were dropped here
-//! meanwhile.
+//! Shared by the timeout causes: the time without an answer, and the connection's packets that were
+//! dropped on this host during that time.
 
 use rsttrace_model::{
     errno::{ECONNREFUSED, ETIMEDOUT},
@@ -15,12 +15,13 @@ use crate::{
     verdict::Finding,
 };
 
-/// The test where nothing that was dropped here is on record.
-pub const WHERE_IT_WENT: &str = "while it retransmits, watch the counters of DROP rules and policies in every namespace on its way (nft \
-     list ruleset, iptables -L -v -n; a rule that only drops is not seen here), then capture on both sides \
-     of each hop";
+/// The test for cases without a recorded drop on this host.
+pub const FIND_THE_DROP: &str = "while the socket retransmits, watch the counters of DROP rules \
+                                 and policies in every namespace on the path (nft list ruleset, \
+                                 iptables -L -v -n; rsttrace does not see a rule that only drops), \
+                                 then capture on both sides of each hop";
 
-/// How long a socket that gave up has had no answer at least, seconds: each wait is twice the one before,
+/// The minimum time without an answer of a socket that gave up, seconds. Each wait is twice the one before,
 /// from 0.2 s (TCP_RTO_MIN) to 120 s (TCP_RTO_MAX, include/net/tcp.h).
 pub fn at_least_s(socket: &Socket) -> f64 {
     let by_probes = f64::from(socket.probes_out) * socket.keepalive.intvl_s;
@@ -48,20 +49,20 @@ pub fn rejected<'a>(evidence: &Evidence<'a>) -> Option<(&'a LossEntry, &'a Packe
     evidence.drops().iter().copied().find(|(_, drop)| drop.rejected_by().is_some())
 }
 
-/// Whether the rule may have been there from the first packet on that nobody answered; a rule that came
-/// later found a connection that was already dead.
+/// Whether the rule may have existed since the first unanswered packet. A rule that was added later found
+/// a connection that was already dead.
 pub fn rejected_from_the_start(evidence: &Evidence<'_>, loss: &LossEntry) -> bool {
     evidence.error().is_none_or(|at| {
         // Timers count in jiffies, and from the packet's copy in the retransmission queue.
         const SLACK: f64 = 0.9;
         let socket = &at.value.socket;
-        // A connect takes such an error for its answer, at once.
+        // A connect fails at once on such an error.
         let answered = socket.rcv_nxt == 0 && socket.err != ETIMEDOUT;
         answered || seconds(at.ts.saturating_sub(loss.since)) >= SLACK * at_least_s(socket)
     })
 }
 
-/// The packet that was dropped here while nobody answered.
+/// The packet that was dropped on this host during the time without an answer.
 pub fn dropped(evidence: &Evidence<'_>) -> Option<Finding> {
     let first = evidence.drops().first().copied();
     let (loss, drop) = rejected(evidence).or(first)?;
@@ -74,7 +75,7 @@ pub fn dropped(evidence: &Evidence<'_>) -> Option<Finding> {
         kind: "netfilter_drop",
         ts,
         summary: format!(
-            "{who} {} dropped {}{answer}, {} before",
+            "{who} {} dropped {}{answer}, {} earlier",
             evidence.place(loss.netns).describe(),
             drop.packet.flow,
             human_s(evidence.age_s(ts)),
@@ -82,7 +83,7 @@ pub fn dropped(evidence: &Evidence<'_>) -> Option<Finding> {
     })
 }
 
-/// A rule that answers for the peer is the first thing to change, whatever gave up.
+/// A rule that answers for the peer is the first thing to change, for every timeout cause.
 pub fn fixes(evidence: &Evidence<'_>, otherwise: Fix) -> Vec<Fix> {
     match rejected(evidence) {
         Some((loss, _)) => {

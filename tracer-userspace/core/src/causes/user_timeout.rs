@@ -4,7 +4,7 @@ use rsttrace_model::units::human_s;
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
     reject_rule::CHANGE_RULE,
     remedy, unanswered,
 };
@@ -20,13 +20,14 @@ pub const CAUSE: Cause = Cause {
     family: Family::Keepalive,
     title: "TCP_USER_TIMEOUT elapsed",
     doc: Doc {
-        about: "The application set TCP_USER_TIMEOUT, and for that long nothing it had sent was \
-                acknowledged, or no probe answered, or the peer answered but kept its receive window closed. It takes the place of tcp_retries2 and of the count \
-                of keepalive probes; while connecting tcp_syn_retries holds as well \
-                (net/ipv4/tcp_timer.c, tcp_write_timeout and tcp_keepalive_timer).",
-        signs: &[Sign::observed(
+        about: "The application set TCP_USER_TIMEOUT, and for that long no data it had sent was \
+                acknowledged, or no probe was answered, or the peer answered but kept its receive \
+                window closed. The option replaces tcp_retries2 and the count of keepalive probes; \
+                while connecting, tcp_syn_retries applies as well (net/ipv4/tcp_timer.c, \
+                tcp_write_timeout and tcp_keepalive_timer).",
+        detections: &[Detection::observed(
             "the socket failed with ETIMEDOUT and has the option set",
-            &[Need::Any("socket_error")],
+            &[RequiredSignal::Any("socket_error")],
         )],
         mistaken_for: &[
             ("retransmission_timeout", "the option is off, or the SYNs ran out before it"),
@@ -47,40 +48,42 @@ const RESTORE: Remedy = Remedy {
     risk: Risk::Low,
     summary: "find out why the peer did not answer; raise TCP_USER_TIMEOUT only if it answers \
               later",
-    reason: "the application asked to be told after this time",
-    how: "look for drops on the way (ipvs, conntrack, firewall, MTU) in the seconds before",
+    reason: "the application set the time after which the kernel reports a missing answer",
+    how: "look for drops on the path (IPVS, conntrack, firewall, MTU) in the seconds before",
 };
 
 const READ: Remedy = Remedy {
     id: "keep_reading",
     owner: FixOwner::Application,
     risk: Risk::Low,
-    summary: "find out why the peer's application stopped reading; raise TCP_USER_TIMEOUT only if it \
-              may pause for so long",
+    summary: "find out why the peer's application stopped reading; raise TCP_USER_TIMEOUT only if \
+              it may pause for so long",
     reason: "the path is fine: the peer answered every window probe, and had no room for data",
-    how: "look at the receive queue (Recv-Q of ss -tn) and the threads of the peer's process",
+    how: "check the receive queue (Recv-Q of ss -tn) and the threads of the peer's process",
 };
 
 const IN_STEP: Remedy = Remedy {
     id: "user_timeout_in_step",
     owner: FixOwner::Application,
     risk: Risk::Low,
-    summary: "let TCP_USER_TIMEOUT be time + intvl × probes of the keepalive, and several seconds at least",
-    reason: "a silent connection is then given up after as many probes as its keepalive says, and data is \
-             sent again several times before it is",
-    how: "setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, MILLISECONDS), with TCP_KEEPIDLE + TCP_KEEPINTVL × \
-          TCP_KEEPCNT seconds; longer than the outages that connections shall survive",
+    summary: "set TCP_USER_TIMEOUT to time + intvl × probes of the keepalive, and to several \
+              seconds at least",
+    reason: "an idle connection then fails after as many probes as its keepalive settings ask for, \
+             and data is retransmitted several times before it fails",
+    how: "call setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, MILLISECONDS) with TCP_KEEPIDLE + \
+          TCP_KEEPINTVL × TCP_KEEPCNT seconds; the time must be longer than the outages that \
+          connections have to survive",
 };
 
 const NOT_FIXES: &[(&str, &str)] =
-    &[("net.ipv4.tcp_retries2", "TCP_USER_TIMEOUT takes its place for this socket")];
+    &[("net.ipv4.tcp_retries2", "TCP_USER_TIMEOUT replaces it for this socket")];
 
 fn timeout_s(socket: &Socket) -> f64 {
     f64::from(socket.user_timeout_ms) / 1000.0
 }
 
-/// Whether the peer answered the window probes, each answer of which sets their count back to 0
-/// (net/ipv4/tcp_input.c, tcp_ack), but never opened its window.
+/// Whether the peer answered the window probes but never opened its window. Each answer resets the count
+/// of probes to 0 (net/ipv4/tcp_input.c, tcp_ack).
 fn window_stayed_closed(error: &SocketError) -> bool {
     let socket = &error.socket;
     socket.rcv_nxt != 0
@@ -93,7 +96,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let at = evidence.timed_out()?;
     let socket = &at.value.socket;
     // With the option set it replaces the retries of data and the count of probes; while connecting,
-    // tcp_syn_retries still holds (net/ipv4/tcp_timer.c, tcp_write_timeout and tcp_keepalive_timer).
+    // tcp_syn_retries still applies (net/ipv4/tcp_timer.c, tcp_write_timeout and tcp_keepalive_timer).
     let syn_retries = evidence.host(at.netns).and_then(|host| host.tcp.syn_retries);
     let syns_ran_out = socket.rcv_nxt == 0
         && syn_retries.is_none_or(|retries| u32::from(socket.retransmits) >= retries);
@@ -118,11 +121,14 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     .finding(Finding {
         kind: "user_timeout",
         ts: at.ts,
-        summary: format!("gave up with TCP_USER_TIMEOUT {} ms {counted}", socket.user_timeout_ms),
+        summary: format!(
+            "the socket gave up at its TCP_USER_TIMEOUT of {} ms {counted}",
+            socket.user_timeout_ms
+        ),
     });
     let dropped = unanswered::dropped(evidence);
     if dropped.is_none() && !window_stayed_closed(&at.value) {
-        verdict = verdict.prove(unanswered::WHERE_IT_WENT);
+        verdict = verdict.prove(unanswered::FIND_THE_DROP);
     }
     verdict.findings.extend(dropped);
     Some(verdict)
@@ -134,5 +140,5 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

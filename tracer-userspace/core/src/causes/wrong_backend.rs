@@ -4,9 +4,9 @@ use rsttrace_model::{host_state::Netns, tcp_state};
 
 use super::{
     cause::Cause,
-    doc::{Doc, Need, Sign},
+    doc::{Detection, Doc, RequiredSignal},
+    fix_context::FixContext,
     remedy,
-    scene::Scene,
 };
 use crate::{
     evidence::Evidence,
@@ -19,21 +19,21 @@ pub const CAUSE: Cause = Cause {
     family: Family::StateLost,
     title: "a mid-stream packet reached a listener that never had the connection",
     doc: Doc {
-        about: "A packet from the middle of a connection reached a listening socket whose server \
-                never had that connection; the stack answers with a bare RST (TCP_FLAGS). A load balancer \
-                picked another server in mid-stream (sloppy_tcp, a remap, a fail-over without \
-                synchronised tables), or the server was restarted and listens again.",
-        signs: &[Sign::inferred(
-            "a mid-stream packet of a connection that was in use was answered for a listener, \
-                 and no entry of it had ended",
-            &[Need::Any("reset_sent")],
+        about: "A mid-stream packet reached a listening socket whose server never had that \
+                connection, and the TCP stack answered with a bare RST (TCP_FLAGS). A load \
+                balancer chose another server in mid-stream (sloppy_tcp, a remap, a fail-over \
+                without synchronised tables), or the server was restarted and listens again.",
+        detections: &[Detection::inferred(
+            "a mid-stream packet of a connection that was in use was reset at a listener, and no \
+             entry of the connection had ended",
+            &[RequiredSignal::Any("reset_sent")],
         )],
         mistaken_for: &[
-            ("socket_gone", "there nobody listens on the port either"),
+            ("socket_gone", "no process listens on the port either"),
             (
                 "ipvs_idle_expired",
-                "an entry that ended can send the next packet to another server: then its end is \
-                 the cause",
+                "after an entry ended, the next packet can go to another server; then the end of \
+                 the entry is the cause",
             ),
         ],
         fixes: &[KEEP_FLOWS, STRICT],
@@ -53,23 +53,23 @@ const KEEP_FLOWS: Remedy = Remedy {
     risk: Risk::Medium,
     summary: "keep a connection on the server that accepted it",
     reason: "only that server has its socket",
-    how: "schedule by source hash (sh, mh), synchronise connection tables between balancers, do \
-          not use sloppy_tcp with several servers",
+    how: "schedule by source hash (sh, mh), synchronise connection tables between load balancers, \
+          and do not use sloppy_tcp with several servers",
 };
 
 const STRICT: Remedy = Remedy {
     id: "switch_sloppy_tcp_off",
     owner: FixOwner::Node,
     risk: Risk::Medium,
-    summary: "let IPVS make entries from SYNs only",
-    reason: "a packet in mid-stream is then reset by the balancer instead of being sent to another \
-             server; where an entry was lost the connection breaks all the same",
-    how: "net.ipv4.vs.sloppy_tcp=0 in the namespace that owns the table",
+    summary: "let IPVS create entries from SYNs only",
+    reason: "a mid-stream packet is then reset by the load balancer instead of being sent to \
+             another server; where an entry was lost, the connection breaks anyway",
+    how: "set net.ipv4.vs.sloppy_tcp=0 in the namespace that owns the table",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[(
     "net.ipv4.vs.sloppy_tcp=1",
-    "it lets a balancer pick a new server in mid-stream, which is this very failure",
+    "it lets a load balancer choose a new server in mid-stream, which is this failure",
 )];
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
@@ -93,8 +93,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             summary: format!("a mid-stream packet reached the listening socket at {here}"),
         })
         .prove(
-            "did a load balancer pick another server in mid-stream (sloppy_tcp, a remap, a failover), or \
-             was this server restarted? compare the packet's destination with the server that accepted",
+            "check whether a load balancer chose another server in mid-stream (sloppy_tcp, a \
+             remap, a fail-over), or this server was restarted; compare the packet's destination \
+             with the server that accepted the connection",
         ),
     )
 }
@@ -103,25 +104,25 @@ fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
     vec![KEEP_FLOWS.fix()]
 }
 
-fn on_host(scene: &Scene<'_>) -> Vec<Fix> {
+fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
     let strict = |netns: &Netns| {
         Some(Fix {
             summary: format!("{} {}", STRICT.summary, netns.place.describe()),
-            current: scene.value(netns, "net.ipv4.vs.sloppy_tcp").map(|now| now.to_string()),
+            current: context.value(netns, "net.ipv4.vs.sloppy_tcp").map(|now| now.to_string()),
             wanted: Some("0".into()),
-            changes: vec![scene.sysctl(netns, "net.ipv4.vs.sloppy_tcp", 0)?],
+            changes: vec![context.sysctl(netns, "net.ipv4.vs.sloppy_tcp", 0)?],
             ..STRICT.fix()
         })
     };
     let several = |netns: &&Netns| {
         netns.services.iter().flatten().any(|service| service.destinations.len() > 1)
     };
-    let balancers = scene.balancers().into_iter().filter(several);
+    let balancers = context.balancers().into_iter().filter(several);
     let mut fixes: Vec<_> = balancers.filter_map(strict).collect();
     fixes.push(KEEP_FLOWS.fix());
     fixes
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
-    remedy::told(NOT_FIXES)
+    remedy::to_not_fixes(NOT_FIXES)
 }

@@ -1,14 +1,13 @@
-//! What a change does not do: the part that is left out when one reads of a setting somewhere.
+//! Caveats of changes: what a setting does not do, which advice about it often leaves out.
 
 use super::change::{Change, Fix};
 
-/// Key, or the beginning of several, and the sentence.
+/// A key, or the common prefix of several, and the caveat.
 const CAVEATS: &[(&str, &str)] = &[
     (
         "ipvs.",
-        "entries already idle keep their old timer until their next packet: those connections are \
-         lost all the same (ip_vs_conn_put arms it, \
-         net/netfilter/ipvs/ip_vs_conn.c)",
+        "entries already idle keep their old timer until their next packet, so those connections \
+         are still lost (ip_vs_conn_put arms the timer, net/netfilter/ipvs/ip_vs_conn.c)",
     ),
     (
         "net.netfilter.nf_conntrack_tcp_timeout_",
@@ -16,46 +15,50 @@ const CAVEATS: &[(&str, &str)] = &[
     ),
     (
         "net.core.somaxconn",
-        "a queue's size is fixed when listen() is called: restart the listener, with a backlog as large",
+        "a queue's size is fixed when listen() is called; restart the listener with a backlog as \
+         large",
     ),
     (
         "net.ipv4.tcp_keepalive_",
-        "it reaches only sockets that have SO_KEEPALIVE on and no time of their own, and a timer that \
-         runs already keeps its deadline",
+        "this affects only sockets that have SO_KEEPALIVE on and no time of their own, and a timer \
+         that is already running keeps its deadline",
     ),
     (
         "net.ipv4.vs.expire_nodest_conn",
-        "it does not keep the connections of a removed server: they are reset instead of hanging",
+        "this does not keep the connections of a removed server; they are reset instead of hanging",
     ),
     (
         "net.netfilter.nf_conntrack_max",
-        "it does not shrink what fills the table; each namespace may have as many entries",
+        "this does not reduce the number of entries; each namespace may have that many",
     ),
     (
         "net.netfilter.nf_conntrack_buckets",
-        "resizing moves every entry with all locks held: best off-peak on a full table",
+        "resizing moves every entry with all locks held; resize a full table off-peak",
     ),
     (
         "net.netfilter.nf_conntrack_tcp_be_liberal",
-        "it does not cover a segment without an entry, nor an invalid state; only the window",
+        "this covers only the window, not a segment without an entry or an invalid state",
     ),
     (
         "net.ipv4.tcp_retries2",
-        "it counts for data of established connections; SYNs have tcp_syn_retries",
+        "this applies to data of established connections; SYNs have tcp_syn_retries",
     ),
     (
         "net.ipv4.tcp_max_orphans",
-        "it does not end what makes the orphans; each may hold 64 KiB of memory",
+        "this does not stop what creates the orphans; each may hold 64 KiB of memory",
     ),
 ];
 
 impl Fix {
-    /// What the changes do not do, in clauses.
+    /// The caveats of the changes, as clauses.
     pub fn caveats(&self) -> Vec<&'static str> {
-        let keys: Vec<_> =
-            self.changes.iter().filter_map(Change::setting).map(|(it, _)| it.key).collect();
-        let about =
-            |(beginning, _): &&(&str, &str)| keys.iter().any(|key| key.starts_with(beginning));
-        CAVEATS.iter().filter(about).map(|(_, sentence)| *sentence).collect()
+        let keys: Vec<_> = self
+            .changes
+            .iter()
+            .filter_map(Change::setting)
+            .map(|(setting, _)| setting.key)
+            .collect();
+        let about = |(prefix, _): &&(&str, &str)| keys.iter().any(|key| key.starts_with(prefix));
+        CAVEATS.iter().filter(about).map(|(_, caveat)| *caveat).collect()
     }
 }

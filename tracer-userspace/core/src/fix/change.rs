@@ -1,5 +1,5 @@
-//! Fixes as typed changes. Commands, persistent files, checks and undo lines are rendered from them,
-//! so they cannot disagree.
+//! Fixes as typed changes. Commands, persistent files, checks and undo lines are rendered from the
+//! changes, so they cannot disagree.
 
 use rsttrace_model::{netns::Place, settings::IpvsTimer};
 
@@ -15,7 +15,7 @@ pub enum FixOwner {
 }
 
 impl FixOwner {
-    /// The contract's word for it.
+    /// Its id in events.
     pub fn id(self) -> &'static str {
         match self {
             Self::Application => "application",
@@ -28,7 +28,7 @@ impl FixOwner {
     }
 }
 
-/// What may go wrong when it is applied.
+/// The risk of applying a fix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Risk {
     Low,
@@ -53,27 +53,27 @@ pub enum Change {
         from: Option<u64>,
         to: u64,
     },
-    /// One IPVS timeout in seconds; the other two stay.
+    /// One IPVS timeout in seconds; the other two keep their values.
     IpvsTimeout {
         place: Place,
         timer: IpvsTimer,
         from_s: Option<u32>,
         to_s: u32,
     },
-    /// What the application does with its socket, and the command that shows it in the namespace of the
-    /// socket, where that is known.
+    /// A call that the application makes on its socket, and the command that shows its effect in the
+    /// socket's namespace, where that is known.
     SocketOption {
         code: String,
         place: Option<Place>,
         shown_by: &'static str,
     },
-    /// Something only a person can do.
+    /// A step that an operator has to do by hand.
     Advice {
         text: String,
     },
 }
 
-/// The command for one timeout: 0 keeps a value.
+/// The command for one timeout; 0 keeps a value.
 pub(super) fn ipvsadm_set(timer: IpvsTimer, seconds: u32) -> String {
     match timer {
         IpvsTimer::Tcp => format!("ipvsadm --set {seconds} 0 0"),
@@ -97,7 +97,7 @@ pub struct Fix {
     pub changes: Vec<Change>,
 }
 
-/// A fix in general terms: what can be said of it before anything is measured.
+/// A fix in general terms, without measured values.
 #[derive(Clone, Copy, Debug)]
 pub struct Remedy {
     pub id: &'static str,
@@ -107,12 +107,12 @@ pub struct Remedy {
     pub summary: &'static str,
     /// One sentence: why it ends the resets.
     pub reason: &'static str,
-    /// What exactly to do; the advice of an incident that has no values to compute.
+    /// Exactly what to do; an incident without computed values shows it as advice.
     pub how: &'static str,
 }
 
 impl Remedy {
-    /// The fix of an incident. Where values are known, the caller puts them in.
+    /// The fix of an incident. The caller fills in the values that are known.
     pub fn fix(&self) -> Fix {
         Fix {
             id: self.id,
@@ -128,12 +128,12 @@ impl Remedy {
 }
 
 impl Fix {
-    /// Lines to run or to write into the application, in order.
+    /// Lines to run, or to add to the application's code, in order.
     pub fn commands(&self) -> Vec<String> {
         self.changes.iter().filter_map(Change::command).collect()
     }
 
-    /// What only a person can do, in sentences.
+    /// The steps that an operator has to do by hand.
     pub fn advice(&self) -> Vec<String> {
         self.changes
             .iter()
@@ -144,14 +144,14 @@ impl Fix {
             .collect()
     }
 
-    /// Lines that show whether it is in force.
+    /// Commands that show whether the fix took effect.
     pub fn verify(&self) -> Vec<String> {
         let mut lines: Vec<String> = self.changes.iter().filter_map(Change::verify).collect();
         lines.dedup();
         lines
     }
 
-    /// Lines that bring back the value found.
+    /// Commands that restore the previous values.
     pub fn undo(&self) -> Vec<String> {
         self.changes.iter().filter_map(Change::undo).collect()
     }
@@ -210,22 +210,22 @@ mod tests {
     use rsttrace_model::netns::NetnsReach;
 
     #[test]
-    fn what_an_application_sets_is_looked_for_in_its_own_namespace() {
+    fn socket_options_are_verified_in_the_namespace_of_the_application() {
         let place = |name: &str| Place { netns: 1, reach: NetnsReach::Named(name.into()) };
         let keepalive = |place| Change::SocketOption {
             code: "setsockopt(…)".into(),
             place,
             shown_by: "ss -tno state established",
         };
-        let told = |change: Change| change.verify().expect("a command");
-        assert_eq!(told(keepalive(None)), "ss -tno state established");
+        let verify = |change: Change| change.verify().expect("a command");
+        assert_eq!(verify(keepalive(None)), "ss -tno state established");
         assert_eq!(
-            told(keepalive(Some(place("/run/netns/shop")))),
+            verify(keepalive(Some(place("/run/netns/shop")))),
             "ip netns exec shop ss -tno state established"
         );
-        // A backlog is a listener's.
+        // A backlog belongs to a listener.
         assert_eq!(
-            told(Change::listen(place("/run/netns/shop"), 512)),
+            verify(Change::listen(place("/run/netns/shop"), 512)),
             "ip netns exec shop ss -tln"
         );
     }

@@ -1,9 +1,9 @@
-//! Fixes as typed changes. Commands, persistent files, checks and undo lines are rendered from them,
-//! so they cannot disagree.
+//! Fixes as typed changes. Commands, persistent files, checks and undo lines are rendered from the
+//! changes, so they cannot disagree.
 
 mod caveats;
 mod change;
-mod elsewhere;
+mod kubernetes;
 mod persist;
 mod snippets;
 

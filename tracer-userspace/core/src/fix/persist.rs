@@ -1,5 +1,5 @@
-//! The files that keep a change over a reboot. Only the initial namespace has any: others are
-//! configured by whoever makes them.
+//! The files that keep a change across a reboot. Only changes in the initial namespace have files: what
+//! creates another namespace also configures it.
 
 use std::fmt::Write as _;
 
@@ -7,28 +7,28 @@ use rsttrace_model::netns::NetnsReach;
 
 use super::change::{Change, Fix, ipvsadm_set};
 
-/// A file that keeps the change over a reboot.
+/// A file that keeps the change across a reboot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Persist {
     pub path: String,
     pub text: String,
 }
 
-/// Where Debian, Fedora and openSUSE have it.
+/// The path of ipvsadm on Debian, Fedora and openSUSE.
 pub const IPVSADM: &str = "/sbin/ipvsadm";
 
 const HASHSIZE: &str = "\
-# hashsize alone makes nf_conntrack_max eight times as large, until sysctl.d sets that
+# hashsize alone sets nf_conntrack_max to eight times its value, until sysctl.d sets nf_conntrack_max
 # (nf_conntrack_init_start, net/netfilter/nf_conntrack_core.c).
 ";
 
 impl Fix {
-    /// The first file, which an incident names.
+    /// The first file, which an incident lists.
     pub fn persist(&self) -> Option<Persist> {
         self.files().into_iter().next()
     }
 
-    /// Every file that it takes.
+    /// All files that the fix needs.
     pub fn files(&self) -> Vec<Persist> {
         let (mut sysctls, mut modules) = (String::new(), Vec::new());
         let (mut hashsize, mut ipvs) = (None, Vec::new());
@@ -60,7 +60,7 @@ impl Fix {
             files.push((format!("/etc/modprobe.d/rsttrace-{name}.conf"), text));
         }
         if !modules.is_empty() {
-            // A key whose module comes later would be skipped.
+            // systemd-sysctl skips a key whose module is loaded later.
             let text = modules.iter().map(|module| format!("{module}\n")).collect();
             files.push((format!("/etc/modules-load.d/rsttrace-{name}.conf"), text));
         }
@@ -71,7 +71,7 @@ impl Fix {
     }
 }
 
-/// The module that brings a key.
+/// The module that provides a key.
 fn module(key: &str) -> Option<&'static str> {
     if key.starts_with("net.netfilter.nf_conntrack") {
         Some("nf_conntrack")
@@ -84,9 +84,8 @@ fn module(key: &str) -> Option<&'static str> {
 
 fn unit(commands: &[String]) -> String {
     let mut text = String::from(
-        "[Unit]\nDescription=IPVS timeouts (no sysctl holds them)\n\
-         After=network-pre.target systemd-modules-load.service\n\
-         [Service]\nType=oneshot\nRemainAfterExit=yes\n",
+        "[Unit]\nDescription=IPVS timeouts (there is no sysctl for them)\nAfter=network-pre.target \
+         systemd-modules-load.service\n[Service]\nType=oneshot\nRemainAfterExit=yes\n",
     );
     for command in commands {
         let arguments = command.strip_prefix("ipvsadm").unwrap_or(command);
@@ -97,7 +96,7 @@ fn unit(commands: &[String]) -> String {
 }
 
 impl Persist {
-    /// For a unit: the link that has it started at boot (`systemctl enable`), and where it leads.
+    /// For a unit: the link that starts it at boot (`systemctl enable`), and the link's target.
     pub fn enabled_by(&self) -> Option<(String, String)> {
         let name = self.path.strip_prefix("/etc/systemd/system/")?;
         Some((format!("/etc/systemd/system/multi-user.target.wants/{name}"), self.path.clone()))

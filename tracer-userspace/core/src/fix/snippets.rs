@@ -1,6 +1,6 @@
-//! The application's part of a fix, for clients and proxies by name.
+//! The application's part of a fix, as configuration for known clients and proxies.
 
-/// A client or proxy whose configuration we know.
+/// A client or proxy with a known configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
     Mysql2,
@@ -20,15 +20,15 @@ pub struct Pace {
     pub time_s: u64,
     pub intvl_s: u64,
     pub probes: u64,
-    /// What every idle time has to stay below.
+    /// The limit that every idle time has to stay below, seconds.
     pub limit_s: u64,
 }
 
-/// Lines to put into the application, and what they rest on.
+/// Configuration lines for the application, and a note about them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snippet {
     pub text: String,
-    /// What they do not do, and from which version on they work.
+    /// What the lines do not do, and the version from which they work.
     pub note: &'static str,
 }
 
@@ -61,24 +61,24 @@ impl Client {
         }
     }
 
-    /// What it is, for help.
+    /// Its full name, for help.
     pub fn title(self) -> &'static str {
         match self {
             Self::Mysql2 => "mysql2 for Node.js",
-            Self::Libpq => "libpq, and what is built on it: psql, psycopg, Ruby pg",
+            Self::Libpq => "libpq, and clients built on it (psql, psycopg, Ruby pg)",
             Self::JdbcMysql => "MySQL Connector/J",
             Self::Hikari => "HikariCP",
             Self::GoSql => "database/sql of Go",
             Self::Pgbouncer => "PgBouncer",
-            Self::Envoy => "Envoy, towards its upstream",
+            Self::Envoy => "Envoy, for its upstream connections",
             Self::NodeHttp => "http and https of Node.js",
-            Self::Nginx => "nginx, towards its upstream and its clients",
+            Self::Nginx => "nginx, for its upstream and client connections",
         }
     }
 
     pub fn snippet(self, pace: Pace) -> Snippet {
         let Pace { time_s, intvl_s, probes, limit_s } = pace;
-        // A pool closes with a fifth to spare.
+        // The pool closes idle connections at four fifths of the limit.
         let idle_s = (limit_s * 4 / 5).max(1);
         let ms = |seconds: u64| seconds.saturating_mul(1000);
         let dead_ms = ms(time_s + intvl_s * probes);
@@ -90,10 +90,10 @@ impl Client {
                     ms(time_s),
                     ms(idle_s)
                 ),
-                "the delay is TCP_KEEPIDLE; Node.js sets the interval to 1 s and the count to 10 itself; \
-                 idleTimeout does nothing while maxIdle is connectionLimit, its default, and a smaller \
-                 maxIdle closes what is above it at once; a connection that was taken out of the pool is \
-                 kept alive by TCP only",
+                "keepAliveInitialDelay is TCP_KEEPIDLE; Node.js itself sets the interval to 1 s \
+                 and the count to 10; idleTimeout has no effect while maxIdle is connectionLimit, \
+                 its default, and a smaller maxIdle closes the connections above it at once; only \
+                 TCP keepalive covers a connection that was taken out of the pool",
             ),
             Self::Libpq => (
                 format!(
@@ -105,18 +105,19 @@ impl Client {
             ),
             Self::JdbcMysql => (
                 "jdbc:mysql://HOST:3306/DB?tcpKeepAlive=true\n".into(),
-                "tcpKeepAlive is on by default and has no times: they are those of the pod's network \
-                 namespace (net.ipv4.tcp_keepalive_time); let the pool ping instead (--for hikari)",
+                "tcpKeepAlive is on by default and has no times of its own; the pod's network \
+                 namespace sets the times (net.ipv4.tcp_keepalive_time); let the pool ping instead \
+                 (--for hikari)",
             ),
             Self::Hikari => {
-                // It ignores a keepaliveTime below 30 s, or not below maxLifetime.
+                // HikariCP ignores a keepaliveTime that is below 30 s, or not below maxLifetime.
                 let ping_s = time_s.clamp(30, 300);
                 (
                     format!("keepaliveTime={}\nmaxLifetime=1800000\n", ms(ping_s)),
-                    "milliseconds; HikariCP 4 or later; keepaliveTime pings idle connections only and is \
-                     at least 30 s; idleTimeout does nothing while minimumIdle equals maximumPoolSize; \
-                     maxLifetime has to stay below the server's wait_timeout as well; statements that \
-                     run for long need TCP keepalive",
+                    "milliseconds; HikariCP 4 or later; keepaliveTime pings idle connections only \
+                     and is at least 30 s; idleTimeout has no effect while minimumIdle equals \
+                     maximumPoolSize; maxLifetime has to stay below the server's wait_timeout as \
+                     well; long-running statements need TCP keepalive",
                 )
             }
             Self::GoSql => (
@@ -129,16 +130,16 @@ impl Client {
                      \x20   Interval: {intvl_s} * time.Second, Count: {probes},\n}}}}\n",
                     (idle_s * 4).max(1800)
                 ),
-                "net.Dialer has keepalive on with 15 s unless somebody sets it otherwise; a driver that \
-                 does not dial through it (a custom DialContext) has to do so itself",
+                "net.Dialer has keepalive on with 15 s by default; a driver that does not dial \
+                 through net.Dialer (a custom DialContext) has to set keepalive itself",
             ),
             Self::Pgbouncer => (
                 format!(
                     "[pgbouncer]\ntcp_keepalive = 1\ntcp_keepidle = {time_s}\ntcp_keepintvl = {intvl_s}\n\
                      tcp_keepcnt = {probes}\nserver_idle_timeout = {idle_s}\n"
                 ),
-                "keepalive is on by default, with the times of the network namespace where these are 0; \
-                 they hold for its clients and its servers",
+                "keepalive is on by default, with the times of the network namespace where these \
+                 values are 0; the values apply to its clients and its servers",
             ),
             Self::Envoy => (
                 format!(
@@ -150,22 +151,23 @@ impl Client {
                      common_http_protocol_options:\n        idle_timeout: {idle_s}s\n      \
                      explicit_http_config:\n        http_protocol_options: {{}}\n"
                 ),
-                "towards the upstream only; its HTTP idle timeout is one hour unless it is set; a \
-                 tcp_proxy has an idle_timeout of its own, one hour as well",
+                "for upstream connections only; Envoy's HTTP idle timeout is one hour by default; \
+                 a tcp_proxy has its own idle_timeout, also one hour by default",
             ),
             Self::NodeHttp => (
                 format!(
-                    "// client: give up before the server and the path do\n\
+                    "// client: close idle connections before the server and the path do\n\
                      const agent = new http.Agent({{ keepAlive: true, keepAliveMsecs: {}, timeout: {} }});\n\
-                     // server: keep connections longer than whoever reuses them (a proxy, a load balancer)\n\
+                     // server: keep connections longer than the peer that reuses them (a proxy, a load balancer)\n\
                      server.keepAliveTimeout = {};\n",
                     ms(time_s),
                     ms(idle_s),
                     ms(limit_s + 15)
                 ),
-                "keepAliveMsecs is TCP_KEEPIDLE of idle sockets; Node.js sets the interval to 1 s and the \
-                 count to 10 itself; the server's keepAliveTimeout is 5 s by default (65 s in the newest \
-                 releases), and only releases before 18 need a headersTimeout that is longer",
+                "keepAliveMsecs is TCP_KEEPIDLE of idle sockets; Node.js itself sets the interval \
+                 to 1 s and the count to 10; the server's keepAliveTimeout is 5 s by default (65 s \
+                 in the newest releases), and only releases before 18 need a headersTimeout that \
+                 is longer",
             ),
             Self::Nginx => (
                 format!(
@@ -174,12 +176,13 @@ impl Client {
                      location / {{\n        proxy_http_version 1.1;\n        \
                      proxy_set_header Connection \"\";\n        proxy_socket_keepalive on;\n        \
                      proxy_pass http://backend;\n    }}\n}}\n",
-                    // Longer than its default only invites the upstream to close first.
+                    // A time above its default only lets the upstream close first.
                     idle_s.min(60)
                 ),
-                "proxy_socket_keepalive (1.15.6) has no times: towards the upstream they are those of the \
-                 network namespace; keepalive_timeout of an upstream is 60 s by default (1.15.3), and has \
-                 to be shorter than the time after which the upstream itself closes",
+                "proxy_socket_keepalive (1.15.6) has no times of its own; upstream connections use \
+                 those of the network namespace; keepalive_timeout of an upstream is 60 s by \
+                 default (1.15.3), and has to be shorter than the time after which the upstream \
+                 itself closes",
             ),
         };
         Snippet { text, note }
@@ -193,24 +196,24 @@ mod tests {
     const PACE: Pace = Pace { time_s: 300, intvl_s: 30, probes: 3, limit_s: 900 };
 
     #[test]
-    fn every_client_is_told_the_computed_times() {
+    fn every_snippet_has_the_computed_times() {
         for client in Client::ALL {
             let text = client.snippet(PACE).text;
             let has = |number: &str| text.contains(number);
-            let told = has("300") || has("720") || client == Client::JdbcMysql;
-            assert!(told, "{client:?}:\n{text}");
+            let has_times = has("300") || has("720") || client == Client::JdbcMysql;
+            assert!(has_times, "{client:?}:\n{text}");
         }
     }
 
     #[test]
-    fn hikari_is_given_nothing_that_it_would_ignore() {
+    fn hikari_gets_no_time_that_it_ignores() {
         let pace = Pace { time_s: 1, intvl_s: 1, probes: 3, limit_s: 3 };
         let text = Client::Hikari.snippet(pace).text;
         assert!(text.contains("keepaliveTime=30000\n"), "{text}");
     }
 
     #[test]
-    fn who_serves_keeps_longer_than_who_reuses() {
+    fn a_server_keeps_idle_connections_longer_than_a_client_reuses_them() {
         let text = Client::NodeHttp.snippet(PACE).text;
         assert!(text.contains("timeout: 720000"), "{text}");
         assert!(text.contains("keepAliveTimeout = 915000"), "{text}");
@@ -219,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn no_snippet_has_what_a_terminal_shows_as_an_escape() {
+    fn no_snippet_has_characters_that_a_terminal_shows_escaped() {
         for client in Client::ALL {
             for line in client.snippet(PACE).text.lines() {
                 assert_eq!(rsttrace_model::escape::terminal(line), line, "{client:?}");

@@ -186,7 +186,8 @@ const MILLISECOND: u64 = SECOND / 1000;
 fn data_that_crosses_the_close_of_an_idle_connection_is_a_race() {
     let incidents = closed(NOW - 80 * MILLISECOND, 5.0, task("node", 7), false);
     assert_eq!(causes(&incidents), ["idle_close_race"]);
-    let why = "node (pid 7) closed it after 5.0 s without traffic, and it was reused 80 ms later";
+    let why = "node (pid 7) closed the connection after 5.0 s without traffic, and the peer reused it \
+               80 ms later";
     assert_eq!(incidents[0].why, why);
     assert_eq!(fix_ids(&incidents[0])[0], "pool_idle_below_limit");
 }
@@ -197,9 +198,9 @@ fn data_after_the_close_is_no_race_when_it_was_busy_or_late_or_knowing_or_the_pr
     let killed = Task { exiting: true, exit_code: 9, ..node() };
     let just_before = NOW - 80 * MILLISECOND;
     for (what, incidents, word) in [
-        ("busy", closed(just_before, 0.2, node(), false), "closed it"),
-        ("late", closed(NOW - 2 * SECOND, 5.0, node(), false), "2.0 s before"),
-        ("knowing", closed(just_before, 5.0, node(), true), "closed it"),
+        ("busy", closed(just_before, 0.2, node(), false), "closed the connection"),
+        ("late", closed(NOW - 2 * SECOND, 5.0, node(), false), "2.0 s earlier"),
+        ("knowing", closed(just_before, 5.0, node(), true), "closed the connection"),
         ("killed", closed(just_before, 5.0, killed, false), "was killed by signal 9"),
     ] {
         assert_eq!(causes(&incidents), ["data_after_close"], "{what}");
@@ -378,7 +379,7 @@ fn no_idle_timeout_is_advised_where_the_process_had_ended() {
     };
     let (id, summary) = advised(Some(9));
     assert_eq!(id, "stop_gracefully");
-    assert!(summary.contains("what sent shop (pid 77) signal 9"), "{summary}");
+    assert!(summary.contains("what sent signal 9 to shop (pid 77)"), "{summary}");
     let (id, summary) = advised(Some(0));
     assert_eq!(id, "stop_gracefully");
     assert!(summary.contains("before it exits"), "{summary}");

@@ -98,7 +98,7 @@ fn a_rule_that_also_rejects_what_the_dead_end_answers_is_blamed_all_the_same() {
         behind_nat(NOW + SECOND / 10, late_answer),
     ]);
     assert_eq!(only(&told).cause.id, "firewall_reject");
-    assert!(told[0].evidence.iter().any(|it| it.summary.contains("3.0 s before")));
+    assert!(told[0].evidence.iter().any(|it| it.summary.contains("3.0 s earlier")));
     assert_eq!(told[0].destination_nat, Some(address(SERVER)));
 }
 

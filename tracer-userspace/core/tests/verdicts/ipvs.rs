@@ -70,7 +70,11 @@ fn servers_of_weight_zero_are_counted() {
     let servers = [(SERVER, 0), ("10.0.1.3:3306", 0)];
     let incidents = replay([no_server_drop(10 * SECOND, syn()), service(10 * SECOND, &servers)]);
     assert_eq!(causes(&incidents), ["no_backend"]);
-    assert!(incidents[0].why.ends_with("no real server but 2 of weight 0"), "{}", incidents[0].why);
+    assert!(
+        incidents[0].why.ends_with("only 2 real servers, all with weight 0"),
+        "{}",
+        incidents[0].why
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use rsttrace_core::causes::{self, cause::Cause, scene::Broken};
+use rsttrace_core::causes::{self, cause::Cause, fix_context::FailedConnection};
 use rsttrace_model::ipvs;
 use serde_json::Value;
 
@@ -23,7 +23,7 @@ const NAMED: u64 = 10;
 #[derive(Debug, Default)]
 pub struct Selected {
     pub cause: Option<&'static Cause>,
-    pub connection: Broken,
+    pub connection: FailedConnection,
     /// The host on which the incident was seen.
     pub host: Option<String>,
 }
@@ -123,7 +123,7 @@ fn selected(value: &Value) -> Option<Selected> {
     let port = value.pointer("/destination/port").and_then(Value::as_u64);
     let port = port.and_then(|port| u16::try_from(port).ok());
     let netns = value.pointer("/rsttrace/netns").and_then(Value::as_u64);
-    let connection = Broken {
+    let connection = FailedConnection {
         client: ip("/source/ip"),
         service: ip("/destination/ip").zip(port).map(SocketAddr::from),
         server: ip("/destination/nat/ip"),

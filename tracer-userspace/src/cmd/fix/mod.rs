@@ -18,7 +18,7 @@ use rsttrace_apply::{
     store::Store,
 };
 use rsttrace_core::{
-    causes::{self, cause::Cause, scene::Scene},
+    causes::{self, cause::Cause, fix_context::FixContext},
     fix::Fix,
 };
 use rsttrace_host::{Host, view};
@@ -65,17 +65,17 @@ pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
         ));
     }
     let view = view(args, &host)?;
-    let scene = Scene {
+    let context = FixContext {
         netns: args.netns,
         idle_s: args.idle.map(|idle| idle.as_secs_f64()),
-        broken: selected.connection,
-        ..Scene::of(&view)
+        failed: selected.connection,
+        ..FixContext::of(&view)
     };
-    let plans = plans(args, cause, &scene, &host)?;
+    let plans = plans(args, cause, &context, &host)?;
     if args.apply {
         return apply_one(args, Some(cause), &plans, &host);
     }
-    let snippet = args.client.map(|client| Advised::new(client.0, scene.shortest_limit_s()));
+    let snippet = args.client.map(|client| Advised::new(client.0, context.shortest_limit_s()));
     print(
         args,
         || out::text(cause, &plans, snippet.as_ref(), args.page.color.on_stdout(), page_width()),
@@ -87,11 +87,11 @@ pub fn run(args: &FixArgs) -> Result<Exit, Failure> {
 fn profile(args: &FixArgs) -> Result<Exit, Failure> {
     let host = Host::new().map_err(anyhow::Error::from)?;
     let view = view(args, &host)?;
-    let scene = Scene { netns: args.netns, ..Scene::of(&view) };
+    let context = FixContext { netns: args.netns, ..FixContext::of(&view) };
     print(
         args,
-        || profile::text(&scene, args.page.color.on_stdout(), page_width()),
-        || profile::json(&scene),
+        || profile::text(&context, args.page.color.on_stdout(), page_width()),
+        || profile::json(&context),
     )
 }
 
@@ -127,12 +127,12 @@ fn usage(error: anyhow::Error) -> Failure {
 fn plans(
     args: &FixArgs,
     cause: &'static Cause,
-    scene: &Scene<'_>,
+    context: &FixContext<'_>,
     host: &Host,
 ) -> Result<Vec<Plan>, Failure> {
     let chosen = |plan: &Plan| args.choose.as_deref().is_none_or(|id| plan.fix.id == id);
-    let plan = |fix: Fix| plan(fix, &format!("to fix {}", cause.id), scene.view, host);
-    let all: Vec<Plan> = cause.fixes_on(scene).into_iter().map(plan).collect();
+    let plan = |fix: Fix| plan(fix, &format!("to fix {}", cause.id), context.view, host);
+    let all: Vec<Plan> = cause.fixes_on(context).into_iter().map(plan).collect();
     let ids: Vec<_> = all.iter().map(|plan| plan.fix.id).collect();
     let plans: Vec<Plan> = all.into_iter().filter(chosen).collect();
     match (&args.choose, plans.is_empty()) {

@@ -1,4 +1,4 @@
-//! A host as it is, for fixes that are computed without an incident before our eyes.
+//! The host's current state, for fixes that are computed without a live incident.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,29 +10,29 @@ use rsttrace_model::{
 
 use crate::fix::Change;
 
-/// Namespaces for which the same fix is told; more of them have to be asked for one by one.
-const MOST_PLACES: usize = 8;
+/// Most namespaces for which one fix is repeated; others are selected one by one with `netns`.
+const MAX_PLACES: usize = 8;
 
-/// What fixes are computed from.
+/// Input from which fixes are computed.
 #[derive(Clone, Copy, Debug)]
-pub struct Scene<'a> {
+pub struct FixContext<'a> {
     pub view: &'a HostState,
-    /// Change nothing in any other namespace.
+    /// If set, change only this namespace.
     pub netns: Option<u32>,
-    /// The longest silence that a connection has to survive, seconds.
+    /// The longest idle time that a connection has to survive, seconds.
     pub idle_s: Option<f64>,
-    pub broken: Broken,
+    pub failed: FailedConnection,
 }
 
-/// What is known of the connection that broke: it selects, no value is taken from it.
+/// What is known of the failed connection. It selects namespaces; no value is taken from it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Broken {
+pub struct FailedConnection {
     pub client: Option<IpAddr>,
     /// The responder, as the initiator addressed it.
     pub service: Option<SocketAddr>,
-    /// The same behind NAT.
+    /// The responder's address behind NAT.
     pub server: Option<IpAddr>,
-    /// The namespace of the application that lost it.
+    /// The namespace of the application that lost the connection.
     pub application: Option<u32>,
     /// Its socket had SO_KEEPALIVE on.
     pub keepalive: Option<bool>,
@@ -40,35 +40,37 @@ pub struct Broken {
     pub ipvs_state: Option<u32>,
 }
 
-impl<'a> Scene<'a> {
+impl<'a> FixContext<'a> {
     pub fn of(view: &'a HostState) -> Self {
-        Self { view, netns: None, idle_s: None, broken: Broken::default() }
+        Self { view, netns: None, idle_s: None, failed: FailedConnection::default() }
     }
 
-    /// The namespaces that something applies to, unless one was asked for.
+    /// The namespaces for which `applies` is true, or only the one selected by `netns`.
     pub fn places(&self, applies: impl Fn(&Netns) -> bool) -> Vec<&'a Netns> {
-        let asked = |netns: &&Netns| match self.netns {
+        let selected = |netns: &&Netns| match self.netns {
             Some(inum) => netns.place.netns == inum,
             None => applies(netns),
         };
-        self.view.namespaces.iter().filter(asked).take(MOST_PLACES).collect()
+        self.view.namespaces.iter().filter(selected).take(MAX_PLACES).collect()
     }
 
-    /// Those that balance with IPVS; the service of the connection that broke, if it is known.
+    /// The namespaces with IPVS services; only those with the failed connection's service, if known.
     pub fn balancers(&self) -> Vec<&'a Netns> {
         let balances = |netns: &Netns| netns.services.iter().flatten().next().is_some();
         let serves = |netns: &&Netns| {
-            netns.services.iter().flatten().any(|it| {
-                self.broken.service.is_some_and(|at| (it.ip, it.port) == (at.ip(), at.port()))
+            netns.services.iter().flatten().any(|service| {
+                self.failed
+                    .service
+                    .is_some_and(|at| (service.ip, service.port) == (at.ip(), at.port()))
             })
         };
-        // A firewall mark or the port 0 stand for many services.
+        // A service with a firewall mark or port 0 covers many addresses or ports.
         narrowed(self.places(balances), serves)
     }
 
-    /// Those that translate addresses; the neighbours of the connection that broke, if it is known.
+    /// The namespaces that do NAT; only those on a link with an end of the failed connection, if known.
     pub fn translators(&self) -> Vec<&'a Netns> {
-        let Broken { client, service, server, .. } = self.broken;
+        let FailedConnection { client, service, server, .. } = self.failed;
         let ends = [client, server, service.map(|service| service.ip())];
         let is_near = |netns: &&Netns| {
             let addresses = || netns.addresses.iter().flatten();
@@ -77,23 +79,23 @@ impl<'a> Scene<'a> {
         narrowed(self.places(|netns| netns.translates == Some(true)), is_near)
     }
 
-    /// Those that something applies to; the one that has the service's address, if it is known.
+    /// The namespaces for which `applies` is true; only those with the service's address, if known.
     pub fn servers(&self, applies: impl Fn(&Netns) -> bool) -> Vec<&'a Netns> {
-        let service = self.broken.service.map(|service| service.ip());
+        let service = self.failed.service.map(|service| service.ip());
         let serves = |netns: &&Netns| {
-            let ends = [self.broken.server, service];
+            let ends = [self.failed.server, service];
             let has = |end: &IpAddr| netns.addresses.iter().flatten().any(|at| at.ip == *end);
             ends.iter().flatten().any(has)
         };
         narrowed(self.places(applies), serves)
     }
 
-    /// Those whose application lost a connection: asked for, or known; nothing tells which otherwise.
+    /// The namespace of the application that lost the connection, selected or known; empty otherwise.
     pub fn victims(&self) -> Vec<&'a Netns> {
-        self.places(|netns| Some(netns.place.netns) == self.broken.application)
+        self.places(|netns| Some(netns.place.netns) == self.failed.application)
     }
 
-    /// The shortest limit of an idle connection that the balancers and translators have, seconds.
+    /// The shortest idle limit of an established connection in the namespaces with IPVS or NAT, seconds.
     pub fn shortest_limit_s(&self) -> Option<u64> {
         let balanced = self.balancers().into_iter().filter_map(|it| self.value(it, "ipvs.tcp"));
         const ESTABLISHED: &str = "net.netfilter.nf_conntrack_tcp_timeout_established";
@@ -102,12 +104,12 @@ impl<'a> Scene<'a> {
         balanced.chain(translated).min()
     }
 
-    /// The initial namespace, where the machine's settings are changed.
+    /// The initial namespace, where machine-wide settings are changed.
     pub fn host(&self) -> Option<&'a Netns> {
         self.view.namespaces.iter().find(|netns| netns.place.reach == NetnsReach::Initial)
     }
 
-    /// The value of a setting, wherever it is kept.
+    /// The value of a setting, per machine or per namespace.
     pub fn value(&self, netns: &Netns, key: &str) -> Option<u64> {
         match Setting::find(key)?.scope {
             Scope::Machine => self.view.machine.values.number(key),
@@ -115,21 +117,21 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// The change of a setting in a namespace, which knows the value it finds. `None` where the setting
-    /// is not there; a change from a value to itself says that it is so already.
+    /// The change of a setting in a namespace, with its current value. `None` where the setting does not
+    /// exist; equal values mean that the setting already has the wanted value.
     pub fn sysctl(&self, netns: &Netns, key: &'static str, to: u64) -> Option<Change> {
         let from = Some(self.value(netns, key)?);
         Some(Change::Sysctl { place: netns.place.clone(), key, from, to })
     }
 }
 
-/// Those that fit better, unless none does.
+/// The namespaces that fit; all of them if none does.
 fn narrowed(all: Vec<&Netns>, fits: impl Fn(&&Netns) -> bool) -> Vec<&Netns> {
-    let better: Vec<_> = all.iter().copied().filter(|netns| fits(netns)).collect();
-    if better.is_empty() { all } else { better }
+    let fitting: Vec<_> = all.iter().copied().filter(|netns| fits(netns)).collect();
+    if fitting.is_empty() { all } else { fitting }
 }
 
-/// Within 24 bits of IPv4 or 64 of IPv6: the usual size of a link, or smaller than it.
+/// Whether two addresses share a /24 (IPv4) or a /64 (IPv6), the usual prefix of a link or a part of it.
 fn on_one_link(a: IpAddr, b: IpAddr) -> bool {
     match (a, b) {
         (IpAddr::V4(a), IpAddr::V4(b)) => a.octets()[..3] == b.octets()[..3],

@@ -1,4 +1,4 @@
-//! The same change where Kubernetes owns the value.
+//! The same change where Kubernetes sets the value.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use rsttrace_model::{
 use super::change::{Change, Fix};
 
 impl Change {
-    /// Where it is made.
+    /// The namespace in which it is made.
     pub fn place(&self) -> Option<&Place> {
         match self {
             Self::Sysctl { place, .. } | Self::IpvsTimeout { place, .. } => Some(place),
@@ -31,8 +31,8 @@ impl Change {
 }
 
 impl Fix {
-    /// The fields of KubeProxyConfiguration, where kube-proxy would write its own value over ours at its
-    /// next start (`pkg/proxy/apis/config/types.go`).
+    /// The fields of KubeProxyConfiguration for values that kube-proxy would overwrite at its next start
+    /// (`pkg/proxy/apis/config/types.go`).
     pub fn kube_proxy(&self) -> Option<String> {
         let mut sections: Vec<(&str, Vec<String>)> = Vec::new();
         for (setting, to) in self.changes.iter().filter_map(Change::setting) {
@@ -41,7 +41,7 @@ impl Fix {
                 continue;
             };
             let lines = match setting.key {
-                // It sets the larger one of min and maxPerCore times the processors.
+                // kube-proxy uses the larger of `min` and `maxPerCore` times the number of CPUs.
                 "net.netfilter.nf_conntrack_max" => vec![format!("min: {to}")],
                 "net.netfilter.nf_conntrack_tcp_be_liberal" => vec![format!("{field}: true")],
                 _ => vec![format!("{field}: {to}s")],
@@ -71,7 +71,8 @@ impl Fix {
     /// all (`pkg/kubelet/sysctl/safe_sysctls.go`).
     pub fn pod(&self) -> Option<String> {
         let settings: Vec<_> = self.changes.iter().filter_map(Change::setting).collect();
-        if settings.is_empty() || settings.iter().any(|(it, _)| it.in_pods == InPods::No) {
+        if settings.is_empty() || settings.iter().any(|(setting, _)| setting.in_pods == InPods::No)
+        {
             return None;
         }
         let mut text = String::from("spec:\n  securityContext:\n    sysctls:\n");
