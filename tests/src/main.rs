@@ -16,6 +16,7 @@ mod rawtcp;
 mod record;
 mod run;
 mod scenarios;
+mod schema;
 mod tools;
 mod tracer;
 

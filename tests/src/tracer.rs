@@ -14,6 +14,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::schema::Schemas;
+
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// The incidents of a phase must be printed within this time, however many there are.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
@@ -37,7 +39,7 @@ impl Record {
 #[derive(Default)]
 struct Printed {
     records: Vec<Record>,
-    /// Lines that are not JSON.
+    /// Lines that are not JSON, or not as `rsttrace schema` describes them, with the reason.
     garbage: Vec<String>,
     stderr: Vec<String>,
     last: Option<Instant>,
@@ -95,6 +97,7 @@ pub struct ExitReport {
 impl Tracer {
     /// Starts the tracer with these arguments and waits until it is attached.
     pub fn start(program: &Path, arguments: &[&str]) -> Result<Self> {
+        let schemas = Schemas::of(program)?;
         let started = Instant::now();
         let mut child = Command::new(program)
             .args(arguments)
@@ -106,8 +109,10 @@ impl Tracer {
         let feed = Arc::new(Feed::default());
         let stdout = child.stdout.take().context("the tracer's stdout")?;
         let stderr = child.stderr.take().context("the tracer's stderr")?;
-        let readers =
-            vec![read_stdout(stdout, Arc::clone(&feed)), read_stderr(stderr, Arc::clone(&feed))];
+        let readers = vec![
+            read_stdout(stdout, schemas, Arc::clone(&feed)),
+            read_stderr(stderr, Arc::clone(&feed)),
+        ];
         let mut tracer = Self { child, feed, readers, ready_after: Duration::ZERO };
 
         let is_ready =
@@ -186,12 +191,18 @@ impl Drop for Tracer {
     }
 }
 
-fn read_stdout(stdout: impl Read + Send + 'static, feed: Arc<Feed>) -> JoinHandle<()> {
+fn read_stdout(
+    stdout: impl Read + Send + 'static,
+    schemas: Schemas,
+    feed: Arc<Feed>,
+) -> JoinHandle<()> {
     thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            let (arrived, value) = (SystemTime::now(), serde_json::from_str(&line));
+            let (arrived, value) = (SystemTime::now(), serde_json::from_str::<Value>(&line));
+            let violation = value.as_ref().ok().and_then(|value| schemas.violation(value));
             feed.update(|printed| {
                 printed.last = Some(Instant::now());
+                printed.garbage.extend(violation.map(|violation| format!("{violation}: {line}")));
                 match value {
                     Ok(value) => printed.records.push(Record { arrived, line, value }),
                     Err(_) => printed.garbage.push(line),

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => cmd::plan::run(args),
         Command::Explain(args) => cmd::explain::run(args),
         Command::Fix(args) => cmd::fix::run(args),
+        Command::Schema(args) => cmd::schema::run(args),
     };
     match result {
         Ok(exit) => ExitCode::from(exit.code()),

@@ -4,5 +4,6 @@
 mod ablation;
 mod captures;
 mod damage;
+mod difference;
 mod documented;
 mod replay;

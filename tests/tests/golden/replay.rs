@@ -1,32 +1,53 @@
 //! The verdicts must stay as they were reviewed.
 
-use std::{fs, path::Path};
+use std::{env, fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use rsttrace_core::verdict::{Confidence, Family};
 use rsttrace_schema::json;
 
-use super::captures;
+use super::{
+    captures,
+    difference::{Difference, between},
+};
 
 fn replay(capture: &Path) -> Result<String> {
     let incidents = captures::judge(captures::events(capture)?);
     Ok(incidents.iter().map(|incident| json::incident(incident) + "\n").collect())
 }
 
+/// Set to have the golden files written instead of compared; read `git diff` before you commit them.
+const UPDATE: &str = "RSTTRACE_UPDATE_GOLDENS";
+
 #[test]
 fn every_golden_capture_replays_to_the_bytes_that_were_reviewed() -> Result<()> {
-    let mut differing = Vec::new();
+    let (mut text, mut verdict) = (Vec::new(), Vec::new());
     let captures = captures::all()?;
     for capture in &captures {
         let golden = capture.with_extension("ndjson");
         let expected =
             fs::read_to_string(&golden).with_context(|| format!("read {}", golden.display()))?;
-        if replay(capture)? != expected {
-            differing.push(captures::name(capture));
+        let replayed = replay(capture)?;
+        match between(&expected, &replayed) {
+            Difference::None => continue,
+            Difference::Text => text.push(captures::name(capture)),
+            Difference::Verdict => verdict.push(captures::name(capture)),
+        }
+        if env::var_os(UPDATE).is_some() {
+            fs::write(&golden, replayed).with_context(|| format!("write {}", golden.display()))?;
         }
     }
-    ensure!(differing.is_empty(), "verdicts differ from the golden files: {differing:#?}");
-    println!("{} captures", captures.len());
+    println!(
+        "{} captures; {} differ in sentences only, {} in the verdict",
+        captures.len(),
+        text.len(),
+        verdict.len()
+    );
+    ensure!(
+        env::var_os(UPDATE).is_some() || text.is_empty() && verdict.is_empty(),
+        "the replays differ from the golden files; in the verdict: {verdict:#?}; in sentences only: \
+         {text:#?}; {UPDATE}=1 writes them anew, to be reviewed"
+    );
     Ok(())
 }
 

@@ -1,9 +1,10 @@
 //! The data of a report. The JSON output is [`Report`] serialized without changes.
 
-use std::net::SocketAddr;
+use std::{borrow::Cow, net::SocketAddr};
 
 use jiff::Timestamp;
 use rsttrace_schema::json::timestamp;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 use super::{
@@ -34,7 +35,22 @@ impl Serialize for Time {
     }
 }
 
-#[derive(Clone, Debug, Serialize)]
+impl JsonSchema for Time {
+    fn schema_name() -> Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "format": "date-time"})
+    }
+}
+
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(title = "rsttrace report")]
 pub struct Report {
     /// Version of the JSON schema; a minor version only adds fields.
     pub schema: &'static str,
@@ -78,7 +94,7 @@ pub struct Report {
 }
 
 /// A cause, its connections and its fixes.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct CausePart {
     pub cause: Text,
     pub family: Text,
@@ -118,7 +134,7 @@ pub struct CausePart {
 }
 
 /// A time range, both ends included.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct Extent {
     pub first: Time,
     pub last: Time,
@@ -132,41 +148,41 @@ impl Extent {
 }
 
 /// The number of connections to one service.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct ServiceCount {
     pub address: SocketAddr,
     pub connections: u64,
 }
 
 /// Sockets with SO_KEEPALIVE off, out of the sockets whose setting is known.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct KeepaliveOff {
     pub off: u64,
     pub known: u64,
 }
 
 /// The number of signals that were traced, out of all signals.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct Covered {
     pub covered: usize,
     pub of: usize,
 }
 
 /// A name or a text, with the number of connections it applies to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct NameCount {
     pub text: Text,
     pub connections: u64,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct Peak {
     pub minute: Time,
     pub connections: u64,
 }
 
 /// Idle time before the failure, in seconds.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct Idle {
     pub shortest_s: f64,
     pub median_s: f64,
@@ -175,14 +191,14 @@ pub struct Idle {
     pub known: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Limit {
     pub name: Text,
     pub limit_s: f64,
     pub connections: u64,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct EvidenceLine {
     pub at: Time,
     pub text: Text,
@@ -190,7 +206,7 @@ pub struct EvidenceLine {
     pub root: bool,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct RuledOutPart {
     pub cause: Text,
     /// The reason given most often, and the number of connections it was given for.
@@ -201,7 +217,7 @@ pub struct RuledOutPart {
     pub other_reasons: usize,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct FixPart {
     #[serde(flatten)]
     pub fix: ParsedFix,
@@ -210,14 +226,14 @@ pub struct FixPart {
 }
 
 /// A query that verifies the fix.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Query {
     pub with: &'static str,
     pub query: String,
     pub expected: String,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ServicePart {
     pub address: SocketAddr,
     pub backends: Vec<SocketAddr>,
@@ -228,13 +244,13 @@ pub struct ServicePart {
     pub minutes: Vec<Minute>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Minute {
     pub minute: Time,
     pub causes: Vec<CauseCount>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct TimelineEntry {
     pub at: Time,
     pub text: String,
@@ -242,7 +258,7 @@ pub struct TimelineEntry {
     pub root: bool,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct BrokenConnection {
     pub at: Time,
     pub cause: Text,
@@ -258,7 +274,7 @@ pub struct BrokenConnection {
 }
 
 /// The counters of one network namespace at two times.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct NamespaceCounters {
     pub netns: u32,
     /// The namespace in words: "on the host", "in netns web".
@@ -269,7 +285,7 @@ pub struct NamespaceCounters {
     pub changed: Vec<Counter>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Counter {
     pub name: &'static str,
     pub before: u64,
@@ -277,13 +293,13 @@ pub struct Counter {
 }
 
 /// How full the conntrack table of one network namespace was.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Fill {
     pub place: Text,
     pub readings: Vec<Reading>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Reading {
     pub at: Time,
     pub entries: u32,
@@ -305,7 +321,7 @@ impl Fill {
 }
 
 /// What may be missing from the report.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct Gaps {
     /// What the tracer could not see.
     pub blind_spots: Vec<Text>,

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::text::{Text, block};
@@ -198,7 +199,7 @@ pub struct RuledOut {
 }
 
 /// A fix with its owner. The report prints its commands and never runs them.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct ParsedFix {
     pub id: Text,
     pub owner: Text,
@@ -224,14 +225,14 @@ pub struct ParsedFix {
 }
 
 /// A file that persists a fix across reboots.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub struct Persist {
     pub path: Text,
     #[serde(deserialize_with = "block")]
     pub text: Vec<Text>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 pub struct NotFix {
     pub what: Text,
     pub because: Text,
@@ -352,7 +353,7 @@ pub struct Counts {
     pub unreadable: u64,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub struct CauseCount {
     pub cause: Text,
     pub count: u64,

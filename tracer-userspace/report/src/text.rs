@@ -1,6 +1,7 @@
 //! Text from a file, which may hold anything.
 
 use rsttrace_model::escape::terminal;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Longest text in characters; no text of an event is longer, because its line stays below 12 KiB.
@@ -8,7 +9,7 @@ const LONGEST: usize = 4096;
 
 /// One line of text that cannot move the cursor or reorder text: control and format characters are spelled
 /// out when it is created. Markup of HTML or Markdown is not escaped yet.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Text(String);
 

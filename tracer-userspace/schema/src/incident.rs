@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     envelope::{Ecs, Host},
     fix::Fix,
+    json,
     text::{Seconds, measured, sentence, timestamp},
 };
 
@@ -384,7 +385,7 @@ impl Incident {
     /// One line, without the line end, shorter than 12 KiB: what a reader misses least goes first; the
     /// best fix and what convinced the verdict stay.
     pub fn line(mut self) -> String {
-        let mut line = json(&self);
+        let mut line = json::line(&self);
         for list in 0..5 {
             if line.len() < MAX_LINE {
                 break;
@@ -401,15 +402,10 @@ impl Incident {
                 _ => shorten(fixes, 1, excess),
             }
             self.rsttrace.truncated = true;
-            line = json(&self);
+            line = json::line(&self);
         }
         line
     }
-}
-
-fn json(value: &impl Serialize) -> String {
-    // Only maps without text keys fail, and there are none.
-    serde_json::to_string(value).unwrap_or_default()
 }
 
 /// Drops trailing items until `excess` bytes are saved or only `keep` are left.
@@ -417,7 +413,7 @@ fn shorten<T: Serialize>(items: &mut Vec<T>, keep: usize, excess: usize) {
     let mut saved = 0;
     while saved < excess && items.len() > keep {
         // One more for the comma.
-        saved += items.pop().map_or(0, |item| json(&item).len() + 1);
+        saved += items.pop().map_or(0, |item| json::line(&item).len() + 1);
     }
 }
 

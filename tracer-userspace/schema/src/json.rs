@@ -1,6 +1,7 @@
 //! Lines of `-o json`, and parts of other documents.
 
 use rsttrace_core::{fix, incident, summary};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 pub use crate::text::timestamp;
@@ -14,6 +15,12 @@ pub fn incident(incident: &incident::Incident) -> String {
 /// One line with what was counted so far.
 pub fn summary(summary: &summary::Summary, wall_ns: i64) -> String {
     Summary::new(summary, wall_ns).line()
+}
+
+/// One line for a document.
+pub fn line(document: &impl Serialize) -> String {
+    // Only maps without text keys fail, and no document has one.
+    serde_json::to_string(document).unwrap_or_default()
 }
 
 /// A line, indented for reading.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     envelope::{Ecs, Host},
     incident::VERSION,
+    json,
     text::timestamp,
 };
 
@@ -129,7 +130,6 @@ impl Summary {
 
     /// One line, without the line end.
     pub fn line(&self) -> String {
-        // Only maps without text keys fail, and there are none.
-        serde_json::to_string(self).unwrap_or_default()
+        json::line(self)
     }
 }

@@ -17,6 +17,7 @@ mod fix;
 mod help;
 mod plan;
 mod report;
+mod schema;
 mod terminal;
 mod validate;
 mod watch;
@@ -25,6 +26,7 @@ pub use check::{CheckArgs, FailOnFinding};
 pub use fix::FixArgs;
 pub use plan::PlanArgs;
 pub use report::{ReportArgs, ReportFormat};
+pub use schema::{Document, SchemaArgs};
 pub use terminal::{ColorWhen, page_columns, page_width};
 pub use watch::{Target, WatchArgs};
 
@@ -49,6 +51,7 @@ pub enum Command {
     Explain(ExplainArgs),
     Fix(FixArgs),
     Doctor(DoctorArgs),
+    Schema(SchemaArgs),
 }
 
 /// Trace the kernel and print one incident per broken connection, as it happens

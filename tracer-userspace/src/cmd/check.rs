@@ -45,9 +45,9 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
             let wide = args.output == OutputFormat::Wide;
             check::text(&audit, wide, args.color.on_stdout(), page_columns())
         }
-        OutputFormat::Json => check::json(&audit).map(|line| line.to_string() + "\n").collect(),
+        OutputFormat::Json => check::json(&audit).map(|line| json::line(&line) + "\n").collect(),
         OutputFormat::JsonPretty => {
-            check::json(&audit).map(|line| json::pretty(&line.to_string()) + "\n").collect()
+            check::json(&audit).map(|line| json::pretty(&json::line(&line)) + "\n").collect()
         }
     };
     stdout::write(&text)?;

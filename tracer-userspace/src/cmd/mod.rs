@@ -9,6 +9,7 @@ pub mod plan;
 pub mod record;
 pub mod replay;
 pub mod report;
+pub mod schema;
 mod show;
 mod stderr;
 mod stdout;

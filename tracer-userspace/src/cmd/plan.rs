@@ -33,8 +33,8 @@ pub fn run(args: &PlanArgs) -> Result<Exit, Failure> {
         .map_err(|why| Failure { exit: Exit::Usage, error: anyhow::anyhow!("no plan: {why}") })?;
     let text = match args.page.output {
         PageFormat::Text => plan::text(&made, args.page.color.on_stdout(), page_width()),
-        PageFormat::Json => plan::json(&made).to_string() + "\n",
-        PageFormat::JsonPretty => json::pretty(&plan::json(&made).to_string()) + "\n",
+        PageFormat::Json => json::line(&plan::json(&made)) + "\n",
+        PageFormat::JsonPretty => json::pretty(&json::line(&plan::json(&made))) + "\n",
     };
     stdout::write(&text)?;
     Ok(Exit::Fine)

@@ -6,8 +6,10 @@ use rsttrace_check::{
 };
 use rsttrace_core::fix::Fix;
 use rsttrace_model::host_state::NotRead;
-use rsttrace_schema::json::{fix, object, sentence, strings};
-use serde_json::{Value, json};
+use rsttrace_schema::{
+    check::{self as schema, Line},
+    text::sentence,
+};
 
 use super::page::{Page, Style};
 
@@ -190,70 +192,59 @@ fn not_read(page: &mut Page, audit: &Audit<'_>, wide: bool) {
 }
 
 /// One object for each finding, and a summary last.
-pub fn json(audit: &Audit<'_>) -> impl Iterator<Item = Value> {
-    let summary = summary(audit);
-    audit.findings.iter().map(finding).chain([summary])
+pub fn json(audit: &Audit<'_>) -> impl Iterator<Item = Line> {
+    let findings = audit.findings.iter().map(|it| Line::Finding(Box::new(finding(it))));
+    findings.chain([Line::Summary(Box::new(summary(audit)))])
 }
 
-fn finding(finding: &CheckFinding) -> Value {
-    object([
-        ("dataset", Some("rsttrace.finding".into())),
-        ("rank", Some(finding.rank.id().into())),
-        ("rule", Some(finding.rule.into())),
-        ("cause", finding.cause.map(Value::from)),
-        ("netns", Some(finding.place.netns.into())),
-        ("place", Some(sentence(&finding.place.describe()))),
-        ("reason", Some(sentence(&finding.reason))),
-        ("after_s", finding.after_s.map(Value::from)),
-        ("formula", (!finding.formula.is_empty()).then(|| sentence(&finding.formula))),
-        ("owner", Some(finding.owner.id().into())),
-        ("source", (!finding.source.is_empty()).then(|| sentence(&finding.source))),
-        ("connections", strings(finding.connections.clone()).map(safe)),
-        ("fixes", {
-            let fixes: Vec<_> = finding.fixes.iter().map(fix).collect();
-            (!fixes.is_empty()).then(|| fixes.into())
-        }),
-    ])
-}
-
-/// The texts of a list, escaped for a terminal.
-fn safe(list: Value) -> Value {
-    match list {
-        Value::Array(texts) => {
-            texts.iter().map(|text| sentence(text.as_str().unwrap_or_default())).collect()
-        }
-        other => other,
+fn finding(finding: &CheckFinding) -> schema::Finding {
+    let unless_empty = |text: &str| (!text.is_empty()).then(|| sentence(text));
+    schema::Finding {
+        dataset: "rsttrace.finding",
+        rank: finding.rank.id(),
+        rule: finding.rule,
+        cause: finding.cause,
+        netns: finding.place.netns,
+        place: sentence(&finding.place.describe()),
+        reason: sentence(&finding.reason),
+        after_s: finding.after_s,
+        formula: unless_empty(&finding.formula),
+        owner: finding.owner.id(),
+        source: unless_empty(&finding.source),
+        connections: finding.connections.iter().map(|text| sentence(text)).collect(),
+        fixes: finding.fixes.iter().map(rsttrace_schema::fix::Fix::from).collect(),
     }
 }
 
-fn hop(hop: &Hop) -> Value {
-    object([
-        ("what", Some(sentence(&hop.what))),
-        ("limit", Some(sentence(&hop.limit))),
-        ("idle_s", hop.idle_s.map(Value::from)),
-        ("owner", Some(hop.owner.clone().into())),
-        ("source", Some(sentence(&hop.source))),
-    ])
+fn hop(hop: &Hop) -> schema::Hop {
+    schema::Hop {
+        what: sentence(&hop.what),
+        limit: sentence(&hop.limit),
+        idle_s: hop.idle_s,
+        owner: hop.owner.clone(),
+        source: sentence(&hop.source),
+    }
 }
 
-fn summary(audit: &Audit<'_>) -> Value {
+fn summary(audit: &Audit<'_>) -> schema::Summary {
     let state = audit.state;
     let count = |rank| audit.findings.iter().filter(|finding| finding.rank == rank).count();
-    let not_read = |it: &NotRead| json!({"what": sentence(&it.what), "why": sentence(&it.why)});
-    object([
-        ("dataset", Some("rsttrace.check".into())),
-        ("schema", Some("1.0".into())),
-        ("kernel", Some(sentence(&state.machine.release))),
-        ("cpus", Some(state.machine.cpus.into())),
-        ("ram_bytes", state.machine.ram_bytes.map(Value::from)),
-        ("netns", Some(state.namespaces.iter().map(|it| it.place.netns).collect())),
-        ("break", Some(count(Rank::Break).into())),
-        ("warn", Some(count(Rank::Warn).into())),
-        ("info", Some(count(Rank::Info).into())),
-        ("path", audit.path.map(|path| sentence(&path.name))),
-        ("hops", audit.path.map(|path| path.hops.iter().map(hop).collect())),
-        ("unseen", Some(state.not_read.iter().map(not_read).collect())),
-    ])
+    let not_read =
+        |it: &NotRead| schema::NotRead { what: sentence(&it.what), why: sentence(&it.why) };
+    schema::Summary {
+        dataset: "rsttrace.check",
+        schema: "1.0",
+        kernel: sentence(&state.machine.release),
+        cpus: state.machine.cpus,
+        ram_bytes: state.machine.ram_bytes,
+        netns: state.namespaces.iter().map(|it| it.place.netns).collect(),
+        breaks: count(Rank::Break),
+        warn: count(Rank::Warn),
+        info: count(Rank::Info),
+        path: audit.path.map(|path| sentence(&path.name)),
+        hops: audit.path.map(|path| path.hops.iter().map(hop).collect()),
+        unseen: state.not_read.iter().map(not_read).collect(),
+    }
 }
 
 #[cfg(test)]

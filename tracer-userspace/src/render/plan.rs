@@ -4,8 +4,7 @@ use rsttrace_core::fix::Fix;
 use rsttrace_plan::{
     Bound, Demand, Figure, Item, Limit, Plan, Rule, Source, Step, Survey, mebibytes,
 };
-use rsttrace_schema::json::{fix, object};
-use serde_json::{Value, json};
+use rsttrace_schema::plan as schema;
 
 use super::page::{Page, Style};
 
@@ -192,111 +191,97 @@ fn limit(page: &mut Page, number: usize, limit: &Limit) {
 }
 
 /// The whole plan as one JSON object.
-pub fn json(plan: &Plan) -> Value {
+pub fn json(plan: &Plan) -> schema::Plan {
     let demand = &plan.demand;
-    let nonzero = |value: u64| (value > 0).then_some(Value::from(value));
-    object([
-        (
-            "load",
-            Some(object([
-                ("connections", nonzero(demand.connections)),
-                ("tcp_per_s", nonzero(demand.cps)),
-                ("life_ms", Some(demand.life_ms.into())),
-                ("udp_per_s", nonzero(demand.udp)),
-                ("quiet_s", demand.quiet_s.map(Value::from)),
-                ("conntrack_peak_seen", demand.now.peak.map(Value::from)),
-            ])),
-        ),
-        ("measured", demand.measured.as_ref().map(survey)),
-        (
-            "machine",
-            Some(json!({
-                "ram_bytes": demand.ram_bytes,
-                "cpus": demand.cpus,
-                "kernel": format!("{}.{}", demand.kernel.major, demand.kernel.minor),
-                "ipvs": demand.ipvs,
-                "kube_proxy": demand.kube_proxy.is_some(),
-            })),
-        ),
-        ("memory", Some(memory(plan))),
-        ("settings", Some(plan.items.iter().map(setting).collect())),
-        ("limits", Some(plan.limits.iter().map(limit_json).collect())),
-        ("notes", Some(plan.notes.clone().into())),
-    ])
+    let nonzero = |value: u64| (value > 0).then_some(value);
+    let costs = plan.costs();
+    schema::Plan {
+        load: schema::Load {
+            connections: nonzero(demand.connections),
+            tcp_per_s: nonzero(demand.cps),
+            life_ms: demand.life_ms,
+            udp_per_s: nonzero(demand.udp),
+            quiet_s: demand.quiet_s,
+            conntrack_peak_seen: demand.now.peak,
+        },
+        measured: demand.measured.as_ref().map(survey),
+        machine: schema::Machine {
+            ram_bytes: demand.ram_bytes,
+            cpus: demand.cpus,
+            kernel: format!("{}.{}", demand.kernel.major, demand.kernel.minor),
+            ipvs: demand.ipvs,
+            kube_proxy: demand.kube_proxy.is_some(),
+        },
+        memory: schema::Memory {
+            conntrack_entry_bytes: costs.conntrack_entry,
+            conntrack_entry_bytes_least: costs.conntrack_entry_least,
+            conntrack_bucket_bytes: costs.bucket,
+            ipvs_entry_bytes: costs.ipvs_entry,
+        },
+        settings: plan.items.iter().map(setting).collect(),
+        limits: plan.limits.iter().map(limit_json).collect(),
+        notes: plan.notes.clone(),
+    }
 }
 
-fn survey(survey: &Survey) -> Value {
+fn survey(survey: &Survey) -> schema::Measured {
     let figure = |figure: &Figure| {
         let bound = match figure.bound {
             Bound::Is => "is",
             Bound::AtMost => "at_most",
             Bound::AtLeast => "at_least",
         };
-        object([
-            ("what", Some(figure.what.into())),
-            ("value", figure.value.map(Value::from)),
-            ("bound", figure.value.map(|_| bound.into())),
-            ("unit", (!figure.unit.is_empty()).then(|| figure.unit.trim().into())),
-            ("how", Some(figure.how.clone().into())),
-            ("option", figure.option.map(Value::from)),
-        ])
+        schema::Figure {
+            what: figure.what,
+            value: figure.value,
+            bound: figure.value.map(|_| bound),
+            unit: (!figure.unit.is_empty()).then(|| figure.unit.trim()),
+            how: figure.how.clone(),
+            option: figure.option,
+        }
     };
-    json!({
-        "ms": survey.ms,
-        "readings": survey.readings,
-        "namespaces": survey.namespaces,
-        "figures": survey.figures.iter().map(figure).collect::<Vec<_>>(),
-    })
+    schema::Measured {
+        ms: survey.ms,
+        readings: survey.readings,
+        namespaces: survey.namespaces,
+        figures: survey.figures.iter().map(figure).collect(),
+    }
 }
 
-/// Memory of table entries on this kernel.
-fn memory(plan: &Plan) -> Value {
-    let costs = plan.costs();
-    json!({
-        "conntrack_entry_bytes": costs.conntrack_entry,
-        "conntrack_entry_bytes_least": costs.conntrack_entry_least,
-        "conntrack_bucket_bytes": costs.bucket,
-        "ipvs_entry_bytes": costs.ipvs_entry,
-    })
-}
-
-fn setting(item: &Item) -> Value {
-    let step = |step: &Step| {
-        let formula = (!step.formula.is_empty()).then(|| step.formula.clone().into());
-        object([
-            ("what", Some(step.what.clone().into())),
-            ("formula", formula),
-            ("result", Some(step.result.clone().into())),
-        ])
+fn setting(item: &Item) -> schema::Setting {
+    let step = |step: &Step| schema::Step {
+        what: step.what.clone(),
+        formula: (!step.formula.is_empty()).then(|| step.formula.clone()),
+        result: step.result.clone(),
     };
     let source = |source: &Source| match source {
-        Source::Rule(rule) => json!({"rule": rule.id(), "formula": rule.formula()}),
-        Source::File(file) => json!({ "file": file }),
-        Source::Measured => json!({"measured": "5.10 to 7.2"}),
+        Source::Rule(rule) => schema::Source::Rule { rule: rule.id(), formula: rule.formula() },
+        Source::File(file) => schema::Source::File { file },
+        Source::Measured => schema::Source::Measured { measured: "5.10 to 7.2" },
     };
-    object([
-        ("key", Some(item.key.into())),
-        ("value", Some(item.value.into())),
-        ("unit", Some(item.unit.id().into())),
-        ("memory_bytes", item.memory_bytes.map(Value::from)),
-        ("arithmetic", Some(item.steps.iter().map(step).collect())),
-        ("sources", Some(item.sources.iter().map(source).collect())),
-        ("warnings", Some(item.warnings.clone().into())),
-        ("fix", Some(fix(&item.fix))),
-    ])
+    schema::Setting {
+        key: item.key,
+        value: item.value,
+        unit: item.unit.id(),
+        memory_bytes: item.memory_bytes,
+        arithmetic: item.steps.iter().map(step).collect(),
+        sources: item.sources.iter().map(source).collect(),
+        warnings: item.warnings.clone(),
+        fix: (&item.fix).into(),
+    }
 }
 
-fn limit_json(limit: &Limit) -> Value {
-    object([
-        ("what", Some(limit.what.clone().into())),
-        ("only_if", limit.only_if.map(Value::from)),
-        ("load", Some(limit.load.into())),
-        ("capacity", Some(limit.capacity.into())),
-        ("unit", Some(limit.unit.into())),
-        ("over", Some(limit.is_over().into())),
-        ("when", Some(limit.when.clone().into())),
-        ("effect", Some(limit.effect.into())),
-    ])
+fn limit_json(limit: &Limit) -> schema::Limit {
+    schema::Limit {
+        what: limit.what.clone(),
+        only_if: limit.only_if,
+        load: limit.load,
+        capacity: limit.capacity,
+        unit: limit.unit,
+        over: limit.is_over(),
+        when: limit.when.clone(),
+        effect: limit.effect,
+    }
 }
 
 #[cfg(test)]

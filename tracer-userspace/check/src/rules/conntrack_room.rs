@@ -64,12 +64,12 @@ fn fill(state: &HostState, netns: &Netns, max: u64) -> Vec<CheckFinding> {
     };
     if percent >= 95 {
         let full = format!(
-            "the conntrack table is full {place} ({count} of {max} entries): packets of new connections are \
-             dropped without an answer"
+            "the conntrack table is {percent} % full {place} ({count} of {max} entries): when no entry is free, \
+             packets of new connections are dropped without an answer"
         );
         let evicted = format!(
-            "the conntrack table is full {place} ({count} of {max} entries): entries that are not assured \
-             are evicted"
+            "the conntrack table is {percent} % full {place} ({count} of {max} entries): when no entry is free, \
+             entries that are not assured are evicted"
         );
         return vec![
             finding(FULL, Rank::Break, full).after(0),
