@@ -328,7 +328,7 @@ mod tests {
     fn the_text_and_the_json_contain_every_setting_step_and_limit() {
         let plan = plan(Kernel { major: 7, minor: 2 });
         let text = text(&plan, false, 2000);
-        let json = json(&plan).to_string();
+        let json = rsttrace_schema::json::line(&json(&plan));
         let steps = plan.items.iter().flat_map(|item| &item.steps);
         let parts = steps
             .flat_map(|step| [step.what.as_str(), &step.formula, &step.result])
