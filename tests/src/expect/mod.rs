@@ -7,6 +7,8 @@ mod tests;
 
 use std::net::SocketAddr;
 
+use rsttrace_core::causes;
+
 use crate::lab::Role;
 
 pub use judge::{Facts, Verdict, belongs, judge};
@@ -251,64 +253,11 @@ impl Incident {
     }
 }
 
-/// The families and causes of the contract.
-const CAUSES: &[(&str, &[&str])] = &[
-    (
-        "timeout_mismatch",
-        &[
-            "ipvs_idle_expired",
-            "ipvs_halfclose_expired",
-            "conntrack_idle_expired",
-            "middlebox_idle_timeout",
-            "idle_close_race",
-        ],
-    ),
-    (
-        "capacity",
-        &[
-            "conntrack_table_full",
-            "conntrack_early_drop",
-            "listen_overflow",
-            "syncookie_failed",
-            "tcp_resource_limit",
-            "nat_port_exhausted",
-        ],
-    ),
-    ("keepalive", &["keepalive_exhausted", "retransmission_timeout", "user_timeout"]),
-    (
-        "state_lost",
-        &[
-            "ipvs_server_removed",
-            "no_backend",
-            "ipvs_entry_dropped",
-            "conntrack_deleted",
-            "conntrack_invalid",
-            "masquerade_flushed",
-            "wrong_backend",
-            "socket_gone",
-        ],
-    ),
-    ("policy", &["firewall_reject", "socket_destroyed"]),
-    (
-        "application",
-        &[
-            "close_unread_data",
-            "linger_zero",
-            "process_killed",
-            "listener_closed",
-            "data_after_close",
-        ],
-    ),
-    ("remote", &["peer_aborted", "peer_state_lost"]),
-    ("benign", &["connection_refused", "handshake_rejected"]),
-    ("unknown", &["unknown"]),
-];
-
-/// The contract's causes.
+/// Every cause that the tracer knows.
 pub fn causes() -> impl Iterator<Item = &'static str> {
-    CAUSES.iter().flat_map(|(_, causes)| causes.iter().copied())
+    causes::ALL.iter().map(|cause| cause.id)
 }
 
 pub fn family_of(cause: &str) -> Option<&'static str> {
-    CAUSES.iter().find_map(|(family, causes)| causes.contains(&cause).then_some(*family))
+    causes::by_id(cause).map(|cause| cause.family.id())
 }

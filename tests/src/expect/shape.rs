@@ -42,8 +42,7 @@ pub fn check(record: &Record) -> Result<()> {
     ensure!(delay <= PRINTED_WITHIN, "printed {delay:.1?} after it opened");
 
     let cause = text(incident, "/rsttrace/cause")?;
-    let family =
-        family_of(cause).with_context(|| format!("{cause} is not a cause of the contract"))?;
+    let family = family_of(cause).with_context(|| format!("{cause} is not a known cause"))?;
     same(incident, "/rsttrace/family", family)?;
     same(incident, "/event/reason", cause)?;
     same(incident, "/event/module", "rsttrace")?;
