@@ -20,8 +20,8 @@ use rsttrace_core::event::SignalCoverage;
 use super::{
     choose::{AttachPlanner, Choice, Hooks, Refused},
     counters::{self, MapCounters},
+    facts::Facts,
     manifest::{AttachKind, Manifest, Program},
-    plan::Facts,
     signal,
 };
 

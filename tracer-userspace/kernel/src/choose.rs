@@ -7,8 +7,8 @@ use anyhow::Result;
 use rsttrace_core::event::SignalCoverage;
 
 use super::{
+    facts::Facts,
     manifest::{Manifest, Program},
-    plan::Facts,
     signal::{AttachOption, Signal},
 };
 

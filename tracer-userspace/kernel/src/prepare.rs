@@ -5,11 +5,8 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::{
-    facts,
-    manifest::Manifest,
-    permission,
-    plan::{self, Facts, load_kernel_btf},
-    symbols::KernelSymbols,
+    btf::load_kernel_btf, facts::Facts, ipvs_layout, manifest::Manifest, permission,
+    resolve::resolve, symbols::KernelSymbols,
 };
 
 /// Modules whose types the object's facts refer to.
@@ -62,7 +59,7 @@ pub fn prepare(object: &[u8], symbols: Option<&KernelSymbols>) -> Result<Prepare
     let (vmlinux, modules) = load_kernel_btf(root, &MODULES)
         .context("cannot read the BTF of this kernel")
         .map_err(StartError::Unsupported)?;
-    let built_in = facts::apply(root, &vmlinux);
-    let facts = plan::resolve(&manifest, &vmlinux, &modules, built_in, symbols);
+    let built_in = ipvs_layout::apply(root, &vmlinux);
+    let facts = resolve(&manifest, &vmlinux, &modules, built_in, symbols);
     Ok(Prepared { manifest, facts })
 }
