@@ -108,8 +108,8 @@ pub struct Packet {
     pub pad: u8,
 }
 
-/// How the last socket with this tuple in this namespace left ESTABLISHED, from an LRU map in the kernel. An orderly
-/// end is only stored there and emits no record.
+/// How the last socket with this tuple in this namespace left ESTABLISHED, from an LRU map in the kernel.
+/// An orderly end is only stored there and emits no record.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct SocketEnd {

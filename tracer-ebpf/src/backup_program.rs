@@ -1,10 +1,11 @@
 //! Tracepoints with a backup program, which runs after the first program.
 //!
-//! While a run of a program is interrupted or preempted, the kernel skips that program when another task reaches
-//! the hook on the same CPU (`bpf_prog.active`; raw tracepoints since 6.1). Since 7.x raw tracepoints can be
-//! preempted, which takes long on a busy CPU. The backup program then does the work of the skipped one, and
-//! otherwise finds the work done. Both are skipped only if two tasks were stopped, one in each program. If the
-//! task moved to another CPU between the two programs, both do the work; user space merges the two records.
+//! While a run of a program is interrupted or preempted, the kernel skips that program when another task
+//! reaches the hook on the same CPU (`bpf_prog.active`; raw tracepoints since 6.1). Since 7.x raw
+//! tracepoints can be preempted, which takes long on a busy CPU. The backup program then does the work of
+//! the skipped one, and otherwise finds the work done. Both are skipped only if two tasks were stopped, one
+//! in each program. If the task moved to another CPU between the two programs, both do the work; user space
+//! merges the two records.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 

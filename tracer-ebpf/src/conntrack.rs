@@ -31,8 +31,8 @@ facts! {
 /// include/uapi/linux/netfilter/nf_conntrack_common.h: IPS_SRC_NAT | IPS_DST_NAT
 const IPS_NAT: u64 = 1 << 4 | 1 << 5;
 
-/// Address of the entry attached to a packet, 0 without one. The low three bits of `_nfct` are the ctinfo, which an
-/// untracked packet may have too.
+/// Address of the entry attached to a packet, 0 without one. The low three bits of `_nfct` are the ctinfo,
+/// which an untracked packet may have too.
 #[inline(always)]
 pub fn of_packet(skb: u64) -> u64 {
     read_or_zero::<u64>(skb, OFFSET_OF_sk_buff_DOT__nfct.load()) & !7

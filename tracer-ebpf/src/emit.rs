@@ -16,8 +16,8 @@ use tracer_common::wire::{COUNTER_LOST, COUNTERS as SLOTS, Header, WIRE_VERSION}
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
-/// One row per possible CPU. User space raises the size and maps the memory, because the kernel runs no kprobe
-/// program on a CPU while a system call reads a map there (`kernel/counters.rs`).
+/// One row per possible CPU. User space raises the size and maps the memory, because the kernel runs no
+/// kprobe program on a CPU while a system call reads a map there (`kernel/counters.rs`).
 #[map]
 static COUNTERS: Array<u64> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
 
@@ -38,8 +38,8 @@ struct Record<T> {
     payload: T,
 }
 
-/// Reserves a record, zeroes it (ring memory holds old bytes), calls `fill` to write the payload and submits the
-/// record. A record lost to a full ring is counted by kind.
+/// Reserves a record, zeroes it (ring memory holds old bytes), calls `fill` to write the payload and
+/// submits the record. A record lost to a full ring is counted by kind.
 #[inline(always)]
 pub fn emit<T: 'static>(kind: u16, netns: u32, fill: impl FnOnce(*mut T)) {
     let Some(mut entry) = EVENTS.reserve::<Record<T>>(0) else {

@@ -1,4 +1,5 @@
-//! Code that the IPVS hooks share: entries, services that lost a real server, and the record of an entry's end.
+//! Code that the IPVS hooks share: entries, services that lost a real server, and the record of an entry's
+//! end.
 
 use aya_ebpf::{
     EbpfContext,
@@ -65,8 +66,8 @@ pub fn address(base: u64, offset: u32, v6: bool) -> [u8; 16] {
     if v6 { read_or_zero(base, offset) } else { packet::mapped(read_or_zero(base, offset)) }
 }
 
-/// Maps the address of an entry to the time of the request. The timer fires within a jiffy or two, long before
-/// the address can belong to another entry.
+/// Maps the address of an entry to the time of the request. The timer fires within a jiffy or two, long
+/// before the address can belong to another entry.
 #[map]
 static EXPIRE_NOW: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
 
@@ -109,8 +110,8 @@ static SERVICES_WITHOUT_SERVER: LruHashMap<Service, u32> = LruHashMap::with_max_
 #[map]
 static DROPS_UNTIL: Array<u64> = Array::with_max_entries(1, 0);
 
-/// The timers of entries without a server are not refreshed, so these entries end with their timeout, by default
-/// after 900 s.
+/// The timers of entries without a server are not refreshed, so these entries end with their timeout, by
+/// default after 900 s.
 const DROPS_FOR_NS: u64 = 3600 * 1_000_000_000;
 
 /// Whether IPVS may be dropping packets because their server was removed.

@@ -1,7 +1,7 @@
 //! Reads of kernel memory at offsets that user space fills in before load.
 //!
-//! Each fact is one frozen `.rodata` word, so the verifier sees a constant and prunes the code for fields that this
-//! kernel does not have. When rustc supports BTF relocations, they can replace this file.
+//! Each fact is one frozen `.rodata` word, so the verifier sees a constant and prunes the code for fields
+//! that this kernel does not have. When rustc supports BTF relocations, they can replace this file.
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use tracer_common::wire::{ABSENT, COUNTER_UNREADABLE};
@@ -25,7 +25,8 @@ macro_rules! addresses {
     )+};
 }
 
-/// Copies the field at `base + OFFSET` into a record's field, which stays zero when this kernel has no such field.
+/// Copies the field at `base + OFFSET` into a record's field, which stays zero when this kernel has no such
+/// field.
 macro_rules! copy {
     ($record:ident . $($field:ident).+, $base:expr, $fact:ident) => {
         crate::kread::copy_to(&raw mut (*$record).$($field).+, $base, $fact.load())

@@ -1,5 +1,5 @@
-//! Which process connected a socket. The process is stored at `connect()`, because an application that closes the
-//! socket as soon as it gets the error has no descriptor left by which user space could find it.
+//! Which process connected a socket. The process is stored at `connect()`, because an application that
+//! closes the socket as soon as it gets the error has no descriptor left by which user space could find it.
 //!
 //! Accepted sockets have no such process: they are created in softirq, where `current` is an unrelated task.
 
@@ -12,8 +12,8 @@ use crate::{sock, task};
 #[unsafe(no_mangle)]
 static KEEP_OPENERS: Global<u32> = Global::new(1);
 
-/// The open connections made by processes of this host, by socket address. About 4 MiB of kernel memory. A full
-/// map evicts its oldest entry.
+/// The open connections made by processes of this host, by socket address. About 4 MiB of kernel memory. A
+/// full map evicts its oldest entry.
 #[map]
 static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(32768, 0);
 
@@ -48,8 +48,9 @@ pub fn forget(sk: u64) {
     }
 }
 
-/// Copies the process that connected a full socket, if it is stored. The remote port is compared, because the
-/// entry may be of an earlier socket whose end was missed (the kernel skips a tracepoint that interrupts itself).
+/// Copies the process that connected a full socket, if it is stored. The remote port is compared, because
+/// the entry may be of an earlier socket whose end was missed (the kernel skips a tracepoint that
+/// interrupts itself).
 ///
 /// # Safety
 /// `out` must be writable.

@@ -31,7 +31,8 @@ pub fn sent(ctx: &impl EbpfContext, sk: u64, skb: u64, netns: u32, reason: u32, 
                 opener::recall(&raw mut (*out).opener, sk);
             }
             task::fill(&raw mut (*out).task);
-            // Without a socket the stack adds nothing to the trigger, and a port scan causes many such records.
+            // Without a socket the stack adds nothing to the trigger, and a port scan causes many such
+            // records.
             if sk != 0 || via == VIA_NETFILTER {
                 task::fill_stack(ctx, &raw mut (*out).stack);
             }

@@ -1,5 +1,5 @@
-//! How sockets ended: stored in an LRU map by `inet_sock_set_state`, and read when a later packet for that tuple
-//! is answered with a reset.
+//! How sockets ended: stored in an LRU map by `inet_sock_set_state`, and read when a later packet for that
+//! tuple is answered with a reset.
 
 use core::mem::MaybeUninit;
 
@@ -18,8 +18,8 @@ type Key = Flow;
 #[map]
 static SOCKET_ENDS: LruHashMap<Key, SocketEnd> = LruHashMap::with_max_entries(16384, 0);
 
-/// Stores how a socket left its state. The first transition from ESTABLISHED runs in the closing task; a later one
-/// (FIN_WAIT1 -> … -> CLOSE) happens in softirq and must not replace it.
+/// Stores how a socket left its state. The first transition from ESTABLISHED runs in the closing task; a
+/// later one (FIN_WAIT1 -> … -> CLOSE) happens in softirq and must not replace it.
 #[inline(always)]
 pub fn remember(sk: u64, old: u8, new: u8) {
     const ESTABLISHED: u8 = 1;
@@ -42,8 +42,8 @@ pub fn remember(sk: u64, old: u8, new: u8) {
         (*end).idle_j = sock::idle_j(sk);
         task::fill(&raw mut (*end).task);
     }
-    // A full map evicts its oldest entry. The insertion fails only in a run that interrupted another run in the
-    // same map (EBUSY, kernel/bpf/hashtab.c, 5.11 on).
+    // A full map evicts its oldest entry. The insertion fails only in a run that interrupted another run in
+    // the same map (EBUSY, kernel/bpf/hashtab.c, 5.11 on).
     if SOCKET_ENDS.insert(&key, unsafe { end.assume_init_ref() }, 0).is_err() {
         count(COUNTER_LOST);
     }

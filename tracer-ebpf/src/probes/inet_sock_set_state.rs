@@ -1,11 +1,12 @@
 //! `sock:inet_sock_set_state`, for three purposes.
 //!
-//! * A socket is closed with `sk_err` set: its application loses the connection. The stack has the timer that
-//!   closed the socket, which a hook on `tcp_write_err` (inlined everywhere) cannot show. `inet_sk_error_report`
-//!   (6.1 on) would be the obvious hook, but it is traced after the application was woken. The application may
-//!   then have read and cleared `sk_err` on another CPU. This tracepoint runs before that, on every kernel.
-//! * How a socket left ESTABLISHED, and in which task: see `socket_end.rs`. Orderly ends emit no record. Cost: one
-//!   map update for each connection end, none for other transitions.
+//! * A socket is closed with `sk_err` set: its application loses the connection. The stack has the timer
+//!   that closed the socket, which a hook on `tcp_write_err` (inlined everywhere) cannot show.
+//!   `inet_sk_error_report` (6.1 on) would be the obvious hook, but it is traced after the application was
+//!   woken. The application may then have read and cleared `sk_err` on another CPU. This tracepoint runs
+//!   before that, on every kernel.
+//! * How a socket left ESTABLISHED, and in which task: see `socket_end.rs`. Orderly ends emit no record.
+//!   Cost: one map update for each connection end, none for other transitions.
 //! * CLOSE -> SYN_SENT happens in the process that calls `connect()`: see `opener.rs`. Cost: one map
 //!   update for each connection made, one map removal for each that ends.
 //!
@@ -62,7 +63,8 @@ impl Change {
         sock::is_tcp(sk).then_some(Self { sk, old: old as u8, new })
     }
 
-    /// Identifies this transition among all on a CPU. The alignment of sockets leaves the low three bits free.
+    /// Identifies this transition among all on a CPU. The alignment of sockets leaves the low three bits
+    /// free.
     #[inline(always)]
     fn mark(&self) -> u64 {
         self.sk | u64::from(self.new & 7)

@@ -1,5 +1,6 @@
-//! `ip_vs_conn_expire_now`: IPVS itself ends an entry (server removed, port reuse, sync). The function only sets
-//! the timer, so this program stores the request, which distinguishes a forced end from an idle timeout.
+//! `ip_vs_conn_expire_now`: IPVS itself ends an entry (server removed, port reuse, sync). The function only
+//! sets the timer, so this program stores the request, which distinguishes a forced end from an idle
+//! timeout.
 //!
 //! proto 5.10 on: void(struct ip_vs_conn *cp)
 

@@ -1,5 +1,5 @@
-//! `skb:kfree_skb`: a packet is dropped. Never used alone where kprobes exist: the program first checks a per-CPU
-//! flag (`full_table.rs`) and a time (`ipvs.rs`), and returns unless one of them applies.
+//! `skb:kfree_skb`: a packet is dropped. Never used alone where kprobes exist: the program first checks a
+//! per-CPU flag (`full_table.rs`) and a time (`ipvs.rs`), and returns unless one of them applies.
 //!
 //! TP_PROTO 5.10: (struct sk_buff *skb, void *location)
 //! 6.1: + enum skb_drop_reason reason; 6.12 on: + struct sock *rx_sk
@@ -31,7 +31,8 @@ facts! {
 
 const SYN: u8 = 2;
 
-/// From `early_drop` to `kfree_skb` it takes a few microseconds, and longer with a log line to a slow console.
+/// From `early_drop` to `kfree_skb` it takes a few microseconds, and longer with a log line to a slow
+/// console.
 const PENDING_NS: u64 = 50_000_000;
 
 /// Reports the packet for which the conntrack table was full, or for which IPVS no longer has a real server.
@@ -63,8 +64,8 @@ pub fn kfree_skb__rawtp(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// Reports a mid-stream packet for a service that has lost a real server. User space reads from the IPVS entries
-/// whether the packet's own server is the lost one.
+/// Reports a mid-stream packet for a service that has lost a real server. User space reads from the IPVS
+/// entries whether the packet's own server is the lost one.
 #[inline(always)]
 fn report_without_server(skb: u64) -> Option<()> {
     let mut dropped = MaybeUninit::<Packet>::zeroed();
@@ -79,8 +80,8 @@ fn report_without_server(skb: u64) -> Option<()> {
     Some(())
 }
 
-/// Reports any TCP packet that netfilter drops, because of a rule or a full table. Attached only where there are no
-/// kprobes, because it checks every dropped packet of the host.
+/// Reports any TCP packet that netfilter drops, because of a rule or a full table. Attached only where
+/// there are no kprobes, because it checks every dropped packet of the host.
 #[raw_tracepoint(tracepoint = "kfree_skb")]
 pub fn kfree_skb_netfilter__rawtp(ctx: RawTracePointContext) -> i32 {
     if ARG_OF_btf_trace_kfree_skb_DOT_skb_drop_reason.load() != ABSENT && by_netfilter(&ctx) {

@@ -1,12 +1,12 @@
-//! `nf_ct_delete`: a conntrack entry ends. The second argument is the netlink port of the user-space process that
-//! deletes it, 0 for the kernel; the stack shows the kernel's own reason.
+//! `nf_ct_delete`: a conntrack entry ends. The second argument is the netlink port of the user-space
+//! process that deletes it, 0 for the kernel; the stack shows the kernel's own reason.
 //!
 //! proto 5.10 on: bool(struct nf_conn *ct, u32 portid, int report)
 //!
 //! gcc splits the function on 5.10 and 7.2: internal callers then reach only `nf_ct_delete.part.0`,
-//! external ones reach both, with the same registers. Hence that name is tried first.
-//! A reset that passes ends the entry of the packet it answers. Such entries are in CLOSE and are not reported,
-//! like those in TIME_WAIT and LAST_ACK. An entry in SYN_SENT never carried a connection.
+//! external ones reach both, with the same registers. Hence that name is tried first. A reset that passes
+//! ends the entry of the packet it answers. Such entries are in CLOSE and are not reported, like those in
+//! TIME_WAIT and LAST_ACK. An entry in SYN_SENT never carried a connection.
 
 use aya_ebpf::{macros::kprobe, programs::ProbeContext};
 use tracer_common::{record::ConntrackEnd, wire::KIND_CONNTRACK_END};

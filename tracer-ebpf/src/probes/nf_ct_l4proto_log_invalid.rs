@@ -1,5 +1,6 @@
-//! `nf_ct_l4proto_log_invalid`: conntrack marks a packet INVALID, whether or not it logs that. Such a packet is not
-//! translated: with NAT it reaches a host that does not know its tuple and answers with a reset.
+//! `nf_ct_l4proto_log_invalid`: conntrack marks a packet INVALID, whether or not it logs that. Such a
+//! packet is not translated: with NAT it reaches a host that does not know its tuple and answers with a
+//! reset.
 //!
 //! proto 5.10:   void(const struct sk_buff *skb, const struct nf_conn *ct, const char *fmt, ...)
 //! proto 6.1 on: void(skb, ct, const struct nf_hook_state *state, const char *fmt, ...)

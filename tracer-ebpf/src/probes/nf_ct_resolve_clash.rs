@@ -1,11 +1,11 @@
-//! `nf_ct_resolve_clash`: the tuple of a new entry is already in use when the entry is to be inserted, because NAT
-//! ran out of ports or two packets raced. A return value of 0 (NF_DROP) means that the packet is dropped. No reset
-//! follows, and no tracepoint with a specific reason.
+//! `nf_ct_resolve_clash`: the tuple of a new entry is already in use when the entry is to be inserted,
+//! because NAT ran out of ports or two packets raced. A return value of 0 (NF_DROP) means that the packet
+//! is dropped. No reset follows, and no tracepoint with a specific reason.
 //!
 //! proto 5.10 on: int(struct sk_buff *skb, struct nf_conntrack_tuple_hash *h, u32 reply_hash)
 //!
-//! The function runs with bottom halves disabled and bucket locks held, so one slot per CPU is enough to pass the
-//! packet from the entry to the return.
+//! The function runs with bottom halves disabled and bucket locks held, so one slot per CPU is enough to
+//! pass the packet from the entry to the return.
 
 use aya_ebpf::{
     macros::{kprobe, kretprobe, map},

@@ -4,9 +4,9 @@
 //! sockets; `tcp_v4_send_reset.rs` covers the rest there.
 //! From 6.10: `(sk, skb, enum sk_rst_reason reason)`, `sk` may be NULL or a mini-socket.
 //!
-//! `skb` is NULL for an active reset (`tcp_send_active_reset`), which is traced *after* the packet was sent: over
-//! veth or loopback the receiver's events come first. Otherwise `skb` is the packet that is answered, traced before
-//! the answer is sent.
+//! `skb` is NULL for an active reset (`tcp_send_active_reset`), which is traced *after* the packet was
+//! sent: over veth or loopback the receiver's events come first. Otherwise `skb` is the packet that is
+//! answered, traced before the answer is sent.
 
 use aya_ebpf::{Global, macros::raw_tracepoint, programs::RawTracePointContext};
 use tracer_common::{record::VIA_TRACEPOINT, wire::ABSENT};

@@ -1,5 +1,5 @@
-//! `tcp_v4_send_reset` and `tcp_v6_send_reset`: the resets that the `tcp_send_reset` tracepoint does
-//! not report before 6.10 (no socket, TIME_WAIT, request sockets). Every case of lost state is among these, so
+//! `tcp_v4_send_reset` and `tcp_v6_send_reset`: the resets that the `tcp_send_reset` tracepoint does not
+//! report before 6.10 (no socket, TIME_WAIT, request sockets). Every case of lost state is among these, so
 //! without kprobes such cases are not traced on these kernels.
 //!
 //! proto 5.10, 6.1: void(const struct sock *sk, struct sk_buff *skb)
@@ -34,8 +34,8 @@ pub fn tcp_v6_send_reset__kprobe(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// Reports a reset that the tracepoint omits. The kernel function returns without sending in two cases: the packet
-/// is a reset, or it has no socket and is not addressed to this host.
+/// Reports a reset that the tracepoint omits. The kernel function returns without sending in two cases: the
+/// packet is a reset, or it has no socket and is not addressed to this host.
 #[inline(always)]
 fn report(ctx: &ProbeContext, v4: bool) -> Option<()> {
     let sk: u64 = ctx.arg(0)?;

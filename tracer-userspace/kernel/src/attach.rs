@@ -101,7 +101,8 @@ pub struct AttachOptions {
     pub kprobes: Kprobes,
     /// Whether the programs log their errors (aya-log, on error paths only).
     pub verbose: bool,
-    /// Whether to keep the process that opened each connection, at the cost of one map update and one removal each.
+    /// Whether to keep the process that opened each connection, at the cost of one map update and one
+    /// removal each.
     pub keep_openers: bool,
     /// Attach only these signals, because the others are attached already; `None` for all.
     pub only: Option<Vec<&'static str>>,

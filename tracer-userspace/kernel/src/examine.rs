@@ -66,7 +66,8 @@ fn function_names() -> BTreeSet<String> {
         .collect()
 }
 
-/// A built-in module has no directory in `/sys/module` unless it has parameters, but its functions are listed.
+/// A built-in module has no directory in `/sys/module` unless it has parameters, but its functions are
+/// listed.
 fn absent_modules(names: &BTreeSet<String>) -> BTreeSet<&'static str> {
     let programs = Manifest::from_elf(OBJECT).map(|it| it.programs).unwrap_or_default();
     signal::ALL

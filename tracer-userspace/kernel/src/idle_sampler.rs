@@ -1,5 +1,5 @@
-//! Idle periods that connections survive, sampled from the kernel's list of sockets. No hook is used, because it
-//! would have to run for every received packet, of which there are millions.
+//! Idle periods that connections survive, sampled from the kernel's list of sockets. No hook is used,
+//! because it would have to run for every received packet, of which there are millions.
 //!
 //! Nothing is sampled until a connection to a service was reset by another host after it had been idle.
 
@@ -23,7 +23,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::live::now;
 
-/// Most services that are sampled at once. Further ones are ignored; their broken connections are recorded anyway.
+/// Most services that are sampled at once. Further ones are ignored; their broken connections are recorded
+/// anyway.
 const WATCHES: usize = 32;
 /// Most sockets that are read for each service.
 const SOCKETS: usize = 4096;

@@ -49,14 +49,16 @@ pub use rsttrace_host::clock::{monotonic as now, wall};
 /// The eBPF object of this build; empty when it was built without `cargo xtask build`.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer"));
 
-/// Records of other CPUs are at most this late, because a program stamps, fills and submits a record in one run.
+/// Records of other CPUs are at most this late, because a program stamps, fills and submits a record in one
+/// run.
 const MERGE_WINDOW: Nanos = 20_000_000;
 
-/// `CONFIG_HZ` of most distributions, used if the host's tick rate cannot be read from the clock's resolution.
+/// `CONFIG_HZ` of most distributions, used if the host's tick rate cannot be read from the clock's
+/// resolution.
 const DEFAULT_HZ: u32 = 250;
 
-/// How often the numbers of skipped runs are read: soon enough to know of a skipped run before a case that may
-/// lack its record is judged.
+/// How often the numbers of skipped runs are read: soon enough to know of a skipped run before a case that
+/// may lack its record is judged.
 const READ_SKIPPED_RUNS_EVERY: Duration = Duration::from_millis(100);
 
 /// One load of the object. Its programs stay attached until this value is dropped.
@@ -179,8 +181,8 @@ impl Live {
         Ok(())
     }
 
-    /// Applies changes caused by modules that were loaded or unloaded. Returns the signals whose coverage changed,
-    /// or `None` without any change. The list is empty while hooks are still being attached.
+    /// Applies changes caused by modules that were loaded or unloaded. Returns the signals whose coverage
+    /// changed, or `None` without any change. The list is empty while hooks are still being attached.
     ///
     /// # Errors
     /// When a new ring buffer cannot be polled.

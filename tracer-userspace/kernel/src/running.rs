@@ -83,10 +83,10 @@ impl RunningKernel {
         self.symbols = loading.wait();
     }
 
-    /// Reloads the symbols if a stack went through a module that has another address now, or through an unknown
-    /// address after the list of modules changed. Returns whether the symbols were reloaded. Loading takes a
-    /// while, so a module that has not moved does not cause it. Neither does a module that was unloaded: the
-    /// loaded symbols still name the functions of its last stacks.
+    /// Reloads the symbols if a stack went through a module that has another address now, or through an
+    /// unknown address after the list of modules changed. Returns whether the symbols were reloaded.
+    /// Loading takes a while, so a module that has not moved does not cause it. Neither does a module that
+    /// was unloaded: the loaded symbols still name the functions of its last stacks.
     pub fn take_new_modules(&mut self) -> bool {
         let passed = self.passed.take();
         if passed.modules.is_empty() && !passed.unknown {

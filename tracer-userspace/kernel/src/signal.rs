@@ -45,7 +45,8 @@ pub struct AttachOption {
     pub hooks: &'static [&'static str],
     /// A fact (see [`crate::manifest`]) that this kernel must have.
     pub needs: Option<&'static str>,
-    /// Its cost is too high on a kernel with kprobes, where a kprobe can be attached once the module is loaded.
+    /// Its cost is too high on a kernel with kprobes, where a kprobe can be attached once the module is
+    /// loaded.
     pub without_kprobes: bool,
     /// What is not traced this way, as a sentence.
     pub blind: Option<&'static str>,
@@ -105,7 +106,8 @@ pub const ALL: &[Signal] = &[
         title: "this host sends a reset, and why",
         module: None,
         ways: &[
-            // The backup first: kernels before 6.10 do not need one, as their tracepoints are not preemptible.
+            // The backup first: kernels before 6.10 do not need one, as their tracepoints are not
+            // preemptible.
             way(&["tcp_send_reset", "tcp_send_reset_backup"])
                 .needs("ARG_OF_btf_trace_tcp_send_reset_DOT_sk_rst_reason"),
             way(&["tcp_send_reset", "tcp_v4_send_reset", "tcp_v6_send_reset"]),

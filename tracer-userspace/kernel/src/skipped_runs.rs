@@ -1,7 +1,7 @@
-//! Runs of our BPF programs that the kernel skipped, which no program can count itself. While a run of a program
-//! is interrupted, the kernel does not start another run of that program on the same CPU (`prog->active`,
-//! kernel/trace/bpf_trace.c). Where tracepoints are preemptible (seen on 7.2), two busy tasks are enough for
-//! that.
+//! Runs of our BPF programs that the kernel skipped, which no program can count itself. While a run of a
+//! program is interrupted, the kernel does not start another run of that program on the same CPU
+//! (`prog->active`, kernel/trace/bpf_trace.c). Where tracepoints are preemptible (seen on 7.2), two busy
+//! tasks are enough for that.
 
 use std::{
     collections::BTreeMap,
@@ -9,16 +9,16 @@ use std::{
     os::fd::{AsRawFd as _, BorrowedFd},
 };
 
-/// Number of runs of a program that the kernel has skipped so far; 0 on kernels before 5.12, which do not report
-/// it.
+/// Number of runs of a program that the kernel has skipped so far; 0 on kernels before 5.12, which do not
+/// report it.
 pub fn runs(program: BorrowedFd<'_>) -> u64 {
     let path = format!("/proc/self/fdinfo/{}", program.as_raw_fd());
     fs::read_to_string(path).ok().and_then(|text| parse(&text)).unwrap_or(0)
 }
 
 /// Number of runs skipped per hook, from the runs skipped per program. Where a hook has a backup program
-/// (`tracer-ebpf/src/backup_program.rs`), the smaller of the two numbers counts. Most runs emit no record, so a
-/// skipped run may be a lost record but usually is not.
+/// (`tracer-ebpf/src/backup_program.rs`), the smaller of the two numbers counts. Most runs emit no record,
+/// so a skipped run may be a lost record but usually is not.
 pub fn by_hook<'a>(programs: impl Iterator<Item = (&'a str, u64)>) -> BTreeMap<String, u64> {
     let mut hooks = BTreeMap::<String, u64>::new();
     // `kfree_skb` waits for the drop that `early_drop` announced, which is counted as lost if it is missed.

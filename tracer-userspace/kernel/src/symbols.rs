@@ -34,8 +34,8 @@ struct Symbol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Function<'a> {
     pub name: &'a str,
-    /// The module of the function. Modules are loaded and unloaded, so the address may have belonged to another
-    /// function when the symbols were read.
+    /// The module of the function. Modules are loaded and unloaded, so the address may have belonged to
+    /// another function when the symbols were read.
     pub module: Option<&'a str>,
 }
 
@@ -67,8 +67,8 @@ impl KernelSymbols {
         Ok(Self { text, symbols, restricted })
     }
 
-    /// Whether the kernel hides addresses (`kernel.kptr_restrict`, or no `CAP_SYSLOG`). Then names are known but
-    /// every look-up here returns `None`.
+    /// Whether the kernel hides addresses (`kernel.kptr_restrict`, or no `CAP_SYSLOG`). Then names are
+    /// known but every look-up here returns `None`.
     pub fn restricted(&self) -> bool {
         self.restricted
     }
@@ -130,8 +130,8 @@ impl KernelSymbols {
 }
 
 impl Symbol {
-    /// Parses `ffffffff81000000 T name`, optionally followed by a tab and `[module]`. `start` is the position of
-    /// the line in the text.
+    /// Parses `ffffffff81000000 T name`, optionally followed by a tab and `[module]`. `start` is the
+    /// position of the line in the text.
     fn parse(line: &[u8], start: usize) -> Option<Self> {
         let digits = line.iter().take_while(|byte| **byte != b' ').count();
         let mut address = 0_u64;

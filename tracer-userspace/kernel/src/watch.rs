@@ -1,5 +1,5 @@
-//! Watches for modules: ip_vs, nf_conntrack and the reject modules are often loaded long after tracing began. A
-//! thread reads `/proc/modules` and attaches the hooks of new modules.
+//! Watches for modules: ip_vs, nf_conntrack and the reject modules are often loaded long after tracing
+//! began. A thread reads `/proc/modules` and attaches the hooks of new modules.
 
 use std::{collections::BTreeSet, fs, path::Path, thread, time::Duration};
 
@@ -14,8 +14,9 @@ use super::{
     symbols::KernelSymbols,
 };
 
-/// A new module is hooked within a second, which includes this interval and the time to load the programs. The
-/// interval is well below the correlator's wait, so that a verdict accounts for a module loaded just before.
+/// A new module is hooked within a second, which includes this interval and the time to load the programs.
+/// The interval is well below the correlator's wait, so that a verdict accounts for a module loaded just
+/// before.
 const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// A change of coverage.

@@ -77,7 +77,8 @@ impl Type {
         let info = u32_at(bytes, at.checked_add(4)?)?;
         Some(Self {
             name: u32_at(bytes, at)?,
-            // Kernels before 2026 use 16 bits for the count and 5 for the kind, and require the other bits to be 0.
+            // Kernels before 2026 use 16 bits for the count and 5 for the kind, and require the other bits
+            // to be 0.
             kind: (info >> 24 & 0x7f) as u8,
             flag: info >> 31 == 1,
             count: info & 0x00ff_ffff,

@@ -36,8 +36,8 @@ pub struct MemberPath {
 }
 
 impl Fact {
-    /// Parses a variable's name. `None` if the name does not follow the grammar, so that the variable is private
-    /// to the programs.
+    /// Parses a variable's name. `None` if the name does not follow the grammar, so that the variable is
+    /// private to the programs.
     pub(super) fn parse(symbol: &str) -> Option<Result<Self, &'static str>> {
         let (rest, parse): (_, fn(&str) -> Option<Self>) =
             if let Some(rest) = symbol.strip_prefix("OFFSET_OF_") {

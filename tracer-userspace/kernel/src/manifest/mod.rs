@@ -92,8 +92,8 @@ impl Manifest {
     /// Reads an eBPF object.
     ///
     /// # Errors
-    /// If the object is not an ELF file, or a program or fact has an invalid name. A symbol that would never be
-    /// attached or filled in must not go unnoticed.
+    /// If the object is not an ELF file, or a program or fact has an invalid name. A symbol that would
+    /// never be attached or filled in must not go unnoticed.
     pub fn from_elf(bytes: &[u8]) -> Result<Self, ManifestError> {
         let file = object::File::parse(bytes)?;
         let mut manifest = Self::default();

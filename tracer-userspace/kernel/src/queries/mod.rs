@@ -1,8 +1,8 @@
 //! Queries to the host, off the event loop: reading a namespace or walking `/proc` for a socket's owner
 //! takes milliseconds, and the ring buffer must not wait for it.
 //!
-//! The core decides what it wants (`rsttrace_core::query`). This module drops queries that were sent before or
-//! cost too much, and decides on which thread a query runs and how long verdicts wait for it.
+//! The core decides what it wants (`rsttrace_core::query`). This module drops queries that were sent before
+//! or cost too much, and decides on which thread a query runs and how long verdicts wait for it.
 
 mod answers;
 mod dedup;
@@ -44,8 +44,8 @@ const SECOND: Nanos = 1_000_000_000;
 /// correlator's own wait this is less than the second in which an incident must be printed.
 const PATIENCE: Nanos = 600_000_000;
 
-/// How long verdicts wait for an answer that can change the cause. It takes milliseconds; on a busy host a late
-/// verdict is better than a wrong one.
+/// How long verdicts wait for an answer that can change the cause. It takes milliseconds; on a busy host a
+/// late verdict is better than a wrong one.
 const PATIENCE_TO_DECIDE: Nanos = 5 * SECOND;
 
 /// A socket's inode, or a pid and a second: the kernel does not reuse a pid in so short a time.
@@ -87,7 +87,8 @@ pub struct Queries {
 }
 
 impl Queries {
-    /// Starts the answering threads, which end with this value. The initial state is read at once, as of `ts`.
+    /// Starts the answering threads, which end with this value. The initial state is read at once, as of
+    /// `ts`.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -131,7 +132,8 @@ impl Queries {
         }
     }
 
-    /// Sends a query of a record with time `ts`, unless the same query was sent already or would cost too much.
+    /// Sends a query of a record with time `ts`, unless the same query was sent already or would cost too
+    /// much.
     pub fn send(&mut self, ts: Nanos, query: Query) {
         match query {
             Query::Owner(ref socket) => {
