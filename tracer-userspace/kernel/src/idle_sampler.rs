@@ -177,7 +177,7 @@ impl IdlePeriods {
         }
         self.sampled = now;
         self.received = received;
-        #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+        #[expect(clippy::cast_precision_loss, reason = "seconds to print")]
         let longest_s = longest as f64 / 1e9;
         let is_longer = longest >= IDLE && longest_s > self.longest_s * LONGER;
         if is_longer {

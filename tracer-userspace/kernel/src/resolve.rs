@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn reason_names_are_the_running_kernels() {
+    fn reason_names_are_those_of_the_kernel() {
         let facts = resolve(&Manifest::default(), &vmlinux().build(), &[], false, None);
         let names = facts.reason_names("sk_rst_reason").expect("the enum");
         assert_eq!(names.get(&7).map(String::as_str), Some("NO_SOCKET"));

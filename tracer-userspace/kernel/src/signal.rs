@@ -19,8 +19,7 @@ pub struct Signal {
 }
 
 impl Signal {
-    /// What is not traced when no way works. While the module is absent nothing is missed, and the text says
-    /// so.
+    /// What is not traced when no way works. While the module is absent there is nothing to trace.
     pub fn unseen(&self, is_absent: impl Fn(&str) -> bool) -> String {
         match self.module.filter(|module| is_absent(module)) {
             Some(module) => {

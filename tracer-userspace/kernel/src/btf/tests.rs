@@ -114,7 +114,7 @@ fn parameters_show_pointers_to_structs_and_enums_through_qualifiers() {
     let trace = b.typedef("btf_trace_send", pointer);
     let btf = b.build();
     let types = |id| {
-        let params = btf.prototype(id).expect("it is a function");
+        let params = btf.prototype(id).expect("a function");
         params.into_iter().map(|p| p.ty).collect::<Vec<_>>()
     };
     let expected = vec![

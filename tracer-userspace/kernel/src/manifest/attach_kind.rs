@@ -1,7 +1,5 @@
 //! The kinds of programs.
 
-use std::fmt;
-
 /// How a program attaches to its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AttachKind {
@@ -45,11 +43,5 @@ impl AttachKind {
             Self::KprobePart0 | Self::Kprobe => &["kprobe"],
             Self::Kretprobe => &["kretprobe"],
         }
-    }
-}
-
-impl fmt::Display for AttachKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }

@@ -36,8 +36,8 @@ pub struct MemberPath {
 }
 
 impl Fact {
-    /// Parses a variable's name. `None` if the name does not follow the grammar, so that the variable is
-    /// private to the programs.
+    /// Parses a variable's name. `None` if the name has no prefix of the grammar and no `_DOT_`. The variable
+    /// is then private to the programs.
     pub(super) fn parse(symbol: &str) -> Option<Result<Self, &'static str>> {
         let (rest, parse): (_, fn(&str) -> Option<Self>) =
             if let Some(rest) = symbol.strip_prefix("OFFSET_OF_") {
@@ -66,7 +66,7 @@ impl Fact {
                     Some(Self::Address { symbol })
                 })
             } else if symbol.contains(DOT) {
-                return Some(Err("it contains _DOT_ but has no known prefix"));
+                return Some(Err("_DOT_ in a name without a known prefix"));
             } else {
                 return None;
             };
