@@ -1,4 +1,4 @@
-//! Numbers of the socket interface that both sides compare with.
+//! Numbers of the socket interface that both sides use.
 
 /// include/linux/socket.h
 pub const AF_INET: u8 = 2;

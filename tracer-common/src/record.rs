@@ -12,7 +12,7 @@ pub struct Flow {
     pub pad: u32,
 }
 
-/// The task on whose CPU time this ran. Only the closer's own when the stack says so.
+/// The task that was current when the hook ran. It is the closing task only if the stack shows that.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Task {
@@ -35,7 +35,7 @@ pub struct Stack {
     pub frames: [u64; STACK_DEPTH],
 }
 
-/// A `struct sock`, as far as its state allows it to be read.
+/// The fields of a `struct sock` that can be read in its state.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Sock {
@@ -108,32 +108,32 @@ pub struct Packet {
     pub pad: u8,
 }
 
-/// How the last socket with this tuple in this namespace left ESTABLISHED, from an LRU map in the
-/// kernel; orderly ends stay there and never reach the ring on their own.
+/// How the last socket with this tuple in this namespace left ESTABLISHED, from an LRU map in the kernel.
+/// An orderly end is only stored there and emits no record.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct SocketEnd {
-    /// 0 when no end is on record.
+    /// 0 when no end is stored.
     pub ts_ns: u64,
     pub task: Task,
-    /// The transition seen: ESTABLISHED -> FIN_WAIT1, for example.
+    /// The stored transition, for example ESTABLISHED -> FIN_WAIT1.
     pub old_state: u8,
     pub new_state: u8,
-    /// 1 when the application had let go of the socket (SOCK_DEAD).
+    /// 1 when the socket was orphaned: no process held it (SOCK_DEAD).
     pub dead: u8,
     pub pad: u8,
     /// `sk_err`: the error it ended with, 0 for a close.
     pub err: u32,
-    /// How long no payload had gone either way when it ended, jiffies.
+    /// How long no payload had been sent or received when the socket left its state, jiffies.
     pub idle_j: u32,
     pub pad2: u32,
 }
 
-/// A process, with what tells it from a later one of the same pid.
+/// A process, with the data that distinguishes it from a later process with the same pid.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Opener {
-    /// 0 when it is not on record.
+    /// 0 when no process is stored.
     pub tgid: u32,
     /// The socket's remote port, host order.
     pub remote_port: u16,
@@ -148,7 +148,7 @@ pub struct Opener {
 
 /// `via` of a [`ResetSent`]: the `tcp_send_reset` tracepoint.
 pub const VIA_TRACEPOINT: u32 = 0;
-/// `via`: `tcp_v4_send_reset` or `tcp_v6_send_reset`, where the tracepoint is blind.
+/// `via`: `tcp_v4_send_reset` or `tcp_v6_send_reset`, for resets that the tracepoint omits.
 pub const VIA_FUNCTION: u32 = 1;
 /// `via`: `nf_send_reset` or `nf_send_reset6`, a firewall rule.
 pub const VIA_NETFILTER: u32 = 2;
@@ -166,7 +166,7 @@ pub struct ResetSent {
     /// `enum sk_rst_reason` of the running kernel, or ABSENT.
     pub reason: u32,
     pub via: u32,
-    /// Who connected `sock`.
+    /// The process that connected `sock`.
     pub opener: Opener,
 }
 
@@ -177,7 +177,7 @@ pub struct ResetReceived {
     pub sock: Sock,
     /// The reset itself; absent where `tcp_reset` has no packet or cannot be hooked.
     pub packet: Packet,
-    /// Who connected `sock`.
+    /// The process that connected `sock`.
     pub opener: Opener,
 }
 
@@ -188,7 +188,7 @@ pub struct SocketError {
     pub sock: Sock,
     pub task: Task,
     pub stack: Stack,
-    /// Who connected `sock`.
+    /// The process that connected `sock`.
     pub opener: Opener,
 }
 
@@ -210,9 +210,9 @@ pub struct IpvsEnd {
     pub flags: u32,
     /// `IP_VS_TCP_S_*`: ESTABLISHED 1 … SYNACK 10.
     pub state: u32,
-    /// 1 when `ip_vs_conn_expire_now` had asked for it.
+    /// 1 when `ip_vs_conn_expire_now` had requested the end.
     pub forced: u32,
-    /// 1 when its real server had been taken out of the service (`IP_VS_DEST_F_AVAILABLE` is off).
+    /// 1 when its real server had been removed from the service (`IP_VS_DEST_F_AVAILABLE` is not set).
     pub server_gone: u32,
 }
 
@@ -230,12 +230,12 @@ pub struct IpvsNoServer {
 pub struct IpvsServerRemoved {
     /// Virtual service (unspecified for a firewall mark) to real server.
     pub forward: Flow,
-    /// Who removed it.
+    /// The task that removed the server.
     pub task: Task,
     /// `ip_vs_dest.conn_flags`: `IP_VS_CONN_F_*`, the forwarding method in the low three bits.
     pub flags: u32,
     pub pad: u32,
-    /// Whether one server was removed, or its service, or all of them.
+    /// Shows whether one server was removed, or its service, or all services.
     pub stack: Stack,
 }
 
@@ -251,7 +251,7 @@ pub struct ConntrackEnd {
     pub stack: Stack,
     /// Deadline, jiffies truncated to 32 bits.
     pub timeout_j: u32,
-    /// Netlink port of the deleter; 0 for the kernel itself.
+    /// Netlink port of the process that deleted the entry; 0 for the kernel itself.
     pub portid: u32,
     /// `TCP_CONNTRACK_*`: ESTABLISHED 3.
     pub state: u32,
@@ -263,7 +263,7 @@ pub struct ConntrackEnd {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct TrackedPacket {
-    /// As it was when conntrack looked at it: INVALID before NAT, a clash after it.
+    /// As it was when conntrack checked it: before NAT for INVALID, after NAT for a clash.
     pub packet: Packet,
     pub original: Flow,
     pub reply: Flow,
@@ -277,9 +277,9 @@ pub struct TrackedPacket {
 
 /// `via` of a [`NetfilterDrop`]: right after a failed `early_drop` on the same CPU.
 pub const VIA_EARLY_DROP: u32 = 0;
-/// `via`: any TCP packet dropped by netfilter, where there are no kprobes.
+/// `via`: any TCP packet dropped by netfilter, on kernels without kprobes.
 pub const VIA_KFREE_SKB: u32 = 1;
-/// `via`: a packet in mid-stream for an IPVS service that has lost a real server.
+/// `via`: a mid-stream packet for an IPVS service that has lost a real server.
 pub const VIA_NO_DESTINATION: u32 = 2;
 
 /// `KIND_NETFILTER_DROP`.
@@ -297,15 +297,15 @@ pub struct NetfilterDrop {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct RuleReject {
-    /// As the rule met it: on its way NAT may have changed it already.
+    /// As it was when it reached the rule: NAT may have changed it already.
     pub packet: Packet,
     pub stack: Stack,
-    /// Both tuples of its conntrack entry, where that translates; zeros otherwise.
+    /// Both tuples of its conntrack entry, if that entry translates; zeros otherwise.
     pub original: Flow,
     pub reply: Flow,
 }
 
-/// The reader and the writer must agree on these; a change is a new field at the end.
+/// The reader and the writer must use the same sizes; a change is a new field at the end.
 const _: () = {
     assert!(size_of::<Flow>() == 40);
     assert!(size_of::<Task>() == 32);

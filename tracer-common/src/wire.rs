@@ -1,7 +1,7 @@
 //! The record header and the numbers in it.
 
 /// Raised when the meaning of an existing byte changes. Fields are only ever appended to a
-/// payload, so a reader takes `len` bytes or more and ignores the tail it does not know.
+/// payload, so a reader accepts `len` bytes or more and ignores the unknown rest.
 pub const WIRE_VERSION: u8 = 1;
 
 /// Precedes every payload in the ring buffer.
@@ -30,7 +30,7 @@ pub struct Header {
 pub const KIND_RESET_SENT: u16 = 1;
 /// A socket of this host accepts a reset ([`crate::record::ResetReceived`]).
 pub const KIND_RESET_RECEIVED: u16 = 2;
-/// A socket is given an error ([`crate::record::SocketError`]).
+/// A socket is closed with an error ([`crate::record::SocketError`]).
 pub const KIND_SOCKET_ERROR: u16 = 3;
 /// An IPVS entry ends ([`crate::record::IpvsEnd`]).
 pub const KIND_IPVS_END: u16 = 4;
@@ -38,29 +38,29 @@ pub const KIND_IPVS_END: u16 = 4;
 pub const KIND_CONNTRACK_END: u16 = 5;
 /// netfilter drops a TCP packet ([`crate::record::NetfilterDrop`]).
 pub const KIND_NETFILTER_DROP: u16 = 6;
-/// conntrack judges a packet of a translated connection INVALID ([`crate::record::TrackedPacket`]).
+/// conntrack marks a packet of a connection with NAT as INVALID ([`crate::record::TrackedPacket`]).
 pub const KIND_CONNTRACK_INVALID: u16 = 7;
 /// IPVS has no server for a SYN and drops it ([`crate::record::IpvsNoServer`]).
 pub const KIND_IPVS_NO_SERVER: u16 = 8;
-/// A real server is taken out of an IPVS service ([`crate::record::IpvsServerRemoved`]).
+/// A real server is removed from an IPVS service ([`crate::record::IpvsServerRemoved`]).
 pub const KIND_IPVS_SERVER_REMOVED: u16 = 9;
 /// A new connection's translated tuple clashes with another entry's, and its packet is dropped
 /// ([`crate::record::TrackedPacket`]).
 pub const KIND_CONNTRACK_CLASH: u16 = 10;
 /// A firewall rule rejects a TCP packet with an ICMP error ([`crate::record::RuleReject`]).
 pub const KIND_RULE_REJECT: u16 = 12;
-/// Highest kind this version writes.
+/// Highest kind that this version writes.
 pub const KIND_LAST: u16 = KIND_RULE_REJECT;
 
-/// Slots of a processor's row in the `COUNTERS` map: `LOST + kind` counts records of that kind lost to a
-/// full ring (`LOST` itself what a map had no room for), `UNREADABLE` counts kernel reads that failed.
+/// Slots of a CPU's row in the `COUNTERS` map: `LOST + kind` counts records of that kind lost to a full ring
+/// (`LOST` itself counts failed map insertions), `UNREADABLE` counts kernel reads that failed.
 pub const COUNTER_LOST: u32 = 0;
 /// See [`COUNTER_LOST`].
 pub const COUNTER_UNREADABLE: u32 = 16;
-/// Slots in a row. The map has one row for each processor that may ever be there.
+/// Slots in a row. The map has one row for each possible CPU.
 pub const COUNTERS: u32 = 17;
 
-/// "This kernel does not have it", in any `u32` fact or field.
+/// Means "this kernel does not have it", in any `u32` fact or field.
 pub const ABSENT: u32 = u32::MAX;
 
 const _: () = assert!(size_of::<Header>() == 32 && align_of::<Header>() == 8);

@@ -1,10 +1,11 @@
-//! Tracepoints with a second program, a backup behind the first.
+//! Tracepoints with a backup program, which runs after the first program.
 //!
-//! The kernel skips a program that is interrupted or preempted in mid-run when another task reaches the hook
-//! on that processor (`bpf_prog.active`; raw tracepoints since 6.1, and since 7.x they can be preempted, which
-//! lasts on a busy processor). The backup then does its work, and otherwise sees that it is done. Both are
-//! skipped only where two tasks were stopped, one in each. Where the task moved to another processor between
-//! the two, both do the work; user space takes the two records for one.
+//! While a run of a program is interrupted or preempted, the kernel skips that program when another task
+//! reaches the hook on the same CPU (`bpf_prog.active`; raw tracepoints since 6.1). Since 7.x raw
+//! tracepoints can be preempted, which takes long on a busy CPU. The backup program then does the work of
+//! the skipped one, and otherwise finds the work done. Both are skipped only if two tasks were stopped, one
+//! in each program. If the task moved to another CPU between the two programs, both do the work; user space
+//! merges the two records.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 
@@ -19,11 +20,11 @@ pub enum Pair {
     SendReset,
 }
 
-/// What the first program of each pair has done last on this processor.
+/// The last `what` that the first program of each pair has done on this CPU.
 #[map]
 static DONE: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
 
-/// In the first program: `what` is done.
+/// Called by the first program after it has done `what`.
 #[inline(always)]
 pub fn done(pair: Pair, what: u64) {
     if let Some(last) = DONE.get_ptr_mut(pair as u32) {
@@ -32,7 +33,7 @@ pub fn done(pair: Pair, what: u64) {
     }
 }
 
-/// In the backup: whether the first did `what` just now, or this kernel needs no backup.
+/// Called by the backup: whether the first program has just done `what`, or this kernel needs no backup.
 #[inline(always)]
 pub fn is_done(pair: Pair, what: u64) -> bool {
     if OFFSET_OF_bpf_prog_DOT_active.load() == tracer_common::wire::ABSENT {
@@ -41,7 +42,7 @@ pub fn is_done(pair: Pair, what: u64) -> bool {
     let Some(last) = DONE.get_ptr_mut(pair as u32) else {
         return true;
     };
-    // SAFETY: this CPU's own slot. Cleared, as the address will be another's.
+    // SAFETY: this CPU's own slot. It is cleared, because the kernel will reuse the address.
     unsafe {
         let is = *last == what;
         *last = 0;

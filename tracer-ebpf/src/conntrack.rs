@@ -1,4 +1,4 @@
-//! A conntrack entry, `struct nf_conn`: the one place that knows its tuples.
+//! Reads a conntrack entry (`struct nf_conn`): only this module reads its tuples.
 
 use tracer_common::{
     net::{AF_INET6, IPPROTO_TCP},
@@ -31,8 +31,8 @@ facts! {
 /// include/uapi/linux/netfilter/nf_conntrack_common.h: IPS_SRC_NAT | IPS_DST_NAT
 const IPS_NAT: u64 = 1 << 4 | 1 << 5;
 
-/// The entry attached to a packet, 0 without one. The low three bits of `_nfct` are the ctinfo, which
-/// an untracked packet may have too.
+/// Address of the entry attached to a packet, 0 without one. The low three bits of `_nfct` are the ctinfo,
+/// which an untracked packet may have too.
 #[inline(always)]
 pub fn of_packet(skb: u64) -> u64 {
     read_or_zero::<u64>(skb, OFFSET_OF_sk_buff_DOT__nfct.load()) & !7
@@ -79,7 +79,7 @@ pub fn netns(ct: u64) -> u32 {
     packet::netns_of_net(read_or_zero(ct, OFFSET_OF_nf_conn_DOT_ct_net_DOT_net.load()))
 }
 
-/// Both tuples; a tuple whose place is not known stays zero.
+/// Fills in both tuples. A tuple whose offset is unknown stays zero.
 ///
 /// # Safety
 /// `original` and `reply` must be writable.

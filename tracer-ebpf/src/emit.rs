@@ -16,18 +16,18 @@ use tracer_common::wire::{COUNTER_LOST, COUNTERS as SLOTS, Header, WIRE_VERSION}
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
-/// A row for each processor; user space raises the size and maps it, because reading it by system calls
-/// would switch kprobes off meanwhile (`kernel/counters.rs`).
+/// One row per possible CPU. User space raises the size and maps the memory, because the kernel runs no
+/// kprobe program on a CPU while a system call reads a map there (`kernel/counters.rs`).
 #[map]
 static COUNTERS: Array<u64> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
 
-/// Adds one to a counter that user space reads and shows.
+/// Adds one to a counter, which user space reads and prints.
 #[inline(always)]
 pub fn count(slot: u32) {
     // SAFETY: a helper without arguments.
     let row = unsafe { bpf_get_smp_processor_id() };
     if let Some(counter) = COUNTERS.get_ptr_mut(row * SLOTS + slot) {
-        // SAFETY: this CPU's own; a lost increment under nesting is acceptable for a counter.
+        // SAFETY: this CPU's own row. A nested run may lose an increment, which is acceptable for a counter.
         unsafe { *counter += 1 };
     }
 }
@@ -38,8 +38,8 @@ struct Record<T> {
     payload: T,
 }
 
-/// Reserves a record, zeroes it (ring memory holds old bytes), lets `fill` write the payload and
-/// submits it. A full ring is counted per kind.
+/// Reserves a record, zeroes it (ring memory holds old bytes), calls `fill` to write the payload and
+/// submits the record. A record lost to a full ring is counted by kind.
 #[inline(always)]
 pub fn emit<T: 'static>(kind: u16, netns: u32, fill: impl FnOnce(*mut T)) {
     let Some(mut entry) = EVENTS.reserve::<Record<T>>(0) else {
@@ -67,7 +67,7 @@ pub fn emit<T: 'static>(kind: u16, netns: u32, fill: impl FnOnce(*mut T)) {
     entry.submit(0);
 }
 
-/// Word-wise, as the verifier walks every turn of the loop.
+/// Zeroes word by word, because the verifier checks every iteration of the loop.
 #[inline(always)]
 unsafe fn zero(start: *mut u64, words: usize) {
     for word in 0..words {

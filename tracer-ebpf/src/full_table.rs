@@ -1,4 +1,4 @@
-//! The packet that found the conntrack table full, on its way from `early_drop` to `kfree_skb`.
+//! The packet that was refused because the conntrack table is full, between `early_drop` and `kfree_skb`.
 
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_ns},
@@ -9,20 +9,20 @@ use tracer_common::wire::{COUNTER_LOST, KIND_NETFILTER_DROP};
 
 use crate::emit::count;
 
-/// Set while the packet that found the table full is on its way to `kfree_skb`.
+/// Set between `early_drop` and `kfree_skb` of a packet for which the table was full.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Pending {
-    /// 0: nothing pending.
+    /// 0 when no drop is pending.
     pub ts_ns: u64,
-    /// LOCAL_OUT runs in process context and may migrate, so the CPU alone does not identify it.
+    /// LOCAL_OUT runs in process context and may migrate, so the CPU alone does not identify the packet.
     pub pid_tgid: u64,
 }
 
 #[map]
 static TABLE_FULL: PerCpuArray<Pending> = PerCpuArray::with_max_entries(1, 0);
 
-/// The packet in hand will be dropped: the next `kfree_skb` on this CPU, by this task.
+/// Marks that the current packet will be dropped by the next `kfree_skb` of this task on this CPU.
 #[inline(always)]
 pub fn expect_drop() {
     if let Some(pending) = TABLE_FULL.get_ptr_mut(0) {
@@ -37,7 +37,7 @@ pub fn expect_drop() {
     }
 }
 
-/// The drop that was pending never came to `kfree_skb`.
+/// Counts a pending drop that did not reach `kfree_skb` as a lost record.
 #[inline(always)]
 pub fn missed() {
     count(COUNTER_LOST + u32::from(KIND_NETFILTER_DROP));

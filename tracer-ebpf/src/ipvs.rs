@@ -1,4 +1,5 @@
-//! What the IPVS hooks share: entries, services that lost a real server, and the record of an entry's end.
+//! Code that the IPVS hooks share: entries, services that lost a real server, and the record of an entry's
+//! end.
 
 use aya_ebpf::{
     EbpfContext,
@@ -65,28 +66,28 @@ pub fn address(base: u64, offset: u32, v6: bool) -> [u8; 16] {
     if v6 { read_or_zero(base, offset) } else { packet::mapped(read_or_zero(base, offset)) }
 }
 
-/// Entry address to the time of the request. The timer fires within a jiffy or two, long before the
-/// address can belong to another entry.
+/// Maps the address of an entry to the time of the request. The timer fires within a jiffy or two, long
+/// before the address can belong to another entry.
 #[map]
 static EXPIRE_NOW: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
 
-/// A timer that was moved to "now" fires at the next tick; one second covers a stalled CPU.
+/// A timer that was set to expire now fires at the next tick. One second allows for a stalled CPU.
 const FRESH_NS: u64 = 1_000_000_000;
 
-/// IPVS asks an entry to end.
+/// Stores that IPVS requested the end of an entry.
 #[inline(always)]
-pub fn ask_to_end(cp: u64) {
+pub fn request_end(cp: u64) {
     let now = unsafe { bpf_ktime_get_ns() };
-    // An eviction of the oldest mark is the only failure, and harmless.
+    // A full map evicts its oldest entry, which is harmless.
     let _ = EXPIRE_NOW.insert(&cp, &now, 0);
 }
 
-/// 1 when the entry was asked to end within the last second.
+/// 1 when the end of the entry was requested within the last second.
 #[inline(always)]
-fn was_asked_to_end(cp: u64) -> u32 {
+fn end_was_requested(cp: u64) -> u32 {
     // SAFETY: a stale value is another number, not another type.
     match unsafe { EXPIRE_NOW.get(&cp) } {
-        Some(asked) => u32::from(unsafe { bpf_ktime_get_ns() } - *asked < FRESH_NS),
+        Some(requested) => u32::from(unsafe { bpf_ktime_get_ns() } - *requested < FRESH_NS),
         None => 0,
     }
 }
@@ -97,19 +98,20 @@ fn was_asked_to_end(cp: u64) -> u32 {
 struct Service {
     address: [u8; 16],
     netns: u32,
-    /// Host order; 32 bits leave no padding.
+    /// Host order. 32 bits, so that the struct has no padding.
     port: u32,
 }
 
-/// Services that have lost a real server. The value says nothing.
+/// Services that have lost a real server. The value is unused.
 #[map]
 static SERVICES_WITHOUT_SERVER: LruHashMap<Service, u32> = LruHashMap::with_max_entries(4096, 0);
 
-/// Until when dropped packets are checked, `bpf_ktime_get_ns`; 0 for never.
+/// Time (`bpf_ktime_get_ns`) until which dropped packets are checked; 0 for never.
 #[map]
 static DROPS_UNTIL: Array<u64> = Array::with_max_entries(1, 0);
 
-/// Entries without a server are not re-armed, and end when their timeout has run: 900 s by default.
+/// The timers of entries without a server are not refreshed, so these entries end with their timeout, by
+/// default after 900 s.
 const DROPS_FOR_NS: u64 = 3600 * 1_000_000_000;
 
 /// Whether IPVS may be dropping packets because their server was removed.
@@ -129,7 +131,7 @@ pub fn lost_a_server(flow: &Flow, netns: u32) -> bool {
     unsafe { SERVICES_WITHOUT_SERVER.get(&service) }.is_some()
 }
 
-/// Remembers a service that lost a real server, unless `vs/expire_nodest_conn` has its connections reset.
+/// Stores a service that lost a real server, unless `vs/expire_nodest_conn` makes IPVS reset its connections.
 #[inline(always)]
 pub fn server_removed(table: u64, netns: u32, service: &Flow) {
     let expire: u32 =
@@ -138,10 +140,10 @@ pub fn server_removed(table: u64, netns: u32, service: &Flow) {
         return;
     }
     let service = Service { address: service.src_addr, netns, port: u32::from(service.src_port) };
-    // An eviction of the service that lost a server longest ago is the only failure, and harmless.
+    // A full map evicts the service that lost a server longest ago, which is harmless.
     let _ = SERVICES_WITHOUT_SERVER.insert(&service, &0, 0);
     if let Some(until) = DROPS_UNTIL.get_ptr_mut(0) {
-        // SAFETY: a word of the map; the last write is right.
+        // SAFETY: one word of the map, and the last write is the right one.
         unsafe { *until = bpf_ktime_get_ns() + DROPS_FOR_NS };
     }
 }
@@ -161,7 +163,7 @@ fn server_gone(cp: u64) -> u32 {
     flags.map_or(0, |flags| u32::from(flags & IP_VS_DEST_F_AVAILABLE == 0))
 }
 
-/// Emits an [`IpvsEnd`] for the entry whose timer this is, unless it is an orderly end or none.
+/// Emits an [`IpvsEnd`] for the entry of this timer, unless the entry ends in order or does not end.
 #[inline(always)]
 pub fn entry_ended(ctx: &impl EbpfContext, timer: u64) -> Option<()> {
     let offset = OFFSET_OF_ip_vs_conn_DOT_timer.load();
@@ -214,7 +216,7 @@ pub fn entry_ended(ctx: &impl EbpfContext, timer: u64) -> Option<()> {
             copy!(out.expires_j, timer, OFFSET_OF_timer_list_DOT_expires);
             (*out).flags = flags;
             (*out).state = u32::from(state);
-            (*out).forced = was_asked_to_end(cp);
+            (*out).forced = end_was_requested(cp);
             (*out).server_gone = server_gone(cp);
             task::fill(&raw mut (*out).task);
             task::fill_stack(ctx, &raw mut (*out).stack);

@@ -1,7 +1,7 @@
-//! Kernel reads at offsets that user space fills in before load.
+//! Reads of kernel memory at offsets that user space fills in before load.
 //!
-//! Each fact is one frozen `.rodata` word, so the verifier sees a constant and prunes the code for
-//! what this kernel lacks. When rustc learns BTF relocations this file is the place to swap them in.
+//! Each fact is one frozen `.rodata` word, so the verifier sees a constant and prunes the code for fields
+//! that this kernel does not have. When rustc supports BTF relocations, they can replace this file.
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use tracer_common::wire::{ABSENT, COUNTER_UNREADABLE};
@@ -25,8 +25,8 @@ macro_rules! addresses {
     )+};
 }
 
-/// Copies the field at `base + OFFSET` into a record's field; leaves the zero when this kernel
-/// has no such field.
+/// Copies the field at `base + OFFSET` into a record's field, which stays zero when this kernel has no such
+/// field.
 macro_rules! copy {
     ($record:ident . $($field:ident).+, $base:expr, $fact:ident) => {
         crate::kread::copy_to(&raw mut (*$record).$($field).+, $base, $fact.load())
@@ -58,13 +58,13 @@ pub fn read<T: Copy>(base: u64, offset: u32) -> Option<T> {
     Some(unsafe { value.assume_init() })
 }
 
-/// [`read`], with zero for what cannot be read.
+/// [`read`], or zero when the value cannot be read.
 #[inline(always)]
 pub fn read_or_zero<T: Copy + Default>(base: u64, offset: u32) -> T {
     read(base, offset).unwrap_or_default()
 }
 
-/// Reads straight into a record.
+/// Reads directly into a record.
 ///
 /// # Safety
 /// `target` must be writable for a `T`.

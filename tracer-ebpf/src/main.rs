@@ -1,4 +1,4 @@
-//! The kernel side: hooks that fill records. See `probes/` for one file per hook.
+//! The kernel side: programs on hooks that write records. `probes/` has one file per hook.
 //!
 //! This object is its own manifest. User space reads from it what to attach (programs named
 //! `<hook>__<way>`) and what to look up in the running kernel's BTF before loading (globals named

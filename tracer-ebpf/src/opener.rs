@@ -1,54 +1,56 @@
-//! Which process connected a socket: kept from `connect()` on, because an application that closes as
-//! soon as it sees the error leaves no descriptor behind to find it by.
+//! Which process connected a socket. The process is stored at `connect()`, because an application that
+//! closes the socket as soon as it gets the error has no descriptor left by which user space could find it.
 //!
-//! Accepted sockets have none: they are born in softirq, where `current` is a bystander.
+//! Accepted sockets have no such process: they are created in softirq, where `current` is an unrelated task.
 
 use aya_ebpf::{Global, macros::map, maps::LruHashMap};
 use tracer_common::record::Opener;
 
 use crate::{sock, task};
 
-/// 0: nothing is kept and nothing looked up. Frozen, so the verifier prunes the code.
+/// With 0 nothing is stored or looked up. The value is frozen, so the verifier prunes the code.
 #[unsafe(no_mangle)]
 static KEEP_OPENERS: Global<u32> = Global::new(1);
 
-/// By socket address: the connections that this host's processes have made and that still live. About
-/// 4 MiB of kernel memory. Beyond that the oldest is forgotten.
+/// The open connections made by processes of this host, by socket address. About 4 MiB of kernel memory. A
+/// full map evicts its oldest entry.
 #[map]
 static OPENERS: LruHashMap<u64, Opener> = LruHashMap::with_max_entries(32768, 0);
 
-/// In the connecting process: remembers it.
+/// Stores the current process, which is the connecting one.
 #[inline(always)]
 pub fn keep(sk: u64) {
     if KEEP_OPENERS.load() == 0 {
         return;
     }
     let mut opener = core::mem::MaybeUninit::<Opener>::zeroed();
-    // SAFETY: `opener` is ours, and zero is a valid value.
+    // SAFETY: `opener` is a local, and zero is a valid value.
     let opener = unsafe {
         task::fill_opener(opener.as_mut_ptr());
         let opener = opener.assume_init_mut();
         opener.remote_port = sock::remote_port(sk);
         opener
     };
-    // NFS and its like connect from a worker of the kernel, which is nobody's process.
+    // NFS and other kernel clients connect from a kernel worker, which is not a process.
     if opener.tgid != 0 {
-        // A full map evicts its oldest. One that is not kept is looked up like one that is older than we.
+        // A full map evicts its oldest entry. User space then looks up the process, as for a connection made
+        // before tracing began.
         let _ = OPENERS.insert(&sk, opener, 0);
     }
 }
 
-/// The socket is closed: its address will be another's.
+/// Removes a closed socket, because the kernel will reuse its address.
 #[inline(always)]
 pub fn forget(sk: u64) {
     if KEEP_OPENERS.load() != 0 {
-        // Accepted sockets are not in it.
+        // Fails for accepted sockets, which are not in the map.
         let _ = OPENERS.remove(&sk);
     }
 }
 
-/// Copies the process that connected a full socket, if it is on record. One whose end was missed (the
-/// kernel skips a tracepoint that interrupts itself) had another port at the other end.
+/// Copies the process that connected a full socket, if it is stored. The remote port is compared, because
+/// the entry may be of an earlier socket whose end was missed (the kernel skips a tracepoint that
+/// interrupts itself).
 ///
 /// # Safety
 /// `out` must be writable.

@@ -1,4 +1,4 @@
-//! A TCP packet from a `struct sk_buff`: the one place that knows packet headers.
+//! Reads a TCP packet from a `struct sk_buff`: only this module reads packet headers.
 
 use tracer_common::{net::IPPROTO_TCP, record::Packet};
 
@@ -28,7 +28,7 @@ pub fn netns_of_net(net: u64) -> u32 {
     read_or_zero(net, OFFSET_OF_net_DOT_ns_DOT_inum.load())
 }
 
-/// The namespace a packet is in, by its device, or before it has one by its route.
+/// The namespace of a packet: that of its device, or of its route while it has no device.
 #[inline(always)]
 pub fn netns(skb: u64) -> u32 {
     let mut dev: u64 = read_or_zero(skb, OFFSET_OF_sk_buff_DOT_dev.load());
@@ -46,13 +46,13 @@ pub fn netns(skb: u64) -> u32 {
     netns_of_net(read_or_zero(dev, OFFSET_OF_net_device_DOT_nd_net_DOT_net.load()))
 }
 
-/// Address of the route attached to a packet; 0 without one.
+/// Address of the packet's route; 0 without one.
 #[inline(always)]
 pub fn route(skb: u64) -> u64 {
     read_or_zero::<u64>(skb, OFFSET_OF_sk_buff_DOT__skb_refdst.load()) & !REFDST_NOREF
 }
 
-/// Where the TCP header is, and the length that IP gives to TCP (header and payload).
+/// Address of the TCP header, and the length of header and payload according to the IP header.
 struct Transport {
     at: u64,
     len: u32,
@@ -91,7 +91,7 @@ unsafe fn ipv6(out: *mut Packet, skb: u64, head: u64, ip: u64) -> Option<Transpo
     if next == IPPROTO_TCP {
         return Some(Transport { at: ip + u64::from(HEADER), len });
     }
-    // Extension headers: trust the stack's own idea of where TCP begins.
+    // With extension headers, the position of the TCP header is the one that the stack has set.
     let transport: u16 = read(skb, OFFSET_OF_sk_buff_DOT_transport_header.load())?;
     let at = head + u64::from(transport);
     if transport == u16::MAX || at <= ip {
@@ -107,7 +107,7 @@ pub fn mapped(v4: [u8; 4]) -> [u8; 16] {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
 }
 
-/// Fills `out` from the packet; `out.present` stays 0 when it is not readable TCP.
+/// Fills `out` from the packet. `out.present` stays 0 when the packet is not TCP or cannot be read.
 ///
 /// # Safety
 /// `out` must be writable.

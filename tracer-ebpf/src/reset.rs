@@ -1,4 +1,4 @@
-//! The records of resets, whichever hook sees one.
+//! The records of resets, for all hooks that report one.
 
 use aya_ebpf::EbpfContext;
 use tracer_common::{
@@ -8,7 +8,7 @@ use tracer_common::{
 
 use crate::{emit::emit, opener, packet, sock, socket_end, task};
 
-/// Emits a [`ResetSent`]. `netns` 0 means: take it from the socket, else from the packet.
+/// Emits a [`ResetSent`]. With `netns` 0 the namespace is read from the socket, else from the packet.
 #[inline(always)]
 pub fn sent(ctx: &impl EbpfContext, sk: u64, skb: u64, netns: u32, reason: u32, via: u32) {
     let mut netns = netns;
@@ -31,7 +31,8 @@ pub fn sent(ctx: &impl EbpfContext, sk: u64, skb: u64, netns: u32, reason: u32, 
                 opener::recall(&raw mut (*out).opener, sk);
             }
             task::fill(&raw mut (*out).task);
-            // Without a socket the stack says nothing that the trigger does not, and a scan makes many.
+            // Without a socket the stack adds nothing to the trigger, and a port scan causes many such
+            // records.
             if sk != 0 || via == VIA_NETFILTER {
                 task::fill_stack(ctx, &raw mut (*out).stack);
             }
@@ -39,7 +40,7 @@ pub fn sent(ctx: &impl EbpfContext, sk: u64, skb: u64, netns: u32, reason: u32, 
     });
 }
 
-/// Emits a [`ResetReceived`]; `skb` 0 when the packet is not at hand.
+/// Emits a [`ResetReceived`]. `skb` is 0 when the hook has no packet.
 #[inline(always)]
 pub fn received(sk: u64, skb: u64) {
     emit::<ResetReceived>(KIND_RESET_RECEIVED, sock::netns(sk), |out| {

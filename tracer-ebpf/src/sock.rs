@@ -1,4 +1,4 @@
-//! A `struct sock`: the one place that knows socket fields.
+//! Reads `struct sock`: only this module uses the offsets of socket fields.
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use tracer_common::{
@@ -84,16 +84,17 @@ pub fn state(sk: u64) -> u8 {
     read_or_zero(sk, OFFSET_OF_sock_common_DOT_skc_state.load())
 }
 
-/// TIME_WAIT and request sockets are smaller than a `struct sock`: reading further finds garbage.
+/// Whether the socket is a whole `struct sock`. TIME_WAIT and request sockets are smaller, so a read beyond
+/// their end returns other memory.
 #[inline(always)]
 pub fn is_full(state: u8) -> bool {
     state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV && state != 0
 }
 
-/// Whether a full socket speaks TCP.
+/// Whether a full socket is a TCP socket.
 #[inline(always)]
 pub fn is_tcp(sk: u64) -> bool {
-    // u16 since 5.6, u8 behind a bitfield before (not resolvable, so "no").
+    // u16 since 5.6; u8 after a bitfield before (which does not resolve, so the result is `false`).
     read::<u16>(sk, OFFSET_OF_sock_DOT_sk_protocol.load()) == Some(u16::from(IPPROTO_TCP))
 }
 
@@ -103,13 +104,13 @@ pub fn error(sk: u64) -> u32 {
     read_or_zero(sk, OFFSET_OF_sock_DOT_sk_err.load())
 }
 
-/// Whether the application has let go of a full socket (SOCK_DEAD, include/net/sock.h).
+/// Whether a full socket is orphaned: no process holds it (SOCK_DEAD, include/net/sock.h).
 #[inline(always)]
 pub fn is_dead(sk: u64) -> bool {
     read_or_zero::<u64>(sk, OFFSET_OF_sock_common_DOT_skc_flags.load()) & 1 != 0
 }
 
-/// Since when neither payload came nor was sent, jiffies. Both stamps begin with the connection.
+/// How long no payload has been received or sent, jiffies. Both stamps are set when the connection begins.
 #[inline(always)]
 pub fn idle_j(sk: u64) -> u32 {
     // SAFETY: a helper without arguments.
@@ -139,8 +140,8 @@ pub fn netns(sk: u64) -> u32 {
     packet::netns_of_net(net(sk))
 }
 
-/// Local and remote side. `skc_num` and `skc_rcv_saddr` are cleared by the time a closed socket
-/// sends its reset; `inet_sport` and `inet_saddr` survive (net/ipv4/inet_hashtables.c, unhash).
+/// Fills in the local and remote side. `skc_num` and `skc_rcv_saddr` are already cleared when a closed socket
+/// sends its reset; `inet_sport` and `inet_saddr` are not (net/ipv4/inet_hashtables.c, unhash).
 ///
 /// # Safety
 /// `flow` must be writable.
@@ -170,7 +171,7 @@ pub unsafe fn fill_flow(flow: *mut Flow, sk: u64, full: bool) {
     }
 }
 
-/// Fills in what the socket's state allows to be read.
+/// Fills in the fields that can be read in the socket's state.
 ///
 /// # Safety
 /// `out` must be writable.
@@ -198,7 +199,7 @@ pub unsafe fn fill(out: *mut Sock, sk: u64) {
     }
 }
 
-/// Where `tcp_synq_overflow` notes that a listener needs cookies (include/net/tcp.h).
+/// When a listener last needed SYN cookies, jiffies, as stored by `tcp_synq_overflow` (include/net/tcp.h).
 #[inline(always)]
 fn synq_overflow_j(sk: u64) -> u32 {
     let group: u64 = read_or_zero(sk, OFFSET_OF_sock_DOT_sk_reuseport_cb.load());

@@ -1,5 +1,5 @@
-//! How sockets ended: kept in an LRU map by `inet_sock_set_state`, and read back when a later packet for
-//! that tuple is answered with a reset.
+//! How sockets ended: stored in an LRU map by `inet_sock_set_state`, and read when a later packet for that
+//! tuple is answered with a reset.
 
 use core::mem::MaybeUninit;
 
@@ -11,21 +11,21 @@ use tracer_common::{
 
 use crate::{emit::count, sock, task};
 
-/// A flow seen from the socket, `pad` holding the namespace.
+/// A flow, with the socket's local side as source and its namespace in `pad`.
 type Key = Flow;
 
 /// The last 16384 connection ends of this host, about 2 MiB of kernel memory.
 #[map]
 static SOCKET_ENDS: LruHashMap<Key, SocketEnd> = LruHashMap::with_max_entries(16384, 0);
 
-/// The first step away from ESTABLISHED is the one that names the closer; a later one
-/// (FIN_WAIT1 -> … -> CLOSE) happens in softirq and must not replace it.
+/// Stores how a socket left its state. The first transition from ESTABLISHED runs in the closing task; a
+/// later one (FIN_WAIT1 -> … -> CLOSE) happens in softirq and must not replace it.
 #[inline(always)]
 pub fn remember(sk: u64, old: u8, new: u8) {
     const ESTABLISHED: u8 = 1;
     const CLOSE_WAIT: u8 = 8;
     let mut key = Flow { src_addr: [0; 16], dst_addr: [0; 16], src_port: 0, dst_port: 0, pad: 0 };
-    // SAFETY: `key` and `end` are ours.
+    // SAFETY: `key` and `end` are locals.
     unsafe { sock::fill_flow(&raw mut key, sk, true) };
     key.pad = sock::netns(sk);
     if old != ESTABLISHED && old != CLOSE_WAIT && SOCKET_ENDS.get_ptr(&key).is_some() {
@@ -42,8 +42,8 @@ pub fn remember(sk: u64, old: u8, new: u8) {
         (*end).idle_j = sock::idle_j(sk);
         task::fill(&raw mut (*end).task);
     }
-    // A full map evicts its oldest. What fails is a run that interrupted another one in the same map
-    // (EBUSY, kernel/bpf/hashtab.c, 5.11 on).
+    // A full map evicts its oldest entry. The insertion fails only in a run that interrupted another run in
+    // the same map (EBUSY, kernel/bpf/hashtab.c, 5.11 on).
     if SOCKET_ENDS.insert(&key, unsafe { end.assume_init_ref() }, 0).is_err() {
         count(COUNTER_LOST);
     }

@@ -24,7 +24,7 @@ facts! {
 /// include/linux/sched.h
 const PF_KTHREAD: u32 = 0x0020_0000;
 
-/// Fills in who is running. In softirq this is an innocent bystander; the stack tells.
+/// Fills in the current task. In softirq this is an unrelated task; the stack shows whether that is the case.
 ///
 /// # Safety
 /// `task` must be writable.
@@ -42,7 +42,7 @@ pub unsafe fn fill(task: *mut Task) {
     }
 }
 
-/// Fills in the process that is running, unless it is a thread of the kernel.
+/// Fills in the current process, unless it is a kernel thread.
 ///
 /// # Safety
 /// `out` must be writable.

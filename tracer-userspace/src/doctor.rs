@@ -13,9 +13,9 @@ use rsttrace_kernel::{
     data_plane::DataPlane,
     examine::Examination,
     host_access,
-    manifest::{Program, Way as ProgramWay},
+    manifest::{AttachKind, Program},
     prepare::StartError,
-    signal::Way,
+    signal::AttachOption,
 };
 
 use crate::cmd::Exit;
@@ -186,16 +186,16 @@ fn names(programs: &[Program]) -> Vec<String> {
 /// "tcp_send_reset (raw tracepoint)"
 fn program(program: &Program) -> String {
     let kind = match program.way {
-        ProgramWay::RawTracepoint => "raw tracepoint",
-        ProgramWay::Fentry => "fentry",
-        ProgramWay::KprobePart0 | ProgramWay::Kprobe => "kprobe",
-        ProgramWay::Kretprobe => "kretprobe",
+        AttachKind::RawTracepoint => "raw tracepoint",
+        AttachKind::Fentry => "fentry",
+        AttachKind::KprobePart0 | AttachKind::Kprobe => "kprobe",
+        AttachKind::Kretprobe => "kretprobe",
     };
     format!("{} ({kind})", program.target)
 }
 
 /// "early_drop + kfree_skb"; "tcp_send_reset alone" where more than that was attached.
-fn way_name(way: &Way, choice: &Choice) -> String {
+fn way_name(way: &AttachOption, choice: &Choice) -> String {
     let taken = choice.taken.as_ref().map_or(&[][..], |(taken, _)| taken.hooks);
     let part = way.hooks.len() < taken.len() && way.hooks.iter().all(|hook| taken.contains(hook));
     let is_backup =
@@ -398,7 +398,7 @@ mod tests {
         let program = |hook: &&str| Program {
             name: format!("{hook}__rawtp"),
             hook: (*hook).to_owned(),
-            way: ProgramWay::RawTracepoint,
+            way: AttachKind::RawTracepoint,
             target: "tcp_send_reset".into(),
         };
         choice.taken = Some((way, way.hooks.iter().map(program).collect()));

@@ -23,9 +23,9 @@ fn doctor_ends_with_the_exit_code_that_it_reports() {
 }
 
 #[test]
-fn what_no_kernel_shows_is_always_listed() {
+fn what_no_kernel_can_trace_is_always_listed() {
     let (_, text) = doctor(&[]);
-    assert!(text.contains("resets merely forwarded between two other hosts"), "{text}");
+    assert!(text.contains("resets that are only forwarded between two other hosts"), "{text}");
     let wide = text.lines().find(|line| line.chars().count() > 80);
     assert_eq!(wide, None, "a pipe gets 80 columns");
 }

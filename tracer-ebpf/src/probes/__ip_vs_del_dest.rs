@@ -1,15 +1,15 @@
-//! `__ip_vs_del_dest`: somebody takes a real server out of an IPVS service, or deletes the service. The
-//! entries of its connections stay, and unless `vs/expire_nodest_conn` is set every further packet of
-//! them is dropped without a word: this is the only place that names who did it.
+//! `__ip_vs_del_dest`: a task removes a real server from an IPVS service, or deletes the service. The
+//! entries of the server's connections remain, and unless `vs/expire_nodest_conn` is set IPVS drops each of
+//! their further packets without an answer. Only this function runs in the task that removes the server.
 //!
 //! proto 5.10 on: void(struct netns_ipvs *ipvs, struct ip_vs_dest *dest, bool cleanup)
 //!
-//! What IPVS then drops passes no function of its own (net/netfilter/ipvs/ip_vs_core.c, ip_vs_in), only
-//! `kfree_skb`, as every dropped packet does: this hook tells `kfree_skb.rs` for which services to look,
+//! IPVS calls no separate function for these drops (net/netfilter/ipvs/ip_vs_core.c, ip_vs_in), only
+//! `kfree_skb`, like every drop. This hook therefore stores the services that `kfree_skb.rs` has to check,
 //! and until when.
 //!
-//! It cannot tell whether the same server is added again; `ip_vs_conn_expire.rs` reads from the entry
-//! whether it was.
+//! This hook cannot see whether the same server is added again; `ip_vs_conn_expire.rs` reads that from the
+//! entry.
 
 use aya_ebpf::{macros::kprobe, programs::ProbeContext};
 use tracer_common::{

@@ -1,5 +1,6 @@
-//! `early_drop`: the conntrack table is over its maximum and looks for an entry to evict. When it finds
-//! none (returns 0) the packet in hand is dropped: the next `kfree_skb` on this CPU, by this task.
+//! `early_drop`: the conntrack table is over its maximum, and the function searches for an entry to evict.
+//! When it finds none (returns 0) the current packet is dropped by the next `kfree_skb` of this task on
+//! this CPU.
 //!
 //! proto 5.10 on: int(struct net *net, unsigned int hash)
 

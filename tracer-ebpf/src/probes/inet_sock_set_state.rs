@@ -1,11 +1,12 @@
-//! `sock:inet_sock_set_state`, for three things.
+//! `sock:inet_sock_set_state`, for three purposes.
 //!
-//! * A socket is closed with `sk_err` set: its application loses the connection. The stack names the
-//!   timer that gave up, which `tcp_write_err` (inlined everywhere) cannot. `inet_sk_error_report` (6.1
-//!   on) would be the obvious hook, but it is traced after the application was woken: on another CPU it
-//!   may have taken `sk_err` already, and the error is lost. This one comes first, on every kernel.
-//! * How a socket left ESTABLISHED, and which task did that: see `socket_end.rs`. Orderly ends never reach
-//!   the ring. Cost: one map update for each connection end, nothing for other transitions.
+//! * A socket is closed with `sk_err` set: its application loses the connection. The stack has the timer
+//!   that closed the socket, which a hook on `tcp_write_err` (inlined everywhere) cannot show.
+//!   `inet_sk_error_report` (6.1 on) would be the obvious hook, but it is traced after the application was
+//!   woken. The application may then have read and cleared `sk_err` on another CPU. This tracepoint runs
+//!   before that, on every kernel.
+//! * How a socket left ESTABLISHED, and in which task: see `socket_end.rs`. Orderly ends emit no record.
+//!   Cost: one map update for each connection end, none for other transitions.
 //! * CLOSE -> SYN_SENT happens in the process that calls `connect()`: see `opener.rs`. Cost: one map
 //!   update for each connection made, one map removal for each that ends.
 //!
@@ -26,7 +27,7 @@ use crate::{
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn inet_sock_set_state__rawtp(ctx: RawTracePointContext) -> i32 {
     if let Some(change) = Change::of(&ctx) {
-        change.take_in(&ctx);
+        change.handle(&ctx);
         done(Pair::SetState, change.mark());
     }
     0
@@ -37,12 +38,12 @@ pub fn inet_sock_set_state_backup__rawtp(ctx: RawTracePointContext) -> i32 {
     if let Some(change) = Change::of(&ctx)
         && !is_done(Pair::SetState, change.mark())
     {
-        change.take_in(&ctx);
+        change.handle(&ctx);
     }
     0
 }
 
-/// A change of state that matters.
+/// A state transition that is handled.
 struct Change {
     sk: u64,
     old: u8,
@@ -62,21 +63,22 @@ impl Change {
         sock::is_tcp(sk).then_some(Self { sk, old: old as u8, new })
     }
 
-    /// Of all changes on a processor, this one. Sockets are aligned to more than a state.
+    /// Identifies this transition among all on a CPU. The alignment of sockets leaves the low three bits
+    /// free.
     #[inline(always)]
     fn mark(&self) -> u64 {
         self.sk | u64::from(self.new & 7)
     }
 
     #[inline(always)]
-    fn take_in(&self, ctx: &impl EbpfContext) {
+    fn handle(&self, ctx: &impl EbpfContext) {
         let Self { sk, old, new } = *self;
         if new == TCP_SYN_SENT {
             opener::keep(sk);
             return;
         }
         let error = sock::error(sk);
-        // No process holds an orphan: its end hurts no application.
+        // No process holds an orphaned socket, so its end affects no application.
         if new == TCP_CLOSE && error != 0 && !sock::is_dead(sk) {
             report(ctx, sk, error);
         }
@@ -98,7 +100,7 @@ fn report(ctx: &impl EbpfContext, sk: u64, error: u32) {
         // SAFETY: `out` is the record's payload.
         unsafe {
             sock::fill(&raw mut (*out).sock, sk);
-            // Read once: the application may take it meanwhile.
+            // The value read before, because the application may have cleared it meanwhile.
             (*out).sock.err = error;
             task::fill(&raw mut (*out).task);
             task::fill_stack(ctx, &raw mut (*out).stack);

@@ -1,11 +1,12 @@
-//! `ip_vs_conn_expire`: an IPVS entry ends, by its timer or because somebody asked (the stack and
-//! `ip_vs_conn_expire_now.rs` tell which). With `vs/conntrack` it deletes the conntrack entry next.
+//! `ip_vs_conn_expire`: an IPVS entry ends, by its timer or on request (the stack and
+//! `ip_vs_conn_expire_now.rs` show which). With `vs/conntrack` the function deletes the conntrack entry
+//! next.
 //!
 //! proto 5.10 on: void(struct timer_list *t)
 //!
-//! The function re-arms itself for 60 s when the entry is still in use; only `n_control == 0 &&
-//! refcnt == 1` is an end (net/netfilter/ipvs/ip_vs_conn.c, ip_vs_conn_unlink). Orderly ends
-//! (TIME_WAIT, LAST_ACK, CLOSE) return here.
+//! The function sets the timer to 60 s when the entry is still in use; only `n_control == 0 && refcnt == 1`
+//! is an end (net/netfilter/ipvs/ip_vs_conn.c, ip_vs_conn_unlink). Orderly ends (TIME_WAIT, LAST_ACK,
+//! CLOSE) return here.
 
 use aya_ebpf::{macros::kprobe, programs::ProbeContext};
 

@@ -1,13 +1,13 @@
 //! `ip_vs_leave`: an IPVS service has no usable real server for a new connection. The SYN is dropped and
-//! answered with an ICMP port unreachable, which its sender cannot tell from a closed port.
+//! answered with an ICMP port unreachable, which to its sender looks like a closed port.
 //!
 //! proto 5.10 on: int(struct ip_vs_service *svc, struct sk_buff *skb, struct ip_vs_proto_data *pd,
 //! struct ip_vs_iphdr *iph)
 //!
-//! Two kinds of packets pass in spite of it, as in the function itself (net/netfilter/ipvs/
-//! ip_vs_core.c): those to another port of an FTP service's address, and those of a firewall mark with
-//! `cache_bypass`. In mid-stream (`sloppy_tcp`) a packet gets here only after its entry was lost, so that
-//! only SYNs are told.
+//! Two kinds of packets pass nevertheless, as in the function itself (net/netfilter/ipvs/ip_vs_core.c):
+//! those to another port of an FTP service's address, and those of a firewall mark with `cache_bypass`. A
+//! mid-stream packet (`sloppy_tcp`) reaches this function only after its entry was lost, so only SYNs are
+//! reported.
 
 use core::mem::MaybeUninit;
 
@@ -47,7 +47,7 @@ fn report(ctx: &ProbeContext) -> Option<()> {
     let service: u64 = ctx.arg(0)?;
     let skb: u64 = ctx.arg(1)?;
     let mut dropped = MaybeUninit::<Packet>::zeroed();
-    // SAFETY: all integers, of which zero is a value.
+    // SAFETY: all fields are integers, for which zero is a valid value.
     let dropped = unsafe {
         packet::fill(dropped.as_mut_ptr(), skb)?;
         dropped.assume_init()

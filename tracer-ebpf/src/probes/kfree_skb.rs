@@ -1,5 +1,5 @@
-//! `skb:kfree_skb`: a packet is dropped. Never used alone where kprobes exist: the program tests a
-//! per-CPU flag (`full_table.rs`) and a time (`ipvs.rs`) first and returns.
+//! `skb:kfree_skb`: a packet is dropped. Never used alone where kprobes exist: the program first checks a
+//! per-CPU flag (`full_table.rs`) and a time (`ipvs.rs`), and returns unless one of them applies.
 //!
 //! TP_PROTO 5.10: (struct sk_buff *skb, void *location)
 //! 6.1: + enum skb_drop_reason reason; 6.12 on: + struct sock *rx_sk
@@ -31,14 +31,15 @@ facts! {
 
 const SYN: u8 = 2;
 
-/// From `early_drop` to `kfree_skb` is a few microseconds, plus a log line to a slow console.
+/// From `early_drop` to `kfree_skb` it takes a few microseconds, and longer with a log line to a slow
+/// console.
 const PENDING_NS: u64 = 50_000_000;
 
-/// The packet for which the conntrack table had no room, or IPVS no server any more.
+/// Reports the packet for which the conntrack table was full, or for which IPVS no longer has a real server.
 #[raw_tracepoint(tracepoint = "kfree_skb")]
 pub fn kfree_skb__rawtp(ctx: RawTracePointContext) -> i32 {
     let Some(pending) = full_table::pending() else {
-        // The reason first, where there is one: what runs for long misses what comes meanwhile.
+        // The reason is checked first, where there is one: the kernel skips runs that interrupt a long run.
         if by_netfilter(&ctx) && ipvs::may_drop() {
             report_without_server(ctx.arg(0));
         }
@@ -63,12 +64,12 @@ pub fn kfree_skb__rawtp(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// A packet in mid-stream for a service that has lost a real server: whether its own is the lost one, the
-/// table of entries tells.
+/// Reports a mid-stream packet for a service that has lost a real server. User space reads from the IPVS
+/// entries whether the packet's own server is the lost one.
 #[inline(always)]
 fn report_without_server(skb: u64) -> Option<()> {
     let mut dropped = MaybeUninit::<Packet>::zeroed();
-    // SAFETY: all integers, of which zero is a value.
+    // SAFETY: all fields are integers, for which zero is a valid value.
     let dropped = unsafe {
         packet::fill(dropped.as_mut_ptr(), skb)?;
         dropped.assume_init()
@@ -79,8 +80,8 @@ fn report_without_server(skb: u64) -> Option<()> {
     Some(())
 }
 
-/// Any TCP packet that netfilter drops: a rule, or a full table. Only attached where there are no
-/// kprobes; it looks at every dropped packet of the host.
+/// Reports any TCP packet that netfilter drops, because of a rule or a full table. Attached only where
+/// there are no kprobes, because it checks every dropped packet of the host.
 #[raw_tracepoint(tracepoint = "kfree_skb")]
 pub fn kfree_skb_netfilter__rawtp(ctx: RawTracePointContext) -> i32 {
     if ARG_OF_btf_trace_kfree_skb_DOT_skb_drop_reason.load() != ABSENT && by_netfilter(&ctx) {
@@ -89,7 +90,7 @@ pub fn kfree_skb_netfilter__rawtp(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// Before 6.1 there is no reason; the flag alone has to do.
+/// Before 6.1 there is no drop reason, so only the flag decides.
 #[inline(always)]
 fn by_netfilter(ctx: &RawTracePointContext) -> bool {
     if ARG_OF_btf_trace_kfree_skb_DOT_skb_drop_reason.load() == ABSENT {

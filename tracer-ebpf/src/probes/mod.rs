@@ -1,5 +1,5 @@
-//! One hook, one file. A hook's file says why it is hooked, the prototypes it relies on, and what
-//! it cannot tell. Programs are named `<hook>__<way>`; that name is all the loader needs.
+//! One file per hook. The file states why the hook is used, the prototypes it relies on, and what it cannot
+//! report. Programs are named `<hook>__<way>`; that name is all the loader needs.
 
 mod __ip_vs_del_dest;
 mod early_drop;

@@ -1,12 +1,12 @@
 //! `nf_ct_delete`: a conntrack entry ends. The second argument is the netlink port of the user-space
-//! deleter, 0 for the kernel; the stack names the kernel's own reason.
+//! process that deletes it, 0 for the kernel; the stack shows the kernel's own reason.
 //!
 //! proto 5.10 on: bool(struct nf_conn *ct, u32 portid, int report)
 //!
 //! gcc splits the function on 5.10 and 7.2: internal callers then reach only `nf_ct_delete.part.0`,
-//! external ones reach both, with the same registers. Hence that name is tried first.
-//! A reset that passes kills the entry of the packet it answers; such entries are in CLOSE, and like
-//! TIME_WAIT and LAST_ACK return here. SYN_SENT never carried a connection.
+//! external ones reach both, with the same registers. Hence that name is tried first. A reset that passes
+//! ends the entry of the packet it answers. Such entries are in CLOSE and are not reported, like those in
+//! TIME_WAIT and LAST_ACK. An entry in SYN_SENT never carried a connection.
 
 use aya_ebpf::{macros::kprobe, programs::ProbeContext};
 use tracer_common::{record::ConntrackEnd, wire::KIND_CONNTRACK_END};
@@ -33,7 +33,7 @@ pub fn nf_ct_delete__kprobe_part0(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// The whole function marks the entry itself: one already dying is being deleted by somebody else.
+/// The whole function sets IPS_DYING itself: if the bit is already set, another caller is deleting the entry.
 #[kprobe(function = "nf_ct_delete")]
 pub fn nf_ct_delete__kprobe(ctx: ProbeContext) -> u32 {
     report(&ctx, IPS_DYING);

@@ -1,11 +1,11 @@
-//! `nf_ct_resolve_clash`: a new entry's tuple is taken when it is about to be inserted, because NAT ran
-//! out of ports or two packets raced. 0 (NF_DROP) from it means that the packet is lost; no reset and
-//! no tracepoint with a telling reason follows.
+//! `nf_ct_resolve_clash`: the tuple of a new entry is already in use when the entry is to be inserted,
+//! because NAT ran out of ports or two packets raced. A return value of 0 (NF_DROP) means that the packet
+//! is dropped. No reset follows, and no tracepoint with a specific reason.
 //!
 //! proto 5.10 on: int(struct sk_buff *skb, struct nf_conntrack_tuple_hash *h, u32 reply_hash)
 //!
-//! It runs with bottom halves off and bucket locks held, so one slot for each CPU carries the packet
-//! from the entry to the return.
+//! The function runs with bottom halves disabled and bucket locks held, so one slot per CPU is enough to
+//! pass the packet from the entry to the return.
 
 use aya_ebpf::{
     macros::{kprobe, kretprobe, map},

@@ -1,15 +1,15 @@
 //! `nf_send_unreach` and `nf_send_unreach6`: a firewall rule drops a packet and answers with an ICMP
 //! error (nft `reject`, whose default this is, and iptables `REJECT`). A connect fails with the error's
-//! errno at once; an established connection notes it, goes on sending, and fails with it when the
+//! errno at once; an established connection stores the error, continues to send, and fails with it when the
 //! retries end.
 //!
 //! proto 5.10 on: void(struct sk_buff *skb_in, int code, int hook)
 //! proto 5.10 on: void(struct net *net, struct sk_buff *skb_in, unsigned char code, unsigned int hooknum)
 //!
-//! By the time a filter chain meets a packet, NAT has changed its destination: its sender knows it by
-//! another tuple. The packet's conntrack entry has both.
+//! When a packet reaches a filter chain, NAT has already changed its destination, so its sender knows another
+//! tuple. The packet's conntrack entry has both tuples.
 //!
-//! Cannot tell whether the ICMP error left: the kernel limits their rate.
+//! This hook cannot see whether the ICMP error was sent, because the kernel limits their rate.
 
 use core::mem::MaybeUninit;
 
@@ -40,8 +40,8 @@ pub fn nf_send_unreach6__kprobe(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn report(ctx: &ProbeContext, skb: u64) -> Option<()> {
     let mut rejected = MaybeUninit::<Packet>::zeroed();
-    // Rules reject other protocols, too.
-    // SAFETY: all integers, of which zero is a value.
+    // Rules also reject other protocols.
+    // SAFETY: all fields are integers, for which zero is a valid value.
     let rejected = unsafe {
         packet::fill(rejected.as_mut_ptr(), skb)?;
         rejected.assume_init()

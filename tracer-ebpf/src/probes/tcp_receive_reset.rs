@@ -1,6 +1,6 @@
-//! `tcp:tcp_receive_reset`: a socket of this host accepts a reset. Traced at the top of `tcp_reset`,
-//! so the socket still has the state it had. Has no packet: the reset's ACK bit and TTL are
-//! invisible here, which is why `tcp_reset.rs` is preferred.
+//! `tcp:tcp_receive_reset`: a socket of this host accepts a reset. Traced at the start of `tcp_reset`, so
+//! the socket still has its old state. The tracepoint has no packet, so the ACK bit and TTL of the reset
+//! cannot be read, which is why `tcp_reset.rs` is preferred.
 //!
 //! TP_PROTO 5.10 on: (struct sock *sk)
 

@@ -1,5 +1,5 @@
-//! `tcp_reset`: a socket of this host accepts a reset. The only place where the reset's own header
-//! is at hand: its ACK bit tells a living peer's abort from an answer by somebody without state.
+//! `tcp_reset`: a socket of this host accepts a reset. The only place where the header of the reset can be
+//! read. Its ACK bit distinguishes an abort by the peer's socket from an answer by a host without state.
 //!
 //! proto 5.10:   void(struct sock *sk)
 //! proto 6.1 on: void(struct sock *sk, struct sk_buff *skb)

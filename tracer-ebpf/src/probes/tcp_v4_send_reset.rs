@@ -1,6 +1,6 @@
-//! `tcp_v4_send_reset` and `tcp_v6_send_reset`: the resets that the `tcp_send_reset` tracepoint does
-//! not report before 6.10 — no socket, TIME_WAIT, request sockets. These carry every "state lost"
-//! case, so without kprobes such a kernel is blind to them.
+//! `tcp_v4_send_reset` and `tcp_v6_send_reset`: the resets that the `tcp_send_reset` tracepoint does not
+//! report before 6.10 (no socket, TIME_WAIT, request sockets). Every case of lost state is among these, so
+//! without kprobes such cases are not traced on these kernels.
 //!
 //! proto 5.10, 6.1: void(const struct sock *sk, struct sk_buff *skb)
 //! proto 6.12 on:   void(const struct sock *sk, struct sk_buff *skb, enum sk_rst_reason reason)
@@ -24,20 +24,20 @@ const TCP_FLAG_RST: u8 = 4;
 
 #[kprobe(function = "tcp_v4_send_reset")]
 pub fn tcp_v4_send_reset__kprobe(ctx: ProbeContext) -> u32 {
-    blind_spot(&ctx, true);
+    report(&ctx, true);
     0
 }
 
 #[kprobe(function = "tcp_v6_send_reset")]
 pub fn tcp_v6_send_reset__kprobe(ctx: ProbeContext) -> u32 {
-    blind_spot(&ctx, false);
+    report(&ctx, false);
     0
 }
 
-/// The function itself returns without sending for a reset, and for a packet without a socket that
-/// is not addressed to this host.
+/// Reports a reset that the tracepoint omits. The kernel function returns without sending in two cases: the
+/// packet is a reset, or it has no socket and is not addressed to this host.
 #[inline(always)]
-fn blind_spot(ctx: &ProbeContext, v4: bool) -> Option<()> {
+fn report(ctx: &ProbeContext, v4: bool) -> Option<()> {
     let sk: u64 = ctx.arg(0)?;
     let skb: u64 = ctx.arg(1)?;
     if sock::is_full(sock::state(sk)) {

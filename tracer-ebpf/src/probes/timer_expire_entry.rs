@@ -1,6 +1,6 @@
-//! `timer:timer_expire_entry`: every expiring kernel timer; the way to see IPVS entries end where there
-//! are no kprobes. Compares the timer's function first and returns. Ends that do not come from the
-//! timer (a removed server, the drop_entry defence) stay invisible this way.
+//! `timer:timer_expire_entry`: a kernel timer expires. Used for the end of IPVS entries where there are no
+//! kprobes. The program compares the timer's function first, and returns unless it is the one of IPVS. Ends
+//! that do not come from the timer (a removed server, the drop_entry defence) are not traced this way.
 //!
 //! TP_PROTO 5.10 on: (struct timer_list *timer, unsigned long baseclk)
 

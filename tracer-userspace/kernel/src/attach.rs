@@ -1,5 +1,5 @@
-//! Carries out the plan with aya: loads the object with the facts of this kernel and attaches, for each
-//! signal, the first way that this kernel takes.
+//! Loads the eBPF object with aya and the facts of this kernel, and attaches for each signal the first way
+//! that this kernel accepts.
 
 use std::{
     io::{ErrorKind, Write as _},
@@ -18,25 +18,25 @@ use aya_log::EbpfLogger;
 use rsttrace_core::event::SignalCoverage;
 
 use super::{
-    choose::{Choice, Chooser, Hooks, Refused},
+    choose::{AttachPlanner, Choice, Hooks, Refused},
     counters::{self, MapCounters},
-    manifest::{Manifest, Program, Way as ProgramWay},
-    plan::Facts,
+    facts::Facts,
+    manifest::{AttachKind, Manifest, Program},
     signal,
 };
 
-/// The ring of hooks that were attached after the start.
+/// Size of the ring buffer of hooks that are attached after the start.
 const LATER_RING_BYTES: u32 = 256 << 10;
 
 /// The attached tracer. Everything is detached when it is dropped; nothing is pinned.
 pub struct Attached {
-    /// Holds programs and links alive.
+    /// Keeps the programs and links alive.
     pub(super) ebpf: Ebpf,
     pub events: RingBuf<MapData>,
     pub(super) counters: MapCounters,
     pub choices: Vec<Choice>,
     pub refused: Vec<Refused>,
-    /// What the programs say; `None` unless asked for.
+    /// Log messages of the programs; `None` unless [`AttachOptions::verbose`].
     pub(super) log: Option<EbpfLogger<StderrLog>>,
 }
 
@@ -47,7 +47,7 @@ impl Attached {
     }
 }
 
-/// Puts the programs' messages on standard error.
+/// Prints the programs' log messages on standard error.
 pub struct StderrLog;
 
 impl log::Log for StderrLog {
@@ -55,7 +55,7 @@ impl log::Log for StderrLog {
         true
     }
     fn log(&self, record: &log::Record<'_>) {
-        // Nobody may be reading.
+        // Standard error may be closed.
         let _ = writeln!(std::io::stderr(), "rsttrace: kernel: {}", record.args());
     }
     fn flush(&self) {}
@@ -65,20 +65,20 @@ impl log::Log for StderrLog {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kprobes {
     Use,
-    /// The user asked for it.
-    SwitchedOff,
+    /// Disabled with `--no-kprobes`.
+    Disabled,
     /// This kernel has none.
     Missing,
 }
 
 impl Kprobes {
-    /// What holds here.
-    pub fn here(switched_off: bool) -> Self {
-        // Without kprobes through perf every attach would fail.
+    /// Whether kprobes are used on this kernel; `disabled` is `--no-kprobes`.
+    pub fn here(disabled: bool) -> Self {
+        // aya attaches kprobes through perf, so without this directory every attempt would fail.
         if !Path::new("/sys/bus/event_source/devices/kprobe").exists() {
             Self::Missing
-        } else if switched_off {
-            Self::SwitchedOff
+        } else if disabled {
+            Self::Disabled
         } else {
             Self::Use
         }
@@ -89,7 +89,7 @@ impl Kprobes {
     pub(super) fn allowed(self) -> Result<()> {
         match self {
             Self::Use => Ok(()),
-            Self::SwitchedOff => anyhow::bail!("kprobes are switched off (--no-kprobes)"),
+            Self::Disabled => anyhow::bail!("kprobes are disabled (--no-kprobes)"),
             Self::Missing => anyhow::bail!("this kernel has no kprobes"),
         }
     }
@@ -99,19 +99,20 @@ impl Kprobes {
 #[derive(Clone, Debug)]
 pub struct AttachOptions {
     pub kprobes: Kprobes,
-    /// Let the programs log what goes wrong in them (aya-log, on error paths only).
+    /// Whether the programs log their errors (aya-log, on error paths only).
     pub verbose: bool,
-    /// Remember the process of each connection made, at a price for each.
+    /// Whether to keep the process that opened each connection, at the cost of one map update and one
+    /// removal each.
     pub keep_openers: bool,
-    /// Only these signals, because the others are attached already; `None` for all.
+    /// Attach only these signals, because the others are attached already; `None` for all.
     pub only: Option<Vec<&'static str>>,
 }
 
-/// Loads `object` and attaches every signal asked for that this kernel can give.
+/// Loads `object` and attaches every requested signal that this kernel supports.
 ///
 /// # Errors
-/// When the kernel refuses the object or its maps. A refused program is no error: its signal falls
-/// back to the next way, or is reported as not covered.
+/// When the kernel refuses the object or its maps. A refused program is not an error: its signal falls back
+/// to the next way, or is reported as not covered.
 pub fn attach(
     object: &[u8],
     manifest: &Manifest,
@@ -137,47 +138,48 @@ pub fn attach(
         // A later part sees few records and no connection ends of its own.
         loader.map_max_entries("EVENTS", LATER_RING_BYTES).map_max_entries("SOCKET_ENDS", 1);
     }
-    let rows = nr_cpus().map_err(|(_, error)| error).context("cannot count the processors")?;
+    let rows = nr_cpus().map_err(|(_, error)| error).context("cannot count the CPUs")?;
     loader.map_max_entries("COUNTERS", counters::entries(rows));
     let mut ebpf = loader.load(object).context("the kernel refused the tracer's maps or BTF")?;
-    let events = ebpf.take_map("EVENTS").context("the object has no EVENTS map")?;
+    let events = ebpf.take_map("EVENTS").context("the eBPF object has no EVENTS map")?;
     let Some(Map::Array(counters)) = ebpf.take_map("COUNTERS") else {
-        anyhow::bail!("the object has no COUNTERS map");
+        anyhow::bail!("the eBPF object has no COUNTERS map");
     };
     let log = match options.verbose {
         true => Some(EbpfLogger::init_with_logger(&mut ebpf, StderrLog)?),
         false => None,
     };
     let attacher = Attacher { ebpf, kprobes: options.kprobes, btf: None };
-    let mut chooser = Chooser::new(attacher, manifest, facts, options.kprobes == Kprobes::Use);
+    let mut planner =
+        AttachPlanner::new(attacher, manifest, facts, options.kprobes == Kprobes::Use);
     let choices = signal::ALL
         .iter()
         .filter(|signal| options.only.as_ref().is_none_or(|only| only.contains(&signal.id)))
-        .map(|signal| chooser.signal(signal))
+        .map(|signal| planner.signal(signal))
         .collect();
     Ok(Attached {
         events: RingBuf::try_from(events)?,
-        // Programs that are loaded name a map by its descriptor, so it was open up to here.
+        // Loading a program needs the map's file descriptor, so it is closed only after this.
         counters: MapCounters::map(counters.fd().as_fd(), rows)
-            .context("cannot map the counters")?,
+            .context("cannot map the COUNTERS map into memory")?,
         choices,
-        refused: chooser.refused,
+        refused: planner.refused,
         log,
-        ebpf: chooser.hooks.ebpf,
+        ebpf: planner.hooks.ebpf,
     })
 }
 
 /// Before 5.11 maps count against RLIMIT_MEMLOCK; later kernels ignore it.
 fn raise_memlock() {
     use rustix::process::{Resource, Rlimit, setrlimit};
-    // Not being allowed is fine: the map creation that needs it will say so.
+    // A failure is harmless: a map that does not fit the limit then fails with an error of its own.
     let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
 }
 
 struct Attacher {
     ebpf: Ebpf,
     kprobes: Kprobes,
-    /// Only fentry needs it, and parsing it takes a while.
+    /// Parsed when the first fentry program needs it, because parsing takes a while.
     btf: Option<Btf>,
 }
 
@@ -189,14 +191,14 @@ impl Hooks for Attacher {
         let loaded = self
             .ebpf
             .program_mut(&program.name)
-            .context("the object does not hold this program")?;
+            .context("the eBPF object does not contain this program")?;
         match program.way {
-            ProgramWay::RawTracepoint => {
+            AttachKind::RawTracepoint => {
                 let raw: &mut RawTracePoint = loaded.try_into()?;
                 raw.load()?;
                 raw.attach(&program.target)?;
             }
-            ProgramWay::Fentry => {
+            AttachKind::Fentry => {
                 let btf = match &self.btf {
                     Some(btf) => btf,
                     None => self.btf.insert(Btf::from_sys_fs()?),
@@ -205,7 +207,7 @@ impl Hooks for Attacher {
                 fentry.load(&program.target, btf)?;
                 fentry.attach()?;
             }
-            ProgramWay::KprobePart0 | ProgramWay::Kprobe | ProgramWay::Kretprobe => {
+            AttachKind::KprobePart0 | AttachKind::Kprobe | AttachKind::Kretprobe => {
                 let kprobe: &mut KProbe = loaded.try_into()?;
                 kprobe.load()?;
                 kprobe.attach(&program.target, 0).map_err(|error| {
@@ -221,17 +223,17 @@ impl Hooks for Attacher {
     }
 }
 
-/// The kernel's own word, below aya's.
+/// The kind of the kernel's error below aya's errors, if there is one.
 pub fn io_kind(error: &anyhow::Error) -> Option<ErrorKind> {
     error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind)
 }
 
-/// As the kernel means `ENOENT` for a kprobe.
+/// What `ENOENT` means for a kprobe.
 pub(super) fn no_function(name: &str) -> anyhow::Error {
     anyhow::anyhow!("this kernel has no function {name}")
 }
 
-/// Names of the BPF programs that are loaded on this host; none where we may not know.
+/// Names of the BPF programs that are loaded on this host; empty without permission to list them.
 pub fn loaded_program_names() -> Vec<String> {
     loaded_programs()
         .map_while(Result::ok)

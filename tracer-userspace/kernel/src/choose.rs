@@ -1,4 +1,5 @@
-//! Which way to each signal: the best that this kernel takes, and why not a better one.
+//! Plans the attachment: for each signal the best way that this kernel accepts, and why a better one is not
+//! used.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +7,15 @@ use anyhow::Result;
 use rsttrace_core::event::SignalCoverage;
 
 use super::{
+    facts::Facts,
     manifest::{Manifest, Program},
-    plan::Facts,
-    signal::{Signal, Way},
+    signal::{AttachOption, Signal},
 };
 
-/// Whoever attaches programs: the kernel, or a rehearsal of it.
+/// Attaches programs to the kernel, or only checks whether it could.
 pub trait Hooks {
     /// # Errors
-    /// In words that follow "because".
+    /// The reason, as a clause that can follow "because".
     fn attach(&mut self, program: &Program) -> Result<()>;
 }
 
@@ -25,12 +26,12 @@ pub struct Refused {
     pub why: String,
 }
 
-/// Why a way is not taken.
+/// Why a way is not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WhyNot {
-    /// This kernel lacks a fact (see `manifest.rs`).
+    /// This kernel lacks a fact (see [`crate::manifest`]).
     Fact(&'static str),
-    /// It costs too much where kprobes exist.
+    /// Its cost is too high on a kernel with kprobes.
     KprobesExist,
     /// None of this hook's programs could be attached.
     Hook(&'static str, Vec<Refused>),
@@ -40,14 +41,14 @@ pub enum WhyNot {
 #[derive(Clone)]
 pub struct Choice {
     pub signal: &'static Signal,
-    /// The way in use, and the programs that serve its hooks.
-    pub taken: Option<(&'static Way, Vec<Program>)>,
-    /// The better ways, all of them if none is taken.
-    pub passed: Vec<(&'static Way, WhyNot)>,
+    /// The way in use, and the programs attached to its hooks.
+    pub taken: Option<(&'static AttachOption, Vec<Program>)>,
+    /// The better ways, or all of them if none is in use, and why each is not used.
+    pub passed: Vec<(&'static AttachOption, WhyNot)>,
 }
 
 impl Choice {
-    /// As events carry it; `is_absent` knows modules.
+    /// As events carry it. `is_absent` returns whether a module is neither loaded nor built in.
     pub fn coverage(&self, is_absent: impl Fn(&str) -> bool) -> SignalCoverage {
         let names = |programs: &[Program]| {
             programs.iter().map(|it| it.name.as_str()).collect::<Vec<_>>().join(", ")
@@ -65,20 +66,20 @@ impl Choice {
     }
 }
 
-/// Tries the ways of signals, each program once.
-pub struct Chooser<'a, H> {
+/// Tries the ways of each signal in order, and each program once.
+pub struct AttachPlanner<'a, H> {
     pub hooks: H,
     manifest: &'a Manifest,
     facts: &'a Facts,
     /// Whether kprobes are used at all.
     kprobes: bool,
-    /// What became of each hook so far.
+    /// The program attached to each hook tried so far, or the refused ones.
     tried: BTreeMap<&'static str, Result<Program, Vec<Refused>>>,
-    /// Every program that was refused, also where another one served.
+    /// Every program that was refused, also where another one of its hook was attached.
     pub refused: Vec<Refused>,
 }
 
-impl<'a, H: Hooks> Chooser<'a, H> {
+impl<'a, H: Hooks> AttachPlanner<'a, H> {
     pub fn new(hooks: H, manifest: &'a Manifest, facts: &'a Facts, kprobes: bool) -> Self {
         Self { hooks, manifest, facts, kprobes, tried: BTreeMap::new(), refused: Vec::new() }
     }
@@ -95,7 +96,7 @@ impl<'a, H: Hooks> Chooser<'a, H> {
         Choice { signal, taken: None, passed }
     }
 
-    fn way(&mut self, way: &'static Way) -> Result<Vec<Program>, WhyNot> {
+    fn way(&mut self, way: &'static AttachOption) -> Result<Vec<Program>, WhyNot> {
         if let Some(fact) = way.needs
             && self.facts.get(fact).is_none()
         {
@@ -118,11 +119,11 @@ impl<'a, H: Hooks> Chooser<'a, H> {
             self.manifest.programs.iter().filter(|program| program.hook == hook).collect();
         candidates.sort_by_key(|program| program.way);
         let mut refused = Vec::new();
-        let mut served = None;
+        let mut attached = None;
         for program in candidates {
             match self.hooks.attach(program) {
                 Ok(()) => {
-                    served = Some(program.clone());
+                    attached = Some(program.clone());
                     break;
                 }
                 Err(error) => refused
@@ -130,7 +131,7 @@ impl<'a, H: Hooks> Chooser<'a, H> {
             }
         }
         self.refused.extend(refused.iter().cloned());
-        let outcome = served.ok_or(refused);
+        let outcome = attached.ok_or(refused);
         self.tried.insert(hook, outcome.clone());
         outcome
     }
@@ -139,44 +140,44 @@ impl<'a, H: Hooks> Chooser<'a, H> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{manifest::Way as ProgramWay, signal};
+    use crate::{manifest::AttachKind, signal};
 
-    /// Takes what is not in the list, and counts.
-    struct Picky {
+    /// Accepts every target that is not in `refuses`, and records the programs it was given.
+    struct FakeKernel {
         refuses: &'static [&'static str],
         asked: Vec<String>,
     }
 
-    impl Hooks for Picky {
+    impl Hooks for FakeKernel {
         fn attach(&mut self, program: &Program) -> Result<()> {
             self.asked.push(program.name.clone());
-            anyhow::ensure!(!self.refuses.contains(&program.target.as_str()), "not today");
+            anyhow::ensure!(!self.refuses.contains(&program.target.as_str()), "refused");
             Ok(())
         }
     }
 
-    fn program(hook: &str, way: ProgramWay) -> Program {
+    fn program(hook: &str, way: AttachKind) -> Program {
         let name = format!("{hook}__{}", way.as_str());
         Program { name, hook: hook.into(), way, target: hook.into() }
     }
 
     fn manifest() -> Manifest {
         let programs = vec![
-            program("inet_sock_set_state", ProgramWay::RawTracepoint),
-            program("early_drop", ProgramWay::Kretprobe),
-            program("kfree_skb", ProgramWay::RawTracepoint),
-            program("nf_ct_delete", ProgramWay::Kprobe),
+            program("inet_sock_set_state", AttachKind::RawTracepoint),
+            program("early_drop", AttachKind::Kretprobe),
+            program("kfree_skb", AttachKind::RawTracepoint),
+            program("nf_ct_delete", AttachKind::Kprobe),
         ];
         Manifest { programs, facts: Vec::new() }
     }
 
     fn choose(refuses: &'static [&'static str], ids: &[&str]) -> (Vec<Choice>, Vec<String>) {
         let (manifest, facts) = (manifest(), Facts::default());
-        let mut chooser =
-            Chooser::new(Picky { refuses, asked: Vec::new() }, &manifest, &facts, true);
+        let kernel = FakeKernel { refuses, asked: Vec::new() };
+        let mut planner = AttachPlanner::new(kernel, &manifest, &facts, true);
         let signals = signal::ALL.iter().filter(|signal| ids.contains(&signal.id));
-        let choices = signals.map(|signal| chooser.signal(signal)).collect();
-        (choices, chooser.hooks.asked)
+        let choices = signals.map(|signal| planner.signal(signal)).collect();
+        (choices, planner.hooks.asked)
     }
 
     #[test]
@@ -187,13 +188,13 @@ mod tests {
     }
 
     #[test]
-    fn a_way_is_taken_whole_or_not_at_all_and_says_whose_fault_it_is() {
+    fn a_way_with_a_refused_hook_is_not_used_and_names_that_hook() {
         let (choices, _) = choose(&["early_drop"], &["conntrack_full"]);
         assert!(choices[0].taken.is_none());
         let WhyNot::Hook("early_drop", refused) = &choices[0].passed[0].1 else {
             unreachable!("{:?}", choices[0].passed[0].1)
         };
-        assert_eq!(refused[0].why, "not today");
+        assert_eq!(refused[0].why, "refused");
         let blind = choices[0].coverage(|_| false).blind;
         assert_eq!(blind.as_deref(), Some(choices[0].signal.blind));
         let blind = choices[0].coverage(|module| module == "nf_conntrack").blind;

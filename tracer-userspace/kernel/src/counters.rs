@@ -1,8 +1,8 @@
 //! The programs' counters, read from memory that the kernel shares.
 //!
-//! Not by system calls: while one looks into a map, the kernel lets no kprobe program run on that
-//! processor (`bpf_disable_instrumentation`), and where it can be preempted in that (7.2) not before it
-//! runs again. Asking often whether records were lost would lose them.
+//! They are not read by system calls. While a system call reads a map, the kernel runs no kprobe program on
+//! that CPU (`bpf_disable_instrumentation`). Where the system call can be preempted meanwhile (7.2), kprobe
+//! programs run only after it has continued. Frequent reads of the loss counters would thus lose records.
 
 use std::{
     io,
@@ -17,26 +17,26 @@ use rustix::{
 };
 use tracer_common::wire::COUNTERS as SLOTS;
 
-/// Rows of [`SLOTS`] counters, one for each processor that may ever be there.
+/// Rows of [`SLOTS`] counters, one for each possible CPU.
 pub struct MapCounters {
     start: NonNull<AtomicU64>,
     cells: usize,
     bytes: usize,
 }
 
-/// Entries of the map for that many rows.
+/// Number of map entries for this many rows.
 pub fn entries(rows: usize) -> u32 {
     u32::try_from(rows).unwrap_or(u32::MAX).saturating_mul(SLOTS)
 }
 
-// SAFETY: the memory is the kernel's; any thread may read it.
+// SAFETY: the kernel owns the memory, and any thread may read it.
 unsafe impl Send for MapCounters {}
 
 impl MapCounters {
-    /// Maps the map of [`entries`] counters.
+    /// Maps the BPF map of [`entries`] counters into memory.
     ///
     /// # Errors
-    /// The kernel's, when it does not share the map.
+    /// The kernel's error, if it does not allow the mapping.
     pub fn map(map: BorrowedFd<'_>, rows: usize) -> io::Result<Self> {
         let cells = rows * SLOTS as usize;
         let bytes = (cells * size_of::<u64>()).next_multiple_of(page_size());
@@ -47,9 +47,9 @@ impl MapCounters {
         Ok(Self { start, cells, bytes })
     }
 
-    /// A slot, summed over all processors.
+    /// The sum of a slot over all CPUs.
     pub fn sum(&self, slot: u32) -> u64 {
-        // SAFETY: page-aligned, mapped until this value is dropped, and only ever written whole.
+        // SAFETY: page-aligned, mapped until this value is dropped, and each counter is written in one store.
         let cells = unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.cells) };
         let rows = cells.chunks_exact(SLOTS as usize);
         rows.filter_map(|row| Some(row.get(slot as usize)?.load(Ordering::Relaxed))).sum()
@@ -58,7 +58,7 @@ impl MapCounters {
 
 impl Drop for MapCounters {
     fn drop(&mut self) {
-        // SAFETY: ours alone, and nothing borrows from it. It cannot fail for what was mapped.
+        // SAFETY: only this value uses the mapping, and nothing borrows from it. Unmapping it cannot fail.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.bytes) };
     }
 }

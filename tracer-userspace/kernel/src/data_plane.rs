@@ -1,35 +1,35 @@
-//! BPF programs of others that forward packets past the kernel's own tables.
+//! BPF programs of other software that forward packets without the kernel's own tables.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-/// A data plane made of BPF programs.
+/// A data plane that is implemented in BPF.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataPlane {
     pub name: &'static str,
-    /// What gave it away.
+    /// The interfaces, pinned maps and programs that it was recognised by.
     pub found: Vec<String>,
-    /// How to look into its own table of connections.
+    /// Commands that list its own connection table.
     pub look_at: &'static str,
 }
 
-/// How to recognise one.
-struct Known {
+/// How to recognise a data plane.
+struct Signature {
     name: &'static str,
-    /// Beginnings of names of pinned maps and of programs.
+    /// Name prefixes of its pinned maps and programs.
     prefixes: &'static [&'static str],
     interfaces: &'static [&'static str],
     look_at: &'static str,
 }
 
 /// Calico's `cali…` interfaces also exist without its BPF data plane; `bpfin.cali` does not.
-const KNOWN: &[Known] = &[
-    Known {
+const KNOWN: &[Signature] = &[
+    Signature {
         name: "Cilium",
         prefixes: &["cilium_", "cil_"],
         interfaces: &["cilium_host", "cilium_net"],
         look_at: "cilium-dbg bpf ct list global, cilium-dbg monitor --type drop",
     },
-    Known {
+    Signature {
         name: "Calico eBPF",
         prefixes: &["cali_"],
         interfaces: &["bpfin.cali", "bpfout.cali"],
@@ -37,49 +37,50 @@ const KNOWN: &[Known] = &[
     },
 ];
 
-/// More pieces of evidence than this tell nothing new.
+/// Names listed per kind. More of them add nothing.
 const SHOWN: usize = 3;
 
-/// Pinned maps lie at most this deep: /sys/fs/bpf/tc/globals/<map>, /sys/fs/bpf/cilium/devices/<link>.
+/// Pinned maps are at most this deep: /sys/fs/bpf/tc/globals/<map>, /sys/fs/bpf/cilium/devices/<link>.
 const DEPTH: usize = 4;
 
-/// Looks for data planes; `programs` are the names of loaded BPF programs, as far as we may know.
+/// Finds data planes. `programs` are the names of the loaded BPF programs, empty without permission.
 pub fn look(root: &Path, programs: &[String]) -> Vec<DataPlane> {
     let mut pins = BTreeSet::new();
     names_below(&root.join("sys/fs/bpf"), DEPTH, &mut pins);
     let mut interfaces = BTreeSet::new();
     names_below(&root.join("sys/class/net"), 0, &mut interfaces);
-    KNOWN.iter().filter_map(|known| known.among(&pins, &interfaces, programs)).collect()
+    KNOWN.iter().filter_map(|signature| signature.find(&pins, &interfaces, programs)).collect()
 }
 
-impl Known {
-    fn among(
+impl Signature {
+    fn find(
         &self,
         pins: &BTreeSet<String>,
         interfaces: &BTreeSet<String>,
         programs: &[String],
     ) -> Option<DataPlane> {
-        let ours = |name: &&String| self.prefixes.iter().any(|prefix| name.starts_with(prefix));
-        let programs: BTreeSet<&String> = programs.iter().filter(ours).collect();
-        let sorts: [(&str, Vec<&String>); 3] = [
+        let has_prefix =
+            |name: &&String| self.prefixes.iter().any(|prefix| name.starts_with(prefix));
+        let programs: BTreeSet<&String> = programs.iter().filter(has_prefix).collect();
+        let kinds: [(&str, Vec<&String>); 3] = [
             (
                 "interface",
                 interfaces.iter().filter(|it| self.interfaces.contains(&it.as_str())).collect(),
             ),
-            ("pinned map", pins.iter().filter(ours).collect()),
+            ("pinned map", pins.iter().filter(has_prefix).collect()),
             ("program", programs.into_iter().collect()),
         ];
-        let found: Vec<String> = sorts
+        let found: Vec<String> = kinds
             .into_iter()
-            .flat_map(|(sort, names)| {
-                names.into_iter().take(SHOWN).map(move |name| format!("{sort} {name}"))
+            .flat_map(|(kind, names)| {
+                names.into_iter().take(SHOWN).map(move |name| format!("{kind} {name}"))
             })
             .collect();
         (!found.is_empty()).then_some(DataPlane { name: self.name, found, look_at: self.look_at })
     }
 }
 
-/// Names of the entries below a directory; what cannot be read is not there.
+/// Adds the names of the entries below a directory. An unreadable directory counts as empty.
 fn names_below(directory: &Path, depth: usize, names: &mut BTreeSet<String>) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -94,7 +95,7 @@ fn names_below(directory: &Path, depth: usize, names: &mut BTreeSet<String>) {
 mod tests {
     use super::*;
 
-    /// A made-up `/sys`; removed again on drop.
+    /// A fake `/sys`, which is removed on drop.
     struct Root(std::path::PathBuf);
 
     impl Root {
@@ -111,7 +112,7 @@ mod tests {
 
     impl Drop for Root {
         fn drop(&mut self) {
-            // Nothing to do about a leftover in a temporary directory.
+            // A leftover in the temporary directory is harmless.
             let _ = fs::remove_dir_all(&self.0);
         }
     }
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn cilium_is_known_by_its_pinned_maps_alone() {
+    fn cilium_is_recognised_by_its_pinned_maps_alone() {
         let root = Root::new("cilium", &["sys/fs/bpf/tc/globals/cilium_ct4_global"]);
         let found = look(&root.0, &[]);
         assert_eq!(found[0].name, "Cilium");
@@ -130,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn calicos_interfaces_for_pods_do_not_make_a_bpf_data_plane() {
+    fn pod_interfaces_of_calico_alone_are_not_a_bpf_data_plane() {
         let root = Root::new("calico", &["sys/class/net/cali12345678901", "sys/class/net/eth0"]);
         assert!(names(&root, &["sd_fw_egress"]).is_empty());
         assert_eq!(names(&root, &["cali_tc_main"]), ["Calico eBPF"]);
     }
 
     #[test]
-    fn a_host_without_bpf_file_system_has_no_data_plane() {
+    fn a_host_without_a_bpf_file_system_has_no_data_plane() {
         let root = Root::new("plain", &["sys/class/net/lo"]);
         assert!(names(&root, &[]).is_empty());
     }

@@ -1,5 +1,5 @@
-//! What this machine offers a tracer, for `doctor`: found out by really attaching where that is
-//! allowed, and by rehearsing it where not.
+//! What can be traced on this machine, for `doctor`: found by attaching the hooks where that is permitted,
+//! and otherwise by a dry run.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -8,7 +8,7 @@ use rsttrace_core::event::SignalCoverage;
 
 use super::{
     attach::{AttachOptions, Kprobes, no_function},
-    choose::{Choice, Chooser, Hooks},
+    choose::{AttachPlanner, Choice, Hooks},
     live::OBJECT,
     manifest::{Manifest, Program},
     prepare::{Prepared, StartError, prepare},
@@ -23,26 +23,26 @@ pub struct Examination {
     /// `uname -r` and `uname -m`.
     pub kernel: String,
     pub architecture: String,
-    /// `/sys/kernel/btf/vmlinux` is there.
+    /// `/sys/kernel/btf/vmlinux` exists.
     pub btf: bool,
     pub kprobes: Kprobes,
     /// Tracing started, or why not.
     pub started: Result<(), StartError>,
-    /// What was attached, or would probably be; empty when not even that can be said.
+    /// What was attached, or would probably be attached; empty when the dry run is not possible either.
     pub choices: Vec<Choice>,
     pub look_ups: Vec<SignalCoverage>,
-    /// Modules of signals that this kernel does not have now.
+    /// Modules of signals that are neither loaded nor built in.
     pub absent_modules: BTreeSet<&'static str>,
 }
 
-/// Attaches everything, writes down what became of it, and detaches.
+/// Attaches everything, records the result, and detaches.
 pub fn examine(no_kprobes: bool) -> Examination {
     let kprobes = Kprobes::here(no_kprobes);
     let options = AttachOptions { kprobes, verbose: false, keep_openers: false, only: None };
     let names = function_names();
     let (started, choices) = match start(OBJECT, &options) {
         Ok(started) => (Ok(()), started.attached.choices),
-        Err(error) => (Err(error), rehearse(kprobes, &names)),
+        Err(error) => (Err(error), dry_run(kprobes, &names)),
     };
     let uname = rustix::system::uname();
     Examination {
@@ -57,7 +57,7 @@ pub fn examine(no_kprobes: bool) -> Examination {
     }
 }
 
-/// Functions of the kernel and its modules; their names are no secret where their addresses are.
+/// Functions of the kernel and its modules. Their names are readable even where the addresses are hidden.
 fn function_names() -> BTreeSet<String> {
     fs::read_to_string("/proc/kallsyms")
         .unwrap_or_default()
@@ -66,7 +66,8 @@ fn function_names() -> BTreeSet<String> {
         .collect()
 }
 
-/// A module that was built in has no directory unless it has parameters, but its functions are there.
+/// A built-in module has no directory in `/sys/module` unless it has parameters, but its functions are
+/// listed.
 fn absent_modules(names: &BTreeSet<String>) -> BTreeSet<&'static str> {
     let programs = Manifest::from_elf(OBJECT).map(|it| it.programs).unwrap_or_default();
     signal::ALL
@@ -84,24 +85,24 @@ fn absent_modules(names: &BTreeSet<String>) -> BTreeSet<&'static str> {
         .collect()
 }
 
-/// What would probably be attached by somebody who may.
-fn rehearse(kprobes: Kprobes, names: &BTreeSet<String>) -> Vec<Choice> {
+/// What would probably be attached by a process with permission.
+fn dry_run(kprobes: Kprobes, names: &BTreeSet<String>) -> Vec<Choice> {
     let symbols = SymbolTable::start().wait();
     let Ok(Prepared { manifest, facts }) = prepare(OBJECT, symbols.get()) else {
         return Vec::new();
     };
-    let rehearsal = Rehearsal { kprobes, names };
-    let mut chooser = Chooser::new(rehearsal, &manifest, &facts, kprobes == Kprobes::Use);
-    signal::ALL.iter().map(|signal| chooser.signal(signal)).collect()
+    let dry_run = DryRun { kprobes, names };
+    let mut planner = AttachPlanner::new(dry_run, &manifest, &facts, kprobes == Kprobes::Use);
+    signal::ALL.iter().map(|signal| planner.signal(signal)).collect()
 }
 
-/// Takes a kprobe on every function there is, and every tracepoint.
-struct Rehearsal<'a> {
+/// Accepts a kprobe on every function that exists, and every tracepoint.
+struct DryRun<'a> {
     kprobes: Kprobes,
     names: &'a BTreeSet<String>,
 }
 
-impl Hooks for Rehearsal<'_> {
+impl Hooks for DryRun<'_> {
     fn attach(&mut self, program: &Program) -> Result<()> {
         if program.way.is_kprobe() {
             self.kprobes.allowed()?;

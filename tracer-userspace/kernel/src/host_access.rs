@@ -1,5 +1,5 @@
-//! What user space may look at beside the hooks: names of kernel functions, other namespaces, other
-//! people's processes. Told like the hooks' signals.
+//! What user space reads beside the hooks: names of kernel functions, other network namespaces, processes
+//! of other users. Reported like the signals of the hooks.
 
 use std::{fs::File, io::Read as _, os::linux::fs::MetadataExt as _, path::Path};
 
@@ -7,42 +7,41 @@ use rsttrace_core::event::SignalCoverage;
 
 use super::permission::{CAP_SYS_ADMIN, CAP_SYS_PTRACE, Capabilities};
 
-/// Something user space looks up.
+/// Something that user space looks up.
 pub struct LookUp {
     pub id: &'static str,
     pub title: &'static str,
     /// Where it is read.
     pub from: &'static str,
-    /// What is lost without it.
+    /// What is missing without it.
     pub blind: &'static str,
     can: fn(&Path, Capabilities) -> bool,
 }
 
-/// Every look-up that can be refused.
+/// Every look-up that the kernel can refuse.
 pub const ALL: &[LookUp] = &[
     LookUp {
         id: "kernel_symbols",
-        title: "which kernel function did it",
+        title: "names of the kernel functions in a stack",
         from: "/proc/kallsyms",
-        blind: "kernel functions have no names here (kernel.kptr_restrict, or no CAP_SYSLOG): what \
-                aborted a socket, and which timer gave up, is not known",
+        blind: "names of kernel functions cannot be read (kernel.kptr_restrict, or no CAP_SYSLOG), so \
+                what aborted a socket and which timer expired are unknown",
         can: |root, _| shows_addresses(root),
     },
     LookUp {
         id: "namespaces",
         title: "limits, counters and IPVS services of other network namespaces",
         from: "setns(2)",
-        blind: "other network namespaces cannot be entered (no CAP_SYS_ADMIN, or their processes are \
-                hidden by a PID namespace): their limits, counters and IPVS services are missing from \
-                verdicts",
+        blind: "other network namespaces cannot be entered (no CAP_SYS_ADMIN, or a PID namespace hides \
+                their processes), so their limits, counters and IPVS services are missing from verdicts",
         can: |root, caps| caps.has(CAP_SYS_ADMIN) && sees_all_processes(root),
     },
     LookUp {
         id: "owners",
         title: "which process, container and pod holds a socket",
         from: "/proc/<pid>/fd",
-        blind: "other users' processes cannot be looked into (no CAP_SYS_PTRACE, or a PID namespace \
-                hides them): a socket's owner stays unknown unless its own call is seen",
+        blind: "processes of other users cannot be inspected (no CAP_SYS_PTRACE, or a PID namespace \
+                hides them), so the owner of a socket is unknown unless its own system call is traced",
         can: |root, caps| caps.has(CAP_SYS_PTRACE) && sees_all_processes(root),
     },
 ];
@@ -64,8 +63,8 @@ pub fn coverage() -> Vec<SignalCoverage> {
         .collect()
 }
 
-/// Whether `/proc/kallsyms` has an address other than 0 near its beginning: only absolute symbols,
-/// of which there are few, may truly be there.
+/// Whether the first 64 KiB of `/proc/kallsyms` have an address other than 0. A kernel that hides addresses
+/// shows all of them as 0; a real address of 0 belongs to an absolute symbol, and there are few of those.
 fn shows_addresses(root: &Path) -> bool {
     let mut head = Vec::new();
     let read = File::open(root.join("proc/kallsyms"))

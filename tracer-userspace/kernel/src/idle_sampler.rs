@@ -1,7 +1,7 @@
-//! Idle ages that connections survive, sampled from the kernel's list of sockets: nothing is hooked
-//! for it, because only a packet's arrival after a silence would tell, and there are millions of those.
+//! Idle periods that connections survive, sampled from the kernel's list of sockets. No hook is used,
+//! because it would have to run for every received packet, of which there are millions.
 //!
-//! Nothing is sampled until a connection to a service was reset from elsewhere after it had been idle.
+//! Nothing is sampled until a connection to a service was reset by another host after it had been idle.
 
 use std::{
     collections::HashMap,
@@ -23,24 +23,26 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::live::now;
 
-/// Services sampled at once; the newest is turned away, as its breaks are remembered anyway.
+/// Most services that are sampled at once. Further ones are ignored; their broken connections are recorded
+/// anyway.
 const WATCHES: usize = 32;
-/// Sockets looked at for each service.
+/// Most sockets that are read for each service.
 const SOCKETS: usize = 4096;
-/// Bounds of the pause between two looks: an eighth of the shortest silence that broke a connection.
-const OFTEN: Duration = Duration::from_millis(250);
-const SELDOM: Duration = Duration::from_secs(5);
-/// Shorter silences are the talk itself.
+/// Bounds of the interval between two samples, which is an eighth of the shortest idle period that broke a
+/// connection.
+const MIN_INTERVAL: Duration = Duration::from_millis(250);
+const MAX_INTERVAL: Duration = Duration::from_secs(5);
+/// Shorter pauses are part of the traffic.
 const IDLE: Nanos = 1_000_000_000;
-/// A report must say this much more than the last one.
+/// A period is reported if it exceeds the last reported one by this factor.
 const LONGER: f64 = 1.02;
 
-/// Which service to look after.
+/// A service to sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Watch {
     netns: u32,
     service: SocketAddr,
-    /// The sockets here are the service's own, not its clients'.
+    /// The sockets on this host are the service's own, not its clients'.
     is_local: bool,
     broke_after: Duration,
 }
@@ -66,20 +68,20 @@ impl IdleSampler {
         Ok(Self { watches, events })
     }
 
-    /// From now on looks after the connections like this one, which broke after a silence.
-    pub fn watch(&self, netns: u32, broken: Flow, silence: Nanos) {
-        if silence < IDLE {
+    /// Samples connections to the same service from now on, as this one broke after being idle for `idle`.
+    pub fn watch(&self, netns: u32, broken: Flow, idle: Nanos) {
+        if idle < IDLE {
             return;
         }
-        // The service's port is the lower one where neither side is known to listen.
+        // Neither side is known to listen, so the lower port is assumed to be the service's.
         let is_local = broken.src.port() < broken.dst.port();
         let service = if is_local { broken.src } else { broken.dst };
-        let broke_after = Duration::from_nanos(silence);
-        // Without the thread there is nobody to tell.
+        let broke_after = Duration::from_nanos(idle);
+        // Fails when the thread has ended, and then nothing is sampled.
         let _ = self.watches.send(Watch { netns, service, is_local, broke_after });
     }
 
-    /// Waits for a connection that survived longer than any before.
+    /// Waits for a connection that survived a longer idle period than any before.
     pub async fn next(&mut self) -> Event {
         match self.events.recv().await {
             Some(event) => event,
@@ -89,12 +91,12 @@ impl IdleSampler {
 }
 
 fn sample(host: &Host, requests: &mpsc::Receiver<Watch>, report: &UnboundedSender<Event>) {
-    let mut watched: Vec<(Watch, Silences)> = Vec::new();
+    let mut watched: Vec<(Watch, IdlePeriods)> = Vec::new();
     loop {
-        let pause = watched.iter().map(|(watch, _)| watch.broke_after / 8).min();
-        let request = match pause {
+        let interval = watched.iter().map(|(watch, _)| watch.broke_after / 8).min();
+        let request = match interval {
             None => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(pause) => requests.recv_timeout(pause.clamp(OFTEN, SELDOM)),
+            Some(interval) => requests.recv_timeout(interval.clamp(MIN_INTERVAL, MAX_INTERVAL)),
         };
         match request {
             Ok(new) => {
@@ -105,20 +107,20 @@ fn sample(host: &Host, requests: &mpsc::Receiver<Watch>, report: &UnboundedSende
                     let known = &mut watched[index].0;
                     known.broke_after = known.broke_after.min(new.broke_after);
                 } else if watched.len() < WATCHES {
-                    watched.push((new, Silences::default()));
+                    watched.push((new, IdlePeriods::default()));
                 }
                 continue;
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        for (watch, silences) in &mut watched {
+        for (watch, periods) in &mut watched {
             let Some(list) = host.sockets(watch.netns, watch.filter(), SOCKETS) else {
                 continue;
             };
             let ts = now();
-            let theirs = list.sockets.iter().filter(|socket| watch.concerns(socket));
-            if let Some(idle_s) = silences.look(ts, theirs) {
+            let sockets = list.sockets.iter().filter(|socket| watch.concerns(socket));
+            if let Some(idle_s) = periods.sample(ts, sockets) {
                 let body = Body::Survived { service: watch.service, idle_s };
                 if report.send(Event { ts, netns: watch.netns, body }).is_err() {
                     return;
@@ -143,44 +145,45 @@ impl Watch {
     }
 }
 
-/// When each socket was last heard of, by its inode.
+/// When each socket last received a packet, by the inode of the socket.
 #[derive(Default)]
-struct Silences {
-    looked: Nanos,
-    heard: HashMap<u64, Nanos>,
+struct IdlePeriods {
+    sampled: Nanos,
+    received: HashMap<u64, Nanos>,
     longest_s: f64,
 }
 
-impl Silences {
-    /// Takes a look; the longest silence that a connection has ended since the last look, if it says
-    /// more than what was told before. It was silent at the last look, so it is at least that long.
-    fn look<'a>(
+impl IdlePeriods {
+    /// Takes a sample. Returns the longest idle period in seconds that a connection has ended since the last
+    /// sample, if it is longer than those reported before. The connection was idle at the last sample, so the
+    /// period up to that sample is a lower bound.
+    fn sample<'a>(
         &mut self,
         now: Nanos,
         sockets: impl Iterator<Item = &'a SocketState>,
     ) -> Option<f64> {
-        let mut heard = HashMap::new();
+        let mut received = HashMap::new();
         let mut longest = 0;
         for socket in sockets {
             let Some(ages) = socket.ages else { continue };
             let age_ms = ages.data_received_ms.min(ages.ack_received_ms);
             let last = now.saturating_sub(u64::from(age_ms) * 1_000_000);
-            if let Some(before) = self.heard.get(&socket.inode)
-                && last > self.looked
+            if let Some(before) = self.received.get(&socket.inode)
+                && last > self.sampled
             {
-                longest = longest.max(self.looked.saturating_sub(*before));
+                longest = longest.max(self.sampled.saturating_sub(*before));
             }
-            heard.insert(socket.inode, last);
+            received.insert(socket.inode, last);
         }
-        self.looked = now;
-        self.heard = heard;
-        #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+        self.sampled = now;
+        self.received = received;
+        #[expect(clippy::cast_precision_loss, reason = "seconds to print")]
         let longest_s = longest as f64 / 1e9;
-        let says_more = longest >= IDLE && longest_s > self.longest_s * LONGER;
-        if says_more {
+        let is_longer = longest >= IDLE && longest_s > self.longest_s * LONGER;
+        if is_longer {
             self.longest_s = longest_s;
         }
-        says_more.then_some(longest_s)
+        is_longer.then_some(longest_s)
     }
 }
 
@@ -212,28 +215,28 @@ mod tests {
     }
 
     #[test]
-    fn a_silence_that_ended_between_two_looks_was_survived() {
-        let mut silences = Silences::default();
-        assert_eq!(silences.look(100 * SECOND, [socket(1, 4000)].iter()), None);
-        assert_eq!(silences.look(101 * SECOND, [socket(1, 100)].iter()), Some(4.0));
-        assert_eq!(silences.look(102 * SECOND, [socket(1, 1100)].iter()), None);
+    fn an_idle_period_that_ended_between_two_samples_was_survived() {
+        let mut periods = IdlePeriods::default();
+        assert_eq!(periods.sample(100 * SECOND, [socket(1, 4000)].iter()), None);
+        assert_eq!(periods.sample(101 * SECOND, [socket(1, 100)].iter()), Some(4.0));
+        assert_eq!(periods.sample(102 * SECOND, [socket(1, 1100)].iter()), None);
     }
 
     #[test]
-    fn a_silence_that_goes_on_or_ends_in_a_closed_socket_was_not() {
-        let mut silences = Silences::default();
-        assert_eq!(silences.look(100 * SECOND, [socket(1, 4000), socket(2, 9000)].iter()), None);
-        assert_eq!(silences.look(101 * SECOND, [socket(1, 5000)].iter()), None);
-        assert_eq!(silences.look(102 * SECOND, [socket(1, 6000), socket(2, 10)].iter()), None);
+    fn an_idle_period_that_continues_or_ends_with_the_socket_was_not_survived() {
+        let mut periods = IdlePeriods::default();
+        assert_eq!(periods.sample(100 * SECOND, [socket(1, 4000), socket(2, 9000)].iter()), None);
+        assert_eq!(periods.sample(101 * SECOND, [socket(1, 5000)].iter()), None);
+        assert_eq!(periods.sample(102 * SECOND, [socket(1, 6000), socket(2, 10)].iter()), None);
     }
 
     #[test]
-    fn only_more_than_before_is_told() {
-        let mut silences = Silences::default();
-        for (second, age_ms, told) in
+    fn only_a_longer_period_than_before_is_reported() {
+        let mut periods = IdlePeriods::default();
+        for (second, age_ms, reported) in
             [(100, 5000, None), (101, 0, Some(5.0)), (103, 2000, None), (104, 0, None)]
         {
-            assert_eq!(silences.look(second * SECOND, [socket(1, age_ms)].iter()), told);
+            assert_eq!(periods.sample(second * SECOND, [socket(1, age_ms)].iter()), reported);
         }
     }
 }

@@ -1,7 +1,9 @@
-//! The running kernel: what it has ([`btf`], [`symbols`]), what our object wants ([`manifest`]), how the
-//! two meet ([`plan`], [`facts`]), what we attach for which purpose and by which way ([`signal`],
-//! [`choose`], [`attach`], [`start`]), what else can be looked up ([`sight`]), and the stream of events
-//! ([`live`]).
+//! The running kernel.
+//!
+//! [`btf`] and [`symbols`] read the types and symbols of the kernel, and [`manifest`] reads what the eBPF
+//! object needs. [`resolve`] finds the values of these [`facts`]. [`signal`] lists what can be traced and the
+//! ways to attach to it; [`choose`], [`attach`] and [`start`] attach the best of these ways. [`host_access`]
+//! lists what else user space can read. [`live`] produces the stream of events.
 
 pub mod attach;
 pub mod btf;
@@ -12,12 +14,13 @@ pub mod examine;
 pub mod facts;
 pub mod host_access;
 mod idle_sampler;
+pub mod ipvs_layout;
 pub mod live;
 pub mod manifest;
 pub mod permission;
-pub mod plan;
 pub mod prepare;
 mod queries;
+pub mod resolve;
 mod running;
 pub mod signal;
 mod skipped_runs;

@@ -1,8 +1,8 @@
-//! The live source: ring buffer and host state to events, in time order.
+//! The live source: events from the ring buffer and from host state, in time order.
 //!
-//! Records of several CPUs are put in order within a short window, here and not in the correlator, so
-//! that a recorded stream has the order in which it was judged. What the correlator wants to know because
-//! of a record (`rsttrace_core::query`) is read from the host and follows that record in the stream.
+//! Records of several CPUs are sorted within a short window, here and not in the correlator, so that a
+//! recorded stream has the order that the correlator received. The host state that the correlator wants
+//! because of a record (`rsttrace_core::query`) follows that record in the stream.
 
 use std::{
     collections::BTreeMap,
@@ -49,16 +49,19 @@ pub use rsttrace_host::clock::{monotonic as now, wall};
 /// The eBPF object of this build; empty when it was built without `cargo xtask build`.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer"));
 
-/// Records of other CPUs are at most this late: a record is stamped, filled and committed in one go.
+/// Records of other CPUs are at most this late, because a program stamps, fills and submits a record in one
+/// run.
 const MERGE_WINDOW: Nanos = 20_000_000;
 
-/// `CONFIG_HZ` of most distributions, where the clock's resolution does not tell.
+/// `CONFIG_HZ` of most distributions, used if the host's tick rate cannot be read from the clock's
+/// resolution.
 const DEFAULT_HZ: u32 = 250;
 
-/// How often the kernel is asked which runs it skipped: before a case that may lack a record is judged.
+/// How often the numbers of skipped runs are read: soon enough to know of a skipped run before a case that
+/// may lack its record is judged.
 const READ_SKIPPED_RUNS_EVERY: Duration = Duration::from_millis(100);
 
-/// One load of the object: its programs stay attached as long as this lives.
+/// One load of the object. Its programs stay attached until this value is dropped.
 struct Part {
     ring: AsyncFd<RingBuf<MapData>>,
     counters: MapCounters,
@@ -99,7 +102,7 @@ fn skipped_by_program(ebpf: &Ebpf) -> impl Iterator<Item = (&str, u64)> {
 
 /// The running tracer.
 pub struct Live {
-    /// What was attached at the start, then what modules brought later.
+    /// The programs attached at the start, then those attached when modules were loaded.
     parts: Vec<Part>,
     skipped_runs: BTreeMap<String, u64>,
     skipped_runs_read: Option<Instant>,
@@ -116,7 +119,7 @@ pub struct Live {
 }
 
 impl Live {
-    /// Attaches everything this kernel can give.
+    /// Attaches every signal that this kernel supports.
     ///
     /// # Errors
     /// [`StartError`] when tracing cannot start at all.
@@ -146,7 +149,7 @@ impl Live {
         })
     }
 
-    /// The first event of the stream, and again when the coverage has changed.
+    /// The first event of the stream. It is sent again when the coverage has changed.
     pub fn session_event(&self) -> Event {
         Event {
             ts: now(),
@@ -155,7 +158,7 @@ impl Live {
         }
     }
 
-    /// Waits until the ring has records or the host has answered.
+    /// Waits until the ring has records or a query has been answered.
     ///
     /// # Errors
     /// When the ring buffer cannot be polled.
@@ -178,17 +181,17 @@ impl Live {
         Ok(())
     }
 
-    /// Takes in what modules brought or took away: the signals that changed, or `None` when nothing
-    /// did. The list is empty while hooks are on their way.
+    /// Applies changes caused by modules that were loaded or unloaded. Returns the signals whose coverage
+    /// changed, or `None` without any change. The list is empty while hooks are still being attached.
     ///
     /// # Errors
     /// When a new ring buffer cannot be polled.
     pub fn take_changes(&mut self) -> Result<Option<Vec<SignalCoverage>>> {
         let mut changed = Vec::new();
-        let mut coming = false;
+        let mut attaching = false;
         while let Ok(change) = self.changes.try_recv() {
             match change {
-                Change::Gone(id) => {
+                Change::Lost(id) => {
                     let blind = signal::ALL
                         .iter()
                         .find(|signal| signal.id == id)
@@ -200,11 +203,11 @@ impl Live {
                         attaching: false,
                     });
                 }
-                Change::Coming(ids) => {
+                Change::Attaching(ids) => {
                     for known in &mut self.session.coverage {
                         known.attaching |= ids.contains(&known.id.as_str());
                     }
-                    coming = true;
+                    attaching = true;
                 }
                 Change::Attached(attached) => {
                     changed.extend(attached.coverage());
@@ -219,21 +222,21 @@ impl Live {
                 known.clone_from(new);
             }
         }
-        Ok((coming || !changed.is_empty()).then_some(changed))
+        Ok((attaching || !changed.is_empty()).then_some(changed))
     }
 
-    /// The time up to which cases may be judged: when the ring was last emptied, unless the host still
-    /// owes answers.
+    /// The time up to which cases may be judged: when the ring was last emptied, or earlier while queries are
+    /// unanswered.
     pub fn settle_deadline(&self) -> Nanos {
-        // Not the clock: what happened since the ring was last emptied has not been looked at.
+        // Not the current time: records since the ring was last emptied have not been read.
         self.queries.answered_until(self.drained)
     }
 
-    /// Takes everything out of the ring and returns, in order, the events older than the merge window.
+    /// Empties the ring and returns, in order, the events older than the merge window.
     pub fn drain(&mut self) -> Vec<Event> {
         let mut fresh = Vec::new();
         self.drained = now();
-        // Records are copied out at once: the kernel's space is free again when the item drops.
+        // Records are copied at once, because dropping the item frees its space in the ring.
         for part in &mut self.parts {
             if let Some(log) = &mut part.log {
                 log.flush();
@@ -253,7 +256,7 @@ impl Live {
             for event in decoded {
                 match event {
                     Ok(Some(event)) => self.accept(event),
-                    // Of a packet that is not TCP's.
+                    // A record of a packet that is not TCP.
                     Ok(None) => {}
                     Err(_) => self.undecodable += 1,
                 }
@@ -262,7 +265,7 @@ impl Live {
         self.release(self.drained.saturating_sub(MERGE_WINDOW))
     }
 
-    /// Everything that is left, at the end.
+    /// Returns all remaining events, at the end.
     pub fn drain_remaining(&mut self) -> Vec<Event> {
         let mut events = self.drain();
         events.extend(self.release(Nanos::MAX));
@@ -270,13 +273,13 @@ impl Live {
     }
 
     fn release(&mut self, until: Nanos) -> Vec<Event> {
-        // Stable: host state has its record's time and stays behind it.
+        // A stable sort: host state has the time of its record and stays after it.
         self.pending.sort_by_key(|event| event.ts);
         let ready = self.pending.partition_point(|event| event.ts <= until);
         self.pending.drain(..ready).collect()
     }
 
-    /// Queues a record's event and has the host answer what the correlator wants to know because of it.
+    /// Queues a record's event and sends the queries that the correlator wants answered because of it.
     fn accept(&mut self, event: Event) {
         self.queries.note(&event);
         for query in wanted(&event) {
@@ -290,17 +293,17 @@ impl Live {
         self.pending.push(event);
     }
 
-    /// Nothing waits for the merge window or the host.
+    /// Whether no event waits for the merge window and no query is open.
     pub fn is_idle(&self) -> bool {
         self.pending.is_empty() && self.queries.is_idle()
     }
 
-    /// Records lost because the ring was full, all kinds.
+    /// Records of all kinds that were lost because the ring or a map was full.
     pub fn lost(&self) -> u64 {
         (0..=u32::from(KIND_LAST)).map(|kind| self.counter(COUNTER_LOST + kind)).sum()
     }
 
-    /// How often the kernel skipped each hook since the start, when that is more than at the last call.
+    /// How often the kernel skipped each hook since the start, if that has changed since the last call.
     pub fn newly_skipped_runs(&mut self) -> Option<&BTreeMap<String, u64>> {
         if self.skipped_runs_read.is_some_and(|at| at.elapsed() < READ_SKIPPED_RUNS_EVERY) {
             return None;
@@ -317,7 +320,7 @@ impl Live {
         Some(&self.skipped_runs)
     }
 
-    /// Kernel reads that failed, and records that could not be decoded.
+    /// Number of kernel reads that failed, and of records that could not be decoded.
     pub fn unreadable(&self) -> u64 {
         self.counter(COUNTER_UNREADABLE) + self.undecodable
     }
@@ -327,10 +330,10 @@ impl Live {
     }
 }
 
-/// The kernel's types took some 15 MB to resolve, scattered over the heap: glibc keeps that unless asked.
+/// Resolving the kernel's types took some 15 MB in many allocations, which glibc does not return by itself.
 fn give_back_memory() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: it takes no pointer, and only frees what is free.
+    // SAFETY: the call takes no pointer, and only returns memory that is already free.
     unsafe {
         libc::malloc_trim(0);
     }
@@ -342,7 +345,7 @@ fn session(host: &Host, coverage: Vec<SignalCoverage>) -> Session {
         let meta = std::fs::metadata(path).ok()?;
         u32::try_from(meta.st_ino()).ok()
     };
-    // A container does not show pid 1's: then ours is where a person stands.
+    // Without access to the namespace of pid 1, our own is used.
     let initial_netns =
         inode_of("/proc/1/ns/net").or_else(|| inode_of("/proc/self/ns/net")).unwrap_or(0);
     Session {

@@ -1,13 +1,13 @@
-//! What tracing needs to be allowed, checked before anything is attached.
+//! The permissions that tracing needs, checked before anything is attached.
 
 use std::{fs, path::Path};
 
-/// Why tracing is not possible; the first sentence is for the user.
+/// Why tracing is not possible. The text is printed to the user.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Exit code 3.
     Missing { capability: &'static str },
-    /// Exit code 3: root, but of a user namespace only.
+    /// Exit code 3: root in a user namespace other than the initial one.
     UserNamespace,
     /// Exit code 4.
     Lockdown,
@@ -18,17 +18,17 @@ impl std::fmt::Display for Refusal {
         match self {
             Self::Missing { capability } => write!(
                 f,
-                "{capability} is missing: run it as root, or grant cap_bpf,cap_perfmon (and \
+                "{capability} is missing: run rsttrace as root, or grant cap_bpf,cap_perfmon (and \
                  cap_sys_admin,cap_sys_ptrace,cap_syslog for other namespaces, socket owners and \
                  kernel symbols)"
             ),
             Self::UserNamespace => f.write_str(
-                "CAP_BPF is missing: root of a user namespace may not trace the kernel; run it as \
-                 root of the host",
+                "CAP_BPF is missing in the initial user namespace: run rsttrace as root of the host \
+                 (root of another user namespace may not trace the kernel)",
             ),
             Self::Lockdown => write!(
                 f,
-                "this kernel is locked down (confidentiality): eBPF programs may not read kernel \
+                "this kernel is locked down (confidentiality mode): eBPF programs may not read kernel \
                  memory, so no reset can be explained"
             ),
         }
@@ -48,7 +48,7 @@ const CAP_BPF: u32 = 39;
 pub struct Capabilities(u64);
 
 impl Capabilities {
-    /// What `/proc/self` says; everything where it cannot be read, because the kernel itself will refuse.
+    /// Read from `/proc/self`. All capabilities where that cannot be read: the kernel will refuse then.
     pub(super) fn of_this_process(root: &Path) -> Self {
         let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
         if in_user_namespace(&read("proc/self/uid_map")) {
@@ -85,7 +85,7 @@ fn in_user_namespace(uid_map: &str) -> bool {
 /// Checks capabilities and lockdown.
 ///
 /// # Errors
-/// [`Refusal`], naming what is missing.
+/// [`Refusal`], with the name of what is missing.
 pub fn check(root: &Path) -> Result<(), Refusal> {
     let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
     if in_user_namespace(&read("proc/self/uid_map"))
@@ -109,19 +109,19 @@ mod tests {
     }
 
     #[test]
-    fn only_the_initial_user_namespace_maps_everybody_to_themselves() {
+    fn only_the_initial_user_namespace_maps_every_user_to_itself() {
         assert!(!in_user_namespace("         0          0 4294967295\n"));
         assert!(in_user_namespace("         0       1000          1\n"));
         assert!(!in_user_namespace(""), "a kernel without user namespaces");
     }
 
     #[test]
-    fn sys_admin_alone_is_enough() {
+    fn cap_sys_admin_alone_is_enough() {
         assert_eq!(tracing("CapEff:\t0000000000200000\n"), Ok(()));
     }
 
     #[test]
-    fn bpf_without_perfmon_names_perfmon() {
+    fn cap_bpf_without_cap_perfmon_reports_cap_perfmon_missing() {
         assert_eq!(
             tracing("CapEff:\t0000008000000000\n"),
             Err(Refusal::Missing { capability: "CAP_PERFMON" })
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn no_capability_names_bpf() {
+    fn without_any_capability_cap_bpf_is_reported_missing() {
         assert_eq!(
             tracing("CapEff:\t0000000000000000\n"),
             Err(Refusal::Missing { capability: "CAP_BPF" })

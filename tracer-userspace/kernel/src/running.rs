@@ -1,4 +1,4 @@
-//! What decoding needs to know of the running kernel: its tick, its symbols, its names for reasons.
+//! What decoding needs from the running kernel: its tick rate, its symbols, and its reset reasons.
 
 use std::{cell::RefCell, collections::BTreeMap, path::Path};
 
@@ -6,24 +6,24 @@ use rsttrace_core::decode::Kernel;
 
 use super::symbols::KernelSymbols;
 
-/// What decoding needs to know of this kernel.
+/// The data of this kernel that decoding needs.
 pub struct RunningKernel {
     /// Jiffies per second.
     hz: u64,
-    /// Loaded in the background: it takes a while and is not needed for attaching.
+    /// Loaded in the background, because loading takes a while and attaching does not need it.
     symbols: SymbolTable,
-    /// What stacks passed since the last look that may be others by now.
+    /// Addresses of stacks since the last check that may belong to other modules by now.
     passed: RefCell<Passed>,
-    /// What was loaded when the symbols were read.
+    /// Modules that were loaded when the symbols were read.
     modules: Vec<String>,
     reasons: BTreeMap<u32, String>,
 }
 
 #[derive(Default)]
 struct Passed {
-    /// Modules, each with the highest address that was taken for its own.
+    /// Modules, each with the highest address that was attributed to it.
     modules: BTreeMap<String, u64>,
-    /// An address that no known function holds.
+    /// Whether an address belonged to no known function.
     unknown: bool,
 }
 
@@ -35,23 +35,23 @@ pub enum SymbolTable {
 }
 
 impl SymbolTable {
-    /// Starts reading them.
+    /// Starts loading the symbols.
     pub fn start() -> Self {
         Self::Loading(std::thread::spawn(|| KernelSymbols::load(Path::new("/"))))
     }
 
-    /// What is loaded now, and where: `ip_vs 258048 3 ip_vs_rr, Live 0xffffffffc0a00000`, without the
-    /// size and the users, which change.
+    /// Name and address of each loaded module. A line of `/proc/modules` is
+    /// `ip_vs 258048 3 ip_vs_rr, Live 0xffffffffc0a00000`; size and users are left out because they change.
     fn modules() -> Vec<String> {
         let text = std::fs::read_to_string("/proc/modules").unwrap_or_default();
-        let name_and_place = |line: &str| {
+        let name_and_address = |line: &str| {
             let mut words = line.split_whitespace();
             Some(format!("{} {}", words.next()?, words.nth(4)?))
         };
-        text.lines().filter_map(name_and_place).collect()
+        text.lines().filter_map(name_and_address).collect()
     }
 
-    /// Waits until they are read.
+    /// Waits until the symbols are loaded.
     pub fn wait(self) -> Self {
         match self {
             Self::Loading(thread) => match thread.join() {
@@ -62,7 +62,7 @@ impl SymbolTable {
         }
     }
 
-    /// The table, if it is read.
+    /// The symbols, if they are loaded.
     pub fn get(&self) -> Option<&KernelSymbols> {
         match self {
             Self::Loaded(symbols) => Some(symbols),
@@ -77,28 +77,30 @@ impl RunningKernel {
         Self { hz, symbols, passed: RefCell::default(), modules: SymbolTable::modules(), reasons }
     }
 
-    /// Decoding names functions, so it has to wait for the table.
+    /// Waits until the symbols are loaded, as decoding needs them for function names.
     pub fn wait_for_symbols(&mut self) {
         let loading = std::mem::replace(&mut self.symbols, SymbolTable::Unavailable);
         self.symbols = loading.wait();
     }
 
-    /// Reads the symbols anew when a stack led into a module that is elsewhere now, or into nothing known
-    /// and modules have come; whether it did. Reading takes a while, so a module that has not moved does
-    /// not ask for it; nor does one that has gone, whose last stacks the symbols at hand still name.
+    /// Reloads the symbols if a stack went through a module that has another address now, or through an
+    /// unknown address after the list of modules changed. Returns whether the symbols were reloaded.
+    /// Loading takes a while, so a module that has not moved does not cause it. Neither does a module that
+    /// was unloaded: the loaded symbols still name the functions of its last stacks.
     pub fn take_new_modules(&mut self) -> bool {
         let passed = self.passed.take();
         if passed.modules.is_empty() && !passed.unknown {
             return false;
         }
         let now = SymbolTable::modules();
-        // A function's end is not known, so what lies beyond a module's last one is taken for it: until
-        // another module is loaded there.
+        // The end of a function is not known, so addresses after the last function of a module are
+        // attributed to that function, until another module is loaded there.
         let moved = |(name, highest): (&String, &u64)| {
-            let Some(place) = place_of(&now, name) else { return false };
+            let Some(current) = address_of(&now, name) else { return false };
             let is_new = |module: &&String| !self.modules.contains(module);
-            let between = |new: u64| address(place).is_some_and(|own| own < new) && new <= *highest;
-            Some(place) != place_of(&self.modules, name)
+            let between =
+                |new: u64| parse_address(current).is_some_and(|own| own < new) && new <= *highest;
+            Some(current) != address_of(&self.modules, name)
                 || now.iter().filter(is_new).filter_map(|module| base_of(module)).any(between)
         };
         let unknown = passed.unknown && now != self.modules;
@@ -111,18 +113,18 @@ impl RunningKernel {
     }
 }
 
-/// Where a module is, in a list of names and places.
-fn place_of<'a>(modules: &'a [String], name: &str) -> Option<&'a str> {
+/// The address of a module in a list of names and addresses.
+fn address_of<'a>(modules: &'a [String], name: &str) -> Option<&'a str> {
     modules.iter().find_map(|module| module.strip_prefix(name)?.strip_prefix(' '))
 }
 
-fn address(place: &str) -> Option<u64> {
-    u64::from_str_radix(place.strip_prefix("0x")?, 16).ok()
+fn parse_address(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
 
-/// Where a module of such a list begins.
+/// The address in an entry of such a list.
 fn base_of(module: &str) -> Option<u64> {
-    address(module.split_once(' ')?.1)
+    parse_address(module.split_once(' ')?.1)
 }
 
 impl Kernel for RunningKernel {

@@ -1,59 +1,63 @@
-//! The signals: what we want to know of the kernel, and the ways to know it, best first.
+//! The signals that the kernel can be traced for, and the ways to attach to each, best first.
 //!
-//! The ELF says which programs exist and what they need; this list says which of them together make
-//! up a signal, and what stays invisible otherwise. `live` attaches from it and tells the gaps.
+//! The ELF file lists the programs and what each of them needs. The list below groups these programs into
+//! signals, and describes what is not traced without them. `live` attaches the programs of this list and
+//! reports the gaps.
 
 use std::path::Path;
 
-/// One thing worth knowing.
+/// One kind of kernel event, or one property of events, that can be traced.
 pub struct Signal {
     pub id: &'static str,
     pub title: &'static str,
     /// Tried in order; the first whose hooks all attach is used.
-    pub ways: &'static [Way],
-    /// The module its functions live in: it may be loaded later, and unloaded.
+    pub ways: &'static [AttachOption],
+    /// The kernel module of the hooked functions. It may be loaded and unloaded while we trace.
     pub module: Option<&'static str>,
-    /// What nobody can see when no way works.
+    /// What is not traced when no way works.
     pub blind: &'static str,
 }
 
 impl Signal {
-    /// What is not seen when no way works, and why, if its module is not there: then there is nothing to
-    /// see.
+    /// What is not traced when no way works. While the module is absent there is nothing to trace.
     pub fn unseen(&self, is_absent: impl Fn(&str) -> bool) -> String {
         match self.module.filter(|module| is_absent(module)) {
             Some(module) => {
-                format!("{module} is not loaded: nothing to see, and hooked as soon as it is")
+                format!(
+                    "{module} is not loaded, so there is nothing to trace; its hooks attach \
+                     automatically when it loads"
+                )
             }
             None => self.blind.into(),
         }
     }
 }
 
-/// Whether a module is neither loaded nor, as far as its directory tells, built in.
+/// Whether a module has no directory in `/sys/module`: it is not loaded, or built in without parameters.
 pub fn is_absent(module: &str) -> bool {
     !Path::new("/sys/module").join(module).exists()
 }
 
-/// A set of hooks that together give a signal.
-pub struct Way {
-    /// Hook names of the ELF; each is attached by the first of its programs that this kernel takes.
+/// A set of hooks that together provide a signal.
+pub struct AttachOption {
+    /// Hook names of the ELF. Of each hook's programs, the first that this kernel accepts is attached.
     pub hooks: &'static [&'static str],
-    /// A fact (see `manifest.rs`) that this kernel must have.
+    /// A fact (see [`crate::manifest`]) that this kernel must have.
     pub needs: Option<&'static str>,
-    /// It costs too much where a kprobe could be used as soon as its module is loaded.
+    /// Its cost is too high on a kernel with kprobes, where a kprobe can be attached once the module is
+    /// loaded.
     pub without_kprobes: bool,
-    /// What this way does not show, in a sentence.
+    /// What is not traced this way, as a sentence.
     pub blind: Option<&'static str>,
-    /// What it costs, where that is more than the rare event it waits for.
+    /// When its programs run, if that is more often than the rare event that the signal is about.
     pub cost: Option<&'static str>,
 }
 
-const fn way(hooks: &'static [&'static str]) -> Way {
-    Way { hooks, needs: None, without_kprobes: false, blind: None, cost: None }
+const fn way(hooks: &'static [&'static str]) -> AttachOption {
+    AttachOption { hooks, needs: None, without_kprobes: false, blind: None, cost: None }
 }
 
-impl Way {
+impl AttachOption {
     const fn needs(self, fact: &'static str) -> Self {
         Self { needs: Some(fact), ..self }
     }
@@ -68,51 +72,53 @@ impl Way {
     }
 }
 
-/// What no kernel shows us, whatever is attached.
+/// What cannot be traced on any kernel, whatever is attached.
 pub const NEVER_SEEN: &[&str] = &[
-    "resets merely forwarded between two other hosts: only those that this host sends or receives open \
-     an incident",
-    "packets that never reach the kernel's TCP: XDP, AF_XDP and DPDK, offloaded TCP, user-space stacks \
-     such as gVisor's",
-    "packets that a firewall rule drops without an answer, where kprobes are used: a timeout does not name \
-     the rule",
-    "what died before tracing began: such verdicts are inferred, or unknown",
-    "UDP, QUIC and SCTP: TCP only",
+    "resets that are only forwarded between two other hosts: an incident opens only for a reset that this \
+     host sends or receives",
+    "packets that never reach the kernel's TCP stack: XDP, AF_XDP and DPDK, offloaded TCP, user-space \
+     stacks such as gVisor's",
+    "packets that a firewall rule drops without an answer, where kprobes are used: the verdict of the \
+     timeout does not name the rule",
+    "sockets and table entries that ended before tracing began: verdicts that need them are inferred or \
+     unknown",
+    "UDP, QUIC and SCTP: only TCP is traced",
 ];
 
-/// Looking at every dropped packet.
-const EVERY_DROP: &str = "it looks at every packet that the kernel drops";
+/// The cost of a program on `kfree_skb`.
+const EVERY_DROP: &str = "the program checks every packet that the kernel drops";
 
-/// The second program where the kernel may leave the first one out.
-const CHANGES_OF_STATE: &[Way] = &[
+/// The backup program is needed where the kernel may skip a run of the first one.
+const CHANGES_OF_STATE: &[AttachOption] = &[
     way(&["inet_sock_set_state", "inet_sock_set_state_backup"])
         .needs("OFFSET_OF_bpf_prog_DOT_active"),
     way(&["inet_sock_set_state"]),
 ];
 
-/// Without one of these no reset can be seen at all.
+/// Without one of these no reset can be traced at all.
 pub const ESSENTIAL: [&str; 2] = ["reset_sent", "reset_received"];
 
-/// Every signal, in the order in which they are told.
+/// Every signal, in the order in which they are listed.
 pub const ALL: &[Signal] = &[
     Signal {
         id: "reset_sent",
-        title: "a reset leaves this host, and why",
+        title: "this host sends a reset, and why",
         module: None,
         ways: &[
-            // Tried in this order: those before 6.10 are older than preemptible tracepoints.
+            // The backup first: kernels before 6.10 do not need one, as their tracepoints are not
+            // preemptible.
             way(&["tcp_send_reset", "tcp_send_reset_backup"])
                 .needs("ARG_OF_btf_trace_tcp_send_reset_DOT_sk_rst_reason"),
             way(&["tcp_send_reset", "tcp_v4_send_reset", "tcp_v6_send_reset"]),
             way(&["tcp_send_reset", "tcp_v4_send_reset"])
-                .blind("IPv6 resets for packets without a socket are not seen"),
+                .blind("IPv6 resets for packets without a socket are not traced"),
             way(&["tcp_send_reset"]).blind(
-                "resets for packets without a socket are not seen (this kernel's tracepoint leaves \
-                 them out, and it has no kprobes): lost IPVS and conntrack state looks like a remote \
+                "resets for packets without a socket are not traced (this kernel's tracepoint omits \
+                 them, and there are no kprobes), so lost IPVS and conntrack state looks like a remote \
                  reset",
             ),
         ],
-        blind: "resets that this host sends are not seen",
+        blind: "resets that this host sends are not traced",
     },
     Signal {
         id: "reset_received",
@@ -121,29 +127,30 @@ pub const ALL: &[Signal] = &[
         ways: &[
             way(&["tcp_reset"]).needs("ARG_OF_tcp_reset_DOT_sk_buff"),
             way(&["tcp_receive_reset"]).blind(
-                "the ACK bit and TTL of a received reset are not readable: peer_aborted and \
-                 peer_state_lost cannot be told apart",
+                "the ACK bit and TTL of a received reset cannot be read, so peer_aborted and \
+                 peer_state_lost become unknown",
             ),
         ],
-        blind: "resets that sockets of this host receive are not seen",
+        blind: "resets that sockets of this host receive are not traced",
     },
     Signal {
         id: "socket_error",
-        title: "a socket is given an error",
+        title: "a socket is closed with an error (sk_err)",
         module: None,
         ways: CHANGES_OF_STATE,
-        blind: "timeouts are not seen: keepalive_exhausted, retransmission_timeout, user_timeout",
+        blind: "connection timeouts are not traced, so keepalive_exhausted, retransmission_timeout and \
+                user_timeout are not reported",
     },
     Signal {
         id: "socket_end",
-        title: "who closed a connection",
+        title: "which task closed a connection",
         module: None,
         ways: CHANGES_OF_STATE,
-        blind: "who closed a connection before a later packet met nothing is not known",
+        blind: "the task that closed a connection is unknown when a later packet finds no socket",
     },
     Signal {
         id: "ipvs_end",
-        title: "an IPVS entry ends",
+        title: "an IPVS connection entry ends",
         module: Some("ip_vs"),
         ways: &[
             way(&["ip_vs_conn_expire", "ip_vs_conn_expire_now"])
@@ -151,53 +158,53 @@ pub const ALL: &[Signal] = &[
             way(&["timer_expire_entry"])
                 .needs("ADDRESS_OF_ip_vs_conn_expire")
                 .only_without_kprobes()
-                .cost("it runs, and compares one pointer, whenever any kernel timer expires")
+                .cost("the program runs and compares one pointer whenever any kernel timer expires")
                 .blind(
-                "IPVS entries that end by a server's removal or the drop_entry defence are not seen, \
-                 only those that run out",
+                "only IPVS entries that expire are traced, not those that end because a real server was \
+                 removed or by the drop_entry defence",
             ),
         ],
-        blind: "IPVS entries ending are not seen (ip_vs is not loaded, or cannot be hooked): \
+        blind: "the end of an IPVS entry is not traced (ip_vs is not loaded, or cannot be hooked), so \
                 ipvs_idle_expired can only be inferred",
     },
     Signal {
         id: "ipvs_no_server",
-        title: "an IPVS service has no server for a connection",
+        title: "an IPVS service has no real server for a new connection",
         module: Some("ip_vs"),
         ways: &[way(&["ip_vs_leave"]).needs("OFFSET_OF_ip_vs_service_DOT_port")],
-        blind: "connections that IPVS refuses for want of a server are not seen (ip_vs is not loaded, or \
-                cannot be hooked): no_backend looks like connection_refused",
+        blind: "connections that IPVS refuses because it has no real server are not traced (ip_vs is not \
+                loaded, or cannot be hooked), so no_backend looks like connection_refused",
     },
     Signal {
         id: "ipvs_server_removed",
-        title: "a real server is taken out of an IPVS service, and by whom",
+        title: "a real server is removed from an IPVS service, and by which task",
         module: Some("ip_vs"),
         ways: &[
             way(&["__ip_vs_del_dest", "kfree_skb"])
                 .needs("OFFSET_OF_ip_vs_dest_DOT_vaddr")
                 .cost(
-                    "for an hour after a removal without vs/expire_nodest_conn it looks at every packet \
-                     that the kernel drops",
+                    "for one hour after a real server is removed while vs/expire_nodest_conn is 0, the \
+                     program checks every packet that the kernel drops",
                 ),
             way(&["__ip_vs_del_dest"]).needs("OFFSET_OF_ip_vs_dest_DOT_vaddr").blind(
-                "packets that IPVS drops for a removed server are not seen: ends that are both elsewhere \
-                 are not told of it",
+                "packets that IPVS drops because their real server was removed are not traced, so \
+                 nothing is reported when both ends of the connection are on other hosts",
             ),
         ],
-        blind: "who takes real servers out of IPVS is not seen (ip_vs is not loaded, or cannot be hooked): \
-                ipvs_server_removed can only be correlated",
+        blind: "the removal of a real server from IPVS is not traced (ip_vs is not loaded, or cannot be \
+                hooked), so ipvs_server_removed can only be correlated",
     },
     Signal {
         id: "conntrack_end",
-        title: "a conntrack entry ends, and by whom",
+        title: "a conntrack entry ends, and what ended it",
         module: Some("nf_conntrack"),
         ways: &[way(&["nf_ct_delete"])],
-        blind: "conntrack entries ending are not seen: conntrack_idle_expired and conntrack_deleted \
-                cannot be told",
+        blind: "the end of a conntrack entry is not traced, so conntrack_idle_expired can only be \
+                inferred and conntrack_deleted becomes unknown",
     },
     Signal {
         id: "conntrack_full",
-        title: "a full conntrack table drops a packet",
+        title: "a packet is dropped because the conntrack table is full",
         module: Some("nf_conntrack"),
         ways: &[
             way(&["early_drop", "kfree_skb"]),
@@ -206,50 +213,52 @@ pub const ALL: &[Signal] = &[
                 .only_without_kprobes()
                 .cost(EVERY_DROP)
                 .blind(
-                    "a full conntrack table is told from a DROP rule by the table's count only",
+                    "only the table's entry count distinguishes a full conntrack table from a DROP \
+                     rule",
                 ),
         ],
-        blind: "packets dropped by a full conntrack table are not seen",
+        blind: "packets dropped because the conntrack table is full are not traced",
     },
     Signal {
         id: "conntrack_invalid",
-        title: "conntrack judges a packet of a translated connection INVALID",
+        title: "conntrack marks a packet of a connection with NAT as INVALID",
         module: Some("nf_conntrack"),
         ways: &[way(&["nf_ct_l4proto_log_invalid"])],
-        blind: "packets that conntrack judges INVALID are not seen: conntrack_invalid cannot be told",
+        blind: "packets that conntrack marks INVALID are not traced, so conntrack_invalid becomes \
+                unknown",
     },
     Signal {
         id: "conntrack_clash",
         title: "NAT finds no free tuple for a new connection",
         module: Some("nf_conntrack"),
         ways: &[way(&["nf_ct_resolve_clash", "nf_ct_resolve_clash_return"])],
-        blind: "packets dropped because NAT found no free port are not seen: nat_port_exhausted \
-                cannot be told",
+        blind: "packets dropped because NAT found no free port are not traced, so nat_port_exhausted \
+                becomes unknown",
     },
     Signal {
         id: "firewall_reset",
-        title: "an IPv4 firewall rule answers with a reset or an ICMP error",
+        title: "an IPv4 firewall rule rejects a packet with a reset or an ICMP error",
         module: Some("nf_reject_ipv4"),
         ways: &[way(&["nf_send_reset", "nf_send_unreach"]), FIREWALL_BY_DROP],
-        blind: "rejects by IPv4 firewall rules are not seen (no reject rule has loaded nf_reject_ipv4)",
+        blind: "rejects by IPv4 firewall rules are not traced (no reject rule has loaded nf_reject_ipv4)",
     },
     Signal {
         id: "firewall_reset6",
-        title: "an IPv6 firewall rule answers with a reset or an ICMP error",
+        title: "an IPv6 firewall rule rejects a packet with a reset or an ICMP error",
         module: Some("nf_reject_ipv6"),
         ways: &[way(&["nf_send_reset6", "nf_send_unreach6"]), FIREWALL_BY_DROP],
-        blind: "rejects by IPv6 firewall rules are not seen (no reject rule has loaded nf_reject_ipv6)",
+        blind: "rejects by IPv6 firewall rules are not traced (no reject rule has loaded nf_reject_ipv6)",
     },
 ];
 
-/// The one way to a firewall's answer without kprobes.
-const FIREWALL_BY_DROP: Way = way(&["kfree_skb_netfilter"])
+/// The only way to trace a firewall's answer without kprobes.
+const FIREWALL_BY_DROP: AttachOption = way(&["kfree_skb_netfilter"])
     .needs("VALUE_OF_skb_drop_reason_DOT_SKB_DROP_REASON_NETFILTER_DROP")
     .only_without_kprobes()
     .cost(EVERY_DROP)
     .blind(
-        "a firewall's reset or ICMP error is inferred from the drop of the packet it answers, and only \
-         when its receiver is on this host",
+        "a firewall's reset or ICMP error is inferred from the drop of the packet that it answers, and \
+         only when the receiver of the reset or ICMP error is on this host",
     );
 
 #[cfg(test)]
@@ -259,10 +268,10 @@ mod tests {
     use super::*;
     use crate::{live::OBJECT, manifest::Manifest};
 
-    /// `None` in a build without the object, which `cargo xtask test` never is.
+    /// `None` in a build without the object. `cargo xtask test` always has it.
     fn manifest() -> Option<Manifest> {
         if OBJECT.is_empty() {
-            eprintln!("no eBPF object in this build: nothing to compare");
+            eprintln!("skipped: no eBPF object in this build");
             return None;
         }
         Some(Manifest::from_elf(OBJECT).expect("the object's names follow the grammar"))
@@ -274,14 +283,14 @@ mod tests {
         let hooks: BTreeSet<&str> = manifest.programs.iter().map(|p| p.hook.as_str()).collect();
         let named: BTreeSet<&str> =
             ALL.iter().flat_map(|s| s.ways).flat_map(|way| way.hooks).copied().collect();
-        let lonely: Vec<_> = hooks.difference(&named).collect();
+        let unused: Vec<_> = hooks.difference(&named).collect();
         let missing: Vec<_> = named.difference(&hooks).collect();
-        assert!(lonely.is_empty(), "hooks that no signal in this file names: {lonely:?}");
+        assert!(unused.is_empty(), "hooks that no signal in this file names: {unused:?}");
         assert!(missing.is_empty(), "hooks that signals name and the object lacks: {missing:?}");
     }
 
     #[test]
-    fn every_signal_a_cause_needs_is_one_of_these() {
+    fn every_signal_that_a_cause_needs_is_listed() {
         for cause in rsttrace_core::causes::ALL {
             for need in cause.doc.detections.iter().flat_map(|detection| detection.needs) {
                 let looked_up = crate::host_access::ALL.iter().map(|it| it.id);
@@ -292,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fact_a_way_needs_is_a_fact_of_the_object() {
+    fn every_fact_that_a_way_needs_is_in_the_object() {
         let Some(manifest) = manifest() else { return };
         let facts: BTreeSet<&str> = manifest.facts.iter().map(|f| f.symbol.as_str()).collect();
         for needed in ALL.iter().flat_map(|s| s.ways).filter_map(|way| way.needs) {

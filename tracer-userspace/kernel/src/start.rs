@@ -1,4 +1,4 @@
-//! From nothing to attached hooks, for whoever traces.
+//! Checks permissions, resolves facts and attaches hooks: the start of every tracing command.
 
 use std::{collections::BTreeMap, io::ErrorKind};
 
@@ -12,7 +12,7 @@ use super::{
     signal,
 };
 
-/// Attached hooks, and what was learnt on the way.
+/// Attached hooks, and what was read from the kernel for them.
 pub struct Started {
     pub attached: Attached,
     pub symbols: SymbolTable,
@@ -20,40 +20,40 @@ pub struct Started {
     pub reasons: BTreeMap<u32, String>,
 }
 
-/// Attaches everything this kernel can give.
+/// Attaches every signal that this kernel supports.
 ///
 /// # Errors
 /// [`StartError`] when tracing cannot start at all.
 pub fn start(object: &[u8], options: &AttachOptions) -> Result<Started, StartError> {
     check_permission()?;
     let symbols = SymbolTable::start();
-    // Addresses are only needed for the way without kprobes; waiting for them costs time.
+    // Symbol addresses are only needed where kprobes are not used, and loading them takes time.
     let symbols = if options.kprobes == Kprobes::Use { symbols } else { symbols.wait() };
     let Prepared { manifest, facts } = prepare(object, symbols.get())?;
     let reasons = facts.reason_names("sk_rst_reason").cloned().unwrap_or_default();
     let attached = attach(object, &manifest, &facts, options).map_err(refusal)?;
-    if !attached.coverage().any(|coverage| shows_resets(&coverage)) {
+    if !attached.coverage().any(|coverage| traces_resets(&coverage)) {
         let refused: Vec<_> =
             attached.refused.iter().map(|it| format!("{}: {}", it.program, it.why)).collect();
         return Err(StartError::Unsupported(anyhow!(
-            "no hook that sees a reset could be attached to this kernel: {}",
+            "no hook that traces resets could be attached to this kernel: {}",
             refused.join("; ")
         )));
     }
     Ok(Started { attached, symbols, reasons })
 }
 
-/// A namespace or a seccomp filter can forbid what the capabilities allow.
+/// A namespace, a seccomp filter or a security module can forbid what the capabilities allow.
 fn refusal(error: anyhow::Error) -> StartError {
     match io_kind(&error) {
         Some(ErrorKind::PermissionDenied) => StartError::NotPermitted(error.context(
-            "this process may not load eBPF programs, whatever its capabilities say (a container's \
-             seccomp filter, or a security module)",
+            "this process may not load eBPF programs despite its capabilities (check the container's \
+             seccomp filter and the security modules)",
         )),
         _ => StartError::Internal(error),
     }
 }
 
-fn shows_resets(coverage: &SignalCoverage) -> bool {
+fn traces_resets(coverage: &SignalCoverage) -> bool {
     signal::ESSENTIAL.contains(&coverage.id.as_str()) && coverage.way.is_some()
 }

@@ -6,13 +6,13 @@ use std::{
     path::Path,
 };
 
-/// No function is longer, so an address this far behind a symbol belongs to something unnamed.
+/// No function is longer, so an address this far after a symbol belongs to code without a symbol.
 const LONGEST_FUNCTION: u64 = 1 << 20;
 
 /// `/proc/kallsyms`, read once.
 ///
-/// There are more than 100,000 symbols and the first start in an emulated machine should not take
-/// seconds: the file is kept as it is and the index holds positions in it.
+/// There are more than 100,000 symbols, and a start on an emulated machine should not take seconds. The file
+/// is therefore kept as read, and the index holds positions in it.
 pub struct KernelSymbols {
     text: Vec<u8>,
     /// Sorted by address; symbols of one address stay in the file's order.
@@ -23,7 +23,7 @@ pub struct KernelSymbols {
 #[derive(Clone, Copy)]
 struct Symbol {
     address: u64,
-    /// Where the name begins in the text.
+    /// Position of the name in the text.
     start: u32,
     len: u16,
     is_code: bool,
@@ -34,12 +34,13 @@ struct Symbol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Function<'a> {
     pub name: &'a str,
-    /// Its place may have been another function's when the symbols were read: modules come and go.
+    /// The module of the function. Modules are loaded and unloaded, so the address may have belonged to
+    /// another function when the symbols were read.
     pub module: Option<&'a str>,
 }
 
 impl KernelSymbols {
-    /// Reads `<root>/proc/kallsyms`; `root` is `/` but in tests.
+    /// Reads `<root>/proc/kallsyms`; `root` is `/` except in tests.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -47,7 +48,7 @@ impl KernelSymbols {
         Self::read(File::open(root.join("proc/kallsyms"))?)
     }
 
-    /// Reads text of the form of `/proc/kallsyms`. Lines of another form are skipped.
+    /// Reads text in the format of `/proc/kallsyms`. Other lines are skipped.
     ///
     /// # Errors
     /// If the reader fails.
@@ -60,14 +61,14 @@ impl KernelSymbols {
             symbols.extend(Symbol::parse(line, start));
             start += line.len() + 1;
         }
-        // The kernel shows every address as 0 to readers whom it does not trust.
+        // The kernel shows every address as 0 to a reader without permission.
         let restricted = symbols.iter().all(|symbol| symbol.address == 0);
         symbols.sort_by_key(|symbol| symbol.address);
         Ok(Self { text, symbols, restricted })
     }
 
-    /// Whether the kernel withholds addresses (`kernel.kptr_restrict`, or no `CAP_SYSLOG`); then
-    /// there are names but no answer to any question here.
+    /// Whether the kernel hides addresses (`kernel.kptr_restrict`, or no `CAP_SYSLOG`). Then names are
+    /// known but every look-up here returns `None`.
     pub fn restricted(&self) -> bool {
         self.restricted
     }
@@ -84,7 +85,7 @@ impl KernelSymbols {
         if address - nearest >= LONGEST_FUNCTION {
             return None;
         }
-        // Of several names for one address the first is as good as any, but data is no function.
+        // Any of several names for one address will do, but only code is a function.
         let symbol = before
             .iter()
             .rev()
@@ -95,8 +96,8 @@ impl KernelSymbols {
         Some(Function { name: self.name(symbol)?, module })
     }
 
-    /// The address of a symbol of any type. `None` if it is absent, withheld, or if several
-    /// symbols of this name have different addresses: a wrong address would mislead quietly.
+    /// The address of a symbol of any type. `None` if the symbol is missing, if its address is hidden, or if
+    /// several symbols of this name have different addresses: a wrong address would go unnoticed.
     pub fn address(&self, name: &str) -> Option<u64> {
         if self.restricted {
             return None;
@@ -119,7 +120,7 @@ impl KernelSymbols {
         std::str::from_utf8(self.bytes(symbol)?).ok()
     }
 
-    /// What stands in brackets behind the name.
+    /// The module name, which stands in brackets after the symbol's name.
     fn module(&self, symbol: &Symbol) -> Option<&str> {
         let behind = self.text.get(symbol.start as usize + usize::from(symbol.len)..)?;
         let line = behind.split(|byte| *byte == b'\n').next()?;
@@ -129,8 +130,8 @@ impl KernelSymbols {
 }
 
 impl Symbol {
-    /// Reads `ffffffff81000000 T name` with an optional tab and `[module]`. `start` is the line's
-    /// position in the text.
+    /// Parses `ffffffff81000000 T name`, optionally followed by a tab and `[module]`. `start` is the
+    /// position of the line in the text.
     fn parse(line: &[u8], start: usize) -> Option<Self> {
         let digits = line.iter().take_while(|byte| **byte != b' ').count();
         let mut address = 0_u64;
@@ -195,7 +196,7 @@ ffffffffc0000200 t helper\t[nf_nat]
     }
 
     #[test]
-    fn data_and_far_away_addresses_belong_to_no_function() {
+    fn data_and_addresses_far_from_a_symbol_belong_to_no_function() {
         let symbols = symbols(TEXT);
         assert_eq!(name(&symbols, 0xffff_ffff_8100_3008), None);
         assert_eq!(name(&symbols, 0xffff_ffff_c000_0200 + LONGEST_FUNCTION), None);
@@ -218,7 +219,7 @@ ffffffffc0000200 t helper\t[nf_nat]
     }
 
     #[test]
-    fn withheld_addresses_answer_nothing() {
+    fn with_hidden_addresses_no_symbol_is_found() {
         let symbols = symbols("0000000000000000 T _stext\n0000000000000000 t tcp_done\n");
         assert!(symbols.restricted());
         assert_eq!(name(&symbols, 0), None);
@@ -226,7 +227,7 @@ ffffffffc0000200 t helper\t[nf_nat]
     }
 
     #[test]
-    fn lines_of_another_form_are_skipped() {
+    fn lines_in_another_format_are_skipped() {
         let symbols = symbols(
             "\n\nffffffff81000000\nffffffff81000000 T\nffffffff81000000 T \nxyz T a\n\
              10000000000000000 T b\n1 TT c\nffffffff81000000 T good",

@@ -1,5 +1,5 @@
-//! Modules come and go: ip_vs, nf_conntrack and the reject modules are often loaded long after us. A
-//! thread looks at `/proc/modules` and attaches what has become possible.
+//! Watches for modules: ip_vs, nf_conntrack and the reject modules are often loaded long after tracing
+//! began. A thread reads `/proc/modules` and attaches the hooks of new modules.
 
 use std::{collections::BTreeSet, fs, path::Path, thread, time::Duration};
 
@@ -14,22 +14,22 @@ use super::{
     symbols::KernelSymbols,
 };
 
-/// A new module is hooked within a second: this, and the time to load the programs. Well below the
-/// correlator's wait, so that a verdict knows of a module that came just before.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A new module is hooked within a second, which includes this interval and the time to load the programs.
+/// The interval is well below the correlator's wait, so that a verdict accounts for a module loaded just
+/// before.
+const CHECK_EVERY: Duration = Duration::from_millis(100);
 
-/// What changed.
+/// A change of coverage.
 pub enum Change {
-    /// The modules of these signals are there; their hooks are being attached.
-    Coming(Vec<&'static str>),
-    /// Signals that are covered from now on.
+    /// The modules of these signals were loaded, and their hooks are being attached.
+    Attaching(Vec<&'static str>),
+    /// Programs of signals that are covered from now on.
     Attached(Box<Attached>),
-    /// The hooks of this signal went with their module, or could not be attached.
-    Gone(&'static str),
+    /// The hooks of this signal were lost with their module, or could not be attached.
+    Lost(&'static str),
 }
 
-/// Starts watching. `coverage` is what is attached already; the thread ends when the receiver is
-/// dropped.
+/// Starts watching. `coverage` is what is attached already. The thread ends when the receiver is dropped.
 ///
 /// # Errors
 /// When no thread can be started.
@@ -38,9 +38,9 @@ pub fn watch(
     options: &AttachOptions,
     coverage: &[SignalCoverage],
 ) -> Result<UnboundedReceiver<Change>> {
-    let (tell, changes) = unbounded_channel();
+    let (sender, changes) = unbounded_channel();
     let covered = coverage.iter().filter(|s| s.way.is_some()).map(|s| s.id.clone()).collect();
-    let watcher = Watcher { object, options: options.clone(), covered, loaded: loaded(), tell };
+    let watcher = Watcher { object, options: options.clone(), covered, loaded: loaded(), sender };
     thread::Builder::new()
         .name("rsttrace-modules".into())
         .spawn(move || watcher.run())
@@ -53,7 +53,7 @@ fn loaded() -> BTreeSet<String> {
     fs::read_to_string("/proc/modules")
         .unwrap_or_default()
         .lines()
-        // "name size users by state address": a module still coming has no symbols to hook.
+        // "name size users by state address": a module that is still loading has no symbols to hook.
         .filter(|line| line.contains(" Live "))
         .filter_map(|line| line.split(' ').next().map(str::to_owned))
         .collect()
@@ -64,37 +64,37 @@ struct Watcher {
     options: AttachOptions,
     covered: BTreeSet<String>,
     loaded: BTreeSet<String>,
-    tell: UnboundedSender<Change>,
+    sender: UnboundedSender<Change>,
 }
 
 impl Watcher {
     fn run(mut self) {
-        while !self.tell.is_closed() {
-            thread::sleep(LOOK_EVERY);
+        while !self.sender.is_closed() {
+            thread::sleep(CHECK_EVERY);
             let now = loaded();
-            let came: Vec<String> = now.difference(&self.loaded).cloned().collect();
-            let went: Vec<String> = self.loaded.difference(&now).cloned().collect();
+            let added: Vec<String> = now.difference(&self.loaded).cloned().collect();
+            let removed: Vec<String> = self.loaded.difference(&now).cloned().collect();
             self.loaded = now;
-            for signal in signals_in(&went) {
+            for signal in signals_in(&removed) {
                 if self.covered.remove(signal) {
-                    self.say(Change::Gone(signal));
+                    self.send(Change::Lost(signal));
                 }
             }
             let new: Vec<&'static str> =
-                signals_in(&came).filter(|id| !self.covered.contains(*id)).collect();
+                signals_in(&added).filter(|id| !self.covered.contains(*id)).collect();
             if !new.is_empty() {
-                // A verdict that rests on "nobody here sent it" has to wait for these.
-                self.say(Change::Coming(new.clone()));
+                // A verdict that assumes that this host did not send the reset has to wait for these.
+                self.send(Change::Attaching(new.clone()));
                 self.attach(new);
             }
         }
     }
 
-    /// A failure leaves the signals uncovered, and says so again.
+    /// After a failure the signals are not covered, and are reported as lost.
     fn attach(&mut self, only: Vec<&'static str>) {
         let wanted = only.clone();
         if self.try_attach(only).is_none() {
-            wanted.into_iter().for_each(|signal| self.say(Change::Gone(signal)));
+            wanted.into_iter().for_each(|signal| self.send(Change::Lost(signal)));
         }
     }
 
@@ -106,13 +106,13 @@ impl Watcher {
         let options = AttachOptions { only: Some(only), ..self.options.clone() };
         let attached = attach(self.object, &prepared.manifest, &prepared.facts, &options).ok()?;
         self.covered.extend(attached.coverage().filter(|s| s.way.is_some()).map(|s| s.id));
-        self.say(Change::Attached(Box::new(attached)));
+        self.send(Change::Attached(Box::new(attached)));
         Some(())
     }
 
-    fn say(&self, change: Change) {
-        // Nobody listens any more: the loop above ends at its next turn.
-        let _ = self.tell.send(change);
+    fn send(&self, change: Change) {
+        // Fails when the receiver was dropped, and then the loop above ends.
+        let _ = self.sender.send(change);
     }
 }
 

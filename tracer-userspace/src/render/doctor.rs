@@ -97,7 +97,7 @@ fn machine(page: &mut Page, diagnosis: &Diagnosis) {
 fn kprobes(diagnosis: &Diagnosis) -> &'static str {
     match diagnosis.kprobes {
         Kprobes::Use => "kprobes",
-        Kprobes::SwitchedOff => "kprobes disabled with --no-kprobes",
+        Kprobes::Disabled => "kprobes disabled with --no-kprobes",
         Kprobes::Missing => "no kprobes",
     }
 }

@@ -1,4 +1,4 @@
-//! Hand-made BTF for this module's and its neighbours' tests.
+//! Builds BTF for tests.
 
 use super::{format::*, *};
 

@@ -1,30 +1,30 @@
-//! How types lie in bytes.
+//! The binary format of BTF.
 
 use std::{fmt, ops::Range};
 
 use super::TypeId;
 
-/// Why bytes are not usable BTF. Offsets are in bytes from the start of the file.
+/// Why bytes are not valid BTF. Offsets are in bytes from the start of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BtfError {
-    /// The header is not one that this reader understands.
+    /// The header is invalid or unsupported.
     Header(&'static str),
     /// A type reaches past the end of the type section.
     Truncated { type_id: TypeId, offset: usize },
-    /// A kind newer than this reader; its length is unknown, so nothing behind it can be found.
+    /// A kind newer than this reader. Its length is unknown, so the types after it cannot be found.
     UnknownKind { type_id: TypeId, offset: usize, kind: u8 },
 }
 
 impl fmt::Display for BtfError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Header(problem) => write!(f, "not usable BTF: {problem}"),
+            Self::Header(problem) => write!(f, "invalid BTF: {problem}"),
             Self::Truncated { type_id, offset } => {
-                write!(f, "BTF type {type_id} at byte {offset} is cut short")
+                write!(f, "BTF type {type_id} at byte {offset} is truncated")
             }
             Self::UnknownKind { type_id, offset, kind } => write!(
                 f,
-                "BTF type {type_id} at byte {offset} has kind {kind}, this program knows 1 to {ENUM64}"
+                "BTF type {type_id} at byte {offset} has unknown kind {kind} (expected 1 to {ENUM64})"
             ),
         }
     }
@@ -77,7 +77,8 @@ impl Type {
         let info = u32_at(bytes, at.checked_add(4)?)?;
         Some(Self {
             name: u32_at(bytes, at)?,
-            // Kernels before 2026 use 16 bits of count and 5 of kind and require the rest to be 0.
+            // Kernels before 2026 use 16 bits for the count and 5 for the kind, and require the other bits
+            // to be 0.
             kind: (info >> 24 & 0x7f) as u8,
             flag: info >> 31 == 1,
             count: info & 0x00ff_ffff,
@@ -111,22 +112,22 @@ pub(super) fn sections(bytes: &[u8]) -> Result<(Range<usize>, Range<usize>), Btf
     match magic {
         Some(MAGIC) => {}
         Some(magic) if magic == MAGIC.swap_bytes() => {
-            return Err(BtfError::Header("it has the other byte order"));
+            return Err(BtfError::Header("wrong byte order"));
         }
         _ => return Err(BtfError::Header("the magic number is missing")),
     }
     if bytes.get(2) != Some(&VERSION) {
-        return Err(BtfError::Header("its version is not 1"));
+        return Err(BtfError::Header("unsupported version (expected 1)"));
     }
     if u32::try_from(bytes.len()).is_err() {
-        return Err(BtfError::Header("it is larger than 4 GiB"));
+        return Err(BtfError::Header("larger than 4 GiB"));
     }
     let field = |at| {
         u32_at(bytes, at)
             .map(|value| value as usize)
-            .ok_or(BtfError::Header("the header is cut short"))
+            .ok_or(BtfError::Header("the header is truncated"))
     };
-    // Sections are placed relative to the header's end; a longer header is a newer one.
+    // Section offsets are relative to the end of the header. A newer header may be longer.
     let header_len = field(4)?;
     if header_len < HEADER_LEN {
         return Err(BtfError::Header("the header is too short"));
@@ -136,12 +137,14 @@ pub(super) fn sections(bytes: &[u8]) -> Result<(Range<usize>, Range<usize>), Btf
         let end = start.checked_add(len)?;
         (end <= bytes.len()).then_some(start..end)
     };
-    let types = section(field(8)?, field(12)?).ok_or(BtfError::Header("types are cut short"))?;
-    let strings = section(field(16)?, field(20)?).ok_or(BtfError::Header("names are cut short"))?;
+    let types =
+        section(field(8)?, field(12)?).ok_or(BtfError::Header("the type section is truncated"))?;
+    let strings = section(field(16)?, field(20)?)
+        .ok_or(BtfError::Header("the string section is truncated"))?;
     Ok((types, strings))
 }
 
-/// The kernel runs on this machine, so its byte order is ours.
+/// In the byte order of this machine, on which the kernel runs.
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     let word = bytes.get(at..)?.first_chunk()?;
     Some(u32::from_ne_bytes(*word))

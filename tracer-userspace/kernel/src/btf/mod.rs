@@ -1,16 +1,17 @@
-//! A total reader for the kernel's type information (BTF), as found in `/sys/kernel/btf`.
+//! A reader for the kernel's type information (BTF) in `/sys/kernel/btf`, which does not panic on any input.
 //!
-//! aya 0.14 keeps members and prototypes private and does not read module (split) BTF, so this
-//! module answers the four questions that the plan asks: where is a member, which parameter has
-//! this type, what is an enum's value, does a function exist. It is read from files that a user
-//! may hand over, so nothing here panics: what does not parse is an error, what does not resolve
-//! is `None`.
+//! aya 0.14 keeps members and prototypes private and does not read module (split) BTF. This module
+//! therefore resolves the four kinds of facts that need BTF: the offset of a member, the parameter of a
+//! type, the value of an enum's variant, and whether a function exists. The files may come from a user, so
+//! invalid bytes are an error, and a name that does not resolve is `None`.
 //!
 //! Format: `Documentation/bpf/btf.rst` and `include/uapi/linux/btf.h` of the kernel.
 
 #[cfg(test)]
 pub(crate) mod build;
 mod format;
+mod load;
+mod member;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use std::{collections::HashMap, fmt, ops::Range, sync::Arc};
 use format::*;
 
 pub use format::BtfError;
+pub use load::{LoadError, load_kernel_btf};
 
 /// Position of a type in its BTF: 0 is `void`; a module's own types continue after vmlinux's.
 pub type TypeId = u32;
@@ -34,14 +36,14 @@ pub enum Kind {
     Typedef,
 }
 
-/// Where a member lies in the type that the path started from.
+/// The position of a member in the type that the path started from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
     /// In bytes from the start of the outermost type; rounded down for a bitfield.
     pub byte_offset: u32,
     /// In bytes; for a bitfield, of the type that it is declared with.
     pub size: u32,
-    /// A plain read at `byte_offset` would return other bits too.
+    /// A bitfield: a read at `byte_offset` would return other bits too.
     pub bitfield: bool,
 }
 
@@ -52,7 +54,7 @@ pub struct Param<'a> {
     pub ty: ParamType<'a>,
 }
 
-/// As much of a parameter's type as telling parameters apart takes.
+/// The part of a parameter's type that distinguishes parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParamType<'a> {
     /// A pointer to the struct or union of this name, defined or only declared.
@@ -62,13 +64,9 @@ pub enum ParamType<'a> {
     Other,
 }
 
-/// Longest chain of typedefs, qualifiers or array dimensions that is followed; the kernel's own
-/// limit (`MAX_RESOLVE_DEPTH`). It ends loops in malformed data.
+/// Longest chain of typedefs, qualifiers or array dimensions that is followed, as in the kernel
+/// (`MAX_RESOLVE_DEPTH`). It ends loops in invalid data.
 const MAX_DEPTH: u32 = 32;
-/// Most members looked at for one path component; the kernel's largest structs have hundreds.
-/// Without it a few nested anonymous structs could cost exponential time.
-const MAX_MEMBERS_VISITED: u32 = 1 << 16;
-
 /// The types of one kernel image or module. Cloning is cheap.
 #[derive(Clone)]
 pub struct Btf(Arc<Table>);
@@ -85,20 +83,12 @@ struct Table {
     offsets: Vec<u32>,
 }
 
-/// A member as found by name, before its size is known.
-#[derive(Clone, Copy)]
-struct Place {
-    type_id: TypeId,
-    bit_offset: u64,
-    bitfield: bool,
-}
-
 impl Btf {
     /// Reads a kernel image's BTF.
     ///
     /// # Errors
-    /// See [`BtfError`]. Ids and names inside types are not checked here: a look-up that meets a
-    /// wrong one finds nothing.
+    /// See [`BtfError`]. Ids and names inside types are not checked here: a look-up with an invalid one
+    /// finds nothing.
     pub fn parse(bytes: impl Into<Vec<u8>>) -> Result<Self, BtfError> {
         Self::parse_onto(bytes.into(), None)
     }
@@ -150,7 +140,7 @@ impl Btf {
             .enumerate()
             .map(|(i, (kind, name))| ((*kind, name.as_bytes()), i))
             .collect();
-        // Hashing 100,000 names costs more than everything else here: most fail this test first.
+        // Hashing 100,000 names would cost more than everything else here, and most names fail this test.
         let mut maybe = [false; 1 << 12];
         for (_, name) in wanted {
             if let Some(slot) = maybe.get_mut(prefix_slot(name.as_bytes())) {
@@ -184,21 +174,6 @@ impl Btf {
         found
     }
 
-    /// Follows `path` from the type `owner`: member names, found through anonymous structs and
-    /// unions, or decimal array indices. An array without index stands for its first element where
-    /// a member name follows. Pointers are not followed. An empty path is the type itself.
-    pub fn member(&self, owner: TypeId, path: &[&str]) -> Option<Member> {
-        let mut place = Place { type_id: owner, bit_offset: 0, bitfield: false };
-        for component in path {
-            place = self.step(place, component)?;
-        }
-        Some(Member {
-            byte_offset: u32::try_from(place.bit_offset / 8).ok()?,
-            size: self.size_of(place.type_id)?,
-            bitfield: place.bitfield,
-        })
-    }
-
     /// Parameters of a function, or of the function that a typedef points to (`btf_trace_*`).
     pub fn prototype(&self, id: TypeId) -> Option<Vec<Param<'_>>> {
         let mut id = id;
@@ -229,7 +204,7 @@ impl Btf {
         let value = |i| match ty.kind {
             ENUM => {
                 let [name, value] = self.trailing(id, 8, i)?;
-                // The flag says that the values are signed.
+                // The flag means that the values are signed.
                 let value = if ty.flag { i64::from(value as i32) } else { i64::from(value) };
                 Some((self.name(name), value))
             }
@@ -304,124 +279,6 @@ impl Btf {
             }
         }
         None
-    }
-
-    /// In bytes. `None` for what has no size (`void`, functions) or more than `u32` holds.
-    fn size_of(&self, mut id: TypeId) -> Option<u32> {
-        let mut elements = 1_u32;
-        for _ in 0..MAX_DEPTH {
-            let (array_id, ty) = self.unqualified(id)?;
-            let size = match ty.kind {
-                ARRAY => {
-                    let [element, _, length] = self.trailing(array_id, 12, 0)?;
-                    elements = elements.checked_mul(length)?;
-                    id = element;
-                    continue;
-                }
-                PTR => POINTER_SIZE,
-                INT | STRUCT | UNION | ENUM | FLOAT | DATASEC | ENUM64 => ty.size_or_id,
-                _ => return None,
-            };
-            return elements.checked_mul(size);
-        }
-        None
-    }
-
-    fn step(&self, from: Place, component: &str) -> Option<Place> {
-        let mut place = from;
-        for _ in 0..MAX_DEPTH {
-            let (id, ty) = self.unqualified(place.type_id)?;
-            match ty.kind {
-                ARRAY => {
-                    let [element, _, length] = self.trailing(id, 12, 0)?;
-                    place.type_id = element;
-                    if let Ok(index) = component.parse::<u32>() {
-                        let bits = u64::from(self.size_of(element)?) * 8;
-                        let skipped = bits.checked_mul(u64::from(index))?;
-                        place.bit_offset = place.bit_offset.checked_add(skipped)?;
-                        return (index < length).then_some(place);
-                    }
-                }
-                STRUCT | UNION => {
-                    let mut budget = MAX_MEMBERS_VISITED;
-                    let member = self.find_member(id, &ty, component, MAX_DEPTH, &mut budget)?;
-                    return Some(Place {
-                        bit_offset: place.bit_offset.checked_add(member.bit_offset)?,
-                        ..member
-                    });
-                }
-                _ => return None,
-            }
-        }
-        None
-    }
-
-    fn find_member(
-        &self,
-        id: TypeId,
-        ty: &Type,
-        name: &str,
-        depth: u32,
-        budget: &mut u32,
-    ) -> Option<Place> {
-        let depth = depth.checked_sub(1)?;
-        for i in 0..ty.count {
-            *budget = budget.checked_sub(1)?;
-            let [name_offset, type_id, position] = self.trailing(id, MEMBER_LEN, i)?;
-            let string = self.string(name_offset)?;
-            let member = self.place(ty, type_id, position);
-            if is_named(string, name) {
-                return Some(member);
-            }
-            if !is_named(string, "") {
-                continue;
-            }
-            // An anonymous struct or union: its members are named as if they were ours. Bitfield
-            // padding has no name either, but no members.
-            let Some((inner_id, inner)) = self.unqualified(type_id) else {
-                continue;
-            };
-            if !inner.has_members() {
-                continue;
-            }
-            if let Some(found) = self.find_member(inner_id, &inner, name, depth, budget) {
-                return Some(Place {
-                    bit_offset: member.bit_offset.checked_add(found.bit_offset)?,
-                    ..found
-                });
-            }
-        }
-        None
-    }
-
-    /// Decodes a member's position, which has one form in structs with bitfields (the flag) and
-    /// one in all others, where an old compiler may still have put a bitfield into the type.
-    fn place(&self, owner: &Type, type_id: TypeId, position: u32) -> Place {
-        let (bit_offset, bitfield) = if owner.flag {
-            (position & 0x00ff_ffff, position >> 24 != 0)
-        } else {
-            (position, self.is_partial_int(type_id))
-        };
-        Place {
-            type_id,
-            bit_offset: u64::from(bit_offset),
-            bitfield: bitfield || bit_offset % 8 != 0,
-        }
-    }
-
-    /// An integer type that uses only some bits of its bytes.
-    fn is_partial_int(&self, id: TypeId) -> bool {
-        let Some((id, ty)) = self.unqualified(id) else {
-            return false;
-        };
-        if ty.kind != INT {
-            return false;
-        }
-        let Some([encoding]) = self.trailing(id, 4, 0) else {
-            return false;
-        };
-        let (bits, shift) = (encoding & 0xff, encoding >> 16 & 0xff);
-        shift != 0 || Some(bits) != ty.size_or_id.checked_mul(8)
     }
 
     fn param_type(&self, id: TypeId) -> ParamType<'_> {

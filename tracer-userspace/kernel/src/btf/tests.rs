@@ -4,7 +4,7 @@ fn plain(byte_offset: u32, size: u32) -> Option<Member> {
     Some(Member { byte_offset, size, bitfield: false })
 }
 
-/// A struct with every shape that a path can cross.
+/// A struct with every kind of member that a path can go through.
 fn conn() -> (Builder, TypeId) {
     let mut b = Builder::new();
     let u16_ = b.int("u16", 2);
@@ -72,7 +72,7 @@ fn bitfields_of_both_encodings_are_marked() {
 }
 
 #[test]
-fn the_definition_with_members_wins_over_declarations() {
+fn a_definition_with_members_is_preferred_to_declarations() {
     let mut b = Builder::new();
     let u32_ = b.int("u32", 4);
     b.fwd("sock");
@@ -89,7 +89,7 @@ fn the_definition_with_members_wins_over_declarations() {
 }
 
 #[test]
-fn names_with_a_common_prefix_are_told_apart() {
+fn names_with_a_common_prefix_are_different_names() {
     let mut b = Builder::new();
     b.func("tcp_v4_send_reset", &[]);
     let short = b.func("tcp_v4_send", &[]);
@@ -114,7 +114,7 @@ fn parameters_show_pointers_to_structs_and_enums_through_qualifiers() {
     let trace = b.typedef("btf_trace_send", pointer);
     let btf = b.build();
     let types = |id| {
-        let params = btf.prototype(id).expect("it is a function");
+        let params = btf.prototype(id).expect("a function");
         params.into_iter().map(|p| p.ty).collect::<Vec<_>>()
     };
     let expected = vec![
@@ -154,7 +154,7 @@ fn a_module_continues_ids_and_names_of_its_base() {
 }
 
 #[test]
-fn a_kind_from_the_future_is_named_with_its_place() {
+fn an_unknown_kind_is_reported_with_its_type_and_offset() {
     let mut b = Builder::new();
     b.int("u32", 4);
     b.raw("new", 20, false, 0, 0);
@@ -163,7 +163,7 @@ fn a_kind_from_the_future_is_named_with_its_place() {
 }
 
 #[test]
-fn a_type_cut_short_is_named_with_its_place() {
+fn a_truncated_type_is_reported_with_its_type_and_offset() {
     let mut b = Builder::new();
     b.int("u32", 4);
     b.raw("long", STRUCT, false, 1, 4);
@@ -184,7 +184,7 @@ fn loops_of_typedefs_arrays_and_anonymous_members_end() {
     assert_eq!(btf.member(array, &[]), None);
 }
 
-/// xorshift64*: seeded, so a failure repeats.
+/// xorshift64*. Seeded, so that a failure can be reproduced.
 fn random(state: &mut u64) -> usize {
     *state ^= *state >> 12;
     *state ^= *state << 25;
@@ -192,8 +192,8 @@ fn random(state: &mut u64) -> usize {
     (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize
 }
 
-/// Asks everything of everything.
-fn exercise(btf: &Btf) {
+/// Runs every look-up on every type.
+fn look_up_everything(btf: &Btf) {
     btf.find_all(&[(Kind::Struct, "conn"), (Kind::Func, "f"), (Kind::Enum, "")]);
     for id in 0..btf.end_id().saturating_add(2) {
         for path in [&["port"][..], &["pairs", "1", "high"], &["next", "low"], &[]] {
@@ -204,7 +204,7 @@ fn exercise(btf: &Btf) {
     }
 }
 
-fn varied() -> Builder {
+fn mixed_types() -> Builder {
     let (mut b, conn) = conn();
     let pointer = b.ptr(conn);
     b.func("f", &[("conn", pointer), ("", 0)]);
@@ -215,7 +215,7 @@ fn varied() -> Builder {
 
 #[test]
 fn every_truncation_is_an_error_and_none_panics() {
-    let mut b = varied();
+    let mut b = mixed_types();
     for i in 0..200 {
         let name = format!("s{i}");
         b.structure(&name, 4, &[("a", 1, 0), ("", 5, 32)]);
@@ -238,8 +238,8 @@ fn every_truncation_is_an_error_and_none_panics() {
 }
 
 #[test]
-fn no_change_of_bytes_makes_the_reader_panic() {
-    let base = varied();
+fn changed_bytes_never_make_the_reader_panic() {
+    let base = mixed_types();
     let mut module = Builder::onto(&base.build());
     module.structure("m", 8, &[("a", 1, 0), ("conn", 5, 32)]);
     let (base, module) = (base.bytes(), module.bytes());
@@ -257,7 +257,7 @@ fn no_change_of_bytes_makes_the_reader_panic() {
             Btf::parse(bytes)
         };
         if let Ok(btf) = btf {
-            exercise(&btf);
+            look_up_everything(&btf);
             parsed += 1;
         }
     }
@@ -265,7 +265,7 @@ fn no_change_of_bytes_makes_the_reader_panic() {
 }
 
 #[test]
-fn this_machines_kernel_has_the_known_socket_layout() {
+fn the_kernel_of_this_machine_has_the_known_socket_layout() {
     let path = "/sys/kernel/btf/vmlinux";
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,

@@ -21,35 +21,35 @@ use rsttrace_model::flow::{Flow, Nanos};
 use rustix::time::ClockId;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// Between two walks in a storm; well below what a verdict waits for an owner.
+/// Longest pause between two walks in a storm, well below the time that a verdict waits for an owner.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// What a thread is to find out.
+/// A task of an answering thread.
 #[derive(Clone, Debug)]
 pub(super) enum Task {
-    /// As the core wants it.
+    /// A query of the core, unchanged.
     Query(Query),
-    /// What exists, in all namespaces.
+    /// The initial state of all namespaces.
     Survey,
-    /// [`Query::IpvsOrphan`], and the namespaces to read first, each with the time of the newest removal
-    /// of a server there.
+    /// [`Query::IpvsOrphan`], and the namespaces to read first, each with the time of the last removal
+    /// of a real server there.
     IpvsOrphan { flow: Flow, likely: Vec<(u32, Nanos)> },
     /// [`Query::IpvsService`], and the namespaces to read first.
     IpvsService { address: SocketAddr, likely: Vec<u32> },
-    /// [`Query::IpvsDropped`], and since when its packets have been dropped.
+    /// [`Query::IpvsDropped`], and the time since which packets of the client have been dropped.
     IpvsDropped { netns: u32, flow: Flow, since: Nanos },
 }
 
-/// A task's number, and the time of the record that raised it, which the answer carries too.
+/// A task's id, the time of the record that caused the task, and the task. The answer has the same time.
 pub(super) type Job = (u64, Nanos, Task);
 
-/// A part of an answer; the last one closes its task.
+/// A part of an answer. The last part closes its task.
 pub(super) struct Answer {
     pub(super) events: Vec<Event>,
     pub(super) closes: Option<u64>,
 }
 
-/// Starts a thread, which ends with the value that is returned.
+/// Starts an answering thread, which ends when the returned sender is dropped.
 pub(super) fn answerer(
     name: &str,
     host: Host,
@@ -69,7 +69,7 @@ pub(super) fn answerer(
     Ok(send)
 }
 
-/// Answers what is waiting; `None` once the sending side is gone.
+/// Answers all waiting tasks. `None` once the receiver of the answers was dropped.
 fn answer_all(
     host: &Host,
     answer: &UnboundedSender<Answer>,
@@ -97,18 +97,18 @@ fn answer_all(
         reply(event.into_iter().collect(), Some(*id))?;
     }
     if owned.len() > 1 {
-        // In a storm more queries collect meanwhile, and the walks leave the processor to other work.
+        // In a storm more queries arrive meanwhile, and the CPU is free for other work between the walks.
         thread::sleep((started.elapsed() * 3).min(LONGEST_PAUSE));
     }
     Some(())
 }
 
-/// CLOCK_BOOTTIME as CLOCK_MONOTONIC, which stands still while the machine sleeps.
+/// Converts CLOCK_BOOTTIME to CLOCK_MONOTONIC, which stops while the machine is suspended.
 fn monotonic(boottime: Nanos) -> Nanos {
     boottime.saturating_sub(nanos(ClockId::Boottime).saturating_sub(clock::monotonic()))
 }
 
-/// Reads all namespaces once, as of `ts`; nothing is left to report at the end.
+/// Reads all namespaces once, as of `ts`, and passes the events to `report`. The returned list is empty.
 fn survey(host: &Host, ts: Nanos, report: &mut dyn FnMut(Vec<Event>) -> bool) -> Vec<Event> {
     host.survey(|state, initial| {
         let netns = state.inum;
@@ -149,7 +149,7 @@ fn answer_one(host: &Host, ts: Nanos, task: Task) -> Option<Event> {
             let entry = host.ipvs_dropped(netns, flow, since)?;
             (netns, Body::IpvsOrphan(Box::new(entry)))
         }
-        // Answered with others, in parts, or completed by the sending side before they come here.
+        // Answered together with others or in parts, or replaced by the sending side before they get here.
         Task::Survey
         | Task::Query(
             Query::Owner(_)

@@ -1,4 +1,4 @@
-//! What was asked already.
+//! Queries that were sent already.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -6,10 +6,10 @@ use rsttrace_model::flow::Nanos;
 
 use super::SECOND;
 
-/// Things of one kind that are remembered as asked.
+/// Number of subjects of one kind that are kept.
 pub(super) const KEPT: usize = 4096;
 
-/// The last few thousand things that were asked about.
+/// The last [`KEPT`] subjects that were queried.
 pub(super) struct Recent<T> {
     seen: HashSet<T>,
     order: VecDeque<T>,
@@ -22,11 +22,11 @@ impl<T> Default for Recent<T> {
 }
 
 impl<T: Copy + Eq + std::hash::Hash> Recent<T> {
-    pub(super) fn is_new(&mut self, thing: T) -> bool {
-        if !self.seen.insert(thing) {
+    pub(super) fn is_new(&mut self, subject: T) -> bool {
+        if !self.seen.insert(subject) {
             return false;
         }
-        self.order.push_back(thing);
+        self.order.push_back(subject);
         if self.order.len() > KEPT
             && let Some(oldest) = self.order.pop_front()
         {
@@ -36,7 +36,7 @@ impl<T: Copy + Eq + std::hash::Hash> Recent<T> {
     }
 }
 
-/// Packets of one client that a namespace drops, for a service that has lost a server.
+/// Dropped packets of one client to a service that has lost a real server, in one namespace.
 #[derive(Clone, Copy)]
 pub(super) struct DropsOfClient {
     pub(super) since: Nanos,
@@ -45,17 +45,17 @@ pub(super) struct DropsOfClient {
 }
 
 impl DropsOfClient {
-    /// A server that is added again within a second breaks nothing: the next retry gets through.
+    /// A server that is added again within a second breaks no connection: the next retry gets through.
     const PATIENCE: Nanos = SECOND;
-    /// Retries are at most 120 s apart (TCP_RTO_MAX, include/net/tcp.h): later it is another story.
+    /// Retries are at most 120 s apart (TCP_RTO_MAX, include/net/tcp.h), so a later drop is unrelated.
     const FORGOTTEN: Nanos = 130 * SECOND;
 
     pub(super) fn new(ts: Nanos) -> Self {
         Self { since: ts, newest: ts, asked: false }
     }
 
-    /// One more is dropped; whether it is time to ask.
-    pub(super) fn again(&mut self, ts: Nanos) -> bool {
+    /// Adds a dropped packet. Returns whether the query is due.
+    pub(super) fn add(&mut self, ts: Nanos) -> bool {
         if ts.saturating_sub(self.newest) > Self::FORGOTTEN {
             *self = Self::new(ts);
         }
@@ -69,14 +69,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_is_asked_about_when_its_packets_have_been_dropped_for_a_second() {
+    fn a_query_is_due_when_packets_of_a_client_have_been_dropped_for_a_second() {
         let mut dropping = DropsOfClient::new(0);
         let due: Vec<_> =
-            [2, 6, 14].into_iter().map(|tenths| dropping.again(tenths * SECOND / 10)).collect();
+            [2, 6, 14].into_iter().map(|tenths| dropping.add(tenths * SECOND / 10)).collect();
         assert_eq!(due, [false, false, true]);
         dropping.asked = true;
-        assert!(!dropping.again(3 * SECOND));
-        // Much later its server is removed again.
-        assert!(!dropping.again(1000 * SECOND) && dropping.again(1002 * SECOND));
+        assert!(!dropping.add(3 * SECOND));
+        // Much later the server is removed a second time.
+        assert!(!dropping.add(1000 * SECOND) && dropping.add(1002 * SECOND));
     }
 }

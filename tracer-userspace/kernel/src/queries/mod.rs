@@ -1,8 +1,8 @@
 //! Queries to the host, off the event loop: reading a namespace or walking `/proc` for a socket's owner
 //! takes milliseconds, and the ring buffer must not wait for it.
 //!
-//! What is wanted is the core's to say (`rsttrace_core::query`); here it is decided what was asked
-//! already, what would cost too much, on which thread it runs and how long verdicts wait for it.
+//! The core decides what it wants (`rsttrace_core::query`). This module drops queries that were sent before
+//! or cost too much, and decides on which thread a query runs and how long verdicts wait for it.
 
 mod answers;
 mod dedup;
@@ -27,46 +27,46 @@ use self::{
     dedup::{DropsOfClient, KEPT, Recent},
 };
 
-/// More open queries than this mean a storm: further ones are not sent, and verdicts say less.
-const OPEN: usize = 512;
+/// Most open queries. Further ones are not sent, so that verdicts have less detail during a storm of events.
+const MAX_OPEN: usize = 512;
 
-/// Expensive queries a second. State for a packet without a connection costs a walk through all the
+/// Most expensive queries per second. State for a packet without a connection costs a walk through all the
 /// machine's sockets, and a scan with ACKs sends thousands of those packets; an accept queue or an IPVS
 /// service costs a walk through all namespaces.
 const EXPENSIVE: usize = 10;
 
-/// Namespaces with IPVS that are read before all others.
-const IPVS: usize = 64;
+/// Most namespaces with IPVS that are read before all others.
+const MAX_IPVS: usize = 64;
 
 const SECOND: Nanos = 1_000_000_000;
 
-/// How long verdicts wait for an answer that only adds to them, such as the owner's name; together with
-/// the correlator's own wait it stays below the second in which an incident must be printed.
+/// How long verdicts wait for an answer that only adds details, such as the owner's name. Together with the
+/// correlator's own wait this is less than the second in which an incident must be printed.
 const PATIENCE: Nanos = 600_000_000;
 
-/// The same for an answer that decides: it takes milliseconds, and where the host has no time for it, late
-/// is better than wrong.
+/// How long verdicts wait for an answer that can change the cause. It takes milliseconds; on a busy host a
+/// late verdict is better than a wrong one.
 const PATIENCE_TO_DECIDE: Nanos = 5 * SECOND;
 
-/// A socket's inode, or a pid in one second: pids are not given twice in so short a time.
+/// A socket's inode, or a pid and a second: the kernel does not reuse a pid in so short a time.
 type Topic = (u64, Option<u64>);
 
 /// A query without an answer so far.
 struct OpenQuery {
-    /// Time of the record that raised it.
+    /// Time of the record that caused it.
     asked: Nanos,
     patience: Nanos,
 }
 
-/// The sending side.
+/// The sending side of queries.
 pub struct Queries {
-    /// Owners are short-lived and read on a thread of their own, ahead of everything else.
+    /// Processes may end soon, so they are read on a thread of their own, before everything else.
     owners: mpsc::Sender<Job>,
-    // The others have threads of their own because one kind of answer must not wait for another.
+    // The other kinds have separate threads, so that one kind of answer does not wait for another.
     namespaces: mpsc::Sender<Job>,
     timeouts: mpsc::Sender<Job>,
     states: mpsc::Sender<Job>,
-    /// IPVS tables may be long, and nothing else waits for them.
+    /// IPVS tables may be long, so no other kind of query waits for them.
     tables: mpsc::Sender<Job>,
     answers: UnboundedReceiver<Answer>,
     open: BTreeMap<u64, OpenQuery>,
@@ -79,15 +79,16 @@ pub struct Queries {
     expensive: VecDeque<Nanos>,
     dropping: HashMap<(u32, Flow), DropsOfClient>,
     /// Namespaces that were read before.
-    met: Recent<u32>,
-    /// Namespaces that are being read: one answer serves all queries meanwhile.
+    read: Recent<u32>,
+    /// Namespaces that are being read, each with the query's id: one answer serves all queries meanwhile.
     busy: BTreeMap<u32, u64>,
-    /// Namespaces in which IPVS was seen at work, and when a server was removed from it last; 0 for never.
+    /// Namespaces in which IPVS had events, and when a real server was last removed there; 0 for never.
     ipvs: BTreeMap<u32, Nanos>,
 }
 
 impl Queries {
-    /// Starts the answering threads; they end with this value. What exists is read at once, as of `ts`.
+    /// Starts the answering threads, which end with this value. The initial state is read at once, as of
+    /// `ts`.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -112,26 +113,27 @@ impl Queries {
             unserved: Recent::default(),
             expensive: VecDeque::new(),
             dropping: HashMap::new(),
-            met: Recent::default(),
+            read: Recent::default(),
             busy: BTreeMap::new(),
             ipvs: BTreeMap::new(),
         })
     }
 
-    /// Remembers where IPVS is at work: those namespaces are read first.
+    /// Records the namespaces in which IPVS has events, which are read first.
     pub fn note(&mut self, event: &Event) {
         let removed = match event.body {
             Body::IpvsEnd(_) => 0,
             Body::IpvsServerRemoved(_) => event.ts,
             _ => return,
         };
-        if self.ipvs.len() < IPVS || self.ipvs.contains_key(&event.netns) {
+        if self.ipvs.len() < MAX_IPVS || self.ipvs.contains_key(&event.netns) {
             let newest = self.ipvs.entry(event.netns).or_default();
             *newest = removed.max(*newest);
         }
     }
 
-    /// Sends a query of a record with time `ts`, unless its answer is on its way or would cost too much.
+    /// Sends a query of a record with time `ts`, unless the same query was sent already or would cost too
+    /// much.
     pub fn send(&mut self, ts: Nanos, query: Query) {
         match query {
             Query::Owner(ref socket) => {
@@ -177,13 +179,13 @@ impl Queries {
         }
     }
 
-    /// Once for each client, when its packets have been dropped for a second.
+    /// Sends a query once for each client, when its packets have been dropped for a second.
     fn dropped(&mut self, ts: Nanos, netns: u32, flow: Flow) {
         if self.dropping.len() >= KEPT {
             self.dropping.clear();
         }
         let dropping = self.dropping.entry((netns, flow)).or_insert_with(|| DropsOfClient::new(ts));
-        let (due, since) = (dropping.again(ts), dropping.since);
+        let (due, since) = (dropping.add(ts), dropping.since);
         if due && self.has_budget(ts) {
             let asked = self.spend(ts, Task::IpvsDropped { netns, flow, since }).is_some();
             if let Some(dropping) = self.dropping.get_mut(&(netns, flow)) {
@@ -203,14 +205,14 @@ impl Queries {
     }
 
     fn run(&mut self, ts: Nanos, task: Task) -> Option<u64> {
-        if self.open.len() >= OPEN {
+        if self.open.len() >= MAX_OPEN {
             return None;
         }
         let id = self.next;
         self.next += 1;
         let (thread, patience) = match task {
-            // Its listeners decide who called whom; a second reading only has newer counts.
-            Task::Query(Query::Netns { netns, .. }) if self.met.is_new(netns) => {
+            // Its listeners decide which side is the client; a second read only has newer counts.
+            Task::Query(Query::Netns { netns, .. }) if self.read.is_new(netns) => {
                 (&self.namespaces, PATIENCE_TO_DECIDE)
             }
             Task::Query(Query::Netns { .. }) => (&self.namespaces, PATIENCE),
@@ -226,18 +228,18 @@ impl Queries {
         Some(id)
     }
 
-    /// No query is open.
+    /// Whether no query is open.
     pub fn is_idle(&self) -> bool {
         self.open.is_empty()
     }
 
-    /// The time, `now` at most, up to which nothing waits for an answer.
+    /// The time, `now` at most, up to which no record waits for an answer.
     pub fn answered_until(&self, now: Nanos) -> Nanos {
         let waits = |open: &OpenQuery| open.asked.max(now.saturating_sub(open.patience));
         self.open.values().map(waits).min().unwrap_or(now).min(now)
     }
 
-    /// Waits for an answer that says something.
+    /// Waits for an answer with events.
     pub async fn answered(&mut self) -> Vec<Event> {
         loop {
             match self.answers.recv().await {
@@ -247,13 +249,13 @@ impl Queries {
                         return events;
                     }
                 }
-                // The threads are gone; there is nothing to wait for any more.
+                // All threads have ended, so there will be no answer.
                 None => std::future::pending::<()>().await,
             }
         }
     }
 
-    /// Answers that are here already.
+    /// Events of the answers received so far.
     pub fn answers(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         while let Ok(answer) = self.answers.try_recv() {
@@ -276,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_verdict_waits_long_for_what_decides_and_little_for_what_adds() {
+    fn a_verdict_waits_longer_for_an_answer_that_decides_than_for_one_that_adds_details() {
         let (host, start) = (Host::new().expect("proc is mounted"), 100 * SECOND);
         let mut queries = Queries::start(host, start).expect("threads");
         let mut is_answered = |asked, patience, now| {
