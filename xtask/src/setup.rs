@@ -138,6 +138,14 @@ pub fn vm_tools() -> Result<()> {
     packages(&VM_PACKAGES)
 }
 
+/// Installs a package that is good to have, on Debian as root; `false` elsewhere.
+pub fn install(package: &'static str) -> Result<bool> {
+    if can_install() {
+        packages(&[package])?;
+    }
+    Ok(can_install())
+}
+
 /// Compiles a minimal eBPF program: only that proves that the toolchain works.
 fn try_debian() -> Result<()> {
     let rustc = Path::new("/usr/bin/rustc");

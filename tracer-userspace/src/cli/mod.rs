@@ -1,4 +1,9 @@
 //! The command line: arguments and the text of `--help`.
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    rustdoc::bare_urls,
+    reason = "the comments on arguments are help texts, which show brackets and URLs as they are"
+)]
 
 use std::{path::PathBuf, time::Duration};
 

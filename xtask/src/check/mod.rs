@@ -1,9 +1,13 @@
 //! `cargo xtask check`: formatting, lints, wording, and the rules on which crate and module may use what.
 
 mod circles;
+mod licences;
 mod words;
 
-use std::{fs, process::ExitCode};
+use std::{
+    fs,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -34,8 +38,11 @@ impl Check {
             ("dependencies", dependencies as fn() -> Result<()>),
             ("circles between modules of core", module_circles),
             ("words", words::check),
+            ("licences and duplicates of dependencies", licences::check),
+            ("spelling", spelling),
             ("formatting", formatting),
             ("lints of the host crates", host_lints),
+            ("documentation", documentation),
             ("lints of the eBPF crate", ebpf_lints),
         ] {
             eprintln!("checking {name}");
@@ -46,6 +53,27 @@ impl Check {
         }
         Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
+}
+
+/// `codespell` knows common misspellings; without it, nothing is checked, and that is printed.
+fn spelling() -> Result<()> {
+    if cmd::find("codespell").is_none() && !setup::install("codespell")? {
+        eprintln!("skipped: codespell is not installed (Debian package codespell)");
+        return Ok(());
+    }
+    let mut codespell = Command::new("codespell");
+    codespell.current_dir(repo::root());
+    codespell.args(["--skip", "./target,./tests/data,./Cargo.lock,./.git"]);
+    // Names of variables and of the kernel that look like misspelt words.
+    codespell.args(["--ignore-words-list", "crate,ser,te,ot,mis,ond,statics,daa,nd,fo,lo"]);
+    cmd::run(&mut codespell, "codespell found misspelt words")
+}
+
+/// Every public item is documented without a broken link.
+fn documentation() -> Result<()> {
+    let mut cargo = build::host_cargo("doc", &build::object()?);
+    cargo.args(["--quiet", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+    cmd::run(&mut cargo, "the documentation has broken links")
 }
 
 fn formatting() -> Result<()> {
