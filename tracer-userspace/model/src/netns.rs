@@ -58,15 +58,21 @@ impl Place {
         by_path || name.parse() == Ok(self.netns)
     }
 
-    /// For a sentence: "on the host", "in netns web".
+    /// A place for a sentence: "on the host", "in netns web".
     pub fn describe(&self) -> String {
+        let preposition = if self.reach == NetnsReach::Initial { "on" } else { "in" };
+        format!("{preposition} {}", self.name())
+    }
+
+    /// A noun for a sentence: "the host", "netns web".
+    pub fn name(&self) -> String {
         match &self.reach {
-            NetnsReach::Initial => "on the host".into(),
+            NetnsReach::Initial => "the host".into(),
             NetnsReach::Named(path) | NetnsReach::Docker(path) => {
-                format!("in netns {}", path.rsplit('/').next().unwrap_or(path))
+                format!("netns {}", path.rsplit('/').next().unwrap_or(path))
             }
-            NetnsReach::Process(pid) => format!("in the netns of pid {pid}"),
-            NetnsReach::Unknown => format!("in netns {}", self.netns),
+            NetnsReach::Process(pid) => format!("the netns of pid {pid}"),
+            NetnsReach::Unknown => format!("netns {}", self.netns),
         }
     }
 }

@@ -30,7 +30,7 @@ impl<'a> Evidence<'a> {
         }
         let at = self.stateless()?;
         let packet = at.value.trigger?;
-        self.answered_for_service(at, packet).or_else(|| self.strayed_to_client(at, packet))
+        self.answered_for_service(at, packet).or_else(|| self.untranslated_to_client(at, packet))
     }
 
     /// The client's packet was answered by the stack that owns the virtual address.
@@ -52,14 +52,14 @@ impl<'a> Evidence<'a> {
     }
 
     /// The real server's packet was not translated back: the client's host knows the service only.
-    fn strayed_to_client(&self, at: &Stamped<ResetSent>, packet: Packet) -> Option<Balanced<'a>> {
-        let inquiry = self.baseline.inquiry(at.netns, packet.flow)?;
+    fn untranslated_to_client(&self, at: &Stamped<ResetSent>, packet: Packet) -> Option<Balanced<'a>> {
+        let lookup = self.baseline.lookup(at.netns, packet.flow)?;
         let hurt = self.victims().map(|(_, _, socket)| socket);
         let hurt = hurt.into_iter().find(|socket| socket.flow == packet.flow);
         let mut found = None;
-        for socket in inquiry.sockets.as_deref()? {
+        for socket in lookup.sockets.as_deref()? {
             let service = socket.flow.dst;
-            let Some(netns) = self.balancer(service, packet.flow.src) else {
+            let Some(netns) = self.ipvs_namespace(service, packet.flow.src) else {
                 continue;
             };
             if hurt.is_some_and(|hurt| !are_one_connection(socket, hurt)) {
@@ -73,15 +73,15 @@ impl<'a> Evidence<'a> {
                 virtual_flow: socket.flow,
                 server: Some(packet.flow.src),
                 client: Some(socket),
-                has_entry: has_entry(inquiry, netns, socket.flow, at.ts),
-                read: inquiry.read,
+                has_entry: has_entry(lookup, netns, socket.flow, at.ts),
+                read: lookup.read,
             });
         }
         found
     }
 
     /// The namespace in which a service gives connections to this server.
-    fn balancer(&self, service: SocketAddr, server: SocketAddr) -> Option<u32> {
+    fn ipvs_namespace(&self, service: SocketAddr, server: SocketAddr) -> Option<u32> {
         self.hosts.iter().find_map(|(netns, host)| {
             let services = host.ipvs.as_ref()?.services.as_ref()?;
             let gives = services
@@ -130,8 +130,8 @@ fn servers(service: &IpvsService) -> impl Iterator<Item = SocketAddr> + '_ {
 }
 
 /// Whether a table has an entry that had not run out by `ts`.
-fn has_entry(inquiry: &StateLookup, netns: u32, virtual_flow: Flow, ts: Nanos) -> Option<bool> {
-    let found = inquiry.ipvs.iter().find(|found| found.netns == netns)?;
+fn has_entry(lookup: &StateLookup, netns: u32, virtual_flow: Flow, ts: Nanos) -> Option<bool> {
+    let found = lookup.ipvs.iter().find(|found| found.netns == netns)?;
     let ends = |left_s: u32| found.read.saturating_add((u64::from(left_s) + 1) * 1_000_000_000);
     let alive = (found.table.entries.iter())
         .any(|entry| entry.virtual_flow == virtual_flow && ends(entry.left_s) > ts);

@@ -10,7 +10,7 @@ use rsttrace_model::{
 
 use super::{
     reconstructed::{Balanced, Translated},
-    watched::Watched,
+    coverage::TraceCoverage,
 };
 use crate::{
     case::{Case, Stamped},
@@ -41,7 +41,7 @@ pub type Hosts = BTreeMap<u32, NetnsState>;
 pub struct Evidence<'a> {
     pub case: &'a Case,
     pub session: &'a Session,
-    pub(super) watched: &'a Watched,
+    pub(super) coverage: &'a TraceCoverage,
     pub(super) hosts: &'a Hosts,
     pub(super) ipvs_servers: &'a IpvsServers,
     pub(super) baseline: &'a Baseline,
@@ -69,7 +69,7 @@ impl<'a> Evidence<'a> {
 
     /// When tracing began: older state may have died unseen.
     pub fn started(&self) -> Nanos {
-        self.watched.started
+        self.coverage.started
     }
 
     /// The IPVS entry of this connection, if its end is on record and fits.

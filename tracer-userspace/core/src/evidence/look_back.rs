@@ -18,12 +18,12 @@ const ANSWERED_WITHIN: Nanos = 1_000_000_000;
 impl<'a> Evidence<'a> {
     /// Finds the losses that may explain this case: earlier than it, later than the last segment that
     /// either end received, in a namespace of the case before any other, the newest first.
-    pub(super) fn look_back(&mut self, memories: [&'a LossHistory; 2]) {
+    pub(super) fn look_back(&mut self, histories: [&'a LossHistory; 2]) {
         let alive = self.last_received();
         let namespaces = self.namespaces();
-        let mut losses: Vec<&LossEntry> = memories
+        let mut losses: Vec<&LossEntry> = histories
             .into_iter()
-            .flat_map(|memory| memory.of(self.case.identity.flows()))
+            .flat_map(|history| history.of(self.case.identity.flows()))
             .filter(|loss| {
                 // Retries renew a drop, and so does what the dead end still answers; both may come before
                 // the judgement.
@@ -34,7 +34,7 @@ impl<'a> Evidence<'a> {
                 came <= self.case.opened.saturating_add(TOLERANCE)
                     && loss.ts.saturating_add(TOLERANCE) >= alive.unwrap_or(0)
                     && !self.is_elsewhere(loss)
-                    && !self.was_translated_again(loss)
+                    && !self.has_new_entry(loss)
             })
             .collect();
         losses.sort_by_key(|loss| (namespaces.contains(&loss.netns), loss.ts));
@@ -55,7 +55,7 @@ impl<'a> Evidence<'a> {
             }
         }
         if alive.is_none() {
-            self.keep_the_newest();
+            self.keep_newest_loss();
         }
     }
 
@@ -63,7 +63,7 @@ impl<'a> Evidence<'a> {
     /// know its tuple.
     pub(super) fn find_invalid(
         &self,
-        memories: [&'a LossHistory; 2],
+        histories: [&'a LossHistory; 2],
     ) -> Option<(&'a LossEntry, &'a ConntrackInvalid)> {
         let answered = match (self.stateless(), self.received()) {
             (Some(at), _) => at.value.trigger?.flow,
@@ -71,7 +71,7 @@ impl<'a> Evidence<'a> {
             (None, None) => return None,
         };
         let opened = self.case.opened;
-        memories.into_iter().flat_map(|memory| memory.of(&[answered])).find_map(|loss| {
+        histories.into_iter().flat_map(|history| history.of(&[answered])).find_map(|loss| {
             let Loss::Invalid(invalid) = &loss.loss else {
                 return None;
             };
@@ -89,7 +89,7 @@ impl<'a> Evidence<'a> {
     }
 
     /// Without a local socket nothing says which of several losses it was: the newest is assumed.
-    fn keep_the_newest(&mut self) {
+    fn keep_newest_loss(&mut self) {
         let ipvs = self.ipvs.map_or(0, |(loss, _)| loss.ts);
         let conntrack = self.conntrack.map_or(0, |(loss, _)| loss.ts);
         if ipvs < conntrack {
@@ -117,7 +117,7 @@ impl<'a> Evidence<'a> {
 
     /// Whether the packet that was answered had been translated as before: it had made a new entry, or
     /// IPVS had taken it without one, and what it did not find at its end is not this loss's doing.
-    fn was_translated_again(&self, loss: &LossEntry) -> bool {
+    fn has_new_entry(&self, loss: &LossEntry) -> bool {
         let [there, back] = match &loss.loss {
             Loss::Ipvs(end) if end.real_flow != end.virtual_flow => {
                 [end.real_flow, end.virtual_flow]

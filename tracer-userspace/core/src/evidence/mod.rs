@@ -8,11 +8,11 @@ mod reconstructed;
 mod reset;
 mod translated;
 mod views;
-mod watched;
+mod coverage;
 
 pub use facts::{Evidence, Hosts, seconds};
 pub use reconstructed::{Balanced, Translated};
-pub use watched::Watched;
+pub use coverage::TraceCoverage;
 
 use crate::{
     case::Case,
@@ -22,16 +22,16 @@ use crate::{
 /// Puts the evidence for a case together.
 pub fn gather<'a>(
     case: &'a Case,
-    memories: [&'a LossHistory; 2],
+    histories: [&'a LossHistory; 2],
     ipvs_servers: &'a IpvsServers,
     hosts: &'a Hosts,
     baseline: &'a Baseline,
-    watched: &'a Watched,
+    coverage: &'a TraceCoverage,
 ) -> Evidence<'a> {
     let mut evidence = Evidence {
         case,
-        session: &watched.session,
-        watched,
+        session: &coverage.session,
+        coverage,
         hosts,
         ipvs_servers,
         baseline,
@@ -44,8 +44,8 @@ pub fn gather<'a>(
         invalid: None,
         idle_periods: None,
     };
-    evidence.look_back(memories);
-    evidence.invalid = evidence.find_invalid(memories);
+    evidence.look_back(histories);
+    evidence.invalid = evidence.find_invalid(histories);
     evidence.balanced = evidence.find_balanced();
     evidence.translated = evidence.find_translated();
     evidence

@@ -120,17 +120,17 @@ impl<'a> Evidence<'a> {
 
     /// Whether a reset of this case that nobody here sent is somebody else's.
     pub fn sees_every_reset(&self) -> bool {
-        self.watched.saw_every_reset(self.case.opened)
+        self.coverage.saw_every_reset(self.case.opened)
     }
 
     /// Whether a rule that answered in this case would have been seen.
     pub fn sees_every_rule(&self) -> bool {
-        self.watched.saw_every_rule(self.case.opened)
+        self.coverage.saw_every_rule(self.case.opened)
     }
 
     /// Whether records of this case may be missing.
     pub fn lost_records(&self) -> bool {
-        self.watched.lost_records(self.case.opened)
+        self.coverage.lost_records(self.case.opened)
     }
 
     /// The error that woke an application. The closer's own ECONNRESET after SO_LINGER 0 or

@@ -12,7 +12,7 @@ impl<'a> Evidence<'a> {
         let at = self.stateless()?;
         let packet = at.value.trigger?.flow;
         let (_, _, hurt) = self.victims().find(|(_, _, socket)| socket.flow == packet)?;
-        let inquiry = self.baseline.inquiry(at.netns, packet)?;
+        let lookup = self.baseline.lookup(at.netns, packet)?;
         let is_its_client = |socket: &&SocketState| {
             socket.flow.dst != packet.src
                 // Two connections that have carried nothing look alike.
@@ -20,20 +20,20 @@ impl<'a> Evidence<'a> {
                 && hurt.bytes_received > 0
                 && are_one_connection(socket, hurt)
         };
-        let client = only(inquiry.sockets.iter().flatten().filter(is_its_client))?;
-        let entries = inquiry.conntrack.iter().flat_map(|found| &found.entries);
+        let client = only(lookup.sockets.iter().flatten().filter(is_its_client))?;
+        let entries = lookup.conntrack.iter().flat_map(|found| &found.entries);
         Some(Translated {
             original: client.flow,
             server: packet.src,
-            netns: self.translator(),
+            netns: self.nat_namespace(),
             has_entry: entries.into_iter().any(|entry| entry.original == client.flow),
             client,
-            read: inquiry.read,
+            read: lookup.read,
         })
     }
 
     /// Both ends are on this host, so if one namespace alone has rules for NAT, they are those.
-    fn translator(&self) -> Option<u32> {
+    fn nat_namespace(&self) -> Option<u32> {
         only(self.hosts.iter().filter(|(_, host)| host.translates != Some(false)))
             .filter(|(_, host)| host.translates == Some(true))
             .map(|(netns, _)| *netns)
