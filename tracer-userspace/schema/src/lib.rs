@@ -1,4 +1,4 @@
-//! The documents that machines read: one serde type each, which writes, reads and describes itself.
+//! The machine-readable documents. Each has one serde type, which writes, reads and describes it.
 
 pub mod envelope;
 pub mod fix;
@@ -12,7 +12,7 @@ mod tests;
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 
-/// The JSON Schema (2020-12) of a document as it is written: what is always there is required.
+/// The JSON Schema (2020-12) of a document as it is written: fields that are always written are required.
 pub fn schema_of<T: JsonSchema>() -> serde_json::Value {
     let settings = SchemaSettings::draft2020_12().for_serialize();
     settings.into_generator().into_root_schema_for::<T>().into()

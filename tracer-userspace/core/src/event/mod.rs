@@ -1,4 +1,4 @@
-//! Events: what the correlator eats.
+//! Events: the input of the correlator.
 //!
 //! An event is a decoded kernel record, or a piece of host state that the live loop read when a
 //! record arrived. Verdicts depend on this stream only, so a recorded stream replays to the same

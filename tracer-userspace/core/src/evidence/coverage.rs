@@ -1,35 +1,35 @@
-//! What was being looked at, and since when.
+//! Which signals are traced, and since when.
 
 use rsttrace_model::flow::Nanos;
 
 use crate::event::Session;
 
-/// Their modules come with the first rule that wants them.
+/// The modules of these signals are loaded with the first rule that needs them.
 const REJECT_SIGNALS: [&str; 2] = ["firewall_reset", "firewall_reset6"];
 
-/// Records that were lost are told within so long.
+/// Lost records are reported within this time.
 const LOSS_REPORTED_WITHIN: Nanos = 1_000_000_000;
 
-/// The newest [`Session`], and when its signals came.
+/// The newest [`Session`], and since when its signals are traced.
 #[derive(Default)]
 pub struct TraceCoverage {
     pub session: Session,
-    /// When tracing began: older state may have died unseen.
+    /// When tracing began: earlier ends of entries are not on record.
     pub started: Nanos,
-    /// When the resets of a firewall's rules were hooked, if that was after tracing began.
+    /// When the hooks for the resets of firewall rules were attached, if that was after tracing began.
     reject_rules_since: Nanos,
-    /// When it was last told that records were lost.
+    /// When lost records were last reported.
     lost_at: Option<Nanos>,
 }
 
 impl TraceCoverage {
-    /// It comes again when a module brings a signal.
+    /// Takes in a session. Another session arrives when a loaded module makes a signal available.
     pub fn update(&mut self, ts: Nanos, session: Session) {
         let is_new = |signal: &str| session.covers(signal) && !self.session.covers(signal);
         if self.started == 0 {
             self.started = ts;
         } else {
-            // Of what may have died before, only IPVS entries matter.
+            // Of the ends before that, only those of IPVS entries matter.
             if is_new("ipvs_end") {
                 self.started = ts;
             }
@@ -40,24 +40,24 @@ impl TraceCoverage {
         self.session = session;
     }
 
-    /// Records were lost, a moment ago at most.
+    /// Notes that records were lost, shortly before `ts`.
     pub fn lost(&mut self, ts: Nanos) {
         self.lost_at = Some(ts);
     }
 
-    /// Whether records may be missing of what happened at a time.
+    /// Whether records of a time may be missing.
     pub fn lost_records(&self, at: Nanos) -> bool {
         self.lost_at.is_some_and(|lost| at.abs_diff(lost) <= LOSS_REPORTED_WITHIN)
     }
 
-    /// Whether every answer of a rule with a reset or an ICMP error would have been seen at a time.
+    /// Whether every answer of a rule, a reset or an ICMP error, was traced at a time.
     pub fn saw_every_rule(&self, at: Nanos) -> bool {
         !REJECT_SIGNALS.into_iter().any(|signal| self.session.is_attaching(signal))
             && at > self.reject_rules_since
     }
 
-    /// Whether every reset that this host sent at a time would have been seen: only then is one that
-    /// nobody here sent somebody else's.
+    /// Whether every reset that this host sent at a time was traced. Only then a reset without a record of its
+    /// sending comes from a remote host.
     pub fn saw_every_reset(&self, at: Nanos) -> bool {
         self.session.shows_all("reset_sent") && self.saw_every_rule(at) && !self.lost_records(at)
     }

@@ -1,25 +1,25 @@
-//! What a cause may look at: the records of a case, the losses that could explain it, and the state
-//! of the namespaces. Every look-back is here, once.
+//! The input of the causes: the records of a case, the losses that could explain it, and the state of the
+//! namespaces. Every search in the history is in this module.
 
 mod balanced;
+mod coverage;
 mod facts;
 mod look_back;
 mod reconstructed;
 mod reset;
 mod translated;
 mod views;
-mod coverage;
 
+pub use coverage::TraceCoverage;
 pub use facts::{Evidence, Hosts, seconds};
 pub use reconstructed::{Balanced, Translated};
-pub use coverage::TraceCoverage;
 
 use crate::{
     case::Case,
     history::{baseline::Baseline, ipvs_servers::IpvsServers, losses::LossHistory},
 };
 
-/// Puts the evidence for a case together.
+/// Collects the evidence for a case.
 pub fn gather<'a>(
     case: &'a Case,
     histories: [&'a LossHistory; 2],
