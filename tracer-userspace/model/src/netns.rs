@@ -139,7 +139,7 @@ pub struct TcpSysctls {
     /// Retries of a connection that no process holds any more; 0 means 8.
     pub orphan_retries: Option<u32>,
     pub fin_timeout_s: Option<u32>,
-    /// Whether the kernel resets a connection for a full accept queue instead of dropping its ACK.
+    /// Whether a connection for a full accept queue gets a reset instead of no answer.
     pub abort_on_overflow: Option<bool>,
     /// 0 off, 1 when the SYN queue is full, 2 always.
     pub syncookies: Option<u32>,

@@ -65,7 +65,10 @@ impl std::fmt::Display for CaptureError {
         match self {
             Self::Io { line, error } => write!(f, "cannot read line {line}: {error}"),
             Self::NotACapture => {
-                write!(f, "line 1: not the header of a capture (expected a file of `rsttrace record`)")
+                write!(
+                    f,
+                    "line 1: not the header of a capture (expected a file of `rsttrace record`)"
+                )
             }
             Self::NotAStream => write!(
                 f,

@@ -97,7 +97,8 @@ impl<'a> FixContext<'a> {
 
     /// The shortest idle limit of an established connection in the namespaces with IPVS or NAT, seconds.
     pub fn shortest_limit_s(&self) -> Option<u64> {
-        let balanced = self.ipvs_namespaces().into_iter().filter_map(|it| self.value(it, "ipvs.tcp"));
+        let balanced =
+            self.ipvs_namespaces().into_iter().filter_map(|it| self.value(it, "ipvs.tcp"));
         const ESTABLISHED: &str = "net.netfilter.nf_conntrack_tcp_timeout_established";
         let translated =
             self.nat_namespaces().into_iter().filter_map(|it| self.value(it, ESTABLISHED));

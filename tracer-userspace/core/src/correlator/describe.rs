@@ -276,7 +276,14 @@ fn segment(payload: u32) -> String {
     match payload {
         0 => "a segment without payload".into(),
         // Eight, eleven, eighteen and eighty take "an".
-        8 | 11 | 18 | 80..=89 | 800..=899 | 8000..=8999 | 11_000..=11_999 | 18_000..=18_999
+        8
+        | 11
+        | 18
+        | 80..=89
+        | 800..=899
+        | 8000..=8999
+        | 11_000..=11_999
+        | 18_000..=18_999
         | 80_000..=89_999 => {
             format!("an {payload}-byte segment")
         }

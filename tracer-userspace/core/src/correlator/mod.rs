@@ -30,10 +30,10 @@ use crate::{
 
 mod describe;
 pub mod event_id;
-mod reported;
 mod index;
 mod open;
 mod owners;
+mod reported;
 mod stored_verdict;
 
 pub use owners::closing_task;

@@ -53,7 +53,11 @@ impl<'a> Evidence<'a> {
 
     /// The real server's packet was not translated back, and the client's host has a connection to the service
     /// only.
-    fn untranslated_to_client(&self, at: &Stamped<ResetSent>, packet: Packet) -> Option<Balanced<'a>> {
+    fn untranslated_to_client(
+        &self,
+        at: &Stamped<ResetSent>,
+        packet: Packet,
+    ) -> Option<Balanced<'a>> {
         let lookup = self.baseline.lookup(at.netns, packet.flow)?;
         let victim = self.victims().map(|(_, _, socket)| socket);
         let victim = victim.into_iter().find(|socket| socket.flow == packet.flow);

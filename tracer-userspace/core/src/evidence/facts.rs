@@ -9,8 +9,8 @@ use rsttrace_model::{
 };
 
 use super::{
-    reconstructed::{Balanced, Translated},
     coverage::TraceCoverage,
+    reconstructed::{Balanced, Translated},
 };
 use crate::{
     case::{Case, Stamped},

@@ -85,9 +85,8 @@ impl Baseline {
 
     /// The newest lookup for a packet in a namespace.
     pub fn lookup(&self, netns: u32, packet: Flow) -> Option<&StateLookup> {
-        let is_for_packet = |(inum, lookup): &&(u32, StateLookup)| {
-            *inum == netns && lookup.packet == Some(packet)
-        };
+        let is_for_packet =
+            |(inum, lookup): &&(u32, StateLookup)| *inum == netns && lookup.packet == Some(packet);
         self.lookups.iter().rev().find(is_for_packet).map(|(_, lookup)| lookup)
     }
 }
