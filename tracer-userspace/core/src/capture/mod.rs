@@ -81,7 +81,7 @@ impl std::fmt::Display for CaptureError {
                  rsttrace that recorded it"
             ),
             Self::TooLong { line } => {
-                write!(f, "line {line}: longer than {MAX_LINE} bytes, the longest valid event")
+                write!(f, "line {line}: longer than {MAX_LINE} bytes, the limit of a line")
             }
             Self::Event { line, error } => {
                 // The text of the error ends with a position in the line as if the line were the file. It may
