@@ -206,8 +206,8 @@ impl Record {
             }
             Self::Received(at) => {
                 let seq = Some(at.value.seq()).filter(|seq| *seq != 0);
-                // Without the packet: a connecting socket accepts only a reset that acknowledges its SYN
-                // (net/ipv4/tcp_input.c).
+                // Without the packet: a connecting socket accepts only a reset that acknowledges
+                // its SYN (net/ipv4/tcp_input.c).
                 let syn = at.value.socket.state == tcp_state::SYN_SENT;
                 let acked = syn.then_some(at.value.socket.snd_nxt);
                 let ack = at.value.packet.map(|packet| packet.ack).or(acked);
@@ -310,12 +310,12 @@ impl Identity {
         let anchors_fit = record.anchor().is_none_or(|anchor| {
             let is_same = |known: &Anchor| known.is_same(anchor);
             self.anchors.iter().all(|known| known.fits(anchor))
-                // A reset that answered a segment far outside the window: the socket that received it is
-                // already known.
+                // A reset that answered a segment far outside the window: the socket that received
+                // it is already known.
                 || (self.knows_socket_of(record) && self.anchors.iter().any(is_same))
         });
-        // A segment in flight may be larger than any distance allowed above, so for the two ends of one
-        // reset a common address is enough.
+        // A segment in flight may be larger than any distance allowed above, so for the two ends of
+        // one reset a common address is enough.
         let touches = |flow: Flow| {
             let ends = [flow.src, flow.dst];
             self.flows.iter().any(|known| ends.contains(&known.src) || ends.contains(&known.dst))

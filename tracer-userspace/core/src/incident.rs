@@ -78,8 +78,8 @@ impl Action {
 pub struct Rst {
     /// `received`, `sent` or `none`.
     pub direction: &'static str,
-    /// `local_stack`, `local_socket`, `netfilter`, `remote` or `none`. `None` where not every reset that this host sends
-    /// is traced, because "remote" would be a guess.
+    /// `local_stack`, `local_socket`, `netfilter`, `remote` or `none`. `None` where not every reset that this
+    /// host sends is traced, because "remote" would be a guess.
     pub origin: Option<&'static str>,
     /// The kernel's name for the reason.
     pub reason: Option<String>,

@@ -2,9 +2,9 @@
 //!
 //! * [`decode`] turns kernel records into [`event`]s. [`capture`] writes events to a file and reads them back.
 //! * [`query`] lists what the correlator has to read from the host because of an event.
-//! * [`case`] collects the events of one connection. [`history`] keeps entries that ended and packets that were
-//!   dropped before. [`evidence`] combines both. [`causes`] give the verdict. [`correlator`] runs these steps and
-//!   makes [`incident`]s with [`fix`]es.
+//! * [`case`] collects the events of one connection. [`history`] keeps earlier ends of entries and drops.
+//!   [`evidence`] combines both. [`causes`] give the verdict. [`correlator`] runs these steps and makes
+//!   [`incident`]s with [`fix`]es.
 //!
 //! The crate uses no clock, no I/O and no environment, so that a recorded stream gives the same verdicts
 //! anywhere. Its dependencies and its `clippy.toml` enforce that.

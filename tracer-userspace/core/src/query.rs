@@ -1,7 +1,7 @@
 //! Queries: what the correlator has to read from the host because of an event.
 //!
-//! [`wanted`] gives all queries of an event. The live stream runs them and puts each answer behind the event in the
-//! stream, so that a capture holds the answers and a replay reads nothing from a host.
+//! [`wanted`] gives all queries of an event. The live stream runs them and puts each answer behind the event
+//! in the stream, so that a capture holds the answers and a replay reads nothing from a host.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -42,8 +42,8 @@ pub enum Query {
     AcceptQueue { netns: u32, address: SocketAddr },
     /// The owner of a socket: [`Body::Owner`].
     Owner(OwnedSocket),
-    /// How long other connections to the same service are idle and still work, because this connection was reset
-    /// after it had been idle for `idle`: any number of [`Body::Survived`].
+    /// How long other connections to the same service are idle and still work, because this connection was
+    /// reset after it had been idle for `idle`: any number of [`Body::Survived`].
     IdlePeriods { netns: u32, flow: Flow, idle: Nanos },
     /// Settings, counters and listeners of a namespace, read at most `max_age` ago: [`Body::Netns`].
     Netns { netns: u32, max_age: Duration },
@@ -115,8 +115,8 @@ pub fn wanted(event: &Event) -> Vec<Query> {
     queries
 }
 
-/// Whether the owner matters. For a refused connect it is not worth a walk through all processes, because a port
-/// scan can be refused a thousand times a second.
+/// Whether the owner matters. For a refused connect it is not worth a walk through all processes, because a
+/// port scan can be refused a thousand times a second.
 fn has_owner(socket: &Socket) -> bool {
     socket.state != tcp_state::SYN_SENT || socket.err == ETIMEDOUT
 }

@@ -8,7 +8,8 @@ use crate::flow::Flow;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConntrackState {
-    /// The limit of entries for *each* namespace; one value for the whole machine. Before 7.2, 0 means no limit.
+    /// The limit of entries for *each* namespace; one value for the whole machine. Before 7.2, 0 means no
+    /// limit.
     pub max: Option<u32>,
     /// Entries in this namespace.
     pub count: Option<u32>,

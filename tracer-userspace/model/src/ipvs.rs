@@ -21,7 +21,8 @@ pub struct IpvsState {
     pub timeout_tcpfin_s: Option<u32>,
     /// Idle limit of UDP (third value), seconds.
     pub timeout_udp_s: Option<u32>,
-    /// `net.ipv4.vs.expire_nodest_conn`: a packet of a connection whose server was removed is answered at once.
+    /// `net.ipv4.vs.expire_nodest_conn`: a packet of a connection whose server was removed is answered at
+    /// once.
     pub expire_nodest_conn: Option<bool>,
     /// `net.ipv4.vs.conntrack`: IPVS connections are tracked by netfilter too.
     pub conntrack: Option<bool>,

@@ -1,5 +1,5 @@
-//! State that exists, in contrast to events: connections that are older than the tracer have no record of their
-//! start.
+//! State that exists, in contrast to events: connections that are older than the tracer have no record of
+//! their start.
 
 use std::net::SocketAddr;
 
@@ -31,8 +31,8 @@ impl InitialState {
     }
 }
 
-/// The state when a TCP stack received a packet for which it has no connection. The event's namespace is that of
-/// the stack.
+/// The state when a TCP stack received a packet for which it has no connection. The event's namespace is that
+/// of the stack.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StateLookup {

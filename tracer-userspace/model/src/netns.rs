@@ -32,8 +32,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// Shell words to put before a command; `None` when it is unknown how to enter the namespace, or when the name has
-    /// characters that are unsafe in a command.
+    /// Shell words to put before a command; `None` when it is unknown how to enter the namespace, or when the
+    /// name has characters that are unsafe in a command.
     pub fn prefix(&self) -> Option<String> {
         match &self.reach {
             NetnsReach::Initial => Some(String::new()),
@@ -90,8 +90,8 @@ pub struct NetnsState {
     pub ipvs: Option<IpvsState>,
     pub tcp: TcpSysctls,
     pub counters: TcpCounters,
-    /// Addresses on which TCP sockets listen; a socket for both address families is listed twice. `None` where the
-    /// kernel does not list its sockets.
+    /// Addresses on which TCP sockets listen; a socket for both address families is listed twice. `None`
+    /// where the kernel does not list its sockets.
     pub listeners: Option<Vec<SocketAddr>>,
     /// It has rules for NAT. `None` where unknown.
     pub translates: Option<bool>,

@@ -85,8 +85,8 @@ impl SocketState {
     }
 }
 
-/// How long ago a socket last sent or received, milliseconds. For a socket that never did the kernel counts from
-/// boot.
+/// How long ago a socket last sent or received, milliseconds. For a socket that never did the kernel counts
+/// from boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketAges {
     pub data_sent_ms: u32,
@@ -107,7 +107,8 @@ pub struct SocketTimer {
 #[serde(rename_all = "snake_case")]
 pub enum TimerKind {
     Retransmit,
-    /// The next keepalive probe, or the answer to the last one; in SYN_RECV and FIN_WAIT2 the end of the state.
+    /// The next keepalive probe, or the answer to the last one; in SYN_RECV and FIN_WAIT2 the end of the
+    /// state.
     Keepalive,
     TimeWait,
     ZeroWindow,

@@ -1,8 +1,8 @@
 //! An incident as one JSON object: ECS names, schema 1.x.
 //!
-//! The only type for incidents: `-o json` writes it, `report` reads it, `rsttrace schema` describes it. A reader
-//! accepts incidents of any 1.x version, also after log shippers have changed them, so fields that it does not need
-//! have a default. A writer writes every field.
+//! The only type for incidents: `-o json` writes it, `report` reads it, `rsttrace schema` describes it. A
+//! reader accepts incidents of any 1.x version, also after log shippers have changed them, so fields that it
+//! does not need have a default. A writer writes every field.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -210,8 +210,8 @@ pub struct Verdict {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("enum" = ["source", "destination"]))]
     pub process_of: Option<String>,
-    /// How that process was found: it holds the socket, connected it, closed it, or listens where the connection was
-    /// accepted.
+    /// How that process was found: it holds the socket, connected it, closed it, or listens where the
+    /// connection was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("enum" = ["descriptor", "connect", "close", "listener"]))]
     pub process_by: Option<String>,
@@ -381,8 +381,8 @@ pub(crate) const MAX_LINE: usize = 12 * 1024;
 const TRUNCATED: &str = ",\"truncated\":true";
 
 impl Incident {
-    /// One line, without the line end, shorter than 12 KiB. The least important lists are shortened first; the first
-    /// fix and the first finding stay.
+    /// One line, without the line end, shorter than 12 KiB. The least important lists are shortened first;
+    /// the first fix and the first finding stay.
     pub fn line(mut self) -> String {
         let mut line = json(&self);
         for list in 0..5 {

@@ -13,14 +13,14 @@ pub fn timestamp(wall_ns: i64) -> String {
         .map_or_else(|_| "1970-01-01T00:00:00.000000000Z".into(), |ts| format!("{ts:.9}"))
 }
 
-/// Escapes human-readable text, which may contain the name of a process. Outside its JSON string such a name must
-/// not move a cursor. Fields that hold only such a name are not escaped.
+/// Escapes human-readable text, which may contain the name of a process. Outside its JSON string such a name
+/// must not move a cursor. Fields that hold only such a name are not escaped.
 pub fn sentence(text: &str) -> String {
     terminal(text)
 }
 
-/// A measured time in seconds, to the millisecond. It always has a decimal point, so that an index that derives
-/// the type from the first value does not choose an integer type.
+/// A measured time in seconds, to the millisecond. It always has a decimal point, so that an index that
+/// derives the type from the first value does not choose an integer type.
 pub fn measured(seconds: f64) -> f64 {
     // Adding zero removes the sign of a negative zero.
     (seconds * 1000.0).round() / 1000.0 + 0.0

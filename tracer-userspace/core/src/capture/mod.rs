@@ -1,8 +1,8 @@
 //! A capture: the events of the correlator as text, one event per line.
 //!
 //! A capture holds decoded events (functions and reasons by name, times converted), host state, owners of
-//! sockets, coverage and the times at which cases got their verdicts. A replay needs neither the kernel nor root
-//! and prints the same bytes. Kernel addresses are replaced by small numbers.
+//! sockets, coverage and the times at which cases got their verdicts. A replay needs neither the kernel nor
+//! root and prints the same bytes. Kernel addresses are replaced by small numbers.
 
 use std::{
     collections::HashMap,
@@ -84,8 +84,8 @@ impl std::fmt::Display for CaptureError {
                 write!(f, "line {line}: longer than {MAX_LINE} bytes, the limit of a line")
             }
             Self::Event { line, error } => {
-                // The text of the error ends with a position in the line as if the line were the file. It may
-                // quote the file, which may hold any bytes.
+                // The text of the error ends with a position in the line as if the line were the
+                // file. It may quote the file, which may hold any bytes.
                 let text = error.to_string();
                 let what = text.rsplit_once(" at line ").map_or(&*text, |(what, _)| what);
                 let (column, what) = (error.column(), escape::terminal(what));

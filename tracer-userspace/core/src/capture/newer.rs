@@ -1,4 +1,5 @@
-//! Events of a newer rsttrace: a kind that this build does not know is counted, not reported as a damaged line.
+//! Events of a newer rsttrace: a kind that this build does not know is counted, not reported as a damaged
+//! line.
 
 use std::{
     fmt::{self, Display},

@@ -150,8 +150,8 @@ fn action(evidence: &Evidence<'_>, cause: &Cause) -> Action {
 }
 
 fn rst(evidence: &Evidence<'_>, cause: &Cause) -> Rst {
-    // After a timeout only the reset that the timer itself sent counts. Resets that answer the peer later are
-    // effects.
+    // After a timeout only the reset that the timer itself sent counts. Resets that answer the peer
+    // later are effects.
     let (sent, received) = match evidence.timed_out() {
         Some(_) => (evidence.active(), None),
         None => (evidence.sent(), evidence.received()),
@@ -194,7 +194,8 @@ fn victim_side(evidence: &Evidence<'_>, client: Flow, server: Flow) -> Victim {
         .filter_map(|(_, _, socket)| side_of(socket.flow.src, client, server))
         .collect();
     if victims.is_empty() {
-        // Without a victim on this host it is the end that the reset was sent to or whose packet was dropped.
+        // Without a victim on this host it is the end that the reset was sent to or whose packet
+        // was dropped.
         let target = evidence
             .sent()
             .and_then(|at| at.value.flow())

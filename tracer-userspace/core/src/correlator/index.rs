@@ -1,5 +1,5 @@
-//! Finds the cases and incidents that a record may belong to without a scan of all: a reset storm opens thousands
-//! of cases a second.
+//! Finds the cases and incidents that a record may belong to without a scan of all: a reset storm opens
+//! thousands of cases a second.
 
 use std::{collections::HashMap, hash::Hash};
 
@@ -7,8 +7,8 @@ use rsttrace_model::flow::Flow;
 
 use crate::case::{Identity, Record};
 
-/// Ids by everything that makes an [`Identity`] match a record: a tuple, the number of a reset, or the sequence
-/// numbers of both directions.
+/// Ids by everything that makes an [`Identity`] match a record: a tuple, the number of a reset, or the
+/// sequence numbers of both directions.
 #[derive(Default)]
 pub struct Index {
     flows: HashMap<Flow, Vec<u64>>,

@@ -2,8 +2,8 @@
 //!
 //! A record opens a case or joins one. A case settles for [`SETTLE`], because on one host the effect is often
 //! recorded before its cause (an active reset is traced after it was delivered). Then the case becomes an
-//! incident. Reported incidents are kept, so that a later error at the connection's other end repeats the verdict
-//! instead of making a second one.
+//! incident. Reported incidents are kept, so that a later error at the connection's other end repeats the
+//! verdict instead of making a second one.
 
 use std::collections::BTreeMap;
 
@@ -38,15 +38,15 @@ mod stored_verdict;
 
 pub use owners::closing_task;
 
-/// How long a case waits for its other records. Effects precede causes by microseconds, and the end of an entry
-/// that RCU frees follows within 100 ms. An incident must be printed within 1 s.
+/// How long a case waits for its other records. Effects precede causes by microseconds, and the end of an
+/// entry that RCU frees follows within 100 ms. An incident must be printed within 1 s.
 pub const SETTLE: Nanos = 250_000_000;
 
 /// Ends of entries that are kept: at most about 64 MiB.
 const MAX_LOSSES: usize = 65_536;
 
-/// Dropped packets that are kept. They have their own store, so that a noisy DROP rule does not evict the ends of
-/// entries.
+/// Dropped packets that are kept. They have their own store, so that a noisy DROP rule does not evict the
+/// ends of entries.
 const MAX_DROPS: usize = 8192;
 
 /// Cases that may settle at once; beyond this limit the oldest case gets its verdict early.
@@ -137,7 +137,8 @@ impl Correlator {
                     state.remember_listeners(earlier);
                 }
                 if self.hosts.len() >= MAX_NAMESPACES && !self.hosts.contains_key(&state.inum) {
-                    // Inode numbers increase: the lowest is the initial namespace, the next is the oldest.
+                    // Inode numbers increase: the lowest is the initial namespace, the next is the
+                    // oldest.
                     if let Some(oldest) = self.hosts.keys().nth(1).copied() {
                         self.hosts.remove(&oldest);
                     }
@@ -281,7 +282,8 @@ impl Correlator {
         if no_reset && case.errors.is_empty() && cause.opens_on_drop.is_none() {
             return None;
         }
-        // A socket whose own connect was abandoned reports its error after it has lost its addresses.
+        // A socket whose own connect was abandoned reports its error after it has lost its
+        // addresses.
         if no_reset && case.identity.flows().is_empty() {
             self.counters.absorbed += 1;
             return None;

@@ -49,8 +49,8 @@ impl OpenCases {
         self.index(id);
     }
 
-    /// Adds a record to the case it belongs to. When it belongs to several cases, they are merged. Returns the record
-    /// when it belongs to none.
+    /// Adds a record to the case it belongs to. When it belongs to several cases, they are merged. Returns
+    /// the record when it belongs to none.
     pub fn join(&mut self, record: Record, losses: &LossHistory) -> Option<Record> {
         let mut found = self.matching(&record).into_iter();
         let Some(first) = found.next() else {
@@ -93,8 +93,8 @@ impl OpenCases {
     }
 }
 
-/// Adds the tuples of lost entries: the tuples of the connection on both sides of NAT, which the records of the
-/// other end carry.
+/// Adds the tuples of lost entries: the tuples of the connection on both sides of NAT, which the records of
+/// the other end carry.
 pub fn add_aliases(losses: &LossHistory, case: &mut Case) {
     let known = case.identity.flows().to_vec();
     for loss in losses.of(&known) {

@@ -56,8 +56,8 @@ impl Owners {
         answered.or_else(|| socket.opener.as_ref().map(Owner::from))
     }
 
-    /// The process of a task that closed a socket at a time. The process that was read for the pid counts only if it
-    /// had started by then.
+    /// The process of a task that closed a socket at a time. The process that was read for the pid counts
+    /// only if it had started by then.
     fn of_closer(&self, (at, task): (Nanos, &Task)) -> Owner {
         let known = self.processes.iter().rev().find(|process| {
             process.owner.pid == task.pid
@@ -79,8 +79,8 @@ fn push<T>(list: &mut VecDeque<T>, item: T) {
     list.push_back(item);
 }
 
-/// The task that closed the socket for which a reset is sent, and when. Never an unrelated task: a close does not
-/// run in softirq, and an unreadable stack proves nothing.
+/// The task that closed the socket for which a reset is sent, and when. Never an unrelated task: a close does
+/// not run in softirq, and an unreadable stack proves nothing.
 pub fn closing_task(sent: &ResetSent, at: Nanos) -> Option<(Nanos, &Task)> {
     /// Functions that a task reaches by its own call or by its exit.
     const CLOSES: [&str; 4] = ["inet_release", "inet6_release", "tcp_close", "tcp_disconnect"];

@@ -58,8 +58,9 @@ impl ReportedIncidents {
 }
 
 impl ReportedIncident {
-    /// Whether a later record comes from the other end of this incident. A packet that a full table dropped does not
-    /// end the connection: a retry may get through, and the connection may break later for another reason.
+    /// Whether a later record comes from the other end of this incident. A packet that a full table dropped
+    /// does not end the connection: a retry may get through, and the connection may break later for another
+    /// reason.
     fn follows_from(&self, record: &Record) -> bool {
         if !self.identity.matches(record) {
             return false;

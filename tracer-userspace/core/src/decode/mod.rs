@@ -1,5 +1,5 @@
-//! Decodes bytes from the ring buffer to [`Event`]s. Any input gives an event or an error with its offset, never a
-//! panic.
+//! Decodes bytes from the ring buffer to [`Event`]s. Any input gives an event or an error with its offset,
+//! never a panic.
 
 use std::{
     mem::offset_of,

@@ -23,11 +23,11 @@ pub enum DropReason {
     NoServer,
     /// A mid-stream packet for an IPVS service from which a real server was removed.
     NoDestination,
-    /// Its conntrack entry could not be inserted: the tuple that NAT chose, from source to destination, belongs to
-    /// another entry.
+    /// Its conntrack entry could not be inserted: the tuple that NAT chose, from source to destination,
+    /// belongs to another entry.
     Clash { tuple: Flow },
-    /// A rule answered with an ICMP error, in these functions. Has the tuples of the connection where NAT translates
-    /// it.
+    /// A rule answered with an ICMP error, in these functions. Has the tuples of the connection where NAT
+    /// translates it.
     Rejected { stack: Stack, nat: Option<NatTuples> },
     /// netfilter dropped it for an unknown reason: a rule, or a full table. Recorded only where kprobes are
     /// unavailable.
@@ -38,8 +38,8 @@ pub enum DropReason {
 }
 
 impl PacketDrop {
-    /// Whether the drop alone is a failure of its connection. A drop by a rule may be intended, and counts only by
-    /// its consequence.
+    /// Whether the drop alone is a failure of its connection. A drop by a rule may be intended, and counts
+    /// only by its consequence.
     pub fn is_failure(&self) -> bool {
         matches!(self.why, DropReason::TableFull | DropReason::NoServer)
     }
@@ -77,8 +77,8 @@ pub struct NatTuples {
 }
 
 impl NatTuples {
-    /// The addresses that the sender used, of a packet that NAT may have changed in part (`halfway`). `None` for a
-    /// packet of another connection.
+    /// The addresses that the sender used, of a packet that NAT may have changed in part (`halfway`). `None`
+    /// for a packet of another connection.
     pub fn as_sent(self, halfway: Flow) -> Option<Flow> {
         let Self { original, reply } = self;
         let goes = |from: Flow, to: Flow| {

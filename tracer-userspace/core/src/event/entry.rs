@@ -87,8 +87,8 @@ pub struct ConntrackEnd {
 }
 
 impl ConntrackEnd {
-    /// `IPS_SRC_NAT | IPS_DST_NAT`: without NAT conntrack picks the connection up again, and the lost entry breaks
-    /// nothing.
+    /// `IPS_SRC_NAT | IPS_DST_NAT`: without NAT conntrack picks the connection up again, and the lost entry
+    /// breaks nothing.
     pub fn is_nat(&self) -> bool {
         self.status & (1 << 4 | 1 << 5) != 0
     }

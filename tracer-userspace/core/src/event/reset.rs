@@ -41,8 +41,8 @@ impl ResetSent {
         }
     }
 
-    /// Whether the reset answers a mid-stream packet for which the TCP stack has no connection: it has no socket,
-    /// or a listener that never had the connection.
+    /// Whether the reset answers a mid-stream packet for which the TCP stack has no connection: it has no
+    /// socket, or a listener that never had the connection.
     pub fn has_no_matching_socket(&self) -> bool {
         let has_no_connection = match &self.socket {
             None => true,
@@ -55,8 +55,8 @@ impl ResetSent {
                 .is_some_and(|packet| packet.has(tcp_flag::ACK) && !packet.has(tcp_flag::SYN))
     }
 
-    /// Sequence number of the reset, which NAT does not change. `None` where the RFC requires 0 (an answer to a
-    /// segment without ACK, RFC 9293 3.10.7.1).
+    /// Sequence number of the reset, which NAT does not change. `None` where the RFC requires 0 (an answer to
+    /// a segment without ACK, RFC 9293 3.10.7.1).
     pub fn seq(&self) -> Option<u32> {
         match (&self.trigger, &self.socket) {
             (Some(trigger), _) => trigger.has(tcp_flag::ACK).then_some(trigger.ack),
@@ -74,14 +74,15 @@ pub struct ResetReceived {
 }
 
 impl ResetReceived {
-    /// Sequence number of the reset. Where the packet is not readable this is `rcv_nxt`, because a socket accepts a
-    /// reset only at `rcv_nxt` (RFC 5961 3.2).
+    /// Sequence number of the reset. Where the packet is not readable this is `rcv_nxt`, because a socket
+    /// accepts a reset only at `rcv_nxt` (RFC 5961 3.2).
     pub fn seq(&self) -> u32 {
         self.packet.map_or(self.socket.rcv_nxt, |packet| packet.seq)
     }
 
-    /// The error that the reset gives to the socket's application, if the socket has one (net/ipv4/tcp_input.c,
-    /// `tcp_reset`). The record precedes the error, on a busy host by a noticeable time.
+    /// The error that the reset gives to the socket's application, if the socket has one
+    /// (net/ipv4/tcp_input.c, `tcp_reset`). The record precedes the error, on a busy host by a noticeable
+    /// time.
     pub fn errno(&self) -> Option<u32> {
         match self.socket.state {
             tcp_state::CLOSE => None,

@@ -29,8 +29,8 @@ pub struct Session {
     pub kernel: String,
     /// Inode of the initial network namespace.
     pub initial_netns: u32,
-    /// The pid of the tracer. The kernel may reap an entry on behalf of the tracer when it reads a table. 0 when
-    /// unknown.
+    /// The pid of the tracer. The kernel may reap an entry on behalf of the tracer when it reads a table. 0
+    /// when unknown.
     #[serde(default)]
     pub pid: u32,
     /// CLOCK_REALTIME minus CLOCK_MONOTONIC, nanoseconds.
@@ -55,8 +55,8 @@ impl Session {
         spots
     }
 
-    /// A possible cause of a timeout that this kernel's hooks do not show. Every dropped packet is checked only
-    /// where kprobes are unavailable.
+    /// A possible cause of a timeout that this kernel's hooks do not show. Every dropped packet is checked
+    /// only where kprobes are unavailable.
     pub fn unseen_drops(&self) -> Option<&'static str> {
         let checks_all_drops = |signal: &SignalCoverage| {
             signal.programs().any(|it| it == "kfree_skb_netfilter__rawtp")

@@ -64,8 +64,8 @@ impl Socket {
         !matches!(self.state, LISTEN | NEW_SYN_RECV | TIME_WAIT)
     }
 
-    /// Whether it timed out and the peer's application never sent data. The peer may not even have accepted the
-    /// connection.
+    /// Whether it timed out and the peer's application never sent data. The peer may not even have accepted
+    /// the connection.
     pub fn was_never_answered(&self) -> bool {
         self.err == ETIMEDOUT && self.bytes_received == 0
     }

@@ -1,5 +1,5 @@
-//! A connection through IPVS whose entry is not on record, reconstructed from the services, the sockets and the
-//! tables of the host.
+//! A connection through IPVS whose entry is not on record, reconstructed from the services, the sockets and
+//! the tables of the host.
 
 use std::net::SocketAddr;
 
@@ -143,7 +143,8 @@ fn has_entry(lookup: &StateLookup, netns: u32, virtual_flow: Flow, ts: Nanos) ->
     (alive || !found.table.truncated).then_some(alive)
 }
 
-/// Whether two sockets can be the ends of one connection: one has received what the other has had acknowledged.
+/// Whether two sockets can be the ends of one connection: one has received what the other has had
+/// acknowledged.
 pub(super) fn are_one_connection(client: &SocketState, server: &Socket) -> bool {
     if client.state != tcp_state::ESTABLISHED && server.state == tcp_state::ESTABLISHED {
         return false;

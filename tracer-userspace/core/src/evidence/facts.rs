@@ -77,11 +77,12 @@ impl<'a> Evidence<'a> {
         self.ipvs
     }
 
-    /// The IPVS entry of this connection, if its real server was found removed when the connection timed out or its
-    /// packet was dropped.
+    /// The IPVS entry of this connection, if its real server was found removed when the connection timed out
+    /// or its packet was dropped.
     pub fn ipvs_orphan(&self) -> Option<&'a Stamped<IpvsEntry>> {
         let case = self.case;
-        // The entry may arrive after the case of its packet was closed. Then the next retry is dropped as well.
+        // The entry may arrive after the case of its packet was closed. Then the next retry is
+        // dropped as well.
         let was_read_for = |ts| {
             let drops = case
                 .drops
@@ -94,8 +95,8 @@ impl<'a> Evidence<'a> {
         self.ipvs_servers.orphans(self.case.identity.flows()).find(|at| was_read_for(at.ts))
     }
 
-    /// The removal of this connection's real server from IPVS, if it came before the connection broke and after a
-    /// victim last received.
+    /// The removal of this connection's real server from IPVS, if it came before the connection broke and
+    /// after a victim last received.
     pub fn ipvs_server_removed(
         &self,
         netns: u32,
@@ -108,8 +109,8 @@ impl<'a> Evidence<'a> {
             .find(|at| at.ts <= self.case.opened && at.ts.saturating_add(TOLERANCE) >= alive)
     }
 
-    /// The removal of a server together with its IPVS service, if it came before the connection broke and after a
-    /// victim last received.
+    /// The removal of a server together with its IPVS service, if it came before the connection broke and
+    /// after a victim last received.
     pub fn ipvs_service_removed(
         &self,
         netns: u32,
@@ -143,8 +144,8 @@ impl<'a> Evidence<'a> {
         self.invalid
     }
 
-    /// Both tuples, original and reply, of the conntrack entry that translates this connection, if a record shows
-    /// them.
+    /// Both tuples, original and reply, of the conntrack entry that translates this connection, if a record
+    /// shows them.
     pub fn nat_tuples(&self) -> Option<(Flow, Flow)> {
         let ended = self.conntrack.map(|(_, end)| (end.original, end.reply));
         let invalid = self.invalid.map(|(_, it)| (it.original, it.reply));
@@ -157,13 +158,14 @@ impl<'a> Evidence<'a> {
         ended.or(invalid).or(clash).or(rejected)
     }
 
-    /// Whether the end of an entry of this connection is on record, also an end that no cause explains. Then a missing
-    /// socket alone does not explain the reset.
+    /// Whether the end of an entry of this connection is on record, also an end that no cause explains. Then
+    /// a missing socket alone does not explain the reset.
     pub fn has_loss(&self) -> bool {
         self.ipvs.is_some() || self.conntrack.is_some()
     }
 
-    /// The confidence of a lost entry, whose end is on record: observed if the reset's sender is on record too.
+    /// The confidence of a lost entry, whose end is on record: observed if the reset's sender is on record
+    /// too.
     pub fn lost_entry_confidence(&self) -> Confidence {
         match self.stateless() {
             Some(_) if !self.zone_is_ambiguous => Confidence::Observed,

@@ -16,8 +16,8 @@ const TOLERANCE: Nanos = 12_000_000;
 const ANSWERED_WITHIN: Nanos = 1_000_000_000;
 
 impl<'a> Evidence<'a> {
-    /// Finds the losses that may explain this case: before the case opened, and after the last segment that either
-    /// end received. Losses in a namespace of the case come before others, then the newest first.
+    /// Finds the losses that may explain this case: before the case opened, and after the last segment that
+    /// either end received. Losses in a namespace of the case come before others, then the newest first.
     pub(super) fn look_back(&mut self, histories: [&'a LossHistory; 2]) {
         let alive = self.last_received();
         let namespaces = self.namespaces();
@@ -25,8 +25,8 @@ impl<'a> Evidence<'a> {
             .into_iter()
             .flat_map(|history| history.of(self.case.identity.flows()))
             .filter(|loss| {
-                // Retries update the time of a drop, and so do later answers of the closed end. Both may come
-                // before the verdict.
+                // Retries update the time of a drop, and so do later answers of the closed end.
+                // Both may come before the verdict.
                 let since = match &loss.loss {
                     Loss::Drop(_) => loss.since,
                     _ => loss.ts,
@@ -41,8 +41,8 @@ impl<'a> Evidence<'a> {
         for loss in losses.into_iter().rev() {
             match &loss.loss {
                 Loss::Ipvs(end) if self.ipvs.is_none() => self.ipvs = Some((loss, end)),
-                // conntrack picks up a connection without NAT again. An entry that IPVS deleted with its own
-                // entry counts as the IPVS loss.
+                // conntrack picks up a connection without NAT again. An entry that IPVS deleted
+                // with its own entry counts as the IPVS loss.
                 Loss::Conntrack(end)
                     if self.conntrack.is_none()
                         && end.is_nat()
@@ -60,8 +60,8 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    /// The INVALID packet that this case's reset answers: the packet was forwarded untranslated to a host without a
-    /// connection of its tuple.
+    /// The INVALID packet that this case's reset answers: the packet was forwarded untranslated to a host
+    /// without a connection of its tuple.
     pub(super) fn find_invalid(
         &self,
         histories: [&'a LossHistory; 2],
@@ -102,8 +102,8 @@ impl<'a> Evidence<'a> {
         self.drops.retain(|(loss, _)| loss.ts >= newest);
     }
 
-    /// Whether a loss belongs to an equal tuple in another namespace. The packet that was answered has the addresses
-    /// that the client used, so its entry is in the namespace that answered.
+    /// Whether a loss belongs to an equal tuple in another namespace. The packet that was answered has the
+    /// addresses that the client used, so its entry is in the namespace that answered.
     fn is_elsewhere(&self, loss: &LossEntry) -> bool {
         let as_sent = match &loss.loss {
             Loss::Ipvs(end) => end.virtual_flow,
@@ -116,8 +116,8 @@ impl<'a> Evidence<'a> {
         })
     }
 
-    /// Whether the packet that was answered was translated as before: it had made a new entry, or IPVS had accepted
-    /// it without an entry. Then this loss does not explain the missing socket.
+    /// Whether the packet that was answered was translated as before: it had made a new entry, or IPVS had
+    /// accepted it without an entry. Then this loss does not explain the missing socket.
     fn has_new_entry(&self, loss: &LossEntry) -> bool {
         let [there, back] = match &loss.loss {
             Loss::Ipvs(end) if end.real_flow != end.virtual_flow => {

@@ -55,7 +55,8 @@ impl<'a> Evidence<'a> {
                 tcp_state::SYN_SENT | tcp_state::SYN_RECV | tcp_state::NEW_SYN_RECV
             )
         });
-        // A socket is closed when it gets its error. A socket that never received anything was connecting.
+        // A socket is closed when it gets its error. A socket that never received anything was
+        // connecting.
         let gave_up =
             self.case.errors.iter().any(|at| {
                 at.value.socket.state == tcp_state::SYN_SENT || at.value.socket.rcv_nxt == 0
@@ -63,8 +64,8 @@ impl<'a> Evidence<'a> {
         answers_syn || connecting || gave_up
     }
 
-    /// Whether a lost entry can explain this case: the sender of the reset had no state, or the peer did not answer.
-    /// A lost entry never explains the abort of an open socket.
+    /// Whether a lost entry can explain this case: the sender of the reset had no state, or the peer did not
+    /// answer. A lost entry never explains the abort of an open socket.
     pub fn looks_like_lost_state(&self) -> bool {
         if self.is_handshake() || self.active_abort() || self.rejected().is_some() {
             return false;
@@ -179,7 +180,8 @@ impl<'a> Evidence<'a> {
         self.victims().next()
     }
 
-    /// When a victim last received from its peer, the later of both ends; `None` when no victim is on this host.
+    /// When a victim last received from its peer, the later of both ends; `None` when no victim is on this
+    /// host.
     pub fn last_received(&self) -> Option<Nanos> {
         self.victims().filter_map(|(_, _, socket)| socket.last_received).max()
     }

@@ -32,8 +32,8 @@ impl<'a> Evidence<'a> {
         })
     }
 
-    /// The namespace that does NAT for this connection. Both ends are on this host, so if only one namespace has NAT
-    /// rules, those rules apply.
+    /// The namespace that does NAT for this connection. Both ends are on this host, so if only one namespace
+    /// has NAT rules, those rules apply.
     fn nat_namespace(&self) -> Option<u32> {
         only(self.hosts.iter().filter(|(_, host)| host.translates != Some(false)))
             .filter(|(_, host)| host.translates == Some(true))

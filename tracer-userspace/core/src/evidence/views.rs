@@ -1,4 +1,5 @@
-//! Which end initiated the connection: the tuple that the initiator used, and the tuple that the responder has.
+//! Which end initiated the connection: the tuple that the initiator used, and the tuple that the responder
+//! has.
 
 use std::net::SocketAddr;
 
@@ -92,8 +93,8 @@ impl Evidence<'_> {
         Side { flow, at_initiator }
     }
 
-    /// Whether `flow.src` made the connection: not a listener, not an IPVS service. If nothing else is known it is the
-    /// end with an ephemeral port, and of two such ports the larger one.
+    /// Whether `flow.src` made the connection: not a listener, not an IPVS service. If nothing else is known
+    /// it is the end with an ephemeral port, and of two such ports the larger one.
     fn initiates(&self, netns: u32, flow: Flow) -> bool {
         for at in &self.case.sent {
             let Some(trigger) = at.value.trigger.filter(|t| t.flow.key() == flow.key()) else {
@@ -163,8 +164,8 @@ impl Evidence<'_> {
         })
     }
 
-    /// Whether this is the address of a victim and no socket is known to have listened there. A socket that accepts
-    /// a connection shares its port with a listener.
+    /// Whether this is the address of a victim and no socket is known to have listened there. A socket that
+    /// accepts a connection shares its port with a listener.
     fn never_listened(&self, address: SocketAddr) -> bool {
         self.victims().any(|(netns, _, socket)| {
             socket.flow.src == address

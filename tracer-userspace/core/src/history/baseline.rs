@@ -1,5 +1,5 @@
-//! State that was read from the host: connections, IPVS entries, and the answers to lookups for packets without
-//! a connection. Each store is limited by count. What does not fit is missing from the verdicts.
+//! State that was read from the host: connections, IPVS entries, and the answers to lookups for packets
+//! without a connection. Each store is limited by count. What does not fit is missing from the verdicts.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -41,8 +41,8 @@ pub struct Bracket {
 
 impl Ages {
     /// The limit that explains every sample. It needs at least two independent breaks and a connection that
-    /// survived a shorter idle time. `None` without these samples, and when a connection survived a longer idle
-    /// time than the shortest that broke one.
+    /// survived a shorter idle time. `None` without these samples, and when a connection survived a longer
+    /// idle time than the shortest that broke one.
     pub fn bracket(&self) -> Option<Bracket> {
         let survived_s = self.longest_survived_s?;
         let broke_s = self.breaks.iter().map(|sample| sample.idle_s).reduce(f64::min)?;
@@ -55,8 +55,9 @@ impl Ages {
         self.longest_survived_s
     }
 
-    /// A server that restarts breaks all idle connections, whatever their idle time. Two breaks are independent
-    /// when the later connection still received from its peer after the earlier connection had broken.
+    /// A server that restarts breaks all idle connections, whatever their idle time. Two breaks are
+    /// independent when the later connection still received from its peer after the earlier connection had
+    /// broken.
     fn independent_breaks(&self) -> usize {
         let mut count = 0;
         let mut last: Option<Nanos> = None;

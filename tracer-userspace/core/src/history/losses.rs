@@ -1,7 +1,7 @@
 //! Entries that ended and packets that were dropped, kept until a connection breaks.
 //!
-//! Limited by count, not by age: an application may send on a dead connection hours later. Keyed by every tuple
-//! of the flow, so a packet finds its entry from either side of NAT.
+//! Limited by count, not by age: an application may send on a dead connection hours later. Keyed by every
+//! tuple of the flow, so a packet finds its entry from either side of NAT.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -45,7 +45,8 @@ impl Loss {
 #[derive(Clone, Debug)]
 pub struct LossEntry {
     pub ts: Nanos,
-    /// When the same loss was recorded first: for a dropped packet its first transmission, where `ts` is the newest.
+    /// When the same loss was recorded first: for a dropped packet its first transmission, where `ts` is the
+    /// newest.
     pub since: Nanos,
     pub netns: u32,
     pub loss: Loss,
@@ -114,8 +115,8 @@ impl LossHistory {
         self.losses.insert(id, loss);
     }
 
-    /// Updates the known loss. A packet that is dropped repeatedly is one loss with the newest time, and so are
-    /// the INVALID packets of one connection.
+    /// Updates the known loss. A packet that is dropped repeatedly is one loss with the newest time, and so
+    /// are the INVALID packets of one connection.
     fn renew(&mut self, loss: &LossEntry) -> bool {
         let same = |known: &Loss| match (known, &loss.loss) {
             (Loss::Drop(known), Loss::Drop(new)) => {
@@ -133,8 +134,8 @@ impl LossHistory {
                 && known.netns == loss.netns
                 && same(&known.loss)
             {
-                // Another segment, or a segment of another connection with this tuple, is dropped for the first
-                // time.
+                // Another segment, or a segment of another connection with this tuple, is dropped
+                // for the first time.
                 let since = if is_retry(&known.loss, &loss.loss) { known.since } else { loss.ts };
                 *known = LossEntry { since, ..loss.clone() };
                 return true;

@@ -24,8 +24,8 @@ fn client() -> Socket {
     socket(1, CLIENT, SERVER, 990 * SECOND)
 }
 
-/// The causes of a reset that the server's socket sends actively: with the kernel's reason (6.10 on), and with the
-/// stack only.
+/// The causes of a reset that the server's socket sends actively: with the kernel's reason (6.10 on), and
+/// with the stack only.
 fn active_reset(change: fn(&mut ResetSent), functions: &[&str], reason: &str) -> [Vec<String>; 2] {
     [Some(reason), None].map(|reason| {
         let mut abort = active(server(), functions, "");

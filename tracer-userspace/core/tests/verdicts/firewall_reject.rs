@@ -35,8 +35,8 @@ fn behind_nat(ts: u64, packet: Packet) -> Event {
     rule
 }
 
-/// CLIENT's connection when it times out, after three retransmissions: the first came after 0.2 s, and each other
-/// after twice the wait before, 3 s in total.
+/// CLIENT's connection when it times out, after three retransmissions: the first came after 0.2 s, and each
+/// other after twice the wait before, 3 s in total.
 fn client(err_soft: u32) -> Socket {
     Socket { retransmits: 3, err_soft, ..socket(1, CLIENT, VIP, 990 * SECOND) }
 }

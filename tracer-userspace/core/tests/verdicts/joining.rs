@@ -308,8 +308,8 @@ fn a_repeat_does_not_take_the_test_of_another_cause() {
         conntrack_ended(100 * SECOND, conntrack_end(500 * SECOND, 4711)),
         sent(101 * SECOND, CLIENT_NS, no_socket(segment)),
         received(101 * SECOND + 1, SERVER_NS, victim),
-        // The client received an answer on the open socket at 150 s (keepalive through a new entry), so the loss no
-        // longer fits.
+        // The client received an answer on the open socket at 150 s (keepalive through a new
+        // entry), so the loss no longer fits.
         sent(late, SERVER_NS, at_listener(data(CLIENT, SERVER))),
         received(late + 1, CLIENT_NS, socket(1, CLIENT, VIP, 150 * SECOND)),
     ]);

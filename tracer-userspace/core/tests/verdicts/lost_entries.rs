@@ -120,7 +120,8 @@ fn a_limit_that_had_not_been_reached_is_not_named() {
         conntrack: Some(ConntrackState { tcp_timeout: t, ..Default::default() }),
         ..Default::default()
     };
-    // Received at 0 s; the client's segment at 3000 s was never acknowledged, so the deadline is 3300 s.
+    // Received at 0 s; the client's segment at 3000 s was never acknowledged, so the deadline is
+    // 3300 s.
     let mut srv = socket(2, SERVER, CLIENT, 1);
     (srv.snd_nxt, srv.rcv_nxt) = (9043, 5000);
     let mut segment = data(SERVER, CLIENT);

@@ -123,8 +123,8 @@ fn a_single_clash_is_not_an_incident() {
     assert!(replay(reused).is_empty(), "another connection of that tuple clashed once");
 }
 
-/// The entry ended at 50 s, below these functions. A listener that never had the connection answers the client's
-/// next packet.
+/// The entry ended at 50 s, below these functions. A listener that never had the connection answers the
+/// client's next packet.
 fn lost(functions: &[&str], deadline: u64) -> Vec<String> {
     let mut end = conntrack_end(deadline, 0);
     end.stack = stack(functions);
