@@ -17,7 +17,7 @@ use crate::{
 /// Answers of each kind that are kept until their incident is reported.
 const MAX_ANSWERS: usize = 4096;
 
-/// How long after a close the process with the same pid is read: one answer serves all queries for a pid
+/// How long a reading of a pid is valid for later closes: one reading answers all queries for the same pid
 /// within a second.
 const PID_VALID_FOR: Nanos = 2_000_000_000;
 
