@@ -261,11 +261,11 @@ fn causes(signals: &[SignalReport]) -> Vec<CauseReport> {
         .iter()
         .filter_map(|cause| {
             let doc = &cause.doc;
-            let documented = doc.best(|_| true)?;
-            let best = doc.best(is_met);
+            let documented = doc.best_confidence(|_| true)?;
+            let best = doc.best_confidence(is_met);
             let state = match best {
                 Some(best) if best == documented => State::Full,
-                _ if doc.best(is_met_or_dormant) > best => State::Dormant,
+                _ if doc.best_confidence(is_met_or_dormant) > best => State::Dormant,
                 Some(_) => State::Part,
                 None => State::No,
             };
@@ -379,7 +379,7 @@ mod tests {
         for it in &diagnosis.causes {
             assert_eq!(
                 (it.state, it.best),
-                (State::Full, it.cause.doc.best(|_| true)),
+                (State::Full, it.cause.doc.best_confidence(|_| true)),
                 "{:?}",
                 it.cause
             );

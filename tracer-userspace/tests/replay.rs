@@ -50,8 +50,8 @@ fn a_damaged_line_is_reported_the_rest_is_shown_and_the_exit_code_is_1() {
     let capture = Capture::new("damaged", |lines| lines.insert(3, "{\"ts\":1,\n".into()));
     let run = capture.replay(&[]);
     assert_eq!((run.code, run.incidents), (Some(1), 2), "{}", run.stderr);
-    assert!(run.stderr.contains("line 4, column 8, is no event: EOF"), "{}", run.stderr);
-    assert!(run.stderr.contains("unreadable 1"), "{}", run.stderr);
+    assert!(run.stderr.contains("line 4: not a valid event (EOF"), "{}", run.stderr);
+    assert!(run.stderr.contains("0 events lost, 1 undecodable, 0 evicted"), "{}", run.stderr);
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn no_confidence_is_higher_than_documented_for_a_kernel_without_a_signal() -> Re
             let signal = gone.trim_start_matches("signal ");
             for incident in captures::judge(rest) {
                 let doc = &incident.cause.doc;
-                let allowed = doc.best(|need| need.signal() != signal);
+                let allowed = doc.best_confidence(|need| need.signal() != signal);
                 let same = whole
                     .iter()
                     .any(|it| it.cause.id == incident.cause.id && same_connection(it, &incident));

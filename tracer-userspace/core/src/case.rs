@@ -1,4 +1,4 @@
-//! A case: the records of one broken connection, while they come in.
+//! A case: the records of one broken connection, while they arrive.
 //!
 //! Records of one connection arrive from both ends, from several namespaces and from both sides of
 //! NAT. They belong together when they name the same socket, when a reset sent and a reset received
@@ -12,7 +12,7 @@ use rsttrace_model::{
 
 use crate::event::{Event, Packet, PacketDrop, ResetReceived, ResetSent, Socket, SocketError};
 
-/// A record's content with its time and namespace.
+/// The content of a record with its time and network namespace.
 #[derive(Clone, Debug)]
 pub struct Stamped<T> {
     pub ts: Nanos,
@@ -29,7 +29,7 @@ pub enum Record {
     Drop(Stamped<PacketDrop>),
 }
 
-/// Sequence numbers that one side has sent and not seen acknowledged: a range for a socket, one
+/// Sequence numbers that one side has sent and that are not acknowledged yet: a range for a socket, one
 /// number for a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Span {
@@ -37,26 +37,28 @@ struct Span {
     to: u32,
 }
 
-/// The two directions of a connection, in no particular order; `None` where a record shows only one.
+/// The sequence numbers of both directions of a connection, in any order; `None` where a record shows only
+/// one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Anchor(Option<Span>, Option<Span>);
 
-/// Records of one connection overlap, or lie this close together (data sent meanwhile). It must stay
-/// small: initial sequence numbers of one tuple advance by one every 64 ns (net/core/secure_seq.c), so
-/// a tuple used again is 16 KiB away after 1 ms.
+/// The sequence numbers of two records of one connection overlap, or are at most this far apart (data sent in
+/// between). The distance must stay small: initial sequence numbers of one tuple advance by one every 64 ns
+/// (net/core/secure_seq.c), so a reused tuple is 16 KiB away after 1 ms.
 const ANCHOR_DISTANCE: u32 = 1 << 14;
 
-/// Sequence numbers are found again by blocks of so many: few enough that the widest span has 4096, and
-/// larger than any distance allowed.
+/// The index finds sequence numbers by blocks of 2^20: the widest span has 4096 blocks, and a block is larger
+/// than any allowed distance.
 const BLOCK_BITS: u32 = 20;
 
 /// A reset is received within the softirq that sent it, or after one trip through a slow guest.
 const SAME_RESET_NS: Nanos = 1_000_000_000;
 
-/// From one program of a tracepoint to the next; a task may stand still between them.
-const TOLD_TWICE_NS: Nanos = 100_000_000;
+/// The longest time between two BPF programs that record the same event of a tracepoint; the task may be
+/// preempted between them.
+const DUPLICATE_NS: Nanos = 100_000_000;
 
-/// Enough for every namespace a reset passes; a storm of retries adds nothing.
+/// Records kept of each kind: enough for every namespace that a reset passes. More retries add nothing.
 const MAX_RECORDS: usize = 16;
 
 impl Span {
@@ -64,11 +66,11 @@ impl Span {
         Self { from: seq, to: seq }
     }
 
-    /// The blocks that hold its numbers, and those that are so far from it.
+    /// The blocks that hold the numbers of this span and the numbers up to `distance` from it.
     fn blocks(self, distance: u32) -> impl Iterator<Item = u32> {
         let first = self.from.wrapping_sub(distance);
         let span = self.to.wrapping_sub(self.from).saturating_add(2 * distance);
-        // Steps of a block, and the last number.
+        // One step per block, and the last number.
         let steps = (0..span).step_by(1 << BLOCK_BITS).chain([span]);
         steps.map(move |step| first.wrapping_add(step) >> BLOCK_BITS)
     }
@@ -88,13 +90,13 @@ impl Anchor {
             (Some(a), Some(b)) => a.near(b),
             _ => true,
         };
-        // Where neither has heard from its peer, both are the initiator's.
+        // Where neither side has received from its peer, both spans are the initiator's.
         let initiators = self.1.is_none() && other.1.is_none();
         (near(self.0, other.0) && near(self.1, other.1))
             || (!initiators && near(self.0, other.1) && near(self.1, other.0))
     }
 
-    /// Both directions are known on both sides and agree: NAT may hide the tuple, but not this.
+    /// Both directions are known in both anchors and agree. NAT may hide the tuple, but not sequence numbers.
     fn is_same(self, other: Self) -> bool {
         let known = [self.0, self.1, other.0, other.1].iter().all(Option::is_some);
         known && self.fits(other)
@@ -116,7 +118,7 @@ impl Anchor {
 }
 
 impl Record {
-    /// The record in an event, if it is one that belongs in a case.
+    /// The record in an event; `None` if the event does not belong in a case.
     pub fn from_event(event: Event) -> Option<Self> {
         use crate::event::Body;
         let Event { ts, netns, body } = event;
@@ -147,13 +149,13 @@ impl Record {
         }
     }
 
-    /// Number of the reset this record is about, for finding its case.
+    /// The number of the reset in this record, by which its case is found.
     pub fn reset_number(&self) -> Option<u32> {
         self.reset().map(|reset| reset.number)
     }
 
-    /// Where to look among [`Identity::blocks`] for connections with the same sequence numbers in both
-    /// directions.
+    /// The blocks among [`Identity::blocks`] in which connections with the same sequence numbers in both
+    /// directions are found.
     pub fn blocks(&self) -> impl Iterator<Item = u32> {
         let spans = match self.anchor() {
             Some(Anchor(Some(one), Some(other))) => [Some(one), Some(other)],
@@ -167,7 +169,7 @@ impl Record {
         match self {
             Self::Sent(at) => at.value.flow(),
             Self::Received(at) => Some(at.value.socket.flow),
-            // A disconnected socket has lost its addresses; only its identity joins it.
+            // A disconnected socket has lost its addresses: only its identity can match.
             Self::Error(at) => Some(at.value.socket.flow).filter(|flow| flow.dst.port() != 0),
             Self::Drop(at) => Some(at.value.packet.flow),
         }
@@ -194,7 +196,7 @@ impl Record {
         }
     }
 
-    /// The reset this record is about.
+    /// The reset in this record.
     fn reset(&self) -> Option<Reset> {
         match self {
             Self::Sent(at) => {
@@ -204,8 +206,8 @@ impl Record {
             }
             Self::Received(at) => {
                 let seq = Some(at.value.seq()).filter(|seq| *seq != 0);
-                // A connect accepts a reset only for its SYN (net/ipv4/tcp_input.c), if it must be said
-                // without the packet.
+                // Without the packet: a connecting socket accepts only a reset that acknowledges
+                // its SYN (net/ipv4/tcp_input.c).
                 let syn = at.value.socket.state == tcp_state::SYN_SENT;
                 let acked = syn.then_some(at.value.socket.snd_nxt);
                 let ack = at.value.packet.map(|packet| packet.ack).or(acked);
@@ -216,18 +218,18 @@ impl Record {
     }
 }
 
-/// A reset, as one of its ends saw it.
+/// A reset as recorded at one end of the connection.
 #[derive(Clone, Copy, Debug)]
 struct Reset {
     sent: bool,
-    /// Its sequence number; where that is 0 by rule, what it acknowledges.
+    /// The sequence number of the reset; where the RFC requires 0, its acknowledgement number.
     number: u32,
     by_ack: bool,
     ts: Nanos,
 }
 
 impl Reset {
-    /// One was sent, the other received, and they are the same segment.
+    /// Whether one was sent, the other received, and both are the same segment.
     fn pairs_with(self, other: Self) -> bool {
         self.sent != other.sent
             && (self.number, self.by_ack) == (other.number, other.by_ack)
@@ -235,7 +237,7 @@ impl Reset {
     }
 }
 
-/// What identifies a connection: enough to recognise a later record of it.
+/// Everything that identifies a connection, so that a later record of the connection can be recognised.
 #[derive(Clone, Debug, Default)]
 pub struct Identity {
     flows: Vec<Flow>,
@@ -273,7 +275,7 @@ impl Identity {
         }
     }
 
-    /// Another tuple of the same connection, as NAT or IPVS shows it.
+    /// Adds another tuple of the same connection, as NAT or IPVS shows it.
     pub fn add_flow(&mut self, flow: Flow) {
         if !self.flows.contains(&flow.key()) {
             self.flows.push(flow.key());
@@ -285,20 +287,20 @@ impl Identity {
         &self.flows
     }
 
-    /// The resets seen, by their numbers: where a case can be found again.
+    /// The numbers of the recorded resets, by which a case can be found.
     pub fn reset_numbers(&self) -> impl Iterator<Item = u32> + '_ {
         self.resets.iter().map(|reset| reset.number)
     }
 
-    /// Blocks of the sequence numbers of one direction, of those whose other direction is known too: where
-    /// a connection can be found again when NAT hides its tuple.
+    /// The blocks of the sequence numbers of one direction, where the other direction is known too. By these
+    /// blocks a connection can be found when NAT hides its tuple.
     pub fn blocks(&self) -> impl Iterator<Item = u32> + '_ {
         let known = self.anchors.iter().filter(|anchor| anchor.1.is_some());
         known.filter_map(|anchor| anchor.0).flat_map(|span| span.blocks(0))
     }
 
-    /// Whether this record's socket already took part. Only meaningful for a record that
-    /// [`Self::matches`]: the kernel reuses a socket's memory at once.
+    /// Whether the socket of this record is already known. Only meaningful for a record that
+    /// [`Self::matches`], because the kernel reuses the memory of a socket at once.
     pub fn knows_socket_of(&self, record: &Record) -> bool {
         record.socket().is_some_and(|socket| self.sockets.contains(&(record.netns(), socket.id)))
     }
@@ -308,11 +310,12 @@ impl Identity {
         let anchors_fit = record.anchor().is_none_or(|anchor| {
             let is_same = |known: &Anchor| known.is_same(anchor);
             self.anchors.iter().all(|known| known.fits(anchor))
-                // A reset answered a segment far outside the window; the socket it hit is known by then.
+                // A reset that answered a segment far outside the window: the socket that received
+                // it is already known.
                 || (self.knows_socket_of(record) && self.anchors.iter().any(is_same))
         });
-        // A segment in flight may be larger than any distance allowed above, so for the two ends of one
-        // reset a common address will do.
+        // A segment in flight may be larger than any distance allowed above, so for the two ends of
+        // one reset a common address is enough.
         let touches = |flow: Flow| {
             let ends = [flow.src, flow.dst];
             self.flows.iter().any(|known| ends.contains(&known.src) || ends.contains(&known.dst))
@@ -370,7 +373,7 @@ impl Case {
             self.sent.is_empty() && self.received.is_empty() && self.errors.is_empty();
         let failed = self.drops.iter().any(|at| at.value.is_failure());
         if only_dropped && !failed && !matches!(record, Record::Drop(_)) {
-            // A rule's drop opens nothing by itself; what it led to does.
+            // A drop by a rule does not open a case by itself; its consequence does.
             self.opened = record.ts();
         }
         self.identity.add(&record);
@@ -385,9 +388,9 @@ impl Case {
         }
     }
 
-    /// Whether the kernel had two programs tell the same: a socket fails once, and a packet is answered once.
+    /// Whether two BPF programs recorded the same event: a socket fails once, and a packet is answered once.
     fn has(&self, record: &Record) -> bool {
-        let soon = |a: Nanos, b: Nanos| a.abs_diff(b) < TOLD_TWICE_NS;
+        let soon = |a: Nanos, b: Nanos| a.abs_diff(b) < DUPLICATE_NS;
         match record {
             Record::Sent(at) => self.sent.iter().any(|known| {
                 let socket = |it: &ResetSent| it.socket.as_ref().map(|socket| socket.id);
@@ -406,7 +409,7 @@ impl Case {
         }
     }
 
-    /// Joins another case that turned out to be the same connection.
+    /// Takes in another case that is about the same connection.
     pub fn merge(&mut self, other: Self) {
         self.opened = self.opened.min(other.opened);
         let records = other

@@ -10,7 +10,7 @@ use crate::{
     verdict::{Confidence, Finding, RuledOut},
 };
 
-/// Whose connection it was.
+/// The end that lost its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Victim {
     Source,
@@ -53,7 +53,7 @@ impl Side {
     }
 }
 
-/// What the connection's end looked like.
+/// How the connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Reset,
@@ -73,15 +73,15 @@ impl Action {
     }
 }
 
-/// The reset, as this host saw it.
+/// The reset, as recorded on this host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rst {
     /// `received`, `sent` or `none`.
     pub direction: &'static str,
-    /// `local_stack`, `local_socket`, `netfilter`, `remote` or `none`; `None` where this kernel does not
-    /// show every reset that this host sends, so that "remote" would be a guess.
+    /// `local_stack`, `local_socket`, `netfilter`, `remote` or `none`. `None` where not every reset that this
+    /// host sends is traced, because "remote" would be a guess.
     pub origin: Option<&'static str>,
-    /// The kernel's own name for why.
+    /// The kernel's name for the reason.
     pub reason: Option<String>,
 }
 
@@ -96,7 +96,7 @@ pub struct IpvsFacts {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConntrackFacts {
     pub state: Option<&'static str>,
-    /// The sysctl that ran out.
+    /// The sysctl whose limit was reached.
     pub limit: Option<&'static str>,
     pub limit_s: Option<f64>,
     pub deleted_by: Option<String>,
@@ -115,7 +115,7 @@ pub struct Incident {
     pub cause: &'static Cause,
     /// `None` for `unknown` only.
     pub confidence: Option<Confidence>,
-    /// The incident whose other end this is.
+    /// The id of the incident at the connection's other end, whose verdict this incident repeats.
     pub follows: Option<String>,
     pub source: SocketAddr,
     pub destination: SocketAddr,
@@ -131,13 +131,13 @@ pub struct Incident {
     pub keepalive: Option<Keepalive>,
     pub ipvs: Option<IpvsFacts>,
     pub conntrack: Option<ConntrackFacts>,
-    /// Who has to act.
+    /// The process that has to act.
     pub owner: Option<Owner>,
     /// The end at which `owner` is.
     pub owner_side: Option<Side>,
     /// The process at the other end.
     pub peer: Option<Owner>,
-    /// Network namespaces of the records, the one above among them.
+    /// Network namespaces of the records, `netns` among them.
     pub namespaces: Vec<u32>,
     pub hostname: String,
     /// Completes "SOURCE -> DESTINATION …": what happened.
@@ -155,7 +155,7 @@ pub struct Incident {
 }
 
 impl Incident {
-    /// One sentence: who, what, why, first fix.
+    /// One sentence: which connection, what happened, why, the first fix.
     pub fn message(&self) -> String {
         let mut text =
             format!("{} -> {} {}: {}", self.source, self.destination, self.what, self.why);
@@ -166,7 +166,7 @@ impl Incident {
         text
     }
 
-    /// `level` of the contract.
+    /// `level` of the JSON output.
     pub fn level(&self) -> &'static str {
         use crate::verdict::Family;
         match self.cause.family {

@@ -1,13 +1,13 @@
 //! Events in, incidents out.
 //!
-//! * [`decode`] turns records into [`event`]s, [`capture`] keeps events and gives them back.
-//! * [`query`] lists what an event makes the correlator want to know of the host.
-//! * [`case`] gathers the events of one connection, [`history`] keeps what died before, [`evidence`]
-//!   puts both side by side, [`causes`] judge, [`correlator`] drives them and makes [`incident`]s with
-//!   [`fix`]es.
+//! * [`decode`] turns kernel records into [`event`]s. [`capture`] writes events to a file and reads them back.
+//! * [`query`] lists what the correlator has to read from the host because of an event.
+//! * [`case`] collects the events of one connection. [`history`] keeps earlier ends of entries and drops.
+//!   [`evidence`] combines both. [`causes`] give the verdict. [`correlator`] runs these steps and makes
+//!   [`incident`]s with [`fix`]es.
 //!
-//! Pure: no clock, no I/O, no environment, so that a recorded stream gives the same verdicts anywhere.
-//! The crate's dependencies and its `clippy.toml` enforce that.
+//! The crate uses no clock, no I/O and no environment, so that a recorded stream gives the same verdicts
+//! anywhere. Its dependencies and its `clippy.toml` enforce that.
 
 pub mod capture;
 pub mod case;

@@ -1,7 +1,7 @@
-//! What the correlator wants to know of the host, because of an event.
+//! Queries: what the correlator has to read from the host because of an event.
 //!
-//! [`wanted`] is the whole list: the live stream executes it and puts each answer behind the event in
-//! the stream, so that a capture holds the answers and a replay asks no host.
+//! [`wanted`] gives all queries of an event. The live stream runs them and puts each answer behind the event
+//! in the stream, so that a capture holds the answers and a replay reads nothing from a host.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -17,18 +17,18 @@ use crate::{
     event::{Body, DropReason, Event, Socket},
 };
 
-/// State of a namespace in which something broke is read again after this long.
+/// After this time the state of a namespace in which a connection broke is read again.
 const FRESH: Duration = Duration::from_millis(500);
 
-/// Of a refused connect only the port range and the listeners matter, which hardly ever change.
+/// For a refused connect only the port range and the listeners matter, which rarely change.
 const STALE: Duration = Duration::from_secs(30);
 
-/// Something to find out, and the event that answers it.
+/// A query, and the event that answers it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Query {
     /// The process that has this pid now: [`Body::Process`].
     Process { pid: u32 },
-    /// What exists for a packet that met no connection in this namespace: [`Body::StateLookup`].
+    /// The state that exists for a packet without a connection in this namespace: [`Body::StateLookup`].
     State { netns: u32, packet: Flow },
     /// The IPVS entry of a connection that timed out, if it has lost its real server:
     /// [`Body::IpvsOrphan`].
@@ -42,14 +42,14 @@ pub enum Query {
     AcceptQueue { netns: u32, address: SocketAddr },
     /// The owner of a socket: [`Body::Owner`].
     Owner(OwnedSocket),
-    /// How long other connections to the same service stay idle and work again, now that this one was
-    /// reset after it had been idle for so long: [`Body::Survived`], any number of them.
+    /// How long other connections to the same service are idle and still work, because this connection was
+    /// reset after it had been idle for `idle`: any number of [`Body::Survived`].
     IdlePeriods { netns: u32, flow: Flow, idle: Nanos },
-    /// Settings, counters and listeners of a namespace, read at most so long ago: [`Body::Netns`].
+    /// Settings, counters and listeners of a namespace, read at most `max_age` ago: [`Body::Netns`].
     Netns { netns: u32, max_age: Duration },
 }
 
-/// What an event makes the correlator want to know, the most urgent first.
+/// The queries of an event, the most urgent first.
 pub fn wanted(event: &Event) -> Vec<Query> {
     let Event { ts, netns, ref body } = *event;
     let mut queries = Vec::new();
@@ -61,7 +61,7 @@ pub fn wanted(event: &Event) -> Vec<Query> {
             if let Some((_, task)) = closer {
                 queries.push(Query::Process { pid: task.pid });
             }
-            // A closed socket has left its process already.
+            // No process holds a closed socket any more.
             let held = sent.trigger.is_none() && closer.is_none();
             owner_of = sent.socket.as_ref().filter(|_| held);
             if !answers_syn {
@@ -115,8 +115,8 @@ pub fn wanted(event: &Event) -> Vec<Query> {
     queries
 }
 
-/// Whether the owner matters: a refused connect has none worth a walk through all processes, and a scan
-/// is refused a thousand times a second.
+/// Whether the owner matters. For a refused connect it is not worth a walk through all processes, because a
+/// port scan can be refused a thousand times a second.
 fn has_owner(socket: &Socket) -> bool {
     socket.state != tcp_state::SYN_SENT || socket.err == ETIMEDOUT
 }
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_connections_reset_asks_for_its_owner_and_for_idle_periods_of_its_service() {
+    fn the_reset_of_an_idle_connection_queries_its_owner_and_the_idle_periods_of_its_service() {
         let queries = wanted(&received(NOW, CLIENT_NS, socket(1, CLIENT, VIP, 27 * SECOND)));
         assert_eq!(owners(&queries), 1);
         let idle = |query: &Query| matches!(query, Query::IdlePeriods { idle, .. } if *idle == 973 * SECOND);
@@ -145,27 +145,27 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_connect_asks_for_no_owner() {
+    fn a_refused_connect_does_not_query_its_owner() {
         let mut connecting = socket(1, CLIENT, VIP, 0);
         connecting.state = tcp_state::SYN_SENT;
         assert_eq!(owners(&wanted(&received(NOW, CLIENT_NS, connecting))), 0);
     }
 
     #[test]
-    fn a_packet_without_a_matching_socket_asks_for_the_state_that_exists() {
+    fn a_packet_without_a_matching_socket_queries_the_state_that_exists() {
         let queries = wanted(&sent(NOW, NODE_NS, no_socket(data(CLIENT, VIP))));
         assert_eq!(queries[0], Query::State { netns: NODE_NS, packet: data(CLIENT, VIP).flow });
     }
 
     #[test]
-    fn a_socket_that_its_process_closed_asks_for_that_process_and_not_for_a_holder() {
+    fn a_socket_that_its_process_closed_queries_that_process_and_not_a_holder() {
         let abort = active(socket(1, SERVER, CLIENT, NOW), &["__tcp_close", "tcp_close"], "");
         let queries = wanted(&sent(NOW, CLIENT_NS, abort));
         assert_eq!((&queries[0], owners(&queries)), (&Query::Process { pid: 77 }, 0));
     }
 
     #[test]
-    fn a_connect_without_an_answer_asks_for_ipvs_and_for_the_accept_queue() {
+    fn a_connect_without_an_answer_queries_ipvs_and_the_accept_queue() {
         let mut connecting = socket(1, CLIENT, VIP, 0);
         (connecting.rcv_nxt, connecting.bytes_received) = (0, 0);
         let queries = wanted(&failed(NOW, CLIENT_NS, connecting, ETIMEDOUT, &["tcp_write_timer"]));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drop_for_a_service_that_lost_a_server_asks_for_the_entry_of_its_client() {
+    fn a_drop_for_a_service_that_lost_a_server_queries_the_entry_of_its_client() {
         let queries = wanted(&no_destination_drop(NOW, data(CLIENT, VIP)));
         assert_eq!(queries[0], Query::IpvsDropped { netns: NODE_NS, flow: data(CLIENT, VIP).flow });
     }

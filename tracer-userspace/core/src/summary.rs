@@ -1,15 +1,15 @@
-//! What a run has counted.
+//! The counts of a run.
 
 use std::collections::BTreeMap;
 
 use crate::{correlator::RunCounters, incident::Incident, verdict::Family};
 
-/// What a run has seen, for the summary events and the closing line.
+/// The counts of a run, for the summary events and the last line on standard error.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
     pub hostname: String,
     pub boot_id: String,
-    /// Cause id to incidents; benign ones apart. Repeats at a connection's other end do not count.
+    /// Incidents by cause id, without benign ones. Repeats at a connection's other end do not count.
     pub incidents: BTreeMap<&'static str, u64>,
     pub benign: BTreeMap<&'static str, u64>,
     pub counters: RunCounters,
@@ -36,7 +36,7 @@ impl Summary {
     }
 }
 
-/// The closing lines for standard error.
+/// The last line on standard error.
 pub fn summary_text(summary: &Summary) -> String {
     let total: u64 = summary.incidents.values().sum();
     let benign: u64 = summary.benign.values().sum();
@@ -48,7 +48,7 @@ pub fn summary_text(summary: &Summary) -> String {
         false => format!(" ({})", list(counts)),
     };
     format!(
-        "rsttrace: {total} incident{}{}, {benign} benign{}; lost events {}, unreadable {}, forgotten {}",
+        "rsttrace: {total} incident{}{}, {benign} benign{}; {} events lost, {} undecodable, {} evicted",
         if total == 1 { "" } else { "s" },
         details(&summary.incidents),
         details(&summary.benign),

@@ -58,7 +58,7 @@ pub fn session(ts: Nanos) -> Event {
     at(ts, 1, Body::Session(Box::new(session)))
 }
 
-/// An established socket that has carried payload and heard from its peer at `last_received`.
+/// An established socket that has carried payload and received from its peer at `last_received`.
 pub fn socket(id: u64, local: &str, remote: &str, last_received: Nanos) -> Socket {
     Socket {
         id,
@@ -112,7 +112,7 @@ pub fn data(src: &str, dst: &str) -> Packet {
     }
 }
 
-/// The stack answers `trigger`, for which it has no socket.
+/// The TCP stack answers `trigger`, for which it has no socket.
 pub fn no_socket(trigger: Packet) -> ResetSent {
     ResetSent {
         socket: None,
@@ -132,7 +132,7 @@ pub fn at_listener(trigger: Packet) -> ResetSent {
     ResetSent { socket: Some(listener), reason: Some("TCP_FLAGS".into()), ..no_socket(trigger) }
 }
 
-/// A socket aborts of its own accord, below these functions.
+/// A socket aborts actively, below these functions.
 pub fn active(socket: Socket, functions: &[&str], reason: &str) -> ResetSent {
     ResetSent {
         socket: Some(socket),
@@ -149,7 +149,7 @@ pub fn sent(ts: Nanos, netns: u32, it: ResetSent) -> Event {
     at(ts, netns, Body::ResetSent(Box::new(it)))
 }
 
-/// A bare reset is accepted by `socket`.
+/// `socket` accepts a reset without ACK.
 pub fn received(ts: Nanos, netns: u32, socket: Socket) -> Event {
     let packet = Packet {
         flow: socket.flow.reversed(),
@@ -169,7 +169,7 @@ pub fn failed(ts: Nanos, netns: u32, mut socket: Socket, err: u32, functions: &[
     at(ts, netns, Body::SocketError(Box::new(it)))
 }
 
-/// The IPVS entry of CLIENT to VIP runs out.
+/// The IPVS entry of CLIENT to VIP expires.
 pub fn ipvs_end(timeout_s: f64) -> IpvsEnd {
     IpvsEnd {
         virtual_flow: flow(CLIENT, VIP),
@@ -185,12 +185,12 @@ pub fn ipvs_end(timeout_s: f64) -> IpvsEnd {
     }
 }
 
-/// SERVER is taken out of VIP.
+/// SERVER is removed from VIP.
 pub fn server_removed(ts: Nanos) -> Event {
     server_removed_by(ts, &["__ip_vs_del_dest", "ip_vs_del_dest", "do_ip_vs_set_ctl"])
 }
 
-/// SERVER is taken out of VIP by these functions.
+/// SERVER is removed from VIP by these functions.
 pub fn server_removed_by(ts: Nanos, functions: &[&str]) -> Event {
     let it = IpvsServerRemoved {
         service: address(VIP),
@@ -202,7 +202,7 @@ pub fn server_removed_by(ts: Nanos, functions: &[&str]) -> Event {
     at(ts, NODE_NS, Body::IpvsServerRemoved(Box::new(it)))
 }
 
-/// The entry of CLIENT to VIP is found without its server.
+/// The server of the IPVS entry of CLIENT to VIP is found removed.
 pub fn ipvs_orphan(ts: Nanos) -> Event {
     let it = IpvsEntry {
         virtual_flow: flow(CLIENT, VIP),
@@ -274,7 +274,7 @@ pub fn no_server_drop(ts: Nanos, syn: Packet) -> Event {
     dropped(ts, syn, DropReason::NoServer)
 }
 
-/// The article's incident: idle for 973 s, the entry ran out after 900.
+/// The incident of the article: idle for 973 s, the IPVS entry expired after 900 s.
 pub fn article() -> Vec<Event> {
     let broke = 1000 * SECOND;
     let victim = socket(1, CLIENT, VIP, 27 * SECOND);

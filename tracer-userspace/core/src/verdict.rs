@@ -9,7 +9,7 @@ pub enum Confidence {
     Inferred,
     /// Joined by tuple and time from indirect signals.
     Correlated,
-    /// The causing event itself was seen.
+    /// The event that caused the break was traced.
     Observed,
 }
 

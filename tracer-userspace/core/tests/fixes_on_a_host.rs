@@ -1,4 +1,4 @@
-//! Fixes that are computed for a host as it is, without an incident.
+//! Fixes that are computed for the state of a host, without an incident.
 
 use rsttrace_core::{
     causes::{
@@ -56,7 +56,7 @@ fn netns(number: u32) -> Netns {
     }
 }
 
-fn balancer(number: u32, vip: &str) -> Netns {
+fn ipvs_netns(number: u32, vip: &str) -> Netns {
     let vip = address(vip);
     let server =
         |ip: &str| IpvsDestination { ip: address(ip).ip(), port: 3306, weight: 1, forward: 0 };
@@ -71,7 +71,7 @@ fn balancer(number: u32, vip: &str) -> Netns {
     Netns { services: Some(vec![service]), ..netns(number) }
 }
 
-fn translator(number: u32, ip: &str) -> Netns {
+fn nat_netns(number: u32, ip: &str) -> Netns {
     let ip = address(ip).ip();
     Netns { translates: Some(true), addresses: Some(vec![Address::fixed(ip)]), ..netns(number) }
 }
@@ -103,9 +103,9 @@ fn changes(fix: &Fix) -> Vec<(u32, &'static str, u64)> {
 
 #[test]
 fn the_ipvs_timeout_is_raised_where_the_service_of_the_broken_connection_is() {
-    let view = view(vec![balancer(2, "10.0.0.2:80"), balancer(3, "10.0.0.3:80")]);
+    let view = view(vec![ipvs_netns(2, "10.0.0.2:80"), ipvs_netns(3, "10.0.0.3:80")]);
     let context = FixContext { idle_s: Some(3600.0), ..FixContext::of(&view) };
-    assert_eq!(node_fixes("ipvs_idle_expired", &context).len(), 2, "nothing tells which");
+    assert_eq!(node_fixes("ipvs_idle_expired", &context).len(), 2, "the service is unknown");
     let failed =
         FailedConnection { service: Some(address("10.0.0.3:80")), ..FailedConnection::default() };
     let fixes = node_fixes("ipvs_idle_expired", &FixContext { failed, ..context });
@@ -114,7 +114,7 @@ fn the_ipvs_timeout_is_raised_where_the_service_of_the_broken_connection_is() {
 
 #[test]
 fn a_timeout_that_suffices_is_not_raised_again() {
-    let mut balancer = balancer(2, "10.0.0.2:80");
+    let mut balancer = ipvs_netns(2, "10.0.0.2:80");
     set(&mut balancer.values, "ipvs.tcp", 4140);
     let view = view(vec![balancer]);
     let context = FixContext { idle_s: Some(3600.0), ..FixContext::of(&view) };
@@ -123,8 +123,8 @@ fn a_timeout_that_suffices_is_not_raised_again() {
 }
 
 #[test]
-fn the_timeout_after_a_fin_is_offered_only_where_it_counts() {
-    let view = view(vec![balancer(2, "10.0.0.2:80")]);
+fn the_timeout_after_a_fin_is_raised_only_where_it_applies() {
+    let view = view(vec![ipvs_netns(2, "10.0.0.2:80")]);
     let in_state = |state| {
         let failed = FailedConnection { ipvs_state: state, ..FailedConnection::default() };
         node_fixes("ipvs_halfclose_expired", &FixContext { failed, ..FixContext::of(&view) })
@@ -136,8 +136,8 @@ fn the_timeout_after_a_fin_is_offered_only_where_it_counts() {
 }
 
 #[test]
-fn nat_is_changed_where_the_client_or_the_server_is_a_neighbour() {
-    let view = view(vec![translator(2, "10.11.1.1:0"), translator(3, "10.12.1.1:0")]);
+fn nat_is_changed_in_the_namespace_on_a_link_with_the_client_or_the_server() {
+    let view = view(vec![nat_netns(2, "10.11.1.1:0"), nat_netns(3, "10.12.1.1:0")]);
     let failed = FailedConnection {
         client: Some(address("10.12.1.2:0").ip()),
         ..FailedConnection::default()
@@ -148,8 +148,8 @@ fn nat_is_changed_where_the_client_or_the_server_is_a_neighbour() {
 }
 
 #[test]
-fn every_conntrack_limit_below_the_silence_is_raised_the_hidden_ones_too() {
-    let mut nat = translator(2, "10.11.1.1:0");
+fn every_conntrack_limit_below_the_idle_time_is_raised_including_the_hidden_ones() {
+    let mut nat = nat_netns(2, "10.11.1.1:0");
     set(&mut nat.values, "net.netfilter.nf_conntrack_tcp_timeout_established", 86_400);
     let view = view(vec![nat]);
     let context = FixContext { idle_s: Some(600.0), ..FixContext::of(&view) };
@@ -162,7 +162,7 @@ fn every_conntrack_limit_below_the_silence_is_raised_the_hidden_ones_too() {
 }
 
 #[test]
-fn a_full_table_is_given_twice_its_peak_on_the_host_whichever_namespace_filled_it() {
+fn a_full_table_gets_twice_its_peak_on_the_host_whichever_namespace_filled_it() {
     let mut full = netns(2);
     set(&mut full.values, "net.netfilter.nf_conntrack_count", 65_536);
     let view = view(vec![full]);
@@ -177,7 +177,7 @@ fn a_full_table_is_given_twice_its_peak_on_the_host_whichever_namespace_filled_i
 
 #[test]
 fn keepalive_sysctls_are_for_sockets_that_have_keepalive_on() {
-    let view = view(vec![balancer(2, "10.0.0.2:80"), netns(3)]);
+    let view = view(vec![ipvs_netns(2, "10.0.0.2:80"), netns(3)]);
     let with = |keepalive| {
         let failed =
             FailedConnection { application: Some(3), keepalive, ..FailedConnection::default() };
@@ -189,7 +189,7 @@ fn keepalive_sysctls_are_for_sockets_that_have_keepalive_on() {
 }
 
 #[test]
-fn whatever_the_cause_a_host_as_it_comes_is_told_the_documented_fixes() {
+fn a_host_with_defaults_gets_the_documented_fixes_of_every_cause() {
     let view = view(Vec::new());
     for cause in rsttrace_core::causes::ALL {
         let fixes = cause.fixes_on(&FixContext::of(&view));

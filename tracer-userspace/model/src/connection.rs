@@ -18,7 +18,7 @@ pub struct InNetns<T> {
     pub value: T,
 }
 
-/// An IPVS entry. It can only be read with its whole table, so it is read every few seconds.
+/// An IPVS entry. The kernel gives only the whole table, so it is read every few seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IpvsReading {
     pub entry: IpvsEntry,

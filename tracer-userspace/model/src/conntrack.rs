@@ -8,8 +8,8 @@ use crate::flow::Flow;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConntrackState {
-    /// Most entries *each* namespace may have; one value for the whole machine. Before 7.2,
-    /// 0 means no limit.
+    /// The limit of entries for *each* namespace; one value for the whole machine. Before 7.2, 0 means no
+    /// limit.
     pub max: Option<u32>,
     /// Entries in this namespace.
     pub count: Option<u32>,
@@ -64,9 +64,9 @@ pub struct ConntrackStat {
 /// One conntrack entry of a TCP connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConntrackEntry {
-    /// As the first packet went.
+    /// The tuple of the first packet.
     pub original: Flow,
-    /// As the answers come: `original` reversed, unless there is NAT.
+    /// The tuple of the answers: `original` reversed, unless there is NAT.
     pub reply: Flow,
     /// `TCP_CONNTRACK_*`.
     #[serde(default)]
@@ -77,7 +77,7 @@ pub struct ConntrackEntry {
 }
 
 impl ConntrackEntry {
-    /// It rewrites addresses.
+    /// Whether the entry translates addresses or ports.
     pub fn translates(&self) -> bool {
         self.reply != self.original.reversed()
     }

@@ -15,7 +15,7 @@ pub const ECONNREFUSED: u32 = 111;
 /// See [`EPIPE`].
 pub const ECONNABORTED: u32 = 103;
 
-/// Symbolic name of a positive errno (asm-generic/errno.h), for those a TCP socket can get.
+/// Symbolic name of a positive errno (asm-generic/errno.h), for the errors that a TCP socket can get.
 pub fn errno_name(errno: u32) -> Option<&'static str> {
     Some(match errno {
         32 => "EPIPE",

@@ -1,4 +1,4 @@
-//! Hostile text made harmless for a terminal.
+//! Escapes untrusted text for a terminal.
 
 use std::fmt::Write as _;
 
@@ -17,7 +17,7 @@ pub fn terminal(text: &str) -> String {
     safe
 }
 
-/// Zero-width and bidirectional characters (Unicode category Cf, the ranges that terminals obey).
+/// Zero-width and bidirectional characters (Unicode category Cf, the ranges that terminals interpret).
 fn is_format(c: char) -> bool {
     matches!(
         c,
@@ -26,7 +26,7 @@ fn is_format(c: char) -> bool {
     )
 }
 
-/// Text that may stand in a command: `[A-Za-z0-9._:/-]+`.
+/// Whether text is safe in a command: `[A-Za-z0-9._:/-]+`.
 pub fn is_plain(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/-".contains(&b))
 }

@@ -21,7 +21,8 @@ pub struct IpvsState {
     pub timeout_tcpfin_s: Option<u32>,
     /// Idle limit of UDP (third value), seconds.
     pub timeout_udp_s: Option<u32>,
-    /// `net.ipv4.vs.expire_nodest_conn`: a connection whose server is gone is answered at once.
+    /// `net.ipv4.vs.expire_nodest_conn`: a packet of a connection whose server was removed is answered at
+    /// once.
     pub expire_nodest_conn: Option<bool>,
     /// `net.ipv4.vs.conntrack`: IPVS connections are tracked by netfilter too.
     pub conntrack: Option<bool>,
@@ -33,11 +34,11 @@ pub struct IpvsState {
     pub drop_entry: Option<u32>,
     /// `net.ipv4.vs.secure_tcp`: shorter state timeouts (same scale as `drop_entry`).
     pub secure_tcp: Option<u32>,
-    /// `net.ipv4.vs.conn_max` (7.2 on): at so many connections further SYNs are dropped.
+    /// `net.ipv4.vs.conn_max` (7.2 on): the number of connections at which further SYNs are dropped.
     pub conn_max: Option<u32>,
-    /// Connections there are, of all protocols, templates included (7.2 on).
+    /// Current number of connections, of all protocols, templates included (7.2 on).
     pub conns: Option<u32>,
-    /// Virtual services; `None` when netlink refused or failed, which is not the same as none.
+    /// Virtual services; `None` when netlink refused or failed, which is not the same as an empty list.
     pub services: Option<Vec<IpvsService>>,
 }
 
@@ -57,7 +58,7 @@ pub struct IpvsService {
 }
 
 impl IpvsService {
-    /// Whether TCP connections to this address are its own.
+    /// Whether this is the service for TCP connections to the address.
     #[must_use]
     pub fn is_tcp_at(&self, address: SocketAddr) -> bool {
         self.protocol == IPPROTO_TCP && (self.ip, self.port) == (address.ip(), address.port())
@@ -69,7 +70,7 @@ impl IpvsService {
 pub struct IpvsDestination {
     pub ip: IpAddr,
     pub port: u16,
-    /// Share of new connections; 0 takes none and keeps the old ones.
+    /// Share of new connections; a server with 0 gets none and keeps the old ones.
     pub weight: u32,
     /// `IP_VS_CONN_F_*`: 0 masquerading, which alone translates addresses, 2 tunnel, 3 direct routing.
     #[serde(default)]
@@ -81,11 +82,11 @@ pub struct IpvsDestination {
 pub struct IpvsEntry {
     /// Client to virtual service.
     pub virtual_flow: Flow,
-    /// The real server that it was given to.
+    /// The real server of the connection.
     pub server: SocketAddr,
     /// The kernel's name, `ESTABLISHED`.
     pub state: String,
-    /// Whole seconds until it ends unless another packet comes.
+    /// Whole seconds until the entry expires unless another packet comes.
     pub left_s: u32,
 }
 
@@ -96,11 +97,11 @@ impl IpvsEntry {
     }
 }
 
-/// The IPVS connection table of a namespace, or as much of it as was asked for.
+/// The IPVS connection table of a namespace, or the requested part of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IpvsTable {
     pub entries: Vec<IpvsEntry>,
-    /// There are more.
+    /// There are more entries.
     #[serde(default)]
     pub truncated: bool,
 }
@@ -111,7 +112,7 @@ pub fn masquerades(flags: u32) -> bool {
     flags & 7 == 0
 }
 
-/// The entry's name for its state (net/netfilter/ipvs/ip_vs_proto_tcp.c).
+/// The kernel's name for the state of an entry (net/netfilter/ipvs/ip_vs_proto_tcp.c).
 pub fn state_name(state: u32) -> &'static str {
     const NAMES: [&str; 11] = [
         "NONE",
@@ -129,7 +130,7 @@ pub fn state_name(state: u32) -> &'static str {
     usize::try_from(state).ok().and_then(|i| NAMES.get(i)).copied().unwrap_or("UNKNOWN")
 }
 
-/// The state of an IPVS entry with this name of the kernel's.
+/// The state of an IPVS entry with this kernel name.
 pub fn state_by_name(name: &str) -> Option<u32> {
     (1..=10).find(|state| state_name(*state) == name)
 }

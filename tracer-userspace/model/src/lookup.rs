@@ -1,5 +1,5 @@
-//! What exists, as opposed to what happens: connections that are older than the tracer left no record
-//! of how they came to be.
+//! State that exists, in contrast to events: connections that are older than the tracer have no record of
+//! their start.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ use crate::{
     socket::{SocketList, SocketState},
 };
 
-/// What a namespace held when tracing began.
+/// The state of a namespace when tracing began.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct InitialState {
@@ -31,24 +31,23 @@ impl InitialState {
     }
 }
 
-/// What was there when a packet met a stack that had no connection for it. The event's namespace is
-/// that of the stack.
+/// The state when a TCP stack received a packet for which it has no connection. The event's namespace is that
+/// of the stack.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StateLookup {
     /// The packet that was answered with a reset.
     pub packet: Option<Flow>,
     pub read: Nanos,
-    /// Connections from the address that the packet was sent to, whoever their peer is; `None` where
-    /// nobody can tell.
+    /// Connections from the address that the packet was sent to, with any peer; `None` where unknown.
     pub sockets: Option<Vec<SocketState>>,
-    /// The entries of both of the packet's addresses, in every namespace that balances.
+    /// The entries of both addresses of the packet, in every namespace with IPVS services.
     pub ipvs: Vec<IpvsFound>,
-    /// The entries of the packet and of `sockets`, in the namespaces that track connections.
+    /// The entries of the packet and of `sockets`, in the namespaces with conntrack.
     pub conntrack: Vec<ConntrackFound>,
 }
 
-/// The conntrack entries that one namespace has of the tuples in question.
+/// The conntrack entries that one namespace has of these tuples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConntrackFound {
     pub netns: u32,
@@ -59,10 +58,10 @@ pub struct ConntrackFound {
 /// listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AcceptQueue {
-    /// What the connection was addressed to.
+    /// The address that the connection was made to.
     pub address: SocketAddr,
     pub waiting: u32,
-    /// The queue is full when more than this wait.
+    /// The queue is full when more connections than this wait.
     pub allowed: u32,
     pub read: Nanos,
 }

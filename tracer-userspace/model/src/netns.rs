@@ -1,4 +1,4 @@
-//! Network namespaces: how to get into one, and what it is set to.
+//! Network namespaces: how to enter one, and its settings.
 
 use std::net::SocketAddr;
 
@@ -6,24 +6,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::{conntrack::ConntrackState, escape::is_plain, ipvs::IpvsState};
 
-/// How a person (or a printed command) enters a network namespace.
+/// How an operator or a printed command enters a network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NetnsReach {
-    /// The namespace of pid 1: a root shell is already there.
+    /// The namespace of pid 1: a root shell is already in it.
     Initial,
     /// A name such as `/run/netns/blue`: `ip netns exec blue`.
     Named(String),
-    /// Docker's own name, such as `/run/docker/netns/1f2e…`: `nsenter --net=PATH`.
+    /// A name of Docker, such as `/run/docker/netns/1f2e…`: `nsenter --net=PATH`.
     Docker(String),
-    /// No name; the lowest pid that lives there: `nsenter --net --target PID`.
+    /// No name; the lowest pid in the namespace: `nsenter --net --target PID`.
     Process(u32),
-    /// It has neither name nor process (any more).
+    /// The namespace has neither a name nor a process, or no longer has one.
     #[default]
     Unknown,
 }
 
-/// A network namespace, and how a person gets into it.
+/// A network namespace, and how an operator enters it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Place {
     /// `net.ns.inum`
@@ -32,8 +32,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// Shell words to put before a command; `None` when nobody can be told how to get there, or when
-    /// the name has characters that do not belong in a command.
+    /// Shell words to put before a command; `None` when it is unknown how to enter the namespace, or when the
+    /// name has characters that are unsafe in a command.
     pub fn prefix(&self) -> Option<String> {
         match &self.reach {
             NetnsReach::Initial => Some(String::new()),
@@ -47,7 +47,7 @@ impl Place {
         }
     }
 
-    /// Whether a person means this one: its number, its path, or the last part of that.
+    /// Whether `name` means this namespace: its number, its path, or the last part of the path.
     pub fn is_called(&self, name: &str) -> bool {
         let by_path = match &self.reach {
             NetnsReach::Named(path) | NetnsReach::Docker(path) => {
@@ -58,15 +58,21 @@ impl Place {
         by_path || name.parse() == Ok(self.netns)
     }
 
-    /// For a sentence: "on the host", "in netns web".
+    /// A place for a sentence: "on the host", "in netns web".
     pub fn describe(&self) -> String {
+        let preposition = if self.reach == NetnsReach::Initial { "on" } else { "in" };
+        format!("{preposition} {}", self.name())
+    }
+
+    /// A noun for a sentence: "the host", "netns web".
+    pub fn name(&self) -> String {
         match &self.reach {
-            NetnsReach::Initial => "on the host".into(),
+            NetnsReach::Initial => "the host".into(),
             NetnsReach::Named(path) | NetnsReach::Docker(path) => {
-                format!("in netns {}", path.rsplit('/').next().unwrap_or(path))
+                format!("netns {}", path.rsplit('/').next().unwrap_or(path))
             }
-            NetnsReach::Process(pid) => format!("in the netns of pid {pid}"),
-            NetnsReach::Unknown => format!("in netns {}", self.netns),
+            NetnsReach::Process(pid) => format!("the netns of pid {pid}"),
+            NetnsReach::Unknown => format!("netns {}", self.netns),
         }
     }
 }
@@ -84,15 +90,15 @@ pub struct NetnsState {
     pub ipvs: Option<IpvsState>,
     pub tcp: TcpSysctls,
     pub counters: TcpCounters,
-    /// Addresses on which TCP sockets listen; one that takes both families is there twice. `None`
+    /// Addresses on which TCP sockets listen; a socket for both address families is listed twice. `None`
     /// where the kernel does not list its sockets.
     pub listeners: Option<Vec<SocketAddr>>,
-    /// It has rules for NAT. `None` where that cannot be told.
+    /// It has rules for NAT. `None` where unknown.
     pub translates: Option<bool>,
 }
 
 impl NetnsState {
-    /// Whether a socket listens for connections to `address`. `None` where nobody can tell.
+    /// Whether a socket listens for connections to `address`. `None` where unknown.
     pub fn listens(&self, address: SocketAddr) -> Option<bool> {
         let takes = |on: &SocketAddr| {
             on.port() == address.port()
@@ -102,8 +108,8 @@ impl NetnsState {
         Some(self.listeners.as_ref()?.iter().any(takes))
     }
 
-    /// Takes over the listeners of an earlier reading: what broke a connection may have closed its
-    /// listener, too.
+    /// Adds the listeners of an earlier reading, because the event that broke a connection may have closed its
+    /// listener as well.
     pub fn remember_listeners(&mut self, earlier: &Self) {
         let (Some(now), Some(then)) = (&mut self.listeners, &earlier.listeners) else {
             return;
@@ -116,7 +122,7 @@ impl NetnsState {
     }
 }
 
-/// Listening addresses kept of one namespace.
+/// Listening addresses that are kept of one namespace.
 pub const MOST_LISTENERS: usize = 1024;
 
 /// TCP settings of a namespace: `/proc/sys/net/ipv4/tcp_*` (IPv6 uses them too).
@@ -126,21 +132,21 @@ pub struct TcpSysctls {
     pub keepalive_time_s: Option<u32>,
     pub keepalive_intvl_s: Option<u32>,
     pub keepalive_probes: Option<u32>,
-    /// Retransmissions of data before the connection is given up.
+    /// Retransmissions of data before the connection fails.
     pub retries2: Option<u32>,
     pub syn_retries: Option<u32>,
     pub synack_retries: Option<u32>,
-    /// Retries of a connection no process holds any more; 0 means 8.
+    /// Retries of a connection that no process holds any more; 0 means 8.
     pub orphan_retries: Option<u32>,
     pub fin_timeout_s: Option<u32>,
-    /// A full accept queue is answered with a reset instead of silence.
+    /// Whether a connection for a full accept queue gets a reset instead of no answer.
     pub abort_on_overflow: Option<bool>,
     /// 0 off, 1 when the SYN queue is full, 2 always.
     pub syncookies: Option<u32>,
     pub max_syn_backlog: Option<u32>,
     /// 0 off, 1 on, 2 loopback only.
     pub tw_reuse: Option<u32>,
-    /// Machine-wide, and shown in the initial namespace only.
+    /// One value for the whole machine, shown in the initial namespace only.
     pub max_orphans: Option<u32>,
     /// `net.core.somaxconn`: the cap on every accept queue.
     pub somaxconn: Option<u32>,

@@ -4,14 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::Flow;
 
-/// How a process came to be taken for a socket's owner.
+/// How the owner of a socket was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OwnerBy {
     /// It holds the socket.
     #[default]
     Descriptor,
-    /// It connected the socket; nobody held it any more when we looked.
+    /// It connected the socket; no process held the socket any more when it was queried.
     Connect,
     /// It closed the socket.
     Close,
@@ -20,7 +20,7 @@ pub enum OwnerBy {
 }
 
 impl OwnerBy {
-    /// The word in the output.
+    /// Its id in the output.
     pub fn id(self) -> &'static str {
         match self {
             Self::Descriptor => "descriptor",
@@ -31,8 +31,8 @@ impl OwnerBy {
     }
 }
 
-/// A Kubernetes pod, as far as the node's files tell it. Names have only the characters that
-/// Kubernetes allows.
+/// A Kubernetes pod, as far as the files of the node show it. Names have only the characters that Kubernetes
+/// allows.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Pod {
@@ -42,7 +42,7 @@ pub struct Pod {
     pub namespace: Option<String>,
 }
 
-/// The process that owns a socket. Names are its own choice: untrusted text.
+/// The process that owns a socket. The process chooses its names: untrusted text.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Owner {
@@ -53,7 +53,7 @@ pub struct Owner {
     pub exe: Option<String>,
     /// Effective user id.
     pub uid: Option<u32>,
-    /// Start of the process, nanoseconds of CLOCK_BOOTTIME (the kernel tells it in 10 ms steps).
+    /// Start of the process, nanoseconds of CLOCK_BOOTTIME (the kernel reports it in 10 ms steps).
     pub start_boottime_ns: Option<u64>,
     /// Control group path: version 2, or the memory or pids hierarchy of version 1.
     pub cgroup: Option<String>,
@@ -63,20 +63,20 @@ pub struct Owner {
     pub by: OwnerBy,
 }
 
-/// The process that connected a socket, as the kernel remembered it: it may have ended since.
+/// The process that connected a socket, as recorded by then: the process may have exited since.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opener {
     pub pid: u32,
     /// Name of its main thread: untrusted text.
     pub comm: String,
-    /// Start of the process, nanoseconds of CLOCK_BOOTTIME: another process of this pid has another.
+    /// Start of the process, nanoseconds of CLOCK_BOOTTIME. It differs for another process with the same pid.
     pub start_boottime_ns: u64,
     /// Inode of its directory in the version 2 control group hierarchy.
     pub cgroup: u64,
 }
 
 impl From<&Opener> for Owner {
-    /// What is known without looking.
+    /// The facts that are known without a query.
     fn from(opener: &Opener) -> Self {
         Self {
             pid: opener.pid,
@@ -88,7 +88,7 @@ impl From<&Opener> for Owner {
     }
 }
 
-/// A socket whose owner is wanted.
+/// A socket whose owner is queried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedSocket {
     /// 0 once no process holds it.
@@ -96,6 +96,6 @@ pub struct OwnedSocket {
     pub netns: u32,
     /// Local side first.
     pub flow: Flow,
-    /// Who connected it, if that is on record.
+    /// The process that connected it, if it is on record.
     pub opener: Option<Opener>,
 }

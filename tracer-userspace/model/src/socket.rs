@@ -1,4 +1,4 @@
-//! Sockets as the kernel lists them, and what their holders set on them.
+//! Sockets as the kernel lists them, and their options.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::{
     tcp_state,
 };
 
-/// Keepalive as it is in force for one socket.
+/// The keepalive values in force for one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Keepalive {
     /// SO_KEEPALIVE.
@@ -24,7 +24,7 @@ pub struct Keepalive {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SocketList {
     pub sockets: Vec<SocketState>,
-    /// There are more than were asked for.
+    /// There are more sockets than requested.
     #[serde(default)]
     pub truncated: bool,
 }
@@ -39,10 +39,10 @@ pub struct SocketState {
     /// 0 where no process holds it any more.
     pub inode: u64,
     pub uid: u32,
-    /// The timer that runs, if one does.
+    /// The running timer, if any.
     #[serde(default)]
     pub timer: Option<SocketTimer>,
-    /// Retransmissions, keepalive or window probes without an answer, whichever timer runs.
+    /// Retransmissions, keepalive probes or window probes without an answer, depending on the timer.
     #[serde(default)]
     pub retransmits: u8,
     /// Bytes not read by the application; of a listener, connections in the accept queue.
@@ -66,18 +66,18 @@ pub struct SocketState {
 }
 
 impl SocketState {
-    /// How long before it was read the socket last heard from its peer, nanoseconds.
+    /// How long before the reading the socket last received from its peer, nanoseconds.
     pub fn heard_ns_before(&self) -> Option<Nanos> {
         let ages = self.ages?;
         Some(u64::from(ages.data_received_ms.min(ages.ack_received_ms)) * 1_000_000)
     }
 
-    /// Whether it may still carry data.
+    /// Whether the socket may still carry data.
     pub fn lives(&self) -> bool {
         !matches!(self.state, tcp_state::TIME_WAIT | tcp_state::CLOSE | tcp_state::LISTEN)
     }
 
-    /// A keepalive timer that stands for keepalives: elsewhere it ends a state.
+    /// Milliseconds until the next keepalive probe. In other states the keepalive timer ends the state.
     pub fn next_keepalive_ms(&self) -> Option<u64> {
         let open = matches!(self.state, tcp_state::ESTABLISHED | tcp_state::CLOSE_WAIT);
         let timer = self.timer.filter(|timer| open && timer.kind == TimerKind::Keepalive)?;
@@ -85,8 +85,8 @@ impl SocketState {
     }
 }
 
-/// How long ago a socket last sent or received, milliseconds. A socket that never did counts from
-/// boot.
+/// How long ago a socket last sent or received, milliseconds. For a socket that never did the kernel counts
+/// from boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketAges {
     pub data_sent_ms: u32,
@@ -102,26 +102,27 @@ pub struct SocketTimer {
     pub left_ms: u32,
 }
 
-/// What a socket waits for.
+/// The event that a socket waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimerKind {
     Retransmit,
-    /// The next keepalive probe, or the answer to the last one; in SYN_RECV and FIN_WAIT2 their end.
+    /// The next keepalive probe, or the answer to the last one; in SYN_RECV and FIN_WAIT2 the end of the
+    /// state.
     Keepalive,
     TimeWait,
     ZeroWindow,
 }
 
-/// A socket in the hands of a process.
+/// A socket that a process holds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeldSocket {
     pub owner: Owner,
-    /// `None` where we may not ask, or had asked enough others.
+    /// `None` where reading is not permitted, or enough other sockets were read.
     pub options: Option<SocketOptions>,
 }
 
-/// What a socket does when nobody answers.
+/// The options that apply when the peer does not answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SocketOptions {
     /// The times in force, whether set on the socket or taken from its namespace.

@@ -1,4 +1,4 @@
-//! Seconds: as numbers and for people.
+//! Seconds: conversions and human-readable text.
 
 /// "973 s", "3.2 s", "250 ms".
 pub fn human_s(seconds: f64) -> String {
@@ -7,7 +7,7 @@ pub fn human_s(seconds: f64) -> String {
     } else if seconds >= 1.0 {
         format!("{seconds:.1} s")
     } else {
-        // Adding zero takes the sign from a zero.
+        // Adding zero removes the sign of a negative zero.
         format!("{:.0} ms", (seconds * 1000.0).round() + 0.0)
     }
 }

@@ -1,9 +1,9 @@
-//! What every event has.
+//! The fields that every event has.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The version of the Elastic Common Schema whose names are used.
+/// The version of the Elastic Common Schema that defines the names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Ecs {
@@ -16,7 +16,7 @@ impl Ecs {
     }
 }
 
-/// The node that the event is of.
+/// The node of the event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Host {

@@ -1,4 +1,4 @@
-//! A fix, as incidents and the documents of `check` and `plan` show one.
+//! A fix, as shown in incidents and in the documents of `check` and `plan`.
 
 use rsttrace_core::fix;
 use schemars::JsonSchema;
@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::text::sentence;
 
-/// A fix with its owner, its commands and its way back.
+/// A fix with its owner, its commands and its undo commands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Fix {
-    /// Stable id: one action, wherever it appears.
+    /// Stable id: the same action has the same id everywhere.
     pub id: String,
     /// Who can make the change.
     #[schemars(extend("enum" = ["application", "pod", "node", "kube-proxy", "cni", "cloud", "firewall"]))]
@@ -20,7 +20,7 @@ pub struct Fix {
     pub risk: Option<String>,
     /// What to do, in a clause.
     pub summary: String,
-    /// Why it ends the problem.
+    /// Why it solves the problem.
     #[serde(default)]
     pub reason: String,
     /// The value that was found.
@@ -32,7 +32,7 @@ pub struct Fix {
     /// Lines to run, or to write into the application, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<String>,
-    /// What no command does, in sentences.
+    /// Actions without a command, in sentences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub advice: Vec<String>,
     /// The file that keeps the change over a reboot.

@@ -1,8 +1,8 @@
 //! An incident as one JSON object: ECS names, schema 1.x.
 //!
-//! The one type of it: `-o json` writes it, `report` reads it, `rsttrace schema` describes it. A reader
-//! takes what any 1.x version wrote and log shippers have rearranged, so what it can do without has a
-//! default; a writer leaves nothing out.
+//! The only type for incidents: `-o json` writes it, `report` reads it, `rsttrace schema` describes it. A
+//! reader accepts incidents of any 1.x version, also after log shippers have changed them, so fields that it
+//! does not need have a default. A writer writes every field.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -24,7 +24,7 @@ use crate::{
     text::{Seconds, measured, sentence, timestamp},
 };
 
-/// Version of this schema; a minor version only adds.
+/// Version of this schema; a minor version only adds fields.
 pub const VERSION: &str = "1.0";
 
 /// One broken connection, or one benign reset, with its verdict.
@@ -40,7 +40,7 @@ pub struct Incident {
     pub level: String,
     /// One sentence: which connection, what happened, why, the first fix.
     pub message: String,
-    /// A hash of boot, namespace, tuple and first kernel time: the same whenever a capture is replayed.
+    /// A hash of boot, namespace, tuple and first kernel time: every replay of a capture gives the same id.
     pub event_id: String,
     #[serde(default)]
     pub ecs: Ecs,
@@ -80,18 +80,18 @@ pub struct Event {
     pub module: String,
     #[schemars(extend("const" = "rsttrace.incident"))]
     pub dataset: String,
-    /// What the end of the connection looked like.
+    /// How the connection ended.
     #[schemars(extend("enum" = ["reset", "timeout", "drop", "error"]))]
     pub action: String,
     #[schemars(extend("enum" = ["failure", "success", "unknown"]))]
     pub outcome: String,
     /// The same as `rsttrace.cause`.
     pub reason: String,
-    /// Counts the incidents of a run, from 1.
+    /// The number of the incident in its run, from 1.
     pub sequence: u64,
 }
 
-/// The error that the victim's application was given.
+/// The error that the victim's application got.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Error {
     /// Symbolic name, such as ECONNRESET.
@@ -144,7 +144,7 @@ pub struct Network {
     pub community_id: Option<String>,
 }
 
-/// A process. It chose its name itself: untrusted text.
+/// A process. The process chooses its name: untrusted text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Process {
@@ -186,7 +186,7 @@ pub struct Named {
     pub name: Option<String>,
 }
 
-/// What rsttrace found out.
+/// The verdict of rsttrace.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Verdict {
     /// Version of this schema.
@@ -203,16 +203,16 @@ pub struct Verdict {
     /// `event_id` of the incident at the connection's other end, whose verdict this one repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<String>,
-    /// Whose connection it was.
+    /// The end that lost its connection.
     #[serde(default)]
     #[schemars(extend("enum" = ["source", "destination", "both", "unknown"]))]
     pub victim: String,
-    /// The end whose process `process`, `container` and `k8s` are.
+    /// The end of the connection that `process`, `container` and `k8s` describe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("enum" = ["source", "destination"]))]
     pub process_of: Option<String>,
-    /// How that process was found: it holds the socket, connected it, closed it, or listens where it was
-    /// accepted.
+    /// How that process was found: it holds the socket, connected it, closed it, or listens where the
+    /// connection was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("enum" = ["descriptor", "connect", "close", "listener"]))]
     pub process_by: Option<String>,
@@ -230,7 +230,7 @@ pub struct Verdict {
     /// How long the connection had been idle, seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_s: Option<f64>,
-    /// In force for the victim's socket.
+    /// Keepalive in force for the victim's socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keepalive: Option<Keepalive>,
     /// The IPVS entry that was lost.
@@ -239,21 +239,21 @@ pub struct Verdict {
     /// The conntrack entry that was lost, and its table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conntrack: Option<Conntrack>,
-    /// What convinced the verdict comes first, then the records, oldest first.
+    /// The findings that decided the verdict come first, then the records, oldest first.
     #[serde(default)]
     pub evidence: Vec<Evidence>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ruled_out: Vec<RuledOut>,
-    /// The first is what we would do.
+    /// Fixes, the recommended one first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fixes: Vec<Fix>,
-    /// What people try that does not help here.
+    /// Common attempts that do not help here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_fixes: Vec<NotFix>,
-    /// What this kernel or these rights do not show.
+    /// What this kernel or these privileges do not show.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blind_spots: Vec<String>,
-    /// The next cheapest test that would confirm the verdict.
+    /// The cheapest test that would confirm the verdict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prove: Option<String>,
     /// Records lost since the start of the run.
@@ -283,17 +283,17 @@ pub struct Peer {
     pub k8s: Option<K8s>,
 }
 
-/// The reset, as this host saw it.
+/// The reset, as recorded on this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Rst {
     #[schemars(extend("enum" = ["received", "sent", "none"]))]
     pub direction: String,
-    /// Absent where this kernel does not show every reset that this host sends.
+    /// Absent where not every reset that this host sends is traced.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("enum" = ["local_stack", "local_socket", "netfilter", "remote", "none"]))]
     pub origin: Option<String>,
-    /// The running kernel's own name for why (`enum sk_rst_reason`).
+    /// The running kernel's name for the reason (`enum sk_rst_reason`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -311,7 +311,7 @@ pub struct Keepalive {
 }
 
 impl Keepalive {
-    /// For a reader of an event that lacks a time.
+    /// The value for a reader where an event has no time.
     fn unknown() -> Seconds {
         Seconds(0.0)
     }
@@ -334,7 +334,7 @@ pub struct Conntrack {
     /// The kernel's name, such as ESTABLISHED.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
-    /// The sysctl whose limit ran out.
+    /// The sysctl whose limit was reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -345,7 +345,7 @@ pub struct Conntrack {
     /// Entries in the table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u32>,
-    /// Most entries that it may have.
+    /// The limit of entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<u32>,
 }
@@ -353,7 +353,7 @@ pub struct Conntrack {
 /// One piece of evidence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Evidence {
-    /// A word of a closed set, for machines.
+    /// Machine-readable kind, from a closed set.
     #[serde(default)]
     pub kind: String,
     /// How long before the incident it happened, seconds; below 0 when it came after.
@@ -375,22 +375,22 @@ pub struct NotFix {
     pub because: String,
 }
 
-/// Container runtimes cut lines at 16 KiB; the contract stays well below.
+/// The longest line, bytes. Container runtimes cut lines at 16 KiB.
 pub(crate) const MAX_LINE: usize = 12 * 1024;
 
-/// What a shortened line has more than others.
+/// The text that only a shortened line has.
 const TRUNCATED: &str = ",\"truncated\":true";
 
 impl Incident {
-    /// One line, without the line end, shorter than 12 KiB: what a reader misses least goes first; the
-    /// best fix and what convinced the verdict stay.
+    /// One line, without the line end, shorter than 12 KiB. The least important lists are shortened first;
+    /// the first fix and the first finding stay.
     pub fn line(mut self) -> String {
         let mut line = json::line(&self);
         for list in 0..5 {
             if line.len() < MAX_LINE {
                 break;
             }
-            // The mark needs room as well.
+            // `truncated` needs room as well.
             let excess = line.len() + TRUNCATED.len() + 1 - MAX_LINE;
             let Verdict { blind_spots, ruled_out, not_fixes, evidence, fixes, .. } =
                 &mut self.rsttrace;
@@ -417,7 +417,7 @@ fn shorten<T: Serialize>(items: &mut Vec<T>, keep: usize, excess: usize) {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+#[expect(clippy::cast_precision_loss, reason = "seconds for display")]
 pub(crate) fn age_s(opened: Nanos, ts: Nanos) -> f64 {
     measured((opened as f64 - ts as f64) / 1e9)
 }

@@ -12,7 +12,7 @@ pub fn incident(incident: &incident::Incident) -> String {
     Incident::from(incident).line()
 }
 
-/// One line with what was counted so far.
+/// One line with the counts so far.
 pub fn summary(summary: &summary::Summary, wall_ns: i64) -> String {
     Summary::new(summary, wall_ns).line()
 }

@@ -1,4 +1,4 @@
-//! The documents that machines read: one serde type each, which writes, reads and describes itself.
+//! The machine-readable documents. Each has one serde type, which writes, reads and describes it.
 
 pub mod check;
 pub mod envelope;

@@ -1,4 +1,4 @@
-//! What a run has counted, as one JSON object.
+//! The counts of a run, as one JSON object.
 
 use std::collections::BTreeMap;
 
@@ -76,9 +76,9 @@ pub struct Counts {
     pub incidents: Vec<CauseCount>,
     /// Benign resets by cause.
     pub benign: Vec<CauseCount>,
-    /// Resets and repeats that belong to an incident already printed.
+    /// Resets and repeats that belong to an incident that is already printed.
     pub absorbed: u64,
-    /// Remembered losses that were evicted to make room.
+    /// Losses that were evicted because their store was full.
     pub forgotten: u64,
     /// Kernel reads that failed, and records that could not be decoded.
     pub unreadable: u64,
@@ -91,7 +91,7 @@ pub struct CauseCount {
 }
 
 impl Summary {
-    /// What was counted by a moment, nanoseconds since the epoch.
+    /// The counts at a time, nanoseconds since the epoch.
     pub fn new(summary: &summary::Summary, wall_ns: i64) -> Self {
         let counts = |list: &BTreeMap<&'static str, u64>| {
             list.iter()

@@ -29,7 +29,7 @@ fn the_first_keys_are_those_that_log_agents_need() {
 }
 
 #[test]
-fn the_articles_incident_has_the_contracts_fields() {
+fn the_incident_of_the_article_has_the_documented_fields() {
     let line = line();
     assert_eq!(line["event"]["dataset"], "rsttrace.incident");
     assert_eq!(line["event"]["reason"], "ipvs_idle_expired");
@@ -55,7 +55,7 @@ fn nothing_is_null() {
 }
 
 #[test]
-fn a_line_stays_below_12_kib_and_says_that_it_was_cut() {
+fn a_line_stays_below_12_kib_and_has_truncated_set() {
     let mut long = replay(article()).remove(0);
     let finding = Finding { kind: "test", ts: 0, summary: "x".repeat(500) };
     long.evidence = vec![finding; 1000];
@@ -64,12 +64,12 @@ fn a_line_stays_below_12_kib_and_says_that_it_was_cut() {
     let value: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(value["rsttrace"]["truncated"], true);
     let left = value["rsttrace"]["evidence"].as_array().map_or(0, Vec::len);
-    assert!((10..1000).contains(&left), "only what is too much goes: {left} left");
+    assert!((10..1000).contains(&left), "only the excess is removed: {left} left");
     assert!(value["rsttrace"]["fixes"].as_array().is_some_and(|fixes| fixes.len() > 1));
 }
 
 #[test]
-fn keys_come_in_the_contracts_order() {
+fn keys_come_in_the_documented_order() {
     let line = line();
     let keys = |value: &Value| -> Vec<String> {
         value.as_object().expect("an object").keys().cloned().collect()
@@ -122,7 +122,7 @@ fn keys_come_in_the_contracts_order() {
 }
 
 #[test]
-fn what_came_before_has_a_positive_age_in_milliseconds() {
+fn an_earlier_event_has_a_positive_age_to_the_millisecond() {
     let opened = 40_000_000_123_456_789;
     assert_eq!(age_s(opened, opened - 70_300_000_000), 70.3);
     assert_eq!(age_s(opened, opened + 1_000_000), -0.001);
@@ -146,7 +146,7 @@ fn a_hostile_process_name_stays_inside_its_string() {
 }
 
 #[test]
-fn both_ends_are_told_with_container_and_pod() {
+fn both_ends_are_shown_with_container_and_pod() {
     let mut both = replay(article()).remove(0);
     let pod = Pod {
         uid: Some("81e09ae0-12ec-4ec5-94b8-51cda7906370".into()),
@@ -189,7 +189,7 @@ fn timestamps_have_nine_digits_and_z() {
 }
 
 #[test]
-fn a_process_that_names_itself_with_an_escape_sequence_stays_harmless_in_sentences() {
+fn an_escape_sequence_in_a_process_name_is_escaped_in_sentences() {
     let mut hostile = replay(article()).remove(0);
     hostile.why = "\u{1b}[2Jroot had closed it".into();
     hostile.evidence[0].summary = "\u{1b}]0;title\u{7}".into();
@@ -210,12 +210,12 @@ fn an_empty_list_is_absent() {
 }
 
 #[test]
-fn a_moment_before_the_epoch_of_an_incident_is_no_negative_zero() {
+fn a_rounded_negative_age_is_not_negative_zero() {
     assert_eq!(json!(measured(-0.0001)).to_string(), "0.0");
 }
 
 #[test]
-fn a_summary_event_says_whose_it_is_and_has_an_id_of_its_own() {
+fn a_summary_event_names_its_host_and_has_its_own_id() {
     let of = |boot_id: &str, wall_ns| -> Value {
         let counted =
             Summary { hostname: "node-1".into(), boot_id: boot_id.into(), ..Summary::default() };

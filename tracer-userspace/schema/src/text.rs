@@ -1,4 +1,4 @@
-//! Text, times and numbers, as every document has them.
+//! Text, times and numbers in the form that all documents use.
 
 use std::borrow::Cow;
 
@@ -13,20 +13,20 @@ pub fn timestamp(wall_ns: i64) -> String {
         .map_or_else(|_| "1970-01-01T00:00:00.000000000Z".into(), |ts| format!("{ts:.9}"))
 }
 
-/// Text for people, which a process may have put its name into: once out of its JSON string it must not
-/// move a cursor. Fields that hold nothing but such a name keep it as it is.
+/// Escapes human-readable text, which may contain the name of a process. Outside its JSON string such a name
+/// must not move a cursor. Fields that hold only such a name are not escaped.
 pub fn sentence(text: &str) -> String {
     terminal(text)
 }
 
-/// A measured time in seconds, to the millisecond. Always with a decimal point: an index that derives its
-/// type from the first value it sees must not take it for an integer.
+/// A measured time in seconds, to the millisecond. It always has a decimal point, so that an index that
+/// derives the type from the first value does not choose an integer type.
 pub fn measured(seconds: f64) -> f64 {
-    // Adding zero takes the sign from a zero.
+    // Adding zero removes the sign of a negative zero.
     (seconds * 1000.0).round() / 1000.0 + 0.0
 }
 
-/// A configured time in seconds: a whole number where it is one, otherwise to the millisecond.
+/// A configured time in seconds: an integer where it is whole, otherwise to the millisecond.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Seconds(pub f64);
 

@@ -47,7 +47,8 @@ fn damaged_lines_are_named_by_place_and_the_other_lines_are_reported() {
         let (code, stdout, stderr) = run(&file.0, &[]);
         assert_eq!(code, Some(1), "{stderr}");
         for text in [&stdout, &stderr] {
-            assert!(text.contains("line 2, column 14"), "{text}");
+            assert!(text.contains("line 2: not a valid event ("), "{text}");
+            assert!(text.contains(" at column 14)"), "{text}");
             assert!(text.contains("is cut off"), "{text}");
         }
         assert!(stdout.starts_with("# 1 connection broke because the IPVS entry"), "{stdout}");

@@ -1,4 +1,4 @@
-//! Lines of a file that may hold anything: nothing that it claims is ever allocated.
+//! Lines of an untrusted file. Memory is limited by the longest line that is read, whatever the file claims.
 
 use std::io::{self, BufRead, Read as _};
 
@@ -6,27 +6,27 @@ use std::io::{self, BufRead, Read as _};
 pub enum Line {
     Whole,
     TooLong,
-    /// The last one has no end.
+    /// The last line, without a line end.
     Cut,
     None,
 }
 
-/// Line by line, no more of each than one can have.
+/// Reads lines, at most `max_len` bytes of each.
 pub struct Lines<R> {
     input: R,
-    most: u64,
-    /// The last line, counted from 1.
+    max_len: u64,
+    /// Number of the last line, counted from 1.
     pub number: u64,
-    /// Its bytes, without the end.
+    /// Bytes of the last line, without the line end.
     pub bytes: Vec<u8>,
-    /// The rest of it was too long and is still to be passed over.
+    /// The last line was too long, and its rest is not skipped yet.
     in_mid_line: bool,
 }
 
 impl<R: BufRead> Lines<R> {
-    /// `most` is the longest line that is read, in bytes.
-    pub fn new(input: R, most: u64) -> Self {
-        Self { input, most, number: 0, bytes: Vec::new(), in_mid_line: false }
+    /// `max_len` is the longest line that is read, in bytes.
+    pub fn new(input: R, max_len: u64) -> Self {
+        Self { input, max_len, number: 0, bytes: Vec::new(), in_mid_line: false }
     }
 
     /// Reads a line into the buffer.
@@ -39,12 +39,12 @@ impl<R: BufRead> Lines<R> {
         }
         self.number += 1;
         self.bytes.clear();
-        let read = (&mut self.input).take(self.most).read_until(b'\n', &mut self.bytes)?;
+        let read = (&mut self.input).take(self.max_len).read_until(b'\n', &mut self.bytes)?;
         if self.bytes.last() == Some(&b'\n') {
             self.bytes.pop();
             return Ok(Line::Whole);
         }
-        if read as u64 == self.most {
+        if read as u64 == self.max_len {
             self.in_mid_line = true;
             return Ok(Line::TooLong);
         }

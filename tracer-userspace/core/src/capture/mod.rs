@@ -1,8 +1,8 @@
-//! A capture: the stream that the correlator eats, as text, one event a line.
+//! A capture: the events of the correlator as text, one event per line.
 //!
-//! It holds decoded events (functions and reasons by name, times converted), host state, owner
-//! look-ups, coverage and the moments at which cases were judged, so that a replay needs neither the
-//! kernel nor root and prints the same bytes. Kernel addresses are replaced by small numbers.
+//! A capture holds decoded events (functions and reasons by name, times converted), host state, owners of
+//! sockets, coverage and the times at which cases got their verdicts. A replay needs neither the kernel nor
+//! root and prints the same bytes. Kernel addresses are replaced by small numbers.
 
 use std::{
     collections::HashMap,
@@ -20,10 +20,10 @@ mod newer;
 #[cfg(test)]
 mod tests;
 
-/// Raised when an old capture can no longer be read.
+/// The format version. It is increased when this build can no longer read older captures.
 const VERSION: u32 = 1;
 
-/// The longest line that is read: a namespace with some thousand IPVS services fits.
+/// The longest line that is read, bytes: a namespace with some thousand IPVS services fits.
 pub const MAX_LINE: u64 = 16 << 20;
 
 #[derive(Serialize, Deserialize)]
@@ -33,17 +33,16 @@ struct Header {
     writer: String,
 }
 
-/// What is wrong with a capture, and at which line. A damaged or overlong line is not
-/// the end: the lines after it are still read.
+/// What is wrong with a capture, and at which line. The lines after a damaged or overlong line are still read.
 #[derive(Debug)]
 pub enum CaptureError {
     Io {
         line: u64,
         error: io::Error,
     },
-    /// The first line is not a capture's.
+    /// The first line is not the header of a capture.
     NotACapture,
-    /// It is no stream of events either.
+    /// The file is neither a capture nor a stream of events.
     NotAStream,
     Version {
         found: u32,
@@ -55,7 +54,7 @@ pub enum CaptureError {
         line: u64,
         error: serde_json::Error,
     },
-    /// The last line has no end: its recorder was killed, or is still writing.
+    /// The last line has no end: the recorder was killed, or is still writing.
     Cut {
         line: u64,
     },
@@ -64,30 +63,36 @@ pub enum CaptureError {
 impl std::fmt::Display for CaptureError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Io { line, error } => write!(f, "line {line} cannot be read: {error}"),
-            Self::NotACapture => write!(f, "this is not a capture of rsttrace (line 1)"),
+            Self::Io { line, error } => write!(f, "cannot read line {line}: {error}"),
+            Self::NotACapture => {
+                write!(
+                    f,
+                    "line 1: not the header of a capture (expected a file of `rsttrace record`)"
+                )
+            }
             Self::NotAStream => write!(
                 f,
-                "this is neither a capture of rsttrace (`record`) nor a stream of its events, one a line (`live -o json`)"
+                "neither a capture of rsttrace (`rsttrace record`) nor its events, one per line \
+                 (`rsttrace live -o json`)"
             ),
             Self::Version { found } => write!(
                 f,
-                "the capture has format {found}; this build reads {VERSION}: replay it with the \
+                "unsupported capture format {found} (expected {VERSION}): replay the capture with the \
                  rsttrace that recorded it"
             ),
             Self::TooLong { line } => {
-                write!(f, "line {line}, column {MAX_LINE}, is longer than any event")
+                write!(f, "line {line}: longer than {MAX_LINE} bytes, the limit of a line")
             }
             Self::Event { line, error } => {
-                // It ends with a place in the line as if that were the file, and it may quote the file,
-                // which may hold anything.
+                // The text of the error ends with a position in the line as if the line were the
+                // file. It may quote the file, which may hold any bytes.
                 let text = error.to_string();
                 let what = text.rsplit_once(" at line ").map_or(&*text, |(what, _)| what);
                 let (column, what) = (error.column(), escape::terminal(what));
-                write!(f, "line {line}, column {column}, is no event: {what}")
+                write!(f, "line {line}: not a valid event ({what} at column {column})")
             }
             Self::Cut { line } => {
-                write!(f, "line {line}, the last, is cut off: the recorder did not finish it")
+                write!(f, "line {line}: the last line is cut off (the recorder did not finish it)")
             }
         }
     }
@@ -95,14 +100,14 @@ impl std::fmt::Display for CaptureError {
 
 impl std::error::Error for CaptureError {}
 
-/// Writes events as they come.
+/// Writes events to a capture.
 pub struct Writer<W> {
     out: W,
     ids: HashMap<u64, u64>,
 }
 
 impl<W: Write> Writer<W> {
-    /// Begins a capture.
+    /// Starts a capture.
     ///
     /// # Errors
     /// Those of the output.
@@ -126,7 +131,7 @@ impl<W: Write> Writer<W> {
         write_line(&mut self.out, &event)
     }
 
-    /// Makes everything written so far readable.
+    /// Flushes everything that was written.
     ///
     /// # Errors
     /// Those of the output.
@@ -149,7 +154,7 @@ fn write_line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-/// Reads a capture event by event. A damaged line is an error of its own, and the next line follows.
+/// Reads a capture event by event. A damaged line gives an error, and reading continues with the next line.
 pub struct Reader<R> {
     lines: Lines<R>,
     ended: bool,
@@ -159,7 +164,7 @@ impl<R: BufRead> Reader<R> {
     /// Checks that this is a capture.
     ///
     /// # Errors
-    /// [`CaptureError`] when it is none, or of another version.
+    /// [`CaptureError`] when the input is not a capture, or a capture of another version.
     pub fn new(input: R) -> Result<Self, CaptureError> {
         let mut lines = Lines::new(input, MAX_LINE);
         let line = lines.read().map_err(|error| CaptureError::Io { line: 1, error })?;

@@ -1,4 +1,5 @@
-//! Events that a newer rsttrace wrote: what this build does not know is counted, not a damaged line.
+//! Events of a newer rsttrace: a kind that this build does not know is counted, not reported as a damaged
+//! line.
 
 use std::{
     fmt::{self, Display},
@@ -16,13 +17,13 @@ use crate::event::{Body, Event};
 /// Reads one line.
 ///
 /// # Errors
-/// When it is no event, of whatever build.
+/// When the line is not an event of any build.
 pub fn event(line: &[u8]) -> serde_json::Result<Event> {
-    serde_json::from_slice(line).or_else(|error| foreign(line).ok_or(error))
+    serde_json::from_slice(line).or_else(|error| unknown_event(line).ok_or(error))
 }
 
-/// An event whose body has a name that [`Body`] does not have.
-fn foreign(line: &[u8]) -> Option<Event> {
+/// An event whose body has a name that [`Body`] does not know.
+fn unknown_event(line: &[u8]) -> Option<Event> {
     #[derive(Deserialize)]
     struct Named {
         ts: Nanos,
@@ -40,7 +41,7 @@ fn foreign(line: &[u8]) -> Option<Event> {
     })
 }
 
-/// The name of a variant, whatever is in it: `"tick"` or `{"tick": …}`.
+/// The name of a variant with any content: `"tick"` or `{"tick": …}`.
 fn name<'de, D: de::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     struct Name<'de>(PhantomData<&'de ()>);
     impl<'de> Visitor<'de> for Name<'de> {
@@ -62,7 +63,7 @@ fn name<'de, D: de::Deserializer<'de>>(deserializer: D) -> Result<String, D::Err
     deserializer.deserialize_any(Name(PhantomData))
 }
 
-/// Only whether it was the name that is not known.
+/// Whether the name was unknown.
 #[derive(Debug)]
 struct NameError {
     unknown: bool,
@@ -70,7 +71,7 @@ struct NameError {
 
 impl Display for NameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a name of an event")
+        f.write_str("not the name of an event")
     }
 }
 

@@ -307,11 +307,11 @@ const LIMITS: [&str; 3] = [
 ];
 
 fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
-    let translators = context.translators();
+    let namespaces = context.nat_namespaces();
     let limit = |netns: &&Netns| context.value(netns, LIMITS[0]).map(as_seconds);
-    let shortest = translators.iter().filter_map(limit).reduce(f64::min);
+    let shortest = namespaces.iter().filter_map(limit).reduce(f64::min);
     let mut fixes = remedy::keepalive_on(context, shortest, "the conntrack timer");
-    fixes.extend(translators.iter().filter_map(|netns| raise(context, netns, limit(netns)?)));
+    fixes.extend(namespaces.iter().filter_map(|netns| raise(context, netns, limit(netns)?)));
     fixes.push(shortest.map_or_else(|| remedy::POOL.fix(), remedy::pool_below));
     fixes
 }
@@ -339,7 +339,7 @@ fn raise(context: &FixContext<'_>, netns: &Netns, established_s: f64) -> Option<
 
 fn not_fixes(evidence: &Evidence<'_>) -> Vec<NotFix> {
     let limit_s = limit(evidence).map_or(432_000.0, |(_, value)| f64::from(value));
-    let mut list = remedy::article(evidence, limit_s);
+    let mut list = remedy::article_not_fixes(evidence, limit_s);
     list.push((
         "net.netfilter.nf_conntrack_buckets".into(),
         "the hash size has nothing to do with how long an entry lives".into(),

@@ -158,7 +158,7 @@ fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
             ..BE_LIBERAL.fix()
         })
     };
-    let mut fixes: Vec<_> = context.translators().into_iter().filter_map(accept).collect();
+    let mut fixes: Vec<_> = context.nat_namespaces().into_iter().filter_map(accept).collect();
     fixes.push(DROP_INVALID.fix());
     fixes
 }

@@ -76,7 +76,7 @@ impl Detection {
 impl Doc {
     /// The best confidence that a verdict can have with the signals for which `has` is true; `None` when
     /// the cause cannot be detected with them (`unknown` never can).
-    pub fn best(&self, has: impl Fn(RequiredSignal) -> bool) -> Option<Confidence> {
+    pub fn best_confidence(&self, has: impl Fn(RequiredSignal) -> bool) -> Option<Confidence> {
         let met = |detection: &&Detection| detection.needs.iter().all(|need| has(*need));
         self.detections.iter().filter(met).map(|detection| detection.confidence).max()
     }

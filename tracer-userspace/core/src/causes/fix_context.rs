@@ -55,7 +55,7 @@ impl<'a> FixContext<'a> {
     }
 
     /// The namespaces with IPVS services; only those with the failed connection's service, if known.
-    pub fn balancers(&self) -> Vec<&'a Netns> {
+    pub fn ipvs_namespaces(&self) -> Vec<&'a Netns> {
         let balances = |netns: &Netns| netns.services.iter().flatten().next().is_some();
         let serves = |netns: &&Netns| {
             netns.services.iter().flatten().any(|service| {
@@ -69,7 +69,7 @@ impl<'a> FixContext<'a> {
     }
 
     /// The namespaces that do NAT; only those on a link with an end of the failed connection, if known.
-    pub fn translators(&self) -> Vec<&'a Netns> {
+    pub fn nat_namespaces(&self) -> Vec<&'a Netns> {
         let FailedConnection { client, service, server, .. } = self.failed;
         let ends = [client, server, service.map(|service| service.ip())];
         let is_near = |netns: &&Netns| {
@@ -91,16 +91,17 @@ impl<'a> FixContext<'a> {
     }
 
     /// The namespace of the application that lost the connection, selected or known; empty otherwise.
-    pub fn victims(&self) -> Vec<&'a Netns> {
+    pub fn victim_namespaces(&self) -> Vec<&'a Netns> {
         self.places(|netns| Some(netns.place.netns) == self.failed.application)
     }
 
     /// The shortest idle limit of an established connection in the namespaces with IPVS or NAT, seconds.
     pub fn shortest_limit_s(&self) -> Option<u64> {
-        let balanced = self.balancers().into_iter().filter_map(|it| self.value(it, "ipvs.tcp"));
+        let balanced =
+            self.ipvs_namespaces().into_iter().filter_map(|it| self.value(it, "ipvs.tcp"));
         const ESTABLISHED: &str = "net.netfilter.nf_conntrack_tcp_timeout_established";
         let translated =
-            self.translators().into_iter().filter_map(|it| self.value(it, ESTABLISHED));
+            self.nat_namespaces().into_iter().filter_map(|it| self.value(it, ESTABLISHED));
         balanced.chain(translated).min()
     }
 

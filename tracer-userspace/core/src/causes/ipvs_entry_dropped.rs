@@ -262,7 +262,7 @@ fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
             ..NO_DEFENCE.fix()
         })
     };
-    let mut fixes: Vec<_> = context.balancers().into_iter().filter_map(off).collect();
+    let mut fixes: Vec<_> = context.ipvs_namespaces().into_iter().filter_map(off).collect();
     fixes.push(SYNC.fix());
     fixes
 }

@@ -189,14 +189,14 @@ fn fin_timeout(place: Place, now_s: f64, idle_s: Option<f64>) -> Fix {
 }
 
 fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
-    let balancers = context.balancers();
+    let namespaces = context.ipvs_namespaces();
     let limit = |netns: &&Netns| context.value(netns, "ipvs.tcpfin").map(as_seconds);
     let mut fixes = vec![remedy::KEEPALIVE.fix(), NO_HALF_CLOSE.fix()];
     // No other state has a limit that can be set.
     if context.failed.ipvs_state == Some(FIN_WAIT) {
         let raise =
             |netns: &&Netns| Some(fin_timeout(netns.place.clone(), limit(netns)?, context.idle_s));
-        fixes.extend(balancers.iter().filter_map(raise));
+        fixes.extend(namespaces.iter().filter_map(raise));
     }
     fixes
 }

@@ -300,7 +300,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 }
 
 fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
-    let balancers = context.balancers();
+    let balancers = context.ipvs_namespaces();
     let limit = |netns: &&Netns| context.value(netns, "ipvs.tcp").map(as_seconds);
     let shortest = balancers.iter().filter_map(limit).reduce(f64::min);
     let mut fixes = remedy::keepalive_on(context, shortest, "the IPVS timer");
@@ -312,7 +312,7 @@ fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(evidence: &Evidence<'_>) -> Vec<NotFix> {
-    let mut list = remedy::article(evidence, limit_s(evidence).unwrap_or(900.0));
+    let mut list = remedy::article_not_fixes(evidence, limit_s(evidence).unwrap_or(900.0));
     list.push((
         "net.netfilter.nf_conntrack_tcp_timeout_established".into(),
         "IPVS deletes the conntrack entry together with its own".into(),

@@ -388,7 +388,7 @@ fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
         })
     };
     let mut fixes = vec![DRAIN.fix()];
-    fixes.extend(context.balancers().into_iter().filter_map(reset));
+    fixes.extend(context.ipvs_namespaces().into_iter().filter_map(reset));
     fixes
 }
 

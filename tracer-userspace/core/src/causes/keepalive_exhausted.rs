@@ -118,7 +118,8 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 
 fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
     let mut fixes = vec![RESTORE.fix()];
-    fixes.extend(context.victims().into_iter().filter_map(|netns| sooner(context, netns)));
+    fixes
+        .extend(context.victim_namespaces().into_iter().filter_map(|netns| sooner(context, netns)));
     fixes
 }
 

@@ -167,7 +167,8 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
 }
 
 fn not_fixes(evidence: &Evidence<'_>) -> Vec<NotFix> {
-    let mut list = remedy::article(evidence, bracket(evidence).map_or(350.0, |b| b.broke_s));
+    let mut list =
+        remedy::article_not_fixes(evidence, bracket(evidence).map_or(350.0, |b| b.broke_s));
     list.extend(remedy::to_not_fixes(NOT_FIXES));
     list
 }

@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn no_sign_promises_more_than_the_ceiling_of_its_cause() {
         for cause in ALL {
-            let best = cause.doc.best(|_| true);
+            let best = cause.doc.best_confidence(|_| true);
             assert!(best.is_none_or(|best| best <= cause.ceiling), "{cause:?}: {best:?}");
         }
     }

@@ -318,7 +318,7 @@ pub fn ipvs_timeout(place: Place, now_s: f64, idle_s: Option<f64>) -> Fix {
 }
 
 /// Wrong advice about idle limits in the article that started this project, where it applies.
-pub fn article(evidence: &Evidence<'_>, limit_s: f64) -> Vec<NotFix> {
+pub fn article_not_fixes(evidence: &Evidence<'_>, limit_s: f64) -> Vec<NotFix> {
     let mut list = Vec::new();
     let keepalive = evidence.victim().map(|(_, _, socket)| socket.keepalive);
     if keepalive.is_some_and(|k| !k.enabled) {

@@ -205,7 +205,7 @@ fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
         })
     };
     let mut fixes = vec![RESTORE.fix()];
-    fixes.extend(context.victims().into_iter().filter_map(sooner));
+    fixes.extend(context.victim_namespaces().into_iter().filter_map(sooner));
     fixes
 }
 

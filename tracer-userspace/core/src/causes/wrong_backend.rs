@@ -117,7 +117,7 @@ fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
     let several = |netns: &&Netns| {
         netns.services.iter().flatten().any(|service| service.destinations.len() > 1)
     };
-    let balancers = context.balancers().into_iter().filter(several);
+    let balancers = context.ipvs_namespaces().into_iter().filter(several);
     let mut fixes: Vec<_> = balancers.filter_map(strict).collect();
     fixes.push(KEEP_FLOWS.fix());
     fixes

@@ -1,4 +1,4 @@
-//! From a verdict and its evidence to the incident that outputs show.
+//! Makes the incident that the outputs show from a verdict and its evidence.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -6,7 +6,9 @@ use rsttrace_model::{
     conntrack,
     errno::{ETIMEDOUT, errno_text},
     flow::Flow,
-    ipvs, tcp_state,
+    ipvs,
+    netns::{NetnsReach, Place},
+    tcp_state,
 };
 
 use super::{
@@ -18,13 +20,13 @@ use crate::{
         self,
         cause::{Cause, Facts},
     },
-    event::Via,
+    event::{ResetSent, Via},
     evidence::Evidence,
     incident::{Action, ConntrackFacts, Incident, IpvsFacts, Rst, Side, Victim},
     verdict::{Family, Finding, RuledOut, Verdict},
 };
 
-/// Where no address is known at all.
+/// The address where none is known.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 pub fn incident(
@@ -100,7 +102,7 @@ pub fn incident(
     }
 }
 
-/// More than this tells a reader nothing new; it keeps a line below the contract's 12 KiB.
+/// Findings of an incident. More findings add nothing for a reader, and a line must stay below 12 KiB.
 const MAX_FINDINGS: usize = 12;
 
 fn blind_spots(evidence: &Evidence<'_>, cause: &Cause) -> Vec<String> {
@@ -148,7 +150,8 @@ fn action(evidence: &Evidence<'_>, cause: &Cause) -> Action {
 }
 
 fn rst(evidence: &Evidence<'_>, cause: &Cause) -> Rst {
-    // A timer's own goodbye, if it said one; what the peer is answered afterwards is an effect.
+    // After a timeout only the reset that the timer itself sent counts. Resets that answer the peer
+    // later are effects.
     let (sent, received) = match evidence.timed_out() {
         Some(_) => (evidence.active(), None),
         None => (evidence.sent(), evidence.received()),
@@ -184,22 +187,23 @@ fn side_of(address: SocketAddr, client: Flow, server: Flow) -> Option<Side> {
 }
 
 fn victim_side(evidence: &Evidence<'_>, client: Flow, server: Flow) -> Victim {
-    // Nobody holds an orphan.
-    let mut hurt: Vec<Side> = evidence
+    // No process holds an orphan.
+    let mut victims: Vec<Side> = evidence
         .victims()
         .filter(|(_, _, socket)| !socket.dead)
         .filter_map(|(_, _, socket)| side_of(socket.flow.src, client, server))
         .collect();
-    if hurt.is_empty() {
-        // Nobody here was hurt: it is whoever the reset or the drop was meant for.
-        let meant = evidence
+    if victims.is_empty() {
+        // Without a victim on this host it is the end that the reset was sent to or whose packet
+        // was dropped.
+        let target = evidence
             .sent()
             .and_then(|at| at.value.flow())
             .map(|flow| flow.dst)
             .or_else(|| evidence.case.drops.first().map(|at| at.value.packet.flow.src));
-        hurt.extend(meant.and_then(|address| side_of(address, client, server)));
+        victims.extend(target.and_then(|address| side_of(address, client, server)));
     }
-    match (hurt.contains(&Side::Source), hurt.contains(&Side::Destination)) {
+    match (victims.contains(&Side::Source), victims.contains(&Side::Destination)) {
         (true, true) => Victim::Both,
         (true, false) => Victim::Source,
         (false, true) => Victim::Destination,
@@ -243,29 +247,57 @@ fn conntrack(evidence: &Evidence<'_>, cause: &Cause) -> Option<ConntrackFacts> {
     })
 }
 
-/// The records themselves, oldest first.
+/// The sentence for a reset that was sent in a namespace.
+fn sent_summary(sent: &ResetSent, place: &Place) -> String {
+    let flow = sent.flow().map_or(String::new(), |flow| format!(" {flow}"));
+    let reason = sent.reason.as_deref().map_or(String::new(), |reason| format!(" ({reason})"));
+    let rst = format!("RST{flow}{reason}");
+    let answered = sent.trigger.map(|trigger| segment(trigger.payload));
+    let answering = answered.as_ref().map_or(String::new(), |it| format!(", in answer to {it}"));
+    let stack = match place.reach {
+        NetnsReach::Process(_) => format!("the TCP stack {}", place.describe()),
+        _ => format!("{}'s TCP stack", place.name()),
+    };
+    match (&sent.socket, answered) {
+        _ if sent.via == Via::Netfilter => {
+            format!("a firewall rule {} sent a {rst}{answering}", place.describe())
+        }
+        (None, Some(segment)) => format!("{stack} sent a {rst}: no matching socket for {segment}"),
+        (None, None) => format!("{stack} sent a {rst}: no matching socket"),
+        (Some(socket), Some(_)) => {
+            let state = tcp_state::name(socket.state);
+            format!("{stack} sent a {rst} for a socket in state {state}{answering}")
+        }
+        (Some(_), None) => format!("the socket {} sent a {rst}", place.describe()),
+    }
+}
+
+/// "a 10-byte segment".
+fn segment(payload: u32) -> String {
+    match payload {
+        0 => "a segment without payload".into(),
+        // Eight, eleven, eighteen and eighty take "an".
+        8
+        | 11
+        | 18
+        | 80..=89
+        | 800..=899
+        | 8000..=8999
+        | 11_000..=11_999
+        | 18_000..=18_999
+        | 80_000..=89_999 => {
+            format!("an {payload}-byte segment")
+        }
+        _ => format!("a {payload}-byte segment"),
+    }
+}
+
+/// The records as findings, oldest first.
 fn record_findings(evidence: &Evidence<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for at in &evidence.case.sent {
-        let place = evidence.place(at.netns).describe();
-        let reason = at.value.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
-        let by = match (&at.value.socket, &at.value.trigger, at.value.via) {
-            (_, _, Via::Netfilter) => "a firewall rule".to_owned(),
-            (None, _, _) => "the stack, which had no socket for it".to_owned(),
-            (Some(socket), Some(_), _) => {
-                format!("the stack, for a socket in {}", tcp_state::name(socket.state))
-            }
-            (Some(_), None, _) => "the socket itself".to_owned(),
-        };
-        let flow = at.value.flow().map_or(String::new(), |flow| format!(" {flow}"));
-        let trigger = at.value.trigger.map_or(String::new(), |trigger| {
-            format!(", in answer to {} B of payload", trigger.payload)
-        });
-        findings.push(Finding {
-            kind: "reset_sent",
-            ts: at.ts,
-            summary: format!("RST{flow} made {place} by {by}{reason}{trigger}"),
-        });
+        let summary = sent_summary(&at.value, &evidence.place(at.netns));
+        findings.push(Finding { kind: "reset_sent", ts: at.ts, summary });
     }
     for at in &evidence.case.received {
         let socket = &at.value.socket;
@@ -273,7 +305,7 @@ fn record_findings(evidence: &Evidence<'_>) -> Vec<Finding> {
             kind: "reset_received",
             ts: at.ts,
             summary: format!(
-                "RST received by {} {} in {}",
+                "socket {} {} received a RST in state {}",
                 socket.flow.src,
                 evidence.place(at.netns).describe(),
                 tcp_state::name(socket.state)

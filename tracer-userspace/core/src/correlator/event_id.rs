@@ -14,7 +14,7 @@ pub fn event_id(boot_id: &str, netns: u32, flow: Flow, opened: Nanos, wall_ns: i
     uuid(hash, wall_ns)
 }
 
-/// A summary event's id: one for each run and moment.
+/// The id of a summary event: one for each boot and time.
 pub fn summary_id(boot_id: &str, wall_ns: i64) -> String {
     let mut hash = Sha1::new();
     hash.update(boot_id.as_bytes());

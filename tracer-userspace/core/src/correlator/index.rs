@@ -1,4 +1,5 @@
-//! Finds what a record may belong to without looking at each: a storm opens thousands of cases a second.
+//! Finds the cases and incidents that a record may belong to without a scan of all: a reset storm opens
+//! thousands of cases a second.
 
 use std::{collections::HashMap, hash::Hash};
 
@@ -6,8 +7,8 @@ use rsttrace_model::flow::Flow;
 
 use crate::case::{Identity, Record};
 
-/// Whose [`Identity`] may match a record, by everything that makes it match: a tuple, the number of a reset,
-/// or the sequence numbers of both directions.
+/// Ids by everything that makes an [`Identity`] match a record: a tuple, the number of a reset, or the
+/// sequence numbers of both directions.
 #[derive(Default)]
 pub struct Index {
     flows: HashMap<Flow, Vec<u64>>,
@@ -16,7 +17,7 @@ pub struct Index {
 }
 
 impl Index {
-    /// Also when more has become known of the same one.
+    /// Adds an identity. Call it again when the identity of an id has grown.
     pub fn insert(&mut self, id: u64, identity: &Identity) {
         identity.flows().iter().for_each(|flow| put(&mut self.flows, *flow, id));
         identity.reset_numbers().for_each(|number| put(&mut self.resets, number, id));
@@ -29,7 +30,7 @@ impl Index {
         identity.blocks().for_each(|block| take(&mut self.blocks, &block, id));
     }
 
-    /// All that match and few others, in ascending order.
+    /// All ids that match and few others, in ascending order.
     pub fn candidates(&self, record: &Record) -> Vec<u64> {
         let by_flow = record.flow().and_then(|flow| self.flows.get(&flow.key()));
         let by_reset = record.reset_number().and_then(|number| self.resets.get(&number));
@@ -68,10 +69,10 @@ mod tests {
 
     const ENDS: [&str; 4] = ["10.0.0.1:40001", "10.0.0.1:40002", "10.0.0.9:3306", "10.0.0.8:3306"];
 
-    /// Where numbers wrap, and at the border of a block.
+    /// Where sequence numbers wrap, and at the border of a block.
     const NUMBERS: [u32; 2] = [0, 7 << 20];
 
-    /// Of one connection or almost, seen somewhere.
+    /// A record of one of a few similar connections.
     fn record() -> impl Strategy<Value = Record> {
         let number = |middle: u32| {
             (0..60_000_u32).prop_map(move |by| middle.wrapping_sub(30_000).wrapping_add(by))
@@ -98,15 +99,15 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
-        fn whatever_matches_is_a_candidate(one in record(), more in record(), asked in record()) {
+        fn every_match_is_a_candidate(one in record(), more in record(), later in record()) {
             let mut case = Case::open(one);
             case.add(more);
             let mut index = Index::default();
             index.insert(7, &case.identity);
-            let found = index.candidates(&asked);
-            prop_assert!(!case.identity.matches(&asked) || found == [7], "{found:?}");
+            let found = index.candidates(&later);
+            prop_assert!(!case.identity.matches(&later) || found == [7], "{found:?}");
             index.remove(7, &case.identity);
-            prop_assert!(index.candidates(&asked).is_empty());
+            prop_assert!(index.candidates(&later).is_empty());
         }
     }
 }

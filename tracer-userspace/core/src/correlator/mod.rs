@@ -1,15 +1,15 @@
-//! Events in, incidents out. Pure: no clock, no I/O; time is what events and ticks say.
+//! Events in, incidents out. The correlator uses no clock and no I/O: events and ticks carry the time.
 //!
-//! A record opens a case or joins one. A case settles for [`SETTLE`], because on one host the effect
-//! is often recorded before its cause (an active reset is traced after it was delivered), then it
-//! becomes an incident. Finished incidents are remembered, so that a later error at the connection's
-//! other end repeats the verdict instead of making a second one.
+//! A record opens a case or joins one. A case settles for [`SETTLE`], because on one host the effect is often
+//! recorded before its cause (an active reset is traced after it was delivered). Then the case becomes an
+//! incident. Reported incidents are kept, so that a later error at the connection's other end repeats the
+//! verdict instead of making a second one.
 
 use std::collections::BTreeMap;
 
-use finished::{Archive, Finished};
 use open::OpenCases;
 use owners::Owners;
+use reported::{ReportedIncident, ReportedIncidents};
 use rsttrace_model::flow::Nanos;
 
 use self::stored_verdict::StoredVerdict;
@@ -17,7 +17,7 @@ use crate::{
     case::{Case, Record, Stamped},
     causes::{self, cause::Cause},
     event::{Body, Event},
-    evidence::{self, Evidence, Hosts, Watched},
+    evidence::{self, Evidence, Hosts, TraceCoverage},
     history::{
         baseline::Baseline,
         idle_periods::IdlePeriods,
@@ -30,36 +30,37 @@ use crate::{
 
 mod describe;
 pub mod event_id;
-mod finished;
 mod index;
 mod open;
 mod owners;
+mod reported;
 mod stored_verdict;
 
 pub use owners::closing_task;
 
-/// How long a case waits for its other records. Effects precede causes by microseconds, and state
-/// that RCU frees follows within 100 ms; an incident must be printed within 1 s.
+/// How long a case waits for its other records. Effects precede causes by microseconds, and the end of an
+/// entry that RCU frees follows within 100 ms. An incident must be printed within 1 s.
 pub const SETTLE: Nanos = 250_000_000;
 
-/// Ends of entries remembered: about 64 MiB at worst.
-const MEMORY: usize = 65_536;
+/// Ends of entries that are kept: at most about 64 MiB.
+const MAX_LOSSES: usize = 65_536;
 
-/// Dropped packets remembered. Apart from the ends, which a noisy DROP rule must not push out.
-const DROPS: usize = 8192;
+/// Dropped packets that are kept. They have their own store, so that a noisy DROP rule does not evict the
+/// ends of entries.
+const MAX_DROPS: usize = 8192;
 
-/// Cases that may settle at once; beyond it the oldest is judged early.
-const OPEN: usize = 4096;
+/// Cases that may settle at once; beyond this limit the oldest case gets its verdict early.
+const MAX_OPEN_CASES: usize = 4096;
 
 /// Namespaces whose state is kept.
-const HOSTS: usize = 4096;
+const MAX_NAMESPACES: usize = 4096;
 
 /// Counts that the closing summary shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunCounters {
-    /// Resets and repeats that belong to an incident already told.
+    /// Resets and repeats that belong to an incident that is already reported.
     pub absorbed: u64,
-    /// Losses forgotten for want of room.
+    /// Losses evicted because their store was full.
     pub evicted: u64,
     /// Records lost in the kernel.
     pub lost: u64,
@@ -69,8 +70,8 @@ pub struct RunCounters {
 
 /// The correlator.
 pub struct Correlator {
-    watched: Watched,
-    memory: LossHistory,
+    coverage: TraceCoverage,
+    losses: LossHistory,
     drops: LossHistory,
     ipvs_servers: IpvsServers,
     hosts: Hosts,
@@ -78,7 +79,7 @@ pub struct Correlator {
     idle_periods: IdlePeriods,
     owners: Owners,
     open: OpenCases,
-    finished: Archive,
+    reported: ReportedIncidents,
     sequence: u64,
     counters: RunCounters,
 }
@@ -92,27 +93,27 @@ impl Default for Correlator {
 impl Correlator {
     pub fn new() -> Self {
         Self {
-            watched: Watched::default(),
-            memory: LossHistory::new(MEMORY),
-            drops: LossHistory::new(DROPS),
+            coverage: TraceCoverage::default(),
+            losses: LossHistory::new(MAX_LOSSES),
+            drops: LossHistory::new(MAX_DROPS),
             ipvs_servers: IpvsServers::default(),
             hosts: BTreeMap::new(),
             baseline: Baseline::default(),
             idle_periods: IdlePeriods::default(),
             owners: Owners::default(),
             open: OpenCases::default(),
-            finished: Archive::default(),
+            reported: ReportedIncidents::default(),
             sequence: 0,
             counters: RunCounters::default(),
         }
     }
 
     pub fn counters(&self) -> RunCounters {
-        let evicted = self.memory.evicted() + self.drops.evicted();
+        let evicted = self.losses.evicted() + self.drops.evicted();
         RunCounters { evicted, ..self.counters }
     }
 
-    /// Takes one event in; a [`Body::Tick`] judges.
+    /// Takes in one event. A [`Body::Tick`] gives a verdict on the cases that have settled.
     pub fn feed(&mut self, event: Event) -> Vec<Incident> {
         match event.body {
             Body::Tick => self.tick(event.ts),
@@ -123,20 +124,21 @@ impl Correlator {
         }
     }
 
-    /// Takes one event in. Events come in time order, give or take the merge window of their source.
+    /// Takes in one event. Events come in time order, up to the merge window of their source.
     pub fn push(&mut self, event: Event) {
         let Event { ts, netns, body } = event;
         let loss = match body {
             Body::Session(session) => {
-                self.watched.update(ts, *session);
+                self.coverage.update(ts, *session);
                 return;
             }
             Body::Netns(mut state) => {
                 if let Some(earlier) = self.hosts.get(&state.inum) {
                     state.remember_listeners(earlier);
                 }
-                if self.hosts.len() >= HOSTS && !self.hosts.contains_key(&state.inum) {
-                    // Inodes grow: the lowest is the initial namespace's, the next the oldest.
+                if self.hosts.len() >= MAX_NAMESPACES && !self.hosts.contains_key(&state.inum) {
+                    // Inode numbers increase: the lowest is the initial namespace, the next is the
+                    // oldest.
                     if let Some(oldest) = self.hosts.keys().nth(1).copied() {
                         self.hosts.remove(&oldest);
                     }
@@ -152,25 +154,25 @@ impl Correlator {
                 self.owners.process_is(ts, started, *owner);
                 return;
             }
-            Body::InitialState(stock) => {
-                self.baseline.set_initial_state(netns, *stock);
+            Body::InitialState(state) => {
+                self.baseline.set_initial_state(netns, *state);
                 return;
             }
             Body::AcceptQueue(queue) => {
                 self.baseline.add_queue(netns, *queue);
                 return;
             }
-            Body::StateLookup(inquiry) => {
-                self.baseline.add_lookup(netns, *inquiry);
+            Body::StateLookup(lookup) => {
+                self.baseline.add_lookup(netns, *lookup);
                 return;
             }
             Body::Lost(lost) => {
                 self.counters.lost = lost;
-                self.watched.lost(ts);
+                self.coverage.lost(ts);
                 return;
             }
             Body::SkippedRuns(_) => {
-                self.watched.lost(ts);
+                self.coverage.lost(ts);
                 return;
             }
             Body::Survived { service, idle_s } => {
@@ -211,32 +213,32 @@ impl Correlator {
                 return;
             }
         };
-        self.memory.remember(LossEntry::new(ts, netns, loss));
+        self.losses.remember(LossEntry::new(ts, netns, loss));
     }
 
-    /// Finds the case or the finished incident that a record belongs to, or opens a case.
+    /// Adds a record to the case or the reported incident that it belongs to, or opens a case.
     fn take(&mut self, record: Record) {
-        let Some(record) = self.open.join(record, &self.memory) else {
+        let Some(record) = self.open.join(record, &self.losses) else {
             return;
         };
-        let follows = self.finished.followed_by(&record);
-        let known = follows.and_then(|number| self.finished.get(number));
-        if known.is_some_and(|finished| finished.identity.knows_socket_of(&record)) {
+        let follows = self.reported.followed_by(&record);
+        let known = follows.and_then(|number| self.reported.get(number));
+        if known.is_some_and(|reported| reported.identity.knows_socket_of(&record)) {
             self.counters.absorbed += 1;
             return;
         }
         let mut case = Case::open(record);
-        open::add_aliases(&self.memory, &mut case);
+        open::add_aliases(&self.losses, &mut case);
         self.open.insert((case, follows));
     }
 
-    /// Whether a [`Self::tick`] at `now` would judge anything.
+    /// Whether a [`Self::tick`] at `now` would give a verdict.
     pub fn has_settled(&self, now: Nanos) -> bool {
-        self.open.len() > OPEN
+        self.open.len() > MAX_OPEN_CASES
             || self.open.oldest().is_some_and(|opened| opened.saturating_add(SETTLE) <= now)
     }
 
-    /// Judges the cases that have settled by `now`.
+    /// Gives a verdict on the cases that have settled by `now`.
     pub fn tick(&mut self, now: Nanos) -> Vec<Incident> {
         let mut incidents = Vec::new();
         while self.has_settled(now) {
@@ -248,22 +250,22 @@ impl Correlator {
         incidents
     }
 
-    /// No case is settling.
+    /// Whether no case is settling.
     pub fn is_idle(&self) -> bool {
         self.open.is_empty()
     }
 
-    /// Judges everything that is still open.
+    /// Gives a verdict on all open cases.
     pub fn finish(&mut self) -> Vec<Incident> {
         self.tick(Nanos::MAX)
     }
 
     fn conclude(&mut self, case: &Case, follows: Option<u64>) -> Option<Incident> {
-        let first = follows.and_then(|number| self.finished.get(number));
-        let memories = [&self.memory, &self.drops];
+        let first = follows.and_then(|number| self.reported.get(number));
+        let histories = [&self.losses, &self.drops];
         let servers = &self.ipvs_servers;
         let evidence =
-            evidence::gather(case, memories, servers, &self.hosts, &self.baseline, &self.watched);
+            evidence::gather(case, histories, servers, &self.hosts, &self.baseline, &self.coverage);
         if let (Some(sample), Some(view)) =
             (causes::middlebox_idle_timeout::sample(&evidence), evidence.client_view())
         {
@@ -271,7 +273,7 @@ impl Correlator {
         }
         let evidence = evidence.with_idle_periods(&self.idle_periods);
         if first.is_some() && !evidence.victims().any(|(_, _, socket)| !socket.dead) {
-            // An answer to a retry, or to a socket nobody holds any more: nobody new was hurt.
+            // An answer to a retry, or to a socket that no process holds any more: no new victim.
             self.counters.absorbed += 1;
             return None;
         }
@@ -280,15 +282,16 @@ impl Correlator {
         if no_reset && case.errors.is_empty() && cause.opens_on_drop.is_none() {
             return None;
         }
-        // A socket that gave up its own connect reports that after it has lost its addresses.
+        // A socket whose own connect was abandoned reports its error after it has lost its
+        // addresses.
         if no_reset && case.identity.flows().is_empty() {
             self.counters.absorbed += 1;
             return None;
         }
-        let first = first.map(|finished| (finished.event_id.clone(), finished.verdict.clone()));
+        let first = first.map(|reported| (reported.event_id.clone(), reported.verdict.clone()));
         let mut incident = describe::incident(&evidence, cause, verdict, &self.owners);
-        if let Some((event_id, told)) = first {
-            incident.repeat(event_id, told);
+        if let Some((event_id, stored)) = first {
+            incident.repeat(event_id, stored);
         }
         self.sequence += 1;
         incident.sequence = self.sequence;
@@ -300,7 +303,7 @@ impl Correlator {
         if incident.cause.family == Family::Benign {
             return Some(incident);
         }
-        self.finished.push(Finished {
+        self.reported.push(ReportedIncident {
             event_id: incident.follows.clone().unwrap_or_else(|| incident.event_id.clone()),
             opened: incident.opened,
             action: incident.action,
@@ -311,7 +314,7 @@ impl Correlator {
     }
 }
 
-/// The first cause that says yes; `unknown` always does.
+/// The first cause that gives a verdict; `unknown` always gives one.
 fn judge(evidence: &Evidence<'_>) -> (&'static Cause, Verdict) {
     causes::ALL
         .iter()
@@ -327,7 +330,7 @@ mod tests {
     use crate::testing::{at, session};
 
     #[test]
-    fn the_initial_namespace_is_not_the_first_to_be_forgotten() {
+    fn the_initial_namespace_is_not_evicted_first() {
         let mut c = Correlator::new();
         c.push(session(0));
         for inum in 0..=4096u32 {

@@ -10,10 +10,10 @@ use crate::{
     history::losses::LossHistory,
 };
 
-/// A case, and the number of the finished incident whose other end it may be.
+/// A case, and the number of the reported incident whose other end it may be.
 pub type Entry = (Case, Option<u64>);
 
-/// Cases by the order of their opening.
+/// Open cases in the order in which they were opened.
 #[derive(Default)]
 pub struct OpenCases {
     cases: BTreeMap<u64, Entry>,
@@ -35,7 +35,7 @@ impl OpenCases {
         self.cases.first_key_value().map(|(_, (case, _))| case.opened)
     }
 
-    /// Takes the oldest case out.
+    /// Removes and returns the oldest case.
     pub fn pop(&mut self) -> Option<Entry> {
         let id = *self.cases.first_key_value()?.0;
         self.remove(id)
@@ -49,9 +49,9 @@ impl OpenCases {
         self.index(id);
     }
 
-    /// Adds a record to the case it belongs to; when it ties several together, they become one. Gives
-    /// the record back when it belongs to none.
-    pub fn join(&mut self, record: Record, memory: &LossHistory) -> Option<Record> {
+    /// Adds a record to the case it belongs to. When it belongs to several cases, they are merged. Returns
+    /// the record when it belongs to none.
+    pub fn join(&mut self, record: Record, losses: &LossHistory) -> Option<Record> {
         let mut found = self.matching(&record).into_iter();
         let Some(first) = found.next() else {
             return Some(record);
@@ -67,7 +67,7 @@ impl OpenCases {
         }
         if let Some((case, _)) = self.cases.get_mut(&first) {
             case.add(record);
-            add_aliases(memory, case);
+            add_aliases(losses, case);
         }
         self.index(first);
         None
@@ -93,10 +93,11 @@ impl OpenCases {
     }
 }
 
-/// A lost entry knows the connection's tuples on both sides of NAT, by which its other end reports.
-pub fn add_aliases(memory: &LossHistory, case: &mut Case) {
+/// Adds the tuples of lost entries: the tuples of the connection on both sides of NAT, which the records of
+/// the other end carry.
+pub fn add_aliases(losses: &LossHistory, case: &mut Case) {
     let known = case.identity.flows().to_vec();
-    for loss in memory.of(&known) {
+    for loss in losses.of(&known) {
         for key in loss.loss.keys() {
             case.identity.add_flow(key);
         }

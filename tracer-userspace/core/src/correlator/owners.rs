@@ -14,13 +14,14 @@ use crate::{
     verdict::Family,
 };
 
-/// Answers kept of each kind until their incident is told.
-const KEPT: usize = 4096;
+/// Answers of each kind that are kept until their incident is reported.
+const MAX_ANSWERS: usize = 4096;
 
-/// An answer serves all who ask for the same pid within a second.
-const PID_LASTS: Nanos = 2_000_000_000;
+/// How long a reading of a pid is valid for later closes: one reading answers all queries for the same pid
+/// within a second.
+const PID_VALID_FOR: Nanos = 2_000_000_000;
 
-/// The host's answers.
+/// The answers of the host to queries for processes.
 #[derive(Default)]
 pub struct Owners {
     /// By inode.
@@ -28,7 +29,7 @@ pub struct Owners {
     processes: VecDeque<Process>,
 }
 
-/// A process as it was seen at a time.
+/// A process as it was read at a time.
 struct Process {
     seen: Nanos,
     started: Nanos,
@@ -44,7 +45,7 @@ impl Owners {
         push(&mut self.processes, Process { seen, started, owner });
     }
 
-    /// Who owns a socket; without an answer, who connected it.
+    /// The owner of a socket; without an answer, the process that connected it.
     fn of_socket(&self, socket: &Socket) -> Option<Owner> {
         let answered = self
             .sockets
@@ -55,13 +56,13 @@ impl Owners {
         answered.or_else(|| socket.opener.as_ref().map(Owner::from))
     }
 
-    /// The process of a task that closed a socket at a time. The pid's process of today is that one only
-    /// if it was there then.
+    /// The process of a task that closed a socket at a time. The process that was read for the pid counts
+    /// only if it had started by then.
     fn of_closer(&self, (at, task): (Nanos, &Task)) -> Owner {
         let known = self.processes.iter().rev().find(|process| {
             process.owner.pid == task.pid
                 && process.started <= at
-                && at <= process.seen.saturating_add(PID_LASTS)
+                && at <= process.seen.saturating_add(PID_VALID_FOR)
         });
         let owner = match known {
             Some(process) => process.owner.clone(),
@@ -72,27 +73,27 @@ impl Owners {
 }
 
 fn push<T>(list: &mut VecDeque<T>, item: T) {
-    if list.len() >= KEPT {
+    if list.len() >= MAX_ANSWERS {
         list.pop_front();
     }
     list.push_back(item);
 }
 
-/// The task that closed the socket for which a reset is sent, and when. Never a bystander: nobody
-/// closes in softirq, and a stack that cannot be read proves nothing.
+/// The task that closed the socket for which a reset is sent, and when. Never an unrelated task: a close does
+/// not run in softirq, and an unreadable stack proves nothing.
 pub fn closing_task(sent: &ResetSent, at: Nanos) -> Option<(Nanos, &Task)> {
-    /// A task comes here by a call of its own or by its death.
+    /// Functions that a task reaches by its own call or by its exit.
     const CLOSES: [&str; 4] = ["inet_release", "inet6_release", "tcp_close", "tcp_disconnect"];
-    /// `current` is a bystander or an administrator below these: softirqs, threads of the kernel, `ss -K`.
-    const BORROWS: [&str; 5] =
+    /// Below these functions `current` did not close the socket: softirqs, kernel threads, `ss -K`.
+    const UNRELATED: [&str; 5] =
         ["__do_softirq", "handle_softirqs", "run_timer_softirq", "kthread", "tcp_abort"];
     let passes = |names: &[&str]| names.iter().any(|name| has(&sent.stack, name));
     let (ts, task) = match (&sent.trigger, &sent.end) {
-        // A rule answers whether or not there was a socket.
+        // A firewall rule answers whether or not there is a socket.
         _ if sent.via == Via::Netfilter => return None,
-        // What ended with an error was not closed.
+        // A socket that ended with an error was not closed by a task.
         (Some(_), Some(end)) if end.err == 0 => (end.ts, &end.task),
-        (None, _) if passes(&CLOSES) && !passes(&BORROWS) => (at, &sent.task),
+        (None, _) if passes(&CLOSES) && !passes(&UNRELATED) => (at, &sent.task),
         _ => return None,
     };
     (task.pid != 0).then_some((ts, task))
@@ -101,15 +102,15 @@ pub fn closing_task(sent: &ResetSent, at: Nanos) -> Option<(Nanos, &Task)> {
 /// The processes of a case.
 #[derive(Default)]
 pub struct Ends {
-    /// Who has to act, with its side: for what an application did, the application that did it;
-    /// otherwise the process that lost its connection. Where it is not known, the other end's.
+    /// The process that has to act, with its side: where an application caused the break, that application;
+    /// otherwise the process that lost its connection. Where it is unknown, the process at the other end.
     pub owner: Option<(Side, Owner)>,
     /// The process at the other end.
     pub peer: Option<Owner>,
 }
 
-/// Finds the processes at both ends, as far as they are on this host. `side` tells to which end an
-/// address belongs.
+/// Finds the processes at both ends, as far as they are on this host. `side` gives the end to which an address
+/// belongs.
 pub fn ends(
     evidence: &Evidence<'_>,
     family: Family,
@@ -117,17 +118,17 @@ pub fn ends(
     side: impl Fn(SocketAddr) -> Option<Side>,
 ) -> Ends {
     let src = |flow: Option<Flow>| flow.map(|flow| flow.src);
-    let hurt =
+    let victims =
         evidence.victims().map(|(_, _, socket)| (Some(socket.flow.src), owners.of_socket(socket)));
-    let did = evidence.case.sent.iter().filter_map(|at| {
+    let resetting = evidence.case.sent.iter().filter_map(|at| {
         let by_socket = || at.value.socket.as_ref().and_then(|socket| owners.of_socket(socket));
         let by_call = closing_task(&at.value, at.ts).map(|closer| owners.of_closer(closer));
         Some((src(at.value.flow()), Some(by_call.or_else(by_socket)?)))
     });
     let mut known: Vec<(Side, Owner)> = Vec::new();
     let candidates: Vec<_> = match family {
-        Family::Application => did.chain(hurt).collect(),
-        _ => hurt.chain(did).collect(),
+        Family::Application => resetting.chain(victims).collect(),
+        _ => victims.chain(resetting).collect(),
     };
     for (address, owner) in candidates {
         if let Some(side) = address.and_then(&side)
@@ -183,7 +184,7 @@ mod tests {
         Some(Opener { pid, comm: "client".into(), start_boottime_ns: 0, cgroup: 0 })
     }
 
-    /// The server closes with data unread, under the client; then what the host says.
+    /// The server closes with unread data; then come the answers of the host.
     fn unread(connected_by: Option<Opener>, answers: Vec<Event>) -> Incident {
         let mut reset = closed(&CLOSING);
         if let Some(socket) = &mut reset.socket {
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_closes_is_named_and_a_bystander_never() {
+    fn a_task_that_closes_is_named_and_an_unrelated_task_is_not() {
         let sent = ResetSent { task: task("worker", 20), ..closed(&CLOSING) };
         assert_eq!(closing_task(&sent, 7).map(|(ts, task)| (ts, task.pid)), Some((7, 20)));
         for below in ["__do_softirq", "handle_softirqs", "kthread", "tcp_abort"] {
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn who_closed_before_is_named_unless_it_ended_with_an_error_or_a_rule_answers() {
+    fn the_earlier_closer_is_named_unless_the_socket_had_an_error_or_a_rule_answers() {
         let answer = ResetSent { end: end(0), ..no_socket(data(CLIENT, SERVER)) };
         assert_eq!(closing_task(&answer, 7).map(|(ts, task)| (ts, task.pid)), Some((SECOND, 20)));
         assert_eq!(closing_task(&ResetSent { via: Via::Netfilter, ..answer.clone() }, 7), None);
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn for_what_an_application_did_it_is_the_application_and_the_victim_is_its_peer() {
+    fn the_owner_of_an_application_cause_is_that_application_and_its_peer_is_the_victim() {
         let incident = unread(opener(10), vec![]);
         assert_eq!(incident.cause.id, "close_unread_data");
         assert_eq!(incident.owner_side, Some(Side::Destination));
@@ -245,13 +246,13 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_the_socket_is_better_than_who_connected_it() {
+    fn the_process_that_holds_the_socket_is_preferred_to_the_one_that_connected_it() {
         let incident = unread(opener(10), vec![holds(2 * SECOND, 1, 11, "child")]);
         assert_eq!(names(&incident)[1], (11, "child", OwnerBy::Descriptor));
     }
 
     #[test]
-    fn a_process_that_has_the_pid_since_before_the_close_is_the_one_that_closed() {
+    fn a_process_that_had_the_pid_before_the_close_is_the_closer() {
         let seen = |started| {
             let body = Body::Process { started, owner: owner(20, "server") };
             unread(None, vec![at(2 * SECOND, 0, body)]).owner.expect("the closer")
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn for_everything_else_it_is_the_process_that_lost_its_connection() {
+    fn the_owner_of_any_other_cause_is_the_process_that_lost_its_connection() {
         let answer = ResetSent { end: end(0), ..no_socket(data(CLIENT, SERVER)) };
         let victim = socket(1, CLIENT, SERVER, SECOND);
         let incident = replay([

@@ -1,4 +1,4 @@
-//! A verdict that the connection's other end repeats.
+//! The verdict of a reported incident, which the connection's other end repeats.
 
 use crate::{
     causes::cause::Cause,
@@ -7,7 +7,7 @@ use crate::{
     verdict::{Confidence, Finding, NotFix},
 };
 
-/// Findings that are records, not conclusions.
+/// Kinds of findings that are records, not conclusions.
 const RECORD_KINDS: [&str; 3] = ["reset_sent", "reset_received", "socket_error"];
 
 /// The part of a verdict that the connection's other end repeats.
@@ -17,7 +17,7 @@ pub struct StoredVerdict {
     pub confidence: Option<Confidence>,
     pub why: String,
     pub prove: Option<String>,
-    /// What convinced the first time.
+    /// The first finding of the original verdict.
     pub root: Option<Finding>,
     pub fixes: Vec<Fix>,
     pub not_fixes: Vec<NotFix>,
@@ -42,20 +42,20 @@ impl StoredVerdict {
 }
 
 impl Incident {
-    /// Makes this the other end of an incident already told: its verdict stands.
-    pub fn repeat(&mut self, event_id: String, told: StoredVerdict) {
+    /// Makes this incident the other end of a reported incident, with the verdict of that incident.
+    pub fn repeat(&mut self, event_id: String, verdict: StoredVerdict) {
         self.follows = Some(event_id);
-        self.cause = told.cause;
-        self.confidence = told.confidence;
-        self.why = told.why;
-        self.prove = told.prove;
-        // What this end showed follows what convinced the first time.
+        self.cause = verdict.cause;
+        self.confidence = verdict.confidence;
+        self.why = verdict.why;
+        self.prove = verdict.prove;
+        // The records of this end come after the first finding of the original verdict.
         self.evidence.retain(|finding| RECORD_KINDS.contains(&finding.kind));
-        self.evidence.splice(0..0, told.root.filter(|root| !RECORD_KINDS.contains(&root.kind)));
-        self.fixes = told.fixes;
-        self.not_fixes = told.not_fixes;
-        self.ipvs = told.ipvs;
-        self.conntrack = told.conntrack;
+        self.evidence.splice(0..0, verdict.root.filter(|root| !RECORD_KINDS.contains(&root.kind)));
+        self.fixes = verdict.fixes;
+        self.not_fixes = verdict.not_fixes;
+        self.ipvs = verdict.ipvs;
+        self.conntrack = verdict.conntrack;
         self.ruled_out.clear();
     }
 }

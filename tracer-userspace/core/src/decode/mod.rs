@@ -1,5 +1,5 @@
-//! Bytes from the ring buffer to [`Event`]s. Total: any input gives an event or an error with its
-//! place, never a panic.
+//! Decodes bytes from the ring buffer to [`Event`]s. Any input gives an event or an error with its offset,
+//! never a panic.
 
 use std::{
     mem::offset_of,
@@ -25,12 +25,12 @@ use crate::event::{
     Packet, PacketDrop, ResetReceived, ResetSent, Socket, SocketEnd, SocketError, Stack, Task, Via,
 };
 
-/// Why bytes are not a record.
+/// Why bytes are not a valid record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeError {
     /// Fewer bytes than the field at this offset needs.
     Truncated { at: usize },
-    /// Written by another wire version.
+    /// The record has another wire version.
     Version { found: u8 },
 }
 
@@ -49,17 +49,17 @@ impl std::error::Error for DecodeError {}
 
 type Result<T> = std::result::Result<T, DecodeError>;
 
-/// What decoding needs to know of the running kernel.
+/// Facts about the running kernel that decoding needs.
 pub trait Kernel {
     /// Jiffies per second.
     fn hz(&self) -> u64;
-    /// Name of the function that holds this kernel address.
+    /// Name of the function that contains this kernel address.
     fn symbol(&self, address: u64) -> Option<&str>;
     /// Name of an `enum sk_rst_reason` value, without its prefix.
     fn reset_reason(&self, value: u32) -> Option<&str>;
 }
 
-/// A window of bytes; every read is checked.
+/// A slice of bytes with checked reads.
 #[derive(Clone, Copy)]
 struct Bytes<'a> {
     all: &'a [u8],
@@ -93,7 +93,7 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// Converts jiffies stamps near the record's own time.
+/// Converts timestamps in jiffies that are near the time of the record.
 struct Clock {
     ts: Nanos,
     jiffies: u64,
@@ -110,23 +110,24 @@ impl Clock {
         self.ts.saturating_add_signed(self.nanos(jiffies))
     }
 
-    /// A `tcp_jiffies32` stamp; 0 means "never".
+    /// A `tcp_jiffies32` timestamp; 0 means never.
     fn stamp32(&self, stamp: u32) -> Option<Nanos> {
         #[expect(clippy::cast_possible_truncation, reason = "jiffies32 is jiffies truncated")]
         let ahead = stamp.wrapping_sub(self.jiffies as u32).cast_signed();
         (stamp != 0).then(|| self.relative(i64::from(ahead)))
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+    #[expect(clippy::cast_precision_loss, reason = "seconds for display")]
     fn seconds(&self, jiffies: u64) -> f64 {
         jiffies as f64 / self.hz.max(1) as f64
     }
 }
 
-/// Decodes one record. `None` for one of a packet that is not TCP's: probes do not look that deep.
+/// Decodes one record. `None` for the record of a packet that is not TCP, because the probes do not check the
+/// protocol.
 ///
 /// # Errors
-/// [`DecodeError`] when the bytes are too short for their kind or of another wire version.
+/// [`DecodeError`] when the bytes are too short for their kind or have another wire version.
 pub fn decode(bytes: &[u8], kernel: &dyn Kernel) -> Result<Option<Event>> {
     let header = Bytes { all: bytes, base: 0 };
     let version = header.u8(offset_of!(Header, version))?;
@@ -232,7 +233,7 @@ fn packet(bytes: Bytes<'_>) -> Result<Option<Packet>> {
     }))
 }
 
-/// The dropped packet as its sender addressed it: NAT had already changed it.
+/// The dropped packet with the addresses that its sender used: NAT had already changed them.
 fn clashed(tracked: &ConntrackInvalid) -> PacketDrop {
     PacketDrop {
         packet: Packet { flow: tracked.original, ..tracked.packet },
@@ -260,7 +261,7 @@ impl Decoder<'_> {
         Ok(names)
     }
 
-    /// A record's socket, and who connected it.
+    /// The socket of a record, with the process that connected it.
     fn socket(&self, bytes: Bytes<'_>, opened_by: Bytes<'_>) -> Result<Option<Socket>> {
         use record::Sock;
         // enum sock_flags (include/net/sock.h)
@@ -279,7 +280,7 @@ impl Decoder<'_> {
         let last_ack: Option<Nanos> = stamp(offset_of!(Sock, rcv_tstamp_j))?;
         let last_data: Option<Nanos> = stamp(offset_of!(Sock, lrcvtime_j))?;
         let rcv_nxt = bytes.u32(offset_of!(Sock, rcv_nxt))?;
-        // The peer's FIN takes a sequence number, and is counted as a byte.
+        // The peer's FIN takes a sequence number and counts as a byte.
         let fin = u32::from(bytes.u8(offset_of!(Sock, shutdown))? & RCV_SHUTDOWN != 0);
         let not_read = rcv_nxt.wrapping_sub(bytes.u32(offset_of!(Sock, copied_seq))?);
         Ok(Some(Socket {
@@ -319,7 +320,7 @@ impl Decoder<'_> {
 
     fn keepalive(&self, bytes: Bytes<'_>, enabled: bool) -> Result<Keepalive> {
         use record::Sock;
-        // 0 on the socket means: the namespace's value (include/net/tcp.h, keepalive_time_when).
+        // 0 on the socket means the value of the namespace (include/net/tcp.h, keepalive_time_when).
         let or = |own: u32, sysctl: u32| u64::from(if own == 0 { sysctl } else { own });
         let own_time = bytes.u32(offset_of!(Sock, keepalive_time_j))?;
         let own_probes = bytes.u8(offset_of!(Sock, keepalive_probes))?;
@@ -408,7 +409,7 @@ impl Decoder<'_> {
             state: bytes.u32(offset_of!(R, state))?,
             flags: bytes.u32(offset_of!(R, flags))?,
             timeout_s: self.clock.seconds(timeout),
-            // Being asked for moves the timer.
+            // A forced expiry changes the timer.
             last_packet: (since_armed <= 0 && !forced).then(|| self.clock.relative(since_armed)),
             forced,
             server_gone: bytes.u32(offset_of!(R, server_gone))? != 0,

@@ -57,7 +57,7 @@ fn mapped(last: u8) -> [u8; 16] {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, last]
 }
 
-/// The event of a whole record of a TCP packet or a socket.
+/// The event of a complete record of a TCP packet or a socket.
 fn event(bytes: &[u8]) -> Event {
     decode(bytes, &Canned).expect("a whole record").expect("of TCP")
 }
@@ -82,7 +82,7 @@ fn a_reset() -> Vec<u8> {
 }
 
 #[test]
-fn a_reset_decodes_to_what_was_written() {
+fn a_reset_decodes_to_the_written_values() {
     let event = event(&a_reset());
     assert_eq!((event.ts, event.netns), (TS, 42));
     let Body::ResetSent(reset) = event.body else { unreachable!("another kind") };
@@ -104,15 +104,15 @@ fn wire_flow(src: (u8, u16), dst: (u8, u16)) -> record::Flow {
 }
 
 #[test]
-fn a_packet_rejected_between_its_translations_is_told_as_its_sender_addressed_it() {
+fn a_packet_rejected_between_its_translations_has_the_addresses_that_its_sender_used() {
     const CLIENT: (u8, u16) = (1, 41822);
     const VIP: (u8, u16) = (100, 3306);
     const SERVER: (u8, u16) = (2, 13306);
-    // SNAT, too: the server knows the client as NODE.
+    // SNAT as well: the server has NODE as the address of the client.
     const NODE: (u8, u16) = (3, 50000);
-    let told = |met: record::Flow, translated: bool| {
+    let decoded = |received: record::Flow, translated: bool| {
         let mut reject: record::RuleReject = zeroed();
-        (reject.packet.flow, reject.packet.present) = (met, 1);
+        (reject.packet.flow, reject.packet.present) = (received, 1);
         if translated {
             (reject.original, reject.reply) = (wire_flow(CLIENT, VIP), wire_flow(SERVER, NODE));
         }
@@ -121,12 +121,12 @@ fn a_packet_rejected_between_its_translations_is_told_as_its_sender_addressed_it
         (drop.packet.flow.to_string(), drop.nat().is_some())
     };
     let sent = |text: &str| (text.to_owned(), true);
-    assert_eq!(told(wire_flow(CLIENT, SERVER), true), sent("10.0.0.1:41822 -> 10.0.0.100:3306"));
-    assert_eq!(told(wire_flow(CLIENT, VIP), true), sent("10.0.0.1:41822 -> 10.0.0.100:3306"));
-    assert_eq!(told(wire_flow(SERVER, CLIENT), true), sent("10.0.0.2:13306 -> 10.0.0.3:50000"));
-    // Neither the entry's nor translated: as it is.
+    assert_eq!(decoded(wire_flow(CLIENT, SERVER), true), sent("10.0.0.1:41822 -> 10.0.0.100:3306"));
+    assert_eq!(decoded(wire_flow(CLIENT, VIP), true), sent("10.0.0.1:41822 -> 10.0.0.100:3306"));
+    assert_eq!(decoded(wire_flow(SERVER, CLIENT), true), sent("10.0.0.2:13306 -> 10.0.0.3:50000"));
+    // Without a translated connection the packet keeps its addresses.
     let plain = ("10.0.0.1:41822 -> 10.0.0.2:13306".to_owned(), false);
-    assert_eq!(told(wire_flow(CLIENT, SERVER), false), plain);
+    assert_eq!(decoded(wire_flow(CLIENT, SERVER), false), plain);
 }
 
 #[test]
@@ -138,20 +138,20 @@ fn a_longer_payload_of_a_newer_writer_is_accepted() {
 }
 
 #[test]
-fn another_wire_version_is_refused_by_number() {
+fn another_wire_version_is_rejected_with_its_number() {
     let mut bytes = a_reset();
     bytes[0] = WIRE_VERSION + 1;
     assert_eq!(decode(&bytes, &Canned), Err(DecodeError::Version { found: WIRE_VERSION + 1 }));
 }
 
 #[test]
-fn a_packet_that_is_not_of_tcp_is_no_event() {
+fn a_packet_that_is_not_tcp_gives_no_event() {
     let bytes = record(KIND_NETFILTER_DROP, &zeroed::<record::NetfilterDrop>());
     assert_eq!(decode(&bytes, &Canned), Ok(None));
 }
 
 #[test]
-fn an_unknown_kind_is_an_event_that_says_so() {
+fn an_unknown_kind_gives_an_unknown_event() {
     let bytes = record(KIND_LAST + 1, &0_u64);
     assert_eq!(event(&bytes).body, Body::Unknown { kind: KIND_LAST + 1, len: 8 });
 }
@@ -189,7 +189,7 @@ proptest! {
         bytes.truncate(size_of::<Header>());
         bytes.extend(payload);
         if let Ok(Some(event)) = decode(&bytes, &Canned) {
-            // What decodes must also be judged without a panic.
+            // The correlator must take any decoded event without a panic.
             crate::testing::replay([event]);
         }
     }

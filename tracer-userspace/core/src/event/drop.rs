@@ -9,7 +9,7 @@ use super::{packet::Packet, stack::Stack};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Stored", into = "Stored")]
 pub struct PacketDrop {
-    /// As its sender addressed it, where NAT had begun to change it.
+    /// With the addresses that its sender used, also where NAT had already changed some of them.
     pub packet: Packet,
     pub why: DropReason,
 }
@@ -21,16 +21,16 @@ pub enum DropReason {
     TableFull,
     /// A SYN for which its IPVS service had no usable server.
     NoServer,
-    /// In mid-stream, for an IPVS service that has lost a real server.
+    /// A mid-stream packet for an IPVS service from which a real server was removed.
     NoDestination,
-    /// Its conntrack entry could not be inserted: the tuple that NAT chose, from its source to its
-    /// destination, is another entry's.
+    /// Its conntrack entry could not be inserted: the tuple that NAT chose, from source to destination,
+    /// belongs to another entry.
     Clash { tuple: Flow },
-    /// A rule answered with an ICMP error, in these functions; with the tuples of its connection where
-    /// that is translated.
+    /// A rule answered with an ICMP error, in these functions. Has the tuples of the connection where NAT
+    /// translates it.
     Rejected { stack: Stack, nat: Option<NatTuples> },
-    /// netfilter dropped it, and nothing says why: a rule, or a full table. Seen only where there are no
-    /// kprobes.
+    /// netfilter dropped it for an unknown reason: a rule, or a full table. Recorded only where kprobes are
+    /// unavailable.
     Netfilter {
         /// The packet had a conntrack entry.
         tracked: bool,
@@ -38,13 +38,13 @@ pub enum DropReason {
 }
 
 impl PacketDrop {
-    /// Breaks its connection whatever comes after; a rule's drop may be meant, and shows in what it
-    /// leads to.
+    /// Whether the drop alone is a failure of its connection. A drop by a rule may be intended, and counts
+    /// only by its consequence.
     pub fn is_failure(&self) -> bool {
         matches!(self.why, DropReason::TableFull | DropReason::NoServer)
     }
 
-    /// The tuples of its connection, where a rule rejected a packet of a translated one.
+    /// The tuples of the connection, where a rule rejected a packet of a translated connection.
     pub fn nat(&self) -> Option<NatTuples> {
         match self.why {
             DropReason::Rejected { nat, .. } => nat,
@@ -52,7 +52,7 @@ impl PacketDrop {
         }
     }
 
-    /// The tuple that NAT chose and another entry has.
+    /// The tuple that NAT chose and that belongs to another entry.
     pub fn clash(&self) -> Option<Flow> {
         match self.why {
             DropReason::Clash { tuple } => Some(tuple),
@@ -77,8 +77,8 @@ pub struct NatTuples {
 }
 
 impl NatTuples {
-    /// How the sender of a packet that NAT has begun to change addressed it. `None` for a packet of
-    /// another connection.
+    /// The addresses that the sender used, of a packet that NAT may have changed in part (`halfway`). `None`
+    /// for a packet of another connection.
     pub fn as_sent(self, halfway: Flow) -> Option<Flow> {
         let Self { original, reply } = self;
         let goes = |from: Flow, to: Flow| {
@@ -94,7 +94,7 @@ impl NatTuples {
     }
 }
 
-/// The form that captures hold, since their first version.
+/// The form in captures since their first version.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     packet: Packet,
@@ -161,7 +161,7 @@ mod tests {
     use crate::testing::{data, flow};
 
     #[test]
-    fn every_reason_is_read_back_from_what_a_capture_holds() {
+    fn every_drop_reason_is_read_back_from_a_capture() {
         let nat = NatTuples {
             original: flow("10.0.0.1:1", "10.0.0.2:2"),
             reply: flow("10.0.0.3:2", "10.0.0.1:1"),

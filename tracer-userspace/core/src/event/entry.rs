@@ -1,4 +1,4 @@
-//! What becomes of entries of IPVS and conntrack, and of packets that they hold up.
+//! Ends of IPVS and conntrack entries, removed real servers, and packets that conntrack judged INVALID.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Packet, Stack, Task, has};
 
-/// An IPVS entry ended without having been closed.
+/// An IPVS entry ended although its connection was not closed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IpvsEnd {
     /// Client to virtual service.
@@ -18,17 +18,17 @@ pub struct IpvsEnd {
     pub state: u32,
     pub flags: u32,
     pub timeout_s: f64,
-    /// The last packet that re-armed the timer.
+    /// When the last packet re-armed the timer.
     pub last_packet: Option<Nanos>,
     pub forced: bool,
-    /// Its real server was no longer part of the service.
+    /// The real server was no longer part of the service.
     #[serde(default)]
     pub server_gone: bool,
     pub task: Task,
     pub stack: Stack,
 }
 
-/// A real server was taken out of an IPVS service, or went with it.
+/// A real server was removed from an IPVS service, or the service was removed with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IpvsServerRemoved {
     /// The virtual service; unspecified for a firewall mark.
@@ -37,13 +37,13 @@ pub struct IpvsServerRemoved {
     /// `IP_VS_CONN_F_*`
     #[serde(default)]
     pub flags: u32,
-    /// Who removed it.
+    /// The task that removed it.
     pub task: Task,
     #[serde(default)]
     pub stack: Stack,
 }
 
-/// What was taken away with a real server.
+/// What was removed together with a real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IpvsRemoval {
     Server,
@@ -53,13 +53,13 @@ pub enum IpvsRemoval {
 }
 
 impl IpvsServerRemoved {
-    /// Without the names of functions nothing but the server is known to be gone.
+    /// What was removed. Without function names only the server is known to be removed.
     pub fn removal(&self) -> IpvsRemoval {
         let by = |function: &str| has(&self.stack, function);
         if by("ip_vs_flush") {
             IpvsRemoval::Table
         } else if !by("ip_vs_del_dest")
-            // The former up to 6.18, the latter in 7.2.
+            // The first function up to 6.18, the second in 7.2.
             && (by("ip_vs_unlink_service") || by("__ip_vs_del_service"))
         {
             IpvsRemoval::Service
@@ -69,7 +69,7 @@ impl IpvsServerRemoved {
     }
 }
 
-/// A conntrack entry of a living connection ended.
+/// A conntrack entry ended although its connection was open.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConntrackEnd {
     pub original: Flow,
@@ -77,9 +77,9 @@ pub struct ConntrackEnd {
     pub status: u64,
     /// `TCP_CONNTRACK_*`.
     pub state: u32,
-    /// When its timeout ran out, or would have.
+    /// When its timeout ran out, or would have run out.
     pub deadline: Nanos,
-    /// Netlink port of the deleter.
+    /// Netlink port of the process that deleted the entry.
     pub portid: u32,
     pub zone: u32,
     pub task: Task,
@@ -87,16 +87,17 @@ pub struct ConntrackEnd {
 }
 
 impl ConntrackEnd {
-    /// `IPS_SRC_NAT | IPS_DST_NAT`: without NAT a lost entry is picked up again and breaks nothing.
+    /// `IPS_SRC_NAT | IPS_DST_NAT`: without NAT conntrack picks the connection up again, and the lost entry
+    /// breaks nothing.
     pub fn is_nat(&self) -> bool {
         self.status & (1 << 4 | 1 << 5) != 0
     }
 }
 
-/// conntrack judged a packet of a translated connection INVALID, so it went on untranslated.
+/// conntrack judged a packet of a translated connection INVALID, so the packet was forwarded untranslated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConntrackInvalid {
-    /// Before NAT: as it then met a host.
+    /// Without translation, as a host then received it.
     pub packet: Packet,
     pub original: Flow,
     pub reply: Flow,

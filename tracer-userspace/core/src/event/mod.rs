@@ -1,8 +1,8 @@
-//! Events: what the correlator eats.
+//! Events: the input of the correlator.
 //!
 //! An event is a decoded kernel record, or a piece of host state that the live loop read when a
-//! record arrived. Verdicts are made from this stream and nothing else, so a recorded stream
-//! replays to the same verdicts.
+//! record arrived. Verdicts depend on this stream only, so a recorded stream replays to the same
+//! verdicts.
 
 use std::net::SocketAddr;
 
@@ -41,8 +41,8 @@ pub enum Body {
     SocketError(Box<SocketError>),
     IpvsEnd(Box<IpvsEnd>),
     IpvsServerRemoved(Box<IpvsServerRemoved>),
-    /// The IPVS entry of a connection that timed out: its real server is no longer part of its service.
-    /// The time is the timeout's, the namespace the entry's.
+    /// The IPVS entry of a connection that timed out, where the real server is no longer part of the service.
+    /// The event has the time of the timeout and the namespace of the entry.
     IpvsOrphan(Box<IpvsEntry>),
     ConntrackEnd(Box<ConntrackEnd>),
     #[serde(rename = "netfilter_drop")]
@@ -50,38 +50,38 @@ pub enum Body {
     ConntrackInvalid(Box<ConntrackInvalid>),
     /// State of a namespace, read because of a record.
     Netns(Box<NetnsState>),
-    /// Who owns the socket with this inode.
+    /// The owner of the socket with this inode.
     Owner {
         inode: u64,
         owner: Box<Owner>,
     },
-    /// The process that has a pid which a record names.
+    /// The process that has the pid of a record.
     Process {
         /// When it started.
         started: Nanos,
         owner: Box<Owner>,
     },
-    /// A connection to (or of) this service went on after a silence of at least so many seconds.
+    /// A connection to (or of) this service still worked after it had been idle for at least `idle_s` seconds.
     Survived {
         service: SocketAddr,
         idle_s: f64,
     },
-    /// What a namespace held when tracing began.
+    /// The state of a namespace when tracing began.
     #[serde(rename = "stock")]
     InitialState(Box<InitialState>),
-    /// What was there when a packet met a stack without its connection.
+    /// The state of the host when a TCP stack received a packet for which it has no connection.
     #[serde(rename = "inquiry")]
     StateLookup(Box<StateLookup>),
-    /// The queue of a listener that did not answer.
+    /// The accept queue of a listener that did not answer.
     AcceptQueue(Box<AcceptQueue>),
     /// Records lost since the start, all kinds.
     Lost(u64),
-    /// Runs of our BPF programs that the kernel skipped since the start: each may have been a record.
+    /// Runs of our BPF programs that the kernel skipped since the start: each run might have made a record.
     #[serde(rename = "left_out")]
     SkippedRuns(u64),
-    /// Everything up to the event's time is here, so cases that have settled by then are judged.
+    /// All events up to this event's time have arrived, so the cases that have settled by then get a verdict.
     Tick,
-    /// A record of a newer writer.
+    /// A record kind that this build does not know, from a newer writer.
     Unknown {
         kind: u16,
         len: u32,

@@ -19,12 +19,12 @@ impl Packet {
         self.flags & flag != 0
     }
 
-    /// Opens a connection.
+    /// Whether the packet opens a connection: SYN without ACK.
     pub fn is_syn(&self) -> bool {
         self.has(tcp_flag::SYN) && !self.has(tcp_flag::ACK)
     }
 
-    /// The sequence number after this segment: what an answer to it acknowledges.
+    /// The sequence number after this segment, which an answer to it acknowledges.
     pub fn end(&self) -> u32 {
         let control = u32::from(self.has(tcp_flag::SYN)) + u32::from(self.has(tcp_flag::FIN));
         self.seq.wrapping_add(self.payload).wrapping_add(control)

@@ -1,4 +1,4 @@
-//! Resets and errors: how connections break.
+//! Resets and socket errors: how connections break.
 
 use rsttrace_model::{
     errno::{ECONNREFUSED, ECONNRESET, EPIPE},
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Packet, Socket, SocketEnd, Stack, Task};
 
-/// Which hook saw a reset leave.
+/// The hook that recorded a sent reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Via {
     Tracepoint,
@@ -17,22 +17,22 @@ pub enum Via {
     Netfilter,
 }
 
-/// This host sends a reset.
+/// This host sent a reset.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResetSent {
     pub socket: Option<Socket>,
-    /// The packet it answers; `None` for an active reset.
+    /// The packet that the reset answers; `None` for an active reset.
     pub trigger: Option<Packet>,
     pub end: Option<SocketEnd>,
     pub task: Task,
     pub stack: Stack,
-    /// The kernel's own name, `NO_SOCKET` for `SK_RST_REASON_NO_SOCKET`.
+    /// The kernel's name for the reason, such as `NO_SOCKET` for `SK_RST_REASON_NO_SOCKET`.
     pub reason: Option<Box<str>>,
     pub via: Via,
 }
 
 impl ResetSent {
-    /// From the resetting side to the one that is reset.
+    /// From the side that sent the reset to the side that receives it.
     pub fn flow(&self) -> Option<Flow> {
         match (&self.trigger, &self.socket) {
             (Some(trigger), _) => Some(trigger.flow.reversed()),
@@ -41,22 +41,22 @@ impl ResetSent {
         }
     }
 
-    /// A stack that has no connection for a mid-stream packet answers it: no socket, or a listener that
-    /// never had it.
+    /// Whether the reset answers a mid-stream packet for which the TCP stack has no connection: it has no
+    /// socket, or a listener that never had the connection.
     pub fn has_no_matching_socket(&self) -> bool {
-        let nobody = match &self.socket {
+        let has_no_connection = match &self.socket {
             None => true,
             Some(socket) => socket.state == tcp_state::LISTEN,
         };
-        nobody
+        has_no_connection
             && self.via != Via::Netfilter
             && self
                 .trigger
                 .is_some_and(|packet| packet.has(tcp_flag::ACK) && !packet.has(tcp_flag::SYN))
     }
 
-    /// Sequence number of the reset, which NAT leaves alone. `None` where it is 0 by rule (an answer
-    /// to a segment without ACK, RFC 9293 3.10.7.1).
+    /// Sequence number of the reset, which NAT does not change. `None` where the RFC requires 0 (an answer to
+    /// a segment without ACK, RFC 9293 3.10.7.1).
     pub fn seq(&self) -> Option<u32> {
         match (&self.trigger, &self.socket) {
             (Some(trigger), _) => trigger.has(tcp_flag::ACK).then_some(trigger.ack),
@@ -66,7 +66,7 @@ impl ResetSent {
     }
 }
 
-/// A socket of this host accepts a reset.
+/// A socket of this host accepted a reset.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResetReceived {
     pub socket: Socket,
@@ -74,14 +74,15 @@ pub struct ResetReceived {
 }
 
 impl ResetReceived {
-    /// A reset is only accepted at `rcv_nxt` (RFC 5961 3.2), so that is its number where the packet
-    /// itself was not readable.
+    /// Sequence number of the reset. Where the packet is not readable this is `rcv_nxt`, because a socket
+    /// accepts a reset only at `rcv_nxt` (RFC 5961 3.2).
     pub fn seq(&self) -> u32 {
         self.packet.map_or(self.socket.rcv_nxt, |packet| packet.seq)
     }
 
-    /// The error that it gives the socket's application, if there is one (net/ipv4/tcp_input.c,
-    /// `tcp_reset`). Said before that happens: on a busy host by a good while.
+    /// The error that the reset gives to the socket's application, if the socket has one
+    /// (net/ipv4/tcp_input.c, `tcp_reset`). The record precedes the error, on a busy host by a noticeable
+    /// time.
     pub fn errno(&self) -> Option<u32> {
         match self.socket.state {
             tcp_state::CLOSE => None,
@@ -93,7 +94,7 @@ impl ResetReceived {
     }
 }
 
-/// A socket is given an error.
+/// A socket got an error.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SocketError {
     pub socket: Socket,

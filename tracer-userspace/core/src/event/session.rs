@@ -1,27 +1,27 @@
-//! What is true for a whole run.
+//! Facts that hold for a whole run.
 
 use serde::{Deserialize, Serialize};
 
-/// One signal's coverage, as the notices and `blind_spots` tell it.
+/// The coverage of one signal, as the notices and `blind_spots` show it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignalCoverage {
     pub id: String,
-    /// The programs that serve it, or the file or system call that does; `None` when it is not seen.
+    /// The BPF programs, file or system call that provide the signal; `None` when the signal is not traced.
     pub way: Option<String>,
-    /// What stays invisible, in a sentence.
+    /// What this kernel does not show, in a sentence.
     pub blind: Option<String>,
-    /// Its module was loaded a moment ago and its hooks are on their way.
+    /// The kernel module of the signal was just loaded, and its hooks are being attached.
     pub attaching: bool,
 }
 
 impl SignalCoverage {
-    /// The programs that serve it.
+    /// The BPF programs that provide the signal.
     fn programs(&self) -> impl Iterator<Item = &str> {
         self.way.iter().flat_map(|programs| programs.split(", "))
     }
 }
 
-/// What is true for the whole run; the first event of every stream.
+/// Facts that hold for the whole run; the first event of every stream.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Session {
     pub boot_id: String,
@@ -29,7 +29,8 @@ pub struct Session {
     pub kernel: String,
     /// Inode of the initial network namespace.
     pub initial_netns: u32,
-    /// The tracer's own process: what it looks up, the kernel may reap in its name. 0 when unknown.
+    /// The pid of the tracer. The kernel may reap an entry on behalf of the tracer when it reads a table. 0
+    /// when unknown.
     #[serde(default)]
     pub pid: u32,
     /// CLOCK_REALTIME minus CLOCK_MONOTONIC, nanoseconds.
@@ -38,12 +39,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// Whether a signal is known not to be seen.
+    /// Whether a signal is known not to be traced.
     pub fn lacks(&self, signal: &str) -> bool {
         self.coverage.iter().any(|s| s.id == signal && s.way.is_none())
     }
 
-    /// What stays invisible; two signals with the same blind spot have one.
+    /// What this kernel does not show, without duplicates.
     pub fn blind_spots(&self) -> Vec<String> {
         let mut spots: Vec<String> = Vec::new();
         for spot in self.coverage.iter().filter_map(|signal| signal.blind.as_ref()) {
@@ -54,19 +55,19 @@ impl Session {
         spots
     }
 
-    /// What a timeout may be due to and this kernel's hooks do not show. Only where there are no kprobes is
-    /// every dropped packet looked at.
+    /// A possible cause of a timeout that this kernel's hooks do not show. Every dropped packet is checked
+    /// only where kprobes are unavailable.
     pub fn unseen_drops(&self) -> Option<&'static str> {
-        let looks_at_all = |signal: &SignalCoverage| {
+        let checks_all_drops = |signal: &SignalCoverage| {
             signal.programs().any(|it| it == "kfree_skb_netfilter__rawtp")
         };
-        (!self.coverage.iter().any(looks_at_all)).then_some(
-            "packets that a firewall rule of this host drops without an answer are not seen: a timeout does \
-             not name the rule",
+        (!self.coverage.iter().any(checks_all_drops)).then_some(
+            "packets that a firewall rule of this host drops without an answer are not traced, so a timeout \
+             does not name the rule",
         )
     }
 
-    /// Whether a signal's module is there and its hooks are not yet.
+    /// Whether the module of a signal is loaded and its hooks are not attached yet.
     pub fn is_attaching(&self, signal: &str) -> bool {
         self.coverage.iter().any(|s| s.id == signal && s.way.is_none() && s.attaching)
     }

@@ -11,15 +11,15 @@ use serde::{Deserialize, Serialize};
 /// A socket at the moment of a record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Socket {
-    /// Identity within one run; the kernel address.
+    /// Identity within one run: the kernel address.
     pub id: u64,
-    /// Inode that its owner's `/proc/PID/fd` shows; 0 without an owner.
+    /// The inode in `/proc/PID/fd` of the owner; 0 without an owner.
     pub inode: u64,
     pub flow: Flow,
     pub state: u8,
-    /// For TIME_WAIT: the state it stands for.
+    /// For TIME_WAIT: the state that the mini-socket stands for.
     pub tw_substate: u8,
-    /// Closed by its application.
+    /// Its application has closed it (SOCK_DEAD).
     pub dead: bool,
     /// SO_LINGER with a timeout of 0.
     pub linger_zero: bool,
@@ -31,10 +31,10 @@ pub struct Socket {
     pub bytes_sent: u64,
     /// Received but not read by the application.
     pub unread: u32,
-    /// The application has read up to the peer's FIN: it knows that no more will come.
+    /// The application has read up to the peer's FIN, so it knows that the peer sends no more data.
     #[serde(default)]
     pub read_end: bool,
-    /// Newest segment received (data or ACK).
+    /// When the newest segment was received (data or ACK).
     pub last_received: Option<Nanos>,
     pub last_sent: Option<Nanos>,
     pub keepalive: Keepalive,
@@ -52,24 +52,25 @@ pub struct Socket {
     /// `None` for a socket that was accepted, or connected before tracing began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opener: Option<Opener>,
-    /// A listener's: when it last answered SYNs with cookies, to the second.
+    /// Of a listener: when it last answered SYNs with cookies, to the second.
     #[serde(default)]
     pub cookies_sent: Option<Nanos>,
 }
 
 impl Socket {
-    /// Carries per-connection numbers: neither a listener nor a mini-socket.
+    /// Whether it has the sequence numbers of a connection: neither a listener nor a mini-socket.
     pub fn is_connection(&self) -> bool {
         use rsttrace_model::tcp_state::{LISTEN, NEW_SYN_RECV, TIME_WAIT};
         !matches!(self.state, LISTEN | NEW_SYN_RECV | TIME_WAIT)
     }
 
-    /// It gave up, and its peer's application had never said anything: that may not even have accepted it.
+    /// Whether it timed out and the peer's application never sent data. The peer may not even have accepted
+    /// the connection.
     pub fn was_never_answered(&self) -> bool {
         self.err == ETIMEDOUT && self.bytes_received == 0
     }
 
-    /// Neither side ever sent payload.
+    /// Whether neither side ever sent payload.
     pub fn never_used(&self) -> bool {
         self.bytes_received == 0 && self.bytes_sent == 0
     }
@@ -87,13 +88,13 @@ pub struct Task {
 }
 
 impl Task {
-    /// The signal that killed it, if one did.
+    /// The signal that killed the task, if any.
     pub fn killed_by(&self) -> Option<u32> {
         let signal = self.exit_code & 0x7f;
         (self.exiting && signal != 0).then_some(signal)
     }
 
-    /// What became of it: "exited", "exited with status 1", "was killed by signal 9". `None` while it
+    /// How the task ended: "exited", "exited with status 1", "was killed by signal 9". `None` while the task
     /// lives.
     pub fn ending(&self) -> Option<String> {
         let status = self.exit_code >> 8;
@@ -105,7 +106,7 @@ impl Task {
         }
     }
 
-    /// It died by a signal or ended with a failure status.
+    /// Whether the task died by a signal or exited with a failure status.
     pub fn died(&self) -> bool {
         self.exiting && self.exit_code != 0
     }
@@ -122,13 +123,14 @@ impl std::fmt::Display for Task {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SocketEnd {
     pub ts: Nanos,
-    /// Who closed it; a bystander when `err` is set, because errors come in softirq.
+    /// The task that closed the socket. Where `err` is set it is an unrelated task, because errors come in
+    /// softirq.
     pub task: Task,
-    /// The positive errno it ended with, 0 for a close.
+    /// The positive errno of the socket, 0 for a close.
     pub err: u32,
     pub old_state: u8,
     pub new_state: u8,
-    /// How long no payload had gone either way by then.
+    /// How long neither side had sent payload before, seconds.
     #[serde(default)]
     pub idle_s: Option<f64>,
 }

@@ -1,5 +1,5 @@
-//! A connection through IPVS whose entry is not on record: put together from the services, the sockets
-//! and the tables that exist.
+//! A connection through IPVS whose entry is not on record, reconstructed from the services, the sockets and
+//! the tables of the host.
 
 use std::net::SocketAddr;
 
@@ -30,10 +30,10 @@ impl<'a> Evidence<'a> {
         }
         let at = self.stateless()?;
         let packet = at.value.trigger?;
-        self.answered_for_service(at, packet).or_else(|| self.strayed_to_client(at, packet))
+        self.answered_for_service(at, packet).or_else(|| self.untranslated_to_client(at, packet))
     }
 
-    /// The client's packet was answered by the stack that owns the virtual address.
+    /// The TCP stack of the virtual address answered the client's packet.
     fn answered_for_service(
         &self,
         at: &Stamped<ResetSent>,
@@ -45,24 +45,29 @@ impl<'a> Evidence<'a> {
             virtual_flow: packet.flow,
             server: self.server_of(at.netns, service, packet.flow),
             client: None,
-            // With an entry, IPVS would have taken the packet.
+            // With an entry, IPVS would have accepted the packet.
             has_entry: Some(false),
             read: at.ts,
         })
     }
 
-    /// The real server's packet was not translated back: the client's host knows the service only.
-    fn strayed_to_client(&self, at: &Stamped<ResetSent>, packet: Packet) -> Option<Balanced<'a>> {
-        let inquiry = self.baseline.inquiry(at.netns, packet.flow)?;
-        let hurt = self.victims().map(|(_, _, socket)| socket);
-        let hurt = hurt.into_iter().find(|socket| socket.flow == packet.flow);
+    /// The real server's packet was not translated back, and the client's host has a connection to the service
+    /// only.
+    fn untranslated_to_client(
+        &self,
+        at: &Stamped<ResetSent>,
+        packet: Packet,
+    ) -> Option<Balanced<'a>> {
+        let lookup = self.baseline.lookup(at.netns, packet.flow)?;
+        let victim = self.victims().map(|(_, _, socket)| socket);
+        let victim = victim.into_iter().find(|socket| socket.flow == packet.flow);
         let mut found = None;
-        for socket in inquiry.sockets.as_deref()? {
+        for socket in lookup.sockets.as_deref()? {
             let service = socket.flow.dst;
-            let Some(netns) = self.balancer(service, packet.flow.src) else {
+            let Some(netns) = self.ipvs_namespace(service, packet.flow.src) else {
                 continue;
             };
-            if hurt.is_some_and(|hurt| !are_one_connection(socket, hurt)) {
+            if victim.is_some_and(|victim| !are_one_connection(socket, victim)) {
                 continue;
             }
             if found.is_some() {
@@ -73,24 +78,24 @@ impl<'a> Evidence<'a> {
                 virtual_flow: socket.flow,
                 server: Some(packet.flow.src),
                 client: Some(socket),
-                has_entry: has_entry(inquiry, netns, socket.flow, at.ts),
-                read: inquiry.read,
+                has_entry: has_entry(lookup, netns, socket.flow, at.ts),
+                read: lookup.read,
             });
         }
         found
     }
 
-    /// The namespace in which a service gives connections to this server.
-    fn balancer(&self, service: SocketAddr, server: SocketAddr) -> Option<u32> {
+    /// The namespace whose IPVS service sends connections to this server.
+    fn ipvs_namespace(&self, service: SocketAddr, server: SocketAddr) -> Option<u32> {
         self.hosts.iter().find_map(|(netns, host)| {
             let services = host.ipvs.as_ref()?.services.as_ref()?;
-            let gives = services
+            let forwards = services
                 .iter()
                 .filter(|it| {
                     it.protocol == IPPROTO_TCP && (it.ip, it.port) == (service.ip(), service.port())
                 })
                 .any(|it| servers(it).any(|known| known == server));
-            gives.then_some(*netns)
+            forwards.then_some(*netns)
         })
     }
 
@@ -120,7 +125,7 @@ impl<'a> Evidence<'a> {
     }
 }
 
-/// Servers that see the client's packets translated.
+/// Real servers that receive the client's packets translated.
 fn servers(service: &IpvsService) -> impl Iterator<Item = SocketAddr> + '_ {
     service
         .destinations
@@ -129,17 +134,17 @@ fn servers(service: &IpvsService) -> impl Iterator<Item = SocketAddr> + '_ {
         .map(|it| SocketAddr::new(it.ip, it.port))
 }
 
-/// Whether a table has an entry that had not run out by `ts`.
-fn has_entry(inquiry: &StateLookup, netns: u32, virtual_flow: Flow, ts: Nanos) -> Option<bool> {
-    let found = inquiry.ipvs.iter().find(|found| found.netns == netns)?;
+/// Whether the table of a namespace has an entry that had not expired by `ts`. `None` when unknown.
+fn has_entry(lookup: &StateLookup, netns: u32, virtual_flow: Flow, ts: Nanos) -> Option<bool> {
+    let found = lookup.ipvs.iter().find(|found| found.netns == netns)?;
     let ends = |left_s: u32| found.read.saturating_add((u64::from(left_s) + 1) * 1_000_000_000);
     let alive = (found.table.entries.iter())
         .any(|entry| entry.virtual_flow == virtual_flow && ends(entry.left_s) > ts);
     (alive || !found.table.truncated).then_some(alive)
 }
 
-/// Whether two sockets can be the ends of one connection: what one has had acknowledged, the other has
-/// received.
+/// Whether two sockets can be the ends of one connection: one has received what the other has had
+/// acknowledged.
 pub(super) fn are_one_connection(client: &SocketState, server: &Socket) -> bool {
     if client.state != tcp_state::ESTABLISHED && server.state == tcp_state::ESTABLISHED {
         return false;

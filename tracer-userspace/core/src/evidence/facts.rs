@@ -1,4 +1,4 @@
-//! The evidence for one case: what was lost before, and the state of the namespaces.
+//! The evidence for one case: the losses before it, and the state of the namespaces.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -9,8 +9,8 @@ use rsttrace_model::{
 };
 
 use super::{
+    coverage::TraceCoverage,
     reconstructed::{Balanced, Translated},
-    watched::Watched,
 };
 use crate::{
     case::{Case, Stamped},
@@ -27,8 +27,8 @@ use crate::{
     verdict::Confidence,
 };
 
-/// A loss and the packet it dooms can be one softirq apart, and stamps of segments are a jiffy
-/// coarse (10 ms at HZ=100).
+/// A loss and the packet that fails because of it can be in one softirq, and timestamps of segments have the
+/// resolution of a jiffy (10 ms at HZ=100).
 const TOLERANCE: Nanos = 12_000_000;
 
 /// TCP_RTO_MAX (include/net/tcp.h), and a timer that fires late.
@@ -41,7 +41,7 @@ pub type Hosts = BTreeMap<u32, NetnsState>;
 pub struct Evidence<'a> {
     pub case: &'a Case,
     pub session: &'a Session,
-    pub(super) watched: &'a Watched,
+    pub(super) coverage: &'a TraceCoverage,
     pub(super) hosts: &'a Hosts,
     pub(super) ipvs_servers: &'a IpvsServers,
     pub(super) baseline: &'a Baseline,
@@ -49,7 +49,7 @@ pub struct Evidence<'a> {
     pub(super) translated: Option<Translated<'a>>,
     pub(super) ipvs: Option<(&'a LossEntry, &'a IpvsEnd)>,
     pub(super) conntrack: Option<(&'a LossEntry, &'a ConntrackEnd)>,
-    /// An entry of the same tuple in another zone ended as well, and a packet does not tell its zone.
+    /// An entry of the same tuple in another zone ended as well, and a packet does not show its zone.
     pub(super) zone_is_ambiguous: bool,
     pub(super) drops: Vec<(&'a LossEntry, &'a PacketDrop)>,
     pub(super) invalid: Option<(&'a LossEntry, &'a ConntrackInvalid)>,
@@ -57,7 +57,7 @@ pub struct Evidence<'a> {
 }
 
 impl<'a> Evidence<'a> {
-    /// Where the case's records were made.
+    /// The namespaces of the case's records.
     pub fn namespaces(&self) -> Vec<u32> {
         let case = self.case;
         (case.sent.iter().map(|at| at.netns))
@@ -67,21 +67,23 @@ impl<'a> Evidence<'a> {
             .collect()
     }
 
-    /// When tracing began: older state may have died unseen.
+    /// When tracing began: earlier ends of entries are not on record.
     pub fn started(&self) -> Nanos {
-        self.watched.started
+        self.coverage.started
     }
 
-    /// The IPVS entry of this connection, if its end is on record and fits.
+    /// The end of this connection's IPVS entry, if it is on record and fits.
     pub fn ipvs(&self) -> Option<(&'a LossEntry, &'a IpvsEnd)> {
         self.ipvs
     }
 
-    /// Its IPVS entry, found without its real server when it timed out or its packet was dropped.
+    /// The IPVS entry of this connection, if its real server was found removed when the connection timed out
+    /// or its packet was dropped.
     pub fn ipvs_orphan(&self) -> Option<&'a Stamped<IpvsEntry>> {
         let case = self.case;
-        // An answer may come only after its packet's case was closed; the next retry is dropped as well.
-        let asked_for = |ts| {
+        // The entry may arrive after the case of its packet was closed. Then the next retry is
+        // dropped as well.
+        let was_read_for = |ts| {
             let drops = case
                 .drops
                 .iter()
@@ -90,11 +92,11 @@ impl<'a> Evidence<'a> {
             case.errors.iter().any(|at| at.ts == ts)
                 || drops.into_iter().any(|at| ts <= at && at - ts <= LONGEST_RETRY)
         };
-        self.ipvs_servers.orphans(self.case.identity.flows()).find(|at| asked_for(at.ts))
+        self.ipvs_servers.orphans(self.case.identity.flows()).find(|at| was_read_for(at.ts))
     }
 
-    /// The removal of its real server from IPVS, of those that came before it broke and after it was
-    /// last alive.
+    /// The removal of this connection's real server from IPVS, if it came before the connection broke and
+    /// after a victim last received.
     pub fn ipvs_server_removed(
         &self,
         netns: u32,
@@ -107,8 +109,8 @@ impl<'a> Evidence<'a> {
             .find(|at| at.ts <= self.case.opened && at.ts.saturating_add(TOLERANCE) >= alive)
     }
 
-    /// The removal of a server together with its IPVS service, of those that came before it broke and after
-    /// it was last alive.
+    /// The removal of a server together with its IPVS service, if it came before the connection broke and
+    /// after a victim last received.
     pub fn ipvs_service_removed(
         &self,
         netns: u32,
@@ -121,29 +123,29 @@ impl<'a> Evidence<'a> {
             .filter(|at| at.value.removal() != IpvsRemoval::Server)
     }
 
-    /// The NAT entry of this connection, if its end is on record and fits, and IPVS did not take it
-    /// along.
+    /// The end of this connection's NAT entry, if it is on record and fits, and IPVS did not delete the entry
+    /// together with its own.
     pub fn conntrack(&self) -> Option<(&'a LossEntry, &'a ConntrackEnd)> {
         self.conntrack
     }
 
-    /// Adds what is known of other connections to the same service.
+    /// Adds the idle times of other connections.
     pub fn with_idle_periods(self, ages: &'a IdlePeriods) -> Self {
         Self { idle_periods: Some(ages), ..self }
     }
 
-    /// At which idle ages connections to this one's service broke and survived.
+    /// The idle times after which connections to the same service broke, and those that connections survived.
     pub fn idle_periods(&self) -> Option<&'a Ages> {
         self.idle_periods?.of(self.client_view()?.dst)
     }
 
-    /// The packet of this connection that conntrack judged INVALID and whose answer this reset is.
+    /// The packet of this connection that conntrack judged INVALID and that this reset answers.
     pub fn invalid(&self) -> Option<(&'a LossEntry, &'a ConntrackInvalid)> {
         self.invalid
     }
 
-    /// Both tuples of the conntrack entry that translates this connection, as far as a record of it
-    /// tells: original and reply.
+    /// Both tuples, original and reply, of the conntrack entry that translates this connection, if a record
+    /// shows them.
     pub fn nat_tuples(&self) -> Option<(Flow, Flow)> {
         let ended = self.conntrack.map(|(_, end)| (end.original, end.reply));
         let invalid = self.invalid.map(|(_, it)| (it.original, it.reply));
@@ -156,13 +158,14 @@ impl<'a> Evidence<'a> {
         ended.or(invalid).or(clash).or(rejected)
     }
 
-    /// Some loss of this connection is on record, whether or not a cause knows its kind: then "no socket
-    /// here" is not the whole story.
+    /// Whether the end of an entry of this connection is on record, also an end that no cause explains. Then
+    /// a missing socket alone does not explain the reset.
     pub fn has_loss(&self) -> bool {
         self.ipvs.is_some() || self.conntrack.is_some()
     }
 
-    /// How sure a lost entry makes it: its end was seen; was the reset's sender, too?
+    /// The confidence of a lost entry, whose end is on record: observed if the reset's sender is on record
+    /// too.
     pub fn lost_entry_confidence(&self) -> Confidence {
         match self.stateless() {
             Some(_) if !self.zone_is_ambiguous => Confidence::Observed,
@@ -170,11 +173,11 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    /// The test that would settle which loss it was, where the victim is not on this host.
+    /// The test that would show which loss it was, where the victim is not on this host.
     pub fn newest_assumed(&self) -> Option<&'static str> {
         self.last_received().is_none().then_some(
-            "its socket is not on this host, so the newest loss of this tuple is assumed: compare with \
-             when the client last heard from the server",
+            "the victim's socket is not on this host, so the newest loss of this tuple is assumed: compare \
+             the time of the loss with when the client last heard from the server",
         )
     }
 
@@ -189,12 +192,12 @@ impl<'a> Evidence<'a> {
         (self.case.opened as f64 - ts as f64) / 1e9
     }
 
-    /// See [`Balanced`]; `None` also where an entry's end tells more.
+    /// See [`Balanced`]; `None` also where the end of an entry is on record.
     pub fn balanced(&self) -> Option<Balanced<'a>> {
         self.balanced
     }
 
-    /// See [`Translated`]; `None` also where an entry's end tells more.
+    /// See [`Translated`]; `None` also where the end of an entry is on record.
     pub fn translated(&self) -> Option<Translated<'a>> {
         self.translated
     }
@@ -203,7 +206,7 @@ impl<'a> Evidence<'a> {
         self.hosts.get(&netns)
     }
 
-    /// Where a person goes to change something in a namespace.
+    /// How an operator enters a namespace.
     pub fn place(&self, netns: u32) -> Place {
         let reach = match self.hosts.get(&netns) {
             Some(host) => host.reach.clone(),

@@ -1,4 +1,4 @@
-//! Which of the remembered losses may explain a case.
+//! Finds the losses in the history that may explain a case.
 
 use rsttrace_model::flow::Nanos;
 
@@ -8,40 +8,41 @@ use crate::{
     history::losses::{Loss, LossEntry, LossHistory},
 };
 
-/// A loss and the packet it dooms can be one softirq apart, and stamps of segments are a jiffy
-/// coarse (10 ms at HZ=100).
+/// A loss and the packet that fails because of it can be in one softirq, and timestamps of segments have the
+/// resolution of a jiffy (10 ms at HZ=100).
 const TOLERANCE: Nanos = 12_000_000;
 
 /// A reset answers a packet within a round trip.
 const ANSWERED_WITHIN: Nanos = 1_000_000_000;
 
 impl<'a> Evidence<'a> {
-    /// Finds the losses that may explain this case: earlier than it, later than the last segment that
-    /// either end received, in a namespace of the case before any other, the newest first.
-    pub(super) fn look_back(&mut self, memories: [&'a LossHistory; 2]) {
+    /// Finds the losses that may explain this case: before the case opened, and after the last segment that
+    /// either end received. Losses in a namespace of the case come before others, then the newest first.
+    pub(super) fn look_back(&mut self, histories: [&'a LossHistory; 2]) {
         let alive = self.last_received();
         let namespaces = self.namespaces();
-        let mut losses: Vec<&LossEntry> = memories
+        let mut losses: Vec<&LossEntry> = histories
             .into_iter()
-            .flat_map(|memory| memory.of(self.case.identity.flows()))
+            .flat_map(|history| history.of(self.case.identity.flows()))
             .filter(|loss| {
-                // Retries renew a drop, and so does what the dead end still answers; both may come before
-                // the judgement.
-                let came = match &loss.loss {
+                // Retries update the time of a drop, and so do later answers of the closed end.
+                // Both may come before the verdict.
+                let since = match &loss.loss {
                     Loss::Drop(_) => loss.since,
                     _ => loss.ts,
                 };
-                came <= self.case.opened.saturating_add(TOLERANCE)
+                since <= self.case.opened.saturating_add(TOLERANCE)
                     && loss.ts.saturating_add(TOLERANCE) >= alive.unwrap_or(0)
                     && !self.is_elsewhere(loss)
-                    && !self.was_translated_again(loss)
+                    && !self.has_new_entry(loss)
             })
             .collect();
         losses.sort_by_key(|loss| (namespaces.contains(&loss.netns), loss.ts));
         for loss in losses.into_iter().rev() {
             match &loss.loss {
                 Loss::Ipvs(end) if self.ipvs.is_none() => self.ipvs = Some((loss, end)),
-                // A plain entry is picked up again; one that IPVS took along is IPVS's own.
+                // conntrack picks up a connection without NAT again. An entry that IPVS deleted
+                // with its own entry counts as the IPVS loss.
                 Loss::Conntrack(end)
                     if self.conntrack.is_none()
                         && end.is_nat()
@@ -55,15 +56,15 @@ impl<'a> Evidence<'a> {
             }
         }
         if alive.is_none() {
-            self.keep_the_newest();
+            self.keep_newest_loss();
         }
     }
 
-    /// The INVALID packet that this case's reset answers: it went untranslated to a host that did not
-    /// know its tuple.
+    /// The INVALID packet that this case's reset answers: the packet was forwarded untranslated to a host
+    /// without a connection of its tuple.
     pub(super) fn find_invalid(
         &self,
-        memories: [&'a LossHistory; 2],
+        histories: [&'a LossHistory; 2],
     ) -> Option<(&'a LossEntry, &'a ConntrackInvalid)> {
         let answered = match (self.stateless(), self.received()) {
             (Some(at), _) => at.value.trigger?.flow,
@@ -71,7 +72,7 @@ impl<'a> Evidence<'a> {
             (None, None) => return None,
         };
         let opened = self.case.opened;
-        memories.into_iter().flat_map(|memory| memory.of(&[answered])).find_map(|loss| {
+        histories.into_iter().flat_map(|history| history.of(&[answered])).find_map(|loss| {
             let Loss::Invalid(invalid) = &loss.loss else {
                 return None;
             };
@@ -81,15 +82,15 @@ impl<'a> Evidence<'a> {
         })
     }
 
-    /// Whether this is the end of the known entry's namesake in another conntrack zone.
+    /// Whether this is the end of an entry with the same tuple in another conntrack zone.
     fn is_in_other_zone(&self, loss: &LossEntry, end: &ConntrackEnd) -> bool {
         self.conntrack.is_some_and(|(known, entry)| {
             known.netns == loss.netns && entry.original == end.original && entry.zone != end.zone
         })
     }
 
-    /// Without a local socket nothing says which of several losses it was: the newest is assumed.
-    fn keep_the_newest(&mut self) {
+    /// Keeps only the newest loss: without a local socket it is unknown which of several losses it was.
+    fn keep_newest_loss(&mut self) {
         let ipvs = self.ipvs.map_or(0, |(loss, _)| loss.ts);
         let conntrack = self.conntrack.map_or(0, |(loss, _)| loss.ts);
         if ipvs < conntrack {
@@ -101,8 +102,8 @@ impl<'a> Evidence<'a> {
         self.drops.retain(|(loss, _)| loss.ts >= newest);
     }
 
-    /// Whether a loss belongs to an equal tuple in another namespace: the packet that was answered is
-    /// still addressed as the client sent it, so it met its entry where it was answered.
+    /// Whether a loss belongs to an equal tuple in another namespace. The packet that was answered has the
+    /// addresses that the client used, so its entry is in the namespace that answered.
     fn is_elsewhere(&self, loss: &LossEntry) -> bool {
         let as_sent = match &loss.loss {
             Loss::Ipvs(end) => end.virtual_flow,
@@ -115,9 +116,9 @@ impl<'a> Evidence<'a> {
         })
     }
 
-    /// Whether the packet that was answered had been translated as before: it had made a new entry, or
-    /// IPVS had taken it without one, and what it did not find at its end is not this loss's doing.
-    fn was_translated_again(&self, loss: &LossEntry) -> bool {
+    /// Whether the packet that was answered was translated as before: it had made a new entry, or IPVS had
+    /// accepted it without an entry. Then this loss does not explain the missing socket.
+    fn has_new_entry(&self, loss: &LossEntry) -> bool {
         let [there, back] = match &loss.loss {
             Loss::Ipvs(end) if end.real_flow != end.virtual_flow => {
                 [end.real_flow, end.virtual_flow]

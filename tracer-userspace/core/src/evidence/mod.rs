@@ -1,37 +1,37 @@
-//! What a cause may look at: the records of a case, the losses that could explain it, and the state
-//! of the namespaces. Every look-back is here, once.
+//! The input of the causes: the records of a case, the losses that could explain it, and the state of the
+//! namespaces. Every search in the history is in this module.
 
 mod balanced;
+mod coverage;
 mod facts;
 mod look_back;
 mod reconstructed;
 mod reset;
 mod translated;
 mod views;
-mod watched;
 
+pub use coverage::TraceCoverage;
 pub use facts::{Evidence, Hosts, seconds};
 pub use reconstructed::{Balanced, Translated};
-pub use watched::Watched;
 
 use crate::{
     case::Case,
     history::{baseline::Baseline, ipvs_servers::IpvsServers, losses::LossHistory},
 };
 
-/// Puts the evidence for a case together.
+/// Collects the evidence for a case.
 pub fn gather<'a>(
     case: &'a Case,
-    memories: [&'a LossHistory; 2],
+    histories: [&'a LossHistory; 2],
     ipvs_servers: &'a IpvsServers,
     hosts: &'a Hosts,
     baseline: &'a Baseline,
-    watched: &'a Watched,
+    coverage: &'a TraceCoverage,
 ) -> Evidence<'a> {
     let mut evidence = Evidence {
         case,
-        session: &watched.session,
-        watched,
+        session: &coverage.session,
+        coverage,
         hosts,
         ipvs_servers,
         baseline,
@@ -44,8 +44,8 @@ pub fn gather<'a>(
         invalid: None,
         idle_periods: None,
     };
-    evidence.look_back(memories);
-    evidence.invalid = evidence.find_invalid(memories);
+    evidence.look_back(histories);
+    evidence.invalid = evidence.find_invalid(histories);
     evidence.balanced = evidence.find_balanced();
     evidence.translated = evidence.find_translated();
     evidence

@@ -1,4 +1,4 @@
-//! Connections whose entry is not on record, put together from what exists.
+//! Connections whose entry is not on record, reconstructed from the state of the host.
 
 use std::net::SocketAddr;
 
@@ -7,20 +7,20 @@ use rsttrace_model::{
     socket::SocketState,
 };
 
-/// What is left of a connection through IPVS.
+/// A connection through IPVS, reconstructed from services, sockets and tables.
 #[derive(Clone, Copy, Debug)]
 pub struct Balanced<'a> {
     /// Namespace of the service.
     pub netns: u32,
     /// Client to virtual service.
     pub virtual_flow: Flow,
-    /// The real server, where only one can be meant and it sees the client's packets translated.
+    /// The real server, where only one is possible and it receives the client's packets translated.
     pub server: Option<SocketAddr>,
-    /// The client's own socket, where a segment of the server strayed to its host.
+    /// The client's socket, where a segment of the server reached its host untranslated.
     pub client: Option<&'a SocketState>,
-    /// Whether its entry exists still; `None` when nobody can tell.
+    /// Whether its entry still exists; `None` when unknown.
     pub has_entry: Option<bool>,
-    /// When that was read.
+    /// When the state was read.
     pub(super) read: Nanos,
 }
 
@@ -31,17 +31,18 @@ impl Balanced<'_> {
     }
 }
 
-/// The server's packet reached the client's host as it left, and the client's socket knows another
-/// address: somebody on the way had translated it, and does no more.
+/// A connection behind NAT, reconstructed from its two sockets. The server's packet reached the client's host
+/// untranslated, and the client's socket has another address as its peer: a host on the path translated the
+/// connection before and does not any more.
 #[derive(Clone, Copy, Debug)]
 pub struct Translated<'a> {
-    /// As the client called.
+    /// Client to server, as the client addressed it.
     pub original: Flow,
-    /// Who has the connection.
+    /// The server that has the connection.
     pub server: SocketAddr,
     /// The only namespace of this host that has rules for NAT.
     pub netns: Option<u32>,
-    /// Its entry exists still.
+    /// Its entry still exists.
     pub has_entry: bool,
     pub(super) client: &'a SocketState,
     pub(super) read: Nanos,

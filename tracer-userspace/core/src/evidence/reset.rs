@@ -1,4 +1,4 @@
-//! How a connection broke: the reset and its victim.
+//! How a connection broke: its resets, errors and victims.
 
 use std::net::SocketAddr;
 
@@ -26,7 +26,7 @@ impl<'a> Evidence<'a> {
         self.case.received.first()
     }
 
-    /// A reset that a local socket sent of its own accord.
+    /// A reset that a local socket sent actively, not in answer to a packet.
     pub fn active(&self) -> Option<&'a Stamped<ResetSent>> {
         self.case.sent.iter().find(|at| at.value.trigger.is_none() && at.value.socket.is_some())
     }
@@ -42,7 +42,7 @@ impl<'a> Evidence<'a> {
         self.case.sent.iter().find(|at| at.value.has_no_matching_socket())
     }
 
-    /// Whether the connection was still being made: such a reset never tells of lost state.
+    /// Whether the handshake was not complete. Such a reset is never caused by lost state.
     pub fn is_handshake(&self) -> bool {
         let answers_syn = self
             .case
@@ -55,7 +55,8 @@ impl<'a> Evidence<'a> {
                 tcp_state::SYN_SENT | tcp_state::SYN_RECV | tcp_state::NEW_SYN_RECV
             )
         });
-        // By the time of its error a socket is closed; one that never heard anything was connecting.
+        // A socket is closed when it gets its error. A socket that never received anything was
+        // connecting.
         let gave_up =
             self.case.errors.iter().any(|at| {
                 at.value.socket.state == tcp_state::SYN_SENT || at.value.socket.rcv_nxt == 0
@@ -63,8 +64,8 @@ impl<'a> Evidence<'a> {
         answers_syn || connecting || gave_up
     }
 
-    /// A lost entry can explain this: the reset came from somebody without state, or nobody answered
-    /// at all. A living socket's abort is never explained by a lost entry.
+    /// Whether a lost entry can explain this case: the sender of the reset had no state, or the peer did not
+    /// answer. A lost entry never explains the abort of an open socket.
     pub fn looks_like_lost_state(&self) -> bool {
         if self.is_handshake() || self.active_abort() || self.rejected().is_some() {
             return false;
@@ -73,13 +74,13 @@ impl<'a> Evidence<'a> {
             return self.stateless().is_some() && !self.listen_overflowed();
         }
         match self.received() {
-            // Without the packet the sender is not known: the loss itself has to convince.
+            // Without the packet its sender is unknown, so only the loss itself counts.
             Some(at) => at.value.packet.is_none_or(|packet| !packet.has(tcp_flag::ACK)),
             None => self.timed_out().is_some(),
         }
     }
 
-    /// A local socket aborted on purpose (as opposed to a keepalive timer giving up).
+    /// Whether a local socket aborted actively, and not because its retries were exhausted.
     fn active_abort(&self) -> bool {
         self.active().is_some() && self.timed_out().is_none()
     }
@@ -89,7 +90,7 @@ impl<'a> Evidence<'a> {
         self.baseline.queue(address)
     }
 
-    /// The reset of a connection that nobody had accepted when its listener closed.
+    /// The reset of a connection that no process had accepted when its listener closed.
     pub fn listener_stopped(&self) -> Option<&'a Stamped<ResetSent>> {
         self.active().filter(|at| {
             has(&at.value.stack, "inet_csk_listen_stop")
@@ -118,23 +119,23 @@ impl<'a> Evidence<'a> {
         })
     }
 
-    /// Whether a reset of this case that nobody here sent is somebody else's.
+    /// Whether a reset of this case without a record of its sending comes from a remote host.
     pub fn sees_every_reset(&self) -> bool {
-        self.watched.saw_every_reset(self.case.opened)
+        self.coverage.saw_every_reset(self.case.opened)
     }
 
-    /// Whether a rule that answered in this case would have been seen.
+    /// Whether the answer of a firewall rule in this case would have been traced.
     pub fn sees_every_rule(&self) -> bool {
-        self.watched.saw_every_rule(self.case.opened)
+        self.coverage.saw_every_rule(self.case.opened)
     }
 
     /// Whether records of this case may be missing.
     pub fn lost_records(&self) -> bool {
-        self.watched.lost_records(self.case.opened)
+        self.coverage.lost_records(self.case.opened)
     }
 
-    /// The error that woke an application. The closer's own ECONNRESET after SO_LINGER 0 or
-    /// connect(AF_UNSPEC) is no victim's.
+    /// The error that an application got. The ECONNRESET of the closing socket after SO_LINGER 0 or
+    /// connect(AF_UNSPEC) does not count: that socket is not a victim.
     pub fn error(&self) -> Option<&'a Stamped<SocketError>> {
         let closer = self.active().and_then(|at| at.value.socket.as_ref()).map(|socket| socket.id);
         self.case.errors.iter().find(|at| {
@@ -143,7 +144,7 @@ impl<'a> Evidence<'a> {
         })
     }
 
-    /// The error that an application was given, or is about to be given for a reset.
+    /// The error that an application got, or will get because of a reset.
     pub fn errno(&self) -> Option<u32> {
         let reported = self.error().map(|at| at.value.socket.err);
         reported.or_else(|| self.case.received.iter().find_map(|at| at.value.errno()))
@@ -159,7 +160,7 @@ impl<'a> Evidence<'a> {
         })
     }
 
-    /// Sockets of this host that lost their connection, the first to do so first.
+    /// Sockets of this host that lost their connection, in the order in which they lost it.
     pub fn victims(&self) -> impl Iterator<Item = (u32, Nanos, &'a Socket)> + '_ {
         let closer = self.active().and_then(|at| at.value.socket.as_ref()).map(|socket| socket.id);
         let errors = self
@@ -179,12 +180,13 @@ impl<'a> Evidence<'a> {
         self.victims().next()
     }
 
-    /// When a victim last heard from its peer, the later of both ends; `None` when none is on this host.
+    /// When a victim last received from its peer, the later of both ends; `None` when no victim is on this
+    /// host.
     pub fn last_received(&self) -> Option<Nanos> {
         self.victims().filter_map(|(_, _, socket)| socket.last_received).max()
     }
 
-    /// How long nothing had come in when it broke, seconds.
+    /// How long the connection had received nothing when it broke, seconds.
     pub fn idle_s(&self) -> Option<f64> {
         let client_heard = (self.balanced.and_then(|it| it.client_heard()))
             .or_else(|| self.translated.and_then(|it| it.client_heard()));
@@ -196,13 +198,13 @@ impl<'a> Evidence<'a> {
         Some(seconds(self.case.opened.saturating_sub(last)))
     }
 
-    /// A victim had received the FIN of its peer before the reset.
+    /// Whether a victim had received the FIN of its peer before the reset.
     pub fn peer_closed(&self) -> bool {
         let closed = [tcp_state::CLOSE_WAIT, tcp_state::LAST_ACK, tcp_state::CLOSING];
         self.case.received.iter().any(|at| closed.contains(&at.value.socket.state))
     }
 
-    /// Some payload went over this connection, as far as anybody here can tell.
+    /// Whether this connection carried payload, as far as the records of this host show.
     pub fn was_used(&self) -> bool {
         let sockets = self
             .victims()

@@ -1,4 +1,4 @@
-//! A connection behind NAT whose conntrack entry is not on record: put together from its two sockets.
+//! A connection behind NAT whose conntrack entry is not on record, reconstructed from its two sockets.
 
 use rsttrace_model::socket::SocketState;
 
@@ -11,29 +11,30 @@ impl<'a> Evidence<'a> {
         }
         let at = self.stateless()?;
         let packet = at.value.trigger?.flow;
-        let (_, _, hurt) = self.victims().find(|(_, _, socket)| socket.flow == packet)?;
-        let inquiry = self.baseline.inquiry(at.netns, packet)?;
+        let (_, _, victim) = self.victims().find(|(_, _, socket)| socket.flow == packet)?;
+        let lookup = self.baseline.lookup(at.netns, packet)?;
         let is_its_client = |socket: &&SocketState| {
             socket.flow.dst != packet.src
-                // Two connections that have carried nothing look alike.
+                // Two connections without payload cannot be distinguished.
                 && socket.bytes_received.is_some_and(|bytes| bytes > 0)
-                && hurt.bytes_received > 0
-                && are_one_connection(socket, hurt)
+                && victim.bytes_received > 0
+                && are_one_connection(socket, victim)
         };
-        let client = only(inquiry.sockets.iter().flatten().filter(is_its_client))?;
-        let entries = inquiry.conntrack.iter().flat_map(|found| &found.entries);
+        let client = only(lookup.sockets.iter().flatten().filter(is_its_client))?;
+        let entries = lookup.conntrack.iter().flat_map(|found| &found.entries);
         Some(Translated {
             original: client.flow,
             server: packet.src,
-            netns: self.translator(),
+            netns: self.nat_namespace(),
             has_entry: entries.into_iter().any(|entry| entry.original == client.flow),
             client,
-            read: inquiry.read,
+            read: lookup.read,
         })
     }
 
-    /// Both ends are on this host, so if one namespace alone has rules for NAT, they are those.
-    fn translator(&self) -> Option<u32> {
+    /// The namespace that does NAT for this connection. Both ends are on this host, so if only one namespace
+    /// has NAT rules, those rules apply.
+    fn nat_namespace(&self) -> Option<u32> {
         only(self.hosts.iter().filter(|(_, host)| host.translates != Some(false)))
             .filter(|(_, host)| host.translates == Some(true))
             .map(|(netns, _)| *netns)

@@ -1,4 +1,5 @@
-//! Who called whom: the connection as its initiator addressed it, and as its responder sees it.
+//! Which end initiated the connection: the tuple that the initiator used, and the tuple that the responder
+//! has.
 
 use std::net::SocketAddr;
 
@@ -14,7 +15,7 @@ const DEFAULT_PORT_RANGE: (u16, u16) = (32768, 60999);
 struct Side {
     /// Initiator to responder.
     flow: Flow,
-    /// This view is the initiator's own.
+    /// Whether this is the view of the initiator.
     at_initiator: bool,
 }
 
@@ -51,7 +52,7 @@ impl Evidence<'_> {
         }
         if let Some(Stamped { netns, value: orphan, .. }) = self.ipvs_orphan() {
             let (virtual_flow, real_flow) = (orphan.virtual_flow, orphan.real_flow());
-            // The entry does not show how it forwards.
+            // The entry does not show its forwarding method.
             let removed = self.ipvs_server_removed(*netns, virtual_flow, real_flow);
             let translates = removed.is_some_and(|at| masquerades(at.value.flags));
             return Some(if translates { real_flow } else { virtual_flow });
@@ -85,15 +86,15 @@ impl Evidence<'_> {
         sides
     }
 
-    /// Orients a flow that starts at a local end.
+    /// Orients a flow whose source is a local end.
     fn side(&self, netns: u32, local_first: Flow) -> Side {
         let at_initiator = self.initiates(netns, local_first);
         let flow = if at_initiator { local_first } else { local_first.reversed() };
         Side { flow, at_initiator }
     }
 
-    /// Whether `flow.src` made the connection: not a listener, not an IPVS service, and if nothing
-    /// else is known the one whose port is ephemeral; of two such ports the larger one.
+    /// Whether `flow.src` made the connection: not a listener, not an IPVS service. If nothing else is known
+    /// it is the end with an ephemeral port, and of two such ports the larger one.
     fn initiates(&self, netns: u32, flow: Flow) -> bool {
         for at in &self.case.sent {
             let Some(trigger) = at.value.trigger.filter(|t| t.flow.key() == flow.key()) else {
@@ -154,7 +155,7 @@ impl Evidence<'_> {
         }
     }
 
-    /// Whether an end of the case listens at this address of its own.
+    /// Whether this is the address of a local end of the case, and a socket listens there.
     fn listens(&self, address: SocketAddr) -> bool {
         let replied = self.case.sent.iter().filter_map(|at| Some((at.netns, at.value.flow()?.src)));
         let held = self.victims().map(|(netns, _, socket)| (netns, socket.flow.src));
@@ -163,8 +164,8 @@ impl Evidence<'_> {
         })
     }
 
-    /// Whether a connection of this host has this address and nobody is known to have listened there:
-    /// whoever accepts a connection shares the port with a listener.
+    /// Whether this is the address of a victim and no socket is known to have listened there. A socket that
+    /// accepts a connection shares its port with a listener.
     fn never_listened(&self, address: SocketAddr) -> bool {
         self.victims().any(|(netns, _, socket)| {
             socket.flow.src == address

@@ -1,5 +1,5 @@
-//! What exists: connections, IPVS entries and what was found about a stray packet. Bounded by count;
-//! of what does not fit, the verdicts say less.
+//! State that was read from the host: connections, IPVS entries, and the answers to lookups for packets
+//! without a connection. Each store is limited by count. What does not fit is missing from the verdicts.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,56 +13,56 @@ use rsttrace_model::{
 
 use crate::event::IpvsEnd;
 
-/// IPVS entries kept from the start, of all namespaces (a few hundred bytes each).
-const ENTRIES: usize = 32_768;
-/// Connections kept from the start, of all namespaces.
-const CONNECTIONS: usize = 32_768;
-/// Inquiries kept: many more than cases settle at once, as no more than ten a second are made.
-const INQUIRIES: usize = 256;
+/// IPVS entries kept from the start of tracing, of all namespaces (a few hundred bytes each).
+const MAX_ENTRIES: usize = 32_768;
+/// Connections kept from the start of tracing, of all namespaces.
+const MAX_CONNECTIONS: usize = 32_768;
+/// Lookups kept: many more than cases settle at once, because at most ten lookups a second are made.
+const MAX_LOOKUPS: usize = 256;
 
-/// See the module.
+/// State that was read from the host.
 #[derive(Debug, Default)]
 pub struct Baseline {
     /// The real server of each entry, by namespace and virtual flow.
     entries: HashMap<(u32, Flow), SocketAddr>,
-    /// Local addresses of connections by their remote one.
+    /// Local addresses of connections by their remote address.
     peers: HashMap<SocketAddr, Vec<SocketAddr>>,
     connections: usize,
-    inquiries: VecDeque<(u32, StateLookup)>,
+    lookups: VecDeque<(u32, StateLookup)>,
     queues: VecDeque<(u32, AcceptQueue)>,
 }
 
 impl Baseline {
-    /// Takes in what namespace `netns` held at the start.
-    pub fn set_initial_state(&mut self, netns: u32, stock: InitialState) {
-        if let Some(table) = stock.ipvs {
-            let room = ENTRIES.saturating_sub(self.entries.len());
+    /// Adds the state of namespace `netns` when tracing began.
+    pub fn set_initial_state(&mut self, netns: u32, state: InitialState) {
+        if let Some(table) = state.ipvs {
+            let room = MAX_ENTRIES.saturating_sub(self.entries.len());
             for entry in table.entries.into_iter().take(room) {
                 self.entries.insert((netns, entry.virtual_flow), entry.server);
             }
         }
-        for socket in stock.sockets.into_iter().flat_map(|list| list.sockets) {
-            if self.connections < CONNECTIONS {
+        for socket in state.sockets.into_iter().flat_map(|list| list.sockets) {
+            if self.connections < MAX_CONNECTIONS {
                 self.connections += 1;
                 self.peers.entry(socket.flow.dst).or_default().push(socket.flow.src);
             }
         }
     }
 
-    /// An entry has ended: its addresses may be used for another connection from now on.
+    /// Removes an entry that has ended: its addresses may belong to another connection from now on.
     pub fn forget(&mut self, netns: u32, end: &IpvsEnd) {
         self.entries.remove(&(netns, end.virtual_flow));
     }
 
-    pub fn add_lookup(&mut self, netns: u32, inquiry: StateLookup) {
-        if self.inquiries.len() >= INQUIRIES {
-            self.inquiries.pop_front();
+    pub fn add_lookup(&mut self, netns: u32, lookup: StateLookup) {
+        if self.lookups.len() >= MAX_LOOKUPS {
+            self.lookups.pop_front();
         }
-        self.inquiries.push_back((netns, inquiry));
+        self.lookups.push_back((netns, lookup));
     }
 
     pub fn add_queue(&mut self, netns: u32, queue: AcceptQueue) {
-        if self.queues.len() >= INQUIRIES {
+        if self.queues.len() >= MAX_LOOKUPS {
             self.queues.pop_front();
         }
         self.queues.push_back((netns, queue));
@@ -73,21 +73,20 @@ impl Baseline {
         self.queues.iter().rev().find(|(_, queue)| queue.address == address)
     }
 
-    /// The real server of an entry that existed at the start and whose end was not seen.
+    /// The real server of an entry that existed when tracing began and whose end is not on record.
     pub fn server(&self, netns: u32, virtual_flow: Flow) -> Option<SocketAddr> {
         self.entries.get(&(netns, virtual_flow)).copied()
     }
 
-    /// Who had a connection with this address at the start.
+    /// The local addresses that had a connection with this address when tracing began.
     pub fn peers_of(&self, remote: SocketAddr) -> &[SocketAddr] {
         self.peers.get(&remote).map_or(&[], Vec::as_slice)
     }
 
-    /// The newest inquiry about a packet in a namespace.
-    pub fn inquiry(&self, netns: u32, packet: Flow) -> Option<&StateLookup> {
-        let about = |(asked, inquiry): &&(u32, StateLookup)| {
-            *asked == netns && inquiry.packet == Some(packet)
-        };
-        self.inquiries.iter().rev().find(about).map(|(_, inquiry)| inquiry)
+    /// The newest lookup for a packet in a namespace.
+    pub fn lookup(&self, netns: u32, packet: Flow) -> Option<&StateLookup> {
+        let is_for_packet =
+            |(inum, lookup): &&(u32, StateLookup)| *inum == netns && lookup.packet == Some(packet);
+        self.lookups.iter().rev().find(is_for_packet).map(|(_, lookup)| lookup)
     }
 }

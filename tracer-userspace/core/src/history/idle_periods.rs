@@ -1,5 +1,5 @@
-//! At which idle ages connections to a service broke, and at which they lived on: what a device with an
-//! idle limit on the path cannot hide.
+//! The idle times after which connections to a service broke, and those that connections survived. A device on
+//! the path with an idle timeout shows in these samples.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -8,12 +8,12 @@ use std::{
 
 use rsttrace_model::flow::Nanos;
 
-/// Services remembered; the one heard of longest ago goes first.
-const SERVICES: usize = 1024;
-/// Breaks remembered of each service, the newest.
-const BREAKS: usize = 32;
+/// Services kept; the service with the oldest sample is evicted first.
+const MAX_SERVICES: usize = 1024;
+/// Breaks kept of each service, the newest.
+const MAX_BREAKS: usize = 32;
 
-/// A connection that was reset from elsewhere after it had been idle.
+/// A connection that a remote host reset after it had been idle.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Break {
     pub at: Nanos,
@@ -21,7 +21,7 @@ pub struct Break {
     pub idle_s: f64,
 }
 
-/// What is known of one service.
+/// The samples of one service.
 #[derive(Clone, Debug, Default)]
 pub struct Ages {
     breaks: VecDeque<Break>,
@@ -29,19 +29,20 @@ pub struct Ages {
     touched: Nanos,
 }
 
-/// "Never reset below `survived_s` idle, always at `broke_s` or more."
+/// The limit is between two idle times: no connection was reset below `survived_s`, every connection was reset
+/// at `broke_s` or more.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bracket {
     pub survived_s: f64,
     pub broke_s: f64,
-    /// Breaks that no single event can have caused.
+    /// Breaks that a single event cannot have caused.
     pub breaks: usize,
 }
 
 impl Ages {
-    /// The limit that explains every sample: at least two breaks that are independent, and a
-    /// connection that lived through less. `None` while that is not so, or when a connection survived
-    /// longer than another one did.
+    /// The limit that explains every sample. It needs at least two independent breaks and a connection that
+    /// survived a shorter idle time. `None` without these samples, and when a connection survived a longer
+    /// idle time than the shortest that broke one.
     pub fn bracket(&self) -> Option<Bracket> {
         let survived_s = self.longest_survived_s?;
         let broke_s = self.breaks.iter().map(|sample| sample.idle_s).reduce(f64::min)?;
@@ -49,13 +50,14 @@ impl Ages {
         (breaks >= 2 && survived_s < broke_s).then_some(Bracket { survived_s, broke_s, breaks })
     }
 
-    /// The longest idle age that a connection survived, seconds.
+    /// The longest idle time that a connection survived, seconds.
     pub fn longest_survived_s(&self) -> Option<f64> {
         self.longest_survived_s
     }
 
-    /// A server that restarts breaks all idle connections, whatever their age. Breaks are independent
-    /// when the later connection still heard from its peer after the earlier one had broken.
+    /// A server that restarts breaks all idle connections, whatever their idle time. Two breaks are
+    /// independent when the later connection still received from its peer after the earlier connection had
+    /// broken.
     fn independent_breaks(&self) -> usize {
         let mut count = 0;
         let mut last: Option<Nanos> = None;
@@ -82,7 +84,7 @@ impl IdlePeriods {
 
     pub fn record_break(&mut self, service: SocketAddr, sample: Break) {
         let ages = self.entry(service, sample.at);
-        if ages.breaks.len() >= BREAKS {
+        if ages.breaks.len() >= MAX_BREAKS {
             ages.breaks.pop_front();
         }
         ages.breaks.push_back(sample);
@@ -95,7 +97,7 @@ impl IdlePeriods {
     }
 
     fn entry(&mut self, service: SocketAddr, at: Nanos) -> &mut Ages {
-        if self.services.len() >= SERVICES && !self.services.contains_key(&service) {
+        if self.services.len() >= MAX_SERVICES && !self.services.contains_key(&service) {
             let oldest =
                 self.services.iter().min_by_key(|(_, ages)| ages.touched).map(|(key, _)| *key);
             oldest.map(|key| self.services.remove(&key));
@@ -126,17 +128,17 @@ mod tests {
     }
 
     #[test]
-    fn one_break_is_no_bracket_however_many_survived() {
+    fn one_break_does_not_make_a_bracket_however_many_connections_survived() {
         assert_eq!(ages(&[at(400, 351)], &[100.0, 348.0]).bracket(), None);
     }
 
     #[test]
-    fn breaks_without_a_survivor_are_no_bracket() {
+    fn breaks_without_a_survivor_do_not_make_a_bracket() {
         assert_eq!(ages(&[at(400, 351), at(900, 352)], &[]).bracket(), None);
     }
 
     #[test]
-    fn two_independent_breaks_above_what_survived_are_a_bracket() {
+    fn two_independent_breaks_above_a_survived_idle_time_make_a_bracket() {
         let bracket = ages(&[at(400, 351), at(900, 352)], &[100.0, 348.0]).bracket();
         assert_eq!(bracket, Some(Bracket { survived_s: 348.0, broke_s: 351.0, breaks: 2 }));
     }
@@ -152,13 +154,13 @@ mod tests {
     }
 
     #[test]
-    fn services_are_bounded() {
+    fn the_number_of_services_is_limited() {
         let mut all = IdlePeriods::default();
         for port in 1..=1100 {
             let service = format!("10.0.0.1:{port}");
             all.record_survival(address(&service), port, 1.0);
         }
-        assert_eq!(all.services.len(), SERVICES);
+        assert_eq!(all.services.len(), MAX_SERVICES);
         assert!(all.of(address("10.0.0.1:1")).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Real servers taken out of IPVS, and entries that were found without theirs.
+//! Real servers removed from IPVS, and IPVS entries whose real server was removed.
 
 use std::{collections::VecDeque, net::SocketAddr};
 
@@ -6,13 +6,13 @@ use rsttrace_model::{flow::Flow, ipvs::IpvsEntry};
 
 use crate::{case::Stamped, event::IpvsServerRemoved};
 
-/// Removals are the work of administrators and controllers: a rollout of a large cluster fits.
-const REMOVED: usize = 4096;
+/// Removals kept. Administrators and controllers remove servers: a rollout of a large cluster fits.
+const MAX_REMOVALS: usize = 4096;
 
-/// Entries found for connections that timed out; each is needed within a second.
-const ORPHANS: usize = 1024;
+/// Entries kept that were found for connections that timed out; each is needed within a second.
+const MAX_ORPHANS: usize = 1024;
 
-/// The bounded store.
+/// The store, limited by count.
 #[derive(Debug, Default)]
 pub struct IpvsServers {
     removed: VecDeque<Stamped<IpvsServerRemoved>>,
@@ -28,15 +28,15 @@ fn push<T>(list: &mut VecDeque<T>, most: usize, item: T) {
 
 impl IpvsServers {
     pub fn remember(&mut self, removal: Stamped<IpvsServerRemoved>) {
-        push(&mut self.removed, REMOVED, removal);
+        push(&mut self.removed, MAX_REMOVALS, removal);
     }
 
     pub fn remember_orphan(&mut self, orphan: Stamped<IpvsEntry>) {
-        push(&mut self.orphans, ORPHANS, orphan);
+        push(&mut self.orphans, MAX_ORPHANS, orphan);
     }
 
-    /// Removals of the server of this connection (client to server, as IPVS addresses them) from its
-    /// service, newest first.
+    /// Removals of the server of this connection from its service, newest first. Both flows go from the client
+    /// to the service or server, as IPVS addresses them.
     pub fn removals(
         &self,
         netns: u32,
@@ -44,7 +44,7 @@ impl IpvsServers {
         real_flow: Flow,
     ) -> impl Iterator<Item = &Stamped<IpvsServerRemoved>> {
         self.removed.iter().rev().filter(move |at| {
-            // A firewall mark has no address of its own.
+            // A service with a firewall mark has no address.
             let service = at.value.service;
             let of_service = service == virtual_flow.dst || service.ip().is_unspecified();
             at.netns == netns && of_service && at.value.server == real_flow.dst
@@ -60,7 +60,7 @@ impl IpvsServers {
         self.removed.iter().rev().filter(move |at| at.netns == netns && at.value.service == service)
     }
 
-    /// Entries without a server of any of these connections, newest first.
+    /// Entries of any of these connections whose real server was removed, newest first.
     pub fn orphans(&self, flows: &[Flow]) -> impl Iterator<Item = &Stamped<IpvsEntry>> {
         self.orphans.iter().rev().filter(|at| {
             let its = [at.value.virtual_flow.key(), at.value.real_flow().key()];

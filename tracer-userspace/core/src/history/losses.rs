@@ -1,7 +1,7 @@
-//! What died or was dropped, kept until something breaks.
+//! Entries that ended and packets that were dropped, kept until a connection breaks.
 //!
-//! Bounded by count, never by age: an application may come back to a dead connection hours later.
-//! Keyed by every tuple of the flow, so a packet finds its entry from either side of NAT.
+//! Limited by count, not by age: an application may send on a dead connection hours later. Keyed by every
+//! tuple of the flow, so a packet finds its entry from either side of NAT.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,7 +22,7 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// Every tuple by which a later packet can meet this loss: both sides of NAT.
+    /// Every tuple that a packet affected by this loss can have: both sides of NAT.
     pub fn keys(&self) -> Vec<Flow> {
         let mut keys = match self {
             Self::Ipvs(end) => vec![end.virtual_flow.key(), end.real_flow.key()],
@@ -41,11 +41,12 @@ impl Loss {
     }
 }
 
-/// A [`Loss`] with its time and place.
+/// A [`Loss`] with its time and network namespace.
 #[derive(Clone, Debug)]
 pub struct LossEntry {
     pub ts: Nanos,
-    /// When the same was seen for the first time: a packet's first try, `ts` being its newest.
+    /// When the same loss was recorded first: for a dropped packet its first transmission, where `ts` is the
+    /// newest.
     pub since: Nanos,
     pub netns: u32,
     pub loss: Loss,
@@ -56,13 +57,13 @@ impl LossEntry {
         Self { ts, since: ts, netns, loss }
     }
 
-    /// When it was seen last, of what is known of it: not later than `opened`.
+    /// The newest known time of the loss that is not later than `opened`.
     pub fn seen_by(&self, opened: Nanos) -> Nanos {
         if self.ts <= opened { self.ts } else { self.since }
     }
 }
 
-/// The bounded store.
+/// The store, limited by count.
 #[derive(Debug)]
 pub struct LossHistory {
     capacity: usize,
@@ -73,7 +74,7 @@ pub struct LossHistory {
 }
 
 impl LossHistory {
-    /// Holds at most `capacity` losses (a few hundred bytes each); the oldest goes first.
+    /// Keeps at most `capacity` losses (a few hundred bytes each); the oldest is evicted first.
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity: capacity.max(1),
@@ -84,7 +85,7 @@ impl LossHistory {
         }
     }
 
-    /// Losses forgotten for want of room.
+    /// Losses evicted because the store was full.
     pub fn evicted(&self) -> u64 {
         self.evicted
     }
@@ -114,8 +115,8 @@ impl LossHistory {
         self.losses.insert(id, loss);
     }
 
-    /// A packet that is dropped again and again is one loss, the newest; so are INVALID packets of one
-    /// connection.
+    /// Updates the known loss. A packet that is dropped repeatedly is one loss with the newest time, and so
+    /// are the INVALID packets of one connection.
     fn renew(&mut self, loss: &LossEntry) -> bool {
         let same = |known: &Loss| match (known, &loss.loss) {
             (Loss::Drop(known), Loss::Drop(new)) => {
@@ -133,7 +134,8 @@ impl LossHistory {
                 && known.netns == loss.netns
                 && same(&known.loss)
             {
-                // Another segment, or another connection of that tuple, is dropped for the first time.
+                // Another segment, or a segment of another connection with this tuple, is dropped
+                // for the first time.
                 let since = if is_retry(&known.loss, &loss.loss) { known.since } else { loss.ts };
                 *known = LossEntry { since, ..loss.clone() };
                 return true;

@@ -1,4 +1,4 @@
-//! What is remembered beside the open cases.
+//! State and losses that are kept in addition to the open cases.
 
 pub mod baseline;
 pub mod idle_periods;

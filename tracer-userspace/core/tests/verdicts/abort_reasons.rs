@@ -1,6 +1,6 @@
-//! The kernel's own ways to make and to take a reset, each with the id it lands on: every row of
-//! `tcp_send_reset` (include/net/rstreason.h) and every errno a socket can end with. Lost state has its
-//! rows in `tests`, `nat_verdicts` and `ipvs_tests`.
+//! Every reason for which the kernel sends a reset, with the cause that it gets: every row of `tcp_send_reset`
+//! (include/net/rstreason.h) and every errno of a socket. The tests for lost state are in `joining`, `nat` and
+//! `ipvs`.
 
 use rsttrace_core::{
     event::{ResetSent, Socket, Task},
@@ -24,8 +24,8 @@ fn client() -> Socket {
     socket(1, CLIENT, SERVER, 990 * SECOND)
 }
 
-/// What is told of a reset that the server's socket sends of its own accord, where the kernel gives a
-/// reason (6.10 on) and where only the stack tells.
+/// The causes of a reset that the server's socket sends actively: with the kernel's reason (6.10 on), and
+/// with the stack only.
 fn active_reset(change: fn(&mut ResetSent), functions: &[&str], reason: &str) -> [Vec<String>; 2] {
     [Some(reason), None].map(|reason| {
         let mut abort = active(server(), functions, "");
@@ -42,7 +42,7 @@ fn set(abort: &mut ResetSent, change: impl FnOnce(&mut Socket)) {
 }
 
 #[test]
-fn every_active_reset_lands_on_its_id_with_a_reason_and_without() {
+fn every_active_reset_gets_its_cause_with_and_without_a_reason() {
     let nothing: fn(&mut ResetSent) = |_| {};
     let unread: fn(&mut ResetSent) = |abort| set(abort, |socket| socket.unread = 10);
     let killed: fn(&mut ResetSent) = |abort| {
@@ -82,13 +82,13 @@ fn every_active_reset_lands_on_its_id_with_a_reason_and_without() {
         ),
     ];
     for (change, functions, reason, id) in rows {
-        let told = active_reset(change, functions, reason);
-        assert_eq!(told, [[id], [id]], "{reason} below {functions:?}");
+        let found = active_reset(change, functions, reason);
+        assert_eq!(found, [[id], [id]], "{reason} below {functions:?}");
     }
 }
 
 #[test]
-fn a_keepalive_that_ran_out_is_told_by_its_timer_whichever_way_it_reset_the_peer() {
+fn exhausted_keepalive_is_recognised_by_its_timer_with_and_without_a_reason() {
     let gave_up = |reason: Option<&str>, user_timeout_ms| {
         let mut abort = active(client(), &["tcp_keepalive_timer", "call_timer_fn"], "");
         abort.reason = reason.map(Into::into);
@@ -104,7 +104,7 @@ fn a_keepalive_that_ran_out_is_told_by_its_timer_whichever_way_it_reset_the_peer
     }
 }
 
-/// What is told of the answer to `flags` by a socket in `state`.
+/// The causes of the answer to `flags` by a socket in `state`.
 fn reply(state: u8, flags: u8, reason: &str, change: fn(&mut Socket)) -> [Vec<String>; 2] {
     [Some(reason), None].map(|reason| {
         let trigger = rsttrace_core::event::Packet { flags, ..data(CLIENT, SERVER) };
@@ -119,7 +119,7 @@ fn reply(state: u8, flags: u8, reason: &str, change: fn(&mut Socket)) -> [Vec<St
 }
 
 #[test]
-fn every_reply_of_a_socket_lands_on_its_id() {
+fn every_reset_reply_of_a_socket_gets_its_cause() {
     const DATA: u8 = tcp_flag::ACK | 8;
     let nothing: fn(&mut Socket) = |_| {};
     let dead: fn(&mut Socket) = |socket| socket.dead = true;
@@ -139,7 +139,7 @@ fn every_reply_of_a_socket_lands_on_its_id() {
 }
 
 #[test]
-fn a_reason_without_a_cause_is_unknown_and_told_by_name() {
+fn a_reason_without_a_cause_is_unknown_and_shown_by_name() {
     for reason in ["MPTCP_RST_EMIDDLEBOX", "MPTCP_RST_ERESOURCE", "REASON_OF_A_LATER_KERNEL"] {
         let abort = active(server(), &["tcp_send_active_reset", "mptcp_worker"], reason);
         let incidents =
@@ -158,7 +158,7 @@ fn ends(err: u32, change: fn(&mut Socket), functions: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn every_errno_without_a_reset_lands_on_its_id() {
+fn every_errno_without_a_reset_gets_its_cause() {
     let nothing: fn(&mut Socket) = |_| {};
     let connecting: fn(&mut Socket) = |socket| {
         (socket.state, socket.rcv_nxt, socket.last_received) = (tcp_state::SYN_SENT, 0, None);

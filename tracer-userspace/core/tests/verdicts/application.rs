@@ -1,4 +1,4 @@
-//! What applications, their limits and their half-closed connections look like, each with its near miss.
+//! Resets by applications, their limits and their half-closed connections, each with a near miss.
 
 use rsttrace_core::{
     event::{Body, Event, Packet, ResetSent, Socket, SocketEnd, Task},
@@ -22,7 +22,7 @@ fn fix_ids(incident: &Incident) -> Vec<&str> {
     incident.fixes.iter().map(|fix| fix.id).collect()
 }
 
-/// The article's incident with the entry in another state.
+/// The incident of the article with the entry in another state.
 fn expired_in(state: u32, timeout_s: f64, forced: bool) -> Vec<Incident> {
     let mut events = article();
     events[0] = ipvs_ended(
@@ -33,7 +33,7 @@ fn expired_in(state: u32, timeout_s: f64, forced: bool) -> Vec<Incident> {
 }
 
 #[test]
-fn a_half_closed_entry_that_expired_is_told_with_the_limit_that_can_be_set_only_if_it_can() {
+fn an_expired_half_closed_entry_has_a_timeout_fix_only_if_its_timeout_can_be_set() {
     let in_fin_wait = expired_in(4, 120.0, false);
     assert_eq!(causes(&in_fin_wait), ["ipvs_halfclose_expired"]);
     assert!(fix_ids(&in_fin_wait[0]).contains(&"raise_ipvs_fin_timeout"));
@@ -44,7 +44,7 @@ fn a_half_closed_entry_that_expired_is_told_with_the_limit_that_can_be_set_only_
 }
 
 #[test]
-fn a_half_closed_entry_that_was_taken_away_did_not_expire() {
+fn a_half_closed_entry_that_was_deleted_did_not_expire() {
     assert_ne!(causes(&expired_in(4, 120.0, true)), ["ipvs_halfclose_expired"]);
     assert_ne!(causes(&expired_in(1, 900.0, false)), ["ipvs_halfclose_expired"]);
 }
@@ -56,7 +56,7 @@ fn server() -> Socket {
     server
 }
 
-/// The server's socket sends a reset on its own, and the client gets it.
+/// The server's socket sends an active reset, and the client receives it.
 fn aborted(abort: ResetSent) -> Vec<Incident> {
     let mut client = socket(1, CLIENT, SERVER, 990 * SECOND);
     if abort.socket.as_ref().is_some_and(Socket::never_used) {
@@ -66,7 +66,7 @@ fn aborted(abort: ResetSent) -> Vec<Incident> {
 }
 
 #[test]
-fn a_server_that_aborts_a_connection_it_accepted_is_no_health_check() {
+fn a_server_that_aborts_a_connection_it_accepted_is_not_a_health_check() {
     let aborts = |mut socket: Socket| {
         socket.linger_zero = true;
         (socket.bytes_received, socket.bytes_sent) = (0, 0);
@@ -86,7 +86,7 @@ const LISTEN_STOP: [&str; 5] = [
 ];
 
 #[test]
-fn a_queued_connection_of_a_closing_listener_is_told_even_when_it_inherited_linger_zero() {
+fn a_queued_connection_of_a_closed_listener_is_recognised_even_when_it_inherited_linger_zero() {
     for linger_zero in [false, true] {
         let mut child = server();
         (child.bytes_received, child.bytes_sent, child.linger_zero) = (0, 0, linger_zero);
@@ -96,14 +96,15 @@ fn a_queued_connection_of_a_closing_listener_is_told_even_when_it_inherited_ling
 }
 
 #[test]
-fn an_accepted_connection_closed_with_linger_zero_is_not_its_listeners() {
+fn an_accepted_connection_closed_with_linger_zero_is_not_caused_by_its_listener() {
     let mut accepted = server();
     accepted.linger_zero = true;
     let stack = ["tcp_send_active_reset", "tcp_disconnect", "__tcp_close"];
     assert_eq!(causes(&aborted(active(accepted, &stack, "TCP_STATE"))), ["linger_zero"]);
 }
 
-/// A listener with three connections too many answers a packet that finishes no handshake.
+/// A listener with an accept queue beyond its limit of three answers a packet that does not complete its
+/// handshake.
 fn overflow(flags: u8, reason: Option<&str>) -> Vec<Incident> {
     let mut trigger = data(CLIENT, SERVER);
     trigger.flags = flags;
@@ -118,21 +119,21 @@ fn overflow(flags: u8, reason: Option<&str>) -> Vec<Incident> {
 }
 
 #[test]
-fn a_full_queue_that_answers_the_handshakes_last_packet_is_told_with_or_without_a_reason() {
+fn a_full_queue_that_answers_the_last_handshake_packet_is_recognised_with_and_without_a_reason() {
     assert_eq!(causes(&overflow(tcp_flag::ACK, Some("INVALID_SYN"))), ["listen_overflow"]);
     assert_eq!(causes(&overflow(tcp_flag::ACK, None)), ["listen_overflow"]);
 }
 
 #[test]
-fn a_syn_that_does_not_fit_its_handshake_is_no_overflow() {
+fn a_syn_that_does_not_fit_its_handshake_is_not_an_overflow() {
     for reason in [Some("INVALID_SYN"), None] {
         let incidents = overflow(tcp_flag::SYN, reason);
         assert_eq!(causes(&incidents), ["handshake_rejected"], "{reason:?}");
     }
 }
 
-/// An orphan that the kernel gave up, below these functions.
-fn given_up(functions: &[&str], reason: Option<&str>) -> Vec<String> {
+/// An orphan that the kernel aborted, below these functions.
+fn aborted_orphan(functions: &[&str], reason: Option<&str>) -> Vec<String> {
     let mut orphan = server();
     orphan.dead = true;
     let mut abort = active(orphan, functions, "");
@@ -146,21 +147,21 @@ fn an_orphan_freed_for_memory_is_a_resource_limit_with_or_without_a_reason() {
         ["tcp_send_active_reset", "tcp_out_of_resources", "tcp_write_timer_handler"],
         ["tcp_send_active_reset", "__tcp_close", "tcp_close"],
     ] {
-        assert_eq!(given_up(&stack, Some("TCP_ABORT_ON_MEMORY")), ["tcp_resource_limit"]);
-        assert_eq!(given_up(&stack, None), ["tcp_resource_limit"]);
+        assert_eq!(aborted_orphan(&stack, Some("TCP_ABORT_ON_MEMORY")), ["tcp_resource_limit"]);
+        assert_eq!(aborted_orphan(&stack, None), ["tcp_resource_limit"]);
     }
 }
 
 #[test]
-fn an_orphan_aborted_for_another_reason_is_no_resource_limit() {
+fn an_orphan_aborted_for_another_reason_is_not_a_resource_limit() {
     let stack = ["tcp_send_active_reset", "tcp_keepalive_timer"];
-    assert_ne!(given_up(&stack, Some("TCP_KEEPALIVE_TIMEOUT")), ["tcp_resource_limit"]);
-    assert_ne!(given_up(&stack, None), ["tcp_resource_limit"]);
+    assert_ne!(aborted_orphan(&stack, Some("TCP_KEEPALIVE_TIMEOUT")), ["tcp_resource_limit"]);
+    assert_ne!(aborted_orphan(&stack, None), ["tcp_resource_limit"]);
     let stack = ["tcp_send_active_reset", "tcp_disconnect", "__tcp_close"];
-    assert_ne!(given_up(&stack, None), ["tcp_resource_limit"]);
+    assert_ne!(aborted_orphan(&stack, None), ["tcp_resource_limit"]);
 }
 
-/// The server closed at this time after it had been idle; the client's data comes at NOW.
+/// The server closed at this time after the connection had been idle; the client's data comes at NOW.
 fn closed(ts: u64, idle_s: f64, by: Task, client_knew: bool) -> Vec<Incident> {
     let mut remains = server();
     (remains.state, remains.tw_substate) = (tcp_state::TIME_WAIT, 5);
@@ -193,7 +194,8 @@ fn data_that_crosses_the_close_of_an_idle_connection_is_a_race() {
 }
 
 #[test]
-fn data_after_the_close_is_no_race_when_it_was_busy_or_late_or_knowing_or_the_process_ended() {
+fn data_after_the_close_of_a_busy_connection_or_late_or_after_a_read_fin_or_an_exit_is_not_a_race()
+{
     let node = || task("node", 7);
     let killed = Task { exiting: true, exit_code: 9, ..node() };
     let just_before = NOW - 80 * MILLISECOND;
@@ -209,7 +211,7 @@ fn data_after_the_close_is_no_race_when_it_was_busy_or_late_or_knowing_or_the_pr
 }
 
 #[test]
-fn without_the_close_on_record_data_after_it_may_have_been_a_race() {
+fn data_after_a_close_that_is_not_on_record_is_only_correlated() {
     let mut remains = server();
     remains.dead = true;
     let mut answer = at_listener(data(CLIENT, SERVER));
@@ -219,8 +221,8 @@ fn without_the_close_on_record_data_after_it_may_have_been_a_race() {
     assert_eq!(incidents[0].confidence, Some(Confidence::Correlated));
 }
 
-/// A listener that last sent cookies then resets an acknowledgement by somebody it does not know.
-fn stray_ack(payload: u32, cookies_sent: Option<u64>) -> ResetSent {
+/// A listener that last sent cookies at `cookies_sent` resets an ACK without a connection.
+fn unmatched_ack(payload: u32, cookies_sent: Option<u64>) -> ResetSent {
     let mut trigger = data(CLIENT, SERVER);
     (trigger.flags, trigger.payload) = (tcp_flag::ACK, payload);
     let mut answer = at_listener(trigger);
@@ -231,9 +233,9 @@ fn stray_ack(payload: u32, cookies_sent: Option<u64>) -> ResetSent {
 }
 
 #[test]
-fn a_cookie_that_does_not_validate_is_told_as_correlated() {
+fn a_cookie_that_does_not_validate_is_correlated() {
     for payload in [0, 43] {
-        let answer = stray_ack(payload, Some(NOW - 100 * SECOND));
+        let answer = unmatched_ack(payload, Some(NOW - 100 * SECOND));
         let incidents = replay([sent(NOW, SERVER_NS, answer)]);
         assert_eq!(causes(&incidents), ["syncookie_failed"], "{payload} B");
         assert_eq!(incidents[0].confidence, Some(Confidence::Correlated));
@@ -241,15 +243,15 @@ fn a_cookie_that_does_not_validate_is_told_as_correlated() {
 }
 
 #[test]
-fn a_stray_packet_at_a_listener_that_checks_no_cookies_or_of_a_used_connection_is_none() {
+fn an_unmatched_packet_without_cookie_checks_or_of_a_used_connection_is_not_a_failed_cookie() {
     for cookies_sent in [None, Some(NOW - 130 * SECOND)] {
         let answered =
-            |payload| causes(&replay([sent(NOW, SERVER_NS, stray_ack(payload, cookies_sent))]));
+            |payload| causes(&replay([sent(NOW, SERVER_NS, unmatched_ack(payload, cookies_sent))]));
         assert_eq!(answered(0), ["unknown"]);
         assert_eq!(answered(43), ["wrong_backend"]);
     }
     // The listener had sent cookies to others.
-    let answer = stray_ack(43, Some(NOW - SECOND));
+    let answer = unmatched_ack(43, Some(NOW - SECOND));
     let used = socket(1, CLIENT, SERVER, 990 * SECOND);
     let incidents = replay([sent(NOW, SERVER_NS, answer), received(NOW + 1, CLIENT_NS, used)]);
     assert_eq!(causes(&incidents), ["wrong_backend"]);
@@ -278,28 +280,28 @@ fn a_connect_that_a_rule_answered_with_an_icmp_error_was_not_refused_by_a_closed
 }
 
 #[test]
-fn a_rule_that_answered_another_connection_explains_no_refused_connect() {
+fn a_rule_that_answered_another_connection_does_not_explain_a_refused_connect() {
     let rule = rule_reject(NOW - MILLISECOND, syn("10.0.0.2:41823", SERVER));
     assert_eq!(causes(&replay([rule, connect_failed(111)])), ["connection_refused"]);
-    // A rule alone breaks nothing that anybody here would notice.
+    // The drop by a rule alone is not an incident.
     assert!(replay([rule_reject(NOW, syn(CLIENT, SERVER))]).is_empty());
 }
 
 #[test]
-fn retries_that_a_rule_answered_with_icmp_errors_ran_out_because_of_the_rule() {
+fn retries_that_a_rule_answered_with_icmp_errors_are_exhausted_because_of_the_rule() {
     let mut client = socket(1, CLIENT, SERVER, 990 * SECOND);
     client.err_soft = 113;
     let gave_up = failed(NOW, CLIENT_NS, client.clone(), 113, &["tcp_write_timer"]);
     let rule = rule_reject(995 * SECOND, data(CLIENT, SERVER));
     assert_eq!(causes(&replay([rule, gave_up.clone()])), ["firewall_reject"]);
     assert_eq!(causes(&replay([gave_up.clone()])), ["retransmission_timeout"]);
-    // It has heard from its peer since: the rule was of another time.
+    // The client has received from its peer since: the earlier rule does not matter.
     let long_ago = rule_reject(900 * SECOND, data(CLIENT, SERVER));
     assert_eq!(causes(&replay([long_ago, gave_up])), ["retransmission_timeout"]);
 }
 
 #[test]
-fn what_the_peer_is_answered_after_a_timeout_is_not_the_timeouts_reset() {
+fn a_reset_that_answers_the_peer_after_a_timeout_is_not_the_reset_of_the_timeout() {
     let client = socket(1, CLIENT, SERVER, 990 * SECOND);
     let mut late = data(SERVER, CLIENT);
     (late.seq, late.ack) = (9000, 5000);
@@ -313,7 +315,7 @@ fn what_the_peer_is_answered_after_a_timeout_is_not_the_timeouts_reset() {
     assert_eq!((rst.direction, rst.origin, rst.reason.as_deref()), ("none", Some("none"), None));
 }
 
-/// How full the queue at SERVER is found.
+/// A reading of the accept queue at SERVER.
 fn queue(waiting: u32) -> Event {
     let queue = AcceptQueue { address: address(SERVER), waiting, allowed: 3, read: NOW };
     at(NOW, SERVER_NS, Body::AcceptQueue(Box::new(queue)))
@@ -329,14 +331,14 @@ fn a_connect_that_timed_out_at_a_full_queue_is_an_overflow_and_at_one_with_room_
 }
 
 #[test]
-fn a_connection_whose_server_has_spoken_was_accepted_before_its_queue_was_full() {
+fn a_connection_whose_server_has_sent_data_was_accepted_before_its_queue_was_full() {
     let client = socket(1, CLIENT, SERVER, 990 * SECOND);
     let gave_up = failed(NOW, CLIENT_NS, client, 110, &["tcp_write_timer"]);
     assert_eq!(causes(&replay([gave_up, queue(4)])), ["retransmission_timeout"]);
 }
 
 #[test]
-fn a_forgotten_handshake_at_a_full_queue_is_an_overflow_and_a_used_connection_is_not() {
+fn a_dropped_handshake_at_a_full_queue_is_an_overflow_and_a_used_connection_is_not() {
     let mut answer = at_listener(data(CLIENT, SERVER));
     if let Some(listener) = &mut answer.socket {
         (listener.ack_backlog, listener.max_ack_backlog) = (4, 3);
@@ -345,12 +347,12 @@ fn a_forgotten_handshake_at_a_full_queue_is_an_overflow_and_a_used_connection_is
         let client = socket(1, CLIENT, SERVER, 900 * SECOND);
         received(NOW + 1, CLIENT_NS, Socket { bytes_received, ..client })
     };
-    let told = |client| causes(&replay([sent(NOW, SERVER_NS, answer.clone()), client]));
-    assert_eq!(told(client(0)), ["listen_overflow"]);
-    assert_eq!(told(client(100)), ["wrong_backend"]);
+    let found = |client| causes(&replay([sent(NOW, SERVER_NS, answer.clone()), client]));
+    assert_eq!(found(client(0)), ["listen_overflow"]);
+    assert_eq!(found(client(100)), ["wrong_backend"]);
 }
 
-/// How CLIENT's or SERVER's socket ended: its process by this exit code, or alive.
+/// The end of CLIENT's or SERVER's socket: its process ended with this exit code, or lives.
 fn ended(exit_code: Option<u32>) -> SocketEnd {
     SocketEnd {
         ts: NOW - SECOND / 10,
@@ -387,9 +389,9 @@ fn no_idle_timeout_is_advised_where_the_process_had_ended() {
 }
 
 #[test]
-fn what_to_do_about_a_socket_that_is_gone_depends_on_whose_it_was() {
-    let advised = |stray: Packet, netns, exit_code| {
-        let mut answer = no_socket(stray);
+fn the_fix_for_a_closed_socket_depends_on_its_end_and_its_process() {
+    let advised = |packet: Packet, netns, exit_code| {
+        let mut answer = no_socket(packet);
         answer.end = Some(ended(exit_code));
         let incidents = replay([sent(NOW, netns, answer)]);
         assert_eq!(causes(&incidents), ["socket_gone"]);
@@ -401,14 +403,14 @@ fn what_to_do_about_a_socket_that_is_gone_depends_on_whose_it_was() {
 }
 
 #[test]
-fn the_error_that_a_reset_gives_is_told_before_the_socket_has_it() {
-    let told = |state, dead| {
+fn the_error_of_a_reset_is_known_before_the_socket_has_it() {
+    let errno = |state, dead| {
         let victim = Socket { state, dead, ..socket(1, CLIENT, SERVER, SECOND) };
         replay([received(2 * SECOND, CLIENT_NS, victim)]).remove(0).errno
     };
-    assert_eq!(told(tcp_state::ESTABLISHED, false), Some(ECONNRESET));
-    assert_eq!(told(tcp_state::CLOSE_WAIT, false), Some(EPIPE));
-    assert_eq!(told(tcp_state::SYN_SENT, false), Some(ECONNREFUSED));
-    assert_eq!(told(tcp_state::CLOSE, false), None, "tcp_reset does nothing");
-    assert_eq!(told(tcp_state::FIN_WAIT2, true), None, "nobody holds it");
+    assert_eq!(errno(tcp_state::ESTABLISHED, false), Some(ECONNRESET));
+    assert_eq!(errno(tcp_state::CLOSE_WAIT, false), Some(EPIPE));
+    assert_eq!(errno(tcp_state::SYN_SENT, false), Some(ECONNREFUSED));
+    assert_eq!(errno(tcp_state::CLOSE, false), None, "tcp_reset does nothing");
+    assert_eq!(errno(tcp_state::FIN_WAIT2, true), None, "no process holds it");
 }

@@ -1,4 +1,4 @@
-//! Rules that answer with an ICMP error: behind NAT, in mid-stream, or from a module that has just come.
+//! Rules that answer with an ICMP error: behind NAT, in mid-stream, or from a module that was just loaded.
 
 use rsttrace_core::{
     event::{Body, DropReason, Event, NatTuples, Packet, Session, Socket},
@@ -35,8 +35,8 @@ fn behind_nat(ts: u64, packet: Packet) -> Event {
     rule
 }
 
-/// CLIENT's connection, when it gives up: after three retransmissions, of which the first was due after
-/// 0.2 s, and each of the others after twice the wait before, 3 s in all.
+/// CLIENT's connection when it times out, after three retransmissions: the first came after 0.2 s, and each
+/// other after twice the wait before, 3 s in total.
 fn client(err_soft: u32) -> Socket {
     Socket { retransmits: 3, err_soft, ..socket(1, CLIENT, VIP, 990 * SECOND) }
 }
@@ -49,10 +49,10 @@ fn only(incidents: &[Incident]) -> &Incident {
 #[test]
 fn a_syn_rejected_behind_dnat_was_not_refused_by_a_closed_port() {
     let incidents = replay([behind_nat(NOW - MILLISECOND, syn(CLIENT, VIP)), refused(NOW)]);
-    let told = only(&incidents);
-    assert_eq!((told.cause.id, told.confidence), ("firewall_reject", Some(Confidence::Observed)));
-    assert_eq!(told.destination, address(VIP));
-    assert_eq!(told.destination_nat, Some(address(SERVER)));
+    let found = only(&incidents);
+    assert_eq!((found.cause.id, found.confidence), ("firewall_reject", Some(Confidence::Observed)));
+    assert_eq!(found.destination, address(VIP));
+    assert_eq!(found.destination_nat, Some(address(SERVER)));
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn an_answer_rejected_behind_dnat_belongs_to_the_connection_of_its_client() {
 }
 
 #[test]
-fn a_rule_that_came_while_a_dead_peer_was_waited_for_is_named_and_not_blamed() {
+fn a_rule_added_while_the_peer_did_not_answer_is_named_and_is_not_the_cause() {
     for (err, user_timeout_ms, cause) in
         [(110, 0, "retransmission_timeout"), (110, 3000, "user_timeout")]
     {
@@ -73,37 +73,37 @@ fn a_rule_that_came_while_a_dead_peer_was_waited_for_is_named_and_not_blamed() {
         let early = with_rule_since(NOW - 3 * SECOND);
         assert_eq!(causes(&early), ["firewall_reject"]);
         let late = with_rule_since(NOW - SECOND);
-        let told = only(&late);
-        assert_eq!(told.cause.id, cause);
-        assert_eq!(told.fixes[0].id, "change_the_rule");
+        let found = only(&late);
+        assert_eq!(found.cause.id, cause);
+        assert_eq!(found.fixes[0].id, "change_the_rule");
         let names_it =
             |it: &rsttrace_core::verdict::Finding| it.summary.contains("nftables reject rule");
-        assert!(told.evidence.iter().any(names_it), "{:?}", told.evidence);
+        assert!(found.evidence.iter().any(names_it), "{:?}", found.evidence);
     }
 }
 
 #[test]
-fn a_host_unreachable_makes_the_waits_short_and_the_rule_is_blamed_all_the_same() {
+fn a_rule_is_the_cause_also_when_a_host_unreachable_error_shortens_the_waits() {
     let gave_up = failed(NOW, CLIENT_NS, client(113), 113, &["tcp_write_timer"]);
     let rule = rule_reject(NOW - SECOND, data(CLIENT, VIP));
     assert_eq!(causes(&replay([rule, gave_up])), ["firewall_reject"]);
 }
 
 #[test]
-fn a_rule_that_also_rejects_what_the_dead_end_answers_is_blamed_all_the_same() {
+fn a_rule_is_the_cause_also_when_it_rejects_later_answers_of_the_failed_end() {
     let late_answer = Packet { flags: 4, payload: 0, ..data(CLIENT, VIP) };
-    let told = replay([
+    let found = replay([
         behind_nat(NOW - 3 * SECOND, data(CLIENT, VIP)),
         failed(NOW, CLIENT_NS, client(111), 111, &["tcp_write_timer"]),
         behind_nat(NOW + SECOND / 10, late_answer),
     ]);
-    assert_eq!(only(&told).cause.id, "firewall_reject");
-    assert!(told[0].evidence.iter().any(|it| it.summary.contains("3.0 s earlier")));
-    assert_eq!(told[0].destination_nat, Some(address(SERVER)));
+    assert_eq!(only(&found).cause.id, "firewall_reject");
+    assert!(found[0].evidence.iter().any(|it| it.summary.contains("3.0 s earlier")));
+    assert_eq!(found[0].destination_nat, Some(address(SERVER)));
 }
 
-/// The tracer's coverage once nf_reject_ipv4 is there, hooked or on its way to it.
-fn module_came(ts: u64, hooked: bool) -> Event {
+/// The tracer's coverage after nf_reject_ipv4 was loaded: hooked, or attaching.
+fn module_loaded(ts: u64, hooked: bool) -> Event {
     let Event { netns, body: Body::Session(base), .. } = session(ts) else {
         unreachable!("the literal is a session");
     };
@@ -119,13 +119,16 @@ fn module_came(ts: u64, hooked: bool) -> Event {
 }
 
 #[test]
-fn a_connect_refused_while_a_firewalls_module_comes_is_not_benign() {
-    let coming = module_came(NOW + MILLISECOND, false);
-    let told = replay([refused(NOW), coming.clone()]);
-    assert_eq!(causes(&told), ["unknown"]);
-    assert!(only(&told).why.contains("firewall module"), "{}", told[0].why);
-    let hooked = module_came(NOW + 2 * MILLISECOND, true);
-    assert_eq!(causes(&replay([refused(NOW), coming.clone(), hooked.clone()])), ["unknown"]);
+fn a_connect_refused_while_a_firewall_module_is_loaded_is_not_benign() {
+    let attaching_event = module_loaded(NOW + MILLISECOND, false);
+    let found = replay([refused(NOW), attaching_event.clone()]);
+    assert_eq!(causes(&found), ["unknown"]);
+    assert!(only(&found).why.contains("firewall module"), "{}", found[0].why);
+    let hooked = module_loaded(NOW + 2 * MILLISECOND, true);
+    assert_eq!(
+        causes(&replay([refused(NOW), attaching_event.clone(), hooked.clone()])),
+        ["unknown"]
+    );
     let later = refused(NOW + SECOND);
-    assert_eq!(causes(&replay([coming, hooked, later])), ["connection_refused"]);
+    assert_eq!(causes(&replay([attaching_event, hooked, later])), ["connection_refused"]);
 }

@@ -1,4 +1,4 @@
-//! IPVS: services without a server, servers taken out, entries lost, and what looks like it.
+//! IPVS: services without a server, removed servers, lost entries, and similar streams with other causes.
 
 use rsttrace_core::{
     correlator::Correlator,
@@ -50,7 +50,7 @@ fn service(ts: Nanos, servers: &[(&str, u32)]) -> Event {
 }
 
 #[test]
-fn a_service_without_a_server_is_no_closed_port() {
+fn a_service_without_a_server_is_not_a_closed_port() {
     let incidents = replay([
         no_server_drop(10 * SECOND, syn()),
         service(10 * SECOND, &[]),
@@ -78,7 +78,7 @@ fn servers_of_weight_zero_are_counted() {
 }
 
 #[test]
-fn a_remote_clients_refused_connect_is_told_once_whatever_its_retries() {
+fn a_refused_connect_of_a_remote_client_is_reported_once_despite_its_retries() {
     let mut events: Vec<Event> =
         [10, 11, 13, 17].map(|second| no_server_drop(second * SECOND, syn())).into();
     let next_attempt = Packet { seq: 7_000_000, ..syn() };
@@ -90,7 +90,7 @@ fn a_remote_clients_refused_connect_is_told_once_whatever_its_retries() {
 }
 
 #[test]
-fn a_connect_whose_refusals_were_withheld_follows_its_dropped_syn() {
+fn the_timeout_of_a_connect_without_a_refusal_follows_its_dropped_syn() {
     let incidents = replay([
         no_server_drop(10 * SECOND, syn()),
         no_server_drop(11 * SECOND, syn()),
@@ -100,7 +100,7 @@ fn a_connect_whose_refusals_were_withheld_follows_its_dropped_syn() {
 }
 
 #[test]
-fn a_server_that_refuses_is_no_missing_server() {
+fn a_server_that_refuses_is_not_a_missing_server() {
     let mut refusal = received(10 * SECOND + 1, CLIENT_NS, connecting());
     if let Body::ResetReceived(it) = &mut refusal.body {
         let packet = Packet { flags: 4 | tcp_flag::ACK, ack: 5001, ..data(VIP, CLIENT) };
@@ -130,7 +130,7 @@ fn a_refusal_whose_packet_was_not_readable_is_one_incident_behind_nat() {
 }
 
 #[test]
-fn an_old_refusal_of_the_same_ports_explains_no_later_timeout() {
+fn an_old_refusal_of_the_same_ports_does_not_explain_a_later_timeout() {
     let mut later = connecting();
     (later.snd_una, later.snd_nxt) = (90_000_000, 90_000_001);
     let incidents = replay([
@@ -140,7 +140,7 @@ fn an_old_refusal_of_the_same_ports_explains_no_later_timeout() {
     assert_eq!(causes(&incidents), ["no_backend", "retransmission_timeout"]);
 }
 
-/// CLIENT heard last at 100 s, retransmits `retransmits` times and gives up.
+/// CLIENT last received at 100 s, retransmits `retransmits` times and times out.
 fn gave_up(ts: Nanos, retransmits: u8) -> Event {
     let mut client = socket(1, CLIENT, VIP, 100 * SECOND);
     client.retransmits = retransmits;
@@ -148,7 +148,7 @@ fn gave_up(ts: Nanos, retransmits: u8) -> Event {
 }
 
 #[test]
-fn a_silent_drop_for_a_removed_server_is_told_with_who_removed_it() {
+fn a_drop_without_an_answer_for_a_removed_server_shows_which_process_removed_it() {
     let incidents =
         replay([server_removed(200 * SECOND), gave_up(300 * SECOND, 5), ipvs_orphan(300 * SECOND)]);
     assert_eq!(causes(&incidents), ["ipvs_server_removed"]);
@@ -162,14 +162,14 @@ fn a_silent_drop_for_a_removed_server_is_told_with_who_removed_it() {
 }
 
 #[test]
-fn an_entry_found_without_its_server_is_inferred_while_nobody_knows_when_it_was_removed() {
+fn an_entry_without_its_server_is_inferred_when_the_removal_is_not_on_record() {
     let incidents = replay([gave_up(300 * SECOND, 5), ipvs_orphan(300 * SECOND)]);
     assert_eq!(causes(&incidents), ["ipvs_server_removed"]);
     assert_eq!(incidents[0].confidence, Some(Confidence::Inferred));
 }
 
 #[test]
-fn packets_dropped_for_a_removed_server_between_two_ends_elsewhere_are_told_once() {
+fn packets_dropped_for_a_removed_server_between_two_remote_ends_are_reported_once() {
     let dropped = |ts| no_destination_drop(ts, data(CLIENT, VIP));
     let found = 202 * SECOND;
     let incidents = replay([
@@ -191,11 +191,11 @@ fn packets_dropped_for_a_removed_server_between_two_ends_elsewhere_are_told_once
 }
 
 #[test]
-fn a_packet_dropped_at_a_service_that_lost_another_server_is_nobodys_incident() {
+fn a_packet_dropped_at_a_service_that_lost_another_server_is_not_an_incident() {
     let dropped = no_destination_drop(202 * SECOND, data(CLIENT, VIP));
     let removed = server_removed(200 * SECOND);
     assert!(replay([removed.clone(), dropped.clone()]).is_empty());
-    // Nor does it explain a reset.
+    // The drop does not explain a reset either.
     let reset = || article().into_iter().skip(1);
     let dropped = no_destination_drop(1000 * SECOND - 1, data(CLIENT, VIP));
     let with_drop = replay([removed, dropped].into_iter().chain(reset()));
@@ -203,7 +203,7 @@ fn a_packet_dropped_at_a_service_that_lost_another_server_is_nobodys_incident() 
 }
 
 #[test]
-fn who_clears_the_whole_table_lost_the_entries_and_who_deletes_one_service_removed_its_servers() {
+fn clearing_the_table_drops_the_entries_and_deleting_a_service_removes_its_servers() {
     let flush =
         ["__ip_vs_del_dest", "ip_vs_unlink_service", "ip_vs_flush.isra.0", "ip_vs_genl_set_cmd"];
     let service = ["__ip_vs_del_dest", "__ip_vs_del_service", "ip_vs_del_service"];
@@ -234,38 +234,38 @@ fn who_clears_the_whole_table_lost_the_entries_and_who_deletes_one_service_remov
 }
 
 #[test]
-fn an_answer_that_came_too_late_for_one_retry_tells_the_next() {
+fn an_entry_that_arrived_too_late_for_one_retry_explains_the_next() {
     let mut correlator = Correlator::new();
     correlator.push(session(0));
     correlator.push(server_removed(200 * SECOND));
     correlator.push(no_destination_drop(202 * SECOND, data(CLIENT, VIP)));
     assert!(correlator.tick(203 * SECOND).is_empty());
-    // It carries the time of the packet that it was asked for.
+    // The entry has the time of the packet that it was read for.
     correlator.push(ipvs_orphan(202 * SECOND));
     correlator.push(no_destination_drop(204 * SECOND, data(CLIENT, VIP)));
     assert_eq!(causes(&correlator.finish()), ["ipvs_server_removed"]);
 }
 
 #[test]
-fn without_any_service_the_stack_answers_and_who_took_the_last_one_is_named() {
+fn without_a_service_the_stack_answers_and_the_removal_of_the_last_service_is_named() {
     let reset = || article().into_iter().skip(1);
-    let told = |functions: &[&str], ts| {
+    let with_removal = |functions: &[&str], ts| {
         replay(std::iter::once(server_removed_by(ts, functions)).chain(reset()))
     };
     let flush = ["__ip_vs_del_dest", "ip_vs_unlink_service", "ip_vs_flush"];
     let service = ["__ip_vs_del_dest", "ip_vs_unlink_service", "do_ip_vs_set_ctl"];
-    let cleared = told(&flush, 500 * SECOND);
+    let cleared = with_removal(&flush, 500 * SECOND);
     assert_eq!(causes(&cleared), ["ipvs_entry_dropped"]);
     assert_eq!(cleared[0].confidence, Some(Confidence::Correlated));
-    assert_eq!(causes(&told(&service, 500 * SECOND)), ["ipvs_server_removed"]);
-    // It has heard from its peer since, or the service still has other servers.
-    assert_ne!(causes(&told(&flush, 10 * SECOND)), ["ipvs_entry_dropped"]);
-    let one = told(&["__ip_vs_del_dest", "ip_vs_del_dest"], 500 * SECOND);
+    assert_eq!(causes(&with_removal(&service, 500 * SECOND)), ["ipvs_server_removed"]);
+    // The client has received from its peer since, or the service still has other servers.
+    assert_ne!(causes(&with_removal(&flush, 10 * SECOND)), ["ipvs_entry_dropped"]);
+    let one = with_removal(&["__ip_vs_del_dest", "ip_vs_del_dest"], 500 * SECOND);
     assert_ne!(causes(&one), ["ipvs_server_removed"]);
 }
 
 #[test]
-fn keepalive_that_runs_out_at_a_removed_server_is_the_removals_doing() {
+fn keepalive_that_fails_at_a_removed_server_is_caused_by_the_removal() {
     let mut client = socket(1, CLIENT, VIP, 100 * SECOND);
     (client.keepalive.enabled, client.probes_out) = (true, 9);
     let incidents = replay([
@@ -277,21 +277,21 @@ fn keepalive_that_runs_out_at_a_removed_server_is_the_removals_doing() {
 }
 
 #[test]
-fn a_server_removed_because_it_was_silent_is_not_the_root() {
-    // Six waits of 0.2 s and more: nobody answered for 12 s before.
+fn a_server_removed_because_it_did_not_answer_is_not_the_cause() {
+    // Six waits of 0.2 s and more: the server had not answered for 12 s.
     let incidents =
         replay([server_removed(295 * SECOND), gave_up(300 * SECOND, 5), ipvs_orphan(300 * SECOND)]);
     assert_eq!(causes(&incidents), ["retransmission_timeout"]);
 }
 
 #[test]
-fn a_removal_without_an_entry_of_the_connection_explains_no_timeout() {
+fn a_removal_without_an_entry_of_the_connection_does_not_explain_a_timeout() {
     let incidents = replay([server_removed(200 * SECOND), gave_up(300 * SECOND, 5)]);
     assert_eq!(causes(&incidents), ["retransmission_timeout"]);
 }
 
 #[test]
-fn an_entry_found_for_an_earlier_timeout_explains_no_later_one() {
+fn an_entry_found_for_an_earlier_timeout_does_not_explain_a_later_one() {
     let mut later = socket(8, CLIENT, VIP, 2000 * SECOND);
     (later.snd_una, later.snd_nxt, later.rcv_nxt) = (90_000_000, 90_000_100, 70_000_000);
     let incidents = replay([
@@ -302,16 +302,16 @@ fn an_entry_found_for_an_earlier_timeout_explains_no_later_one() {
     assert_eq!(causes(&incidents), ["ipvs_server_removed", "retransmission_timeout"]);
 }
 
-/// The article's incident, its entry without a server when it ran out.
-fn ran_out_without_server() -> Vec<Event> {
+/// The incident of the article, where the entry had no server when it expired.
+fn expired_without_server() -> Vec<Event> {
     let mut events = article();
     events[0] = ipvs_ended(930 * SECOND, IpvsEnd { server_gone: true, ..ipvs_end(900.0) });
     events
 }
 
 #[test]
-fn an_entry_that_ran_out_after_its_server_was_removed_did_not_expire_for_idleness() {
-    let mut events = ran_out_without_server();
+fn an_entry_that_expired_after_its_server_was_removed_is_not_an_idle_expiry() {
+    let mut events = expired_without_server();
     let incidents = replay(events.clone());
     assert_eq!(causes(&incidents), ["ipvs_server_removed"]);
     assert_eq!(incidents[0].confidence, Some(Confidence::Correlated));
@@ -322,13 +322,13 @@ fn an_entry_that_ran_out_after_its_server_was_removed_did_not_expire_for_idlenes
 }
 
 #[test]
-fn a_server_that_was_added_again_explains_no_expiry() {
+fn the_removal_of_a_server_that_was_added_again_does_not_explain_an_expiry() {
     let mut events = article();
     events.insert(0, server_removed(500 * SECOND));
     assert_eq!(causes(&replay(events)), ["ipvs_idle_expired"]);
 }
 
-/// The article's incident, its entry ended below these functions.
+/// The incident of the article, where the entry ended below these functions.
 fn ended_below(functions: &[&str]) -> Vec<Event> {
     let mut events = article();
     let end = IpvsEnd { stack: stack(functions), ..ipvs_end(900.0) };
@@ -349,7 +349,7 @@ fn the_drop_entry_defence_is_named_and_can_be_switched_off() {
 }
 
 #[test]
-fn a_flush_is_named_even_though_it_takes_the_servers_first() {
+fn a_flush_is_named_even_though_it_removes_the_servers_first() {
     let flush = ["ip_vs_conn_expire", "ip_vs_conn_net_cleanup", "__ip_vs_cleanup_batch"];
     for (caller, says) in [
         ("cleanup_net", "its network namespace ended"),
@@ -366,7 +366,7 @@ fn a_flush_is_named_even_though_it_takes_the_servers_first() {
     }
 }
 
-/// The stack of a director resets a mid-stream packet; nothing of it is on record.
+/// The TCP stack of a director resets a mid-stream packet of a connection that is not on record.
 fn without_an_entry(idle_s: u64, end: Option<SocketEnd>) -> Vec<Event> {
     let broke = 1000 * SECOND;
     vec![
@@ -377,7 +377,7 @@ fn without_an_entry(idle_s: u64, end: Option<SocketEnd>) -> Vec<Event> {
 }
 
 #[test]
-fn a_director_that_never_had_the_entry_is_inferred_with_a_test_that_proves_it() {
+fn a_director_that_never_had_the_entry_is_inferred_with_a_test_that_confirms_it() {
     let incidents = replay(without_an_entry(20, None));
     assert_eq!(causes(&incidents), ["ipvs_entry_dropped"]);
     assert_eq!(incidents[0].confidence, Some(Confidence::Inferred));
@@ -385,7 +385,7 @@ fn a_director_that_never_had_the_entry_is_inferred_with_a_test_that_proves_it() 
 }
 
 #[test]
-fn a_server_on_the_director_itself_is_no_fail_over() {
+fn a_server_on_the_director_itself_is_not_a_failover() {
     let end = SocketEnd {
         ts: 990 * SECOND,
         task: task("mysqld", 7),
@@ -398,7 +398,7 @@ fn a_server_on_the_director_itself_is_no_fail_over() {
 }
 
 #[test]
-fn a_stray_ack_to_a_service_is_no_fail_over() {
+fn an_unmatched_ack_to_a_service_is_not_a_failover() {
     let ack = Packet { payload: 0, flags: tcp_flag::ACK, ..data(CLIENT, VIP) };
     let incidents = replay([
         sent(1000 * SECOND, NODE_NS, no_socket(ack)),
@@ -418,7 +418,7 @@ fn a_connect_that_timed_out_at_a_full_ipvs_table_names_it_and_what_to_raise() {
         }
         state
     };
-    let told = |failure: Event, conns| {
+    let names_conn_max = |failure: Event, conns| {
         let incidents = replay([failure, table_of(conns)]);
         assert_eq!(causes(&incidents), ["retransmission_timeout"]);
         let names_it = incidents[0].evidence.iter().any(|it| it.summary.contains("conn_max"));
@@ -426,7 +426,7 @@ fn a_connect_that_timed_out_at_a_full_ipvs_table_names_it_and_what_to_raise() {
         names_it
     };
     let connect = || failed(300 * SECOND, CLIENT_NS, connecting(), 110, &["tcp_retransmit_timer"]);
-    assert!(told(connect(), 2));
-    assert!(!told(connect(), 1), "there is room");
-    assert!(!told(gave_up(300 * SECOND, 5), 2), "it had been let in");
+    assert!(names_conn_max(connect(), 2));
+    assert!(!names_conn_max(connect(), 1), "there is room");
+    assert!(!names_conn_max(gave_up(300 * SECOND, 5), 2), "it had been let in");
 }

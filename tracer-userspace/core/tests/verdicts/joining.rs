@@ -1,3 +1,5 @@
+//! Records of one connection from both ends: one incident, its repeats, and records of other connections.
+
 use rsttrace_core::{
     correlator::Correlator,
     event::{Body, Event},
@@ -43,7 +45,7 @@ fn the_order_in_which_both_ends_report_does_not_matter() {
 }
 
 #[test]
-fn a_victim_that_heard_from_its_peer_after_the_expiry_does_not_blame_it() {
+fn an_expiry_is_not_the_cause_when_the_victim_received_from_its_peer_after_it() {
     let mut events = article();
     let alive = socket(1, CLIENT, VIP, 940 * SECOND);
     events[2] = received(1000 * SECOND, CLIENT_NS, alive);
@@ -52,7 +54,7 @@ fn a_victim_that_heard_from_its_peer_after_the_expiry_does_not_blame_it() {
 }
 
 #[test]
-fn a_living_sockets_abort_is_not_explained_by_a_remembered_expiry() {
+fn the_abort_of_an_open_socket_is_not_explained_by_an_earlier_expiry() {
     let mut server = socket(5, SERVER, CLIENT, 990 * SECOND);
     server.unread = 5;
     let victim = socket(1, CLIENT, VIP, 27 * SECOND);
@@ -69,7 +71,7 @@ fn a_living_sockets_abort_is_not_explained_by_a_remembered_expiry() {
 }
 
 #[test]
-fn a_reset_that_answers_a_syn_never_blames_a_lost_entry() {
+fn a_reset_that_answers_a_syn_is_never_caused_by_a_lost_entry() {
     let mut syn = data(CLIENT, VIP);
     syn.flags = tcp_flag::SYN;
     syn.payload = 0;
@@ -90,17 +92,17 @@ fn the_event_id_does_not_depend_on_the_verdict() {
 
 #[test]
 fn the_other_end_of_a_deleted_nat_entry_follows_minutes_later() {
-    // The server speaks first: its segment reaches the client without being translated back.
+    // The server sends first: its segment reaches the client untranslated.
     let server = socket(2, SERVER, CLIENT, 10 * SECOND);
-    let mut stray = data(SERVER, CLIENT);
-    (stray.seq, stray.ack) = (9000, 5000);
-    let mut hurt = server.clone();
-    (hurt.snd_nxt, hurt.rcv_nxt) = (9043, 5000);
+    let mut segment = data(SERVER, CLIENT);
+    (segment.seq, segment.ack) = (9000, 5000);
+    let mut victim = server.clone();
+    (victim.snd_nxt, victim.rcv_nxt) = (9043, 5000);
     let late = 400 * SECOND;
     let incidents = replay([
         conntrack_ended(100 * SECOND, conntrack_end(500 * SECOND, 4711)),
-        sent(101 * SECOND, CLIENT_NS, no_socket(stray)),
-        received(101 * SECOND + 1, SERVER_NS, hurt),
+        sent(101 * SECOND, CLIENT_NS, no_socket(segment)),
+        received(101 * SECOND + 1, SERVER_NS, victim),
         sent(late, SERVER_NS, at_listener(data(CLIENT, SERVER))),
         received(late + 1, CLIENT_NS, socket(1, CLIENT, VIP, 10 * SECOND)),
     ]);
@@ -113,11 +115,11 @@ fn the_other_end_of_a_deleted_nat_entry_follows_minutes_later() {
 fn both_ends_of_a_balanced_connection_that_fail_together_are_one_incident() {
     let mut events = article();
     let broke = 1000 * SECOND;
-    let mut stray = data(SERVER, CLIENT);
-    (stray.seq, stray.ack) = (9000, 5000);
+    let mut segment = data(SERVER, CLIENT);
+    (segment.seq, segment.ack) = (9000, 5000);
     let mut server = socket(2, SERVER, CLIENT, 27 * SECOND);
     (server.snd_nxt, server.rcv_nxt) = (9043, 5000);
-    events.push(sent(broke + 1_000_000, CLIENT_NS, no_socket(stray)));
+    events.push(sent(broke + 1_000_000, CLIENT_NS, no_socket(segment)));
     events.push(received(broke + 1_100_000, SERVER_NS, server));
     let incidents = replay(events);
     assert_eq!(causes(&incidents), ["ipvs_idle_expired"]);
@@ -125,7 +127,7 @@ fn both_ends_of_a_balanced_connection_that_fail_together_are_one_incident() {
 }
 
 #[test]
-fn resets_that_answer_retries_add_nothing() {
+fn resets_that_answer_retries_are_not_further_incidents() {
     let retry = |ts| sent(ts, NODE_NS, no_socket(data(CLIENT, VIP)));
     let mut events = article();
     events.extend((1001..1010).map(|second| retry(second * SECOND)));
@@ -135,15 +137,15 @@ fn resets_that_answer_retries_add_nothing() {
 #[test]
 fn equal_tuples_in_other_namespaces_are_other_connections() {
     let mut events = article();
-    let mut stranger = socket(7, CLIENT, VIP, 999 * SECOND);
-    (stranger.snd_nxt, stranger.rcv_nxt) = (1_500_000_000, 2_500_000_000);
-    events.push(received(1000 * SECOND + 100_000, 99, stranger));
+    let mut other = socket(7, CLIENT, VIP, 999 * SECOND);
+    (other.snd_nxt, other.rcv_nxt) = (1_500_000_000, 2_500_000_000);
+    events.push(received(1000 * SECOND + 100_000, 99, other));
     let incidents = replay(events);
     assert_eq!(causes(&incidents), ["ipvs_idle_expired", "peer_state_lost"]);
 }
 
 #[test]
-fn a_tuple_used_again_at_once_is_another_connection() {
+fn a_tuple_reused_at_once_is_another_connection() {
     // 50 ms later both initial sequence numbers have moved on by 780 000.
     let later = 1000 * SECOND + 50_000_000;
     let moved = 780_000;
@@ -187,7 +189,7 @@ fn a_packet_dropped_by_a_full_table_opens_and_its_timeout_follows() {
     assert_eq!(incidents[0].source, address(CLIENT));
 }
 
-/// The node's state: VIP is an IPVS service with this timeout.
+/// The state of the node: VIP is an IPVS service with this timeout.
 fn service(timeout_s: u32) -> Event {
     let destinations =
         vec![IpvsDestination { ip: address(SERVER).ip(), port: 3306, weight: 1, forward: 0 }];
@@ -208,7 +210,7 @@ fn service(timeout_s: u32) -> Event {
     at(1000 * SECOND, NODE_NS, Body::Netns(Box::new(state)))
 }
 
-/// The article's incident, with tracing begun at `started` and the expiry not on record.
+/// The incident of the article, where tracing began at `started` and the expiry is not on record.
 fn unseen_expiry(started: Nanos, idle_s: u64) -> Vec<Incident> {
     let mut correlator = Correlator::new();
     correlator.push(session(started));
@@ -220,7 +222,7 @@ fn unseen_expiry(started: Nanos, idle_s: u64) -> Vec<Incident> {
 }
 
 #[test]
-fn an_expiry_before_tracing_began_is_inferred_with_a_test_that_proves_it() {
+fn an_expiry_before_tracing_began_is_inferred_with_a_test_that_confirms_it() {
     let incidents = unseen_expiry(980 * SECOND, 973);
     assert_eq!(causes(&incidents), ["ipvs_idle_expired"]);
     assert_eq!(incidents[0].confidence, Some(Confidence::Inferred));
@@ -232,11 +234,11 @@ fn an_expiry_that_would_have_been_seen_is_not_inferred() {
     let incidents = unseen_expiry(100 * SECOND, 880);
     assert_ne!(causes(&incidents), ["ipvs_idle_expired"], "idle for less than the limit");
     let incidents = unseen_expiry(20 * SECOND, 950);
-    assert_ne!(causes(&incidents), ["ipvs_idle_expired"], "the expiry fell into the watched time");
+    assert_ne!(causes(&incidents), ["ipvs_idle_expired"], "the expiry came after tracing began");
 }
 
 #[test]
-fn a_conntrack_entry_that_ipvs_took_along_is_ipvs_own_doing() {
+fn a_conntrack_entry_that_ipvs_deleted_with_its_own_is_an_ipvs_loss() {
     let mut events = article();
     let mut taken = conntrack_end(2000 * SECOND, 0);
     taken.stack = rsttrace_core::testing::stack(&["nf_ct_delete", "ip_vs_conn_drop_conntrack"]);
@@ -245,7 +247,7 @@ fn a_conntrack_entry_that_ipvs_took_along_is_ipvs_own_doing() {
 }
 
 #[test]
-fn the_closers_own_error_after_linger_zero_makes_no_second_victim() {
+fn the_error_of_the_closing_socket_after_linger_zero_is_not_a_second_victim() {
     let mut closer = socket(5, SERVER, CLIENT, 990 * SECOND);
     (closer.snd_nxt, closer.rcv_nxt, closer.linger_zero) = (9000, 5000, true);
     let mut own_error = closer.clone();
@@ -263,11 +265,70 @@ fn the_closers_own_error_after_linger_zero_makes_no_second_victim() {
 }
 
 #[test]
-fn a_killed_owner_is_told_from_one_that_closed() {
+fn a_killed_owner_is_distinguished_from_one_that_closed() {
     let mut server = socket(5, SERVER, CLIENT, 990 * SECOND);
     (server.snd_nxt, server.rcv_nxt, server.unread) = (9000, 5000, 12);
     let mut abort = active(server, &["__tcp_close"], "TCP_ABORT_ON_CLOSE");
     abort.task = rsttrace_core::event::Task { exiting: true, exit_code: 9, ..task("mysqld", 3) };
     let incidents = replay([sent(SECOND, SERVER_NS, abort)]);
     assert_eq!(causes(&incidents), ["process_killed"]);
+}
+
+#[test]
+fn a_repeated_inference_keeps_its_test() {
+    let mut c = Correlator::new();
+    c.push(session(980 * SECOND));
+    c.push(sent(1000 * SECOND, NODE_NS, no_socket(data(CLIENT, VIP))));
+    c.push(service(900));
+    c.push(received(1000 * SECOND + 1, CLIENT_NS, socket(1, CLIENT, VIP, 27 * SECOND)));
+    let mut all = c.tick(1001 * SECOND);
+    // IPVS direct routing: the server has the same tuple.
+    let mut srv = socket(2, VIP, CLIENT, 27 * SECOND);
+    (srv.snd_una, srv.snd_nxt, srv.rcv_nxt) = (9000, 9000, 5000);
+    c.push(failed(3000 * SECOND, SERVER_NS, srv, 110, &["tcp_keepalive_timer"]));
+    all.extend(c.finish());
+    assert_eq!(causes(&all), ["ipvs_idle_expired", "+ipvs_idle_expired"]);
+    assert_eq!(all[1].confidence, Some(Confidence::Inferred));
+    assert!(
+        all[1].prove.is_some(),
+        "an inferred verdict needs a test; evidence kinds {:?}",
+        all[1].evidence.iter().map(|f| f.kind).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_repeat_does_not_take_the_test_of_another_cause() {
+    let server = socket(2, SERVER, CLIENT, 10 * SECOND);
+    let mut segment = data(SERVER, CLIENT);
+    (segment.seq, segment.ack) = (9000, 5000);
+    let mut victim = server.clone();
+    (victim.snd_nxt, victim.rcv_nxt) = (9043, 5000);
+    let late = 400 * SECOND;
+    let i = replay([
+        conntrack_ended(100 * SECOND, conntrack_end(500 * SECOND, 4711)),
+        sent(101 * SECOND, CLIENT_NS, no_socket(segment)),
+        received(101 * SECOND + 1, SERVER_NS, victim),
+        // The client received an answer on the open socket at 150 s (keepalive through a new
+        // entry), so the loss no longer fits.
+        sent(late, SERVER_NS, at_listener(data(CLIENT, SERVER))),
+        received(late + 1, CLIENT_NS, socket(1, CLIENT, VIP, 150 * SECOND)),
+    ]);
+    assert!(i[1].prove.is_none());
+}
+
+#[test]
+fn both_ends_that_time_out_behind_nat_are_one_incident() {
+    let mut srv = socket(2, SERVER, CLIENT, 10 * SECOND);
+    (srv.snd_una, srv.snd_nxt, srv.rcv_nxt) = (9000, 9000, 5000);
+    let i = replay([
+        failed(
+            100 * SECOND,
+            CLIENT_NS,
+            socket(1, CLIENT, VIP, 10 * SECOND),
+            110,
+            &["tcp_keepalive_timer"],
+        ),
+        failed(105 * SECOND, SERVER_NS, srv, 110, &["tcp_keepalive_timer"]),
+    ]);
+    assert_eq!(causes(&i), ["keepalive_exhausted", "+keepalive_exhausted"]);
 }

@@ -1,10 +1,12 @@
-//! Streams of events, each with the verdict that it must lead to.
+//! Streams of events, each with its expected verdict.
 
 mod abort_reasons;
 mod application;
 mod firewall_reject;
+mod handshakes;
 mod ipvs;
 mod joining;
+mod lost_entries;
 mod middlebox;
 mod nat;
 mod never_blamed;

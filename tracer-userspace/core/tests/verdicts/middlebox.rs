@@ -1,4 +1,4 @@
-//! Limits of devices elsewhere, measured by what breaks and what survives.
+//! Idle limits of devices elsewhere, measured by the connections that break and that survive.
 
 use rsttrace_core::{
     event::{Body, Event},
@@ -24,7 +24,7 @@ fn survives(second: u64, idle_s: f64) -> Event {
 }
 
 #[test]
-fn the_second_independent_break_names_the_limit_and_a_keepalive_below_what_survived() {
+fn the_second_independent_break_shows_the_limit_and_a_keepalive_below_the_survived_idle_time() {
     let incidents = replay([breaks(500, 351), survives(900, 348.0), breaks(1000, 352)]);
     assert_eq!(causes(&incidents), ["peer_state_lost", "middlebox_idle_timeout"]);
     let measured = &incidents[1];
@@ -35,7 +35,7 @@ fn the_second_independent_break_names_the_limit_and_a_keepalive_below_what_survi
 }
 
 #[test]
-fn breaks_of_one_moment_or_below_a_survivor_measure_nothing() {
+fn breaks_at_one_time_or_below_a_survived_idle_time_do_not_measure_a_limit() {
     let restart = replay([survives(400, 100.0), breaks(500, 351), breaks(501, 352)]);
     assert_eq!(causes(&restart), ["peer_state_lost", "peer_state_lost"]);
     let refuted = replay([breaks(500, 351), survives(900, 400.0), breaks(1000, 352)]);
@@ -44,7 +44,7 @@ fn breaks_of_one_moment_or_below_a_survivor_measure_nothing() {
 }
 
 #[test]
-fn a_break_that_this_host_explains_is_no_sample() {
+fn a_break_that_this_host_explains_is_not_a_sample() {
     let explained = |second: u64| {
         let mut end = ipvs_end(900.0);
         end.virtual_flow.src.set_port(40_000 + u16::try_from(second).unwrap_or(0));

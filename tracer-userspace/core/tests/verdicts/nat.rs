@@ -1,4 +1,4 @@
-//! Translated connections: what conntrack did to them, and what only looks like it.
+//! Translated connections: what conntrack did to them, and similar streams with other causes.
 
 use rsttrace_core::{
     correlator::Correlator,
@@ -13,25 +13,26 @@ use rsttrace_core::{
 };
 use rsttrace_model::tcp_flag;
 
-/// A segment of the server far outside the window, and the socket that sent it.
-fn stray() -> Packet {
+/// A segment of the server far outside the window.
+fn untranslated() -> Packet {
     Packet { seq: 9000 + (1 << 30), ack: 5000, ..data(SERVER, CLIENT) }
 }
 
-fn reset_of_the_stray() -> Vec<Event> {
+/// The client's host resets that segment, and the socket that sent the segment fails.
+fn reset_of_untranslated() -> Vec<Event> {
     let mut server = socket(2, SERVER, CLIENT, 99 * SECOND);
     (server.snd_una, server.snd_nxt, server.rcv_nxt) = (9000, 9000, 5000);
     vec![
-        sent(100 * SECOND + 1, CLIENT_NS, no_socket(stray())),
+        sent(100 * SECOND + 1, CLIENT_NS, no_socket(untranslated())),
         received(100 * SECOND + 2, SERVER_NS, server.clone()),
         failed(100 * SECOND + 3, SERVER_NS, server, 104, &["tcp_reset"]),
     ]
 }
 
 #[test]
-fn a_packet_judged_invalid_explains_the_reset_that_answers_it_and_both_tuples() {
-    let mut events = vec![judged_invalid(100 * SECOND, stray())];
-    events.extend(reset_of_the_stray());
+fn a_packet_judged_invalid_explains_the_reset_that_answers_it_and_shows_both_tuples() {
+    let mut events = vec![judged_invalid(100 * SECOND, untranslated())];
+    events.extend(reset_of_untranslated());
     let incidents = replay(events);
     assert_eq!(causes(&incidents), ["conntrack_invalid"]);
     assert_eq!(incidents[0].confidence, Some(Confidence::Observed));
@@ -42,8 +43,8 @@ fn a_packet_judged_invalid_explains_the_reset_that_answers_it_and_both_tuples() 
 
 #[test]
 fn without_the_host_that_answered_an_invalid_packet_is_correlated() {
-    let mut events = vec![judged_invalid(100 * SECOND, stray())];
-    events.extend(reset_of_the_stray().into_iter().skip(1));
+    let mut events = vec![judged_invalid(100 * SECOND, untranslated())];
+    events.extend(reset_of_untranslated().into_iter().skip(1));
     let incidents = replay(events);
     assert_eq!(causes(&incidents), ["conntrack_invalid"]);
     assert_eq!(incidents[0].confidence, Some(Confidence::Correlated));
@@ -51,18 +52,19 @@ fn without_the_host_that_answered_an_invalid_packet_is_correlated() {
 }
 
 #[test]
-fn an_invalid_packet_of_minutes_ago_or_the_other_direction_explains_nothing() {
-    for early in
-        [judged_invalid(40 * SECOND, stray()), judged_invalid(100 * SECOND, data(CLIENT, VIP))]
-    {
+fn an_old_invalid_packet_or_one_of_the_other_direction_does_not_explain_a_reset() {
+    for early in [
+        judged_invalid(40 * SECOND, untranslated()),
+        judged_invalid(100 * SECOND, data(CLIENT, VIP)),
+    ] {
         let mut events = vec![early];
-        events.extend(reset_of_the_stray());
+        events.extend(reset_of_untranslated());
         assert_ne!(causes(&replay(events)), ["conntrack_invalid"]);
     }
 }
 
 #[test]
-fn ends_of_one_tuple_in_two_zones_leave_it_open_which_it_was() {
+fn the_end_of_one_tuple_in_two_zones_is_only_correlated() {
     let in_zones = |zones: [u32; 2]| {
         let ended = |at: u64, zone| {
             let end = ConntrackEnd { zone, ..conntrack_end(500 * SECOND, 4711) };
@@ -101,7 +103,7 @@ fn a_syn_that_clashes_twice_is_a_drop_and_its_timeout_follows() {
 }
 
 #[test]
-fn a_syn_that_clashed_again_before_it_was_judged_is_a_drop() {
+fn a_syn_that_clashed_again_before_its_verdict_is_a_drop() {
     let mut correlator = Correlator::new();
     correlator.push(session(0));
     for second in [100, 101, 103] {
@@ -113,16 +115,16 @@ fn a_syn_that_clashed_again_before_it_was_judged_is_a_drop() {
 }
 
 #[test]
-fn two_packets_that_raced_once_broke_nothing() {
+fn a_single_clash_is_not_an_incident() {
     assert!(replay([clash_drop(100 * SECOND, syn())]).is_empty());
     let mut later = syn();
     later.seq = 77;
     let reused = [clash_drop(100 * SECOND, syn()), clash_drop(160 * SECOND, later)];
-    assert!(replay(reused).is_empty(), "another connection of that tuple raced, too");
+    assert!(replay(reused).is_empty(), "another connection of that tuple clashed once");
 }
 
-/// The entry went at 50 s, below these functions; the client's next packet is answered by a listener
-/// that never had the connection.
+/// The entry ended at 50 s, below these functions. A listener that never had the connection answers the
+/// client's next packet.
 fn lost(functions: &[&str], deadline: u64) -> Vec<String> {
     let mut end = conntrack_end(deadline, 0);
     end.stack = stack(functions);
@@ -134,7 +136,7 @@ fn lost(functions: &[&str], deadline: u64) -> Vec<String> {
 }
 
 #[test]
-fn the_stack_tells_an_eviction_from_a_flush_from_an_expiry() {
+fn the_stack_distinguishes_an_eviction_a_flush_and_an_expiry() {
     let due = 49 * SECOND;
     let not_due = 500 * SECOND;
     assert_eq!(
@@ -145,7 +147,7 @@ fn the_stack_tells_an_eviction_from_a_flush_from_an_expiry() {
     assert_eq!(lost(&["nf_ct_delete", "gc_worker"], due), ["conntrack_idle_expired"]);
     let flush = ["nf_ct_delete", "nf_ct_iterate_cleanup", "iterate_cleanup_work"];
     assert_eq!(lost(&flush, not_due), ["masquerade_flushed"]);
-    // Whatever else deleted it (its namespace ended, say) is none of these.
+    // Another deletion, such as the end of the namespace, is none of these.
     let other = lost(&["nf_ct_delete", "nf_ct_iterate_cleanup", "cleanup_net"], not_due);
     assert_eq!(other, ["unknown"]);
 }

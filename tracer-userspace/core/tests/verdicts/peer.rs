@@ -1,4 +1,4 @@
-//! Resets that nobody here was seen to send: how much that says.
+//! Resets without a record of their sending on this host.
 
 use rsttrace_core::{
     event::{Body, Event, SignalCoverage, Socket},
@@ -18,7 +18,7 @@ fn aborted(socket: Socket, ttl: u8) -> Event {
     event
 }
 
-/// A connection on which nobody has said anything.
+/// A connection without payload in either direction.
 fn unused(local: &str, remote: &str) -> Socket {
     let mut socket = socket(1, local, remote, 990 * SECOND);
     (socket.bytes_received, socket.bytes_sent) = (0, 0);
@@ -43,12 +43,12 @@ fn an_unused_connection_that_its_initiator_aborts_is_a_health_check() {
 }
 
 #[test]
-fn an_unused_connection_that_its_responder_aborts_is_no_health_check() {
+fn an_unused_connection_that_its_responder_aborts_is_not_a_health_check() {
     let incidents = replay([session(5), aborted(unused(CLIENT, SERVER), 64)]);
     assert_eq!(causes(&incidents), ["peer_aborted"]);
 }
 
-/// A session in which the firewall's resets are not yet, or from now on, seen.
+/// A session in which the resets of firewall rules are traced (`way`) or not.
 fn firewall(ts: u64, way: Option<&str>) -> Event {
     let mut event = session(ts);
     if let Body::Session(session) = &mut event.body {
@@ -63,7 +63,7 @@ fn firewall(ts: u64, way: Option<&str>) -> Event {
 }
 
 #[test]
-fn a_reset_from_before_the_firewall_was_hooked_is_nobodys_even_if_it_is_judged_later() {
+fn a_reset_before_the_firewall_was_hooked_is_unknown_even_if_its_verdict_comes_later() {
     let opened = 1000 * SECOND;
     for (hooked, cause) in [(opened - 1, "peer_state_lost"), (opened + SECOND / 10, "unknown")] {
         let incidents = replay([
@@ -76,7 +76,7 @@ fn a_reset_from_before_the_firewall_was_hooked_is_nobodys_even_if_it_is_judged_l
 }
 
 #[test]
-fn when_records_were_lost_a_reset_that_nobody_here_sent_is_nobodys() {
+fn a_reset_without_a_recorded_sender_is_unknown_when_records_were_lost() {
     let opened = 1000 * SECOND;
     for (lost, body, cause) in [
         (opened + SECOND / 10, Body::Lost(3), "unknown"),

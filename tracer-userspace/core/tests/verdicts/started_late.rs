@@ -29,12 +29,12 @@ fn listening(netns: u32, addresses: &[&str]) -> Event {
     at(SECOND, netns, Body::Netns(Box::new(state)))
 }
 
-/// A bare reset meets `local`, whose namespace is 11.
+/// `local` receives a reset without ACK in the client's namespace.
 fn broken(local: &str, remote: &str) -> Event {
     received(10 * SECOND, CLIENT_NS, socket(1, local, remote, 9 * SECOND))
 }
 
-/// Who is taken for the initiator.
+/// The end that the verdict takes for the initiator.
 fn source(events: impl IntoIterator<Item = Event>) -> String {
     replay(events).first().map(|incident| incident.source.to_string()).unwrap_or_default()
 }
@@ -62,7 +62,7 @@ fn of_two_ephemeral_ports_the_one_that_never_listened_is_the_source() {
 fn of_two_ephemeral_ports_the_one_that_a_process_connected_is_the_source() {
     let opener = Some(Opener { pid: 7, comm: "mysql".into(), start_boottime_ns: 1, cgroup: 0 });
     for (local, remote) in [(LOW, HIGH), (HIGH, LOW)] {
-        // Whether or not anything is known of its namespace's listeners.
+        // With and without the listeners of its namespace.
         for listeners in [None, Some(listening(CLIENT_NS, &["0.0.0.0:22"]))] {
             let victim = Socket { opener: opener.clone(), ..socket(1, local, remote, 9 * SECOND) };
             let broken = received(10 * SECOND, CLIENT_NS, victim);
@@ -72,30 +72,30 @@ fn of_two_ephemeral_ports_the_one_that_a_process_connected_is_the_source() {
 }
 
 #[test]
-fn a_listener_that_died_with_its_connections_is_still_the_destination() {
+fn a_listener_that_closed_with_its_connections_is_still_the_destination() {
     let events =
         [listening(CLIENT_NS, &["0.0.0.0:40000"]), listening(CLIENT_NS, &[]), broken(LOW, HIGH)];
     assert_eq!(source(events), HIGH);
 }
 
 #[test]
-fn a_closed_listener_with_a_known_port_is_no_source() {
+fn a_closed_listener_with_a_known_port_is_not_the_source() {
     let events = [listening(CLIENT_NS, &[]), broken("10.0.0.2:3306", HIGH)];
     assert_eq!(source(events), HIGH);
 }
 
 #[test]
 fn both_ends_agree_on_who_listens() {
-    // The client's end is told first, and its own namespace knows nothing of the listener.
-    let mut stray = data(HIGH, LOW);
-    (stray.seq, stray.ack) = (5000, 9000);
-    let hurt = received(10 * SECOND, SERVER_NS, socket(1, HIGH, LOW, 9 * SECOND));
-    let answered = sent(10 * SECOND + 1, CLIENT_NS, at_listener(stray));
-    let mut unbound = no_socket(stray);
+    // The client's end is recorded first, and the listeners of its namespace are unknown.
+    let mut packet = data(HIGH, LOW);
+    (packet.seq, packet.ack) = (5000, 9000);
+    let victim = received(10 * SECOND, SERVER_NS, socket(1, HIGH, LOW, 9 * SECOND));
+    let answered = sent(10 * SECOND + 1, CLIENT_NS, at_listener(packet));
+    let mut unbound = no_socket(packet);
     unbound.reason = Some("NO_SOCKET".into());
     let by_stack = sent(10 * SECOND + 1, CLIENT_NS, unbound);
     for answer in [answered, by_stack] {
-        let events = [listening(CLIENT_NS, &["0.0.0.0:40000"]), hurt.clone(), answer];
+        let events = [listening(CLIENT_NS, &["0.0.0.0:40000"]), victim.clone(), answer];
         let incidents = replay(events);
         assert_eq!(incidents[0].destination, address(LOW));
         assert_eq!(incidents.len(), 1);
@@ -103,16 +103,16 @@ fn both_ends_agree_on_who_listens() {
 }
 
 #[test]
-fn without_any_listener_known_the_rule_is_the_same_for_both_ends() {
+fn without_a_known_listener_both_ends_give_the_same_source() {
     assert_eq!(source([broken(LOW, HIGH)]), source([broken(HIGH, LOW)]));
 }
 
 const SPARE: &str = "10.0.1.3:3306";
-/// When it broke, and when tracing began.
+/// When the connection broke, and when tracing began.
 const BROKE: Nanos = 1000 * SECOND;
 const STARTED: Nanos = 990 * SECOND;
 
-/// The node's state: VIP is a service with these servers and 900 s.
+/// The state of the node: VIP is a service with these servers and a timeout of 900 s.
 fn balances(servers: &[&str], forward: u32) -> Event {
     let destination = |text: &&str| {
         let server = address(text);
@@ -161,26 +161,26 @@ fn entry(server: &str, left_s: u32) -> IpvsEntry {
     IpvsEntry { virtual_flow, server: address(server), state: "ESTABLISHED".into(), left_s }
 }
 
-fn stock(netns: u32, sockets: Vec<SocketState>, entries: Vec<IpvsEntry>) -> Event {
-    let stock = InitialState {
+fn initial_state(netns: u32, sockets: Vec<SocketState>, entries: Vec<IpvsEntry>) -> Event {
+    let state = InitialState {
         read: STARTED,
         sockets: Some(SocketList { sockets, truncated: false }),
         ipvs: Some(IpvsTable { entries, truncated: false }),
     };
-    at(STARTED, netns, Body::InitialState(Box::new(stock)))
+    at(STARTED, netns, Body::InitialState(Box::new(state)))
 }
 
-/// What was found about the server's packet to the client.
-fn inquiry(sockets: Vec<SocketState>, entries: Vec<IpvsEntry>) -> Event {
+/// The state that was found for the server's packet to the client.
+fn lookup(sockets: Vec<SocketState>, entries: Vec<IpvsEntry>) -> Event {
     let table = IpvsTable { entries, truncated: false };
-    let inquiry = StateLookup {
+    let lookup = StateLookup {
         packet: Some(flow(SERVER, CLIENT)),
         read: BROKE + 1,
         sockets: Some(sockets),
         ipvs: vec![IpvsFound { netns: NODE_NS, read: BROKE + 1, table }],
         conntrack: Vec::new(),
     };
-    at(BROKE, CLIENT_NS, Body::StateLookup(Box::new(inquiry)))
+    at(BROKE, CLIENT_NS, Body::StateLookup(Box::new(lookup)))
 }
 
 fn judged(events: impl IntoIterator<Item = Event>) -> Incident {
@@ -194,26 +194,26 @@ fn judged(events: impl IntoIterator<Item = Event>) -> Incident {
     incidents.remove(0)
 }
 
-/// The client speaks first, `idle_s` after it last heard from the service.
+/// The client sends first, `idle_s` after it last received from the service.
 fn client_first(idle_s: u64) -> [Event; 2] {
     let victim = socket(1, CLIENT, VIP, BROKE - idle_s * SECOND);
     [sent(BROKE, NODE_NS, no_socket(data(CLIENT, VIP))), received(BROKE + 1, CLIENT_NS, victim)]
 }
 
-/// The server speaks first: its packet reaches the client's host as it left.
+/// The server sends first: its packet reaches the client's host untranslated.
 fn server_first(idle_s: u64) -> [Event; 2] {
-    let mut stray = data(SERVER, CLIENT);
-    (stray.seq, stray.ack) = (9000, 5000);
+    let mut packet = data(SERVER, CLIENT);
+    (packet.seq, packet.ack) = (9000, 5000);
     let mut victim = socket(2, SERVER, CLIENT, BROKE - idle_s * SECOND);
     (victim.snd_nxt, victim.rcv_nxt) = (9043, 5000);
-    [sent(BROKE, CLIENT_NS, no_socket(stray)), received(BROKE + 1, SERVER_NS, victim)]
+    [sent(BROKE, CLIENT_NS, no_socket(packet)), received(BROKE + 1, SERVER_NS, victim)]
 }
 
 #[test]
-fn a_server_that_speaks_first_after_an_unseen_expiry_is_told_of_it() {
-    let [stray, hurt] = server_first(973);
-    let found = inquiry(vec![exists(CLIENT, VIP)], Vec::new());
-    let incident = judged([balances(&[SERVER, SPARE], 0), stray, found, hurt]);
+fn an_unseen_expiry_is_inferred_when_the_server_sends_first() {
+    let [packet, victim] = server_first(973);
+    let found = lookup(vec![exists(CLIENT, VIP)], Vec::new());
+    let incident = judged([balances(&[SERVER, SPARE], 0), packet, found, victim]);
     assert_eq!(incident.cause.id, "ipvs_idle_expired");
     assert_eq!(incident.confidence, Some(Confidence::Inferred));
     assert_eq!((incident.source, incident.destination), (address(CLIENT), address(VIP)));
@@ -224,44 +224,44 @@ fn a_server_that_speaks_first_after_an_unseen_expiry_is_told_of_it() {
 }
 
 #[test]
-fn without_the_server_on_this_host_the_clients_socket_tells_the_idle_time() {
-    let [stray, _] = server_first(0);
-    let found = inquiry(vec![exists(CLIENT, VIP)], Vec::new());
-    let incident = judged([balances(&[SERVER], 0), stray, found]);
+fn without_the_server_on_this_host_the_clients_socket_gives_the_idle_time() {
+    let [packet, _] = server_first(0);
+    let found = lookup(vec![exists(CLIENT, VIP)], Vec::new());
+    let incident = judged([balances(&[SERVER], 0), packet, found]);
     assert_eq!(incident.cause.id, "ipvs_idle_expired");
     assert_eq!(incident.idle_s.map(f64::round), Some(973.0));
     assert_eq!(incident.victim, Victim::Destination);
 }
 
 #[test]
-fn every_missing_piece_leaves_a_stray_segment_of_the_server_unknown() {
-    let [stray, hurt] = server_first(973);
-    let [young_stray, young] = server_first(100);
+fn an_untranslated_segment_of_the_server_is_unknown_when_any_fact_is_missing() {
+    let [packet, victim] = server_first(973);
+    let [young_packet, young] = server_first(100);
     let client = || vec![exists(CLIENT, VIP)];
     let other = SocketState { bytes_acked: Some(5000), ..exists(CLIENT, VIP) };
     let without = [
-        ("no inquiry", vec![balances(&[SERVER], 0), stray.clone(), hurt.clone()]),
-        ("no service", vec![stray.clone(), inquiry(client(), vec![]), hurt.clone()]),
+        ("no lookup", vec![balances(&[SERVER], 0), packet.clone(), victim.clone()]),
+        ("no service", vec![packet.clone(), lookup(client(), vec![]), victim.clone()]),
         (
             "another server's service",
-            vec![balances(&[SPARE], 0), stray.clone(), inquiry(client(), vec![]), hurt.clone()],
+            vec![balances(&[SPARE], 0), packet.clone(), lookup(client(), vec![]), victim.clone()],
         ),
         (
-            "an entry that lives",
+            "an entry that exists",
             vec![
                 balances(&[SERVER], 0),
-                stray.clone(),
-                inquiry(client(), vec![entry(SERVER, 60)]),
-                hurt.clone(),
+                packet.clone(),
+                lookup(client(), vec![entry(SERVER, 60)]),
+                victim.clone(),
             ],
         ),
         (
             "another connection of that port",
-            vec![balances(&[SERVER], 0), stray.clone(), inquiry(vec![other], vec![]), hurt],
+            vec![balances(&[SERVER], 0), packet.clone(), lookup(vec![other], vec![]), victim],
         ),
         (
             "less idle than the limit",
-            vec![balances(&[SERVER], 0), young_stray, inquiry(client(), vec![]), young],
+            vec![balances(&[SERVER], 0), young_packet, lookup(client(), vec![]), young],
         ),
     ];
     for (what, events) in without {
@@ -273,16 +273,21 @@ fn every_missing_piece_leaves_a_stray_segment_of_the_server_unknown() {
 }
 
 #[test]
-fn the_real_server_is_told_where_only_one_can_be_meant() {
+fn the_real_server_is_shown_where_only_one_is_possible() {
     let elsewhere = exists(SPARE, "10.0.0.9:1");
     let both: &[&str] = &[SERVER, SPARE];
     let cases = [
         (&both[..1], 0, vec![], Some(SERVER)),
         (&both[..1], 3, vec![], None),
         (both, 0, vec![], None),
-        (both, 0, vec![stock(NODE_NS, vec![], vec![entry(SPARE, 1)])], Some(SPARE)),
-        (both, 0, vec![stock(SERVER_NS, vec![exists(SERVER, CLIENT)], vec![])], Some(SERVER)),
-        (both, 0, vec![stock(SERVER_NS, vec![elsewhere], vec![])], None),
+        (both, 0, vec![initial_state(NODE_NS, vec![], vec![entry(SPARE, 1)])], Some(SPARE)),
+        (
+            both,
+            0,
+            vec![initial_state(SERVER_NS, vec![exists(SERVER, CLIENT)], vec![])],
+            Some(SERVER),
+        ),
+        (both, 0, vec![initial_state(SERVER_NS, vec![elsewhere], vec![])], None),
     ];
     for (servers, forward, known, expected) in cases {
         let events = [vec![balances(servers, forward)], known, client_first(973).to_vec()].concat();
@@ -293,18 +298,21 @@ fn the_real_server_is_told_where_only_one_can_be_meant() {
 }
 
 #[test]
-fn a_virtual_address_without_an_entry_is_no_server_that_restarted() {
-    let [packet, hurt] = client_first(100);
-    let incident = judged([balances(&[SERVER], 0), packet.clone(), hurt]);
-    assert_eq!(incident.cause.id, "unknown", "younger than the limit: removed or lost, unseen");
+fn a_virtual_address_without_an_entry_is_not_a_server_that_restarted() {
+    let [packet, victim] = client_first(100);
+    let incident = judged([balances(&[SERVER], 0), packet.clone(), victim]);
+    assert_eq!(
+        incident.cause.id, "unknown",
+        "idle for less than the limit: removed or lost without a record"
+    );
     assert!(incident.prove.is_some());
     let incident = judged([balances(&[SERVER], 0), packet]);
-    assert_eq!(incident.cause.id, "unknown", "for how long it was idle nobody knows");
+    assert_eq!(incident.cause.id, "unknown", "the idle time is unknown");
     assert!(incident.prove.is_some());
 }
 
 #[test]
-fn who_has_had_the_fin_was_closed_on_by_whoever_listens() {
+fn a_client_that_received_the_fin_is_answered_by_a_host_whose_socket_is_gone() {
     let mut victim = socket(1, CLIENT, SERVER, BROKE - 10 * SECOND);
     victim.state = tcp_state::CLOSE_WAIT;
     for answer in [no_socket(data(CLIENT, SERVER)), at_listener(data(CLIENT, SERVER))] {
@@ -317,7 +325,7 @@ fn who_has_had_the_fin_was_closed_on_by_whoever_listens() {
     }
 }
 
-/// The node's state: it does NAT, and conntrack gives established connections `limit_s`.
+/// The state of the node: it does NAT, and the conntrack timeout of established connections is `limit_s`.
 fn tracks(limit_s: u32) -> Event {
     let tcp_timeout =
         ConntrackTcpTimeouts { established_s: Some(limit_s), ..ConntrackTcpTimeouts::default() };
@@ -331,31 +339,31 @@ fn tracked(original: Flow, reply: Flow) -> ConntrackEntry {
     ConntrackEntry { original, reply, state: Some(8), left_s: Some(9) }
 }
 
-/// What was found about a packet: these sockets, and these entries on the node.
+/// The state that was found for a packet: these sockets, and these entries on the node.
 fn traced(
     netns: u32,
     packet: Flow,
     sockets: Vec<SocketState>,
     entries: Vec<ConntrackEntry>,
 ) -> Event {
-    let inquiry = StateLookup {
+    let lookup = StateLookup {
         packet: Some(packet),
         read: BROKE + 1,
         sockets: Some(sockets),
         ipvs: Vec::new(),
         conntrack: vec![ConntrackFound { netns: NODE_NS, entries }],
     };
-    at(BROKE, netns, Body::StateLookup(Box::new(inquiry)))
+    at(BROKE, netns, Body::StateLookup(Box::new(lookup)))
 }
 
 #[test]
 fn a_nat_entry_that_expired_unseen_is_inferred_where_one_namespace_does_nat() {
-    let stray = flow(SERVER, CLIENT);
+    let tuple = flow(SERVER, CLIENT);
     let client = || vec![exists(CLIENT, VIP)];
     let judge = |nodes: Vec<Event>, sockets, entries| {
-        let [packet, hurt] = server_first(973);
-        let found = traced(CLIENT_NS, stray, sockets, entries);
-        judged([nodes, vec![packet, found, hurt]].concat())
+        let [packet, victim] = server_first(973);
+        let found = traced(CLIENT_NS, tuple, sockets, entries);
+        judged([nodes, vec![packet, found, victim]].concat())
     };
     let incident = judge(vec![tracks(900)], client(), vec![]);
     assert_eq!(incident.cause.id, "conntrack_idle_expired");
@@ -373,7 +381,7 @@ fn a_nat_entry_that_expired_unseen_is_inferred_where_one_namespace_does_nat() {
     let two = vec![exists(CLIENT, VIP), exists(CLIENT, "10.96.0.11:3306")];
     for (what, nodes, sockets, entries) in [
         ("less idle than the limit", vec![tracks(86_400)], client(), vec![]),
-        ("its entry lives", vec![tracks(900)], client(), alive),
+        ("its entry exists", vec![tracks(900)], client(), alive),
         ("two do NAT", also(Some(true)), client(), vec![]),
         ("another may do NAT", also(None), client(), vec![]),
         ("no client", vec![tracks(900)], vec![], vec![]),
@@ -388,16 +396,16 @@ fn a_nat_entry_that_expired_unseen_is_inferred_where_one_namespace_does_nat() {
 }
 
 #[test]
-fn what_our_own_look_up_reaped_was_deleted_by_nobody() {
+fn an_entry_that_our_own_lookup_reaped_was_not_deleted_by_a_process() {
     let mut own = session(1);
     if let Body::Session(session) = &mut own.body {
         session.pid = 4000;
     }
     let mut reaped = conntrack_end(99 * SECOND, 1);
     reaped.task.pid = 4000;
-    let [packet, hurt] = server_first(973);
+    let [packet, victim] = server_first(973);
     let mut correlator = Correlator::new();
-    for event in [own, conntrack_ended(100 * SECOND, reaped), packet, hurt] {
+    for event in [own, conntrack_ended(100 * SECOND, reaped), packet, victim] {
         correlator.push(event);
     }
     let incidents = correlator.finish();
