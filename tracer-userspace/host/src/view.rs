@@ -19,7 +19,7 @@ const MOST_TRACKED: usize = 1024;
 
 const FIREWALL: &str = "the nftables rules";
 
-/// Reads as much of this host as we may. Changes nothing. A failed reading is not fatal: [`HostState::unseen`]
+/// Reads as much of this host as we may. Changes nothing. A failed reading is not fatal: [`HostState::not_read`]
 /// lists what could not be read.
 #[must_use]
 pub fn read(host: &Host) -> HostState {

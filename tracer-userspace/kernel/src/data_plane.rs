@@ -40,7 +40,7 @@ const KNOWN: &[Signature] = &[
 /// Names listed per kind. More of them add nothing.
 const SHOWN: usize = 3;
 
-/// Pinned maps are at most this deep: /sys/fs/bpf/tc/globals/<map>, /sys/fs/bpf/cilium/devices/<link>.
+/// Pinned maps are at most this deep: `/sys/fs/bpf/tc/globals/MAP`, `/sys/fs/bpf/cilium/devices/LINK`.
 const DEPTH: usize = 4;
 
 /// Finds data planes. `programs` are the names of the loaded BPF programs, empty without permission.

@@ -58,8 +58,8 @@ pub fn text(cause: &Cause, color: bool, width: usize) -> String {
         let text = format!("{} (signals: {})", detection.evidence, needs.join(", "));
         page.labelled(&detection.confidence.id().to_uppercase(), Style::Bold, &text);
     }
-    for (what, how_to_tell) in doc.mistaken_for {
-        page.labelled("NOT THIS", Style::Yellow, &format!("{what}: {how_to_tell}"));
+    for (what, difference) in doc.mistaken_for {
+        page.labelled("NOT THIS", Style::Yellow, &format!("{what}: {difference}"));
     }
     for (index, fix) in doc.fixes.iter().enumerate() {
         let text = format!("[{}] {}", fix.owner.id(), fix.summary);
@@ -87,8 +87,8 @@ pub fn json(cause: &Cause) -> Value {
             "evidence": detection.evidence,
             "signals": detection.needs.iter().map(need).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
-        "mistaken_for": doc.mistaken_for.iter().map(|(what, how_to_tell)| {
-            json!({"what": what, "how_to_tell": how_to_tell})
+        "mistaken_for": doc.mistaken_for.iter().map(|(what, difference)| {
+            json!({"what": what, "how_to_tell": difference})
         }).collect::<Vec<_>>(),
         "fixes": doc.fixes.iter().map(|fix| json!({
             "id": fix.id,

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::{cargo, cmd, repo};
 
 /// Licences that a program under MIT or Apache-2.0 may contain.
-const ALLOWED: [&str; 12] = [
+const ALLOWED: [&str; 13] = [
     "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -16,6 +16,7 @@ const ALLOWED: [&str; 12] = [
     "CC0-1.0",
     "ISC",
     "MIT",
+    "MIT-0",
     "Unicode-3.0",
     "Unlicense",
     "Zlib",
@@ -23,7 +24,10 @@ const ALLOWED: [&str; 12] = [
 
 /// Crates that may be there twice: their dependants have not moved to the newest version yet.
 const TWICE: &[&str] = &[
+    "bit-set",
+    "bit-vec",
     "bitflags",
+    "cpufeatures",
     "getrandom",
     "hashbrown",
     "linux-raw-sys",

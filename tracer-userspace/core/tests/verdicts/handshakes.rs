@@ -74,8 +74,8 @@ fn an_old_dropped_syn_does_not_hide_a_later_expiry_after_much_payload() {
 
 #[test]
 fn a_connect_refused_after_a_dropped_syn_is_benign() {
-    let mut ans = rstack(11 * SECOND + 1, CLIENT_NS, connecting());
-    if let Body::ResetReceived(r) = &mut ans.body {
+    let mut answer = rstack(11 * SECOND + 1, CLIENT_NS, connecting());
+    if let Body::ResetReceived(r) = &mut answer.body {
         let p = r.packet.as_mut().expect("set by the literal");
         p.seq = 0;
         p.ack = 5001;
@@ -83,7 +83,7 @@ fn a_connect_refused_after_a_dropped_syn_is_benign() {
     let i = replay([
         full_drop(10 * SECOND, syn(CLIENT, VIP)),
         sent(11 * SECOND, NODE_NS, no_socket(syn(CLIENT, VIP))),
-        ans,
+        answer,
         failed(11 * SECOND + 2, CLIENT_NS, connecting(), 111, &["tcp_reset"]),
     ]);
     assert_eq!(causes(&i), ["conntrack_table_full", "connection_refused"]);
@@ -166,15 +166,15 @@ fn a_flood_of_drops_does_not_evict_ended_entries() {
 
 #[test]
 fn a_connect_refused_through_nat_is_one_incident() {
-    let mut ans = rstack(11 * SECOND + 1, CLIENT_NS, connecting());
-    if let Body::ResetReceived(r) = &mut ans.body {
+    let mut answer = rstack(11 * SECOND + 1, CLIENT_NS, connecting());
+    if let Body::ResetReceived(r) = &mut answer.body {
         let p = r.packet.as_mut().expect("set by the literal");
         p.seq = 0;
         p.ack = 5001;
     }
     let i = replay([
         sent(11 * SECOND, SERVER_NS, no_socket(syn(CLIENT, SERVER))),
-        ans,
+        answer,
         failed(11 * SECOND + 2, CLIENT_NS, connecting(), 111, &["tcp_reset"]),
     ]);
     assert_eq!(causes(&i), ["connection_refused"]);

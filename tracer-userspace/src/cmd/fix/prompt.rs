@@ -2,9 +2,9 @@
 
 use std::io::{Write as _, stderr, stdin};
 
-/// Prompts on standard error. Any answer but `y` or `yes` is no.
+/// Prompts on standard error. Only `y` and `yes` confirm.
 pub fn confirm(question: &str) -> bool {
-    // If the prompt cannot be written, there is no answer either, and that is no.
+    // If the prompt cannot be written, nothing is confirmed either.
     let _ = write!(stderr(), "{question} [y/N] ");
     let mut answer = String::new();
     let read = stdin().read_line(&mut answer).is_ok();

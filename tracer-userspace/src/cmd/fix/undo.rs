@@ -91,8 +91,8 @@ fn unknown(id: &str) -> anyhow::Error {
 fn applied_over(journal: &Journal, store: &Store) -> Option<String> {
     let ids = store.ids().ok()?.into_iter().rev();
     let touches = |other: &Journal| {
-        let mut whats = other.items.iter().map(Item::describe);
-        whats.any(|what| journal.items.iter().any(|mine| mine.describe() == what))
+        let mut names = other.items.iter().map(Item::describe);
+        names.any(|what| journal.items.iter().any(|mine| mine.describe() == what))
     };
     ids.take_while(|id| *id > journal.about.id)
         .find(|id| store.load(id).is_ok_and(|other| touches(&other)))
