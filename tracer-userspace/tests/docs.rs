@@ -1,15 +1,19 @@
-//! The pages that derive from the code: `docs/causes/`, one page for each cause, and the table of causes
-//! in README.md.
+//! The pages that derive from the code: `docs/causes/`, one page for each cause, and in README.md the
+//! screen and the table of causes.
 
 use std::{
     env,
     fmt::Write as _,
-    fs,
+    fs::{self, File},
+    io::BufReader,
     path::{Path, PathBuf},
 };
 
+use rsttrace::render::table::{Table, TableOptions};
 use rsttrace_core::{
+    capture::Reader,
     causes::{self, Cause, Doc},
+    correlator::Correlator,
     verdict::Family,
 };
 
@@ -25,7 +29,7 @@ fn pages() -> Vec<(String, String)> {
     let each = causes::ALL.iter().map(|it| (format!("docs/causes/{}.md", it.id), page(it)));
     let index = ("docs/causes/README.md".into(), index());
     let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
-    let readme = ("README.md".into(), with_table(&readme));
+    let readme = ("README.md".into(), with_screen(&with_table(&readme)));
     each.chain([index, readme]).collect()
 }
 
@@ -150,8 +154,29 @@ fn with_table(readme: &str) -> String {
     format!("{}{table}{}", &readme[..start], &readme[end..])
 }
 
+/// README.md with its screen as `rsttrace replay` prints it on a terminal of 110 columns.
+fn with_screen(readme: &str) -> String {
+    let start = readme.find("```text\n── ").expect("README.md has a screen") + "```text\n".len();
+    let end = start + readme[start..].find("```").expect("the end of the screen");
+    format!("{}{}{}", &readme[..start], screen(), &readme[end..])
+}
+
+fn screen() -> String {
+    let capture = root().join("tests/data/5.10/ipvs_idle_expired.cap");
+    let file = File::open(root().join(capture)).expect("the golden capture");
+    let mut correlator = Correlator::new();
+    let mut table = Table::new(TableOptions { color: false, width: 110, wide: false });
+    let mut incidents = Vec::new();
+    for event in Reader::new(BufReader::new(file)).expect("a capture") {
+        incidents.extend(correlator.feed(event.expect("an event")));
+    }
+    incidents.extend(correlator.finish());
+    let printed = incidents.iter().filter_map(|incident| table.incident(incident, incident.opened));
+    printed.collect::<String>().trim_end().to_owned() + "\n"
+}
+
 #[test]
-fn the_pages_of_causes_and_the_table_in_the_readme_are_as_the_code_has_them() {
+fn the_pages_of_causes_and_what_the_readme_shows_are_as_the_code_has_them() {
     let mut differing = Vec::new();
     for (path, expected) in pages() {
         let file = root().join(&path);

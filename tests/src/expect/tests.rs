@@ -129,7 +129,7 @@ fn every_changed_field_fails_and_is_named() {
         ("/destination/nat/ip", json!("10.12.3.2"), "destination.nat is 10.12.3.2"),
         ("/network/type", json!("ipv6"), "network.type is ipv6"),
         ("/rsttrace/schema", json!("2.0"), "schema"),
-        ("/rsttrace/cause", json!("middle_age"), "not a cause of the contract"),
+        ("/rsttrace/cause", json!("middle_age"), "not a known cause"),
         ("/rsttrace/family", json!("capacity"), "rsttrace.family is capacity"),
         ("/rsttrace/confidence", json!("correlated"), "not observed"),
         ("/rsttrace/confidence", json!("certain"), "does not exist"),

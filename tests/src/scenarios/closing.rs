@@ -38,13 +38,13 @@ pub const SCENARIOS: &[Scenario] = &[
     // The client had read the end of file before it wrote.
     Scenario::direct(
         "near_miss_closed_idle_and_told",
-        |net| Expect::one(after_close(net, "closed it")),
+        |net| Expect::one(after_close(net, "closed the connection")),
         |stage| close_then_write(stage, KEEP_ALIVE),
     ),
     Scenario::direct(
         "data_after_close",
         |net| {
-            let closed = after_close(net, "closed it");
+            let closed = after_close(net, "closed the connection");
             Expect::one(closed.first_fix("reuser_gives_up_first", "application"))
         },
         |stage| close_then_write(stage, Duration::ZERO),

@@ -102,7 +102,7 @@ fn sees_expiry(stage: &Stage<'_>) -> Result<Observed> {
     let reports_expiry = |line: &Value| {
         let ended = line.pointer("/ended").and_then(Value::as_array).into_iter().flatten();
         let mut texts = ended.filter_map(Value::as_str);
-        texts.any(|it| it.starts_with("the IPVS entry") && it.contains("it expired"))
+        texts.any(|it| it.starts_with("the IPVS entry") && it.contains("(expired)"))
     };
     let at = lines.iter().position(reports_expiry);
     let at = at.context("no line reports that the entry has expired")?;

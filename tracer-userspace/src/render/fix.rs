@@ -78,7 +78,7 @@ pub fn text(
         page.blank();
     }
     for (what, because) in cause.doc.not_fixes {
-        page.labelled("WILL NOT HELP", Style::Dim, &format!("{what}: {because}"));
+        page.labelled("NOT A FIX", Style::Dim, &format!("{what}: {because}"));
     }
     page.finish().unwrap_or_default()
 }

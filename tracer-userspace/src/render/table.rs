@@ -126,7 +126,7 @@ fn in_full(page: &mut Page, incident: &Incident, wide: bool) {
     }
     let confidence = incident.confidence.map_or("no verdict", Confidence::id);
     let verdict =
-        format!("{} ({confidence}): {}: {}", incident.cause.id, incident.what, incident.why);
+        format!("{} ({confidence}), {}: {}", incident.cause.id, incident.what, incident.why);
     page.labelled("VERDICT", Style::Bold, &verdict);
     for (index, it) in incident.fixes.iter().enumerate() {
         fix(page, index + 1, it, wide);
@@ -320,7 +320,7 @@ mod tests {
         for part in [
             "10.0.0.2:41822 → 10.96.0.10:3306 [→ 10.0.1.2:3306]",
             "← ROOT CAUSE",
-            "VERDICT    ipvs_idle_expired (observed): reset after 973 s idle: its IPVS entry",
+            "VERDICT    ipvs_idle_expired (observed), reset after 973 s idle: its IPVS entry",
             "FIX 1      [application] send keepalives at least every 300 s (now: off; set: idle 300 s, \
              interval",
             "  30 s, 3 probes)",
