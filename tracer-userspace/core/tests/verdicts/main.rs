@@ -6,6 +6,7 @@ mod firewall_reject;
 mod handshakes;
 mod ipvs;
 mod joining;
+mod known_faults;
 mod lost_entries;
 mod middlebox;
 mod nat;
