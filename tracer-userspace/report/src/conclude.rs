@@ -185,16 +185,15 @@ fn limits(group: &Group) -> Vec<Limit> {
 }
 
 fn evidence(example: &ParsedIncident) -> Vec<EvidenceLine> {
-    let verdict = &example.verdict;
-    let mut lines: Vec<EvidenceLine> = verdict
+    let mut lines: Vec<EvidenceLine> = example
         .evidence
         .iter()
         .enumerate()
         .map(|(index, it)| EvidenceLine {
-            at: Time(example.at(it)),
+            at: Time(it.wall_ns),
             text: it.summary.clone(),
             // The first piece of evidence is the one that the verdict rests on.
-            root: index == 0 && verdict.confidence.is_some(),
+            root: index == 0 && example.confidence.is_some(),
         })
         .collect();
     lines.sort_by_key(|it| it.at);

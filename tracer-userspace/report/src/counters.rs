@@ -68,9 +68,9 @@ impl Namespaces {
 
     /// Adds the conntrack fill that an incident reports.
     pub fn incident(&mut self, incident: &ParsedIncident) {
-        let table = incident.verdict.conntrack.as_ref();
-        let fill = table.and_then(|table| reading(incident.wall_ns, table.count, table.max));
-        let netns = incident.verdict.netns;
+        let fill = incident.fill;
+        let fill = fill.and_then(|(count, max)| reading(incident.wall_ns, Some(count), Some(max)));
+        let netns = incident.netns;
         if self.from_incidents.len() < NAMESPACES || self.from_incidents.contains_key(&netns) {
             let readings = self.from_incidents.entry(netns).or_default();
             if readings.len() < READINGS {

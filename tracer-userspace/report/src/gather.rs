@@ -156,7 +156,7 @@ impl Gather {
 
     pub fn summary(&mut self, summary: ParsedSummary) {
         self.event_at(summary.wall_ns);
-        count(&mut self.hosts, summary.host.name.clone());
+        count(&mut self.hosts, summary.host.clone());
         let before_window = self.selection.window.is_before(summary.wall_ns);
         if !self.selection.window.is_after(summary.wall_ns) {
             self.runs.summary(summary, before_window);
@@ -166,7 +166,7 @@ impl Gather {
     fn selects(&self, incident: &ParsedIncident) -> bool {
         let causes = &self.selection.causes;
         self.selection.window.contains(incident.wall_ns)
-            && (causes.is_empty() || causes.iter().any(|id| id == incident.verdict.cause.as_str()))
+            && (causes.is_empty() || causes.iter().any(|id| id == incident.cause.as_str()))
     }
 
     pub fn incident(&mut self, incident: ParsedIncident) {
@@ -175,10 +175,10 @@ impl Gather {
             return;
         }
         self.event_at(incident.wall_ns);
-        count(&mut self.hosts, incident.host.name.clone());
+        count(&mut self.hosts, incident.host.clone());
         let selected = self.selects(&incident);
         self.runs.incident(&incident, selected);
-        let follows = incident.verdict.follows.as_ref();
+        let follows = incident.follows.as_ref();
         let is_known = follows.is_some_and(|first| self.ids.contains(first));
         if self.ids.len() < IDS {
             self.ids.insert(incident.event_id.clone());
@@ -191,10 +191,10 @@ impl Gather {
             self.other_ends += 1;
             return;
         }
-        self.shortened += u64::from(incident.verdict.truncated);
+        self.shortened += u64::from(incident.truncated);
         self.connections += 1;
         self.namespaces.incident(&incident);
-        for spot in &incident.verdict.blind_spots {
+        for spot in &incident.blind_spots {
             count(&mut self.blind_spots, spot.clone());
         }
         self.add_to_service(&incident);
@@ -202,35 +202,35 @@ impl Gather {
             self.briefs.push(ConnectionLine::of(&incident));
         }
         let room = self.groups.len() < VARIANTS;
-        match self.groups.get_mut(&incident.verdict.cause) {
+        match self.groups.get_mut(&incident.cause) {
             Some(group) => group.add(incident),
             None if room => {
-                self.groups.insert(incident.verdict.cause.clone(), Group::new(incident));
+                self.groups.insert(incident.cause.clone(), Group::new(incident));
             }
             None => {}
         }
     }
 
     fn add_to_service(&mut self, incident: &ParsedIncident) {
-        let address = incident.destination.address();
+        let address = incident.destination;
         if self.services.len() >= SERVICES && !self.services.contains_key(&address) {
             self.other_services += 1;
             return;
         }
         let service = self.services.entry(address).or_default();
-        if let Some(backend) = incident.destination.behind_nat()
+        if let Some(backend) = incident.backend
             && (service.backends.len() < VARIANTS || service.backends.contains_key(&backend))
         {
             *service.backends.entry(backend).or_default() += 1;
         }
-        if let Some(client) = incident.client() {
+        if let Some(client) = incident.client.clone() {
             count(&mut service.clients, client);
         }
-        if let Some(server) = incident.server() {
+        if let Some(server) = incident.server.clone() {
             count(&mut service.servers, server);
         }
         let minute = incident.wall_ns.div_euclid(60_000_000_000);
-        count(service.minutes.entry(minute).or_default(), incident.verdict.cause.clone());
+        count(service.minutes.entry(minute).or_default(), incident.cause.clone());
     }
 }
 
@@ -238,12 +238,12 @@ impl ConnectionLine {
     fn of(incident: &ParsedIncident) -> Self {
         Self {
             wall_ns: incident.wall_ns,
-            cause: incident.verdict.cause.clone(),
-            confidence: incident.verdict.confidence.clone(),
-            source: incident.source.address(),
-            destination: incident.destination.address(),
-            client: incident.client(),
-            idle_s: incident.verdict.idle_s,
+            cause: incident.cause.clone(),
+            confidence: incident.confidence.clone(),
+            source: incident.source,
+            destination: incident.destination,
+            client: incident.client.clone(),
+            idle_s: incident.idle_s,
             event_id: incident.event_id.clone(),
         }
     }
@@ -251,7 +251,7 @@ impl ConnectionLine {
 
 /// Ranks the confidence of a verdict; an unknown or missing one is lowest.
 fn confidence_rank(incident: &ParsedIncident) -> u8 {
-    match incident.verdict.confidence.as_ref().map(Text::as_str) {
+    match incident.confidence.as_ref().map(Text::as_str) {
         Some("observed") => 3,
         Some("correlated") => 2,
         Some("inferred") => 1,
@@ -262,7 +262,7 @@ fn confidence_rank(incident: &ParsedIncident) -> u8 {
 impl Group {
     fn new(incident: ParsedIncident) -> Self {
         let mut group = Self {
-            family: incident.verdict.family.clone(),
+            family: incident.family.clone(),
             times: Vec::new(),
             idle_s: Vec::new(),
             confidences: Tally::new(),
@@ -283,22 +283,21 @@ impl Group {
     }
 
     fn add(&mut self, incident: ParsedIncident) {
-        let verdict = &incident.verdict;
         self.times.push(incident.wall_ns);
-        self.idle_s.extend(verdict.idle_s.filter(|idle| *idle >= 0.0));
+        self.idle_s.extend(incident.idle_s.filter(|idle| *idle >= 0.0));
         let missing = || Text::from("no verdict");
-        count(&mut self.confidences, verdict.confidence.clone().unwrap_or_else(missing));
-        if let Some(client) = incident.client() {
+        count(&mut self.confidences, incident.confidence.clone().unwrap_or_else(missing));
+        if let Some(client) = incident.client.clone() {
             count(&mut self.clients, client);
         }
-        if let Some(server) = incident.server() {
+        if let Some(server) = incident.server.clone() {
             count(&mut self.servers, server);
         }
-        let service = incident.destination.address();
+        let service = incident.destination;
         if self.services.len() < SERVICES || self.services.contains_key(&service) {
             *self.services.entry(service).or_default() += 1;
         }
-        for (name, seconds) in incident.limits() {
+        for (name, seconds) in incident.limits.clone() {
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
@@ -309,19 +308,19 @@ impl Group {
                 *self.limits.entry((name, millis)).or_default() += 1;
             }
         }
-        if let Some(keepalive) = verdict.keepalive {
+        if let Some(keepalive) = incident.keepalive {
             self.keepalive_known += 1;
-            self.keepalive_off += u64::from(!keepalive.enabled);
+            self.keepalive_off += u64::from(!keepalive);
         }
-        for it in &verdict.ruled_out {
+        for it in &incident.ruled_out {
             self.add_ruled_out(it);
         }
-        for it in &verdict.not_fixes {
+        for it in &incident.not_fixes {
             if self.not_fixes.len() < VARIANTS || self.not_fixes.contains_key(it) {
                 *self.not_fixes.entry(it.clone()).or_default() += 1;
             }
         }
-        if let Some(test) = &verdict.prove {
+        if let Some(test) = &incident.prove {
             count(&mut self.proves, test.clone());
         }
         self.add_fixes(&incident);
@@ -356,8 +355,8 @@ impl Group {
     /// Each value of a fix was computed from the idle time of one connection, so the same fix in the same
     /// namespace may come with several values. The value for the longest idle time covers the others.
     fn add_fixes(&mut self, incident: &ParsedIncident) {
-        let idle_s = incident.verdict.idle_s.unwrap_or_default();
-        for (rank, fix) in incident.verdict.fixes.iter().enumerate() {
+        let idle_s = incident.idle_s.unwrap_or_default();
+        for (rank, fix) in incident.fixes.iter().enumerate() {
             let key = (fix.id.clone(), fix.owner.clone(), fix.verify.clone(), fix.reason.clone());
             let room = self.fixes.len() < VARIANTS;
             match self.fixes.get_mut(&key) {

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::{
     gather::Gather,
-    parsed::{Counts, Host, ParsedIncident, ParsedSummary, SummaryFields, sane},
+    parsed::{Counts, ParsedIncident, ParsedSummary, sane},
     text::Text,
 };
 
@@ -140,15 +140,13 @@ fn capture<R: BufRead>(
         gather.runs.summary(
             ParsedSummary {
                 wall_ns: clock.wall(clock.last),
-                host: Host { name: host },
-                rsttrace: SummaryFields {
-                    summary: Counts {
-                        absorbed: counters.absorbed,
-                        forgotten: counters.evicted,
-                        ..Counts::default()
-                    },
-                    lost_events: counters.lost,
+                host,
+                counts: Counts {
+                    absorbed: counters.absorbed,
+                    forgotten: counters.evicted,
+                    ..Counts::default()
                 },
+                lost_events: counters.lost,
             },
             false,
         );

@@ -1,23 +1,27 @@
-//! The fields of a stream's events (schema 1.x) that a report needs. The incidents of a capture are parsed
-//! from the same form, so that a capture and its stream give the same report.
+//! The fields of a stream's events that a report needs, as text that is safe to print. The events are read
+//! as the types that write them (`rsttrace_schema`). The incidents of a capture take the same way, so that a
+//! capture and its stream give the same report.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use jiff::Timestamp;
+use rsttrace_schema::{
+    fix::Fix,
+    incident::{self, Container, Incident, K8s, Process},
+    summary::{self, Summary},
+};
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::{Deserialize, Serialize};
 
-use super::text::{Text, block};
+use super::text::Text;
 
 /// Parses `@timestamp` into nanoseconds since the epoch.
-fn wall<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let time: Timestamp =
-        text.parse().map_err(|_| D::Error::custom("@timestamp is not a valid time"))?;
+fn wall(timestamp: &str) -> Result<i64, &'static str> {
+    let time: Timestamp = timestamp.parse().map_err(|_| "@timestamp is not a valid time")?;
     i64::try_from(time.as_nanosecond())
         .ok()
         .filter(|ns| *ns == sane(*ns))
-        .ok_or_else(|| D::Error::custom("@timestamp is out of range"))
+        .ok_or("@timestamp is out of range")
 }
 
 /// Clamps a time to the years 1970 to 2200, so that sums and differences do not overflow.
@@ -25,198 +29,81 @@ pub fn sane(wall_ns: i64) -> i64 {
     wall_ns.clamp(0, 7_258_118_400_000_000_000)
 }
 
+fn texts(list: Vec<String>) -> Vec<Text> {
+    list.into_iter().map(Text::from).collect()
+}
+
 /// An incident event: one broken connection.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "Incident")]
 pub struct ParsedIncident {
-    #[serde(rename = "@timestamp", deserialize_with = "wall")]
     pub wall_ns: i64,
     pub message: Text,
     pub event_id: Text,
-    pub event: EventFields,
-    pub source: Endpoint,
-    pub destination: Endpoint,
-    #[serde(default)]
-    pub process: Option<Process>,
-    #[serde(default)]
-    pub container: Option<Container>,
-    #[serde(default)]
-    pub k8s: Option<K8s>,
-    #[serde(default)]
-    pub host: Host,
-    #[serde(rename = "rsttrace")]
-    pub verdict: Verdict,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct EventFields {
-    #[serde(default)]
     pub sequence: u64,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-pub struct Host {
-    #[serde(default)]
-    pub name: Text,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub struct Endpoint {
-    ip: IpAddr,
-    port: u16,
-    #[serde(default)]
-    nat: Option<Translated>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-struct Translated {
-    ip: IpAddr,
-    port: u16,
-}
-
-impl Endpoint {
-    pub fn address(self) -> SocketAddr {
-        SocketAddr::new(self.ip, self.port)
-    }
-
-    pub fn behind_nat(self) -> Option<SocketAddr> {
-        self.nat.map(|nat| SocketAddr::new(nat.ip, nat.port))
-    }
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct Process {
-    #[serde(default)]
-    pub name: Text,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct Container {
-    pub id: Text,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct K8s {
-    #[serde(default)]
-    pod: Option<Named>,
-    #[serde(default)]
-    namespace: Option<Named>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Named {
-    #[serde(default)]
-    name: Option<Text>,
-    #[serde(default)]
-    uid: Option<Text>,
-}
-
-/// The process at the end of the connection that `process` does not describe.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Peer {
-    #[serde(default)]
-    process: Option<Process>,
-    #[serde(default)]
-    container: Option<Container>,
-    #[serde(default)]
-    k8s: Option<K8s>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct Verdict {
+    pub host: Text,
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
+    /// The destination behind NAT or IPVS.
+    pub backend: Option<SocketAddr>,
+    /// The initiator's process, for display.
+    pub client: Option<Text>,
+    /// The responder's process, for display.
+    pub server: Option<Text>,
     pub cause: Text,
     pub family: Text,
-    #[serde(default)]
     pub confidence: Option<Text>,
-    #[serde(default)]
     pub follows: Option<Text>,
-    #[serde(default)]
     pub netns: u32,
-    #[serde(default)]
-    process_of: Option<Text>,
-    #[serde(default)]
-    peer: Option<Peer>,
-    #[serde(default)]
     pub idle_s: Option<f64>,
-    #[serde(default)]
-    pub keepalive: Option<Keepalive>,
-    #[serde(default)]
-    ipvs: Option<Ipvs>,
-    #[serde(default)]
-    pub conntrack: Option<Conntrack>,
-    #[serde(default)]
+    /// Whether SO_KEEPALIVE was on, where that is known.
+    pub keepalive: Option<bool>,
+    /// The idle limits that the connection reached: their names, and seconds.
+    pub limits: Vec<(Text, f64)>,
+    /// Entries in the conntrack table, and their limit.
+    pub fill: Option<(u32, u32)>,
     pub evidence: Vec<Evidence>,
-    #[serde(default)]
     pub ruled_out: Vec<RuledOut>,
-    #[serde(default)]
     pub fixes: Vec<ParsedFix>,
-    #[serde(default)]
     pub not_fixes: Vec<NotFix>,
-    #[serde(default)]
     pub blind_spots: Vec<Text>,
-    #[serde(default)]
     pub prove: Option<Text>,
-    #[serde(default)]
     pub lost_events: u64,
-    #[serde(default)]
     pub truncated: bool,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub struct Keepalive {
-    pub enabled: bool,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Ipvs {
-    #[serde(default)]
-    state: Option<Text>,
-    #[serde(default)]
-    timeout_s: Option<f64>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct Conntrack {
-    #[serde(default)]
-    limit: Option<Text>,
-    #[serde(default)]
-    limit_s: Option<f64>,
-    #[serde(default)]
-    pub count: Option<u32>,
-    #[serde(default)]
-    pub max: Option<u32>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Evidence {
-    pub age_s: f64,
+    /// Nanoseconds since the epoch.
+    pub wall_ns: i64,
     pub summary: Text,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct RuledOut {
     pub cause: Text,
     pub because: Text,
 }
 
 /// A fix with its owner. The report prints its commands and never runs them.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ParsedFix {
     pub id: Text,
     pub owner: Text,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub risk: Option<Text>,
     pub summary: Text,
     #[serde(default)]
     pub reason: Text,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub current: Option<Text>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub wanted: Option<Text>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<Text>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub advice: Vec<Text>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub persist: Option<Persist>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verify: Vec<Text>,
@@ -225,14 +112,14 @@ pub struct ParsedFix {
 }
 
 /// A file that persists a fix across reboots.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Persist {
     pub path: Text,
-    #[serde(deserialize_with = "block")]
+    /// The content, line by line.
     pub text: Vec<Text>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 pub struct NotFix {
     pub what: Text,
     pub because: Text,
@@ -240,57 +127,102 @@ pub struct NotFix {
 
 impl ParsedIncident {
     pub fn is_benign(&self) -> bool {
-        self.verdict.family.as_str() == "benign"
+        self.family.as_str() == "benign"
     }
+}
 
-    /// The initiator's process, for display.
-    pub fn client(&self) -> Option<Text> {
-        match self.is_of("source") {
-            true => self.owner(),
-            false => self.other(),
+impl TryFrom<Incident> for ParsedIncident {
+    type Error = &'static str;
+
+    fn try_from(incident: Incident) -> Result<Self, &'static str> {
+        let wall_ns = wall(&incident.timestamp)?;
+        let verdict = incident.rsttrace;
+        let owner =
+            label(incident.process.as_ref(), incident.k8s.as_ref(), incident.container.as_ref());
+        let other = verdict.peer.as_ref().and_then(|peer| {
+            label(Some(&peer.process), peer.k8s.as_ref(), peer.container.as_ref())
+        });
+        let is_of = |end: &str| verdict.process_of.as_deref() == Some(end);
+        let end = |name: &str| if is_of(name) { owner.clone() } else { other.clone() };
+        let (client, server) = (end("source"), end("destination"));
+        let evidence = verdict.evidence.into_iter().map(|it| {
+            #[expect(clippy::cast_possible_truncation, reason = "it saturates")]
+            let age = (it.age_s * 1e9) as i64;
+            Evidence { wall_ns: sane(wall_ns.saturating_sub(age)), summary: it.summary.into() }
+        });
+        let ruled_out = verdict.ruled_out.into_iter();
+        let not_fixes = verdict.not_fixes.into_iter();
+        Ok(Self {
+            wall_ns,
+            message: incident.message.into(),
+            event_id: incident.event_id.into(),
+            sequence: incident.event.sequence,
+            host: incident.host.name.into(),
+            source: incident.source.address(),
+            destination: incident.destination.address(),
+            backend: incident.destination.behind_nat(),
+            client,
+            server,
+            cause: verdict.cause.into(),
+            family: verdict.family.into(),
+            confidence: verdict.confidence.map(Text::from),
+            follows: verdict.follows.map(Text::from),
+            netns: verdict.netns,
+            idle_s: verdict.idle_s,
+            keepalive: verdict.keepalive.map(|it| it.enabled),
+            limits: limits(verdict.ipvs.as_ref(), verdict.conntrack.as_ref()),
+            fill: verdict.conntrack.and_then(|table| Some((table.count?, table.max?))),
+            evidence: evidence.collect(),
+            ruled_out: ruled_out
+                .map(|it| RuledOut { cause: it.cause.into(), because: it.because.into() })
+                .collect(),
+            fixes: verdict.fixes.into_iter().map(ParsedFix::from).collect(),
+            not_fixes: not_fixes
+                .map(|it| NotFix { what: it.what.into(), because: it.because.into() })
+                .collect(),
+            blind_spots: texts(verdict.blind_spots),
+            prove: verdict.prove.map(Text::from),
+            lost_events: verdict.lost_events,
+            truncated: verdict.truncated,
+        })
+    }
+}
+
+impl From<Fix> for ParsedFix {
+    fn from(fix: Fix) -> Self {
+        Self {
+            id: fix.id.into(),
+            owner: fix.owner.into(),
+            risk: fix.risk.map(Text::from),
+            summary: fix.summary.into(),
+            reason: fix.reason.into(),
+            current: fix.current.map(Text::from),
+            wanted: fix.wanted.map(Text::from),
+            commands: texts(fix.commands),
+            advice: texts(fix.advice),
+            persist: fix.persist.map(|file| Persist {
+                path: file.path.into(),
+                text: file.text.lines().map(Text::new).collect(),
+            }),
+            verify: texts(fix.verify),
+            undo: texts(fix.undo),
         }
     }
+}
 
-    /// The responder's process, for display.
-    pub fn server(&self) -> Option<Text> {
-        match self.is_of("destination") {
-            true => self.owner(),
-            false => self.other(),
-        }
-    }
-
-    fn is_of(&self, end: &str) -> bool {
-        self.verdict.process_of.as_ref().is_some_and(|of| of.as_str() == end)
-    }
-
-    fn owner(&self) -> Option<Text> {
-        label(self.process.as_ref(), self.k8s.as_ref(), self.container.as_ref())
-    }
-
-    fn other(&self) -> Option<Text> {
-        let peer = self.verdict.peer.as_ref()?;
-        label(peer.process.as_ref(), peer.k8s.as_ref(), peer.container.as_ref())
-    }
-
-    /// The time of a piece of evidence, in nanoseconds since the epoch.
-    pub fn at(&self, evidence: &Evidence) -> i64 {
-        #[expect(clippy::cast_possible_truncation, reason = "it saturates")]
-        let age = (evidence.age_s * 1e9) as i64;
-        sane(self.wall_ns.saturating_sub(age))
-    }
-
-    /// The idle limits that the connection reached: their names, and seconds.
-    pub fn limits(&self) -> impl Iterator<Item = (Text, f64)> + '_ {
-        let ipvs = self.verdict.ipvs.as_ref().and_then(|entry| {
-            let state = entry.state.as_ref().map(|state| format!(" {state}")).unwrap_or_default();
-            Some((Text::from(format!("IPVS{state}")), entry.timeout_s?))
-        });
-        let conntrack = self.verdict.conntrack.as_ref().and_then(|entry| {
-            let name = entry.limit.as_ref().map_or("conntrack", Text::as_str);
-            Some((Text::from(name.rsplit('.').next().unwrap_or(name)), entry.limit_s?))
-        });
-        ipvs.into_iter().chain(conntrack)
-    }
+fn limits(
+    ipvs: Option<&incident::Ipvs>,
+    conntrack: Option<&incident::Conntrack>,
+) -> Vec<(Text, f64)> {
+    let ipvs = ipvs.and_then(|entry| {
+        let state = entry.state.as_ref().map(|state| format!(" {state}")).unwrap_or_default();
+        Some((Text::from(format!("IPVS{state}")), entry.timeout_s?.0))
+    });
+    let conntrack = conntrack.and_then(|entry| {
+        let name = entry.limit.as_deref().unwrap_or("conntrack");
+        Some((Text::from(name.rsplit('.').next().unwrap_or(name)), entry.limit_s?.0))
+    });
+    ipvs.into_iter().chain(conntrack).collect()
 }
 
 /// "orders-api in pod shop/orders-api-7c9".
@@ -310,7 +242,7 @@ fn label(
         }
     });
     let container = || {
-        let id: String = container?.id.as_str().chars().take(12).collect();
+        let id: String = container?.id.chars().take(12).collect();
         Some(format!("container {id}"))
     };
     let place = pod.or_else(container);
@@ -324,37 +256,49 @@ fn label(
 
 /// A summary event: the counts of a run so far.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "Summary")]
 pub struct ParsedSummary {
-    #[serde(rename = "@timestamp", deserialize_with = "wall")]
     pub wall_ns: i64,
-    #[serde(default)]
-    pub host: Host,
-    pub rsttrace: SummaryFields,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct SummaryFields {
-    pub summary: Counts,
-    #[serde(default)]
+    pub host: Text,
+    pub counts: Counts,
     pub lost_events: u64,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default)]
 pub struct Counts {
-    #[serde(default)]
     pub incidents: Vec<CauseCount>,
-    #[serde(default)]
     pub benign: Vec<CauseCount>,
-    #[serde(default)]
     pub absorbed: u64,
-    #[serde(default)]
     pub forgotten: u64,
-    #[serde(default)]
     pub unreadable: u64,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, JsonSchema, PartialEq, Eq)]
 pub struct CauseCount {
     pub cause: Text,
     pub count: u64,
+}
+
+impl TryFrom<Summary> for ParsedSummary {
+    type Error = &'static str;
+
+    fn try_from(summary: Summary) -> Result<Self, &'static str> {
+        let counts = summary.rsttrace.summary;
+        let per_cause = |list: Vec<summary::CauseCount>| {
+            let list = list.into_iter();
+            list.map(|it| CauseCount { cause: it.cause.into(), count: it.count }).collect()
+        };
+        Ok(Self {
+            wall_ns: wall(&summary.timestamp)?,
+            host: summary.host.name.into(),
+            counts: Counts {
+                incidents: per_cause(counts.incidents),
+                benign: per_cause(counts.benign),
+                absorbed: counts.absorbed,
+                forgotten: counts.forgotten,
+                unreadable: counts.unreadable,
+            },
+            lost_events: summary.rsttrace.lost_events,
+        })
+    }
 }

@@ -57,27 +57,25 @@ impl Runs {
 
     /// Counts an incident. One that is not selected only updates the sequence and the lost events.
     pub fn incident(&mut self, incident: &ParsedIncident, selected: bool) {
-        let sequence = incident.event.sequence;
-        let run = self.at(&incident.host.name, incident.wall_ns, |run| sequence < run.sequence);
+        let sequence = incident.sequence;
+        let run = self.at(&incident.host, incident.wall_ns, |run| sequence < run.sequence);
         run.sequence = run.sequence.max(sequence);
-        run.lost = run.lost.max(incident.verdict.lost_events);
-        if !selected || incident.verdict.follows.is_some() {
+        run.lost = run.lost.max(incident.lost_events);
+        if !selected || incident.follows.is_some() {
             return;
         }
         match incident.is_benign() {
-            true => *run.benign.entry(incident.verdict.cause.clone()).or_default() += 1,
+            true => *run.benign.entry(incident.cause.clone()).or_default() += 1,
             false => run.broken += 1,
         }
     }
 
     /// Keeps a summary; `before_window` when it is older than the selected window.
     pub fn summary(&mut self, summary: ParsedSummary, before_window: bool) {
-        let ParsedSummary { wall_ns, host, rsttrace } = summary;
-        let counts = rsttrace.summary;
-        let run = self.at(&host.name, wall_ns, |run| {
-            run.now.as_ref().is_some_and(|now| counts.is_below(now))
-        });
-        run.lost = run.lost.max(rsttrace.lost_events);
+        let ParsedSummary { wall_ns, host, counts, lost_events } = summary;
+        let run =
+            self.at(&host, wall_ns, |run| run.now.as_ref().is_some_and(|now| counts.is_below(now)));
+        run.lost = run.lost.max(lost_events);
         if before_window {
             run.before = Some(counts.clone());
         }

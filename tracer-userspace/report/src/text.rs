@@ -2,7 +2,7 @@
 
 use rsttrace_model::escape::terminal;
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::Serialize;
 
 /// Longest text in characters; no text of an event is longer, because its line stays below 12 KiB.
 const LONGEST: usize = 4096;
@@ -43,17 +43,6 @@ impl From<String> for Text {
     fn from(text: String) -> Self {
         Self::new(&text)
     }
-}
-
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self::new(&String::deserialize(deserializer)?))
-    }
-}
-
-/// Deserializes text of several lines, such as the content of a file, one [`Text`] per line.
-pub fn block<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Text>, D::Error> {
-    Ok(String::deserialize(deserializer)?.lines().map(Text::new).collect())
 }
 
 #[cfg(test)]
