@@ -71,6 +71,8 @@ pub struct SignalReport {
     pub way: Vec<String>,
     /// Better ways, and why each is not used: "ip_vs_conn_expire", "this kernel has no kprobes".
     pub instead_of: Vec<(String, String)>,
+    /// Whether a kprobe of a better way was refused.
+    pub wants_kprobe: bool,
     pub invisible: Option<String>,
     pub cost: Option<&'static str>,
     pub module: Option<&'static str>,
@@ -101,6 +103,7 @@ impl Diagnosis {
                 state,
                 way: coverage.way.iter().cloned().collect(),
                 instead_of: Vec::new(),
+                wants_kprobe: false,
                 invisible: coverage.blind.clone(),
                 cost: None,
                 module: None,
@@ -169,6 +172,7 @@ fn signal(choice: &Choice, absent_modules: &BTreeSet<&str>) -> SignalReport {
             .filter(|_| is_active)
             .map(|(way, why)| (way_name(way, choice), describe(why)))
             .collect(),
+        wants_kprobe: is_active && choice.passed.iter().any(|(_, why)| wants_kprobe(why)),
         invisible: invisible.filter(|_| is_active).map(str::to_owned),
         cost,
         module: signal.module,
@@ -202,6 +206,10 @@ fn way_name(way: &AttachOption, choice: &Choice) -> String {
         |hook: &&str| hook.strip_suffix("_backup").is_some_and(|it| way.hooks.contains(&it));
     let hooks: Vec<&str> = way.hooks.iter().copied().filter(|hook| !is_backup(hook)).collect();
     hooks.join(" + ") + if part { " alone" } else { "" }
+}
+
+fn wants_kprobe(why: &WhyNot) -> bool {
+    matches!(why, WhyNot::Hook(_, refused) if refused.iter().any(|it| it.is_kprobe))
 }
 
 fn describe(why: &WhyNot) -> String {
@@ -299,8 +307,7 @@ fn advice(found: &Examination, signals: &[SignalReport]) -> Vec<String> {
     }
     let wants_kprobes: Vec<&str> = signals
         .iter()
-        .filter(|it| it.instead_of.iter().any(|(_, why)| why.contains("kprobes")))
-        .filter(|it| it.state != State::Full)
+        .filter(|it| it.wants_kprobe && it.state != State::Full)
         .map(|it| it.id)
         .collect();
     if found.kprobes == Kprobes::Missing && !wants_kprobes.is_empty() {
@@ -337,7 +344,11 @@ mod tests {
         let choices = signal::ALL.iter().map(|signal| {
             let way = ways.iter().find(|(id, _)| *id == signal.id).map(|(_, number)| *number);
             let better = way.unwrap_or(signal.ways.len());
-            let refused = |hook: &str| Refused { program: hook.into(), why: "no kprobes".into() };
+            let refused = |hook: &str| Refused {
+                program: hook.into(),
+                is_kprobe: true,
+                why: "no kprobes".into(),
+            };
             Choice {
                 signal,
                 taken: way.map(|number| (&signal.ways[number], Vec::new())),

@@ -7,6 +7,7 @@ use std::{
 };
 
 use rsttrace_model::address::Address;
+use tracer_common::net::{AF_INET, AF_INET6};
 
 use super::{
     netlink::Link,
@@ -23,9 +24,6 @@ const IFA_LABEL: u16 = 3;
 const IFA_F_PERMANENT: u8 = 0x80;
 /// Size of `struct ifaddrmsg`, bytes.
 const IFADDRMSG_LEN: usize = 8;
-
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -11,6 +11,7 @@ use std::{
 
 use rsttrace_model::{conntrack::ConntrackEntry, flow::Flow};
 use rustix::net::netlink::NETFILTER;
+use tracer_common::net::{AF_INET, AF_INET6, IPPROTO_TCP};
 
 use super::{
     netlink::Link,
@@ -19,10 +20,6 @@ use super::{
 
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET`.
 const GET: u16 = 0x0101;
-
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-const IPPROTO_TCP: u8 = 6;
 
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;

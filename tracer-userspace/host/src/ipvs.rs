@@ -15,6 +15,7 @@ use rsttrace_model::{
     settings::IpvsTimer,
     traffic::ServiceKey,
 };
+use tracer_common::net;
 
 use super::{
     ipvs_conn, ipvs_services,
@@ -52,8 +53,9 @@ const IPVS_DEST_ATTR_FWD_METHOD: u16 = 3;
 const IPVS_DEST_ATTR_WEIGHT: u16 = 4;
 const IPVS_DEST_ATTR_ADDR_FAMILY: u16 = 11;
 
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
+// An IPVS attribute holds the family in 16 bits.
+const AF_INET: u16 = net::AF_INET as u16;
+const AF_INET6: u16 = net::AF_INET6 as u16;
 
 /// Time for all requests: a node has thousands of services, and each costs one dump. After this time the
 /// services are unknown.

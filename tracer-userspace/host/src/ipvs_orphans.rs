@@ -14,13 +14,12 @@ use rsttrace_model::{
     ipvs::IpvsEntry,
     netns::NetnsState,
 };
+use tracer_common::net::IPPROTO_TCP;
 
 use super::{
     Host, clock, ipvs_conn, ipvs_services,
     survey::{MOST_ENTRIES, TABLE_MAX_AGE},
 };
-
-const IPPROTO_TCP: u8 = 6;
 
 /// Limit of namespaces that are searched for a service, and the maximum age of their list of services.
 const MOST_IPVS_NAMESPACES: usize = 64;

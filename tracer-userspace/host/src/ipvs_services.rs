@@ -4,11 +4,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use rsttrace_model::ipvs::{IpvsDestination, IpvsService};
+use tracer_common::net::{IPPROTO_TCP, IPPROTO_UDP};
 
 use super::ipvs_conn;
 
-const IPPROTO_TCP: u8 = 6;
-const IPPROTO_UDP: u8 = 17;
 const IPPROTO_SCTP: u8 = 132;
 
 /// The services in the text of `/proc/net/ip_vs`. Lines that cannot be parsed are skipped.

@@ -15,6 +15,7 @@ use rsttrace_model::{
     tcp_state,
 };
 use rustix::net::netlink::SOCK_DIAG;
+use tracer_common::net::{AF_INET, AF_INET6, IPPROTO_TCP};
 
 use super::{
     netlink::Link,
@@ -22,10 +23,6 @@ use super::{
 };
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-const IPPROTO_TCP: u8 = 6;
 
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_SKV6ONLY: u16 = 11;

@@ -23,6 +23,7 @@ pub trait Hooks {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     pub program: String,
+    pub is_kprobe: bool,
     pub why: String,
 }
 
@@ -126,8 +127,11 @@ impl<'a, H: Hooks> AttachPlanner<'a, H> {
                     attached = Some(program.clone());
                     break;
                 }
-                Err(error) => refused
-                    .push(Refused { program: program.name.clone(), why: format!("{error:#}") }),
+                Err(error) => refused.push(Refused {
+                    program: program.name.clone(),
+                    is_kprobe: program.way.is_kprobe(),
+                    why: format!("{error:#}"),
+                }),
             }
         }
         self.refused.extend(refused.iter().cloned());

@@ -6,10 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::Flow;
 
-/// Protocol numbers (include/uapi/linux/in.h).
-pub const IPPROTO_TCP: u8 = 6;
-/// See [`IPPROTO_TCP`].
-pub const IPPROTO_UDP: u8 = 17;
+pub use tracer_common::net::{IPPROTO_TCP, IPPROTO_UDP};
 
 /// IP virtual server.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

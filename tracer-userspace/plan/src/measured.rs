@@ -2,12 +2,11 @@
 
 use rsttrace_model::{
     host_state::{HostState, Netns},
+    ipvs::IPPROTO_UDP,
     traffic::{Counters, Traffic},
 };
 
 use super::demand::InForce;
-
-const IPPROTO_UDP: u8 = 17;
 
 /// What was measured besides the settings. Rates are rounded up, and `None` if no counter was read twice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

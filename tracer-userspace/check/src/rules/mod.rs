@@ -1,6 +1,9 @@
 //! The rules. Each has a file of its own: a [`Rule`] and a pure function of the host's state.
 
-use rsttrace_model::host_state::{HostState, Netns};
+use rsttrace_model::{
+    host_state::{HostState, Netns},
+    ipvs::{IPPROTO_TCP as TCP, IPPROTO_UDP as UDP},
+};
 
 use super::{connections::Ends, finding::CheckFinding};
 
@@ -81,6 +84,3 @@ pub const ALL: &[Rule] = &[
     dead_peer::RULE,
     user_timeout::RULE,
 ];
-
-const TCP: u8 = 6;
-const UDP: u8 = 17;

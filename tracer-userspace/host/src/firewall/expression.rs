@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, io};
 
 use rsttrace_model::firewall::{Answer, Interface, Outgoing};
+use tracer_common::net::IPPROTO_TCP;
 
 use super::{
     super::nlmsg::{attributes, leading, malformed},
@@ -28,7 +29,6 @@ const NFT_CT_STATE: u32 = 0;
 const NFT_META_OIF: u32 = 5;
 const NFT_META_OIFNAME: u32 = 7;
 const NFT_META_L4PROTO: u32 = 16;
-const IPPROTO_TCP: u8 = 6;
 const NFT_CMP_EQ: u32 = 0;
 const NFT_CMP_NEQ: u32 = 1;
 const NFT_BITWISE_MASK_XOR: u32 = 0;

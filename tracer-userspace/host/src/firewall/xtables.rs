@@ -4,6 +4,7 @@
 use std::io;
 
 use rsttrace_model::firewall::Answer;
+use tracer_common::net::AF_INET6;
 
 use super::{
     super::nlmsg::{leading, malformed},
@@ -21,8 +22,6 @@ const FLAGS: usize = 146;
 /// `IPT_TCP_RESET` (`linux/netfilter_ipv4/ipt_REJECT.h`) and `IP6T_TCP_RESET`.
 const TCP_RESET_4: u32 = 7;
 const TCP_RESET_6: u32 = 6;
-
-const AF_INET6: u8 = 10;
 
 pub(super) fn a_match(name: &str, revision: u32, info: &[u8]) -> io::Result<Vec<Step>> {
     let step = match (name, revision) {
