@@ -109,7 +109,19 @@ fn comes_by(signal: &str, body: &Body) -> bool {
             DropReason::NoDestination => signal == "ipvs_server_removed",
             DropReason::TableFull | DropReason::Netfilter { .. } => signal == "conntrack_full",
         },
-        _ => false,
+        Body::Session(_)
+        | Body::IpvsOrphan(_)
+        | Body::Netns(_)
+        | Body::Owner { .. }
+        | Body::Process { .. }
+        | Body::Survived { .. }
+        | Body::InitialState(_)
+        | Body::StateLookup(_)
+        | Body::AcceptQueue(_)
+        | Body::Lost(_)
+        | Body::SkippedRuns(_)
+        | Body::Tick
+        | Body::Unknown { .. } => false,
     }
 }
 

@@ -9,11 +9,14 @@ const SENTENCES: [&str; 8] =
 /// Fields of these names that are words for machines.
 const WORDS: [&str; 2] = ["/event/reason", "/rsttrace/rst/reason"];
 
+/// The version of the schema, which a new field or cause raises.
+const VERSION: &str = "/rsttrace/schema";
+
 /// What changed between two streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Difference {
     None,
-    /// Sentences only: causes, confidences, victims, tuples, ids, numbers and their order are the same.
+    /// Sentences or the version of the schema only: causes, confidences, victims, tuples, ids, numbers and their order are the same.
     Text,
     Verdict,
 }
@@ -48,7 +51,11 @@ fn values(old: &Value, new: &Value, path: &str) -> Difference {
             let field = path.rsplit('/').next().unwrap_or_default();
             let sentence = SENTENCES.contains(&field) && !WORDS.contains(&path);
             let same_file = path.ends_with("/persist/text") && settings(old).eq(settings(new));
-            if sentence || same_file { Difference::Text } else { Difference::Verdict }
+            if sentence || same_file || path == VERSION {
+                Difference::Text
+            } else {
+                Difference::Verdict
+            }
         }
         _ => Difference::Verdict,
     }
@@ -65,6 +72,8 @@ fn a_new_sentence_is_text_and_a_new_number_word_or_order_is_a_verdict() {
     let is = |from: &str, to: &str| between(old, &old.replace(from, to));
     assert_eq!(is("none", ""), Difference::None);
     assert_eq!(is(r#""b""#, r#""c""#), Difference::Text);
+    let version = |of: &str| format!(r#"{{"rsttrace":{{"schema":"{of}"}}}}"#);
+    assert_eq!(between(&version("1.0"), &version("1.1")), Difference::Text);
     assert_eq!(is(r#""x""#, r#""y""#), Difference::Verdict, "event.reason is a word");
     assert_eq!(is("1.0", "2.0"), Difference::Verdict);
     assert_eq!(

@@ -127,7 +127,23 @@ impl Record {
             Body::ResetReceived(it) => Self::Received(Stamped { ts, netns, value: *it }),
             Body::SocketError(it) => Self::Error(Stamped { ts, netns, value: *it }),
             Body::PacketDrop(it) => Self::Drop(Stamped { ts, netns, value: *it }),
-            _ => return None,
+            Body::Session(_)
+            | Body::IpvsEnd(_)
+            | Body::IpvsServerRemoved(_)
+            | Body::IpvsOrphan(_)
+            | Body::ConntrackEnd(_)
+            | Body::ConntrackInvalid(_)
+            | Body::Netns(_)
+            | Body::Owner { .. }
+            | Body::Process { .. }
+            | Body::Survived { .. }
+            | Body::InitialState(_)
+            | Body::StateLookup(_)
+            | Body::AcceptQueue(_)
+            | Body::Lost(_)
+            | Body::SkippedRuns(_)
+            | Body::Tick
+            | Body::Unknown { .. } => return None,
         })
     }
 

@@ -145,7 +145,24 @@ fn socket_of(body: &mut Body) -> Option<&mut Socket> {
         Body::ResetSent(it) => it.socket.as_mut(),
         Body::ResetReceived(it) => Some(&mut it.socket),
         Body::SocketError(it) => Some(&mut it.socket),
-        _ => None,
+        Body::PacketDrop(_)
+        | Body::Session(_)
+        | Body::IpvsEnd(_)
+        | Body::IpvsServerRemoved(_)
+        | Body::IpvsOrphan(_)
+        | Body::ConntrackEnd(_)
+        | Body::ConntrackInvalid(_)
+        | Body::Netns(_)
+        | Body::Owner { .. }
+        | Body::Process { .. }
+        | Body::Survived { .. }
+        | Body::InitialState(_)
+        | Body::StateLookup(_)
+        | Body::AcceptQueue(_)
+        | Body::Lost(_)
+        | Body::SkippedRuns(_)
+        | Body::Tick
+        | Body::Unknown { .. } => None,
     }
 }
 
