@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     sync::mpsc::{self, RecvTimeoutError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -23,8 +23,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::live::now;
 
-/// Most services that are sampled at once. Further ones are ignored; their broken connections are recorded
-/// anyway.
+/// Most services that are sampled at once: those with the latest broken connections.
 const WATCHES: usize = 32;
 /// Most sockets that are read for each service.
 const SOCKETS: usize = 4096;
@@ -92,23 +91,18 @@ impl IdleSampler {
 
 fn sample(host: &Host, requests: &mpsc::Receiver<Watch>, report: &UnboundedSender<Event>) {
     let mut watched: Vec<(Watch, IdlePeriods)> = Vec::new();
+    let mut due: Option<Instant> = None;
     loop {
-        let interval = watched.iter().map(|(watch, _)| watch.broke_after / 8).min();
-        let request = match interval {
+        let request = match due {
             None => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(interval) => requests.recv_timeout(interval.clamp(MIN_INTERVAL, MAX_INTERVAL)),
+            Some(due) => requests.recv_timeout(due.saturating_duration_since(Instant::now())),
         };
         match request {
             Ok(new) => {
-                let same = |(known, _): &(Watch, _)| {
-                    known.service == new.service && known.netns == new.netns
-                };
-                if let Some(index) = watched.iter().position(same) {
-                    let known = &mut watched[index].0;
-                    known.broke_after = known.broke_after.min(new.broke_after);
-                } else if watched.len() < WATCHES {
-                    watched.push((new, IdlePeriods::default()));
-                }
+                add(&mut watched, new);
+                // A request only brings the next sample forward: many requests must not delay the sample.
+                let next = Instant::now() + interval(&watched);
+                due = Some(due.map_or(next, |due| due.min(next)));
                 continue;
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -127,7 +121,31 @@ fn sample(host: &Host, requests: &mpsc::Receiver<Watch>, report: &UnboundedSende
                 }
             }
         }
+        due = Some(Instant::now() + interval(&watched));
     }
+}
+
+/// The time between two samples.
+fn interval(watched: &[(Watch, IdlePeriods)]) -> Duration {
+    let shortest = watched.iter().map(|(watch, _)| watch.broke_after / 8).min();
+    shortest.unwrap_or(MAX_INTERVAL).clamp(MIN_INTERVAL, MAX_INTERVAL)
+}
+
+/// Adds a service, or renews its place at the end of the list. A full list drops the service whose last
+/// broken connection is the oldest.
+fn add(watched: &mut Vec<(Watch, IdlePeriods)>, new: Watch) {
+    let same = |(known, _): &(Watch, _)| known.service == new.service && known.netns == new.netns;
+    let renewed = match watched.iter().position(same) {
+        Some(index) => {
+            let (known, periods) = watched.remove(index);
+            (Watch { broke_after: known.broke_after.min(new.broke_after), ..known }, periods)
+        }
+        None => (new, IdlePeriods::default()),
+    };
+    if watched.len() >= WATCHES {
+        watched.remove(0);
+    }
+    watched.push(renewed);
 }
 
 impl Watch {
@@ -212,6 +230,23 @@ mod tests {
             bytes_acked: None,
             v6_only: false,
         }
+    }
+
+    #[test]
+    fn a_full_list_drops_the_service_whose_last_break_is_the_oldest() {
+        let watch = |port| Watch {
+            netns: 1,
+            service: ([10, 9, 9, 9], port).into(),
+            is_local: false,
+            broke_after: Duration::from_secs(u64::from(port)),
+        };
+        let mut watched = Vec::new();
+        (2..34).for_each(|port| add(&mut watched, watch(port)));
+        add(&mut watched, Watch { broke_after: Duration::from_secs(9), ..watch(2) });
+        add(&mut watched, watch(34));
+        let ports: Vec<_> = watched.iter().map(|(watch, _)| watch.service.port()).collect();
+        assert_eq!(ports, (4..34).chain([2, 34]).collect::<Vec<_>>());
+        assert_eq!(watched[30].0.broke_after, Duration::from_secs(2), "the shortest counts");
     }
 
     #[test]
