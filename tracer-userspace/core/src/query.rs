@@ -72,8 +72,13 @@ pub fn wanted(event: &Event) -> Vec<Query> {
             }
         }
         Body::ResetReceived(received) => {
-            owner_of = Some(&received.socket).filter(|socket| has_owner(socket));
+            let socket = &received.socket;
+            owner_of = Some(socket).filter(|socket| has_owner(socket));
             max_age = FRESH;
+            if let Some(last) = socket.last_received {
+                let idle = ts.saturating_sub(last);
+                queries.push(Query::IdlePeriods { netns, flow: socket.flow, idle });
+            }
         }
         Body::SocketError(error) => {
             let socket = &error.socket;
@@ -102,12 +107,6 @@ pub fn wanted(event: &Event) -> Vec<Query> {
         let Socket { inode, flow, ref opener, .. } = *socket;
         let opener = opener.clone();
         queries.push(Query::Owner(OwnedSocket { inode, netns, flow, opener }));
-    }
-    if let Body::ResetReceived(received) = body
-        && let Some(last) = received.socket.last_received
-    {
-        let idle = ts.saturating_sub(last);
-        queries.push(Query::IdlePeriods { netns, flow: received.socket.flow, idle });
     }
     if netns != 0 {
         queries.push(Query::Netns { netns, max_age });
