@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{By, FixTest, Outcome, Prediction, Round, StartRound};
+use super::{By, FixTest, Outcome, Prediction, Round, StartRound, connections};
 use crate::{
     actor::{
         abort_on_close, accept, connect, error_within, listen, receive_end, send, talk, wait_unread,
@@ -54,18 +54,6 @@ fn incident(cause: &'static str, net: Net, round: &Round) -> Incident {
     Incident::new(cause, net.client(round.port), net.server(PORT))
 }
 
-/// Opens connections on which both sides have sent data.
-fn connections<'a>(stage: &'a Stage<'a>) -> Result<impl Fn(&Round) -> Result<Pair> + 'a> {
-    let net = stage.net;
-    let listener = listen(stage.lab.server()?, net.server(PORT))?;
-    Ok(move |round: &Round| {
-        let client = connect(stage.lab.client()?, net.client(round.port), net.server(PORT))?;
-        let server = accept(&listener)?;
-        talk(&client, &server)?;
-        Ok(Pair { client, server })
-    })
-}
-
 /// The error of the client's socket after the server has closed, if there is one.
 fn ends(stage: &Stage<'_>, client: TcpStream) -> Result<Outcome> {
     let errno = error_within(&client, SURVIVES)?;
@@ -75,7 +63,7 @@ fn ends(stage: &Stage<'_>, client: TcpStream) -> Result<Outcome> {
 
 /// A request arrives just before the server closes.
 fn close_unread<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
-    let open = connections(stage)?;
+    let open = connections(stage, stage.net.server(PORT))?;
     Ok(Box::new(move |round| {
         let Pair { client, mut server } = open(round)?;
         let reads_first = round.advice.is_some();
@@ -96,7 +84,7 @@ fn close_unread<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
 }
 
 fn linger<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
-    let open = connections(stage)?;
+    let open = connections(stage, stage.net.server(PORT))?;
     Ok(Box::new(move |round| {
         let Pair { client, server } = open(round)?;
         if round.advice.is_none() {
@@ -114,7 +102,7 @@ const KEEP_ALIVE: Duration = Duration::from_millis(2_500);
 
 /// The pool hands out a connection that the server has just closed, unless the pool has closed it before.
 fn race<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
-    let open = connections(stage)?;
+    let open = connections(stage, stage.net.server(PORT))?;
     Ok(Box::new(move |round| {
         let Pair { client, mut server } = open(round)?;
         let pool_closes_after = round.advice.as_ref().map(seconds).transpose()?;

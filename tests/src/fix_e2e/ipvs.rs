@@ -9,11 +9,11 @@ use anyhow::{Context, Result};
 use rustix::net::sockopt;
 
 use super::{
-    By, FinishRound, FixTest, LIMIT, Outcome, Prediction, Round, StartRound, be_idle, exchange,
-    set_options, synack_once,
+    By, FinishRound, FixTest, LIMIT, Outcome, Prediction, Round, StartRound, be_idle, connections,
+    exchange, set_options, synack_once,
 };
 use crate::{
-    actor::{PATIENCE, accept, connect, error_within, listen, receive_end, send, talk, wait_until},
+    actor::{PATIENCE, error_within, receive_end, send, talk, wait_until},
     expect::Incident,
     lab::{Net, Role, Topology},
     scenarios::{
@@ -88,24 +88,18 @@ fn idle_expired(net: Net, round: &Round) -> Incident {
 }
 
 /// Opens connections through the service, on which both sides have sent data.
-fn connections<'a>(
+fn through_service<'a>(
     stage: &'a Stage<'a>,
     timeout: u64,
 ) -> Result<impl Fn(&Round) -> Result<Pair> + 'a> {
     let net = stage.net;
     track(stage)?;
     serve(stage, net.vip(PORT), &[net.server(PORT)], timeout)?;
-    let listener = listen(stage.lab.server()?, net.server(PORT))?;
-    Ok(move |round: &Round| {
-        let client = connect(stage.lab.client()?, net.client(round.port), net.vip(PORT))?;
-        let server = accept(&listener)?;
-        talk(&client, &server)?;
-        Ok(Pair { client, server })
-    })
+    connections(stage, net.vip(PORT))
 }
 
 fn balanced<'a>(stage: &'a Stage<'a>, keepalive: bool) -> Result<StartRound<'a>> {
-    let open = connections(stage, LIMIT)?;
+    let open = through_service(stage, LIMIT)?;
     Ok(Box::new(move |round| {
         let Pair { client, server } = open(round)?;
         if keepalive {
@@ -124,7 +118,7 @@ fn balanced<'a>(stage: &'a Stage<'a>, keepalive: bool) -> Result<StartRound<'a>>
 
 /// The server shuts its side down; the client goes on sending.
 fn half_closed<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
-    let open = connections(stage, NEVER)?;
+    let open = through_service(stage, NEVER)?;
     stage.lab.node()?.run(&format!("ipvsadm --set 0 {LIMIT} 0"))?;
     Ok(Box::new(move |round| {
         let Pair { client, server } = open(round)?;
@@ -142,7 +136,7 @@ fn half_closed<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
 fn server_removed<'a>(stage: &'a Stage<'a>) -> Result<StartRound<'a>> {
     stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", 3)?;
     stage.lab.node()?.sysctl("net/ipv4/vs/expire_nodest_conn", 0)?;
-    let open = connections(stage, NEVER)?;
+    let open = through_service(stage, NEVER)?;
     let (service, server) = (stage.net.vip(PORT), stage.net.server(PORT));
     Ok(Box::new(move |round| {
         let node = stage.lab.node()?;

@@ -15,7 +15,7 @@ mod steps;
 mod translated;
 
 use std::{
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -25,12 +25,12 @@ use rustix::{io::Errno, net::sockopt};
 use serde_json::Value;
 
 use crate::{
-    actor::reaches,
+    actor::{accept, connect, listen, reaches, talk},
     expect::Incident,
     guest::Need,
     lab::{Net, Role, Topology},
     netns::Namespace,
-    scenarios::{CLIENT, Stage},
+    scenarios::{CLIENT, PORT, Pair, Stage},
 };
 
 pub use fault_test::{FAULT_TESTS, FaultTest};
@@ -181,6 +181,21 @@ pub fn all() -> Vec<&'static FixTest> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// Opens connections to `service`, which the server accepts, and on which both sides have sent data.
+fn connections<'a>(
+    stage: &'a Stage<'a>,
+    service: SocketAddr,
+) -> Result<impl Fn(&Round) -> Result<Pair> + 'a> {
+    let net = stage.net;
+    let listener = listen(stage.lab.server()?, net.server(PORT))?;
+    Ok(move |round: &Round| {
+        let client = connect(stage.lab.client()?, net.client(round.port), service)?;
+        let server = accept(&listener)?;
+        talk(&client, &server)?;
+        Ok(Pair { client, server })
+    })
 }
 
 /// One side writes once. Both sockets stay open until the end of the test.
