@@ -219,25 +219,31 @@ pub fn wait_expired(stage: &Stage<'_>, client_port: u16) -> Result<()> {
     wait_until(PATIENCE, what, || Ok(!has_entry(&connections(node)?, client_port)))
 }
 
-/// The complete table of connections. Since 7.2, a read misses entries while they move to a larger table; only the
-/// count of all entries shows that.
+/// The complete table of connections. A read may miss entries: since 7.2 while they move to a larger table, which only
+/// the count of all entries shows; before, when entries of any namespace end while a long table is read. So several
+/// readings are added.
 pub fn connections(node: &Namespace) -> Result<String> {
     let deadline = Instant::now() + PATIENCE;
+    // An entry that is listed twice may differ in its remaining time.
+    let entry = |line: &str| line.split_whitespace().take(7).map(str::to_owned).collect::<Vec<_>>();
     node.enter(|| {
+        let mut table = proc_net("ip_vs_conn")?;
         loop {
+            let shown: HashSet<_> = table.lines().skip(1).map(entry).collect();
             let status = proc_net("ip_vs_status").unwrap_or_default();
-            let table = proc_net("ip_vs_conn")?;
             let count = status.lines().find_map(|line| line.strip_prefix("Conns:"));
-            let count: usize = count.map_or(Ok(0), |count| count.trim().parse())?;
-            // An entry that is listed twice may differ in its remaining time.
-            let entry = |line: &'_ str| {
-                line.split_whitespace().take(7).map(str::to_owned).collect::<Vec<_>>()
-            };
-            let shown = table.lines().skip(1).map(entry).collect::<HashSet<_>>().len();
-            if shown >= count {
+            let count: Option<usize> = count.map(|count| count.trim().parse()).transpose()?;
+            let again = proc_net("ip_vs_conn")?;
+            let added = again.lines().skip(1).filter(|line| !shown.contains(&entry(line))).count();
+            if count.map_or(added == 0, |count| shown.len() >= count) {
                 return Ok(table);
             }
-            ensure!(Instant::now() < deadline, "only {shown} of {count} IPVS entries are listed");
+            ensure!(
+                Instant::now() < deadline,
+                "{} of {count:?} IPVS entries are listed",
+                shown.len()
+            );
+            table = again;
         }
     })
 }

@@ -19,25 +19,45 @@ use rsttrace_model::{
 /// entries of a small table within milliseconds.
 const MAX_READINGS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(20);
+/// The kernel shows at least this many bytes without a pause (`seq_read_iter`, a page).
+const ONE_PIECE: usize = 4096;
 
 /// Reads the TCP entries of the calling thread's namespace, at most `most`. The kernel walks the table from
 /// the start for every 4 KiB, so the time to read a whole table grows with the square of its size.
 /// `None` while ip_vs is not loaded.
 ///
-/// Since 7.2 the table grows and shrinks. While entries move, a reading shows some entries twice and others
-/// not at all (`ip_vs_conn_array`). If a reading shows fewer entries than the kernel counts, the entries of
-/// the next readings are added.
+/// One reading may miss entries (`ip_vs_conn_array`):
+/// - A position in the table is a number of entries of all namespaces. When one ends between two pieces of 4 KiB,
+///   the next piece begins one entry too late.
+/// - Since 7.2 the table grows and shrinks. While entries move, some are shown twice and others not at all.
+///
+/// So the entries of several readings are added, until the kernel's own count is reached, or, where the kernel
+/// shows none, until a reading adds no entry.
 pub(super) fn read(most: usize) -> Option<IpvsTable> {
+    let open = || File::open("/proc/thread-self/net/ip_vs_conn").ok().map(BufReader::new);
+    read_repeatedly(|| Some((count(), open()?)), most)
+}
+
+/// Takes the kernel's count of entries and one reading of the table as often as needed.
+fn read_repeatedly<R: BufRead>(
+    mut reading: impl FnMut() -> Option<(Option<u32>, R)>,
+    most: usize,
+) -> Option<IpvsTable> {
     let mut shown = Shown::default();
-    for reading in 1..=MAX_READINGS {
-        let count = count();
-        shown
-            .add(BufReader::new(File::open("/proc/thread-self/net/ip_vs_conn").ok()?), most)
-            .ok()?;
-        if reading == MAX_READINGS || count.is_none_or(|count| shown.is_all(count)) {
+    for number in 1..=MAX_READINGS {
+        let known = shown.table.entries.len();
+        let (count, text) = reading()?;
+        let bytes = shown.add(text, most).ok()?;
+        let is_complete = count.map_or_else(
+            || bytes <= ONE_PIECE || number > 1 && shown.table.entries.len() == known,
+            |count| shown.is_all(count),
+        );
+        if shown.table.truncated || is_complete {
             break;
         }
-        thread::sleep(PAUSE);
+        if number < MAX_READINGS {
+            thread::sleep(PAUSE);
+        }
     }
     Some(shown.table)
 }
@@ -75,10 +95,14 @@ struct Shown {
 }
 
 impl Shown {
-    fn add(&mut self, text: impl BufRead, most: usize) -> io::Result<()> {
+    /// Adds one reading; returns its length in bytes.
+    fn add(&mut self, text: impl BufRead, most: usize) -> io::Result<usize> {
         self.others = 0;
+        let mut bytes = 0;
         for line in text.lines() {
-            let Some(entry) = entry(&line?) else {
+            let line = line?;
+            bytes += line.len() + 1;
+            let Some(entry) = entry(&line) else {
                 self.others += 1;
                 continue;
             };
@@ -92,13 +116,13 @@ impl Shown {
             self.flows.insert(entry.virtual_flow);
             self.table.entries.push(entry);
         }
-        Ok(())
+        Ok(bytes)
     }
 
-    /// Whether the readings showed all `count` entries of all protocols, or reached the limit.
+    /// Whether the readings showed all `count` entries of all protocols.
     fn is_all(&self, count: u32) -> bool {
         let shown = self.table.entries.len() + self.others.saturating_sub(1);
-        self.table.truncated || u32::try_from(shown).is_ok_and(|shown| shown >= count)
+        u32::try_from(shown).is_ok_and(|shown| shown >= count)
     }
 }
 
@@ -185,6 +209,25 @@ fd00:000c:0002:0000:0000:0000:0000:0002 0CEA CLOSE_WAIT       12
         shown.add(reading(&[0, 2, 3, 4]).as_bytes(), 9).expect("memory");
         assert!(shown.is_all(4));
         assert_eq!(shown.table, parse(TABLE.as_bytes(), 9).expect("memory"));
+    }
+
+    #[test]
+    fn without_a_count_a_long_table_is_read_until_nothing_is_added() {
+        let line = |port: u16| {
+            format!("TCP 0A0C0102 {port:04X} 0A0C6401 0CEA 0A0C0202 0CEA ESTABLISHED     900\n")
+        };
+        let whole: Vec<String> = (1..=100).map(line).collect();
+        // An entry of another namespace ended while the table was read: the 62nd is not shown.
+        let gap = [&whole[..61], &whole[62..]].concat().concat();
+        let whole = whole.concat();
+        let read = |texts: &[&str]| {
+            let mut left = texts.iter().copied();
+            let table = read_repeatedly(|| Some((None, left.next()?.as_bytes())), 999);
+            (table.map(|table| table.entries.len()), left.count())
+        };
+        assert_eq!(read(&[&gap, &whole, &whole]), (Some(100), 0));
+        assert_eq!(read(&[&whole, &whole, &whole]), (Some(100), 1), "two readings agree");
+        assert_eq!(read(&[TABLE, TABLE]), (Some(2), 1), "a short table is shown in one piece");
     }
 
     #[test]
