@@ -23,7 +23,7 @@ pub fn by_hook<'a>(programs: impl Iterator<Item = (&'a str, u64)>) -> BTreeMap<S
     let mut hooks = BTreeMap::<String, u64>::new();
     // `kfree_skb` waits for the drop that `early_drop` announced, which is counted as lost if it is missed.
     for (name, runs) in programs.filter(|(name, _)| !name.starts_with("kfree_skb__")) {
-        let (hook, _) = name.split_once("__").unwrap_or((name, ""));
+        let (hook, _) = name.rsplit_once("__").unwrap_or((name, ""));
         let hook = hook.strip_suffix("_backup").unwrap_or(hook).to_owned();
         hooks.entry(hook).and_modify(|least| *least = runs.min(*least)).or_insert(runs);
     }
@@ -54,6 +54,8 @@ mod tests {
             1
         );
         assert_eq!(skipped(&[("tcp_send_reset__rawtp", 5)]), 5, "the other is not attached");
+        let inner = by_hook([("__ip_vs_del_dest__kprobe", 1)].into_iter());
+        assert!(inner.contains_key("__ip_vs_del_dest"), "{inner:?}");
         assert_eq!(skipped(&[("kfree_skb__rawtp", 7), ("kfree_skb_netfilter__rawtp", 1)]), 1);
     }
 

@@ -83,6 +83,12 @@ impl ConntrackEntry {
     }
 }
 
+/// Whether an entry in this state waits for the handshake: NONE, SYN_SENT, SYN_RECV or SYN_SENT2
+/// (include/uapi/linux/netfilter/nf_conntrack_tcp.h).
+pub fn is_half_open(state: u32) -> bool {
+    matches!(state, 0 | 1 | 2 | 9)
+}
+
 /// The kernel's name for a conntrack TCP state (nf_conntrack_proto_tcp.c).
 pub fn state_name(state: u32) -> &'static str {
     const NAMES: [&str; 10] = [

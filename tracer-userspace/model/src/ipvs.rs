@@ -127,6 +127,12 @@ pub fn state_name(state: u32) -> &'static str {
     usize::try_from(state).ok().and_then(|i| NAMES.get(i)).copied().unwrap_or("UNKNOWN")
 }
 
+/// Whether an entry in this state waits for the handshake: SYN_SENT, SYN_RECV or SYNACK
+/// (net/netfilter/ipvs/ip_vs_proto_tcp.c). NONE is the state of a new entry.
+pub fn is_half_open(state: u32) -> bool {
+    matches!(state, 0 | 2 | 3 | 10)
+}
+
 /// The state of an IPVS entry with this kernel name.
 pub fn state_by_name(name: &str) -> Option<u32> {
     (1..=10).find(|state| state_name(*state) == name)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rsttrace_core::{
     correlator::{Correlator, RunCounters},
-    event::{Body, Event},
+    event::{Body, Event, SkippedRuns},
     incident::Incident,
 };
 use rsttrace_kernel::{
@@ -120,7 +120,7 @@ async fn run(args: &TraceArgs, observer: &mut dyn Observer) -> Result<(), Failur
                 say(&notice::skipped(skipped, args.notice_width()));
                 skips_reported = true;
             }
-            let body = Body::SkippedRuns(skipped.values().sum());
+            let body = Body::SkippedRuns(SkippedRuns::ByHook(skipped.clone()));
             feed.event(Event { ts: now(), netns: 0, body })?;
         }
         let until = if stop { Nanos::MAX } else { live.settle_deadline() };

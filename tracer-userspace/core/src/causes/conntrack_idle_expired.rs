@@ -15,7 +15,7 @@ use super::{
 use crate::{
     causes::cause::Facts,
     event::{ConntrackEnd, has},
-    evidence::{Evidence, seconds},
+    evidence::{Evidence, Watched, seconds},
     fix::{Change, Fix, FixOwner, Remedy, Risk},
     verdict::{Confidence, Family, Finding, NotFix, Verdict},
 };
@@ -211,10 +211,9 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (name, limit) = limit(evidence)?;
     let idle_s = evidence.idle_s()?;
     let expired_for_s = idle_s - f64::from(limit);
-    let watched_s = evidence.age_s(evidence.started());
+    let netns = translated.netns?;
     // The end of an entry that still existed when tracing began would have been recorded.
-    let would_be_seen =
-        evidence.session.covers("conntrack_end") && expired_for_s < watched_s - SLACK_S;
+    let would_be_seen = evidence.would_know(Watched::NatEnd, netns, expired_for_s + SLACK_S);
     if translated.has_entry || expired_for_s < 0.0 || would_be_seen {
         return None;
     }
@@ -242,11 +241,11 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
-    if !evidence.session.covers("conntrack_end") {
-        return None;
-    }
     match evidence.conntrack() {
-        None => Some("no conntrack entry of this connection expired while tracing".into()),
+        None => {
+            let time = evidence.absence(Watched::NatEnd)?;
+            Some(format!("no conntrack entry of this connection expired {time}"))
+        }
         Some((_, end)) if end.portid != 0 => Some("its conntrack entry was deleted".into()),
         Some(_) => None,
     }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     causes::cause::{DropReport, Facts},
     event::DropReason,
-    evidence::Evidence,
+    evidence::{Evidence, Watched},
     fix::{Change, Fix, FixOwner, Remedy, Risk},
     verdict::{Confidence, Family, Finding, NotFix, Verdict},
 };
@@ -165,9 +165,10 @@ fn is_full(evidence: &Evidence<'_>, netns: u32) -> bool {
 
 fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
     let dropped = evidence.drops().iter().any(|(_, drop)| drop.why == DropReason::TableFull);
-    if dropped || !evidence.session.covers("conntrack_full") {
+    if dropped {
         return None;
     }
+    let time = evidence.absence(Watched::FullTable)?;
     let fill = evidence
         .case
         .sent
@@ -178,7 +179,7 @@ fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
             Some(format!("; the table holds {} of {} entries", table.count?, table.max?))
         })
         .unwrap_or_default();
-    Some(format!("no packet of this connection was dropped by a full table{fill}"))
+    Some(format!("no packet of this connection was dropped by a full table {time}{fill}"))
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {

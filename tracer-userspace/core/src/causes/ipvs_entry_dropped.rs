@@ -15,7 +15,7 @@ use crate::{
         ipvs_entry::lost_to,
     },
     event::has,
-    evidence::Evidence,
+    evidence::{Evidence, Watched},
     fix::{Change, Fix, FixOwner, Remedy, Risk},
     verdict::{Confidence, Family, Finding, NotFix, Verdict},
 };
@@ -191,14 +191,13 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
         return None;
     }
     let limit_s = f64::from(evidence.host(at.netns)?.ipvs.as_ref()?.timeout_tcp_s?);
-    let watched_s = evidence.age_s(evidence.started());
-    let would_be_seen = |since_s: f64| evidence.session.covers("ipvs_end") && since_s < watched_s;
+    let would_be_seen = |age_s: f64| evidence.would_know(Watched::IpvsEnd, at.netns, age_s);
     let idle = match evidence.idle_s() {
         // Before tracing began, its server may have been removed or a shorter limit may have run out.
         Some(idle_s) if idle_s < limit_s && would_be_seen(idle_s) => {
             format!("idle for only {}", human_s(idle_s))
         }
-        None if would_be_seen(limit_s) => format!("traced for {}", human_s(watched_s)),
+        None if would_be_seen(limit_s) => "traced for longer than the limit".to_owned(),
         _ => return None,
     };
     let place = evidence.place(at.netns).describe();

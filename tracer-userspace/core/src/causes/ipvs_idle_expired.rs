@@ -16,7 +16,7 @@ use super::{
 use crate::{
     causes::cause::Facts,
     event::{IpvsEnd, has},
-    evidence::{Evidence, seconds},
+    evidence::{Evidence, Watched, seconds},
     fix::Fix,
     verdict::{Confidence, Family, Finding, NotFix, Verdict},
 };
@@ -223,8 +223,8 @@ fn inferred(evidence: &Evidence<'_>) -> Option<Verdict> {
     let idle_s = evidence.idle_s()?;
     let expired_for_s = idle_s - limit_s;
     // Either the entry is still within its limit, or its end during tracing would have been recorded.
-    let watched_s = evidence.age_s(evidence.started());
-    let would_be_seen = evidence.session.covers("ipvs_end") && expired_for_s < watched_s - SLACK_S;
+    let would_be_seen =
+        evidence.would_know(Watched::IpvsEnd, balanced.netns, expired_for_s + SLACK_S);
     if expired_for_s < 0.0 || would_be_seen {
         return None;
     }
@@ -264,11 +264,11 @@ fn balanced_limit_s(evidence: &Evidence<'_>) -> Option<f64> {
 }
 
 fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
-    if !evidence.session.covers("ipvs_end") {
-        return None;
-    }
     match evidence.ipvs() {
-        None => Some("no IPVS entry of this connection ended while tracing".into()),
+        None => {
+            let time = evidence.absence(Watched::IpvsEnd)?;
+            Some(format!("no IPVS entry of this connection ended {time}"))
+        }
         Some((_, end)) if end.state != ESTABLISHED => {
             Some(format!("its IPVS entry ended in {}", ipvs::state_name(end.state)))
         }

@@ -228,7 +228,7 @@ fn unhooked<'a>(evidence: &Evidence<'a>) -> Option<ServerLoss<'a>> {
         evidence.stateless().filter(|at| at.value.socket.is_none() && at.value.end.is_none())?;
     let service = at.value.trigger?.flow.dst;
     let removal = evidence.ipvs_service_removed(at.netns, service)?;
-    if evidence.has_loss()
+    if !evidence.lost_nothing()
         || evidence.ipvs_service(at.netns, service).is_some()
         || !evidence.was_used()
     {

@@ -131,7 +131,7 @@ fn queue(evidence: &Evidence<'_>) -> Option<Queue> {
     let at = evidence.stateless().filter(|at| at.value.end.is_none())?;
     let never_received = evidence.victims().all(|(_, _, socket)| socket.bytes_received == 0);
     let queue = Queue::of(at)?;
-    (never_received && !evidence.has_loss() && queue.is_full()).then_some(queue)
+    (never_received && evidence.lost_nothing() && queue.is_full()).then_some(queue)
 }
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {

@@ -92,7 +92,7 @@ const IDLE_S: f64 = 1.0;
 /// that had no state for it.
 pub fn sample(evidence: &Evidence<'_>) -> Option<Break> {
     let (_, packet) = from_elsewhere(evidence)?;
-    let unexplained = !evidence.has_loss() && evidence.drops().is_empty();
+    let unexplained = evidence.lost_nothing() && evidence.drops().is_empty();
     let idle_s = evidence.idle_s().filter(|idle_s| *idle_s >= IDLE_S)?;
     (unexplained && !packet.has(tcp_flag::ACK) && evidence.was_used()).then_some(Break {
         at: evidence.case.opened,

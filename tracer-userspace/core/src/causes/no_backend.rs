@@ -14,7 +14,7 @@ use crate::{
     case::Stamped,
     causes::cause::DropReport,
     event::{DropReason, PacketDrop},
-    evidence::Evidence,
+    evidence::{Evidence, Watched},
     fix::{Fix, FixOwner, Remedy, Risk},
     verdict::{Confidence, Family, Finding, NotFix, Verdict},
 };
@@ -139,9 +139,11 @@ fn missing_server(service: Option<&IpvsService>) -> String {
 }
 
 fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
-    let could_be = evidence.is_handshake() && evidence.session.covers("ipvs_no_server");
-    (could_be && refused(evidence).is_none())
-        .then(|| "no SYN of this connection reached an IPVS service without a server".into())
+    if !evidence.is_handshake() || refused(evidence).is_some() {
+        return None;
+    }
+    let time = evidence.absence(Watched::NoServer)?;
+    Some(format!("no SYN of this connection reached an IPVS service without a server {time}"))
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {

@@ -128,7 +128,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let closed = evidence.peer_closed();
     if (at.value.socket.is_some() && !closed)
         || !evidence.was_used()
-        || evidence.has_loss()
+        || !evidence.lost_nothing()
         || evidence.balanced().is_some()
     {
         return None;

@@ -88,7 +88,7 @@ fn checked(evidence: &Evidence<'_>) -> bool {
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let at = evidence.stateless()?;
     let never_received = evidence.victims().all(|(_, _, socket)| socket.bytes_received == 0);
-    if !checked(evidence) || at.value.end.is_some() || !never_received || evidence.has_loss() {
+    if !checked(evidence) || at.value.end.is_some() || !never_received || !evidence.lost_nothing() {
         return None;
     }
     let here = at.value.trigger?.flow.dst;

@@ -78,7 +78,10 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     }
     let at = evidence.stateless()?;
     let socket = at.value.socket.as_ref()?;
-    if socket.state != tcp_state::LISTEN || evidence.has_loss() || evidence.balanced().is_some() {
+    if socket.state != tcp_state::LISTEN
+        || !evidence.lost_nothing()
+        || evidence.balanced().is_some()
+    {
         return None;
     }
     let here = at.value.trigger?.flow.dst;

@@ -22,7 +22,8 @@ use crate::{
         baseline::Baseline,
         idle_periods::IdlePeriods,
         ipvs_servers::IpvsServers,
-        losses::{Loss, LossEntry, LossHistory},
+        losses::{Loss, LossEntry},
+        memory::Memory,
     },
     incident::Incident,
     verdict::{Family, Verdict},
@@ -41,13 +42,6 @@ pub use owners::closing_task;
 /// How long a case waits for its other records. Effects precede causes by microseconds, and the end of an
 /// entry that RCU frees follows within 100 ms. An incident must be printed within 1 s.
 pub const SETTLE: Nanos = 250_000_000;
-
-/// Ends of entries that are kept: at most about 64 MiB.
-const MAX_LOSSES: usize = 65_536;
-
-/// Dropped packets that are kept. They have their own store, so that a noisy DROP rule does not evict the
-/// ends of entries.
-const MAX_DROPS: usize = 8192;
 
 /// Cases that may settle at once; beyond this limit the oldest case gets its verdict early.
 const MAX_OPEN_CASES: usize = 4096;
@@ -71,8 +65,7 @@ pub struct RunCounters {
 /// The correlator.
 pub struct Correlator {
     coverage: TraceCoverage,
-    losses: LossHistory,
-    drops: LossHistory,
+    memory: Memory,
     ipvs_servers: IpvsServers,
     hosts: Hosts,
     baseline: Baseline,
@@ -92,10 +85,14 @@ impl Default for Correlator {
 
 impl Correlator {
     pub fn new() -> Self {
+        Self::with_memory(Memory::default())
+    }
+
+    /// With another memory of losses, for tests of what it forgets.
+    pub fn with_memory(memory: Memory) -> Self {
         Self {
             coverage: TraceCoverage::default(),
-            losses: LossHistory::new(MAX_LOSSES),
-            drops: LossHistory::new(MAX_DROPS),
+            memory,
             ipvs_servers: IpvsServers::default(),
             hosts: BTreeMap::new(),
             baseline: Baseline::default(),
@@ -109,8 +106,7 @@ impl Correlator {
     }
 
     pub fn counters(&self) -> RunCounters {
-        let evicted = self.losses.evicted() + self.drops.evicted();
-        RunCounters { evicted, ..self.counters }
+        RunCounters { evicted: self.memory.evicted(), ..self.counters }
     }
 
     /// Takes in one event. A [`Body::Tick`] gives a verdict on the cases that have settled.
@@ -171,8 +167,8 @@ impl Correlator {
                 self.coverage.lost(ts);
                 return;
             }
-            Body::SkippedRuns(_) => {
-                self.coverage.lost(ts);
+            Body::SkippedRuns(skipped) => {
+                self.coverage.skipped(ts, skipped);
                 return;
             }
             Body::Survived { service, idle_s } => {
@@ -197,12 +193,9 @@ impl Correlator {
                 Loss::Ipvs(end)
             }
             Body::ConntrackEnd(end) => Loss::Conntrack(end),
-            Body::ConntrackInvalid(invalid) => {
-                self.drops.remember(LossEntry::new(ts, netns, Loss::Invalid(invalid)));
-                return;
-            }
+            Body::ConntrackInvalid(invalid) => Loss::Invalid(invalid),
             Body::PacketDrop(drop) => {
-                self.drops.remember(LossEntry::new(ts, netns, Loss::Drop(drop.clone())));
+                self.memory.remember(LossEntry::new(ts, netns, Loss::Drop(drop.clone())));
                 self.take(Record::Drop(Stamped { ts, netns, value: *drop }));
                 return;
             }
@@ -213,12 +206,12 @@ impl Correlator {
                 return;
             }
         };
-        self.losses.remember(LossEntry::new(ts, netns, loss));
+        self.memory.remember(LossEntry::new(ts, netns, loss));
     }
 
     /// Adds a record to the case or the reported incident that it belongs to, or opens a case.
     fn take(&mut self, record: Record) {
-        let Some(record) = self.open.join(record, &self.losses) else {
+        let Some(record) = self.open.join(record, &self.memory) else {
             return;
         };
         let follows = self.reported.followed_by(&record);
@@ -228,7 +221,7 @@ impl Correlator {
             return;
         }
         let mut case = Case::open(record);
-        open::add_aliases(&self.losses, &mut case);
+        open::add_aliases(&self.memory, &mut case);
         self.open.insert((case, follows));
     }
 
@@ -262,10 +255,15 @@ impl Correlator {
 
     fn conclude(&mut self, case: &Case, follows: Option<u64>) -> Option<Incident> {
         let first = follows.and_then(|number| self.reported.get(number));
-        let histories = [&self.losses, &self.drops];
         let servers = &self.ipvs_servers;
-        let evidence =
-            evidence::gather(case, histories, servers, &self.hosts, &self.baseline, &self.coverage);
+        let evidence = evidence::gather(
+            case,
+            &self.memory,
+            servers,
+            &self.hosts,
+            &self.baseline,
+            &self.coverage,
+        );
         if let (Some(sample), Some(view)) =
             (causes::middlebox_idle_timeout::sample(&evidence), evidence.client_view())
         {

@@ -7,7 +7,7 @@ use rsttrace_model::flow::Nanos;
 use super::index::Index;
 use crate::{
     case::{Case, Record},
-    history::losses::LossHistory,
+    history::memory::Memory,
 };
 
 /// A case, and the number of the reported incident whose other end it may be.
@@ -51,7 +51,7 @@ impl OpenCases {
 
     /// Adds a record to the case it belongs to. When it belongs to several cases, they are merged. Returns
     /// the record when it belongs to none.
-    pub fn join(&mut self, record: Record, losses: &LossHistory) -> Option<Record> {
+    pub fn join(&mut self, record: Record, memory: &Memory) -> Option<Record> {
         let mut found = self.matching(&record).into_iter();
         let Some(first) = found.next() else {
             return Some(record);
@@ -67,7 +67,7 @@ impl OpenCases {
         }
         if let Some((case, _)) = self.cases.get_mut(&first) {
             case.add(record);
-            add_aliases(losses, case);
+            add_aliases(memory, case);
         }
         self.index(first);
         None
@@ -95,11 +95,7 @@ impl OpenCases {
 
 /// Adds the tuples of lost entries: the tuples of the connection on both sides of NAT, which the records of
 /// the other end carry.
-pub fn add_aliases(losses: &LossHistory, case: &mut Case) {
+pub fn add_aliases(memory: &Memory, case: &mut Case) {
     let known = case.identity.flows().to_vec();
-    for loss in losses.of(&known) {
-        for key in loss.loss.keys() {
-            case.identity.add_flow(key);
-        }
-    }
+    memory.aliases(&known).for_each(|flow| case.identity.add_flow(flow));
 }

@@ -4,7 +4,7 @@
 //! record arrived. Verdicts depend on this stream only, so a recorded stream replays to the same
 //! verdicts.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use rsttrace_model::{
     flow::Nanos,
@@ -30,6 +30,16 @@ pub use reset::{ResetReceived, ResetSent, SocketError, Via};
 pub use session::{Session, SignalCoverage};
 pub use socket::{Socket, SocketEnd, Task};
 pub use stack::{Stack, has};
+
+/// Runs of our BPF programs that the kernel skipped since the start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum SkippedRuns {
+    /// Of each hook.
+    ByHook(BTreeMap<String, u64>),
+    /// Of all hooks, as captures have it that were written before schema 1.1.
+    Total(u64),
+}
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,7 +88,7 @@ pub enum Body {
     Lost(u64),
     /// Runs of our BPF programs that the kernel skipped since the start: each run might have made a record.
     #[serde(rename = "left_out")]
-    SkippedRuns(u64),
+    SkippedRuns(SkippedRuns),
     /// All events up to this event's time have arrived, so the cases that have settled by then get a verdict.
     Tick,
     /// A record kind that this build does not know, from a newer writer.

@@ -67,6 +67,13 @@ impl Session {
         )
     }
 
+    /// The hooks that provide a signal: `ip_vs_conn_expire` of `ip_vs_conn_expire__kprobe`.
+    pub fn hooks<'a>(&'a self, signal: &'a str) -> impl Iterator<Item = &'a str> {
+        let signals = self.coverage.iter().filter(move |known| known.id == signal);
+        let programs = signals.flat_map(SignalCoverage::programs);
+        programs.map(|program| program.rsplit_once("__").map_or(program, |(hook, _)| hook))
+    }
+
     /// Whether the module of a signal is loaded and its hooks are not attached yet.
     pub fn is_attaching(&self, signal: &str) -> bool {
         self.coverage.iter().any(|s| s.id == signal && s.way.is_none() && s.attaching)

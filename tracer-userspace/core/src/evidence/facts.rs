@@ -23,13 +23,14 @@ use crate::{
         idle_periods::{Ages, IdlePeriods},
         ipvs_servers::IpvsServers,
         losses::LossEntry,
+        memory::Memory,
     },
     verdict::Confidence,
 };
 
 /// A loss and the packet that fails because of it can be in one softirq, and timestamps of segments have the
 /// resolution of a jiffy (10 ms at HZ=100).
-const TOLERANCE: Nanos = 12_000_000;
+pub(super) const TOLERANCE: Nanos = 12_000_000;
 
 /// TCP_RTO_MAX (include/net/tcp.h), and a timer that fires late.
 const LONGEST_RETRY: Nanos = 130_000_000_000;
@@ -42,6 +43,7 @@ pub struct Evidence<'a> {
     pub case: &'a Case,
     pub session: &'a Session,
     pub(super) coverage: &'a TraceCoverage,
+    pub(super) memory: &'a Memory,
     pub(super) hosts: &'a Hosts,
     pub(super) ipvs_servers: &'a IpvsServers,
     pub(super) baseline: &'a Baseline,
@@ -65,11 +67,6 @@ impl<'a> Evidence<'a> {
             .chain(case.errors.iter().map(|at| at.netns))
             .chain(case.drops.iter().map(|at| at.netns))
             .collect()
-    }
-
-    /// When tracing began: earlier ends of entries are not on record.
-    pub fn started(&self) -> Nanos {
-        self.coverage.started
     }
 
     /// The end of this connection's IPVS entry, if it is on record and fits.

@@ -2,15 +2,11 @@
 
 use rsttrace_model::flow::Nanos;
 
-use super::facts::Evidence;
+use super::facts::{Evidence, TOLERANCE};
 use crate::{
     event::{ConntrackEnd, ConntrackInvalid, has},
-    history::losses::{Loss, LossEntry, LossHistory},
+    history::losses::{Loss, LossEntry},
 };
-
-/// A loss and the packet that fails because of it can be in one softirq, and timestamps of segments have the
-/// resolution of a jiffy (10 ms at HZ=100).
-const TOLERANCE: Nanos = 12_000_000;
 
 /// A reset answers a packet within a round trip.
 const ANSWERED_WITHIN: Nanos = 1_000_000_000;
@@ -18,12 +14,12 @@ const ANSWERED_WITHIN: Nanos = 1_000_000_000;
 impl<'a> Evidence<'a> {
     /// Finds the losses that may explain this case: before the case opened, and after the last segment that
     /// either end received. Losses in a namespace of the case come before others, then the newest first.
-    pub(super) fn look_back(&mut self, histories: [&'a LossHistory; 2]) {
+    pub(super) fn look_back(&mut self) {
         let alive = self.last_received();
         let namespaces = self.namespaces();
-        let mut losses: Vec<&LossEntry> = histories
-            .into_iter()
-            .flat_map(|history| history.of(self.case.identity.flows()))
+        let mut losses: Vec<&LossEntry> = self
+            .memory
+            .of(self.case.identity.flows())
             .filter(|loss| {
                 // Retries update the time of a drop, and so do later answers of the closed end.
                 // Both may come before the verdict.
@@ -62,17 +58,14 @@ impl<'a> Evidence<'a> {
 
     /// The INVALID packet that this case's reset answers: the packet was forwarded untranslated to a host
     /// without a connection of its tuple.
-    pub(super) fn find_invalid(
-        &self,
-        histories: [&'a LossHistory; 2],
-    ) -> Option<(&'a LossEntry, &'a ConntrackInvalid)> {
+    pub(super) fn find_invalid(&self) -> Option<(&'a LossEntry, &'a ConntrackInvalid)> {
         let answered = match (self.stateless(), self.received()) {
             (Some(at), _) => at.value.trigger?.flow,
             (None, Some(at)) => at.value.socket.flow,
             (None, None) => return None,
         };
         let opened = self.case.opened;
-        histories.into_iter().flat_map(|history| history.of(&[answered])).find_map(|loss| {
+        self.memory.of(&[answered]).find_map(|loss| {
             let Loss::Invalid(invalid) = &loss.loss else {
                 return None;
             };

@@ -1,6 +1,7 @@
 //! The input of the causes: the records of a case, the losses that could explain it, and the state of the
 //! namespaces. Every search in the history is in this module.
 
+mod absence;
 mod balanced;
 mod coverage;
 mod facts;
@@ -10,19 +11,20 @@ mod reset;
 mod translated;
 mod views;
 
+pub use absence::Watched;
 pub use coverage::TraceCoverage;
 pub use facts::{Evidence, Hosts, seconds};
 pub use reconstructed::{Balanced, Translated};
 
 use crate::{
     case::Case,
-    history::{baseline::Baseline, ipvs_servers::IpvsServers, losses::LossHistory},
+    history::{baseline::Baseline, ipvs_servers::IpvsServers, memory::Memory},
 };
 
 /// Collects the evidence for a case.
 pub fn gather<'a>(
     case: &'a Case,
-    histories: [&'a LossHistory; 2],
+    memory: &'a Memory,
     ipvs_servers: &'a IpvsServers,
     hosts: &'a Hosts,
     baseline: &'a Baseline,
@@ -32,6 +34,7 @@ pub fn gather<'a>(
         case,
         session: &coverage.session,
         coverage,
+        memory,
         hosts,
         ipvs_servers,
         baseline,
@@ -44,8 +47,8 @@ pub fn gather<'a>(
         invalid: None,
         idle_periods: None,
     };
-    evidence.look_back(histories);
-    evidence.invalid = evidence.find_invalid(histories);
+    evidence.look_back();
+    evidence.invalid = evidence.find_invalid();
     evidence.balanced = evidence.find_balanced();
     evidence.translated = evidence.find_translated();
     evidence

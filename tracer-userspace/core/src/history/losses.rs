@@ -71,6 +71,8 @@ pub struct LossHistory {
     losses: BTreeMap<u64, LossEntry>,
     by_flow: HashMap<Flow, Vec<u64>>,
     evicted: u64,
+    /// The time of the newest loss that was evicted, by namespace.
+    begins: BTreeMap<u32, Nanos>,
 }
 
 impl LossHistory {
@@ -82,6 +84,15 @@ impl LossHistory {
             losses: BTreeMap::new(),
             by_flow: HashMap::new(),
             evicted: 0,
+            begins: BTreeMap::new(),
+        }
+    }
+
+    /// Every loss since this time is remembered; in `netns` or, without one, in any namespace.
+    pub fn begins(&self, netns: Option<u32>) -> Nanos {
+        match netns {
+            Some(netns) => self.begins.get(&netns).copied().unwrap_or(0),
+            None => self.begins.values().copied().max().unwrap_or(0),
         }
     }
 
@@ -98,6 +109,8 @@ impl LossHistory {
             && let Some((id, old)) = self.losses.pop_first()
         {
             self.evicted += 1;
+            let begins = self.begins.entry(old.netns).or_insert(0);
+            *begins = old.ts.max(*begins);
             for key in old.loss.keys() {
                 if let Some(ids) = self.by_flow.get_mut(&key) {
                     ids.retain(|&other| other != id);

@@ -4,3 +4,4 @@ pub mod baseline;
 pub mod idle_periods;
 pub mod ipvs_servers;
 pub mod losses;
+pub mod memory;

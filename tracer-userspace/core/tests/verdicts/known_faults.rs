@@ -253,16 +253,16 @@ fn an_entry_flushed_by_drop_entry() {
     assert_eq!(verdicts_of(flushed_before_a_flood(0)), ["ipvs_entry_dropped state_lost observed"]);
 }
 
-/// verdicts.md 4, t6. Right: as without the flood, or `unknown`; no claim that nothing ended.
+/// verdicts.md 4, t6. Half-open entries displace no other.
 #[test]
 fn an_entry_flushed_by_drop_entry_before_a_syn_flood() {
     assert_eq!(
         verdicts_of(flushed_before_a_flood(70_000)),
-        ["ipvs_entry_dropped state_lost inferred"]
+        ["ipvs_entry_dropped state_lost observed"]
     );
 }
 
-/// verdicts.md 4, t6. Right: `ipvs_idle_expired`; entries without NAT displace no IPVS entry.
+/// verdicts.md 4, t6. Entries without NAT displace no IPVS entry.
 #[test]
 fn an_expired_entry_before_a_flush_of_conntrack_entries_without_nat() {
     let mut events = vec![ipvs_ended(930 * SECOND, ipvs_end(900.0))];
@@ -274,7 +274,7 @@ fn an_expired_entry_before_a_flush_of_conntrack_entries_without_nat() {
         events.push(conntrack_ended(940 * SECOND, end));
     }
     events.extend(article().into_iter().skip(1));
-    assert_eq!(verdicts_of(events), ["socket_gone state_lost inferred"]);
+    assert_eq!(verdicts_of(events), ["ipvs_idle_expired timeout_mismatch observed"]);
 }
 
 /// verdicts.md 9, t7. Right: the end of 11 hours before belongs to another connection.

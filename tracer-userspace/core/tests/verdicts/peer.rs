@@ -1,7 +1,7 @@
 //! Resets without a record of their sending on this host.
 
 use rsttrace_core::{
-    event::{Body, Event, SignalCoverage, Socket},
+    event::{Body, Event, SignalCoverage, SkippedRuns, Socket},
     testing::{CLIENT, CLIENT_NS, SECOND, SERVER, at, causes, received, replay, session, socket},
     verdict::Confidence,
 };
@@ -80,7 +80,7 @@ fn a_reset_without_a_recorded_sender_is_unknown_when_records_were_lost() {
     let opened = 1000 * SECOND;
     for (lost, body, cause) in [
         (opened + SECOND / 10, Body::Lost(3), "unknown"),
-        (opened + SECOND / 10, Body::SkippedRuns(1), "unknown"),
+        (opened + SECOND / 10, Body::SkippedRuns(SkippedRuns::Total(1)), "unknown"),
         (900 * SECOND, Body::Lost(3), "peer_state_lost"),
     ] {
         let mut events = [
