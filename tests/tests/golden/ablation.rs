@@ -7,10 +7,13 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use rsttrace_core::{
-    event::{Body, DropReason, Event, Via},
+    correlator::Correlator,
+    event::{Body, ConntrackInvalid, DropReason, Event, Packet, Via},
+    history::memory::Memory,
     incident::Incident,
-    verdict::Confidence,
+    verdict::{Confidence, Family},
 };
+use rsttrace_model::flow::Flow;
 
 use super::captures;
 
@@ -125,16 +128,21 @@ fn comes_by(signal: &str, body: &Body) -> bool {
     }
 }
 
-/// The events as on a kernel without a signal, which is recorded in the session.
-pub fn without_signal(events: &[Event]) -> Vec<Ablation> {
+/// The signals of the session.
+fn signals(events: &[Event]) -> Vec<String> {
     let signals = events.iter().find_map(|event| match &event.body {
         Body::Session(session) => {
             // `kernel_symbols` has no events of its own, but adds names to all of them: see `documented`.
             let ids = session.coverage.iter().map(|signal| signal.id.clone());
-            Some(ids.filter(|id| id != "kernel_symbols"))
+            Some(ids.filter(|id| id != "kernel_symbols").collect())
         }
         _ => None,
     });
+    signals.unwrap_or_default()
+}
+
+/// The events as on a kernel without a signal, which is recorded in the session.
+pub fn without_signal(events: &[Event]) -> Vec<Ablation> {
     let blinded = |id: String| {
         let mut ablation =
             Ablation::new(format!("signal {id}"), events, |_, it| !comes_by(&id, &it.body));
@@ -152,7 +160,7 @@ pub fn without_signal(events: &[Event]) -> Vec<Ablation> {
         }
         ablation
     };
-    signals.into_iter().flatten().map(blinded).collect()
+    signals(events).into_iter().map(blinded).collect()
 }
 
 /// Every address of an incident's connection.
@@ -214,6 +222,102 @@ fn without_a_piece_of_its_evidence_no_verdict_becomes_another_confident_one() ->
                     ));
                 }
             }
+        }
+    }
+    ensure!(violations.is_empty(), "{violations:#?}");
+    Ok(())
+}
+
+/// What a stream without some of its records must not bring: another confident cause, a benign verdict on a connection
+/// that broke, or a new statement that something did not happen.
+fn unfounded(whole: &[Incident], found: &Incident) -> Option<String> {
+    let mut of = whole.iter().filter(|whole| same_connection(whole, found));
+    let Some(first) = of.clone().next() else {
+        return Some(format!("{} of another connection", verdict(found)));
+    };
+    if !of.clone().any(|whole| is_weaker(found, whole)) {
+        return Some(format!("{} is {}", verdict(first), verdict(found)));
+    }
+    if found.cause.family == Family::Benign && of.all(|whole| whole.cause.family != Family::Benign)
+    {
+        return Some(format!("{} is benign", verdict(first)));
+    }
+    let known = |cause: &str| {
+        let same = whole.iter().filter(|whole| same_connection(whole, found));
+        same.flat_map(|whole| &whole.ruled_out).any(|it| it.cause == cause)
+    };
+    let new = found.ruled_out.iter().find(|it| !known(it.cause));
+    new.map(|it| format!("{} rules out {}: {}", verdict(found), it.cause, it.because))
+}
+
+/// Another loss of the same kind, of a connection that has nothing to do with any other.
+fn unrelated(event: &Event) -> Option<Event> {
+    let nowhere: SocketAddr = ([192, 0, 2, 1], 1).into();
+    let flow = Flow { src: nowhere, dst: nowhere };
+    let mut event = event.clone();
+    match &mut event.body {
+        Body::IpvsEnd(end) => (end.virtual_flow, end.real_flow) = (flow, flow),
+        Body::ConntrackEnd(end) => (end.original, end.reply) = (flow, flow),
+        Body::ConntrackInvalid(it) => {
+            (it.packet.flow, it.original, it.reply) = (flow, flow, flow);
+        }
+        Body::PacketDrop(drop) => {
+            let packet = Packet { flow, ..drop.packet };
+            let it = ConntrackInvalid { packet, original: flow, reply: flow, state: 3 };
+            event.body = Body::ConntrackInvalid(Box::new(it));
+        }
+        _ => return None,
+    }
+    Some(event)
+}
+
+/// With a memory of one loss of each kind, each loss is followed by another that displaces it.
+#[test]
+fn a_forgotten_loss_leaves_no_other_verdict_and_no_statement_that_there_was_none() -> Result<()> {
+    let mut violations = Vec::new();
+    for capture in captures::all()? {
+        let events = captures::events(&capture)?;
+        let whole = captures::judge(events.clone());
+        let crowded = events.into_iter().flat_map(|event| {
+            let other = unrelated(&event);
+            [Some(event), other].into_iter().flatten()
+        });
+        let memory = Memory::with_capacity(1);
+        let found = captures::judge_with(Correlator::with_memory(memory), crowded);
+        let found = found.iter().filter_map(|it| unfounded(&whole, it));
+        violations.extend(found.map(|it| format!("{}: {it}", captures::name(&capture))));
+    }
+    ensure!(violations.is_empty(), "{violations:#?}");
+    Ok(())
+}
+
+/// The records of one signal are lost, which is reported within a second.
+#[test]
+fn lost_records_leave_no_other_verdict_and_no_statement_that_there_were_none() -> Result<()> {
+    let mut violations = Vec::new();
+    for capture in captures::all()? {
+        let events = captures::events(&capture)?;
+        let whole = captures::judge(events.clone());
+        for signal in signals(&events) {
+            let mut rest = Vec::new();
+            let mut lost = 0;
+            for event in &events {
+                let Event { ts, netns, .. } = *event;
+                if comes_by(&signal, &event.body) {
+                    lost += 1;
+                    rest.push(Event { ts, netns, body: Body::Lost(lost) });
+                } else {
+                    rest.push(event.clone());
+                }
+            }
+            if lost == 0 {
+                continue;
+            }
+            let found = captures::judge(rest);
+            let found = found.iter().filter_map(|it| unfounded(&whole, it));
+            violations.extend(
+                found.map(|it| format!("{} without {signal}: {it}", captures::name(&capture))),
+            );
         }
     }
     ensure!(violations.is_empty(), "{violations:#?}");

@@ -41,7 +41,14 @@ pub fn events(capture: &Path) -> Result<Vec<Event>> {
 
 /// The incidents of a stream of events.
 pub fn judge(events: impl IntoIterator<Item = Event>) -> Vec<Incident> {
-    let mut correlator = Correlator::new();
+    judge_with(Correlator::new(), events)
+}
+
+/// The incidents of a stream of events, judged by this correlator.
+pub fn judge_with(
+    mut correlator: Correlator,
+    events: impl IntoIterator<Item = Event>,
+) -> Vec<Incident> {
     let mut incidents = Vec::new();
     for event in events {
         incidents.extend(correlator.feed(event));

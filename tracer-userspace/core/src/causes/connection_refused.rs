@@ -58,8 +58,8 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
                 }),
         );
     }
-    // A firewall module loaded just before may have brought the rule that answered.
-    if evidence.sent().is_some() || !evidence.sees_every_rule() {
+    // A firewall module loaded just before may have brought the rule that answered, or its record was lost.
+    if evidence.sent().is_some() || !evidence.sees_every_refusal() {
         return None;
     }
     // The peer is on another host: the only evidence is a reset of the SYN, or an ICMP error instead.

@@ -272,7 +272,8 @@ fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
         Some((_, end)) if end.state != ESTABLISHED => {
             Some(format!("its IPVS entry ended in {}", ipvs::state_name(end.state)))
         }
-        Some(_) => Some("its IPVS entry did not end by its timer".into()),
+        Some((loss, end)) => (!is_natural(end) || !had_time(end, loss.ts))
+            .then(|| "its IPVS entry did not end by its timer".into()),
     }
 }
 

@@ -92,11 +92,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             ),
         }
     } else if evidence.error().is_some_and(|at| at.value.socket.err == ECONNREFUSED)
-        && !evidence.sees_every_rule()
+        && !evidence.sees_every_refusal()
     {
         (
-            "the connect was refused, but a firewall module was loaded too recently to know \
-             whether it refused"
+            "the connect was refused, and this host may have done so: a firewall module was loaded \
+             too recently, or records were lost"
                 .to_owned(),
             "connect again; the firewall's answers are seen from now on",
         )

@@ -3,7 +3,7 @@
 
 use rsttrace_model::{flow::Nanos, units::human_s};
 
-use super::facts::{Evidence, TOLERANCE, seconds};
+use super::facts::{Evidence, TOLERANCE};
 use crate::history::memory::LossKind;
 
 /// A kind of event that says something by its absence.
@@ -59,18 +59,28 @@ impl Evidence<'_> {
     }
 
     /// The time in which no event of this kind happened, if none is on record: "while tracing", "in the last 12
-    /// min". `None` where the records do not reach back to the last segment that a victim received, because an
-    /// earlier event would explain as much.
+    /// min". `None` where the records do not reach back to the last segment that a victim received, or where no
+    /// such segment is known, to the start of tracing: an earlier event would explain as much.
     pub fn absence(&self, watched: Watched) -> Option<String> {
         let since = self.known_since(watched, None)?;
-        if self.last_received().is_some_and(|alive| since > alive.saturating_add(TOLERANCE)) {
-            return None;
-        }
         if since <= self.coverage.started {
-            return Some("while tracing".into());
+            let alive = self.last_received().unwrap_or(Nanos::MAX);
+            return (since <= alive.saturating_add(TOLERANCE)).then(|| "while tracing".into());
         }
-        let watched_s = seconds(self.case.opened.checked_sub(since)?);
-        Some(format!("in the last {}", human_s(watched_s)))
+        let idle = since..=self.case.opened;
+        let reaches_back = idle.contains(&self.last_received()?);
+        reaches_back.then(|| format!("in the last {}", human_s(self.age_s(since))))
+    }
+
+    /// Whether everything that refuses a connect on this host, a rule or an IPVS service without a server, is on
+    /// record for the last second: the answer arrives in the softirq of the packet.
+    pub fn sees_every_refusal(&self) -> bool {
+        const RECENT: Nanos = 1_000_000_000;
+        let since = self.case.opened.saturating_sub(RECENT);
+        let signals = ["firewall_reset", "firewall_reset6", "ipvs_no_server", "conntrack_full"];
+        self.coverage.saw_every_rule(self.case.opened)
+            && signals.into_iter().all(|signal| self.coverage.last_gap(signal) < since)
+            && self.memory.begins(LossKind::Packet, None) < since
     }
 
     /// Whether the end of an entry of this connection may have been on record and is not any more, or its

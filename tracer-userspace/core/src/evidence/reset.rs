@@ -124,11 +124,6 @@ impl<'a> Evidence<'a> {
         self.coverage.saw_every_reset(self.case.opened)
     }
 
-    /// Whether the answer of a firewall rule in this case would have been traced.
-    pub fn sees_every_rule(&self) -> bool {
-        self.coverage.saw_every_rule(self.case.opened)
-    }
-
     /// Whether records of this case may be missing.
     pub fn lost_records(&self) -> bool {
         self.coverage.lost_records(self.case.opened)
