@@ -214,6 +214,9 @@ pub struct IpvsEnd {
     pub forced: u32,
     /// 1 when its real server had been removed from the service (`IP_VS_DEST_F_AVAILABLE` is not set).
     pub server_gone: u32,
+    /// `ip_vs_conn.in_pkts`, or ABSENT.
+    pub packets: u32,
+    pub pad: u32,
 }
 
 /// `KIND_IPVS_NO_SERVER`.
@@ -317,7 +320,7 @@ const _: () = {
     assert!(size_of::<ResetSent>() == 192 + 56 + 56 + 32 + 192 + 8 + 40);
     assert!(size_of::<ResetReceived>() == 192 + 56 + 40);
     assert!(size_of::<SocketError>() == 192 + 32 + 192 + 40);
-    assert!(size_of::<IpvsEnd>() == 40 * 2 + 16 + 32 + 192 + 16);
+    assert!(size_of::<IpvsEnd>() == 40 * 2 + 16 + 32 + 192 + 24);
     assert!(size_of::<IpvsNoServer>() == 56);
     assert!(size_of::<IpvsServerRemoved>() == 40 + 32 + 8 + 192);
     assert!(size_of::<ConntrackEnd>() == 40 * 2 + 8 + 32 + 192 + 16);

@@ -35,6 +35,7 @@ facts! {
     OFFSET_OF_ip_vs_conn_DOT_timeout,
     OFFSET_OF_ip_vs_conn_DOT_refcnt,
     OFFSET_OF_ip_vs_conn_DOT_n_control,
+    OFFSET_OF_ip_vs_conn_DOT_in_pkts,
     OFFSET_OF_ip_vs_conn_DOT_ipvs,
     OFFSET_OF_ip_vs_conn_DOT_dest,
     OFFSET_OF_ip_vs_dest_DOT_flags,
@@ -218,6 +219,7 @@ pub fn entry_ended(ctx: &impl EbpfContext, timer: u64) -> Option<()> {
             (*out).state = u32::from(state);
             (*out).forced = end_was_requested(cp);
             (*out).server_gone = server_gone(cp);
+            (*out).packets = read(cp, OFFSET_OF_ip_vs_conn_DOT_in_pkts.load()).unwrap_or(ABSENT);
             task::fill(&raw mut (*out).task);
             task::fill_stack(ctx, &raw mut (*out).stack);
         }

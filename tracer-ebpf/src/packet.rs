@@ -107,6 +107,29 @@ pub fn mapped(v4: [u8; 4]) -> [u8; 16] {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
 }
 
+/// Whether a firewall rule's reset may answer the packet: neither a reset nor, in IPv4, a later fragment.
+#[inline(always)]
+pub fn may_be_reset(skb: u64) -> bool {
+    is_answerable(skb) != Some(false)
+}
+
+#[inline(always)]
+fn is_answerable(skb: u64) -> Option<bool> {
+    const IP_OFFSET: u16 = 0x1fff;
+    const RST: u8 = 4;
+    let head: u64 = read(skb, OFFSET_OF_sk_buff_DOT_head.load())?;
+    let network: u16 = read(skb, OFFSET_OF_sk_buff_DOT_network_header.load())?;
+    let ip = head + u64::from(network);
+    let version_ihl: u8 = read(ip, 0)?;
+    let tcp = match version_ihl >> 4 {
+        4 if u16::from_be(read(ip, 6)?) & IP_OFFSET != 0 => return Some(false),
+        4 => ip + u64::from(version_ihl & 0xf) * 4,
+        6 if read::<u8>(ip, 6)? == IPPROTO_TCP => ip + 40,
+        _ => return None,
+    };
+    Some(read::<u8>(tcp, 13)? & RST == 0)
+}
+
 /// Fills `out` from the packet. `out.present` stays 0 when the packet is not TCP or cannot be read.
 ///
 /// # Safety

@@ -120,6 +120,8 @@ fn comes_by(signal: &str, body: &Body) -> bool {
         | Body::Survived { .. }
         | Body::InitialState(_)
         | Body::StateLookup(_)
+        | Body::EndedSockets(_)
+        | Body::PeerSocket(_)
         | Body::AcceptQueue(_)
         | Body::Lost(_)
         | Body::SkippedRuns(_)

@@ -47,8 +47,13 @@ struct Anchor(Option<Span>, Option<Span>);
 /// (net/core/secure_seq.c), so a reused tuple is 16 KiB away after 1 ms.
 const ANCHOR_DISTANCE: u32 = 1 << 14;
 
+/// The same for one of the two directions of an unchanged tuple: a connection that breaks can have a whole window in
+/// flight (at most 2^30, RFC 7323 section 2.3), and each of its segments is answered with a reset. The other
+/// direction shows that it is the same connection.
+const WINDOW: u32 = 1 << 30;
+
 /// The index finds sequence numbers by blocks of 2^20: the widest span has 4096 blocks, and a block is larger
-/// than any allowed distance.
+/// than the distance that is allowed where tuples differ.
 const BLOCK_BITS: u32 = 20;
 
 /// A reset is received within the softirq that sent it, or after one trip through a slow guest.
@@ -66,6 +71,10 @@ impl Span {
         Self { from: seq, to: seq }
     }
 
+    fn width(&self) -> u32 {
+        self.to.wrapping_sub(self.from)
+    }
+
     /// The blocks that hold the numbers of this span and the numbers up to `distance` from it.
     fn blocks(self, distance: u32) -> impl Iterator<Item = u32> {
         let first = self.from.wrapping_sub(distance);
@@ -75,10 +84,10 @@ impl Span {
         steps.map(move |step| first.wrapping_add(step) >> BLOCK_BITS)
     }
 
-    fn near(self, other: Self) -> bool {
+    fn near(self, other: Self, distance: u32) -> bool {
         let starts_in = |a: Self, b: Self| {
-            let reach = b.to.wrapping_sub(b.from).saturating_add(2 * ANCHOR_DISTANCE);
-            a.from.wrapping_sub(b.from.wrapping_sub(ANCHOR_DISTANCE)) <= reach
+            let reach = b.to.wrapping_sub(b.from).saturating_add(2 * distance);
+            a.from.wrapping_sub(b.from.wrapping_sub(distance)) <= reach
         };
         starts_in(self, other) || starts_in(other, self)
     }
@@ -86,14 +95,29 @@ impl Span {
 
 impl Anchor {
     fn fits(self, other: Self) -> bool {
-        let near = |a: Option<Span>, b: Option<Span>| match (a, b) {
-            (Some(a), Some(b)) => a.near(b),
+        self.fits_within(other, ANCHOR_DISTANCE)
+    }
+
+    /// The same for an unchanged tuple, where one direction may be a whole window away.
+    fn fits_in_window(self, other: Self) -> bool {
+        let known = [self.0, self.1, other.0, other.1].iter().all(Option::is_some);
+        known && self.fits_within(other, WINDOW)
+    }
+
+    /// Whether one direction fits, and the other within `distance`.
+    fn fits_within(self, other: Self, distance: u32) -> bool {
+        let near = |a: Option<Span>, b: Option<Span>, distance| match (a, b) {
+            (Some(a), Some(b)) => a.near(b, distance),
             _ => true,
+        };
+        let pair = |[a, b]: [Option<Span>; 2], [c, d]: [Option<Span>; 2]| {
+            (near(a, b, ANCHOR_DISTANCE) && near(c, d, distance))
+                || (near(a, b, distance) && near(c, d, ANCHOR_DISTANCE))
         };
         // Where neither side has received from its peer, both spans are the initiator's.
         let initiators = self.1.is_none() && other.1.is_none();
-        (near(self.0, other.0) && near(self.1, other.1))
-            || (!initiators && near(self.0, other.1) && near(self.1, other.0))
+        pair([self.0, other.0], [self.1, other.1])
+            || (!initiators && pair([self.0, other.1], [self.1, other.0]))
     }
 
     /// Both directions are known in both anchors and agree. NAT may hide the tuple, but not sequence numbers.
@@ -123,6 +147,8 @@ impl Record {
         use crate::event::Body;
         let Event { ts, netns, body } = event;
         Some(match body {
+            // Nothing was sent.
+            Body::ResetSent(it) if !it.was_sent() => return None,
             Body::ResetSent(it) => Self::Sent(Stamped { ts, netns, value: *it }),
             Body::ResetReceived(it) => Self::Received(Stamped { ts, netns, value: *it }),
             Body::SocketError(it) => Self::Error(Stamped { ts, netns, value: *it }),
@@ -139,6 +165,8 @@ impl Record {
             | Body::Survived { .. }
             | Body::InitialState(_)
             | Body::StateLookup(_)
+            | Body::EndedSockets(_)
+            | Body::PeerSocket(_)
             | Body::AcceptQueue(_)
             | Body::Lost(_)
             | Body::SkippedRuns(_)
@@ -311,8 +339,10 @@ impl Identity {
     /// The blocks of the sequence numbers of one direction, where the other direction is known too. By these
     /// blocks a connection can be found when NAT hides its tuple.
     pub fn blocks(&self) -> impl Iterator<Item = u32> + '_ {
-        let known = self.anchors.iter().filter(|anchor| anchor.1.is_some());
-        known.filter_map(|anchor| anchor.0).flat_map(|span| span.blocks(0))
+        let both = self.anchors.iter().filter_map(|Anchor(one, other)| Some([(*one)?, (*other)?]));
+        // The narrower one: a span of a damaged capture can be as wide as all numbers.
+        let narrow = both.filter_map(|spans| spans.into_iter().min_by_key(Span::width));
+        narrow.flat_map(|span| span.blocks(0))
     }
 
     /// Whether the socket of this record is already known. Only meaningful for a record that
@@ -323,9 +353,12 @@ impl Identity {
 
     /// Whether `record` is about the same connection.
     pub fn matches(&self, record: &Record) -> bool {
+        let same_tuple = record.flow().is_some_and(|flow| self.flows.contains(&flow.key()));
         let anchors_fit = record.anchor().is_none_or(|anchor| {
             let is_same = |known: &Anchor| known.is_same(anchor);
-            self.anchors.iter().all(|known| known.fits(anchor))
+            let fits =
+                |known: &Anchor| known.fits(anchor) || (same_tuple && known.fits_in_window(anchor));
+            self.anchors.iter().all(fits)
                 // A reset that answered a segment far outside the window: the socket that received
                 // it is already known.
                 || (self.knows_socket_of(record) && self.anchors.iter().any(is_same))
@@ -344,10 +377,7 @@ impl Identity {
         }
         let same_numbers =
             record.anchor().is_some_and(|anchor| self.anchors.iter().any(|a| a.is_same(anchor)));
-        anchors_fit
-            && record.flow().is_some_and(|flow| {
-                self.flows.contains(&flow.key()) || (same_numbers && touches(flow))
-            })
+        anchors_fit && (same_tuple || (same_numbers && record.flow().is_some_and(touches)))
     }
 }
 

@@ -45,6 +45,9 @@ pub enum Query {
     /// How long other connections to the same service are idle and still work, because this connection was
     /// reset after it had been idle for `idle`: any number of [`Body::Survived`].
     IdlePeriods { netns: u32, flow: Flow, idle: Nanos },
+    /// The socket of this host, if there is one, that is the peer of a socket that received a reset; `flow` has its own
+    /// side first: [`Body::PeerSocket`].
+    Peer { netns: u32, flow: Flow },
     /// Settings, counters and listeners of a namespace, read at most `max_age` ago: [`Body::Netns`].
     Netns { netns: u32, max_age: Duration },
 }
@@ -75,6 +78,9 @@ pub fn wanted(event: &Event) -> Vec<Query> {
             let socket = &received.socket;
             owner_of = Some(socket).filter(|socket| has_owner(socket));
             max_age = FRESH;
+            if socket.state != tcp_state::SYN_SENT && received.packet.is_some() {
+                queries.push(Query::Peer { netns, flow: socket.flow.reversed() });
+            }
             if let Some(last) = socket.last_received {
                 let idle = ts.saturating_sub(last);
                 queries.push(Query::IdlePeriods { netns, flow: socket.flow, idle });

@@ -180,6 +180,7 @@ pub fn ipvs_end(timeout_s: f64) -> IpvsEnd {
         last_packet: None,
         forced: false,
         server_gone: false,
+        packets: None,
         task: task("swapper", 0),
         stack: stack(&["ip_vs_conn_expire", "call_timer_fn"]),
     }

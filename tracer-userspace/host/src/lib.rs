@@ -33,6 +33,7 @@ mod addresses;
 mod cgroup;
 pub mod clock;
 pub mod configured;
+mod connection;
 mod connection_watcher;
 mod conntrack;
 mod container;

@@ -33,6 +33,8 @@ pub struct Attached {
     /// Keeps the programs and links alive.
     pub(super) ebpf: Ebpf,
     pub events: RingBuf<MapData>,
+    /// The map of ended sockets.
+    pub(super) ends: Map,
     pub(super) counters: MapCounters,
     pub choices: Vec<Choice>,
     pub refused: Vec<Refused>,
@@ -145,6 +147,7 @@ pub fn attach(
     let Some(Map::Array(counters)) = ebpf.take_map("COUNTERS") else {
         anyhow::bail!("the eBPF object has no COUNTERS map");
     };
+    let ends = ebpf.take_map("SOCKET_ENDS").context("the eBPF object has no SOCKET_ENDS map")?;
     let log = match options.verbose {
         true => Some(EbpfLogger::init_with_logger(&mut ebpf, StderrLog)?),
         false => None,
@@ -159,6 +162,7 @@ pub fn attach(
         .collect();
     Ok(Attached {
         events: RingBuf::try_from(events)?,
+        ends,
         // Loading a program needs the map's file descriptor, so it is closed only after this.
         counters: MapCounters::map(counters.fd().as_fd(), rows)
             .context("cannot map the COUNTERS map into memory")?,

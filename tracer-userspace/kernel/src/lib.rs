@@ -24,6 +24,7 @@ pub mod resolve;
 mod running;
 pub mod signal;
 mod skipped_runs;
+mod socket_ends;
 pub mod start;
 pub mod symbols;
 mod watch;

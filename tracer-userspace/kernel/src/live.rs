@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
-    maps::{MapData, RingBuf},
+    maps::{Map, MapData, RingBuf},
 };
 use aya_log::EbpfLogger;
 use rsttrace_core::{
@@ -39,6 +39,7 @@ use super::{
     queries::Queries,
     running::RunningKernel,
     signal, skipped_runs,
+    socket_ends::SocketEnds,
     start::{Started, start},
     watch::{Change, watch},
 };
@@ -72,15 +73,15 @@ struct Part {
 }
 
 impl Part {
-    fn new(attached: Attached) -> Result<(Self, Vec<Refused>)> {
-        let Attached { ebpf, events, counters, refused, log, .. } = attached;
+    fn new(attached: Attached) -> Result<(Self, Map, Vec<Refused>)> {
+        let Attached { ebpf, events, ends, counters, refused, log, .. } = attached;
         // SAFETY: the ring buffer owns its descriptor and keeps it open until it is dropped.
         let ring = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
             .map_err(std::io::Error::from)
             .context("cannot wait for the ring buffer")?;
         let before =
             skipped_by_program(&ebpf).map(|(name, runs)| (name.to_owned(), runs)).collect();
-        Ok((Self { ring, counters, log, ebpf, before }, refused))
+        Ok((Self { ring, counters, log, ebpf, before }, ends, refused))
     }
 
     /// How often the kernel skipped each hook.
@@ -131,7 +132,8 @@ impl Live {
         let host = Host::new().context("cannot read network namespaces").map_err(Internal)?;
         let session = session(&host, coverage);
         let hz = u64::from(host.hz().unwrap_or(DEFAULT_HZ));
-        let (part, refused) = Part::new(attached).map_err(Internal)?;
+        let (part, ends, refused) = Part::new(attached).map_err(Internal)?;
+        let ends = SocketEnds::new(ends, hz).map_err(Internal)?;
         give_back_memory();
         Ok(Self {
             parts: vec![part],
@@ -140,7 +142,7 @@ impl Live {
             changes,
             kernel: RunningKernel::new(hz, symbols, reasons),
             idle_sampler: IdleSampler::start(host.clone()).map_err(Internal)?,
-            queries: Queries::start(host, now()).map_err(Internal)?,
+            queries: Queries::start(host, Some(ends), now()).map_err(Internal)?,
             pending: Vec::new(),
             drained: now(),
             undecodable: 0,
@@ -211,7 +213,8 @@ impl Live {
                 }
                 Change::Attached(attached) => {
                     changed.extend(attached.coverage());
-                    let (part, refused) = Part::new(*attached)?;
+                    // Only the first part records the ends of sockets.
+                    let (part, _, refused) = Part::new(*attached)?;
                     self.parts.push(part);
                     self.refused.extend(refused);
                 }

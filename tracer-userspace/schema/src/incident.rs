@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Version of this schema; a minor version only adds fields.
-pub const VERSION: &str = "1.0";
+pub const VERSION: &str = "1.1";
 
 /// One broken connection, or one benign reset, with its verdict.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

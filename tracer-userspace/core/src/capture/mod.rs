@@ -160,6 +160,8 @@ fn socket_of(body: &mut Body) -> Option<&mut Socket> {
         | Body::StateLookup(_)
         | Body::AcceptQueue(_)
         | Body::Lost(_)
+        | Body::EndedSockets(_)
+        | Body::PeerSocket(_)
         | Body::SkippedRuns(_)
         | Body::Tick
         | Body::Unknown { .. } => None,

@@ -7,6 +7,7 @@ use super::{
     doc::{Detection, Doc, RequiredSignal},
 };
 use crate::{
+    event::Via,
     evidence::Evidence,
     verdict::{Confidence, Family, Finding, Verdict},
 };
@@ -45,6 +46,7 @@ pub const CAUSE: Cause = Cause {
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let refused = evidence.case.sent.iter().find(|at| {
         at.value.socket.is_none()
+            && at.value.via != Via::Netfilter
             && at.value.trigger.is_some_and(|t| t.has(tcp_flag::SYN) && !t.has(tcp_flag::ACK))
     });
     if let Some(at) = refused {

@@ -1,6 +1,6 @@
 //! Data arrived for a connection the application had already closed.
 
-use rsttrace_model::{tcp_state, units::human_s};
+use rsttrace_model::{tcp_flag, tcp_state, units::human_s};
 
 use super::{
     cause::Cause,
@@ -10,7 +10,7 @@ use super::{
 use crate::{
     case::Stamped,
     event::ResetSent,
-    evidence::Evidence,
+    evidence::{Evidence, ResettingEnd},
     fix::{Fix, FixOwner, Remedy, Risk},
     verdict::{Confidence, Family, Finding, NotFix, Verdict},
 };
@@ -44,7 +44,13 @@ pub const CAUSE: Cause = Cause {
             ("close_unread_data", "the data had arrived before the close"),
             ("socket_gone", "no socket was left, not even in TIME_WAIT"),
         ],
-        fixes: &[remedy::STOP_GRACEFULLY, GIVE_UP_FIRST, remedy::RETRY],
+        fixes: &[
+            remedy::STOP_GRACEFULLY,
+            GIVE_UP_FIRST,
+            remedy::CALLER_WAITS_LONGER,
+            OTHER_PORT,
+            remedy::RETRY,
+        ],
         not_fixes: NOT_FIXES,
     },
     judge,
@@ -63,6 +69,17 @@ const GIVE_UP_FIRST: Remedy = Remedy {
              closed connection",
     how: "set the client's idle timeout below the server's keep-alive timeout; retry only requests \
           that are safe to repeat",
+};
+
+const OTHER_PORT: Remedy = Remedy {
+    id: "connect_from_another_port",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "let the client connect from another port",
+    reason: "the server still has a socket for these addresses and ports, for up to 60 s after it \
+             closed the connection",
+    how: "do not bind() the client to a fixed port; where NAT chooses the port, give NAT more ports \
+          or addresses",
 };
 
 /// Sysctls for closed connections that do not help.
@@ -99,12 +116,45 @@ fn shut_for_reading(sent: &ResetSent) -> bool {
 }
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    long_gone(evidence).or_else(|| answered(evidence))
+}
+
+/// The end of an entry of this connection is on record too. The closed socket would have reset the packet also with
+/// that entry alive.
+fn long_gone(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let ResettingEnd::Closed(end) = evidence.resetting_end() else {
+        return None;
+    };
+    let at = evidence.stateless().filter(|_| evidence.has_loss())?;
+    let how = end.task.ending().unwrap_or("closed the connection".into());
+    let who = format!("{} {how} {} earlier", end.task, human_s(evidence.age_s(end.ts)));
+    let payload = at.value.trigger.map_or(0, |trigger| trigger.payload);
+    Some(
+        Verdict::new(Confidence::Observed, format!("{who}, then {payload} B more arrived"))
+            .finding(Finding { kind: "closed_before", ts: end.ts, summary: who })
+            .finding(Finding {
+                kind: "entry_ended_too",
+                ts: at.ts,
+                summary:
+                    "an IPVS or conntrack entry of the connection ended after the close; with \
+                          the entry the packet would have met the closed socket"
+                        .into(),
+            }),
+    )
+}
+
+fn answered(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (at, state) = answer(evidence)?;
     let closer = at.value.end.as_ref().filter(|end| end.err == 0).map(|end| {
         let how = end.task.ending().unwrap_or("closed the connection".into());
         (format!("{} {how}", end.task), end.ts)
     });
-    let payload = at.value.trigger.map_or(0, |trigger| trigger.payload);
+    let trigger = at.value.trigger?;
+    let payload = trigger.payload;
+    let arrived = match trigger.has(tcp_flag::SYN) {
+        true => "a SYN of the same addresses and ports arrived".to_owned(),
+        false => format!("{payload} B more arrived"),
+    };
     let (who, ts) = closer.unwrap_or(("the application closed the connection".into(), at.ts));
     let before = evidence.age_s(ts);
     let when = if before > 0.0 { format!(" {} earlier", human_s(before)) } else { String::new() };
@@ -112,12 +162,12 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let known = at.value.end.is_some();
     let confidence = if known { Confidence::Observed } else { Confidence::Correlated };
     Some(
-        Verdict::new(confidence, format!("{who}{when}, then {payload} B more arrived"))
+        Verdict::new(confidence, format!("{who}{when}, then {arrived}"))
             .finding(Finding { kind: "closed_before", ts, summary: format!("{who}{when}") })
             .finding(Finding {
                 kind: "data_after_close",
                 ts: at.ts,
-                summary: format!("{payload} B arrived for a socket that was {state}"),
+                summary: format!("{arrived} for a socket that was {state}"),
             }),
     )
 }
@@ -128,7 +178,23 @@ fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let end = answer(evidence).and_then(|(at, _)| at.value.end.as_ref());
+    if let ResettingEnd::Closed(end) = evidence.resetting_end()
+        && evidence.has_loss()
+    {
+        let here = evidence.stateless().and_then(|at| at.value.trigger).map(|it| it.flow.dst);
+        let by_client = evidence.client_view().map(|view| view.src) == here;
+        return match (end.task.exiting, by_client) {
+            (true, _) => vec![remedy::stop_gracefully(&end.task), remedy::RETRY.fix()],
+            (false, true) => vec![remedy::CALLER_WAITS_LONGER.fix()],
+            (false, false) => vec![GIVE_UP_FIRST.fix()],
+        };
+    }
+    let answered = answer(evidence);
+    let trigger = answered.and_then(|(at, _)| at.value.trigger);
+    if trigger.is_some_and(|trigger| trigger.has(tcp_flag::SYN)) {
+        return vec![OTHER_PORT.fix()];
+    }
+    let end = answered.and_then(|(at, _)| at.value.end.as_ref());
     // A process that ended did not close because of idleness, so no idle timeout would have helped.
     match end.filter(|end| end.err == 0 && end.task.exiting) {
         Some(end) => vec![remedy::stop_gracefully(&end.task), remedy::RETRY.fix()],

@@ -1,6 +1,6 @@
 //! A firewall rule answered with a reset or an ICMP error.
 
-use rsttrace_model::{errno::ECONNREFUSED, units::human_s};
+use rsttrace_model::{errno::ECONNREFUSED, tcp_flag, units::human_s};
 
 use super::{
     cause::Cause,
@@ -90,6 +90,12 @@ fn unreachable<'a>(evidence: &Evidence<'a>) -> Option<(&'a LossEntry, &'a Packet
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if let Some(at) = evidence.rejected() {
+        // No connection of this host was refused: a scan of a port that a rule protects.
+        let syn =
+            at.value.trigger.is_some_and(|it| it.has(tcp_flag::SYN) && !it.has(tcp_flag::ACK));
+        if syn && evidence.victim().is_none() {
+            return None;
+        }
         let place = evidence.place(at.netns).describe();
         let tool = tool(&at.value.stack);
         return Some(

@@ -7,6 +7,7 @@ use super::{
     doc::{Detection, Doc, RequiredSignal},
 };
 use crate::{
+    event::Via,
     evidence::Evidence,
     verdict::{Confidence, Family, Finding, Verdict},
 };
@@ -83,10 +84,30 @@ fn unused_abort(evidence: &Evidence<'_>) -> Option<(u64, &'static str, Confidenc
     ))
 }
 
+/// Whether a socket of this host is worse off: its connect failed because its SYN met a socket that still had the
+/// same addresses and ports, or the connection that it carried data on was reset.
+fn harms_someone_here(evidence: &Evidence<'_>) -> bool {
+    let met_a_socket = evidence.sent().is_some_and(|at| {
+        let syn = at.value.trigger.is_some_and(|trigger| trigger.has(tcp_flag::SYN));
+        syn && at.value.socket.as_ref().is_some_and(|socket| socket.state != tcp_state::LISTEN)
+    });
+    evidence.victims().any(|(_, _, socket)| match socket.state {
+        tcp_state::SYN_SENT => met_a_socket,
+        _ => socket.is_connection() && !socket.never_used(),
+    })
+}
+
 /// The packet that was answered belongs to no finished handshake.
 fn handshake(evidence: &Evidence<'_>) -> Option<(u64, &'static str)> {
     let at = evidence.sent()?;
     let trigger = at.value.trigger?;
+    if harms_someone_here(evidence) {
+        return None;
+    }
+    if at.value.via == Via::Netfilter {
+        let why = "a firewall rule answered its SYN with a reset, and no socket here sent that SYN";
+        return (trigger.has(tcp_flag::SYN) && !trigger.has(tcp_flag::ACK)).then_some((at.ts, why));
+    }
     if trigger.has(tcp_flag::SYN) && trigger.has(tcp_flag::ACK) {
         // Its socket here failed before: a server that never accepted the last ACK sends its SYN-ACK again.
         if at.value.end.as_ref().is_some_and(|end| end.err != 0) {

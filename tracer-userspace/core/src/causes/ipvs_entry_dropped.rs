@@ -128,7 +128,8 @@ const SYNC: Remedy = Remedy {
     summary: "keep IPVS entries across restarts and fail-overs",
     reason: "a director without the entry answers every packet of the connection with a reset",
     how: "run ipvsadm --start-daemon master on the active director and ipvsadm --start-daemon \
-          backup on the others, and drain before a restart; or let the next director choose the \
+          backup on the others, with net.ipv4.vs.sync_refresh_period below half of the shortest \
+          timeout, and drain before a restart; or let the next director choose the \
           same server (scheduler mh or sh) with net.ipv4.vs.sloppy_tcp=1",
 };
 
@@ -159,16 +160,18 @@ fn seen(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (loss, end) = evidence.ipvs()?;
     let how = lost_to(end)?;
     let before = human_s(evidence.age_s(loss.ts));
+    // How the other director used its entry is not known here.
+    let most = if end.is_unused_copy() { Confidence::Correlated } else { Confidence::Observed };
     Some(
         Verdict::new(
-            evidence.lost_entry_confidence(),
+            evidence.lost_entry_confidence().min(most),
             format!("its IPVS entry had been lost ({how} {before} earlier)"),
         )
         .finding(Finding {
             kind: "ipvs_entry_lost",
             ts: loss.ts,
             summary: format!(
-                "IPVS entry {} (to {}, {}) ended before its timeout: {how}, {before} earlier",
+                "IPVS entry {} (to {}, {}) ended: {how}, {before} earlier",
                 end.virtual_flow,
                 end.real_flow.dst,
                 state_name(end.state),

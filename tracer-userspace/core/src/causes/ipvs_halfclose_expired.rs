@@ -17,9 +17,9 @@ use super::{
 };
 use crate::{
     causes::cause::Facts,
-    evidence::Evidence,
+    evidence::{Evidence, ResettingEnd},
     fix::{Change, Fix, FixOwner, Remedy, Risk},
-    verdict::{Family, NotFix, Verdict},
+    verdict::{Confidence, Family, NotFix, Verdict},
 };
 
 pub const CAUSE: Cause = Cause {
@@ -41,6 +41,11 @@ pub const CAUSE: Cause = Cause {
             Detection::correlated(
                 "the end of the entry was seen, the sender of the reset was not",
                 &[RequiredSignal::Any("ipvs_end"), RequiredSignal::Any("reset_received")],
+            ),
+            Detection::inferred(
+                "the end of the entry was seen, and the server had sent its FIN; whether it had \
+                 closed its socket or only shut it for writing is not known",
+                &[RequiredSignal::Any("ipvs_end")],
             ),
         ],
         mistaken_for: &[
@@ -120,7 +125,8 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if end.state == ESTABLISHED || !is_natural(end) || !had_time(end, loss.ts) {
         return None;
     }
-    let confidence = evidence.lost_entry_confidence();
+    let is_known = evidence.resetting_end() == ResettingEnd::Open;
+    let confidence = if is_known { evidence.lost_entry_confidence() } else { Confidence::Inferred };
     let verdict = Verdict::new(
         confidence,
         format!(
@@ -130,13 +136,13 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         ),
     )
     .finding(finding(evidence, loss.ts, end));
-    Some(match server_had_ended(evidence) {
-        true => verdict.prove(
+    Some(match is_known {
+        false => verdict.prove(
             "check whether the server had closed its socket or only shut it for writing; if it had \
              closed the socket, no IPVS timeout and no keepalive would have helped, and the client \
              has to read the end of file",
         ),
-        false => verdict,
+        true => verdict,
     })
 }
 
@@ -148,7 +154,8 @@ fn server_had_ended(evidence: &Evidence<'_>) -> bool {
 
 fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
     let (_, end) = evidence.ipvs()?;
-    Some(format!("its IPVS entry ended in {}", state_name(end.state)))
+    let is_open = end.state == ESTABLISHED;
+    is_open.then(|| format!("its IPVS entry ended in {}", state_name(end.state)))
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {

@@ -182,7 +182,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 
 fn seen(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (loss, end) = evidence.ipvs()?;
-    if end.state != ESTABLISHED || !is_natural(end) {
+    if end.state != ESTABLISHED
+        || !is_natural(end)
+        || !had_time(end, loss.ts)
+        || end.is_unused_copy()
+    {
         return None;
     }
     // A timer never fires early: an entry that ended sooner was removed (removing a server does that).

@@ -129,9 +129,9 @@ fn queue(evidence: &Evidence<'_>) -> Option<Queue> {
         return (at.value.socket.was_never_answered() && queue.is_full()).then_some(queue);
     }
     let at = evidence.stateless().filter(|at| at.value.end.is_none())?;
-    let never_received = evidence.victims().all(|(_, _, socket)| socket.bytes_received == 0);
     let queue = Queue::of(at)?;
-    (never_received && evidence.lost_nothing() && queue.is_full()).then_some(queue)
+    (evidence.victims_received_nothing() && evidence.lost_nothing() && queue.is_full())
+        .then_some(queue)
 }
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {

@@ -6,6 +6,7 @@ use rsttrace_model::{tcp_flag, units::human_s};
 use super::{
     cause::Cause,
     doc::{Detection, Doc, RequiredSignal},
+    injected_reset::silent_for,
     peer_aborted::from_elsewhere,
     remedy,
 };
@@ -32,8 +33,9 @@ pub const CAUSE: Cause = Cause {
                 Google Cloud NAT, 3600 s many firewalls, 4000 s the longest AWS classic load \
                 balancer.",
         detections: &[Detection::inferred(
-            "two or more independent breaks by a bare RST from another host, all after a longer \
-             idle time than any connection to that service survived",
+            "two or more independent breaks by a reset from another host (without ACK, or unasked \
+             after 30 s or more), all after a longer idle time than any connection to that service \
+             survived",
             &[RequiredSignal::Full("reset_received"), RequiredSignal::Full("reset_sent")],
         )],
         mistaken_for: &[
@@ -43,7 +45,7 @@ pub const CAUSE: Cause = Cause {
             ),
             (
                 "a server's idle policy",
-                "the server closes with FIN, or aborts with RST|ACK (peer_aborted)",
+                "the server closes with FIN; one that aborts at a fixed idle time looks the same from here",
             ),
             (
                 "IPVS or conntrack on this host",
@@ -88,13 +90,20 @@ const LATE: f64 = 1.13;
 /// The shortest idle time that counts, seconds.
 const IDLE_S: f64 = 1.0;
 
-/// This case as a sample: a connection that was used, became idle, and was answered from another host
-/// that had no state for it.
+/// A shorter idle time than this is no limit of a device that sends a reset with ACK: applications abort
+/// connections at any age. Seconds.
+const SHORTEST_LIMIT_S: f64 = 30.0;
+
+/// This case as a sample: a connection that was used, became idle, and was reset from another host, which either
+/// answered without state for it, or sent a reset unasked when its timer ran out.
 pub fn sample(evidence: &Evidence<'_>) -> Option<Break> {
     let (_, packet) = from_elsewhere(evidence)?;
     let unexplained = evidence.lost_nothing() && evidence.drops().is_empty();
     let idle_s = evidence.idle_s().filter(|idle_s| *idle_s >= IDLE_S)?;
-    (unexplained && !packet.has(tcp_flag::ACK) && evidence.was_used()).then_some(Break {
+    let socket = &evidence.received()?.value.socket;
+    let unasked = idle_s >= SHORTEST_LIMIT_S && silent_for(socket, evidence.case.opened).is_some();
+    let by_device = !packet.has(tcp_flag::ACK) || unasked;
+    (unexplained && by_device && evidence.was_used()).then_some(Break {
         at: evidence.case.opened,
         last_received: evidence.last_received()?,
         idle_s,

@@ -18,6 +18,7 @@ mod firewall_reject;
 pub mod fix_context;
 mod handshake_rejected;
 mod idle_close_race;
+mod injected_reset;
 mod ipvs_entry;
 mod ipvs_entry_dropped;
 mod ipvs_halfclose_expired;
@@ -91,8 +92,9 @@ pub const ALL: &[Cause] = &[
     socket_gone::CAUSE,
     syncookie_failed::CAUSE,
     wrong_backend::CAUSE,
-    // Other hosts: first by measured idle times, then by the reset alone.
+    // Other hosts: first by measured idle times, then by who sent the reset, then by the reset alone.
     middlebox_idle_timeout::CAUSE,
+    injected_reset::CAUSE,
     peer_aborted::CAUSE,
     peer_state_lost::CAUSE,
     unknown::CAUSE,

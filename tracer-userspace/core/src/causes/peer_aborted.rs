@@ -1,15 +1,16 @@
 //! A live remote socket aborted the connection.
 
-use rsttrace_model::tcp_flag;
+use rsttrace_model::{flow::Nanos, tcp_flag, units::human_s};
 
 use super::{
     cause::Cause,
     doc::{Detection, Doc, RequiredSignal},
+    injected_reset::silent_for,
     remedy,
 };
 use crate::{
     event::Packet,
-    evidence::Evidence,
+    evidence::{Evidence, seconds},
     fix::{Fix, FixOwner, Remedy, Risk},
     verdict::{Confidence, Family, Finding, NotFix, Verdict},
 };
@@ -91,6 +92,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     // A missing sender on this host is not evidence by itself: its record may be lost, and a packet socket
     // nearby (tcpkill, an intrusion prevention system) sends packets that no hook here sees.
     let far = hops(packet.ttl) > HOPS_WITHIN;
+    // A device whose idle timer runs out sends the same segment.
+    let unasked = evidence.received().and_then(|at| silent_for(&at.value.socket, ts));
+    if let Some(silent) = unasked.map(seconds).filter(|silent_s| *silent_s >= IDLE_S) {
+        return Some(after_silence(packet, ts, silent));
+    }
     let (confidence, why, prove) = match far {
         true => (
             Confidence::Correlated,
@@ -121,6 +127,31 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             })
             .prove(prove),
     )
+}
+
+/// From this idle time on the limit of a device on the path is as likely as an abort by the peer. Seconds.
+const IDLE_S: f64 = 30.0;
+
+/// The connection had been idle when the reset came.
+fn after_silence(packet: Packet, ts: Nanos, silent_s: f64) -> Verdict {
+    let (silent, peer) = (human_s(silent_s), packet.flow.src);
+    Verdict::new(
+        Confidence::Inferred,
+        format!(
+            "the peer's own socket aborted the connection after {silent} without traffic, or a device \
+             on the path did when its idle timer ran out (a reset with ACK that answers nothing)"
+        ),
+    )
+    .finding(Finding {
+        kind: "rst_with_ack",
+        ts,
+        summary: format!("RST|ACK from {peer}, TTL {}, {silent} after the last segment", packet.ttl),
+    })
+    .prove(format!(
+        "run rsttrace on the host of {}, where it observes an abort itself; if breaks cluster at one \
+         idle time, a device or the server has that limit",
+        peer.ip()
+    ))
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {

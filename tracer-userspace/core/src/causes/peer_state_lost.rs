@@ -48,7 +48,7 @@ pub const CAUSE: Cause = Cause {
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let (ts, packet) = from_elsewhere(evidence)?;
-    if packet.has(tcp_flag::ACK) {
+    if packet.has(tcp_flag::ACK) || evidence.may_have_forgotten() {
         return None;
     }
     let idle =

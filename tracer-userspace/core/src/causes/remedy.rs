@@ -39,6 +39,18 @@ pub const POOL: Remedy = Remedy {
           connections on borrow",
 };
 
+/// For a client that closes before the answer comes.
+pub const CALLER_WAITS_LONGER: Remedy = Remedy {
+    id: "caller_waits_longer",
+    owner: FixOwner::Application,
+    risk: Risk::Low,
+    summary: "let the client wait longer than the server takes to answer",
+    reason: "the client had given up the connection while the server still sent data on it",
+    how: "set the client's request timeout above the server's slowest answer and its keep-alive \
+          timeout, or limit how long the server may take; a server must expect the error and stop \
+          the work",
+};
+
 /// For the race window that no timeout removes.
 pub const RETRY: Remedy = Remedy {
     id: "retry_idempotent",

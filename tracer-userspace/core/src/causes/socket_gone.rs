@@ -1,6 +1,6 @@
 //! The socket had been closed, or its process or host restarted.
 
-use rsttrace_model::{errno::errno_text, units::human_s};
+use rsttrace_model::{errno::errno_text, tcp_flag, tcp_state, units::human_s};
 
 use super::{
     cause::Cause,
@@ -8,7 +8,7 @@ use super::{
     remedy,
 };
 use crate::{
-    event::SocketEnd,
+    event::{Socket, SocketEnd},
     evidence::Evidence,
     fix::{Fix, FixOwner, Remedy, Risk},
     verdict::{Confidence, Family, Finding, NotFix, Verdict},
@@ -48,7 +48,7 @@ pub const CAUSE: Cause = Cause {
             ("wrong_backend", "a listener received the packet"),
             ("data_after_close", "the kernel still had state of the closed socket"),
         ],
-        fixes: &[DETECT_RESTARTS, GIVE_UP_LAST, remedy::STOP_GRACEFULLY],
+        fixes: &[DETECT_RESTARTS, remedy::CALLER_WAITS_LONGER, remedy::STOP_GRACEFULLY],
         not_fixes: NOT_FIXES,
     },
     judge,
@@ -67,17 +67,6 @@ const DETECT_RESTARTS: Remedy = Remedy {
           restart",
 };
 
-const GIVE_UP_LAST: Remedy = Remedy {
-    id: "caller_waits_longer",
-    owner: FixOwner::Application,
-    risk: Risk::Low,
-    summary: "let the client wait longer than the server takes to answer",
-    reason: "the client had given up the connection while the server still sent data on it",
-    how: "set the client's request timeout above the server's slowest answer and its keep-alive \
-          timeout, or limit how long the server may take; a server must expect the error and stop \
-          the work",
-};
-
 const NOT_FIXES: &[(&str, &str)] =
     &[("conntrack and IPVS timeouts", "the packet reached a host that has no such socket")];
 
@@ -94,6 +83,11 @@ fn end<'a>(evidence: &Evidence<'a>) -> Option<&'a SocketEnd> {
     (end.ts.saturating_add(1_000_000_000) >= last_received).then_some(end)
 }
 
+/// A tuple is not used again for as long as its last socket stays in TIME_WAIT or FIN_WAIT2 (TCP_TIMEWAIT_LEN, 60 s),
+/// so that a newer end belongs to this connection. Without the victim, an older one may belong to an earlier
+/// connection of the tuple.
+const REUSED_AFTER_S: f64 = 60.0;
+
 /// "nginx (pid 7) closed its socket", "its socket had failed with ETIMEDOUT".
 fn ended(end: &SocketEnd) -> String {
     if end.err != 0 {
@@ -108,20 +102,30 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if evidence.is_handshake() {
         return None;
     }
+    if let Some(verdict) = came_back(evidence) {
+        return Some(verdict);
+    }
     let at = evidence.stateless()?;
     let here = at.value.trigger?.flow.dst;
     if let Some(end) = end(evidence) {
         let before = human_s(evidence.age_s(end.ts));
         let how = ended(end);
-        return Some(
-            Verdict::new(Confidence::Correlated, format!("{how} {before} earlier")).finding(
-                Finding {
-                    kind: "socket_ended",
-                    ts: end.ts,
-                    summary: format!("the socket of this connection at {here}: {how}"),
-                },
-            ),
-        );
+        let is_dated =
+            evidence.last_received().is_some() || evidence.age_s(end.ts) < REUSED_AFTER_S;
+        let found = Finding {
+            kind: "socket_ended",
+            ts: end.ts,
+            summary: format!("the socket of this connection at {here}: {how}"),
+        };
+        if is_dated {
+            let why = format!("{how} {before} earlier");
+            return Some(Verdict::new(Confidence::Correlated, why).finding(found));
+        }
+        let why = format!("{how} {before} earlier, if it was this connection and not an older one");
+        return Some(Verdict::new(Confidence::Inferred, why).finding(found).prove(
+            "the newest recorded end of these addresses and ports is assumed: compare its time with \
+             when the sender opened the connection",
+        ));
     }
     // A peer that received a FIN was closed on, even if a process listens there; otherwise a listener is
     // another server. A virtual address has no sockets.
@@ -179,6 +183,34 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     )
 }
 
+/// The host of one end had lost its socket without a FIN, and connects again from the same port. The other end answers
+/// its SYN with an ACK (a challenge ACK, RFC 5961 section 4), which the new socket resets.
+fn came_back(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let at = evidence.sent()?;
+    let (trigger, new) = (at.value.trigger?, at.value.socket.as_ref()?);
+    if new.state != tcp_state::SYN_SENT || !trigger.has(tcp_flag::ACK) || trigger.has(tcp_flag::SYN)
+    {
+        return None;
+    }
+    let is_old = |socket: &Socket| socket.flow.dst == trigger.flow.dst && !socket.never_used();
+    evidence.victims().find(|(_, _, socket)| is_old(socket))?;
+    let here = trigger.flow.dst;
+    Some(
+        Verdict::new(
+            Confidence::Inferred,
+            format!("{here} had lost the connection's socket, and connected again from the same port"),
+        )
+        .finding(Finding {
+            kind: "connects_again",
+            ts: at.ts,
+            summary: format!(
+                "a new socket at {here} in SYN_SENT received an ACK of the old connection and reset it"
+            ),
+        })
+        .prove(format!("check whether the host or process of {} was restarted", here.ip())),
+    )
+}
+
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let here = evidence.stateless().and_then(|at| at.value.trigger).map(|packet| packet.flow.dst);
     if here.is_none() || evidence.client_view().map(|flow| flow.src) != here {
@@ -187,7 +219,7 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     // The lost socket was the client's, so no server restart has to be detected.
     match end(evidence).filter(|end| end.err == 0 && end.task.exiting) {
         Some(end) => vec![remedy::stop_gracefully(&end.task)],
-        None => vec![GIVE_UP_LAST.fix()],
+        None => vec![remedy::CALLER_WAITS_LONGER.fix()],
     }
 }
 

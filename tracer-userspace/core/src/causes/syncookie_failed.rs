@@ -1,6 +1,6 @@
 //! A SYN cookie did not validate.
 
-use rsttrace_model::host_state::Netns;
+use rsttrace_model::{host_state::Netns, tcp_flag};
 
 use super::{
     cause::Cause,
@@ -87,8 +87,13 @@ fn checked(evidence: &Evidence<'_>) -> bool {
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let at = evidence.stateless()?;
-    let never_received = evidence.victims().all(|(_, _, socket)| socket.bytes_received == 0);
-    if !checked(evidence) || at.value.end.is_some() || !never_received || !evidence.lost_nothing() {
+    // Where the client is on another host, only the last segment of a handshake looks like this: a connection that
+    // moved here in mid-stream sends data.
+    let is_new = match evidence.victim() {
+        Some(_) => evidence.victims_received_nothing(),
+        None => at.value.trigger.is_some_and(|it| it.payload == 0 && it.flags == tcp_flag::ACK),
+    };
+    if !checked(evidence) || at.value.end.is_some() || !is_new || !evidence.lost_nothing() {
         return None;
     }
     let here = at.value.trigger?.flow.dst;

@@ -51,6 +51,17 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             "check for NAT or IPVS on the path; its entry may have ended before tracing began, so \
              run rsttrace there and keep it running",
         )
+    } else if let Some(packet) = evidence.stray() {
+        let from = packet.flow.src.ip();
+        let forgot = match evidence.may_have_forgotten() {
+            true => ", as far as the records reach back",
+            false => "",
+        };
+        (
+            format!("a segment from {from} matches no connection that is known here{forgot}"),
+            "a scan looks like this, and so does a connection whose server restarted or whose address \
+             moved here before tracing began; check whether its sender is a client of this service",
+        )
     } else if let Some(at) = evidence.sent() {
         let reason = at.value.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
         let no_symbols = at.value.trigger.is_none() && evidence.session.lacks("kernel_symbols");

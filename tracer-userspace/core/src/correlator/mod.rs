@@ -12,7 +12,7 @@ use owners::Owners;
 use reported::{ReportedIncident, ReportedIncidents};
 use rsttrace_model::flow::Nanos;
 
-use self::stored_verdict::StoredVerdict;
+use self::{stored_verdict::StoredVerdict, strays::StraySources};
 use crate::{
     case::{Case, Record, Stamped},
     causes::{self, cause::Cause},
@@ -36,6 +36,7 @@ mod open;
 mod owners;
 mod reported;
 mod stored_verdict;
+mod strays;
 
 pub use owners::closing_task;
 
@@ -52,7 +53,8 @@ const MAX_NAMESPACES: usize = 4096;
 /// Counts that the closing summary shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunCounters {
-    /// Resets and repeats that belong to an incident that is already reported.
+    /// Resets and repeats that belong to an incident that is already reported, and stray segments of a source
+    /// whose last one was just reported, or late FINs.
     pub absorbed: u64,
     /// Losses evicted because their store was full.
     pub evicted: u64,
@@ -73,6 +75,7 @@ pub struct Correlator {
     owners: Owners,
     open: OpenCases,
     reported: ReportedIncidents,
+    strays: StraySources,
     sequence: u64,
     counters: RunCounters,
 }
@@ -100,6 +103,7 @@ impl Correlator {
             owners: Owners::default(),
             open: OpenCases::default(),
             reported: ReportedIncidents::default(),
+            strays: StraySources::default(),
             sequence: 0,
             counters: RunCounters::default(),
         }
@@ -156,6 +160,14 @@ impl Correlator {
             }
             Body::AcceptQueue(queue) => {
                 self.baseline.add_queue(netns, *queue);
+                return;
+            }
+            Body::EndedSockets(ended) => {
+                self.baseline.add_ended(netns, *ended);
+                return;
+            }
+            Body::PeerSocket(peer) => {
+                self.baseline.add_peer(netns, *peer);
                 return;
             }
             Body::StateLookup(lookup) => {
@@ -275,7 +287,17 @@ impl Correlator {
             self.counters.absorbed += 1;
             return None;
         }
+        if evidence.is_late_fin() {
+            self.counters.absorbed += 1;
+            return None;
+        }
         let (cause, verdict) = judge(&evidence);
+        if let Some(packet) = evidence.stray().filter(|_| cause.family == Family::Unknown)
+            && !self.strays.is_first(packet.flow.src.ip(), case.opened)
+        {
+            self.counters.absorbed += 1;
+            return None;
+        }
         let no_reset = case.sent.is_empty() && case.received.is_empty();
         if no_reset && case.errors.is_empty() && cause.opens_on_drop.is_none() {
             return None;

@@ -171,6 +171,33 @@ pub fn decode(bytes: &[u8], kernel: &dyn Kernel) -> Result<Option<Event>> {
     Ok(body.map(|body| Event { ts: decoder.clock.ts, netns, body }))
 }
 
+/// Decodes an entry of the `SOCKET_ENDS` map, whose key is the flow of a socket with its local side first.
+///
+/// # Errors
+/// [`DecodeError`] when the bytes are too short.
+pub fn ended_socket(key: &[u8], end: &[u8], hz: u64) -> Result<Option<(Flow, SocketEnd)>> {
+    let clock = Clock { ts: 0, jiffies: 0, hz };
+    let end = socket_end(Bytes { all: end, base: 0 }, &clock)?;
+    let flow = flow(Bytes { all: key, base: 0 })?;
+    Ok(end.map(|end| (flow, end)))
+}
+
+/// The recorded end of a socket; `None` where none is stored.
+fn socket_end(end: Bytes<'_>, clock: &Clock) -> Result<Option<SocketEnd>> {
+    use record::SocketEnd as E;
+    Ok(match end.u64(offset_of!(E, ts_ns))? {
+        0 => None,
+        ts => Some(SocketEnd {
+            ts,
+            task: task(end.within(offset_of!(E, task)))?,
+            err: end.u32(offset_of!(E, err))?,
+            old_state: end.u8(offset_of!(E, old_state))?,
+            new_state: end.u8(offset_of!(E, new_state))?,
+            idle_s: Some(clock.seconds(end.u32(offset_of!(E, idle_j))?.into())),
+        }),
+    })
+}
+
 fn address(bytes: [u8; 16], port: u16) -> SocketAddr {
     let v6 = Ipv6Addr::from(bytes);
     SocketAddr::new(v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4), port)
@@ -342,25 +369,13 @@ impl Decoder<'_> {
     }
 
     fn reset_sent(&self, bytes: Bytes<'_>) -> Result<ResetSent> {
-        use record::{ResetSent as R, SocketEnd as E};
-        let end = bytes.within(offset_of!(R, end));
-        let ended = end.u64(offset_of!(E, ts_ns))?;
+        use record::ResetSent as R;
         let reason = bytes.u32(offset_of!(R, reason))?;
         Ok(ResetSent {
             socket: self
                 .socket(bytes.within(offset_of!(R, sock)), bytes.within(offset_of!(R, opener)))?,
             trigger: packet(bytes.within(offset_of!(R, trigger)))?,
-            end: match ended {
-                0 => None,
-                ts => Some(SocketEnd {
-                    ts,
-                    task: task(end.within(offset_of!(E, task)))?,
-                    err: end.u32(offset_of!(E, err))?,
-                    old_state: end.u8(offset_of!(E, old_state))?,
-                    new_state: end.u8(offset_of!(E, new_state))?,
-                    idle_s: Some(self.clock.seconds(end.u32(offset_of!(E, idle_j))?.into())),
-                }),
-            },
+            end: socket_end(bytes.within(offset_of!(R, end)), &self.clock)?,
             task: task(bytes.within(offset_of!(R, task)))?,
             stack: self.stack(bytes.within(offset_of!(R, stack)))?,
             reason: (reason != ABSENT)
@@ -413,6 +428,7 @@ impl Decoder<'_> {
             last_packet: (since_armed <= 0 && !forced).then(|| self.clock.relative(since_armed)),
             forced,
             server_gone: bytes.u32(offset_of!(R, server_gone))? != 0,
+            packets: Some(bytes.u32(offset_of!(R, packets))?).filter(|packets| *packets != ABSENT),
             task: task(bytes.within(offset_of!(R, task)))?,
             stack: self.stack(bytes.within(offset_of!(R, stack)))?,
         })

@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use rsttrace_model::flow::{Flow, Nanos};
+use rsttrace_model::{
+    flow::{Flow, Nanos},
+    ipvs,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Packet, Stack, Task, has};
@@ -24,8 +27,40 @@ pub struct IpvsEnd {
     /// The real server was no longer part of the service.
     #[serde(default)]
     pub server_gone: bool,
+    /// `in_pkts`: packets of the client that this director forwarded; of a copy, at least the number that its
+    /// synchronisation sets. `None` where unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets: Option<u32>,
     pub task: Task,
     pub stack: Stack,
+}
+
+impl IpvsEnd {
+    /// Whether the client had sent its FIN. With direct routing and tunnels IPVS sees only the client's packets, so
+    /// FIN_WAIT is the client's too (`tcp_states`, net/netfilter/ipvs/ip_vs_proto_tcp.c).
+    pub fn client_had_closed(&self) -> bool {
+        match ipvs::state_name(self.state) {
+            "CLOSE_WAIT" | "LAST_ACK" => true,
+            "FIN_WAIT" => !ipvs::masquerades(self.flags),
+            _ => false,
+        }
+    }
+
+    /// Whether the server had sent its FIN, as far as IPVS saw it.
+    pub fn server_had_closed(&self) -> bool {
+        ipvs::state_name(self.state) == "FIN_WAIT" && ipvs::masquerades(self.flags)
+    }
+
+    /// Whether the entry was a copy of another director's, and no packet of the connection came through this
+    /// director since the last synchronisation.
+    pub fn is_unused_copy(&self) -> bool {
+        /// include/uapi/linux/ip_vs.h
+        const IP_VS_CONN_F_SYNC: u32 = 0x20;
+        /// net.ipv4.vs.sync_threshold (`ip_vs_proc_conn`, net/netfilter/ipvs/ip_vs_sync.c).
+        const SYNC_THRESHOLD: u32 = 3;
+        let used = self.packets.is_some_and(|packets| packets > SYNC_THRESHOLD);
+        self.flags & IP_VS_CONN_F_SYNC != 0 && !used
+    }
 }
 
 /// A real server was removed from an IPVS service, or the service was removed with it.

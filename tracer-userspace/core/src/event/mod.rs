@@ -28,7 +28,7 @@ pub use entry::{ConntrackEnd, ConntrackInvalid, IpvsEnd, IpvsRemoval, IpvsServer
 pub use packet::Packet;
 pub use reset::{ResetReceived, ResetSent, SocketError, Via};
 pub use session::{Session, SignalCoverage};
-pub use socket::{Socket, SocketEnd, Task};
+pub use socket::{EndedSocket, EndedSockets, PeerSocket, Socket, SocketEnd, Task};
 pub use stack::{Stack, has};
 
 /// Runs of our BPF programs that the kernel skipped since the start.
@@ -82,6 +82,10 @@ pub enum Body {
     /// The state of the host when a TCP stack received a packet for which it has no connection.
     #[serde(rename = "inquiry")]
     StateLookup(Box<StateLookup>),
+    /// The sockets that ended at the address of a packet for which a TCP stack has no connection.
+    EndedSockets(Box<EndedSockets>),
+    /// The socket of this host that was the peer of a socket when that received a reset.
+    PeerSocket(Box<PeerSocket>),
     /// The accept queue of a listener that did not answer.
     AcceptQueue(Box<AcceptQueue>),
     /// Records lost since the start, all kinds.

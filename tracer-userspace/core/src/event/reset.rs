@@ -41,6 +41,13 @@ impl ResetSent {
         }
     }
 
+    /// Whether a reset left at all. A reject rule that meets a reset answers nothing (`nf_send_reset`,
+    /// net/ipv4/netfilter/nf_reject_ipv4.c); the hook on that function sees the packet nevertheless.
+    pub fn was_sent(&self) -> bool {
+        let answers_reset = self.trigger.is_some_and(|packet| packet.has(tcp_flag::RST));
+        !(self.via == Via::Netfilter && answers_reset)
+    }
+
     /// Whether the reset answers a mid-stream packet for which the TCP stack has no connection: it has no
     /// socket, or a listener that never had the connection.
     pub fn has_no_matching_socket(&self) -> bool {

@@ -4,7 +4,7 @@ use rsttrace_model::{
     errno::ETIMEDOUT,
     flow::{Flow, Nanos},
     owner::Opener,
-    socket::Keepalive,
+    socket::{Keepalive, SocketState},
 };
 use serde::{Deserialize, Serialize};
 
@@ -133,4 +133,33 @@ pub struct SocketEnd {
     /// How long neither side had sent payload before, seconds.
     #[serde(default)]
     pub idle_s: Option<f64>,
+}
+
+/// The recorded ends of sockets at both ends of a packet that was answered with a reset: of those that had the address
+/// to which it was sent, in the same namespace, and of those whose peer had the address from which it came. NAT hides
+/// the other address that such a socket knew.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndedSockets {
+    /// The packet that was answered with a reset.
+    pub packet: Flow,
+    pub ended: Vec<EndedSocket>,
+}
+
+/// See [`EndedSockets`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndedSocket {
+    pub netns: u32,
+    pub flow: Flow,
+    pub end: SocketEnd,
+    /// A process still holds the socket: it was only shut for writing. `None` where the kernel does not list its
+    /// sockets.
+    pub held: Option<bool>,
+}
+
+/// The peer of a socket that received a reset, found on this host after the reset. The event has its namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerSocket {
+    /// When it was found.
+    pub read: Nanos,
+    pub socket: SocketState,
 }

@@ -42,6 +42,7 @@ impl<'a> Evidence<'a> {
                 Loss::Conntrack(end)
                     if self.conntrack.is_none()
                         && end.is_nat()
+                        && self.misdirected(loss)
                         && !has(&end.stack, "ip_vs_conn_drop_conntrack") =>
                 {
                     self.conntrack = Some((loss, end));
@@ -54,6 +55,14 @@ impl<'a> Evidence<'a> {
         if alive.is_none() {
             self.keep_newest_loss();
         }
+    }
+
+    /// Whether a packet of the connection went astray because of a lost conntrack entry. conntrack picks a connection up
+    /// again at its next packet, unless tcp_loose is 0: so a connection that only timed out had other reasons.
+    fn misdirected(&self, loss: &LossEntry) -> bool {
+        let only_timed_out = self.sent().is_none() && self.received().is_none();
+        let table = self.host(loss.netns).and_then(|host| host.conntrack.as_ref());
+        !only_timed_out || table.is_some_and(|table| table.loose == Some(false))
     }
 
     /// The INVALID packet that this case's reset answers: the packet was forwarded untranslated to a host

@@ -3,6 +3,7 @@
 
 mod absence;
 mod balanced;
+mod closed;
 mod coverage;
 mod facts;
 mod look_back;
@@ -12,6 +13,7 @@ mod translated;
 mod views;
 
 pub use absence::Watched;
+pub use closed::ResettingEnd;
 pub use coverage::TraceCoverage;
 pub use facts::{Evidence, Hosts, seconds};
 pub use reconstructed::{Balanced, Translated};

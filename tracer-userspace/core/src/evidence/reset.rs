@@ -6,13 +6,17 @@ use rsttrace_model::{
     errno::{ECONNRESET, ETIMEDOUT},
     flow::Nanos,
     lookup::AcceptQueue,
+    socket::SocketState,
     tcp_flag, tcp_state,
 };
 
-use super::facts::{Evidence, seconds};
+use super::{
+    closed::ResettingEnd,
+    facts::{Evidence, seconds},
+};
 use crate::{
     case::Stamped,
-    event::{ResetReceived, ResetSent, Socket, SocketError, Via, has},
+    event::{Packet, ResetReceived, ResetSent, Socket, SocketError, Via, has},
 };
 
 impl<'a> Evidence<'a> {
@@ -70,6 +74,9 @@ impl<'a> Evidence<'a> {
         if self.is_handshake() || self.active_abort() || self.rejected().is_some() {
             return false;
         }
+        if matches!(self.resetting_end(), ResettingEnd::ClientShut | ResettingEnd::Closed(_)) {
+            return false;
+        }
         if self.sent().is_some() {
             return self.stateless().is_some() && !self.listen_overflowed();
         }
@@ -122,6 +129,15 @@ impl<'a> Evidence<'a> {
     /// Whether a reset of this case without a record of its sending comes from a remote host.
     pub fn sees_every_reset(&self) -> bool {
         self.coverage.saw_every_reset(self.case.opened)
+    }
+
+    /// The peer of the socket that received the reset, if it is on this host and was still open after the reset.
+    pub fn living_peer(&self) -> Option<(u32, &'a SocketState)> {
+        let at = self.received()?;
+        let (netns, peer) = self.baseline.peer(at.value.socket.flow.reversed())?;
+        let is_later = peer.read >= at.ts && peer.socket.inode != 0;
+        let is_open = matches!(peer.socket.state, tcp_state::ESTABLISHED | tcp_state::CLOSE_WAIT);
+        (is_later && is_open).then_some((*netns, &peer.socket))
     }
 
     /// Whether records of this case may be missing.
@@ -199,24 +215,45 @@ impl<'a> Evidence<'a> {
         self.case.received.iter().any(|at| closed.contains(&at.value.socket.state))
     }
 
-    /// Whether this connection carried payload, as far as the records of this host show.
+    /// Whether this connection carried payload, as far as this host knows it: by one of its sockets, a recorded
+    /// end, or the connections that existed when tracing began. The packet that was answered shows nothing: a
+    /// scan has payload too.
     pub fn was_used(&self) -> bool {
         let sockets = self
             .victims()
             .map(|(_, _, socket)| socket)
             .chain(self.case.sent.iter().filter_map(|at| at.value.socket.as_ref()));
         let by_socket = sockets.filter(|s| s.is_connection()).any(|socket| !socket.never_used());
-        by_socket || self.trigger_payload() > 0
+        let existed = || {
+            let packets = self.case.sent.iter().filter_map(|at| Some((at, at.value.trigger?)));
+            packets.into_iter().any(|(at, packet)| {
+                at.value.end.is_some()
+                    || self.baseline.peers_of(packet.flow.src).contains(&packet.flow.dst)
+                    || self.baseline.server(at.netns, packet.flow).is_some()
+            })
+        };
+        by_socket || existed()
     }
 
-    /// Payload of the packet that was answered with a reset, bytes.
-    pub fn trigger_payload(&self) -> u32 {
-        self.case
-            .sent
-            .iter()
-            .filter_map(|at| at.value.trigger)
-            .map(|t| t.payload)
-            .max()
-            .unwrap_or(0)
+    /// Whether a victim is on this host and none of the victims ever received payload: the server may never have
+    /// had the connection.
+    pub fn victims_received_nothing(&self) -> bool {
+        let mut victims = self.victims().peekable();
+        victims.peek().is_some() && victims.all(|(_, _, socket)| socket.bytes_received == 0)
+    }
+
+    /// Whether a FIN came late, of a connection that its sender had closed or that nothing here remembers. Nothing breaks:
+    /// its sender sends no more.
+    pub fn is_late_fin(&self) -> bool {
+        let packet = self.stateless().and_then(|at| at.value.trigger);
+        let is_fin = packet.is_some_and(|packet| packet.has(tcp_flag::FIN) && packet.payload == 0);
+        let had_closed = self.ipvs.is_none_or(|(_, end)| end.client_had_closed());
+        is_fin && self.victim().is_none() && had_closed && self.conntrack.is_none()
+    }
+
+    /// The segment of a connection that nothing here remembers: no socket, entry or end. Scans look like that.
+    pub fn stray(&self) -> Option<Packet> {
+        let packet = self.stateless()?.value.trigger?;
+        (self.victim().is_none() && !self.was_used() && !self.has_loss()).then_some(packet)
     }
 }

@@ -11,7 +11,7 @@ use rsttrace_model::{
     lookup::{AcceptQueue, InitialState, StateLookup},
 };
 
-use crate::event::IpvsEnd;
+use crate::event::{EndedSocket, EndedSockets, IpvsEnd, PeerSocket};
 
 /// IPVS entries kept from the start of tracing, of all namespaces (a few hundred bytes each).
 const MAX_ENTRIES: usize = 32_768;
@@ -30,6 +30,8 @@ pub struct Baseline {
     connections: usize,
     lookups: VecDeque<(u32, StateLookup)>,
     queues: VecDeque<(u32, AcceptQueue)>,
+    ended: VecDeque<(u32, EndedSockets)>,
+    living: VecDeque<(u32, PeerSocket)>,
 }
 
 impl Baseline {
@@ -59,6 +61,32 @@ impl Baseline {
             self.lookups.pop_front();
         }
         self.lookups.push_back((netns, lookup));
+    }
+
+    pub fn add_ended(&mut self, netns: u32, ended: EndedSockets) {
+        if self.ended.len() >= MAX_LOOKUPS {
+            self.ended.pop_front();
+        }
+        self.ended.push_back((netns, ended));
+    }
+
+    pub fn add_peer(&mut self, netns: u32, peer: PeerSocket) {
+        if self.living.len() >= MAX_LOOKUPS {
+            self.living.pop_front();
+        }
+        self.living.push_back((netns, peer));
+    }
+
+    /// The newest reading of the socket with this flow, local side first, and its namespace.
+    pub fn peer(&self, flow: Flow) -> Option<&(u32, PeerSocket)> {
+        self.living.iter().rev().find(|(_, peer)| peer.socket.flow == flow)
+    }
+
+    /// The sockets that ended at the address of a packet, as far as they are recorded.
+    pub fn ended(&self, netns: u32, packet: Flow) -> &[EndedSocket] {
+        let mut newest = self.ended.iter().rev();
+        let found = newest.find(|(inum, it)| *inum == netns && it.packet == packet);
+        found.map_or(&[], |(_, it)| it.ended.as_slice())
     }
 
     pub fn add_queue(&mut self, netns: u32, queue: AcceptQueue) {

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use rsttrace_core::{
-    event::{Body, Event},
+    event::{Body, EndedSocket, EndedSockets, Event, PeerSocket},
     query::Query,
 };
 use rsttrace_host::{
@@ -20,6 +20,8 @@ use rsttrace_host::{
 use rsttrace_model::flow::{Flow, Nanos};
 use rustix::time::ClockId;
 use tokio::sync::mpsc::UnboundedSender;
+
+use crate::socket_ends::SocketEnds;
 
 /// Longest pause between two walks in a storm, well below the time that a verdict waits for an owner.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
@@ -40,6 +42,14 @@ pub(super) enum Task {
     IpvsDropped { netns: u32, flow: Flow, since: Nanos },
 }
 
+/// What the answering threads read.
+#[derive(Clone)]
+pub(super) struct Reader {
+    pub(super) host: Host,
+    /// `None` only in tests.
+    pub(super) ends: Option<SocketEnds>,
+}
+
 /// A task's id, the time of the record that caused the task, and the task. The answer has the same time.
 pub(super) type Job = (u64, Nanos, Task);
 
@@ -52,7 +62,7 @@ pub(super) struct Answer {
 /// Starts an answering thread, which ends when the returned sender is dropped.
 pub(super) fn answerer(
     name: &str,
-    host: Host,
+    reader: Reader,
     answer: UnboundedSender<Answer>,
 ) -> Result<mpsc::Sender<Job>> {
     let (send, tasks) = mpsc::channel::<Job>();
@@ -60,7 +70,8 @@ pub(super) fn answerer(
         .name(name.into())
         .spawn(move || {
             while let Ok(first) = tasks.recv() {
-                if answer_all(&host, &answer, iter::once(first).chain(tasks.try_iter())).is_none() {
+                if answer_all(&reader, &answer, iter::once(first).chain(tasks.try_iter())).is_none()
+                {
                     return;
                 }
             }
@@ -71,11 +82,12 @@ pub(super) fn answerer(
 
 /// Answers all waiting tasks. `None` once the receiver of the answers was dropped.
 fn answer_all(
-    host: &Host,
+    reader: &Reader,
     answer: &UnboundedSender<Answer>,
     waiting: impl Iterator<Item = Job>,
 ) -> Option<()> {
     let reply = |events, closes| answer.send(Answer { events, closes }).ok();
+    let Reader { host, ends } = reader;
     let mut owned = Vec::new();
     for (id, ts, task) in waiting {
         let events = match task {
@@ -84,6 +96,20 @@ fn answer_all(
                 continue;
             }
             Task::Survey => survey(host, ts, &mut |events| reply(events, None).is_some()),
+            Task::Query(Query::State { netns, packet }) => {
+                let mut bodies = vec![Body::StateLookup(Box::new(host.inquire(netns, packet)))];
+                let found = ends.iter().flat_map(|ends| ends.of(netns, packet));
+                let ended: Vec<_> = found
+                    .map(|(netns, flow, end)| {
+                        let held = host.is_held(netns, flow);
+                        EndedSocket { netns, flow, end, held }
+                    })
+                    .collect();
+                if !ended.is_empty() {
+                    bodies.push(Body::EndedSockets(Box::new(EndedSockets { packet, ended })));
+                }
+                bodies.into_iter().map(|body| Event { ts, netns, body }).collect()
+            }
             task => answer_one(host, ts, task).into_iter().collect(),
         };
         reply(events, Some(id))?;
@@ -130,12 +156,13 @@ fn answer_one(host: &Host, ts: Nanos, task: Task) -> Option<Event> {
             let owner = Box::new(host.process(pid)?);
             (0, Body::Process { started: monotonic(owner.start_boottime_ns?), owner })
         }
-        Task::Query(Query::State { netns, packet }) => {
-            (netns, Body::StateLookup(Box::new(host.inquire(netns, packet))))
-        }
         Task::Query(Query::AcceptQueue { netns, address }) => {
             let (netns, queue) = host.accept_queue(netns, address)?;
             (netns, Body::AcceptQueue(Box::new(queue)))
+        }
+        Task::Query(Query::Peer { netns, flow }) => {
+            let (netns, read, socket) = host.connection(netns, flow)?;
+            (netns, Body::PeerSocket(Box::new(PeerSocket { read, socket })))
         }
         Task::IpvsOrphan { flow, likely } => {
             let (netns, entry) = host.ipvs_orphan(flow, &likely)?;
@@ -153,6 +180,7 @@ fn answer_one(host: &Host, ts: Nanos, task: Task) -> Option<Event> {
         Task::Survey
         | Task::Query(
             Query::Owner(_)
+            | Query::State { .. }
             | Query::IdlePeriods { .. }
             | Query::IpvsOrphan { .. }
             | Query::IpvsService { .. }

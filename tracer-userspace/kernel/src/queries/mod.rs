@@ -13,6 +13,7 @@ use std::{
     sync::mpsc,
 };
 
+use crate::socket_ends::SocketEnds;
 use anyhow::{Context as _, Result};
 use rsttrace_core::{
     event::{Body, Event},
@@ -23,7 +24,7 @@ use rsttrace_model::flow::{Flow, Nanos};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use self::{
-    answers::{Answer, Job, Task, answerer},
+    answers::{Answer, Job, Reader, Task, answerer},
     dedup::{DropsOfClient, KEPT, Recent},
 };
 
@@ -75,8 +76,12 @@ pub struct Queries {
     unmatched: Recent<(u32, Flow)>,
     unreached: Recent<(SocketAddr, u64)>,
     unserved: Recent<(SocketAddr, u64)>,
+    unpaired: Recent<(Flow, u64)>,
     /// Times of the newest expensive queries.
     expensive: VecDeque<Nanos>,
+    /// Times of the newest queries for the peer of a socket, which walk through all namespaces too. They have a budget of
+    /// their own, because most resets of connections between two sockets of this host need no such answer.
+    peers: VecDeque<Nanos>,
     dropping: HashMap<(u32, Flow), DropsOfClient>,
     /// Namespaces that were read before.
     read: Recent<u32>,
@@ -86,23 +91,29 @@ pub struct Queries {
     ipvs: BTreeMap<u32, Nanos>,
 }
 
+/// Keeps the times within a second before `ts`.
+fn retain_second(times: &mut VecDeque<Nanos>, ts: Nanos) {
+    times.retain(|at| at.saturating_add(SECOND) > ts);
+}
+
 impl Queries {
     /// Starts the answering threads, which end with this value. The initial state is read at once, as of
     /// `ts`.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(host: Host, ts: Nanos) -> Result<Self> {
+    pub fn start(host: Host, ends: Option<SocketEnds>, ts: Nanos) -> Result<Self> {
         let (answer, answers) = unbounded_channel();
         // State look-ups build on the survey, so they wait for it.
         let first = 0;
-        let states = answerer("rsttrace-state", host.clone(), answer.clone())?;
+        let reader = Reader { host, ends };
+        let states = answerer("rsttrace-state", reader.clone(), answer.clone())?;
         states.send((first, ts, Task::Survey)).context("a helper thread has ended")?;
         Ok(Self {
-            owners: answerer("rsttrace-owner", host.clone(), answer.clone())?,
-            timeouts: answerer("rsttrace-timeo", host.clone(), answer.clone())?,
-            namespaces: answerer("rsttrace-netns", host.clone(), answer.clone())?,
-            tables: answerer("rsttrace-ipvs", host, answer)?,
+            owners: answerer("rsttrace-owner", reader.clone(), answer.clone())?,
+            timeouts: answerer("rsttrace-timeo", reader.clone(), answer.clone())?,
+            namespaces: answerer("rsttrace-netns", reader.clone(), answer.clone())?,
+            tables: answerer("rsttrace-ipvs", reader, answer)?,
             states,
             answers,
             open: BTreeMap::from([(first, OpenQuery { asked: ts, patience: PATIENCE_TO_DECIDE })]),
@@ -111,7 +122,9 @@ impl Queries {
             unmatched: Recent::default(),
             unreached: Recent::default(),
             unserved: Recent::default(),
+            unpaired: Recent::default(),
             expensive: VecDeque::new(),
+            peers: VecDeque::new(),
             dropping: HashMap::new(),
             read: Recent::default(),
             busy: BTreeMap::new(),
@@ -149,6 +162,13 @@ impl Queries {
             Query::State { netns, packet } => {
                 if self.has_budget(ts) && self.unmatched.is_new((netns, packet)) {
                     self.spend(ts, Task::Query(query));
+                }
+            }
+            Query::Peer { flow, .. } => {
+                retain_second(&mut self.peers, ts);
+                if self.peers.len() < EXPENSIVE && self.unpaired.is_new((flow, ts / SECOND)) {
+                    self.peers.push_back(ts);
+                    self.run(ts, Task::Query(query));
                 }
             }
             Query::AcceptQueue { address, .. } => {
@@ -195,7 +215,7 @@ impl Queries {
     }
 
     fn has_budget(&mut self, ts: Nanos) -> bool {
-        self.expensive.retain(|at| at.saturating_add(SECOND) > ts);
+        retain_second(&mut self.expensive, ts);
         self.expensive.len() < EXPENSIVE
     }
 
@@ -217,7 +237,9 @@ impl Queries {
             }
             Task::Query(Query::Netns { .. }) => (&self.namespaces, PATIENCE),
             Task::Query(Query::Owner(_) | Query::Process { .. }) => (&self.owners, PATIENCE),
-            Task::Query(Query::AcceptQueue { .. }) => (&self.timeouts, PATIENCE_TO_DECIDE),
+            Task::Query(Query::AcceptQueue { .. } | Query::Peer { .. }) => {
+                (&self.timeouts, PATIENCE_TO_DECIDE)
+            }
             Task::IpvsOrphan { .. } | Task::IpvsDropped { .. } | Task::IpvsService { .. } => {
                 (&self.tables, PATIENCE_TO_DECIDE)
             }
@@ -280,7 +302,7 @@ mod tests {
     #[test]
     fn a_verdict_waits_longer_for_an_answer_that_decides_than_for_one_that_adds_details() {
         let (host, start) = (Host::new().expect("proc is mounted"), 100 * SECOND);
-        let mut queries = Queries::start(host, start).expect("threads");
+        let mut queries = Queries::start(host, None, start).expect("threads");
         let mut is_answered = |asked, patience, now| {
             queries.open = BTreeMap::from([(1, OpenQuery { asked, patience })]);
             queries.answered_until(now) > asked

@@ -1,0 +1,142 @@
+//! A device between the ends sent the reset in the peer's name.
+
+use rsttrace_model::{flow::Nanos, tcp_flag, tcp_state, units::human_s};
+
+use super::{
+    cause::Cause,
+    doc::{Detection, Doc, RequiredSignal},
+    peer_aborted::from_elsewhere,
+    remedy,
+};
+use crate::{
+    event::Socket,
+    evidence::{Evidence, seconds},
+    fix::{Fix, FixOwner, Remedy, Risk},
+    verdict::{Confidence, Family, Finding, NotFix, Verdict},
+};
+
+pub const CAUSE: Cause = Cause {
+    id: "injected_reset",
+    family: Family::Remote,
+    title: "a device between the ends sent the reset in the peer's name",
+    doc: Doc {
+        about: "A socket of this host accepted a reset that its peer did not send. Intrusion \
+                prevention systems, load balancers and tools such as tcpkill make a segment with \
+                the peer's addresses and the right sequence number, and may send one to each end. \
+                Where the peer's socket is on this host too, it is still open, and no hook saw it \
+                send a reset. Elsewhere only the timing shows it: a TCP stack sends a reset without \
+                ACK only in answer to a segment, and this socket had sent none.",
+        detections: &[
+            Detection::observed(
+                "the peer's socket is on this host and still open after the reset, and every reset \
+                 that this host sends would have been seen",
+                &[RequiredSignal::Full("reset_received"), RequiredSignal::Full("reset_sent")],
+            ),
+            Detection::inferred(
+                "the reset had no ACK, and the socket had sent nothing for 10 s or more that it \
+                 could answer",
+                &[RequiredSignal::Full("reset_received"), RequiredSignal::Full("reset_sent")],
+            ),
+        ],
+        mistaken_for: &[
+            ("peer_aborted", "the peer's socket sent the reset itself, and is gone"),
+            ("peer_state_lost", "the reset answers a segment that this host had just sent"),
+            (
+                "middlebox_idle_timeout",
+                "a device resets every connection at the same idle time, and breaks were measured",
+            ),
+        ],
+        fixes: &[FIND_SENDER],
+        not_fixes: NOT_FIXES,
+    },
+    judge,
+    fixes,
+    not_fixes,
+    unseen_origin: Some("remote"),
+    ..Cause::BASE
+};
+
+const FIND_SENDER: Remedy = Remedy {
+    id: "find_the_sender",
+    owner: FixOwner::Firewall,
+    risk: Risk::Low,
+    summary: "find the device that sends resets in the peer's name, and change its policy",
+    reason: "neither application closed the connection",
+    how: "capture at both ends (tcpdump 'tcp[tcpflags] & tcp-rst != 0' -v) and compare the TTL of the \
+          reset with that of the peer's other segments: the difference is the distance of the sender; \
+          look for an intrusion prevention system, a proxy, or tcpkill there",
+};
+
+const NOT_FIXES: &[(&str, &str)] = &[
+    ("any keepalive or timeout sysctl", "the reset is not the end of a timer of either host"),
+    ("a change at the peer's application", "it did not close the connection"),
+];
+
+/// A reset that answers a segment arrives within a round trip; a segment that a TCP stack sent this long ago was
+/// answered before. Nanoseconds.
+const ANSWERED_BY_NOW: Nanos = 10_000_000_000;
+
+fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let (ts, packet) = from_elsewhere(evidence)?;
+    let peer = packet.flow.src;
+    if let Some((netns, socket)) = evidence.living_peer() {
+        let place = evidence.place(netns).describe();
+        let why = format!(
+            "the peer's socket {peer} {place} is still open and sent no reset; a device or program \
+             between the ends sent it"
+        );
+        return Some(Verdict::new(Confidence::Observed, why).finding(Finding {
+            kind: "peer_still_open",
+            ts,
+            summary: format!(
+                "after the reset the socket {peer} {place} was in state {}, held by a process",
+                tcp_state::name(socket.state)
+            ),
+        }));
+    }
+    let socket = &evidence.received()?.value.socket;
+    let silent = silent_for(socket, ts)?;
+    if packet.has(tcp_flag::ACK) {
+        return None;
+    }
+    let silent = human_s(seconds(silent));
+    Some(
+        Verdict::new(
+            Confidence::Inferred,
+            format!(
+                "a reset without ACK arrived that answers nothing: the socket had sent no segment \
+                 for {silent}, so a device on the path sent it in the name of {peer}"
+            ),
+        )
+        .finding(Finding {
+            kind: "unsolicited_rst",
+            ts,
+            summary: format!(
+                "RST without ACK from {peer}, TTL {}, {silent} after the last segment",
+                packet.ttl
+            ),
+        })
+        .prove(format!(
+            "run rsttrace on the host of {}: its socket then still exists and sent no reset",
+            peer.ip()
+        )),
+    )
+}
+
+/// How long the socket had sent nothing that a reset could answer: neither data, nor the acknowledgement of a received
+/// segment, nor a probe. `None` where it may have sent something.
+pub fn silent_for(socket: &Socket, ts: Nanos) -> Option<Nanos> {
+    let silent = ts.saturating_sub(socket.last_sent?.max(socket.last_received?));
+    let probes = socket.keepalive.enabled && seconds(silent) >= socket.keepalive.time_s;
+    let waits = socket.packets_out != 0 || socket.probes_out != 0 || socket.retransmits != 0;
+    let is_open = socket.state == tcp_state::ESTABLISHED;
+    (is_open && !probes && !waits && silent >= ANSWERED_BY_NOW).then_some(silent)
+}
+
+fn fixes(_: &Evidence<'_>) -> Vec<Fix> {
+    vec![FIND_SENDER.fix()]
+}
+
+fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {
+    remedy::to_not_fixes(NOT_FIXES)
+}
