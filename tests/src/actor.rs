@@ -98,6 +98,9 @@ pub fn receive_end(mut stream: &TcpStream) -> Result<()> {
     Ok(())
 }
 
+/// The server's answer to a query.
+pub const ANSWER: &str = "1 row\n";
+
 /// Exchanges data as MySQL does: a greeting, a query, an answer. Returns the time at which the connection became idle.
 pub fn talk(client: &TcpStream, server: &TcpStream) -> Result<Instant> {
     let transfer = |from, to, text| -> Result<()> {
@@ -106,7 +109,7 @@ pub fn talk(client: &TcpStream, server: &TcpStream) -> Result<Instant> {
     };
     transfer(server, client, "8.0.36 greeting\n").context("the server's greeting")?;
     transfer(client, server, "SELECT 1;\n").context("the client's query")?;
-    transfer(server, client, "1 row\n").context("the server's answer")?;
+    transfer(server, client, ANSWER).context("the server's answer")?;
     // Sends the delayed ACK now, so that the connection is idle from now on.
     sockopt::set_tcp_quickack(client, true).context("set TCP_QUICKACK")?;
     Ok(Instant::now())

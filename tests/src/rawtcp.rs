@@ -156,7 +156,23 @@ impl RawEnd {
     }
 
     pub fn send(&self, to: SocketAddrV4, seq: u32, ack: u32, flags: u8) -> Result<()> {
-        let segment = Segment { from: self.address, to, seq, ack, flags, payload: Vec::new() };
+        self.send_segment(to, seq, ack, flags, &[])
+    }
+
+    pub fn send_data(&self, to: SocketAddrV4, seq: u32, ack: u32, payload: &[u8]) -> Result<()> {
+        self.send_segment(to, seq, ack, ACK | PSH, payload)
+    }
+
+    fn send_segment(
+        &self,
+        to: SocketAddrV4,
+        seq: u32,
+        ack: u32,
+        flags: u8,
+        payload: &[u8],
+    ) -> Result<()> {
+        let payload = payload.to_vec();
+        let segment = Segment { from: self.address, to, seq, ack, flags, payload };
         let packet = segment.to_packet()?;
         sendto(&self.injector, &packet, SendFlags::empty(), &to)
             .with_context(|| format!("send a segment from {} to {to}", self.address))?;

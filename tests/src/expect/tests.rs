@@ -46,7 +46,7 @@ fn printed() -> Value {
             "nat": {"ip": "10.12.2.2", "port": 3306}},
         "network": {"transport": "tcp", "type": "ipv4"},
         "rsttrace": {
-            "schema": "1.0", "cause": "ipvs_idle_expired", "family": "timeout_mismatch",
+            "schema": "1.1", "cause": "ipvs_idle_expired", "family": "timeout_mismatch",
             "confidence": "observed", "victim": "source", "netns": 42,
             "rst": {"origin": "local_stack"}, "idle_s": 7.4, "keepalive": {"enabled": false},
             "ipvs": {"timeout_s": 4},

@@ -21,6 +21,7 @@ pub const NO_FIX_TEST: &[(&str, &str)] = &[
     ),
     ("socket_gone", "the client must connect again"),
     ("data_after_close", "the same advice as for idle_close_race, which has a fix test"),
+    ("injected_reset", ELSEWHERE),
     ("peer_aborted", ELSEWHERE),
     ("peer_state_lost", ELSEWHERE),
     ("connection_refused", BENIGN),

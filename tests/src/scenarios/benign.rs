@@ -32,6 +32,12 @@ pub const SCENARIOS: &[Scenario] = &[
         check_health,
     ),
     Scenario::direct("unknown_ack_scan", |net| Expect::one(unexplained(net)), scan_with_ack),
+    // One report for all of them.
+    Scenario::direct(
+        "unknown_ack_scan_with_payload",
+        |net| Expect::one(unexplained(net)),
+        scan_with_payload,
+    ),
 ];
 
 fn refused(net: Net) -> Incident {
@@ -83,5 +89,17 @@ fn scan_with_ack(stage: &Stage<'_>) -> Result<Observed> {
     let scanner = RawEnd::new(stage.lab.client()?, net.client(CLIENT))?;
     scanner.send(v4(net.server(PORT))?, 1, 1, ACK)?;
     scanner.await_segment("the RST", |it| it.has(RST))?;
+    Ok(Observed::default())
+}
+
+fn scan_with_payload(stage: &Stage<'_>) -> Result<Observed> {
+    let net = stage.net;
+    let scanner = RawEnd::new(stage.lab.client()?, net.client(CLIENT))?;
+    for port in PORT..PORT + 5 {
+        let to = v4(net.server(port))?;
+        let number = u32::from(port) * 1_000_000;
+        scanner.send_data(to, number, number.wrapping_mul(3), b"GET / HTTP/1.1\r\n")?;
+        scanner.await_segment("the RST", |it| it.from == to && it.has(RST))?;
+    }
     Ok(Observed::default())
 }

@@ -10,16 +10,18 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 use super::{CLIENT, Observed, PORT, Pair, Scenario, Stage};
 use crate::{
     actor::{
-        accept, connect, listen, receive_end, send, talk, wait_error, wait_forgotten, wait_unread,
+        accept, connect, listen, receive_end, send, talk, try_connect, wait_error, wait_forgotten,
+        wait_unread,
     },
     expect::{Expect, Incident},
     lab::Net,
+    rawtcp::{ACK, FIN, RST, RawEnd, SYN, v4},
     tools,
 };
 
@@ -74,8 +76,34 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(long_after_close(net)),
         |stage| write_long_after_close(stage, true),
     ),
+    // An older socket of the same addresses and ports gets the SYN of a new connection.
+    Scenario::direct(
+        "data_after_close_port_reused",
+        |net| Expect::one(remembered(net)),
+        reuse_port,
+    ),
+    // The client is on another host, and more of its data is on the way.
+    Scenario::direct(
+        "close_unread_data_in_flight",
+        |net| Expect::one(unread(net)),
+        close_before_the_rest_arrives,
+    ),
     Scenario::direct("near_miss_orderly_close", |_| Expect::nothing(), close_orderly),
 ];
+
+fn remembered(net: Net) -> Incident {
+    Incident::new("data_after_close", net.client(CLIENT), net.server(PORT))
+        .observed()
+        .victim("source", "ECONNREFUSED")
+        .evidence("TIME_WAIT")
+        .first_fix("connect_from_another_port", "application")
+}
+
+fn unread(net: Net) -> Incident {
+    Incident::new("close_unread_data", net.remote_client(CLIENT), net.server(PORT))
+        .observed()
+        .origin("local_socket")
+}
 
 fn killed(net: Net) -> Incident {
     Incident::new("process_killed", net.client(CLIENT), net.server(PORT))
@@ -247,5 +275,65 @@ fn close_orderly(stage: &Stage<'_>) -> Result<Observed> {
     drop(server);
     receive_end(&client)?;
     drop(client);
+    Ok(Observed::default())
+}
+
+/// The client's first socket is simulated, so that its host has forgotten it when the second one connects. The SYN of
+/// the second is held back until the first connection has used the sequence numbers before it.
+fn reuse_port(stage: &Stage<'_>) -> Result<Observed> {
+    let net = stage.net;
+    let (from, to) = (v4(net.client(CLIENT))?, v4(net.server(PORT))?);
+    let (at_client, at_server) = (stage.lab.client()?, stage.lab.server()?);
+    // A kernel's SYN has options, a simulated one has none.
+    at_server.nft(
+        "table inet late {
+            chain input { type filter hook input priority 0; tcp flags syn tcp doff > 5 drop; }
+        }",
+    )?;
+    // The second socket must not answer what belongs to the first one.
+    at_client.nft(
+        "table inet deaf {
+            chain input { type filter hook input priority 0; tcp flags & rst == 0 drop; }
+        }",
+    )?;
+    let listener = listen(at_server, net.server(PORT))?;
+    let first = RawEnd::new(at_client, net.client(CLIENT))?;
+    let arrivals = RawEnd::new(at_server, net.server(PORT))?;
+    let refused = thread::scope(|scope| {
+        let second = scope.spawn(|| try_connect(at_client, net.client(CLIENT), net.server(PORT)));
+        let syn = arrivals.await_segment("the SYN", |it| it.from == from && it.has(SYN))?;
+        let isn = syn.seq.wrapping_sub(1_000);
+        let next = isn.wrapping_add(1);
+        first.send(to, isn, 0, SYN)?;
+        let answer = first.await_segment("the SYN|ACK", |it| it.to == from && it.has(SYN))?;
+        first.send(to, next, answer.seq.wrapping_add(1), ACK)?;
+        drop(accept(&listener)?);
+        let fin = first.await_segment("the FIN", |it| it.to == from && it.has(FIN))?;
+        first.send(to, next, fin.seq.wrapping_add(1), ACK)?;
+        at_server.nft("delete table inet late")?;
+        second.join().map_err(|_| anyhow!("the client's thread panicked"))?
+    })?;
+    stage.keep(listener);
+    Ok(Observed::errno(refused.err().context("the connect succeeded")?))
+}
+
+/// The server closes with unread data while a whole window of the client's data is on a long path.
+fn close_before_the_rest_arrives(stage: &Stage<'_>) -> Result<Observed> {
+    let net = stage.net;
+    let to = v4(net.server(PORT))?;
+    let remote = RawEnd::new(stage.lab.client()?, net.remote_client(CLIENT))?;
+    let listener = listen(stage.lab.server()?, net.server(PORT))?;
+    let conversation = remote.request(to)?;
+    let server = accept(&listener)?;
+    remote.send_data(to, conversation.seq, conversation.ack, b"first part")?;
+    wait_unread(&server)?;
+    drop(server);
+    remote.await_segment("the RST", |it| it.has(RST))?;
+    for part in 1..=8 {
+        let seq = conversation.seq.wrapping_add(part * 60_000);
+        remote.send_data(to, seq, conversation.ack, b"another part")?;
+        remote.await_segment("the RST that answers it", |it| it.has(RST))?;
+    }
+    stage.keep(listener);
     Ok(Observed::default())
 }

@@ -25,6 +25,12 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(in_close_wait(net)),
         client_half_closes,
     ),
+    // Takes a minute too. With the entry alive, the closed socket would have reset the answer as well.
+    ipvs(
+        "data_after_close_ipvs_entry_expired",
+        |net| Expect::one(client_had_closed(net)),
+        client_closes,
+    ),
     ipvs("near_miss_ipvs_halfclose_in_time", |_| Expect::nothing(), half_close_and_finish),
 ];
 
@@ -52,6 +58,36 @@ fn in_close_wait(net: Net) -> Incident {
     ])
 }
 
+fn client_had_closed(net: Net) -> Incident {
+    Incident::new("data_after_close", net.client(CLIENT), net.vip(PORT))
+        .observed()
+        .nat(net.server(PORT))
+        .victim("destination", "EPIPE")
+        .evidence("closed the connection")
+        .first_fix("caller_waits_longer", "application")
+}
+
+/// The client gives up while the server still works.
+fn client_closes(stage: &Stage<'_>) -> Result<Observed> {
+    let Connection { listener, client, server, .. } = Connection::tracked(stage, NEVER)?;
+    drop(client);
+    receive_end(&server)?;
+    wait_close_wait_expired(stage)?;
+    send(&server, "1 row\n")?;
+    let errno = wait_error(&server)?;
+    stage.keep(listener);
+    stage.keep(server);
+    Ok(Observed::errno(errno))
+}
+
+fn wait_close_wait_expired(stage: &Stage<'_>) -> Result<()> {
+    let limit = Duration::from_secs(CLOSE_WAIT * 2);
+    let what = "the end of the IPVS entry in CLOSE_WAIT";
+    wait_proc_within(limit, stage.lab.node()?, "ip_vs_conn", what, |table| {
+        !has_entry(table, CLIENT)
+    })
+}
+
 /// The server shuts its side down; the client goes on sending.
 fn server_half_closes(stage: &Stage<'_>) -> Result<Observed> {
     let mut connection = Connection::tracked(stage, NEVER)?;
@@ -69,11 +105,7 @@ fn client_half_closes(stage: &Stage<'_>) -> Result<Observed> {
     connection.client.shutdown(Shutdown::Write).context("shut the client's side down")?;
     receive_end(&connection.server)?;
     connection.is_idle_now();
-    let limit = Duration::from_secs(CLOSE_WAIT * 2);
-    let what = "the end of the IPVS entry in CLOSE_WAIT";
-    wait_proc_within(limit, stage.lab.node()?, "ip_vs_conn", what, |table| {
-        !has_entry(table, CLIENT)
-    })?;
+    wait_close_wait_expired(stage)?;
     let idle = connection.idle_since.elapsed();
     send(&connection.server, "1 row\n")?;
     let errno = wait_error(&connection.server)?;

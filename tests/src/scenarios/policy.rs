@@ -10,6 +10,7 @@ use crate::{
     expect::{Expect, Incident},
     guest::Need,
     lab::{Net, Topology},
+    rawtcp::{RST, RawEnd, SYN, v4},
 };
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -79,6 +80,19 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(connection_refused(net)),
         refuse_beside_a_rule,
     ),
+    // Nothing is sent in answer to a reset.
+    Scenario::new(
+        "near_miss_reset_meets_a_reject_rule",
+        Topology::Routed,
+        |_| Expect::nothing(),
+        |stage| scan_rejected(stage, RST),
+    ),
+    Scenario::new(
+        "handshake_rejected_by_a_rule",
+        Topology::Routed,
+        |net| Expect::one(scanned(net)),
+        |stage| scan_rejected(stage, SYN),
+    ),
     Scenario::direct("socket_destroyed", |net| Expect::one(destroyed(net)), destroy),
 ];
 
@@ -135,6 +149,25 @@ fn connection_refused(net: Net) -> Incident {
     Incident::new("connection_refused", net.client(CLIENT), net.server(PORT))
         .victim("source", "ECONNREFUSED")
         .origin("local_stack")
+}
+
+fn scanned(net: Net) -> Incident {
+    Incident::new("handshake_rejected", net.client(CLIENT), net.server(PORT)).origin("netfilter")
+}
+
+/// Segments that belong to no connection meet a rule that rejects with a reset.
+fn scan_rejected(stage: &Stage<'_>, flags: u8) -> Result<Observed> {
+    let net = stage.net;
+    let scanner = RawEnd::new(stage.lab.client()?, net.client(CLIENT))?;
+    let passed = RawEnd::new(stage.lab.node()?, net.client(CLIENT))?;
+    let from = v4(net.client(CLIENT))?;
+    reject(stage, PORT, "with tcp reset")?;
+    scanner.send(v4(net.server(PORT))?, 1, 0, flags)?;
+    passed.await_segment("the scan", |it| it.from == from)?;
+    if flags != RST {
+        scanner.await_segment("the RST", |it| it.has(RST))?;
+    }
+    Ok(Observed::default())
 }
 
 /// Adds a rule on the node for connections to a port; `reject` without `with` sends ICMP port unreachable.

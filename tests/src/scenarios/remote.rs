@@ -11,10 +11,10 @@ use anyhow::{Result, anyhow};
 
 use super::{CLIENT, Observed, PORT, Scenario, Stage};
 use crate::{
-    actor::{connect, send, wait_acknowledged, wait_error},
+    actor::{ANSWER, connect, send, talk, wait_acknowledged, wait_error},
     expect::{Expect, Incident},
     lab::{Net, Topology},
-    rawtcp::{ACK, Conversation, PSH, RST, RawEnd},
+    rawtcp::{ACK, Conversation, PSH, RST, RawEnd, v4},
 };
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -36,7 +36,45 @@ pub const SCENARIOS: &[Scenario] = &[
         |net| Expect::one(first_break(net)).then(measured(net)),
         forget_idle_flows,
     ),
+    // Takes a minute and a half, in parallel with the other scenarios.
+    Scenario::new(
+        "middlebox_idle_timeout_unasked",
+        Topology::Direct,
+        |net| Expect::one(first_abort(net)).then(measured(net)),
+        abort_idle_flows,
+    ),
+    // The server's socket is on this machine, and stays open.
+    Scenario::new(
+        "injected_reset",
+        Topology::Routed,
+        |net| Expect::one(injected(net)),
+        |stage| inject(stage, RST | ACK),
+    ),
+    Scenario::new(
+        "injected_reset_bare",
+        Topology::Routed,
+        |net| Expect::one(injected(net)),
+        |stage| inject(stage, RST),
+    ),
 ];
+
+fn injected(net: Net) -> Incident {
+    Incident::new("injected_reset", net.client(CLIENT), net.server(PORT))
+        .observed()
+        .victim("source", "ECONNRESET")
+        .origin("remote")
+        .first_fix("find_the_sender", "firewall")
+        .on(
+            &["5.10"],
+            "tcp_reset has no sk_buff on 5.10: the RST's ACK bit cannot be read",
+            Incident::unknown,
+        )
+}
+
+/// One sample is not enough to know a limit; the server may have aborted the connection as well.
+fn first_abort(net: Net) -> Incident {
+    received_by(net.client(CLIENT + 1), net, "peer_aborted").inferred()
+}
 
 /// One sample is not enough to know a limit.
 fn first_break(net: Net) -> Incident {
@@ -120,4 +158,50 @@ fn forget_idle_flows(stage: &Stage<'_>) -> Result<Observed> {
     query(CLIENT + 1, BREAKS, true)?;
     query(CLIENT + 2, SURVIVES, false)?;
     query(CLIENT, BREAKS, true)
+}
+
+/// A device on the path that resets the client when a flow has been idle for its limit, without being asked.
+fn abort_idle_flows(stage: &Stage<'_>) -> Result<Observed> {
+    const LIMIT: Duration = Duration::from_secs(33);
+    const BELOW: Duration = Duration::from_secs(20);
+    let net = stage.net;
+    let device = RawEnd::new(stage.lab.server()?, net.remote(PORT))?;
+    let aborted = |port| -> Result<Observed> {
+        let (client, conversation) = converse(stage, &device, port)?;
+        thread::sleep(LIMIT);
+        device.send(conversation.peer, conversation.seq, conversation.ack, RST | ACK)?;
+        let observed = Observed::errno(wait_error(&client)?);
+        stage.keep(client);
+        Ok(observed)
+    };
+    aborted(CLIENT + 1)?;
+    // This one is used again in time.
+    let (client, conversation) = converse(stage, &device, CLIENT + 2)?;
+    thread::sleep(BELOW);
+    send(&client, "SELECT 2;\n")?;
+    let next = device.await_segment("the data after the idle time", |it| {
+        it.from == conversation.peer && it.has(ACK | PSH) && it.seq == conversation.ack
+    })?;
+    let end = next.seq.wrapping_add(u32::try_from(next.payload.len())?);
+    device.send(conversation.peer, conversation.seq, end, ACK)?;
+    wait_acknowledged(stage.lab.client()?, PORT)?;
+    stage.keep(client);
+    aborted(CLIENT)
+}
+
+/// The node makes a reset in the server's name, with the right sequence numbers, which it has read in passing.
+fn inject(stage: &Stage<'_>, flags: u8) -> Result<Observed> {
+    let net = stage.net;
+    let device = RawEnd::new(stage.lab.node()?, net.server(PORT))?;
+    let pair = stage.open(net)?;
+    talk(&pair.client, &pair.server)?;
+    let from = v4(net.client(CLIENT))?;
+    let query = device.await_segment("the client's query", |it| {
+        it.from == from && it.payload.starts_with(b"SELECT")
+    })?;
+    let answered = query.ack.wrapping_add(u32::try_from(ANSWER.len())?);
+    let asked = query.seq.wrapping_add(u32::try_from(query.payload.len())?);
+    let ack = if flags & ACK == 0 { 0 } else { asked };
+    device.send(from, answered, ack, flags)?;
+    pair.client_fails(stage)
 }
