@@ -321,17 +321,22 @@ fn reuse_port(stage: &Stage<'_>) -> Result<Observed> {
 fn close_before_the_rest_arrives(stage: &Stage<'_>) -> Result<Observed> {
     let net = stage.net;
     let to = v4(net.server(PORT))?;
-    let remote = RawEnd::new(stage.lab.client()?, net.remote_client(CLIENT))?;
+    let client = net.remote_client(CLIENT);
+    let route = format!("ip route add {} via {}", client.ip(), net.client(CLIENT).ip());
+    stage.lab.server()?.run(&route)?;
+    let remote = RawEnd::new(stage.lab.client()?, client)?;
     let listener = listen(stage.lab.server()?, net.server(PORT))?;
-    let conversation = remote.request(to)?;
+    remote.send(to, 0, 0, SYN)?;
+    let answer = remote.await_segment("the SYN|ACK", |it| it.from == to && it.has(SYN | ACK))?;
+    let ack = answer.seq.wrapping_add(1);
+    remote.send(to, 1, ack, ACK)?;
     let server = accept(&listener)?;
-    remote.send_data(to, conversation.seq, conversation.ack, b"first part")?;
+    remote.send_data(to, 1, ack, b"first part")?;
     wait_unread(&server)?;
     drop(server);
     remote.await_segment("the RST", |it| it.has(RST))?;
     for part in 1..=8 {
-        let seq = conversation.seq.wrapping_add(part * 60_000);
-        remote.send_data(to, seq, conversation.ack, b"another part")?;
+        remote.send_data(to, part * 60_000, ack, b"another part")?;
         remote.await_segment("the RST that answers it", |it| it.has(RST))?;
     }
     stage.keep(listener);

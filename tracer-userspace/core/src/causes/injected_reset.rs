@@ -85,14 +85,18 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             "the peer's socket {peer} {place} is still open and sent no reset; a device or program \
              between the ends sent it"
         );
-        return Some(Verdict::new(Confidence::Observed, why).finding(Finding {
+        let found = Finding {
             kind: "peer_still_open",
             ts,
             summary: format!(
                 "after the reset the socket {peer} {place} was in state {}, held by a process",
                 tcp_state::name(socket.state)
             ),
-        }));
+        };
+        return Some(Verdict::new(Confidence::Observed, why).finding(found).prove(
+            "capture the reset on every interface on the path (tcpdump -ni any 'tcp[tcpflags] & tcp-rst \
+             != 0'): the sender is behind the first interface that shows it",
+        ));
     }
     let socket = &evidence.received()?.value.socket;
     let silent = silent_for(socket, ts)?;
