@@ -64,11 +64,6 @@ fn injected(net: Net) -> Incident {
         .victim("source", "ECONNRESET")
         .origin("remote")
         .first_fix("find_the_sender", "firewall")
-        .on(
-            &["5.10"],
-            "tcp_reset has no sk_buff on 5.10: the RST's ACK bit cannot be read",
-            Incident::unknown,
-        )
 }
 
 /// One sample is not enough to know a limit; the server may have aborted the connection as well.

@@ -78,7 +78,7 @@ pub fn wanted(event: &Event) -> Vec<Query> {
             let socket = &received.socket;
             owner_of = Some(socket).filter(|socket| has_owner(socket));
             max_age = FRESH;
-            if socket.state != tcp_state::SYN_SENT && received.packet.is_some() {
+            if socket.state != tcp_state::SYN_SENT {
                 queries.push(Query::Peer { netns, flow: socket.flow.reversed() });
             }
             if let Some(last) = socket.last_received {

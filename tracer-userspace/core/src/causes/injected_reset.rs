@@ -5,7 +5,7 @@ use rsttrace_model::{flow::Nanos, tcp_flag, tcp_state, units::human_s};
 use super::{
     cause::Cause,
     doc::{Detection, Doc, RequiredSignal},
-    peer_aborted::from_elsewhere,
+    peer_aborted::without_sender,
     remedy,
 };
 use crate::{
@@ -30,7 +30,7 @@ pub const CAUSE: Cause = Cause {
             Detection::observed(
                 "the peer's socket is on this host and still open after the reset, and every reset \
                  that this host sends would have been seen",
-                &[RequiredSignal::Full("reset_received"), RequiredSignal::Full("reset_sent")],
+                &[RequiredSignal::Any("reset_received"), RequiredSignal::Full("reset_sent")],
             ),
             Detection::inferred(
                 "the reset had no ACK, and the socket had sent nothing for 10 s or more that it \
@@ -77,8 +77,8 @@ const NOT_FIXES: &[(&str, &str)] = &[
 const ANSWERED_BY_NOW: Nanos = 10_000_000_000;
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
-    let (ts, packet) = from_elsewhere(evidence)?;
-    let peer = packet.flow.src;
+    let at = without_sender(evidence)?;
+    let (ts, peer) = (at.ts, at.value.socket.flow.dst);
     if let Some((netns, socket)) = evidence.living_peer() {
         let place = evidence.place(netns).describe();
         let why = format!(
@@ -98,8 +98,8 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
              != 0'): the sender is behind the first interface that shows it",
         ));
     }
-    let socket = &evidence.received()?.value.socket;
-    let silent = silent_for(socket, ts)?;
+    let packet = at.value.packet?;
+    let silent = silent_for(&at.value.socket, ts)?;
     if packet.has(tcp_flag::ACK) {
         return None;
     }

@@ -9,7 +9,8 @@ use super::{
     remedy,
 };
 use crate::{
-    event::Packet,
+    case::Stamped,
+    event::{Packet, ResetReceived},
     evidence::{Evidence, seconds},
     fix::{Fix, FixOwner, Remedy, Risk},
     verdict::{Confidence, Family, Finding, NotFix, Verdict},
@@ -64,12 +65,17 @@ const LOOK_AT_PEER: Remedy = Remedy {
 
 pub const NOT_FIXES: &[(&str, &str)] = &[("sysctls on this host", "another host sent the reset")];
 
-/// The time and packet of the reset, if this host did not send it and its header was readable.
-pub fn from_elsewhere(evidence: &Evidence<'_>) -> Option<(u64, Packet)> {
+/// The reset that a socket received, if neither a socket nor a rule of this host sent it.
+pub fn without_sender<'a>(evidence: &Evidence<'a>) -> Option<&'a Stamped<ResetReceived>> {
     if evidence.sent().is_some() || evidence.is_handshake() || !evidence.sees_every_reset() {
         return None;
     }
-    let at = evidence.received()?;
+    evidence.received()
+}
+
+/// The time and packet of that reset, if its header was readable.
+pub fn from_elsewhere(evidence: &Evidence<'_>) -> Option<(u64, Packet)> {
+    let at = without_sender(evidence)?;
     Some((at.ts, at.value.packet?))
 }
 
