@@ -36,7 +36,7 @@ pub const FIX_TESTS: &[FixTest] = &[
     direct("fix_idle_close_race", "pool_idle_below_limit", race, |net, it| {
         incident("idle_close_race", net, it)
     }),
-    direct("fix_listener_closed", "drain_before_close", close_listener, |net, it| {
+    direct("fix_listener_closed", "accept_before_close", close_listener, |net, it| {
         incident("listener_closed", net, it)
     }),
 ];

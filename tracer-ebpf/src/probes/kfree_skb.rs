@@ -55,7 +55,9 @@ pub fn kfree_skb__rawtp(ctx: RawTracePointContext) -> i32 {
             full_table::missed();
             return 0;
         }
-        if !by_netfilter(&ctx) {
+        // A packet with an entry was not refused by a full table: a rule dropped it, while the refused packet was
+        // dropped elsewhere (by OVS or tc act_ct, with a reason of their own).
+        if !by_netfilter(&ctx) || conntrack::of_packet(ctx.arg(0)) != 0 {
             return 0;
         }
         (*pending).ts_ns = 0;

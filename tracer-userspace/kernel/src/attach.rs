@@ -153,8 +153,13 @@ pub fn attach(
         false => None,
     };
     let attacher = Attacher { ebpf, kprobes: options.kprobes, btf: None };
-    let mut planner =
-        AttachPlanner::new(attacher, manifest, facts, options.kprobes == Kprobes::Use);
+    let mut planner = AttachPlanner::new(
+        attacher,
+        manifest,
+        facts,
+        options.kprobes == Kprobes::Use,
+        signal::is_absent,
+    );
     let choices = signal::ALL
         .iter()
         .filter(|signal| options.only.as_ref().is_none_or(|only| only.contains(&signal.id)))

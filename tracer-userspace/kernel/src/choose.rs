@@ -32,7 +32,7 @@ pub struct Refused {
 pub enum WhyNot {
     /// This kernel lacks a fact (see [`crate::manifest`]).
     Fact(&'static str),
-    /// Its cost is too high on a kernel with kprobes.
+    /// Its cost is too high on a kernel with kprobes, where the module of the better way is not loaded yet.
     KprobesExist,
     /// None of this hook's programs could be attached.
     Hook(&'static str, Vec<Refused>),
@@ -74,6 +74,8 @@ pub struct AttachPlanner<'a, H> {
     facts: &'a Facts,
     /// Whether kprobes are used at all.
     kprobes: bool,
+    /// Whether a module is neither loaded nor built in.
+    is_absent: fn(&str) -> bool,
     /// The program attached to each hook tried so far, or the refused ones.
     tried: BTreeMap<&'static str, Result<Program, Vec<Refused>>>,
     /// Every program that was refused, also where another one of its hook was attached.
@@ -81,15 +83,26 @@ pub struct AttachPlanner<'a, H> {
 }
 
 impl<'a, H: Hooks> AttachPlanner<'a, H> {
-    pub fn new(hooks: H, manifest: &'a Manifest, facts: &'a Facts, kprobes: bool) -> Self {
-        Self { hooks, manifest, facts, kprobes, tried: BTreeMap::new(), refused: Vec::new() }
+    pub fn new(
+        hooks: H,
+        manifest: &'a Manifest,
+        facts: &'a Facts,
+        kprobes: bool,
+        is_absent: fn(&str) -> bool,
+    ) -> Self {
+        let (tried, refused) = (BTreeMap::new(), Vec::new());
+        Self { hooks, manifest, facts, kprobes, is_absent, tried, refused }
     }
 
     /// Takes the first way of a signal whose hooks all attach.
     pub fn signal(&mut self, signal: &'static Signal) -> Choice {
         let mut passed = Vec::new();
         for way in signal.ways {
-            match self.way(way) {
+            // With the module loaded, a function that cannot be hooked (inlined, `.isra`, blacklisted) never will be.
+            let is_hopeless = !passed.is_empty()
+                && passed.iter().all(|(_, why)| matches!(why, WhyNot::Hook(..)))
+                && !signal.module.is_some_and(self.is_absent);
+            match self.way(way, is_hopeless) {
                 Ok(programs) => return Choice { signal, taken: Some((way, programs)), passed },
                 Err(why) => passed.push((way, why)),
             }
@@ -97,13 +110,18 @@ impl<'a, H: Hooks> AttachPlanner<'a, H> {
         Choice { signal, taken: None, passed }
     }
 
-    fn way(&mut self, way: &'static AttachOption) -> Result<Vec<Program>, WhyNot> {
+    /// `is_hopeless`: no better way of its signal can ever be attached to this kernel.
+    fn way(
+        &mut self,
+        way: &'static AttachOption,
+        is_hopeless: bool,
+    ) -> Result<Vec<Program>, WhyNot> {
         if let Some(fact) = way.needs
             && self.facts.get(fact).is_none()
         {
             return Err(WhyNot::Fact(fact));
         }
-        if way.without_kprobes && self.kprobes {
+        if way.without_kprobes && self.kprobes && !is_hopeless {
             return Err(WhyNot::KprobesExist);
         }
         way.hooks
@@ -171,14 +189,24 @@ mod tests {
             program("early_drop", AttachKind::Kretprobe),
             program("kfree_skb", AttachKind::RawTracepoint),
             program("nf_ct_delete", AttachKind::Kprobe),
+            program("kfree_skb_netfilter", AttachKind::RawTracepoint),
         ];
         Manifest { programs, facts: Vec::new() }
     }
 
     fn choose(refuses: &'static [&'static str], ids: &[&str]) -> (Vec<Choice>, Vec<String>) {
-        let (manifest, facts) = (manifest(), Facts::default());
+        choose_with(refuses, ids, |_| false, &Facts::default())
+    }
+
+    fn choose_with(
+        refuses: &'static [&'static str],
+        ids: &[&str],
+        is_absent: fn(&str) -> bool,
+        facts: &Facts,
+    ) -> (Vec<Choice>, Vec<String>) {
+        let manifest = manifest();
         let kernel = FakeKernel { refuses, asked: Vec::new() };
-        let mut planner = AttachPlanner::new(kernel, &manifest, &facts, true);
+        let mut planner = AttachPlanner::new(kernel, &manifest, facts, true, is_absent);
         let signals = signal::ALL.iter().filter(|signal| ids.contains(&signal.id));
         let choices = signals.map(|signal| planner.signal(signal)).collect();
         (choices, planner.hooks.asked)
@@ -203,6 +231,18 @@ mod tests {
         assert_eq!(blind.as_deref(), Some(choices[0].signal.blind));
         let blind = choices[0].coverage(|module| module == "nf_conntrack").blind;
         assert!(blind.is_some_and(|it| it.starts_with("nf_conntrack is not loaded")));
+    }
+
+    #[test]
+    fn a_costly_way_is_used_where_the_better_functions_can_never_be_hooked() {
+        let fact = "VALUE_OF_skb_drop_reason_DOT_SKB_DROP_REASON_NETFILTER_DROP";
+        let facts = Facts::of_test(fact, 11);
+        let taken = |is_absent| {
+            let (choices, _) = choose_with(&["early_drop"], &["conntrack_full"], is_absent, &facts);
+            choices[0].taken.as_ref().map(|(way, _)| way.hooks)
+        };
+        assert_eq!(taken(|_| false), Some(&["kfree_skb_netfilter"][..]));
+        assert_eq!(taken(|module| module == "nf_conntrack"), None, "it may be loaded later");
     }
 
     #[test]

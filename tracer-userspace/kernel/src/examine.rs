@@ -92,7 +92,8 @@ fn dry_run(kprobes: Kprobes, names: &BTreeSet<String>) -> Vec<Choice> {
         return Vec::new();
     };
     let dry_run = DryRun { kprobes, names };
-    let mut planner = AttachPlanner::new(dry_run, &manifest, &facts, kprobes == Kprobes::Use);
+    let mut planner =
+        AttachPlanner::new(dry_run, &manifest, &facts, kprobes == Kprobes::Use, signal::is_absent);
     signal::ALL.iter().map(|signal| planner.signal(signal)).collect()
 }
 

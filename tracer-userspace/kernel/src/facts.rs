@@ -83,6 +83,13 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// One fact of a kernel that has no other.
+    #[cfg(test)]
+    pub(super) fn of_test(symbol: &str, number: u64) -> Self {
+        let value = Value { number, source: Source::Kallsyms, size: 4 };
+        Self { values: BTreeMap::from([(symbol.into(), value)]), ..Self::default() }
+    }
+
     /// A fact's value. `None` if this kernel does not have it, or if it is not in the manifest.
     pub fn get(&self, symbol: &str) -> Option<u64> {
         let value = self.values.get(symbol)?;

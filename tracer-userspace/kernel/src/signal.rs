@@ -44,8 +44,8 @@ pub struct AttachOption {
     pub hooks: &'static [&'static str],
     /// A fact (see [`crate::manifest`]) that this kernel must have.
     pub needs: Option<&'static str>,
-    /// Its cost is too high on a kernel with kprobes, where a kprobe can be attached once the module is
-    /// loaded.
+    /// Its cost is too high on a kernel with kprobes, where a kprobe can be attached once the module is loaded. Used there
+    /// only where the functions of the better ways cannot be hooked.
     pub without_kprobes: bool,
     /// What is not traced this way, as a sentence.
     pub blind: Option<&'static str>,

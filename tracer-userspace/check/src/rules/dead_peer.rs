@@ -102,7 +102,7 @@ fn too_few_retries(input: &RuleInput<'_>, netns: &Netns) -> Option<CheckFinding>
             .source(origin::of(input.state, netns, RETRIES))
             .fix(remedies::by_setting(
                 "retransmission_timeout",
-                "restore_the_path",
+                "retry_longer",
                 netns,
                 RETRIES,
                 15,

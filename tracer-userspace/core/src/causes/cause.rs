@@ -80,8 +80,12 @@ impl Cause {
         unseen_origin: None,
     };
 
-    /// The verdict on a case, with a confidence of at most [`Self::ceiling`].
+    /// The verdict on a case, with a confidence of at most [`Self::ceiling`]. A connection of this host that was in use
+    /// and broke is never benign, whatever its other end looks like.
     pub fn verdict(&self, evidence: &Evidence<'_>) -> Option<Verdict> {
+        if self.family == Family::Benign && evidence.broke_a_used_connection() {
+            return None;
+        }
         let verdict = (self.judge)(evidence)?;
         let confidence = verdict.confidence.map(|confidence| confidence.min(self.ceiling));
         Some(Verdict { confidence, ..verdict })

@@ -107,6 +107,10 @@ const NOT_FIXES: &[(&str, &str)] = &[
         "the hash size has nothing to do with how long an entry lives",
     ),
     (
+        "keepalives, where a limit of 300 s ran (max_retrans, unacknowledged)",
+        "a socket sends none while its data is not acknowledged",
+    ),
+    (
         "the sysctl in the client's namespace",
         "the timeouts are per network namespace, and only those of the namespace that does the NAT \
          count",
@@ -257,7 +261,11 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     else {
         return Vec::new();
     };
-    let mut fixes = vec![remedy::keepalive_below(evidence, ran_s, "the conntrack timer")];
+    let hidden = limit(evidence).is_some_and(|(name, _)| HIDDEN.contains(&name));
+    let mut fixes = Vec::new();
+    if !hidden {
+        fixes.push(remedy::keepalive_below(evidence, ran_s, "the conntrack timer"));
+    }
     let netns = (evidence.conntrack().map(|(loss, _)| loss.netns))
         .or_else(|| evidence.translated().and_then(|translated| translated.netns));
     if let (Some(netns), Some((key, limit_s))) = (netns, limit(evidence)) {
@@ -276,9 +284,15 @@ fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
             ..RAISE_TIMEOUT.fix()
         });
     }
-    fixes.push(remedy::pool_below(ran_s));
+    if !hidden {
+        fixes.push(remedy::pool_below(ran_s));
+    }
     fixes
 }
+
+/// The limits that replace a longer one while data waits for its acknowledgement. No socket sends keepalives then.
+const HIDDEN: [&str; 2] =
+    ["nf_conntrack_tcp_timeout_unacknowledged", "nf_conntrack_tcp_timeout_max_retrans"];
 
 /// The sysctl's full name.
 fn qualified(key: &str) -> &'static str {
@@ -339,6 +353,16 @@ fn raise(context: &FixContext<'_>, netns: &Netns, established_s: f64) -> Option<
 fn not_fixes(evidence: &Evidence<'_>) -> Vec<NotFix> {
     let limit_s = limit(evidence).map_or(432_000.0, |(_, value)| f64::from(value));
     let mut list = remedy::article_not_fixes(evidence, limit_s);
+    if limit(evidence).is_some_and(|(name, _)| HIDDEN.contains(&name)) {
+        list.insert(
+            0,
+            (
+                "keepalives, or idle times of a pool".into(),
+                "this limit runs while data is not acknowledged; a socket sends no keepalives then"
+                    .into(),
+            ),
+        );
+    }
     list.push((
         "net.netfilter.nf_conntrack_buckets".into(),
         "the hash size has nothing to do with how long an entry lives".into(),

@@ -60,7 +60,7 @@ pub const CAUSE: Cause = Cause {
                 "only `drop` in /proc/net/stat/nf_conntrack counts these drops, per namespace",
             ),
         ],
-        fixes: &[RAISE_MAX, FIND_WHO],
+        fixes: &[RAISE_MAX, FIND_WHO, RESTORE_MAX],
         not_fixes: NOT_FIXES,
     },
     judge,
@@ -92,6 +92,17 @@ pub const FIND_WHO: Remedy = Remedy {
     reason: "short flows need shorter timeouts or NOTRACK, not a larger table",
     how: "list the entries with conntrack -L and count them by source and destination; then lower \
           net.netfilter.nf_conntrack_tcp_timeout_time_wait, or exempt the flows with NOTRACK",
+};
+
+/// For a limit that was lowered while tracing.
+const RESTORE_MAX: Remedy = Remedy {
+    id: "restore_conntrack_max",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "set nf_conntrack_max back to its value before it was lowered",
+    reason: "the table was large enough until something lowered its limit",
+    how: "find what wrote it (sysctl --system after an edit of /etc/sysctl.d, kube-proxy at its start, \
+          a configuration tool), correct it there, and set net.netfilter.nf_conntrack_max back",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[
@@ -194,8 +205,30 @@ pub fn more_room(evidence: &Evidence<'_>, netns: u32) -> Vec<Fix> {
     let count = found.and_then(|table| table.count).map(u64::from);
     // The one limit is checked against each namespace's own count and is writable only on the host.
     let host = Place { netns: evidence.session.initial_netns, reach: NetnsReach::Initial };
+    let now = found.and_then(|table| table.max);
+    if let Some(before) = now.and_then(|now| evidence.conntrack_max_before(now)) {
+        return vec![restore(host, now.map(u64::from), before), FIND_WHO.fix()];
+    }
     let buckets = found.and_then(|table| table.buckets).map(u64::from);
     vec![raise(host, count, max, buckets), FIND_WHO.fix()]
+}
+
+/// [`RESTORE_MAX`] with its values.
+fn restore(host: Place, now: Option<u64>, before: u32) -> Fix {
+    Fix {
+        summary: format!(
+            "set nf_conntrack_max back to {before} on the host, and find what lowered it"
+        ),
+        current: now.map(|now| now.to_string()),
+        wanted: Some(before.to_string()),
+        changes: vec![Change::Sysctl {
+            place: host,
+            key: "net.netfilter.nf_conntrack_max",
+            from: now,
+            to: before.into(),
+        }],
+        ..RESTORE_MAX.fix()
+    }
 }
 
 /// Twice the peak, rounded up.

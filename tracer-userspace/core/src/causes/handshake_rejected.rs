@@ -7,7 +7,7 @@ use super::{
     doc::{Detection, Doc, RequiredSignal},
 };
 use crate::{
-    event::Via,
+    event::{Socket, Via},
     evidence::Evidence,
     verdict::{Confidence, Family, Finding, Verdict},
 };
@@ -84,24 +84,21 @@ fn unused_abort(evidence: &Evidence<'_>) -> Option<(u64, &'static str, Confidenc
     ))
 }
 
-/// Whether a socket of this host is worse off: its connect failed because its SYN met a socket that still had the
-/// same addresses and ports, or the connection that it carried data on was reset.
-fn harms_someone_here(evidence: &Evidence<'_>) -> bool {
+/// Whether a connect of this host failed because its SYN met a socket that still had the same addresses and ports.
+fn failed_a_connect(evidence: &Evidence<'_>) -> bool {
     let met_a_socket = evidence.sent().is_some_and(|at| {
         let syn = at.value.trigger.is_some_and(|trigger| trigger.has(tcp_flag::SYN));
         syn && at.value.socket.as_ref().is_some_and(|socket| socket.state != tcp_state::LISTEN)
     });
-    evidence.victims().any(|(_, _, socket)| match socket.state {
-        tcp_state::SYN_SENT => met_a_socket,
-        _ => socket.is_connection() && !socket.never_used(),
-    })
+    let connecting = |socket: &Socket| socket.state == tcp_state::SYN_SENT;
+    met_a_socket && evidence.victims().any(|(_, _, socket)| connecting(socket))
 }
 
 /// The packet that was answered belongs to no finished handshake.
 fn handshake(evidence: &Evidence<'_>) -> Option<(u64, &'static str)> {
     let at = evidence.sent()?;
     let trigger = at.value.trigger?;
-    if harms_someone_here(evidence) {
+    if failed_a_connect(evidence) {
         return None;
     }
     if at.value.via == Via::Netfilter {

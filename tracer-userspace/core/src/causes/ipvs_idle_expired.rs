@@ -3,7 +3,8 @@
 use rsttrace_model::{
     flow::Nanos,
     host_state::Netns,
-    ipvs, tcp_state,
+    ipvs::{self, masquerades},
+    tcp_state,
     units::{as_seconds, human_s},
 };
 
@@ -190,7 +191,8 @@ fn seen(evidence: &Evidence<'_>) -> Option<Verdict> {
         return None;
     }
     // A timer never fires early: an entry that ended sooner was removed (removing a server does that).
-    let after_s = evidence.last_received().map(|last| seconds(loss.ts.saturating_sub(last)));
+    let alive = evidence.last_received().filter(|_| masquerades(end.flags));
+    let after_s = alive.map(|last| seconds(loss.ts.saturating_sub(last)));
     if after_s.is_some_and(|after_s| after_s < end.timeout_s - SLACK_S) {
         return None;
     }

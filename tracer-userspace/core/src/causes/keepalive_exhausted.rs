@@ -42,7 +42,7 @@ pub const CAUSE: Cause = Cause {
                 "the responder had no state for the connection; the reset has its own cause",
             ),
         ],
-        fixes: &[RESTORE, CHANGE_RULE, SOONER],
+        fixes: &[remedy::RESTORE_THE_PATH, CHANGE_RULE, SOONER],
         not_fixes: NOT_FIXES,
     },
     judge,
@@ -50,16 +50,6 @@ pub const CAUSE: Cause = Cause {
     not_fixes,
     on_host: Some(on_host),
     ..Cause::BASE
-};
-
-const RESTORE: Remedy = Remedy {
-    id: "restore_the_path",
-    owner: FixOwner::Node,
-    risk: Risk::Low,
-    summary: "find out why the peer or the path is gone",
-    reason: "keepalive worked as intended; no answer came",
-    how: "check whether the peer was restarted, its node was lost, or a route or policy changed; \
-          look for drops on the path (IPVS, conntrack, firewall) in the minutes before",
 };
 
 const SOONER: Remedy = Remedy {
@@ -113,11 +103,11 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    unanswered::fixes(evidence, RESTORE.fix())
+    unanswered::fixes(evidence, remedy::RESTORE_THE_PATH.fix())
 }
 
 fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
-    let mut fixes = vec![RESTORE.fix()];
+    let mut fixes = vec![remedy::RESTORE_THE_PATH.fix()];
     fixes
         .extend(context.victim_namespaces().into_iter().filter_map(|netns| sooner(context, netns)));
     fixes

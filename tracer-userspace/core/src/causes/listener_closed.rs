@@ -39,7 +39,7 @@ pub const CAUSE: Cause = Cause {
 };
 
 const DRAIN: Remedy = Remedy {
-    id: "drain_before_close",
+    id: "accept_before_close",
     owner: FixOwner::Application,
     risk: Risk::Low,
     summary: "stop new connections first, accept what is queued, then close the listener",

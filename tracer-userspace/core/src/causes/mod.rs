@@ -124,6 +124,16 @@ mod tests {
     }
 
     #[test]
+    fn the_id_of_a_fix_names_one_action_wherever_it_appears() {
+        let mut actions = std::collections::BTreeMap::new();
+        for remedy in ALL.iter().flat_map(|cause| cause.doc.fixes) {
+            let action = (remedy.summary, remedy.how, remedy.owner);
+            let known = actions.entry(remedy.id).or_insert(action);
+            assert_eq!(*known, action, "{}", remedy.id);
+        }
+    }
+
+    #[test]
     fn causes_that_documentation_refers_to_exist() {
         let is_id = |word: &str| {
             word.contains('_') && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')

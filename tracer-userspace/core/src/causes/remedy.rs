@@ -39,6 +39,19 @@ pub const POOL: Remedy = Remedy {
           connections on borrow",
 };
 
+/// For a peer that did not answer.
+pub const RESTORE_THE_PATH: Remedy = Remedy {
+    id: "restore_the_path",
+    owner: FixOwner::Node,
+    risk: Risk::Low,
+    summary: "find out why the peer did not answer",
+    reason: "no answer came, because of loss on the path, a drop without an answer, an MTU black \
+             hole, or a peer that is gone",
+    how: "look for drops without an answer in the time before (IPVS without a server, a full conntrack \
+          table, a DROP rule), and check whether the peer was restarted, its node was lost, or a \
+          route or policy changed",
+};
+
 /// For a client that closes before the answer comes.
 pub const CALLER_WAITS_LONGER: Remedy = Remedy {
     id: "caller_waits_longer",

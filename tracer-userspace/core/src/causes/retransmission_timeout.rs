@@ -58,7 +58,7 @@ pub const CAUSE: Cause = Cause {
                  precedence",
             ),
         ],
-        fixes: &[RESTORE, CHANGE_RULE, RAISE_CONN_MAX, SOONER],
+        fixes: &[remedy::RESTORE_THE_PATH, CHANGE_RULE, RAISE_CONN_MAX, SOONER, LONGER],
         not_fixes: NOT_FIXES,
     },
     judge,
@@ -68,15 +68,15 @@ pub const CAUSE: Cause = Cause {
     ..Cause::BASE
 };
 
-const RESTORE: Remedy = Remedy {
-    id: "restore_the_path",
+/// For a tcp_retries2 below the value of RFC 1122.
+const LONGER: Remedy = Remedy {
+    id: "retry_longer",
     owner: FixOwner::Node,
     risk: Risk::Low,
-    summary: "find out where the packets were lost",
-    reason: "no answer came, because of loss on the path, a drop without an answer, an MTU black \
-             hole or a dead peer",
-    how: "look for drops without an answer (IPVS without a server, a full conntrack table, a DROP \
-          rule), and set TCP_USER_TIMEOUT so that the application fails sooner",
+    summary: "retry for at least the 100 s of RFC 1122",
+    reason: "with fewer retries an outage of some seconds breaks a connection",
+    how: "set net.ipv4.tcp_retries2 to 8 or more (the default is 15) in the application's network \
+          namespace",
 };
 
 const SOONER: Remedy = Remedy {
@@ -176,7 +176,7 @@ fn full_balancer(evidence: &Evidence<'_>) -> Option<(u32, u32, u32)> {
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let mut fixes = unanswered::fixes(evidence, RESTORE.fix());
+    let mut fixes = unanswered::fixes(evidence, remedy::RESTORE_THE_PATH.fix());
     if let Some((netns, conns, max)) = full_balancer(evidence) {
         let raise = Fix {
             summary: format!(
@@ -204,7 +204,7 @@ fn on_host(context: &FixContext<'_>) -> Vec<Fix> {
             ..SOONER.fix()
         })
     };
-    let mut fixes = vec![RESTORE.fix()];
+    let mut fixes = vec![remedy::RESTORE_THE_PATH.fix()];
     fixes.extend(context.victim_namespaces().into_iter().filter_map(sooner));
     fixes
 }

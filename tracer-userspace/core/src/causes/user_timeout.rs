@@ -33,23 +33,13 @@ pub const CAUSE: Cause = Cause {
             ("retransmission_timeout", "the option is off, or the SYNs ran out before it"),
             ("keepalive_exhausted", "the option is off"),
         ],
-        fixes: &[RESTORE, READ, IN_STEP, CHANGE_RULE],
+        fixes: &[remedy::RESTORE_THE_PATH, READ, IN_STEP, CHANGE_RULE],
         not_fixes: NOT_FIXES,
     },
     judge,
     fixes,
     not_fixes,
     ..Cause::BASE
-};
-
-const RESTORE: Remedy = Remedy {
-    id: "restore_the_path",
-    owner: FixOwner::Node,
-    risk: Risk::Low,
-    summary: "find out why the peer did not answer; raise TCP_USER_TIMEOUT only if it answers \
-              later",
-    reason: "the application set the time after which the kernel reports a missing answer",
-    how: "look for drops on the path (IPVS, conntrack, firewall, MTU) in the seconds before",
 };
 
 const READ: Remedy = Remedy {
@@ -136,7 +126,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let closed = evidence.timed_out().is_some_and(|at| window_stayed_closed(&at.value));
-    unanswered::fixes(evidence, if closed { READ } else { RESTORE }.fix())
+    unanswered::fixes(evidence, if closed { READ } else { remedy::RESTORE_THE_PATH }.fix())
 }
 
 fn not_fixes(_: &Evidence<'_>) -> Vec<NotFix> {

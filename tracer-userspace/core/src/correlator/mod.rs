@@ -133,6 +133,7 @@ impl Correlator {
                 return;
             }
             Body::Netns(mut state) => {
+                self.baseline.note_limits(&state);
                 if let Some(earlier) = self.hosts.get(&state.inum) {
                     state.remember_listeners(earlier);
                 }

@@ -203,6 +203,11 @@ impl<'a> Evidence<'a> {
         self.hosts.get(&netns)
     }
 
+    /// The value from which nf_conntrack_max was lowered to `now` while tracing.
+    pub fn conntrack_max_before(&self, now: u32) -> Option<u32> {
+        self.baseline.max_before(now)
+    }
+
     /// How an operator enters a namespace.
     pub fn place(&self, netns: u32) -> Place {
         let reach = match self.hosts.get(&netns) {

@@ -1,6 +1,6 @@
 //! Finds the losses in the history that may explain a case.
 
-use rsttrace_model::flow::Nanos;
+use rsttrace_model::{flow::Nanos, ipvs::masquerades};
 
 use super::facts::{Evidence, TOLERANCE};
 use crate::{
@@ -28,7 +28,7 @@ impl<'a> Evidence<'a> {
                     _ => loss.ts,
                 };
                 since <= self.case.opened.saturating_add(TOLERANCE)
-                    && loss.ts.saturating_add(TOLERANCE) >= alive.unwrap_or(0)
+                    && loss.ts.saturating_add(TOLERANCE) >= self.alive_through(&loss.loss)
                     && !self.is_elsewhere(loss)
                     && !self.has_new_entry(loss)
             })
@@ -55,6 +55,17 @@ impl<'a> Evidence<'a> {
         if alive.is_none() {
             self.keep_newest_loss();
         }
+    }
+
+    /// When a segment that passed through this entry was last received at an end of the connection; 0 when none is known.
+    /// With direct routing or a tunnel the server's segments do not pass, so what the client received shows nothing.
+    fn alive_through(&self, loss: &Loss) -> Nanos {
+        let one_way = match loss {
+            Loss::Ipvs(end) if !masquerades(end.flags) => Some(end.virtual_flow.src),
+            _ => None,
+        };
+        let ends = self.victims().filter(|(_, _, socket)| Some(socket.flow.src) != one_way);
+        ends.filter_map(|(_, _, socket)| socket.last_received).max().unwrap_or(0)
     }
 
     /// Whether a packet of the connection went astray because of a lost conntrack entry. conntrack picks a connection up

@@ -235,6 +235,12 @@ impl<'a> Evidence<'a> {
         by_socket || existed()
     }
 
+    /// Whether a socket of this host lost a connection that had carried payload.
+    pub fn broke_a_used_connection(&self) -> bool {
+        let mut victims = self.victims().map(|(_, _, socket)| socket);
+        victims.any(|socket| socket.is_connection() && !socket.dead && !socket.never_used())
+    }
+
     /// Whether a victim is on this host and none of the victims ever received payload: the server may never have
     /// had the connection.
     pub fn victims_received_nothing(&self) -> bool {

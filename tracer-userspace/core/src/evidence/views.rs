@@ -20,8 +20,25 @@ struct Side {
 }
 
 impl Evidence<'_> {
-    /// Initiator to responder, as the initiator addressed it.
+    /// Initiator to responder, as the initiator addressed it. Where its socket is known, this is the socket's own flow:
+    /// behind a second translation no entry shows it.
     pub fn client_view(&self) -> Option<Flow> {
+        let entry = self.client_side_of_entry()?;
+        let server = self.server_view();
+        let is_server = |flow: Flow| server.is_some_and(|view| view.dst == flow.src);
+        let dialled =
+            self.victims().map(|(netns, _, socket)| (netns, socket.flow)).find(|(netns, flow)| {
+                flow.dst.port() != 0
+                    && flow.key() != entry.key()
+                    && !is_server(*flow)
+                    && flow.src != entry.dst
+                    && self.initiates(*netns, *flow)
+            });
+        Some(dialled.map_or(entry, |(_, flow)| flow))
+    }
+
+    /// The same, as an entry on the path shows it.
+    fn client_side_of_entry(&self) -> Option<Flow> {
         if let Some((_, end)) = self.ipvs {
             return Some(end.virtual_flow);
         }

@@ -9,6 +9,7 @@ use std::{
 use rsttrace_model::{
     flow::Flow,
     lookup::{AcceptQueue, InitialState, StateLookup},
+    netns::NetnsState,
 };
 
 use crate::event::{EndedSocket, EndedSockets, IpvsEnd, PeerSocket};
@@ -32,6 +33,8 @@ pub struct Baseline {
     queues: VecDeque<(u32, AcceptQueue)>,
     ended: VecDeque<(u32, EndedSockets)>,
     living: VecDeque<(u32, PeerSocket)>,
+    /// The highest nf_conntrack_max that was read while tracing; one value for the whole machine.
+    highest_max: Option<u32>,
 }
 
 impl Baseline {
@@ -68,6 +71,18 @@ impl Baseline {
             self.ended.pop_front();
         }
         self.ended.push_back((netns, ended));
+    }
+
+    /// Notes the limits of a reading.
+    pub fn note_limits(&mut self, state: &NetnsState) {
+        let max = state.conntrack.as_ref().and_then(|table| table.max);
+        self.highest_max = self.highest_max.max(max);
+    }
+
+    /// The value from which nf_conntrack_max was lowered to `now` while tracing.
+    pub fn max_before(&self, now: u32) -> Option<u32> {
+        // 0 is no limit before 7.2.
+        self.highest_max.filter(|before| now != 0 && *before > now)
     }
 
     pub fn add_peer(&mut self, netns: u32, peer: PeerSocket) {

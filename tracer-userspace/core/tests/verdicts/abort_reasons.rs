@@ -162,6 +162,7 @@ fn every_errno_without_a_reset_gets_its_cause() {
     let nothing: fn(&mut Socket) = |_| {};
     let connecting: fn(&mut Socket) = |socket| {
         (socket.state, socket.rcv_nxt, socket.last_received) = (tcp_state::SYN_SENT, 0, None);
+        (socket.bytes_sent, socket.bytes_received) = (0, 0);
     };
     let soft: fn(&mut Socket) = |socket| socket.err_soft = 113;
     let bounded: fn(&mut Socket) = |socket| socket.user_timeout_ms = 5000;

@@ -11,6 +11,7 @@ use rsttrace_core::{
     testing::*,
 };
 use rsttrace_model::{
+    conntrack::ConntrackState,
     flow::Nanos,
     ipvs::{IpvsDestination, IpvsService, IpvsState},
     netns::NetnsState,
@@ -490,4 +491,81 @@ fn sockets_with_the_widest_spans() {
     });
     let verdicts = verdicts_of(events);
     assert_eq!(verdicts, ["peer_state_lost remote inferred"; 20]);
+}
+
+/// verdicts.md 19: the limit was lowered while tracing, so raising it is no fix.
+#[test]
+fn a_table_whose_limit_was_lowered_while_tracing() {
+    let limits = |ts, max, count| {
+        let table =
+            ConntrackState { max: Some(max), count: Some(count), ..ConntrackState::default() };
+        let state = NetnsState { inum: NODE_NS, conntrack: Some(table), ..NetnsState::default() };
+        at(ts, NODE_NS, Body::Netns(Box::new(state)))
+    };
+    let syn = Packet { flags: tcp_flag::SYN, payload: 0, ack: 0, ..data(CLIENT, VIP) };
+    let first_fix = |events: &[Event]| {
+        let incidents = replay(events.iter().cloned());
+        assert_eq!(verdicts(&incidents), ["conntrack_table_full capacity observed"]);
+        (incidents[0].fixes[0].id, incidents[0].fixes[0].wanted.clone())
+    };
+    let full = [full_drop(100 * SECOND, syn), limits(100 * SECOND, 20, 20)];
+    assert_eq!(first_fix(&full).0, "raise_conntrack_max");
+    let lowered = [limits(SECOND, 8192, 19), full[0].clone(), full[1].clone()];
+    assert_eq!(first_fix(&lowered), ("restore_conntrack_max", Some("8192".into())));
+}
+
+/// verdicts.md 19b: with direct routing the server's answer, which came after the expiry, did not pass through the entry.
+#[test]
+fn a_server_that_speaks_first_after_the_expiry_of_its_entry_with_direct_routing() {
+    let end = IpvsEnd { flags: 3, last_packet: Some(30 * SECOND), ..ipvs_end(900.0) };
+    let broke = 1000 * SECOND;
+    let client = socket(1, CLIENT, VIP, broke - 1_000_000);
+    let events = [
+        ipvs_ended(930 * SECOND, end),
+        sent(broke, NODE_NS, no_socket(data(CLIENT, VIP))),
+        received(broke + 50_000, CLIENT_NS, client),
+    ];
+    assert_eq!(verdicts_of(events), ["ipvs_idle_expired timeout_mismatch observed"]);
+}
+
+/// verdicts.md 19d: another translation before IPVS, so that no entry shows the address that the client dialled.
+#[test]
+fn the_source_and_destination_are_what_the_client_dialled() {
+    const DIALLED: &str = "192.168.7.7:30306";
+    let mut events = article();
+    let client = socket(1, CLIENT, DIALLED, 27 * SECOND);
+    events[2] = received(1000 * SECOND + 50_000, CLIENT_NS, client.clone());
+    events[3] = failed(1000 * SECOND + 90_000, CLIENT_NS, client, 104, &["tcp_reset"]);
+    let incidents = replay(events);
+    assert_eq!(verdicts(&incidents), ["ipvs_idle_expired timeout_mismatch observed"]);
+    let it = &incidents[0];
+    assert_eq!((it.source, it.destination), (address(CLIENT), address(DIALLED)));
+    assert_eq!(it.destination_nat, Some(address(SERVER)));
+}
+
+/// verdicts.md 12: the server's socket died of an untranslated packet; a second later the client's next data meets the
+/// listener.
+#[test]
+fn the_other_end_of_a_connection_that_an_invalid_packet_broke() {
+    let broke = 1000 * SECOND;
+    // Far outside the window, which is why conntrack judged it INVALID.
+    let stray = Packet { seq: 9_500_000, ack: 5000, payload: 10, ..data(SERVER, CLIENT) };
+    let mut server = socket(5, SERVER, CLIENT, 999 * SECOND);
+    (server.snd_una, server.snd_nxt, server.rcv_nxt) = (9000, 9000, 5000);
+    let mut client = socket(1, CLIENT, VIP, 999 * SECOND);
+    client.snd_nxt = 5043;
+    let later = broke + 1_100_000_000;
+    let mut at_server = at_listener(Packet { seq: 5000, ack: 9000, ..data(CLIENT, SERVER) });
+    at_server.end = None;
+    let events = [
+        judged_invalid(broke, stray),
+        sent(broke + 1000, CLIENT_NS, no_socket(stray)),
+        received(broke + 2000, SERVER_NS, server.clone()),
+        failed(broke + 3000, SERVER_NS, server, 104, &["tcp_reset"]),
+        sent(later, SERVER_NS, at_server),
+        received(later + 1000, CLIENT_NS, client.clone()),
+        failed(later + 2000, CLIENT_NS, client, 104, &["tcp_reset"]),
+    ];
+    let incidents = replay(events);
+    assert_eq!(causes(&incidents), ["conntrack_invalid", "+conntrack_invalid"]);
 }
