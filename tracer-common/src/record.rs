@@ -308,6 +308,18 @@ pub struct RuleReject {
     pub reply: Flow,
 }
 
+/// `KIND_NAT_CHAIN_REMOVED`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct NatChainRemoved {
+    /// The task that removed it.
+    pub task: Task,
+    pub stack: Stack,
+    /// `NFPROTO_IPV4` 2, `NFPROTO_IPV6` 10 (include/uapi/linux/netfilter.h).
+    pub family: u32,
+    pub pad: u32,
+}
+
 /// The reader and the writer must use the same sizes; a change is a new field at the end.
 const _: () = {
     assert!(size_of::<Flow>() == 40);
@@ -327,4 +339,5 @@ const _: () = {
     assert!(size_of::<RuleReject>() == 56 + 192 + 40 * 2);
     assert!(size_of::<NetfilterDrop>() == 56 + 32 + 8);
     assert!(size_of::<TrackedPacket>() == 56 + 40 * 2 + 16);
+    assert!(size_of::<NatChainRemoved>() == 32 + 192 + 8);
 };

@@ -49,8 +49,10 @@ pub const KIND_IPVS_SERVER_REMOVED: u16 = 9;
 pub const KIND_CONNTRACK_CLASH: u16 = 10;
 /// A firewall rule rejects a TCP packet with an ICMP error ([`crate::record::RuleReject`]).
 pub const KIND_RULE_REJECT: u16 = 12;
+/// A NAT chain is removed ([`crate::record::NatChainRemoved`]).
+pub const KIND_NAT_CHAIN_REMOVED: u16 = 13;
 /// Highest kind that this version writes.
-pub const KIND_LAST: u16 = KIND_RULE_REJECT;
+pub const KIND_LAST: u16 = KIND_NAT_CHAIN_REMOVED;
 
 /// Slots of a CPU's row in the `COUNTERS` map: `LOST + kind` counts records of that kind lost to a full ring
 /// (`LOST` itself counts failed map insertions), `UNREADABLE` counts kernel reads that failed.

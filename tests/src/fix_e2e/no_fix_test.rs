@@ -12,6 +12,7 @@ pub const NO_FIX_TEST: &[(&str, &str)] = &[
     ("user_timeout", SOONER),
     ("conntrack_deleted", DO_NOT),
     ("masquerade_flushed", DO_NOT),
+    ("nat_removed", DO_NOT),
     ("socket_destroyed", DO_NOT),
     ("firewall_reject", DO_NOT),
     ("process_killed", DO_NOT),

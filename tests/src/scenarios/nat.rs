@@ -30,6 +30,9 @@ pub const SCENARIOS: &[Scenario] = &[
     nat("conntrack_invalid", |net| Expect::one(invalid(net)), |stage| beyond_window(stage, false)),
     nat("near_miss_conntrack_liberal", |_| Expect::nothing(), |stage| beyond_window(stage, true)),
     nat("masquerade_flushed", |net| Expect::one(flushed(net)), change_address),
+    nat("nat_removed", |net| Expect::one(untranslated(net)), remove_last_chain),
+    // Established connections keep their translation while there is any NAT chain.
+    nat("near_miss_nat_rules_flushed", |_| Expect::nothing(), flush_rules),
     nat("near_miss_masquerade_same_address", |_| Expect::nothing(), bounce_link),
     nat(
         "nat_port_exhausted",
@@ -52,6 +55,46 @@ const fn nat(
     provoke: fn(&Stage<'_>) -> Result<Observed>,
 ) -> Scenario {
     Scenario::new(name, Topology::Routed, expect, provoke).needs(&[Need::Conntrack])
+}
+
+/// The node does not answer for the service's address, so nobody does.
+fn untranslated(net: Net) -> Incident {
+    Incident::new("nat_removed", net.client(CLIENT), net.vip(PORT))
+        .confidence(&["correlated"])
+        .nat(net.server(PORT))
+        .victim("source", "ETIMEDOUT")
+        .errno(&["ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH"])
+        .action("timeout")
+        .origin("none")
+        .first_fix("keep_the_nat_chains", "firewall")
+}
+
+fn translated(stage: &Stage<'_>) -> Result<Pair> {
+    let net = stage.net;
+    translate(stage, &net.server(PORT).to_string())?;
+    let listener = listen(stage.lab.server()?, net.server(PORT))?;
+    let client = connect(stage.lab.client()?, net.client(CLIENT), net.vip(PORT))?;
+    let server = accept(&listener)?;
+    stage.keep(listener);
+    talk(&client, &server)?;
+    Ok(Pair { client, server })
+}
+
+fn remove_last_chain(stage: &Stage<'_>) -> Result<Observed> {
+    stage.lab.client()?.sysctl("net/ipv4/tcp_retries2", 3)?;
+    let pair = translated(stage)?;
+    stage.lab.node()?.nft("delete table ip nat")?;
+    send(&pair.client, "SELECT 2;\n")?;
+    pair.client_fails(stage)
+}
+
+fn flush_rules(stage: &Stage<'_>) -> Result<Observed> {
+    let Pair { client, server } = translated(stage)?;
+    stage.lab.node()?.nft("flush table ip nat")?;
+    talk(&client, &server)?;
+    stage.keep(client);
+    stage.keep(server);
+    Ok(Observed::default())
 }
 
 fn invalid(net: Net) -> Incident {

@@ -104,6 +104,7 @@ fn comes_by(signal: &str, body: &Body) -> bool {
         Body::IpvsEnd(_) => signal == "ipvs_end",
         Body::ConntrackEnd(_) => signal == "conntrack_end",
         Body::ConntrackInvalid(_) => signal == "conntrack_invalid",
+        Body::NatChainRemoved(_) => signal == "nat_chain_removed",
         Body::IpvsServerRemoved(_) => signal == "ipvs_server_removed",
         Body::PacketDrop(drop) => match drop.why {
             DropReason::Rejected { .. } => signal.starts_with("firewall_reset"),

@@ -24,6 +24,7 @@ fn without_symbols(events: &[Event]) -> Ablation {
             Body::IpvsEnd(it) => it.stack.clear(),
             Body::ConntrackEnd(it) => it.stack.clear(),
             Body::IpvsServerRemoved(it) => it.stack.clear(),
+            Body::NatChainRemoved(it) => it.stack.clear(),
             _ => {}
         }
     }

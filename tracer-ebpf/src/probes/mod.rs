@@ -11,6 +11,7 @@ mod kfree_skb;
 mod nf_ct_delete;
 mod nf_ct_l4proto_log_invalid;
 mod nf_ct_resolve_clash;
+mod nf_nat_unregister_fn;
 mod nf_send_reset;
 mod nf_send_unreach;
 mod tcp_receive_reset;

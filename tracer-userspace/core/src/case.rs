@@ -158,6 +158,7 @@ impl Record {
             | Body::IpvsServerRemoved(_)
             | Body::IpvsOrphan(_)
             | Body::ConntrackEnd(_)
+            | Body::NatChainRemoved(_)
             | Body::ConntrackInvalid(_)
             | Body::Netns(_)
             | Body::Owner { .. }

@@ -92,6 +92,10 @@ pub fn wanted(event: &Event) -> Vec<Query> {
             max_age = FRESH;
             if socket.err == ETIMEDOUT {
                 queries.push(Query::IpvsOrphan { flow: socket.flow });
+                if socket.rcv_nxt != 0 {
+                    // Its conntrack entry may still translate it, in a namespace that has no NAT any more.
+                    queries.push(Query::State { netns, packet: socket.flow });
+                }
                 if socket.rcv_nxt == 0 {
                     queries.push(Query::IpvsService { address: socket.flow.dst });
                 }
@@ -106,7 +110,10 @@ pub fn wanted(event: &Event) -> Vec<Query> {
                 queries.push(Query::IpvsDropped { netns, flow: drop.packet.flow });
             }
         }
-        Body::IpvsEnd(_) | Body::IpvsServerRemoved(_) | Body::ConntrackEnd(_) => max_age = FRESH,
+        Body::IpvsEnd(_)
+        | Body::IpvsServerRemoved(_)
+        | Body::ConntrackEnd(_)
+        | Body::NatChainRemoved(_) => max_age = FRESH,
         _ => {}
     }
     if let Some(socket) = owner_of.filter(|socket| socket.inode != 0) {

@@ -50,6 +50,7 @@ pub(super) fn first_inside<T: Send>(
 
 /// The state of the calling thread's namespace, without its inode number and reach.
 pub(super) fn read_here() -> NetnsState {
+    let nat_families = nat::read();
     NetnsState {
         conntrack: conntrack::read(),
         ipvs: ipvs::read(),
@@ -58,7 +59,8 @@ pub(super) fn read_here() -> NetnsState {
             .map(|text| counters::parse(&text))
             .unwrap_or_default(),
         listeners: sock_diag::listeners(),
-        translates: nat::read(),
+        translates: nat_families.map(|nat| nat.v4 || nat.v6),
+        nat_families,
         ..NetnsState::default()
     }
 }

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rsttrace_model::netns::NatFamilies;
 use rustix::net::netlink::NETFILTER;
 
 use super::{
@@ -24,31 +25,39 @@ const NFGENMSG_LEN: usize = 4;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
 
+/// include/uapi/linux/netfilter.h.
+const NFPROTO_INET: u8 = 1;
+/// See [`NFPROTO_INET`].
+const NFPROTO_IPV4: u8 = 2;
+/// See [`NFPROTO_INET`].
+const NFPROTO_IPV6: u8 = 10;
+
 /// Reads the calling thread's network namespace; `None` when the chains cannot be read.
-pub(super) fn read() -> Option<bool> {
-    let legacy = ["ip_tables_names", "ip6_tables_names"].iter().any(|file| {
+pub(super) fn read() -> Option<NatFamilies> {
+    let legacy = |file| {
         fs::read_to_string(format!("/proc/thread-self/net/{file}"))
             .is_ok_and(|names| names.lines().any(|name| name == "nat"))
-    });
-    if legacy {
-        return Some(true);
-    }
+    };
+    let mut found = NatFamilies { v4: legacy("ip_tables_names"), v6: legacy("ip6_tables_names") };
     // A netlink request would load the module.
-    if !Path::new("/sys/module/nf_tables").exists() {
-        return Some(false);
+    if Path::new("/sys/module/nf_tables").exists() {
+        add_chains(&mut found).ok()?;
     }
-    nft().ok()
+    Some(found)
 }
 
-fn nft() -> io::Result<bool> {
+fn add_chains(found: &mut NatFamilies) -> io::Result<()> {
     let mut link = Link::open(NETFILTER, Instant::now() + TIMEOUT)?;
-    let mut translates = false;
     link.dump(GET_CHAIN, &[&[NFPROTO_UNSPEC, 0, 0, 0]], &mut |body| {
-        translates |=
-            is_nat(body.get(NFGENMSG_LEN..).ok_or_else(|| malformed("missing nfgenmsg"))?)?;
+        let (Some(family), Some(chain)) = (body.first(), body.get(NFGENMSG_LEN..)) else {
+            return Err(malformed("missing nfgenmsg"));
+        };
+        if is_nat(chain)? {
+            found.v4 |= matches!(*family, NFPROTO_INET | NFPROTO_IPV4);
+            found.v6 |= matches!(*family, NFPROTO_INET | NFPROTO_IPV6);
+        }
         Ok(())
-    })?;
-    Ok(translates)
+    })
 }
 
 fn is_nat(chain: &[u8]) -> io::Result<bool> {

@@ -203,6 +203,14 @@ pub const ALL: &[Signal] = &[
                 inferred and conntrack_deleted becomes unknown",
     },
     Signal {
+        id: "nat_chain_removed",
+        title: "a NAT chain is removed, and by which task",
+        module: Some("nf_nat"),
+        ways: &[way(&["nf_nat_unregister_fn"])],
+        blind: "the removal of NAT chains is not traced (nf_nat is not loaded, or cannot be hooked), so \
+                nat_removed looks like retransmission_timeout",
+    },
+    Signal {
         id: "conntrack_full",
         title: "a packet is dropped because the conntrack table is full",
         module: Some("nf_conntrack"),

@@ -95,6 +95,15 @@ pub struct NetnsState {
     pub listeners: Option<Vec<SocketAddr>>,
     /// It has rules for NAT. `None` where unknown.
     pub translates: Option<bool>,
+    /// Address families of its NAT chains and tables. `None` where unknown.
+    pub nat_families: Option<NatFamilies>,
+}
+
+/// Address families that have a NAT chain or table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NatFamilies {
+    pub v4: bool,
+    pub v6: bool,
 }
 
 impl NetnsState {

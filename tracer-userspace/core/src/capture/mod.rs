@@ -149,6 +149,7 @@ fn socket_of(body: &mut Body) -> Option<&mut Socket> {
         | Body::Session(_)
         | Body::IpvsEnd(_)
         | Body::IpvsServerRemoved(_)
+        | Body::NatChainRemoved(_)
         | Body::IpvsOrphan(_)
         | Body::ConntrackEnd(_)
         | Body::ConntrackInvalid(_)

@@ -31,6 +31,7 @@ mod listener_closed;
 mod masquerade_flushed;
 pub mod middlebox_idle_timeout;
 mod nat_port_exhausted;
+mod nat_removed;
 mod no_backend;
 mod peer_aborted;
 mod peer_state_lost;
@@ -65,6 +66,8 @@ pub const ALL: &[Cause] = &[
     conntrack_early_drop::CAUSE,
     masquerade_flushed::CAUSE,
     conntrack_idle_expired::CAUSE,
+    // Its entry is not applied any more.
+    nat_removed::CAUSE,
     // IPVS had no server for its SYN: the connect is refused, or its retries run out.
     no_backend::CAUSE,
     // The entry exists but did not apply.
@@ -163,6 +166,7 @@ mod tests {
             .collect();
         let contract = [
             ("nat_port_exhausted", Confidence::Correlated),
+            ("nat_removed", Confidence::Correlated),
             ("syncookie_failed", Confidence::Correlated),
             ("wrong_backend", Confidence::Inferred),
             ("middlebox_idle_timeout", Confidence::Inferred),

@@ -193,6 +193,10 @@ impl Correlator {
                 self.counters.unknown_records += 1;
                 return;
             }
+            Body::NatChainRemoved(it) => {
+                self.baseline.add_nat_removal(Stamped { ts, netns, value: *it });
+                return;
+            }
             Body::IpvsServerRemoved(it) => {
                 self.ipvs_servers.remember(Stamped { ts, netns, value: *it });
                 return;

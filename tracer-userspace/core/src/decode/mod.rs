@@ -15,14 +15,16 @@ use tracer_common::{
     record,
     wire::{
         ABSENT, Header, KIND_CONNTRACK_CLASH, KIND_CONNTRACK_END, KIND_CONNTRACK_INVALID,
-        KIND_IPVS_END, KIND_IPVS_NO_SERVER, KIND_IPVS_SERVER_REMOVED, KIND_NETFILTER_DROP,
-        KIND_RESET_RECEIVED, KIND_RESET_SENT, KIND_RULE_REJECT, KIND_SOCKET_ERROR, WIRE_VERSION,
+        KIND_IPVS_END, KIND_IPVS_NO_SERVER, KIND_IPVS_SERVER_REMOVED, KIND_NAT_CHAIN_REMOVED,
+        KIND_NETFILTER_DROP, KIND_RESET_RECEIVED, KIND_RESET_SENT, KIND_RULE_REJECT,
+        KIND_SOCKET_ERROR, WIRE_VERSION,
     },
 };
 
 use crate::event::{
-    Body, ConntrackEnd, ConntrackInvalid, DropReason, Event, IpvsEnd, IpvsServerRemoved, NatTuples,
-    Packet, PacketDrop, ResetReceived, ResetSent, Socket, SocketEnd, SocketError, Stack, Task, Via,
+    Body, ConntrackEnd, ConntrackInvalid, DropReason, Event, IpvsEnd, IpvsServerRemoved,
+    NatChainRemoved, NatTuples, Packet, PacketDrop, ResetReceived, ResetSent, Socket, SocketEnd,
+    SocketError, Stack, Task, Via,
 };
 
 /// Why bytes are not a valid record.
@@ -158,6 +160,9 @@ pub fn decode(bytes: &[u8], kernel: &dyn Kernel) -> Result<Option<Event>> {
         KIND_IPVS_NO_SERVER => decoder.ipvs_no_server(payload)?.map(dropped),
         KIND_IPVS_SERVER_REMOVED => {
             Some(Body::IpvsServerRemoved(Box::new(decoder.ipvs_server_removed(payload)?)))
+        }
+        KIND_NAT_CHAIN_REMOVED => {
+            Some(Body::NatChainRemoved(Box::new(decoder.nat_chain_removed(payload)?)))
         }
         KIND_CONNTRACK_INVALID => {
             let invalid = decoder.tracked_packet(payload)?;
@@ -495,6 +500,15 @@ impl Decoder<'_> {
     fn ipvs_no_server(&self, bytes: Bytes<'_>) -> Result<Option<PacketDrop>> {
         let packet = packet(bytes.within(offset_of!(record::IpvsNoServer, packet)))?;
         Ok(packet.map(|packet| PacketDrop { packet, why: DropReason::NoServer }))
+    }
+
+    fn nat_chain_removed(&self, bytes: Bytes<'_>) -> Result<NatChainRemoved> {
+        use record::NatChainRemoved as R;
+        Ok(NatChainRemoved {
+            family: bytes.u32(offset_of!(R, family))?,
+            task: task(bytes.within(offset_of!(R, task)))?,
+            stack: self.stack(bytes.within(offset_of!(R, stack)))?,
+        })
     }
 
     fn ipvs_server_removed(&self, bytes: Bytes<'_>) -> Result<IpvsServerRemoved> {

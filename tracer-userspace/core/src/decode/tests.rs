@@ -162,6 +162,7 @@ fn every_truncation_of_every_kind_is_an_error_and_never_a_panic() {
         record(KIND_RESET_SENT, &zeroed::<record::ResetSent>()),
         record(KIND_IPVS_END, &zeroed::<record::IpvsEnd>()),
         record(KIND_CONNTRACK_END, &zeroed::<record::ConntrackEnd>()),
+        record(KIND_NAT_CHAIN_REMOVED, &zeroed::<record::NatChainRemoved>()),
         a_reset(),
     ];
     for whole in kinds {

@@ -139,3 +139,25 @@ pub struct ConntrackInvalid {
     /// `TCP_CONNTRACK_*`.
     pub state: u32,
 }
+
+/// A NAT chain, or the nat table of iptables, was removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatChainRemoved {
+    /// `NFPROTO_IPV4` 2, `NFPROTO_IPV6` 10, `NFPROTO_INET` 1 (include/uapi/linux/netfilter.h).
+    pub family: u32,
+    /// The task that removed it.
+    pub task: Task,
+    #[serde(default)]
+    pub stack: Stack,
+}
+
+impl NatChainRemoved {
+    pub fn is_v6(&self) -> bool {
+        self.family == 10
+    }
+
+    /// "IPv4" or "IPv6".
+    pub fn family_name(&self) -> &'static str {
+        if self.is_v6() { "IPv6" } else { "IPv4" }
+    }
+}

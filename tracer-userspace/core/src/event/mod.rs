@@ -24,7 +24,9 @@ mod socket;
 mod stack;
 
 pub use drop::{DropReason, NatTuples, PacketDrop};
-pub use entry::{ConntrackEnd, ConntrackInvalid, IpvsEnd, IpvsRemoval, IpvsServerRemoved};
+pub use entry::{
+    ConntrackEnd, ConntrackInvalid, IpvsEnd, IpvsRemoval, IpvsServerRemoved, NatChainRemoved,
+};
 pub use packet::Packet;
 pub use reset::{ResetReceived, ResetSent, SocketError, Via};
 pub use session::{Session, SignalCoverage};
@@ -55,6 +57,7 @@ pub enum Body {
     /// The event has the time of the timeout and the namespace of the entry.
     IpvsOrphan(Box<IpvsEntry>),
     ConntrackEnd(Box<ConntrackEnd>),
+    NatChainRemoved(Box<NatChainRemoved>),
     #[serde(rename = "netfilter_drop")]
     PacketDrop(Box<PacketDrop>),
     ConntrackInvalid(Box<ConntrackInvalid>),

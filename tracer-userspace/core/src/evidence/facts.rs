@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use rsttrace_model::{
+    conntrack::ConntrackEntry,
     flow::{Flow, Nanos},
     ipvs::{IPPROTO_TCP, IpvsEntry, IpvsService},
     netns::{NetnsReach, NetnsState, Place},
@@ -16,7 +17,7 @@ use crate::{
     case::{Case, Stamped},
     event::{
         ConntrackEnd, ConntrackInvalid, DropReason, IpvsEnd, IpvsRemoval, IpvsServerRemoved,
-        PacketDrop, Session,
+        NatChainRemoved, PacketDrop, Session,
     },
     history::{
         baseline::Baseline,
@@ -201,6 +202,31 @@ impl<'a> Evidence<'a> {
 
     pub fn host(&self, netns: u32) -> Option<&'a NetnsState> {
         self.hosts.get(&netns)
+    }
+
+    /// The removal of the last NAT chain of its family in a namespace whose entry still translates this connection,
+    /// after a victim last received.
+    pub fn nat_removal(&self) -> Option<&'a Stamped<NatChainRemoved>> {
+        let alive = self.last_received().unwrap_or(0);
+        let is_v6 = self.case.identity.flows().iter().any(|flow| flow.dst.is_ipv6());
+        self.baseline.nat_removals().find(|at| {
+            let in_time = at.ts <= self.case.opened && at.ts.saturating_add(TOLERANCE) >= alive;
+            let is_last = self.host(at.netns).and_then(|host| host.nat_families);
+            let is_last = is_last.is_some_and(|left| !if is_v6 { left.v6 } else { left.v4 });
+            in_time && at.value.is_v6() == is_v6 && is_last && self.is_translated_in(at.netns)
+        })
+    }
+
+    /// Whether an entry of this connection in a namespace translates it, as the lookup for one of its packets showed.
+    fn is_translated_in(&self, netns: u32) -> bool {
+        let errors = self.case.errors.iter().map(|at| (at.netns, at.value.socket.flow));
+        let answered =
+            self.case.sent.iter().filter_map(|at| Some((at.netns, at.value.trigger?.flow)));
+        let lookups =
+            errors.chain(answered).filter_map(|(at, flow)| self.baseline.lookup(at, flow));
+        let found = lookups.flat_map(|lookup| &lookup.conntrack).filter(|it| it.netns == netns);
+        let mut entries = found.flat_map(|found| &found.entries);
+        entries.any(ConntrackEntry::translates)
     }
 
     /// The value from which nf_conntrack_max was lowered to `now` while tracing.

@@ -12,7 +12,10 @@ use rsttrace_model::{
     netns::NetnsState,
 };
 
-use crate::event::{EndedSocket, EndedSockets, IpvsEnd, PeerSocket};
+use crate::{
+    case::Stamped,
+    event::{EndedSocket, EndedSockets, IpvsEnd, NatChainRemoved, PeerSocket},
+};
 
 /// IPVS entries kept from the start of tracing, of all namespaces (a few hundred bytes each).
 const MAX_ENTRIES: usize = 32_768;
@@ -33,6 +36,8 @@ pub struct Baseline {
     queues: VecDeque<(u32, AcceptQueue)>,
     ended: VecDeque<(u32, EndedSockets)>,
     living: VecDeque<(u32, PeerSocket)>,
+    /// NAT chains that were removed, oldest first.
+    nat_removed: VecDeque<Stamped<NatChainRemoved>>,
     /// The highest nf_conntrack_max that was read while tracing; one value for the whole machine.
     highest_max: Option<u32>,
 }
@@ -71,6 +76,18 @@ impl Baseline {
             self.ended.pop_front();
         }
         self.ended.push_back((netns, ended));
+    }
+
+    pub fn add_nat_removal(&mut self, removal: Stamped<NatChainRemoved>) {
+        if self.nat_removed.len() >= MAX_LOOKUPS {
+            self.nat_removed.pop_front();
+        }
+        self.nat_removed.push_back(removal);
+    }
+
+    /// Removed NAT chains, newest first.
+    pub fn nat_removals(&self) -> impl Iterator<Item = &Stamped<NatChainRemoved>> {
+        self.nat_removed.iter().rev()
     }
 
     /// Notes the limits of a reading.

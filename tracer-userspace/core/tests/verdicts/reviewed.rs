@@ -4,17 +4,18 @@ use std::net::IpAddr;
 
 use rsttrace_core::{
     event::{
-        Body, ConntrackEnd, EndedSocket, EndedSockets, Event, IpvsEnd, Packet, PeerSocket,
-        ResetReceived, ResetSent, SocketEnd, Task, Via,
+        Body, ConntrackEnd, EndedSocket, EndedSockets, Event, IpvsEnd, NatChainRemoved, Packet,
+        PeerSocket, ResetReceived, ResetSent, SocketEnd, Task, Via,
     },
     incident::Incident,
     testing::*,
 };
 use rsttrace_model::{
-    conntrack::ConntrackState,
+    conntrack::{ConntrackEntry, ConntrackState},
     flow::Nanos,
     ipvs::{IpvsDestination, IpvsService, IpvsState},
-    netns::NetnsState,
+    lookup::{ConntrackFound, StateLookup},
+    netns::{NatFamilies, NetnsState},
     socket::SocketState,
     tcp_flag, tcp_state,
 };
@@ -568,4 +569,34 @@ fn the_other_end_of_a_connection_that_an_invalid_packet_broke() {
     ];
     let incidents = replay(events);
     assert_eq!(causes(&incidents), ["conntrack_invalid", "+conntrack_invalid"]);
+}
+
+/// A NAT chain of NODE_NS is removed; `left` says whether another IPv4 chain is left. Then the client's retries run out.
+fn nat_chain_removed(left: bool, translates: bool) -> Vec<String> {
+    let removed = NatChainRemoved { family: 2, task: task("nft", 9), stack: Vec::new() };
+    let families = Some(NatFamilies { v4: left, v6: true });
+    let state = NetnsState { inum: NODE_NS, nat_families: families, ..NetnsState::default() };
+    let original = flow(CLIENT, VIP);
+    let reply = if translates { flow(SERVER, CLIENT) } else { original.reversed() };
+    let entry = ConntrackEntry { original, reply, state: Some(3), left_s: Some(400_000) };
+    let found = ConntrackFound { netns: NODE_NS, entries: vec![entry] };
+    let lookup =
+        StateLookup { packet: Some(original), conntrack: vec![found], ..StateLookup::default() };
+    let broke = 1000 * SECOND;
+    let mut client = socket(1, CLIENT, VIP, 700 * SECOND);
+    client.retransmits = 15;
+    verdicts_of([
+        at(800 * SECOND, NODE_NS, Body::NatChainRemoved(Box::new(removed))),
+        at(800 * SECOND, NODE_NS, Body::Netns(Box::new(state))),
+        failed(broke, CLIENT_NS, client, 110, &["tcp_write_timer"]),
+        at(broke, CLIENT_NS, Body::StateLookup(Box::new(lookup))),
+    ])
+}
+
+#[test]
+fn the_last_nat_chain_is_removed_under_a_translated_connection() {
+    assert_eq!(nat_chain_removed(false, true), ["nat_removed state_lost correlated"]);
+    let timeout = ["retransmission_timeout keepalive observed"];
+    assert_eq!(nat_chain_removed(true, true), timeout, "another chain is left");
+    assert_eq!(nat_chain_removed(false, false), timeout, "its entry does not translate it");
 }
