@@ -12,17 +12,19 @@ use anyhow::{Context, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     Conntrack,
+    Nat,
     Ipvs,
     /// IPVS holds no more connections than `net.ipv4.vs.conn_max`.
     IpvsConnMax,
 }
 
 impl Need {
-    const ALL: [Self; 3] = [Self::Conntrack, Self::Ipvs, Self::IpvsConnMax];
+    const ALL: [Self; 4] = [Self::Conntrack, Self::Nat, Self::Ipvs, Self::IpvsConnMax];
 
     fn module(self) -> &'static str {
         match self {
             Self::Conntrack => "nf_conntrack",
+            Self::Nat => "nf_nat",
             Self::Ipvs | Self::IpvsConnMax => "ip_vs",
         }
     }
@@ -31,6 +33,7 @@ impl Need {
     fn file(self) -> &'static str {
         match self {
             Self::Conntrack => "/proc/sys/net/netfilter/nf_conntrack_max",
+            Self::Nat => "/sys/module/nf_nat",
             Self::Ipvs => "/proc/net/ip_vs",
             Self::IpvsConnMax => "/proc/sys/net/ipv4/vs/conn_max",
         }
@@ -39,7 +42,7 @@ impl Need {
     /// The name in the coverage table.
     fn name(self) -> &'static str {
         match self {
-            Self::Conntrack | Self::Ipvs => self.module(),
+            Self::Conntrack | Self::Nat | Self::Ipvs => self.module(),
             Self::IpvsConnMax => "net.ipv4.vs.conn_max",
         }
     }

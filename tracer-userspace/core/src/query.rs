@@ -90,12 +90,13 @@ pub fn wanted(event: &Event) -> Vec<Query> {
             let socket = &error.socket;
             owner_of = Some(socket).filter(|socket| has_owner(socket));
             max_age = FRESH;
+            let gave_up = socket.err == ETIMEDOUT || socket.err_soft != 0;
+            if gave_up && socket.rcv_nxt != 0 {
+                // Its conntrack entry may still translate it, in a namespace that has no NAT any more.
+                queries.push(Query::State { netns, packet: socket.flow });
+            }
             if socket.err == ETIMEDOUT {
                 queries.push(Query::IpvsOrphan { flow: socket.flow });
-                if socket.rcv_nxt != 0 {
-                    // Its conntrack entry may still translate it, in a namespace that has no NAT any more.
-                    queries.push(Query::State { netns, packet: socket.flow });
-                }
                 if socket.rcv_nxt == 0 {
                     queries.push(Query::IpvsService { address: socket.flow.dst });
                 }
@@ -110,10 +111,9 @@ pub fn wanted(event: &Event) -> Vec<Query> {
                 queries.push(Query::IpvsDropped { netns, flow: drop.packet.flow });
             }
         }
-        Body::IpvsEnd(_)
-        | Body::IpvsServerRemoved(_)
-        | Body::ConntrackEnd(_)
-        | Body::NatChainRemoved(_) => max_age = FRESH,
+        Body::IpvsEnd(_) | Body::IpvsServerRemoved(_) | Body::ConntrackEnd(_) => max_age = FRESH,
+        // An earlier reading would still show the chain.
+        Body::NatChainRemoved(_) => max_age = Duration::ZERO,
         _ => {}
     }
     if let Some(socket) = owner_of.filter(|socket| socket.inode != 0) {

@@ -14,14 +14,6 @@ use rsttrace_model::{
 use super::{Host, clock, inside::first_inside, netns_paths, sock_diag};
 
 impl Host {
-    /// Whether a process holds the socket of this connection, local side first. `None` where the kernel does not list
-    /// its sockets, or the namespace cannot be entered.
-    #[must_use]
-    pub fn is_held(&self, netns: u32, flow: Flow) -> Option<bool> {
-        let found = self.enter(netns, || sock_diag::find(flow))?.ok()?;
-        Some(found.is_some_and(|socket| socket.flow == flow && socket.inode != 0))
-    }
-
     /// The socket of this connection, local side first, with its namespace and the time of the reading. A loopback
     /// address is searched in `netns` only, because every namespace has that address.
     #[must_use]
@@ -58,19 +50,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_held_connection_is_found_and_a_closed_one_is_not_held() {
+    fn a_connection_is_found_with_its_namespace_and_another_is_not() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a local port");
         let address = listener.local_addr().expect("bound");
         let client = TcpStream::connect(address).expect("connect");
         let flow = Flow { src: client.local_addr().expect("connected"), dst: address };
         let host = Host::new().expect("proc is mounted");
         // Without tcp_diag nothing is known.
-        let Some(held) = host.is_held(host.own, flow) else { return };
-        assert!(held);
-        let found = host.connection(host.own, flow).expect("a connection");
-        assert_eq!((found.0, found.2.flow), (host.own, flow));
-        drop(client);
-        assert_eq!(host.is_held(host.own, flow), Some(false));
+        if let Some((netns, _, socket)) = host.connection(host.own, flow) {
+            assert_eq!((netns, socket.flow), (host.own, flow));
+            assert_ne!(socket.inode, 0);
+        }
         let other = Flow { dst: SocketAddr::from(([127, 0, 0, 1], 1)), ..flow };
         assert_eq!(host.connection(host.own, other), None);
     }

@@ -120,7 +120,10 @@ impl Host {
     /// `max_age` ago. `None` when no process or name refers to the namespace, or we may not enter it.
     #[must_use]
     pub fn netns(&self, inum: u32, max_age: Duration) -> Option<NetnsState> {
-        self.work(move |namespaces| namespaces.state(inum, max_age, Instant::now()))?
+        let state =
+            self.work(move |namespaces| namespaces.state(inum, max_age, Instant::now()))??;
+        self.tables.note(&state);
+        Some(state)
     }
 
     /// The TCP sockets of a network namespace that match `filter`, at most `most`. `None` when the

@@ -41,8 +41,7 @@ pub(super) const TABLE_MAX_AGE: Duration = Duration::from_secs(5);
 /// A table and when it was read.
 type Read = (Nanos, IpvsTable);
 
-/// The namespaces that had an IPVS table or conntrack when tracing began. Entries are looked up only for
-/// connections that are older than the trace: the trace records how the entries of other connections end.
+/// The namespaces that have an IPVS table or conntrack entries, as far as they were read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct StateTables(Arc<Mutex<Tables>>);
 
@@ -56,6 +55,26 @@ struct Tables {
 impl StateTables {
     fn lock(&self) -> MutexGuard<'_, Tables> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the tables of a namespace that was read because of a record: it may be newer than the survey.
+    pub(super) fn note(&self, state: &NetnsState) {
+        /// Namespaces kept of each kind.
+        const MOST_NAMESPACES: usize = 4096;
+        let mut tables = self.lock();
+        let has_services = state.ipvs.as_ref().and_then(|ipvs| ipvs.services.as_ref());
+        if has_services.is_some_and(|services| !services.is_empty())
+            && tables.ipvs.len() < MOST_NAMESPACES
+        {
+            // Read at its first use.
+            tables.ipvs.entry(state.inum).or_default();
+        }
+        if let Some(count) = state.conntrack.as_ref().and_then(|table| table.count)
+            && (tables.conntrack.len() < MOST_NAMESPACES
+                || tables.conntrack.contains_key(&state.inum))
+        {
+            tables.conntrack.insert(state.inum, count);
+        }
     }
 
     /// Namespaces with an IPVS table.

@@ -8,8 +8,6 @@ use super::{
     remedy,
 };
 use crate::{
-    case::Stamped,
-    event::NatChainRemoved,
     evidence::Evidence,
     fix::{Fix, FixOwner, Remedy, Risk},
     verdict::{Confidence, Family, Finding, NotFix, Verdict},
@@ -65,7 +63,7 @@ const NOT_FIXES: &[(&str, &str)] = &[
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let lost_state = evidence.looks_like_lost_state();
-    let at = removal(evidence).filter(|_| lost_state)?;
+    let (at, _) = evidence.nat_removal().filter(|_| lost_state)?;
     let (task, before) = (&at.value.task, human_s(evidence.age_s(at.ts)));
     let place = evidence.place(at.netns).describe();
     let family = at.value.family_name();
@@ -85,13 +83,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     )
 }
 
-/// The removal of the last chain that translated this connection.
-fn removal<'a>(evidence: &Evidence<'a>) -> Option<&'a Stamped<NatChainRemoved>> {
-    evidence.nat_removal()
-}
-
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    let by_kube_proxy = removal(evidence).is_some_and(|at| at.value.task.comm == "kube-proxy");
+    let removal = evidence.nat_removal();
+    let by_kube_proxy = removal.is_some_and(|(at, _)| at.value.task.comm == "kube-proxy");
     let owner = if by_kube_proxy { FixOwner::KubeProxy } else { PUT_BACK.owner };
     vec![Fix { owner, ..PUT_BACK.fix() }]
 }

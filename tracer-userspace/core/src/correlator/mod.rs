@@ -16,7 +16,7 @@ use self::{stored_verdict::StoredVerdict, strays::StraySources};
 use crate::{
     case::{Case, Record, Stamped},
     causes::{self, cause::Cause},
-    event::{Body, Event},
+    event::{Body, Event, has},
     evidence::{self, Evidence, Hosts, TraceCoverage},
     history::{
         baseline::Baseline,
@@ -193,6 +193,8 @@ impl Correlator {
                 self.counters.unknown_records += 1;
                 return;
             }
+            // A transaction that failed has removed what it had added.
+            Body::NatChainRemoved(it) if has(&it.stack, "nf_tables_abort") => return,
             Body::NatChainRemoved(it) => {
                 self.baseline.add_nat_removal(Stamped { ts, netns, value: *it });
                 return;

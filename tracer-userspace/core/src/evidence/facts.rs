@@ -153,7 +153,8 @@ impl<'a> Evidence<'a> {
             .find_map(|(_, drop)| Some((drop.packet.flow, drop.clash()?.reversed())));
         let rejected = self.drops.iter().find_map(|(_, drop)| drop.nat());
         let rejected = rejected.map(|nat| (nat.original, nat.reply));
-        ended.or(invalid).or(clash).or(rejected)
+        let removed = || self.nat_removal().map(|(_, entry)| (entry.original, entry.reply));
+        ended.or(invalid).or(clash).or(rejected).or_else(removed)
     }
 
     /// Whether the end of an entry of this connection is on record, also an end that no cause explains. Then
@@ -204,29 +205,29 @@ impl<'a> Evidence<'a> {
         self.hosts.get(&netns)
     }
 
-    /// The removal of the last NAT chain of its family in a namespace whose entry still translates this connection,
-    /// after a victim last received.
-    pub fn nat_removal(&self) -> Option<&'a Stamped<NatChainRemoved>> {
+    /// The removal of the last NAT chain of its family in a namespace, after a victim last received, and the entry there
+    /// that still translates this connection.
+    pub fn nat_removal(&self) -> Option<(&'a Stamped<NatChainRemoved>, &'a ConntrackEntry)> {
         let alive = self.last_received().unwrap_or(0);
         let is_v6 = self.case.identity.flows().iter().any(|flow| flow.dst.is_ipv6());
-        self.baseline.nat_removals().find(|at| {
+        let last = self.baseline.nat_removals().filter(|at| {
             let in_time = at.ts <= self.case.opened && at.ts.saturating_add(TOLERANCE) >= alive;
-            let is_last = self.host(at.netns).and_then(|host| host.nat_families);
-            let is_last = is_last.is_some_and(|left| !if is_v6 { left.v6 } else { left.v4 });
-            in_time && at.value.is_v6() == is_v6 && is_last && self.is_translated_in(at.netns)
-        })
+            let left = self.host(at.netns).and_then(|host| host.nat_families);
+            let is_last = left.is_some_and(|left| !if is_v6 { left.v6 } else { left.v4 });
+            in_time && is_last && at.value.is_v6() == is_v6
+        });
+        last.into_iter().find_map(|at| Some((at, self.translating_entry(at.netns)?)))
     }
 
-    /// Whether an entry of this connection in a namespace translates it, as the lookup for one of its packets showed.
-    fn is_translated_in(&self, netns: u32) -> bool {
+    /// The entry of a namespace that translates this connection, as the lookup for one of its packets showed.
+    fn translating_entry(&self, netns: u32) -> Option<&'a ConntrackEntry> {
         let errors = self.case.errors.iter().map(|at| (at.netns, at.value.socket.flow));
-        let answered =
-            self.case.sent.iter().filter_map(|at| Some((at.netns, at.value.trigger?.flow)));
+        let sent = self.case.sent.iter();
+        let answered = sent.filter_map(|at| Some((at.netns, at.value.trigger?.flow)));
         let lookups =
             errors.chain(answered).filter_map(|(at, flow)| self.baseline.lookup(at, flow));
         let found = lookups.flat_map(|lookup| &lookup.conntrack).filter(|it| it.netns == netns);
-        let mut entries = found.flat_map(|found| &found.entries);
-        entries.any(ConntrackEntry::translates)
+        found.flat_map(|found| &found.entries).find(|entry| entry.translates())
     }
 
     /// The value from which nf_conntrack_max was lowered to `now` while tracing.

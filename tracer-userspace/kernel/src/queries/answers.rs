@@ -17,7 +17,10 @@ use rsttrace_host::{
     Host,
     clock::{self, nanos},
 };
-use rsttrace_model::flow::{Flow, Nanos};
+use rsttrace_model::{
+    flow::{Flow, Nanos},
+    socket::SocketState,
+};
 use rustix::time::ClockId;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -101,7 +104,8 @@ fn answer_all(
                 let found = ends.iter().flat_map(|ends| ends.of(netns, packet));
                 let ended: Vec<_> = found
                     .map(|(netns, flow, end)| {
-                        let held = host.is_held(netns, flow);
+                        let is_it = |it: SocketState| it.flow == flow && it.inode != 0;
+                        let held = host.socket(netns, flow).map(|found| found.is_some_and(is_it));
                         EndedSocket { netns, flow, end, held }
                     })
                     .collect();
