@@ -23,7 +23,7 @@ pub const FIX_TESTS: &[FixTest] = &[
         Topology::Routed,
         |net, it| incident("conntrack_table_full", net, it).action("drop"),
         Prediction::In(Role::Node),
-        By::Fix("raise_conntrack_max"),
+        By::Fix("restore_conntrack_max"),
         full_table,
     )
     .needs(&[Need::Conntrack])
@@ -33,7 +33,7 @@ pub const FIX_TESTS: &[FixTest] = &[
         Topology::RoutedTwo,
         |net, it| Incident::new("conntrack_early_drop", net.client(it.port), net.vip(PORT)),
         Prediction::In(Role::Node),
-        By::Fix("raise_conntrack_max"),
+        By::Fix("restore_conntrack_max"),
         evicted,
     )
     .needs(&[Need::Conntrack])

@@ -141,7 +141,7 @@ fn evicted(net: Net) -> Incident {
         .nat(net.server(PORT))
         .victim("source", "ECONNRESET")
         .origin("local_stack")
-        .first_fix("raise_conntrack_max", "node")
+        .first_fix("restore_conntrack_max", "node")
 }
 
 /// A segment from the server, far outside the window. conntrack classifies it as INVALID and does not

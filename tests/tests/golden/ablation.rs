@@ -18,7 +18,7 @@ use rsttrace_model::flow::Flow;
 use super::captures;
 
 /// Causes that may replace another one with confidence: they claim less, and all that they claim was observed.
-const LESSER: [(&str, Option<&str>); 6] = [
+const LESSER: [(&str, Option<&str>); 7] = [
     // Without the record of a drop or deletion, only the error of the socket is left. That its retries were exhausted is
     // observed; why there was no answer is no longer on record.
     ("retransmission_timeout", None),
@@ -26,6 +26,8 @@ const LESSER: [(&str, Option<&str>); 6] = [
     ("keepalive_exhausted", None),
     // The state of the socket shows that it was closed, but not how long it had been idle then.
     ("data_after_close", Some("idle_close_race")),
+    // A later segment found no socket, and its close is on record, but not that it left data unread.
+    ("socket_gone", Some("close_unread_data")),
     // A later segment found no socket; the error of this socket is on record.
     ("socket_gone", Some("user_timeout")),
     // It is on record that the entry ended because its server was missing, but not that all other entries ended too.
@@ -216,7 +218,9 @@ fn without_a_piece_of_its_evidence_no_verdict_becomes_another_confident_one() ->
         for Ablation { gone, rest } in pieces.flatten() {
             for incident in captures::judge(rest) {
                 let mut of = whole.iter().filter(|whole| same_connection(whole, &incident));
-                if !of.clone().any(|whole| is_weaker(&incident, whole)) {
+                // One report stands for all stray segments of a source; without it, another one does.
+                let is_stray = incident.confidence.is_none();
+                if !is_stray && !of.clone().any(|whole| is_weaker(&incident, whole)) {
                     violations.push(format!(
                         "{}: {} without {gone} is {}",
                         captures::name(&capture),

@@ -4,7 +4,7 @@ use rsttrace_model::{conntrack::state_name, flow::Nanos, units::human_s};
 
 use super::{
     cause::Cause,
-    conntrack_table_full::{FIND_WHO, RAISE_MAX, more_room, room_on},
+    conntrack_table_full::{FIND_WHO, RAISE_MAX, RESTORE_MAX, more_room, room_on},
     doc::{Detection, Doc, RequiredSignal},
     fix_context::FixContext,
     remedy,
@@ -59,7 +59,7 @@ pub const CAUSE: Cause = Cause {
                 "the garbage collector removes expired entries too, but only after their deadline",
             ),
         ],
-        fixes: &[RAISE_MAX, FIND_WHO],
+        fixes: &[RAISE_MAX, FIND_WHO, RESTORE_MAX],
         not_fixes: NOT_FIXES,
     },
     judge,

@@ -95,7 +95,7 @@ pub const FIND_WHO: Remedy = Remedy {
 };
 
 /// For a limit that was lowered while tracing.
-const RESTORE_MAX: Remedy = Remedy {
+pub const RESTORE_MAX: Remedy = Remedy {
     id: "restore_conntrack_max",
     owner: FixOwner::Node,
     risk: Risk::Low,

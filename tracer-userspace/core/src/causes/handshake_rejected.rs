@@ -28,6 +28,11 @@ pub const CAUSE: Cause = Cause {
                  aborted socket show no payload",
                 &[RequiredSignal::Any("reset_sent")],
             ),
+            Detection::observed(
+                "a firewall rule answered an IPv4 SYN that no socket of this host sent",
+                &[RequiredSignal::Full("firewall_reset")],
+            ),
+            Detection::observed("the same for IPv6", &[RequiredSignal::Full("firewall_reset6")]),
             Detection::correlated(
                 "the initiator of a connection that never carried payload sent a reset with ACK",
                 &[RequiredSignal::Full("reset_received")],

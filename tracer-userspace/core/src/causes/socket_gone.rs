@@ -105,6 +105,10 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if let Some(verdict) = came_back(evidence) {
         return Some(verdict);
     }
+    // Segments that arrive after an abort are answered like this too.
+    if evidence.active().is_some() {
+        return None;
+    }
     let at = evidence.stateless()?;
     let here = at.value.trigger?.flow.dst;
     if let Some(end) = end(evidence) {
