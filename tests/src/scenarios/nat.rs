@@ -61,7 +61,7 @@ const fn nat(
     Scenario::new(name, Topology::Routed, expect, provoke).needs(&[Need::Conntrack])
 }
 
-/// The node does not answer for the service's address, so nobody does.
+/// No host answers for the service's address.
 fn untranslated(net: Net) -> Incident {
     Incident::new("nat_removed", net.client(CLIENT), net.vip(PORT))
         .confidence(&["correlated"])

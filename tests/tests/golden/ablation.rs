@@ -218,9 +218,9 @@ fn without_a_piece_of_its_evidence_no_verdict_becomes_another_confident_one() ->
         for Ablation { gone, rest } in pieces.flatten() {
             for incident in captures::judge(rest) {
                 let mut of = whole.iter().filter(|whole| same_connection(whole, &incident));
-                // One report stands for all stray segments of a source; without it, another one does.
-                let is_stray = incident.confidence.is_none();
-                if !is_stray && !of.clone().any(|whole| is_weaker(&incident, whole)) {
+                // One report stands for all unmatched segments of a source; without it, another one does.
+                let is_unmatched = incident.confidence.is_none();
+                if !is_unmatched && !of.clone().any(|whole| is_weaker(&incident, whole)) {
                     violations.push(format!(
                         "{}: {} without {gone} is {}",
                         captures::name(&capture),

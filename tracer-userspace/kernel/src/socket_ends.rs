@@ -36,7 +36,7 @@ impl SocketEnds {
     /// # Errors
     /// When the map has another type.
     pub fn new(map: Map, hz: u64) -> Result<Self> {
-        let map = HashMap::try_from(map).context("SOCKET_ENDS is no hash map")?;
+        let map = HashMap::try_from(map).context("SOCKET_ENDS is not a hash map")?;
         Ok(Self { map: Arc::new(map), hz })
     }
 

@@ -1,15 +1,14 @@
 //! A device between the ends sent the reset in the peer's name.
 
-use rsttrace_model::{flow::Nanos, tcp_flag, tcp_state, units::human_s};
+use rsttrace_model::{tcp_flag, tcp_state, units::human_s};
 
 use super::{
     cause::Cause,
     doc::{Detection, Doc, RequiredSignal},
-    peer_aborted::without_sender,
+    foreign_reset::{idle_before, without_sender},
     remedy,
 };
 use crate::{
-    event::Socket,
     evidence::{Evidence, seconds},
     fix::{Fix, FixOwner, Remedy, Risk},
     verdict::{Confidence, Family, Finding, NotFix, Verdict},
@@ -72,10 +71,6 @@ const NOT_FIXES: &[(&str, &str)] = &[
     ("a change at the peer's application", "it did not close the connection"),
 ];
 
-/// A reset that answers a segment arrives within a round trip; a segment that a TCP stack sent this long ago was
-/// answered before. Nanoseconds.
-const ANSWERED_BY_NOW: Nanos = 10_000_000_000;
-
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     let at = without_sender(evidence)?;
     let (ts, peer) = (at.ts, at.value.socket.flow.dst);
@@ -99,24 +94,24 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         ));
     }
     let packet = at.value.packet?;
-    let silent = silent_for(&at.value.socket, ts)?;
+    let idle = idle_before(&at.value.socket, ts)?;
     if packet.has(tcp_flag::ACK) {
         return None;
     }
-    let silent = human_s(seconds(silent));
+    let idle = human_s(seconds(idle));
     Some(
         Verdict::new(
             Confidence::Inferred,
             format!(
                 "a reset without ACK arrived that answers nothing: the socket had sent no segment \
-                 for {silent}, so a device on the path sent it in the name of {peer}"
+                 for {idle}, so a device on the path sent it in the name of {peer}"
             ),
         )
         .finding(Finding {
             kind: "unsolicited_rst",
             ts,
             summary: format!(
-                "RST without ACK from {peer}, TTL {}, {silent} after the last segment",
+                "RST without ACK from {peer}, TTL {}, {idle} after the last segment",
                 packet.ttl
             ),
         })
@@ -125,16 +120,6 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             peer.ip()
         )),
     )
-}
-
-/// How long the socket had sent nothing that a reset could answer: neither data, nor the acknowledgement of a received
-/// segment, nor a probe. `None` where it may have sent something.
-pub fn silent_for(socket: &Socket, ts: Nanos) -> Option<Nanos> {
-    let silent = ts.saturating_sub(socket.last_sent?.max(socket.last_received?));
-    let probes = socket.keepalive.enabled && seconds(silent) >= socket.keepalive.time_s;
-    let waits = socket.packets_out != 0 || socket.probes_out != 0 || socket.retransmits != 0;
-    let is_open = socket.state == tcp_state::ESTABLISHED;
-    (is_open && !probes && !waits && silent >= ANSWERED_BY_NOW).then_some(silent)
 }
 
 fn fixes(_: &Evidence<'_>) -> Vec<Fix> {

@@ -6,8 +6,7 @@ use rsttrace_model::{tcp_flag, units::human_s};
 use super::{
     cause::Cause,
     doc::{Detection, Doc, RequiredSignal},
-    injected_reset::silent_for,
-    peer_aborted::from_elsewhere,
+    foreign_reset::{from_elsewhere, idle_before},
     remedy,
 };
 use crate::{
@@ -90,7 +89,7 @@ const LATE: f64 = 1.13;
 /// The shortest idle time that counts, seconds.
 const IDLE_S: f64 = 1.0;
 
-/// A shorter idle time than this is no limit of a device that sends a reset with ACK: applications abort
+/// A shorter idle time than this is not the limit of a device that sends a reset with ACK: applications abort
 /// connections at any age. Seconds.
 const SHORTEST_LIMIT_S: f64 = 30.0;
 
@@ -101,7 +100,7 @@ pub fn sample(evidence: &Evidence<'_>) -> Option<Break> {
     let unexplained = evidence.lost_nothing() && evidence.drops().is_empty();
     let idle_s = evidence.idle_s().filter(|idle_s| *idle_s >= IDLE_S)?;
     let socket = &evidence.received()?.value.socket;
-    let unasked = idle_s >= SHORTEST_LIMIT_S && silent_for(socket, evidence.case.opened).is_some();
+    let unasked = idle_s >= SHORTEST_LIMIT_S && idle_before(socket, evidence.case.opened).is_some();
     let by_device = !packet.has(tcp_flag::ACK) || unasked;
     (unexplained && by_device && evidence.was_used()).then_some(Break {
         at: evidence.case.opened,

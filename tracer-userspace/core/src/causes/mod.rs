@@ -16,6 +16,7 @@ mod data_after_close;
 pub mod doc;
 mod firewall_reject;
 pub mod fix_context;
+mod foreign_reset;
 mod handshake_rejected;
 mod idle_close_race;
 mod injected_reset;

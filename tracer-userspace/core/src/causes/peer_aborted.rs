@@ -5,12 +5,11 @@ use rsttrace_model::{flow::Nanos, tcp_flag, units::human_s};
 use super::{
     cause::Cause,
     doc::{Detection, Doc, RequiredSignal},
-    injected_reset::silent_for,
+    foreign_reset::{from_elsewhere, idle_before},
     remedy,
 };
 use crate::{
-    case::Stamped,
-    event::{Packet, ResetReceived},
+    event::Packet,
     evidence::{Evidence, seconds},
     fix::{Fix, FixOwner, Remedy, Risk},
     verdict::{Confidence, Family, Finding, NotFix, Verdict},
@@ -65,20 +64,6 @@ const LOOK_AT_PEER: Remedy = Remedy {
 
 pub const NOT_FIXES: &[(&str, &str)] = &[("sysctls on this host", "another host sent the reset")];
 
-/// The reset that a socket received, if neither a socket nor a rule of this host sent it.
-pub fn without_sender<'a>(evidence: &Evidence<'a>) -> Option<&'a Stamped<ResetReceived>> {
-    if evidence.sent().is_some() || evidence.is_handshake() || !evidence.sees_every_reset() {
-        return None;
-    }
-    evidence.received()
-}
-
-/// The time and packet of that reset, if its header was readable.
-pub fn from_elsewhere(evidence: &Evidence<'_>) -> Option<(u64, Packet)> {
-    let at = without_sender(evidence)?;
-    Some((at.ts, at.value.packet?))
-}
-
 /// Most routers that a packet from one namespace of this host to another may pass: those of a container in
 /// a container, and the host's own.
 const HOPS_WITHIN: u8 = 4;
@@ -99,9 +84,9 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     // nearby (tcpkill, an intrusion prevention system) sends packets that no hook here sees.
     let far = hops(packet.ttl) > HOPS_WITHIN;
     // A device whose idle timer runs out sends the same segment.
-    let unasked = evidence.received().and_then(|at| silent_for(&at.value.socket, ts));
-    if let Some(silent) = unasked.map(seconds).filter(|silent_s| *silent_s >= IDLE_S) {
-        return Some(after_silence(packet, ts, silent));
+    let unasked = evidence.received().and_then(|at| idle_before(&at.value.socket, ts));
+    if let Some(idle_s) = unasked.map(seconds).filter(|idle_s| *idle_s >= IDLE_S) {
+        return Some(after_idle_time(packet, ts, idle_s));
     }
     let (confidence, why, prove) = match far {
         true => (
@@ -139,19 +124,19 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
 const IDLE_S: f64 = 30.0;
 
 /// The connection had been idle when the reset came.
-fn after_silence(packet: Packet, ts: Nanos, silent_s: f64) -> Verdict {
-    let (silent, peer) = (human_s(silent_s), packet.flow.src);
+fn after_idle_time(packet: Packet, ts: Nanos, idle_s: f64) -> Verdict {
+    let (idle, peer) = (human_s(idle_s), packet.flow.src);
     Verdict::new(
         Confidence::Inferred,
         format!(
-            "the peer's own socket aborted the connection after {silent} without traffic, or a device \
+            "the peer's own socket aborted the connection after {idle} without traffic, or a device \
              on the path did when its idle timer ran out (a reset with ACK that answers nothing)"
         ),
     )
     .finding(Finding {
         kind: "rst_with_ack",
         ts,
-        summary: format!("RST|ACK from {peer}, TTL {}, {silent} after the last segment", packet.ttl),
+        summary: format!("RST|ACK from {peer}, TTL {}, {idle} after the last segment", packet.ttl),
     })
     .prove(format!(
         "run rsttrace on the host of {}, where it observes an abort itself; if breaks cluster at one \

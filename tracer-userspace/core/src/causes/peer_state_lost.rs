@@ -5,7 +5,8 @@ use rsttrace_model::{tcp_flag, units::human_s};
 use super::{
     cause::Cause,
     doc::{Detection, Doc, RequiredSignal},
-    peer_aborted::{NOT_FIXES, from_elsewhere, not_fixes},
+    foreign_reset::from_elsewhere,
+    peer_aborted::{NOT_FIXES, not_fixes},
     remedy,
 };
 use crate::{

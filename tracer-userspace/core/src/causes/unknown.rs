@@ -51,7 +51,7 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
             "check for NAT or IPVS on the path; its entry may have ended before tracing began, so \
              run rsttrace there and keep it running",
         )
-    } else if let Some(packet) = evidence.stray() {
+    } else if let Some(packet) = evidence.unmatched() {
         let from = packet.flow.src.ip();
         let forgot = match evidence.may_have_forgotten() {
             true => ", as far as the records reach back",

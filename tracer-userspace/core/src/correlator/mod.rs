@@ -12,7 +12,7 @@ use owners::Owners;
 use reported::{ReportedIncident, ReportedIncidents};
 use rsttrace_model::flow::Nanos;
 
-use self::{stored_verdict::StoredVerdict, strays::StraySources};
+use self::{stored_verdict::StoredVerdict, unmatched::UnmatchedSources};
 use crate::{
     case::{Case, Record, Stamped},
     causes::{self, cause::Cause},
@@ -36,7 +36,7 @@ mod open;
 mod owners;
 mod reported;
 mod stored_verdict;
-mod strays;
+mod unmatched;
 
 pub use owners::closing_task;
 
@@ -53,7 +53,7 @@ const MAX_NAMESPACES: usize = 4096;
 /// Counts that the closing summary shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunCounters {
-    /// Resets and repeats that belong to an incident that is already reported, and stray segments of a source
+    /// Resets and repeats that belong to an incident that is already reported, and unmatched segments of a source
     /// whose last one was just reported, or late FINs.
     pub absorbed: u64,
     /// Losses evicted because their store was full.
@@ -75,7 +75,7 @@ pub struct Correlator {
     owners: Owners,
     open: OpenCases,
     reported: ReportedIncidents,
-    strays: StraySources,
+    unmatched: UnmatchedSources,
     sequence: u64,
     counters: RunCounters,
 }
@@ -103,7 +103,7 @@ impl Correlator {
             owners: Owners::default(),
             open: OpenCases::default(),
             reported: ReportedIncidents::default(),
-            strays: StraySources::default(),
+            unmatched: UnmatchedSources::default(),
             sequence: 0,
             counters: RunCounters::default(),
         }
@@ -299,8 +299,8 @@ impl Correlator {
             return None;
         }
         let (cause, verdict) = judge(&evidence);
-        if let Some(packet) = evidence.stray().filter(|_| cause.family == Family::Unknown)
-            && !self.strays.is_first(packet.flow.src.ip(), case.opened)
+        if let Some(packet) = evidence.unmatched().filter(|_| cause.family == Family::Unknown)
+            && !self.unmatched.is_first(packet.flow.src.ip(), case.opened)
         {
             self.counters.absorbed += 1;
             return None;

@@ -1,5 +1,5 @@
 //! What did *not* happen. Every negative statement of a verdict is made here, so that none reaches further back
-//! than the records do: what was not traced yet, was lost, or may have been forgotten, is no evidence.
+//! than the records do: what was not traced yet, was lost, or may have been forgotten, is not evidence.
 
 use rsttrace_model::{flow::Nanos, units::human_s};
 

@@ -25,7 +25,7 @@ pub enum ResettingEnd<'a> {
 }
 
 impl<'a> Evidence<'a> {
-    /// What is known of the end that reset the connection for want of a socket.
+    /// What is known of the end that reset the connection because it had no socket.
     pub fn resetting_end(&self) -> ResettingEnd<'a> {
         let Some((at, packet)) = self.stateless().and_then(|at| Some((at, at.value.trigger?)))
         else {

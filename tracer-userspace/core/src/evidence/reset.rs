@@ -258,7 +258,7 @@ impl<'a> Evidence<'a> {
     }
 
     /// The segment of a connection that nothing here remembers: no socket, entry or end. Scans look like that.
-    pub fn stray(&self) -> Option<Packet> {
+    pub fn unmatched(&self) -> Option<Packet> {
         let packet = self.stateless()?.value.trigger?;
         (self.victim().is_none() && !self.was_used() && !self.has_loss()).then_some(packet)
     }

@@ -98,7 +98,7 @@ impl Baseline {
 
     /// The value from which nf_conntrack_max was lowered to `now` while tracing.
     pub fn max_before(&self, now: u32) -> Option<u32> {
-        // 0 is no limit before 7.2.
+        // Before 7.2, 0 means unlimited.
         self.highest_max.filter(|before| now != 0 && *before > now)
     }
 

@@ -494,7 +494,7 @@ fn sockets_with_the_widest_spans() {
     assert_eq!(verdicts, ["peer_state_lost remote inferred"; 20]);
 }
 
-/// verdicts.md 19: the limit was lowered while tracing, so raising it is no fix.
+/// verdicts.md 19: the limit was lowered while tracing, so raising it is not the fix.
 #[test]
 fn a_table_whose_limit_was_lowered_while_tracing() {
     let limits = |ts, max, count| {
@@ -550,7 +550,7 @@ fn the_source_and_destination_are_what_the_client_dialled() {
 fn the_other_end_of_a_connection_that_an_invalid_packet_broke() {
     let broke = 1000 * SECOND;
     // Far outside the window, which is why conntrack judged it INVALID.
-    let stray = Packet { seq: 9_500_000, ack: 5000, payload: 10, ..data(SERVER, CLIENT) };
+    let invalid = Packet { seq: 9_500_000, ack: 5000, payload: 10, ..data(SERVER, CLIENT) };
     let mut server = socket(5, SERVER, CLIENT, 999 * SECOND);
     (server.snd_una, server.snd_nxt, server.rcv_nxt) = (9000, 9000, 5000);
     let mut client = socket(1, CLIENT, VIP, 999 * SECOND);
@@ -559,8 +559,8 @@ fn the_other_end_of_a_connection_that_an_invalid_packet_broke() {
     let mut at_server = at_listener(Packet { seq: 5000, ack: 9000, ..data(CLIENT, SERVER) });
     at_server.end = None;
     let events = [
-        judged_invalid(broke, stray),
-        sent(broke + 1000, CLIENT_NS, no_socket(stray)),
+        judged_invalid(broke, invalid),
+        sent(broke + 1000, CLIENT_NS, no_socket(invalid)),
         received(broke + 2000, SERVER_NS, server.clone()),
         failed(broke + 3000, SERVER_NS, server, 104, &["tcp_reset"]),
         sent(later, SERVER_NS, at_server),

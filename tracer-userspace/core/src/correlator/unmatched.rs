@@ -1,4 +1,4 @@
-//! Sources of stray segments: a scan sends thousands, and one report says as much as all of them.
+//! Sources of unmatched segments: a scan sends thousands, and one report says as much as all of them.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,14 +13,14 @@ const REPORTED_EVERY: Nanos = 10_000_000_000;
 /// Sources kept. A scan from more addresses is reported more often.
 const MAX_SOURCES: usize = 4096;
 
-/// When a stray segment of each source was last reported.
+/// When a unmatched segment of each source was last reported.
 #[derive(Default)]
-pub struct StraySources {
+pub struct UnmatchedSources {
     reported: HashMap<IpAddr, Nanos>,
     oldest_first: VecDeque<(IpAddr, Nanos)>,
 }
 
-impl StraySources {
+impl UnmatchedSources {
     /// Whether a segment of this source is to be reported, which is noted.
     pub fn is_first(&mut self, source: IpAddr, ts: Nanos) -> bool {
         let last = self.reported.get(&source);
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn a_source_is_reported_once_in_ten_seconds_and_the_store_is_bounded() {
-        let mut sources = StraySources::default();
+        let mut sources = UnmatchedSources::default();
         let scanner = address("203.0.113.9:1").ip();
         let reported = [0, 9, 10, 15, 20].map(|s| sources.is_first(scanner, s * SECOND));
         assert_eq!(reported, [true, false, true, false, true]);
