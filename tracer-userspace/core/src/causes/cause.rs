@@ -2,7 +2,7 @@
 
 use super::{doc::Doc, fix_context::FixContext};
 use crate::{
-    evidence::Evidence,
+    evidence::{Evidence, ResettingEnd},
     fix::Fix,
     verdict::{Confidence, Family, NotFix, Verdict},
 };
@@ -62,6 +62,11 @@ impl Facts {
     pub const CONNTRACK: Self = Self::Conntrack { limit: |_| None };
 }
 
+/// How to decide between a lost entry and a close by the server, where its FIN came before.
+const SERVER_SHUT: &str = "check whether the server had closed its socket or only shut it for writing; if it had closed the \
+                           socket, the packet would have been reset with the entry alive as well, and the client has to \
+                           read the end of file";
+
 impl Cause {
     /// What most causes have: nothing to rule out, no fix, nothing computed, no special report.
     pub const BASE: Self = Self {
@@ -86,7 +91,10 @@ impl Cause {
         if self.family == Family::Benign && evidence.broke_a_used_connection() {
             return None;
         }
-        let verdict = (self.judge)(evidence)?;
+        let mut verdict = (self.judge)(evidence)?;
+        if evidence.has_loss() && evidence.resetting_end() == ResettingEnd::ServerShut {
+            verdict.prove.get_or_insert_with(|| SERVER_SHUT.into());
+        }
         let confidence = verdict.confidence.map(|confidence| confidence.min(self.ceiling));
         Some(Verdict { confidence, ..verdict })
     }

@@ -35,6 +35,11 @@ pub const CAUSE: Cause = Cause {
                 "the deletion was seen, the sender of the reset was not",
                 &[RequiredSignal::Any("conntrack_end"), RequiredSignal::Any("reset_received")],
             ),
+            Detection::inferred(
+                "the same, and the server had sent its FIN before; whether it had closed its socket is \
+                 not known",
+                &[RequiredSignal::Any("conntrack_end")],
+            ),
         ],
         mistaken_for: &[
             (

@@ -17,9 +17,9 @@ use super::{
 };
 use crate::{
     causes::cause::Facts,
-    evidence::{Evidence, ResettingEnd},
+    evidence::Evidence,
     fix::{Change, Fix, FixOwner, Remedy, Risk},
-    verdict::{Confidence, Family, NotFix, Verdict},
+    verdict::{Family, NotFix, Verdict},
 };
 
 pub const CAUSE: Cause = Cause {
@@ -125,25 +125,17 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     if end.state == ESTABLISHED || !is_natural(end) || !had_time(end, loss.ts) {
         return None;
     }
-    let is_known = evidence.resetting_end() == ResettingEnd::Open;
-    let confidence = if is_known { evidence.lost_entry_confidence() } else { Confidence::Inferred };
-    let verdict = Verdict::new(
-        confidence,
-        format!(
-            "its IPVS entry had expired in {} (limit {})",
-            state_name(end.state),
-            human_s(end.timeout_s)
-        ),
+    Some(
+        Verdict::new(
+            evidence.lost_entry_confidence(),
+            format!(
+                "its IPVS entry had expired in {} (limit {})",
+                state_name(end.state),
+                human_s(end.timeout_s)
+            ),
+        )
+        .finding(finding(evidence, loss.ts, end)),
     )
-    .finding(finding(evidence, loss.ts, end));
-    Some(match is_known {
-        false => verdict.prove(
-            "check whether the server had closed its socket or only shut it for writing; if it had \
-             closed the socket, no IPVS timeout and no keepalive would have helped, and the client \
-             has to read the end of file",
-        ),
-        true => verdict,
-    })
 }
 
 /// Whether the client wrote after the server's FIN. Only the server knows if that FIN was a close or a

@@ -43,6 +43,11 @@ pub const CAUSE: Cause = Cause {
                     RequiredSignal::Any("kernel_symbols"),
                 ],
             ),
+            Detection::inferred(
+                "the same, and the server had sent its FIN before; whether it had closed its socket is \
+                 not known",
+                &[RequiredSignal::Any("conntrack_end")],
+            ),
         ],
         mistaken_for: &[
             ("conntrack_deleted", "a program deleted the entry through netlink"),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use rsttrace_model::flow::Nanos;
 
-use super::facts::Evidence;
+use super::facts::{Evidence, TOLERANCE};
 use crate::event::{EndedSocket, SocketEnd};
 
 /// The FIN of a close is itself a received segment, at most this long in flight.
@@ -44,16 +44,18 @@ impl<'a> Evidence<'a> {
         };
         match ended.clone().find(its_own) {
             Some(EndedSocket { held: Some(true), .. }) => ResettingEnd::Open,
-            Some(it) => ResettingEnd::Closed(&it.end),
-            None if self.is_held(at.netns, here) => ResettingEnd::Open,
-            None => self.shut(here),
+            Some(EndedSocket { held: Some(false), end, .. }) => ResettingEnd::Closed(end),
+            _ if self.is_held(at.netns, here) => ResettingEnd::Open,
+            _ => self.shut(here),
         }
     }
 
-    /// Whether an end of this connection's socket came before the reset, and not before the victim last received.
-    pub fn explains(&self, end: &SocketEnd) -> bool {
+    /// Whether an end of this connection's socket came before the reset, and not before the victim last received. A victim
+    /// that has not received the FIN and was heard of since belongs to a later connection of the tuple.
+    fn explains(&self, end: &SocketEnd) -> bool {
         let alive = self.last_received().unwrap_or(0);
-        end.err == 0 && end.ts < self.case.opened && end.ts.saturating_add(IN_FLIGHT) >= alive
+        let slack = if self.peer_closed() { IN_FLIGHT } else { TOLERANCE };
+        end.err == 0 && end.ts < self.case.opened && end.ts.saturating_add(slack) >= alive
     }
 
     /// The server for which an address stood, according to the entry that was lost.

@@ -10,6 +10,7 @@ use rsttrace_model::{
 };
 
 use super::{
+    closed::ResettingEnd,
     coverage::TraceCoverage,
     reconstructed::{Balanced, Translated},
 };
@@ -164,8 +165,11 @@ impl<'a> Evidence<'a> {
     }
 
     /// The confidence of a lost entry, whose end is on record: observed if the reset's sender is on record
-    /// too.
+    /// too, and inferred if the server may have closed the connection before.
     pub fn lost_entry_confidence(&self) -> Confidence {
+        if self.resetting_end() == ResettingEnd::ServerShut {
+            return Confidence::Inferred;
+        }
         match self.stateless() {
             Some(_) if !self.zone_is_ambiguous => Confidence::Observed,
             _ => Confidence::Correlated,

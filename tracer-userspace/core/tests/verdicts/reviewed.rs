@@ -114,11 +114,11 @@ fn a_conntrack_entry_in_close_wait_expired_after_the_client_closed() {
 }
 
 /// The socket of the client ended at 100 s, or was only shut for writing and is `held`.
-fn client_ended(held: bool) -> Event {
+fn client_ended(held: Option<bool>) -> Event {
     let packet = flow(SERVER, CLIENT);
     let end = closed_at(100 * SECOND, "curl", 4);
     let flow = flow(CLIENT, VIP);
-    let ended = vec![EndedSocket { netns: CLIENT_NS, flow, end, held: Some(held) }];
+    let ended = vec![EndedSocket { netns: CLIENT_NS, flow, end, held }];
     at(300 * SECOND, CLIENT_NS, Body::EndedSockets(Box::new(EndedSockets { packet, ended })))
 }
 
@@ -133,11 +133,53 @@ fn an_entry_expired_after_a_recorded_close_or_half_close() {
             Body::IpvsEnd(_) => "ipvs_halfclose_expired timeout_mismatch observed",
             _ => "conntrack_idle_expired timeout_mismatch observed",
         };
-        for (held, right) in [(false, "data_after_close application observed"), (true, limit)] {
+        let closed = "data_after_close application observed";
+        let unknown = "unknown unknown none";
+        for (held, right) in [(Some(false), closed), (Some(true), limit), (None, unknown)] {
             let mut events = answer_after_the_close(end.clone());
             events.insert(2, client_ended(held));
             assert_eq!(verdicts_of(events), [right]);
         }
+    }
+}
+
+/// The addresses and ports of a closed connection are used again within a second: its end does not belong to the new
+/// connection, whose sockets have received no FIN.
+#[test]
+fn an_entry_expired_after_an_earlier_connection_of_the_tuple_was_closed() {
+    let mut events = article();
+    let earlier = closed_at(26 * SECOND + SECOND / 2, "nginx", 4);
+    let flow = flow(SERVER, CLIENT);
+    let ended = vec![EndedSocket { netns: SERVER_NS, flow, end: earlier, held: Some(false) }];
+    let packet = data(CLIENT, VIP).flow;
+    let ended = Body::EndedSockets(Box::new(EndedSockets { packet, ended }));
+    events.insert(2, at(1000 * SECOND, NODE_NS, ended));
+    assert_eq!(verdicts_of(events), ["ipvs_idle_expired timeout_mismatch observed"]);
+}
+
+/// The server had sent its FIN before its entry was lost; whether it was a close is not known.
+#[test]
+fn an_entry_was_lost_after_the_server_had_sent_its_fin() {
+    let mut client = socket(1, CLIENT, VIP, 27 * SECOND);
+    client.state = tcp_state::CLOSE_WAIT;
+    for (end, right) in [
+        (
+            conntrack_ended(90 * SECOND, conntrack_end(500 * SECOND, 4711)),
+            "conntrack_deleted state_lost inferred",
+        ),
+        (
+            ipvs_ended(930 * SECOND, IpvsEnd { state: 4, ..ipvs_end(120.0) }),
+            "ipvs_halfclose_expired timeout_mismatch inferred",
+        ),
+    ] {
+        let incidents = replay([
+            end,
+            sent(1000 * SECOND, NODE_NS, no_socket(data(CLIENT, VIP))),
+            received(1000 * SECOND + 1000, CLIENT_NS, client.clone()),
+        ]);
+        assert_eq!(verdicts(&incidents), [right]);
+        let prove = incidents[0].prove.as_deref().unwrap_or_default();
+        assert!(prove.contains("closed its socket or only shut it"), "{prove}");
     }
 }
 
