@@ -6,7 +6,10 @@ use std::net::SocketAddr;
 use rsttrace_model::flow::Nanos;
 
 use super::facts::{Evidence, TOLERANCE};
-use crate::event::{EndedSocket, SocketEnd};
+use crate::{
+    event::{EndedSocket, SocketEnd},
+    verdict::Confidence,
+};
 
 /// The FIN of a close is itself a received segment, at most this long in flight.
 const IN_FLIGHT: Nanos = 1_000_000_000;
@@ -47,6 +50,18 @@ impl<'a> Evidence<'a> {
             Some(EndedSocket { held: Some(false), end, .. }) => ResettingEnd::Closed(end),
             _ if self.is_held(at.netns, here) => ResettingEnd::Open,
             _ => self.shut(here),
+        }
+    }
+
+    /// The confidence of a lost entry, whose end is on record: observed if the reset's sender is on record
+    /// too, and inferred if the server may have closed the connection before.
+    pub fn lost_entry_confidence(&self) -> Confidence {
+        if self.resetting_end() == ResettingEnd::ServerShut {
+            return Confidence::Inferred;
+        }
+        match self.stateless() {
+            Some(_) if !self.zone_is_ambiguous => Confidence::Observed,
+            _ => Confidence::Correlated,
         }
     }
 

@@ -10,7 +10,6 @@ use rsttrace_model::{
 };
 
 use super::{
-    closed::ResettingEnd,
     coverage::TraceCoverage,
     reconstructed::{Balanced, Translated},
 };
@@ -27,7 +26,6 @@ use crate::{
         losses::LossEntry,
         memory::Memory,
     },
-    verdict::Confidence,
 };
 
 /// A loss and the packet that fails because of it can be in one softirq, and timestamps of segments have the
@@ -162,18 +160,6 @@ impl<'a> Evidence<'a> {
     /// a missing socket alone does not explain the reset.
     pub fn has_loss(&self) -> bool {
         self.ipvs.is_some() || self.conntrack.is_some()
-    }
-
-    /// The confidence of a lost entry, whose end is on record: observed if the reset's sender is on record
-    /// too, and inferred if the server may have closed the connection before.
-    pub fn lost_entry_confidence(&self) -> Confidence {
-        if self.resetting_end() == ResettingEnd::ServerShut {
-            return Confidence::Inferred;
-        }
-        match self.stateless() {
-            Some(_) if !self.zone_is_ambiguous => Confidence::Observed,
-            _ => Confidence::Correlated,
-        }
     }
 
     /// The test that would show which loss it was, where the victim is not on this host.
