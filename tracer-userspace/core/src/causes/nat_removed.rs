@@ -23,8 +23,11 @@ pub const CAUSE: Cause = Cause {
                 net/netfilter/nf_nat_core.c). When the last one is removed, as kube-proxy --cleanup \
                 does in nftables mode, the conntrack entries of established connections stay, but \
                 their packets are no longer translated: they go to an address that no host answers \
-                for, or reach a host that does not know the connection. Removing rules alone does no \
-                harm, because only the first packet of a connection is matched against them.",
+                for, or reach a host that does not know the connection. Removing rules while a chain is \
+                left does no harm, because only the first packet of a connection is matched against \
+                them, unless the last rule of the namespace that needs conntrack goes as well. The \
+                connection's entry is read by netlink, only while nf_conntrack_netlink is loaded, as \
+                it is under kube-proxy.",
         detections: &[Detection::correlated(
             "the removal of a NAT chain was seen, no other is left in that namespace, and the \
              connection, whose entry still exists there and translates it, then timed out or was \
@@ -52,8 +55,7 @@ const PUT_BACK: Remedy = Remedy {
     summary: "keep at least one NAT chain while translated connections exist",
     reason: "conntrack translates the packets of an entry only where NAT is hooked in",
     how: "load the new rule set in one transaction (nft -f), or drain the node before the rules are \
-          removed (kubectl drain before kube-proxy --cleanup); any NAT chain, also an empty one, \
-          restores the translation of the entries that are left",
+          removed (kubectl drain before kube-proxy --cleanup)",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[
