@@ -220,8 +220,8 @@ pub fn wait_expired(stage: &Stage<'_>, client_port: u16) -> Result<()> {
 }
 
 /// The complete table of connections. A read may miss entries: since 7.2 while they move to a larger table, which only
-/// the count of all entries shows; before, when entries of any namespace end while a long table is read. So several
-/// readings are added.
+/// the count of all entries shows; before, when entries of any namespace end while a long table is read. So it is read
+/// until a further reading adds nothing.
 pub fn connections(node: &Namespace) -> Result<String> {
     let deadline = Instant::now() + PATIENCE;
     // An entry that is listed twice may differ in its remaining time.

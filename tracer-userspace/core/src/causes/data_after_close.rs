@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     case::Stamped,
-    event::ResetSent,
+    event::{ResetSent, SocketEnd},
     evidence::{Evidence, ResettingEnd},
     fix::{Fix, FixOwner, Remedy, Risk},
     verdict::{Confidence, Family, Finding, NotFix, Verdict},
@@ -119,13 +119,19 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
     long_gone(evidence).or_else(|| answered(evidence))
 }
 
+/// The close of the end that reset the connection, where the end of an entry is on record too.
+fn closed_meanwhile<'a>(evidence: &Evidence<'a>) -> Option<&'a SocketEnd> {
+    match evidence.resetting_end() {
+        ResettingEnd::Closed(end) if evidence.has_loss() => Some(end),
+        _ => None,
+    }
+}
+
 /// The end of an entry of this connection is on record too. The closed socket would have reset the packet also with
 /// that entry alive.
 fn long_gone(evidence: &Evidence<'_>) -> Option<Verdict> {
-    let ResettingEnd::Closed(end) = evidence.resetting_end() else {
-        return None;
-    };
-    let at = evidence.stateless().filter(|_| evidence.has_loss())?;
+    let end = closed_meanwhile(evidence)?;
+    let at = evidence.stateless()?;
     let how = end.task.ending().unwrap_or("closed the connection".into());
     let who = format!("{} {how} {} earlier", end.task, human_s(evidence.age_s(end.ts)));
     let payload = at.value.trigger.map_or(0, |trigger| trigger.payload);
@@ -178,9 +184,7 @@ fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
 }
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
-    if let ResettingEnd::Closed(end) = evidence.resetting_end()
-        && evidence.has_loss()
-    {
+    if let Some(end) = closed_meanwhile(evidence) {
         let here = evidence.stateless().and_then(|at| at.value.trigger).map(|it| it.flow.dst);
         let by_client = evidence.client_view().map(|view| view.src) == here;
         return match (end.task.exiting, by_client) {

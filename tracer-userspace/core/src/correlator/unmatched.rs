@@ -13,7 +13,7 @@ const REPORTED_EVERY: Nanos = 10_000_000_000;
 /// Sources kept. A scan from more addresses is reported more often.
 const MAX_SOURCES: usize = 4096;
 
-/// When a unmatched segment of each source was last reported.
+/// When an unmatched segment of each source was last reported.
 #[derive(Default)]
 pub struct UnmatchedSources {
     reported: HashMap<IpAddr, Nanos>,

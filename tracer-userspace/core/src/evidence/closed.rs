@@ -37,7 +37,7 @@ impl<'a> Evidence<'a> {
         };
         let here = packet.flow.dst;
         let server = self.real_server(here);
-        let ended = self.baseline.ended(at.netns, packet.flow).iter();
+        let mut ended = self.baseline.ended(at.netns, packet.flow).iter();
         let its_own = |it: &&EndedSocket| {
             let is_at_end =
                 (it.netns == at.netns && it.flow.src == here) || Some(it.flow.src) == server;
@@ -45,7 +45,7 @@ impl<'a> Evidence<'a> {
                 && self.case.identity.flows().contains(&it.flow.key())
                 && self.explains(&it.end)
         };
-        match ended.clone().find(its_own) {
+        match ended.find(its_own) {
             Some(EndedSocket { held: Some(true), .. }) => ResettingEnd::Open,
             Some(EndedSocket { held: Some(false), end, .. }) => ResettingEnd::Closed(end),
             _ if self.is_held(at.netns, here) => ResettingEnd::Open,

@@ -92,6 +92,12 @@ impl<'a> Evidence<'a> {
         self.ipvs_servers.orphans(self.case.identity.flows()).find(|at| was_read_for(at.ts))
     }
 
+    /// Whether something happened before the connection broke, and after a victim last received.
+    fn may_have_broken(&self, ts: Nanos) -> bool {
+        let alive = self.last_received().unwrap_or(0);
+        ts <= self.case.opened && ts.saturating_add(TOLERANCE) >= alive
+    }
+
     /// The removal of this connection's real server from IPVS, if it came before the connection broke and
     /// after a victim last received.
     pub fn ipvs_server_removed(
@@ -100,10 +106,8 @@ impl<'a> Evidence<'a> {
         virtual_flow: Flow,
         real_flow: Flow,
     ) -> Option<&'a Stamped<IpvsServerRemoved>> {
-        let alive = self.last_received().unwrap_or(0);
-        self.ipvs_servers
-            .removals(netns, virtual_flow, real_flow)
-            .find(|at| at.ts <= self.case.opened && at.ts.saturating_add(TOLERANCE) >= alive)
+        let mut removals = self.ipvs_servers.removals(netns, virtual_flow, real_flow);
+        removals.find(|at| self.may_have_broken(at.ts))
     }
 
     /// The removal of a server together with its IPVS service, if it came before the connection broke and
@@ -113,10 +117,9 @@ impl<'a> Evidence<'a> {
         netns: u32,
         service: SocketAddr,
     ) -> Option<&'a Stamped<IpvsServerRemoved>> {
-        let alive = self.last_received().unwrap_or(0);
         self.ipvs_servers
             .removals_of(netns, service)
-            .find(|at| at.ts <= self.case.opened && at.ts.saturating_add(TOLERANCE) >= alive)
+            .find(|at| self.may_have_broken(at.ts))
             .filter(|at| at.value.removal() != IpvsRemoval::Server)
     }
 
@@ -198,13 +201,11 @@ impl<'a> Evidence<'a> {
     /// The removal of the last NAT chain of its family in a namespace, after a victim last received, and the entry there
     /// that still translates this connection.
     pub fn nat_removal(&self) -> Option<(&'a Stamped<NatChainRemoved>, &'a ConntrackEntry)> {
-        let alive = self.last_received().unwrap_or(0);
         let is_v6 = self.case.identity.flows().iter().any(|flow| flow.dst.is_ipv6());
         let last = self.baseline.nat_removals().filter(|at| {
-            let in_time = at.ts <= self.case.opened && at.ts.saturating_add(TOLERANCE) >= alive;
             let left = self.host(at.netns).and_then(|host| host.nat_families);
             let is_last = left.is_some_and(|left| !if is_v6 { left.v6 } else { left.v4 });
-            in_time && is_last && at.value.is_v6() == is_v6
+            self.may_have_broken(at.ts) && is_last && at.value.is_v6() == is_v6
         });
         last.into_iter().find_map(|at| Some((at, self.translating_entry(at.netns)?)))
     }

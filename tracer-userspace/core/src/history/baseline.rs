@@ -1,5 +1,5 @@
-//! State that was read from the host: connections, IPVS entries, and the answers to lookups for packets
-//! without a connection. Each store is limited by count. What does not fit is missing from the verdicts.
+//! State that was read from the host: connections, IPVS entries, limits, and the answers to lookups for packets
+//! without a connection; and NAT chains that were removed, which only matter together with such a lookup. Each store is limited by count. What does not fit is missing from the verdicts.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,6 +12,7 @@ use rsttrace_model::{
     netns::NetnsState,
 };
 
+use super::push_bounded;
 use crate::{
     case::Stamped,
     event::{EndedSocket, EndedSockets, IpvsEnd, NatChainRemoved, PeerSocket},
@@ -65,24 +66,15 @@ impl Baseline {
     }
 
     pub fn add_lookup(&mut self, netns: u32, lookup: StateLookup) {
-        if self.lookups.len() >= MAX_LOOKUPS {
-            self.lookups.pop_front();
-        }
-        self.lookups.push_back((netns, lookup));
+        push_bounded(&mut self.lookups, MAX_LOOKUPS, (netns, lookup));
     }
 
     pub fn add_ended(&mut self, netns: u32, ended: EndedSockets) {
-        if self.ended.len() >= MAX_LOOKUPS {
-            self.ended.pop_front();
-        }
-        self.ended.push_back((netns, ended));
+        push_bounded(&mut self.ended, MAX_LOOKUPS, (netns, ended));
     }
 
     pub fn add_nat_removal(&mut self, removal: Stamped<NatChainRemoved>) {
-        if self.nat_removed.len() >= MAX_LOOKUPS {
-            self.nat_removed.pop_front();
-        }
-        self.nat_removed.push_back(removal);
+        push_bounded(&mut self.nat_removed, MAX_LOOKUPS, removal);
     }
 
     /// Removed NAT chains, newest first.
@@ -103,10 +95,7 @@ impl Baseline {
     }
 
     pub fn add_peer(&mut self, netns: u32, peer: PeerSocket) {
-        if self.living.len() >= MAX_LOOKUPS {
-            self.living.pop_front();
-        }
-        self.living.push_back((netns, peer));
+        push_bounded(&mut self.living, MAX_LOOKUPS, (netns, peer));
     }
 
     /// The newest reading of the socket with this flow, local side first, and its namespace.
@@ -122,10 +111,7 @@ impl Baseline {
     }
 
     pub fn add_queue(&mut self, netns: u32, queue: AcceptQueue) {
-        if self.queues.len() >= MAX_LOOKUPS {
-            self.queues.pop_front();
-        }
-        self.queues.push_back((netns, queue));
+        push_bounded(&mut self.queues, MAX_LOOKUPS, (netns, queue));
     }
 
     /// The newest reading of the accept queue of an address, and its namespace.

@@ -4,6 +4,7 @@ use std::{collections::VecDeque, net::SocketAddr};
 
 use rsttrace_model::{flow::Flow, ipvs::IpvsEntry};
 
+use super::push_bounded;
 use crate::{case::Stamped, event::IpvsServerRemoved};
 
 /// Removals kept. Administrators and controllers remove servers: a rollout of a large cluster fits.
@@ -19,20 +20,13 @@ pub struct IpvsServers {
     orphans: VecDeque<Stamped<IpvsEntry>>,
 }
 
-fn push<T>(list: &mut VecDeque<T>, most: usize, item: T) {
-    if list.len() >= most {
-        list.pop_front();
-    }
-    list.push_back(item);
-}
-
 impl IpvsServers {
     pub fn remember(&mut self, removal: Stamped<IpvsServerRemoved>) {
-        push(&mut self.removed, MAX_REMOVALS, removal);
+        push_bounded(&mut self.removed, MAX_REMOVALS, removal);
     }
 
     pub fn remember_orphan(&mut self, orphan: Stamped<IpvsEntry>) {
-        push(&mut self.orphans, MAX_ORPHANS, orphan);
+        push_bounded(&mut self.orphans, MAX_ORPHANS, orphan);
     }
 
     /// Removals of the server of this connection from its service, newest first. Both flows go from the client

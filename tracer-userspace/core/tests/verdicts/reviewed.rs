@@ -203,7 +203,7 @@ fn a_reject_rule_that_meets_a_reset() {
     assert!(verdicts_of([rejected(reset)]).is_empty());
 }
 
-/// verdicts.md 5, t3: there is no local victim and no connection.
+/// verdicts.md 5, t3: no socket of this host was refused, and no connection existed.
 #[test]
 fn a_scan_of_rejected_ports() {
     let syn = |port: u32| Packet {
