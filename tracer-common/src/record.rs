@@ -1,6 +1,8 @@
 //! Payloads, one per `KIND_*`. Addresses are 16 bytes, IPv4 as `::ffff:a.b.c.d`; ports are in host
 //! order; times called `*_j` are jiffies, truncated to `u32` where the kernel truncates them.
 
+use crate::wire::Header;
+
 /// One direction of a connection. For a socket, `src` is the local side.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -168,7 +170,19 @@ pub struct ResetSent {
     pub via: u32,
     /// The process that connected `sock`.
     pub opener: Opener,
+    /// With [`VIA_NETFILTER`], the conntrack entry of the packet that is answered: `ENTRY_*`.
+    pub entry: u32,
+    pub pad: u32,
 }
+
+/// `entry` of a packet: its conntrack entry could not be read.
+pub const ENTRY_UNREADABLE: u32 = 0;
+/// `entry`: the packet has none. It is not tracked, or INVALID.
+pub const ENTRY_NONE: u32 = 1;
+/// `entry`: the packet made it, so no entry of its connection existed. A rule sees `ct state new`.
+pub const ENTRY_NEW: u32 = 2;
+/// `entry`: it existed before the packet.
+pub const ENTRY_EXISTED: u32 = 3;
 
 /// `KIND_RESET_RECEIVED`.
 #[repr(C)]
@@ -306,6 +320,35 @@ pub struct RuleReject {
     /// Both tuples of its conntrack entry, if that entry translates; zeros otherwise.
     pub original: Flow,
     pub reply: Flow,
+    /// Its conntrack entry: `ENTRY_*`.
+    pub entry: u32,
+    pub pad: u32,
+}
+
+/// A slot of the `PLAIN_ENDS` map: the end of a conntrack entry that translated nothing, as the record that the ring
+/// would carry.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PlainEnd {
+    /// 0 while the slot is empty or being written; otherwise it grows with each end of this CPU.
+    pub number: u64,
+    pub header: Header,
+    pub end: ConntrackEnd,
+}
+
+/// A value of the `RULE_DROPS` map, whose key is the flow of the packets.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct RuleDrop {
+    /// When netfilter dropped the first and the newest packet.
+    pub first_ns: u64,
+    pub last_ns: u64,
+    pub count: u32,
+    /// Namespace of the newest packet, like the rest.
+    pub netns: u32,
+    /// Its conntrack entry: `ENTRY_*`.
+    pub entry: u32,
+    pub pad: u32,
 }
 
 /// `KIND_NAT_CHAIN_REMOVED`.
@@ -329,15 +372,17 @@ const _: () = {
     assert!(size_of::<Packet>() == 56);
     assert!(size_of::<SocketEnd>() == 56);
     assert!(size_of::<Opener>() == 40);
-    assert!(size_of::<ResetSent>() == 192 + 56 + 56 + 32 + 192 + 8 + 40);
+    assert!(size_of::<ResetSent>() == 192 + 56 + 56 + 32 + 192 + 8 + 40 + 8);
     assert!(size_of::<ResetReceived>() == 192 + 56 + 40);
     assert!(size_of::<SocketError>() == 192 + 32 + 192 + 40);
     assert!(size_of::<IpvsEnd>() == 40 * 2 + 16 + 32 + 192 + 24);
     assert!(size_of::<IpvsNoServer>() == 56);
     assert!(size_of::<IpvsServerRemoved>() == 40 + 32 + 8 + 192);
     assert!(size_of::<ConntrackEnd>() == 40 * 2 + 8 + 32 + 192 + 16);
-    assert!(size_of::<RuleReject>() == 56 + 192 + 40 * 2);
+    assert!(size_of::<RuleReject>() == 56 + 192 + 40 * 2 + 8);
     assert!(size_of::<NetfilterDrop>() == 56 + 32 + 8);
     assert!(size_of::<TrackedPacket>() == 56 + 40 * 2 + 16);
+    assert!(size_of::<PlainEnd>() == 8 + 32 + 328);
+    assert!(size_of::<RuleDrop>() == 32);
     assert!(size_of::<NatChainRemoved>() == 32 + 192 + 8);
 };

@@ -2,7 +2,7 @@
 
 use tracer_common::{
     net::{AF_INET6, IPPROTO_TCP},
-    record::{Flow, TrackedPacket},
+    record::{ENTRY_EXISTED, ENTRY_NEW, ENTRY_NONE, ENTRY_UNREADABLE, Flow, TrackedPacket},
     wire::ABSENT,
 };
 
@@ -30,12 +30,33 @@ facts! {
 
 /// include/uapi/linux/netfilter/nf_conntrack_common.h: IPS_SRC_NAT | IPS_DST_NAT
 const IPS_NAT: u64 = 1 << 4 | 1 << 5;
+/// The same file.
+pub const IPS_CONFIRMED: u64 = 1 << 3;
 
 /// Address of the entry attached to a packet, 0 without one. The low three bits of `_nfct` are the ctinfo,
 /// which an untracked packet may have too.
 #[inline(always)]
 pub fn of_packet(skb: u64) -> u64 {
     read_or_zero::<u64>(skb, OFFSET_OF_sk_buff_DOT__nfct.load()) & !7
+}
+
+/// `ENTRY_*` of a packet. The entry that a packet makes is confirmed only after the rules have let the packet pass.
+#[inline(always)]
+pub fn entry_of_packet(skb: u64) -> u32 {
+    match of_packet(skb) {
+        0 => ENTRY_NONE,
+        entry => match status(entry) {
+            Some(status) if status & IPS_CONFIRMED != 0 => ENTRY_EXISTED,
+            Some(_) => ENTRY_NEW,
+            None => ENTRY_UNREADABLE,
+        },
+    }
+}
+
+/// Whether entries with this status change addresses or ports.
+#[inline(always)]
+pub fn is_nat(status: u64) -> bool {
+    status & IPS_NAT != 0
 }
 
 /// Whether this is a TCP entry.
@@ -52,7 +73,7 @@ pub fn is_tcp(ct: u64) -> bool {
 /// Whether this is a TCP entry that changes addresses or ports.
 #[inline(always)]
 pub fn translates(ct: u64) -> bool {
-    ct != 0 && is_tcp(ct) && status(ct).is_some_and(|status| status & IPS_NAT != 0)
+    ct != 0 && is_tcp(ct) && status(ct).is_some_and(is_nat)
 }
 
 /// `TCP_CONNTRACK_*`.

@@ -68,10 +68,13 @@ pub fn emit<T: 'static>(kind: u16, netns: u32, fill: impl FnOnce(*mut T)) {
 }
 
 /// Zeroes word by word, because the verifier checks every iteration of the loop.
+///
+/// # Safety
+/// `words` must be writable at `start`.
 #[inline(always)]
-unsafe fn zero(start: *mut u64, words: usize) {
+pub unsafe fn zero(start: *mut u64, words: usize) {
     for word in 0..words {
-        // SAFETY: within the reservation, per the caller.
+        // SAFETY: per contract.
         unsafe { start.add(word).write_volatile(0) };
     }
 }

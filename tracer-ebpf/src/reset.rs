@@ -6,7 +6,7 @@ use tracer_common::{
     wire::{KIND_RESET_RECEIVED, KIND_RESET_SENT},
 };
 
-use crate::{emit::emit, opener, packet, sock, socket_end, task};
+use crate::{conntrack, emit::emit, opener, packet, sock, socket_end, task};
 
 /// Emits a [`ResetSent`]. With `netns` 0 the namespace is read from the socket, else from the packet.
 #[inline(always)]
@@ -23,6 +23,9 @@ pub fn sent(ctx: &impl EbpfContext, sk: u64, skb: u64, netns: u32, reason: u32, 
         unsafe {
             (*out).reason = reason;
             (*out).via = via;
+            if via == VIA_NETFILTER {
+                (*out).entry = conntrack::entry_of_packet(skb);
+            }
             sock::fill(&raw mut (*out).sock, sk);
             if skb != 0 && packet::fill(&raw mut (*out).trigger, skb).is_some() {
                 socket_end::recall(&raw mut (*out).end, &raw const (*out).trigger, netns);

@@ -23,9 +23,9 @@ use crate::{
 };
 
 /// Instead of five days.
-const TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 /// An upper bound for the delay of the kernel's timers and of delayed ACKs.
-const SLACK: Duration = Duration::from_millis(1_500);
+pub(super) const SLACK: Duration = Duration::from_millis(1_500);
 /// The name of the process that deletes entries; unique, so that evidence with this name cannot be a coincidence.
 const DELETER: &str = "ct-evictor";
 
@@ -213,7 +213,7 @@ fn tuple_reused(stage: &Stage<'_>) -> Result<Observed> {
     Ok(Observed::errno(errno))
 }
 
-fn delete_entry(stage: &Stage<'_>) -> Result<()> {
+pub(super) fn delete_entry(stage: &Stage<'_>) -> Result<()> {
     // An ACK after the deletion would create the entry again.
     wait_acknowledged(stage.lab.server()?, CLIENT)?;
     let deleter = Deleter::new(stage)?;

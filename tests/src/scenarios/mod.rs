@@ -20,6 +20,7 @@ mod owners;
 mod policy;
 mod remote;
 mod sizing;
+mod stateful;
 mod timeout;
 mod watching;
 
@@ -224,6 +225,7 @@ pub fn all() -> Vec<&'static Scenario> {
         capacity::SCENARIOS,
         timeout::SCENARIOS,
         policy::SCENARIOS,
+        stateful::SCENARIOS,
         application::SCENARIOS,
         closing::SCENARIOS,
         listener::SCENARIOS,

@@ -115,7 +115,10 @@ fn comes_by(signal: &str, body: &Body) -> bool {
             DropReason::NoDestination => signal == "ipvs_server_removed",
             DropReason::TableFull | DropReason::Netfilter { .. } => signal == "conntrack_full",
         },
+        // The ends of entries in it; its drops come by `rule_drop`, and only add to a verdict.
+        Body::FilteredFlow(_) => signal == "conntrack_end",
         Body::Session(_)
+        | Body::FilterRules(_)
         | Body::IpvsOrphan(_)
         | Body::Netns(_)
         | Body::Owner { .. }

@@ -20,9 +20,11 @@ use crate::{
     conntrack,
     emit::emit,
     full_table, ipvs,
-    kread::{facts, read_or_zero},
-    packet, task,
+    kread::{addresses, facts, read_or_zero},
+    packet, rule_drop, task,
 };
+
+addresses! { ADDRESS_OF_nf_hook_slow }
 
 facts! {
     ARG_OF_btf_trace_kfree_skb_DOT_skb_drop_reason,
@@ -92,6 +94,49 @@ pub fn kfree_skb_netfilter__rawtp(ctx: RawTracePointContext) -> i32 {
     0
 }
 
+/// Counts any TCP packet that netfilter drops, by flow. Nothing is reported.
+#[raw_tracepoint(tracepoint = "kfree_skb")]
+pub fn kfree_skb_rule__rawtp(ctx: RawTracePointContext) -> i32 {
+    if is_rule(&ctx) {
+        count_drop(ctx.arg(0));
+    }
+    0
+}
+
+/// Without a drop reason (before 6.1): whether the caller is the function that drops packets for netfilter.
+#[inline(always)]
+fn is_rule(ctx: &RawTracePointContext) -> bool {
+    /// More than the size of `nf_hook_slow` (174 bytes on 5.10), less than that of its neighbours together.
+    const SIZE: u64 = 256;
+    if ARG_OF_btf_trace_kfree_skb_DOT_skb_drop_reason.load() != ABSENT {
+        return by_netfilter(ctx);
+    }
+    let start = ADDRESS_OF_nf_hook_slow.load();
+    let caller: u64 = ctx.arg(1);
+    start != 0 && caller.wrapping_sub(start) < SIZE
+}
+
+#[inline(always)]
+fn count_drop(skb: u64) -> Option<()> {
+    let mut dropped = MaybeUninit::<Packet>::zeroed();
+    // SAFETY: all fields are integers, for which zero is a valid value.
+    let dropped = unsafe {
+        packet::fill(dropped.as_mut_ptr(), skb)?;
+        dropped.assume_init()
+    };
+    rule_drop::note(&dropped, netns(skb), conntrack::entry_of_packet(skb));
+    Some(())
+}
+
+/// The namespace of a dropped packet; that of its socket where it has no route yet.
+#[inline(always)]
+fn netns(skb: u64) -> u32 {
+    match packet::netns(skb) {
+        0 => crate::sock::netns(read_or_zero(skb, packet::OFFSET_OF_sk_buff_DOT_sk.load())),
+        netns => netns,
+    }
+}
+
 /// Before 6.1 there is no drop reason, so only the flag decides.
 #[inline(always)]
 fn by_netfilter(ctx: &RawTracePointContext) -> bool {
@@ -104,12 +149,7 @@ fn by_netfilter(ctx: &RawTracePointContext) -> bool {
 
 #[inline(always)]
 fn report(skb: u64, via: u32) {
-    let mut netns = packet::netns(skb);
-    if netns == 0 {
-        let sk: u64 = read_or_zero(skb, packet::OFFSET_OF_sk_buff_DOT_sk.load());
-        netns = crate::sock::netns(sk);
-    }
-    emit::<NetfilterDrop>(KIND_NETFILTER_DROP, netns, |out| {
+    emit::<NetfilterDrop>(KIND_NETFILTER_DROP, netns(skb), |out| {
         // SAFETY: `out` is the record's payload.
         unsafe {
             (*out).via = via;

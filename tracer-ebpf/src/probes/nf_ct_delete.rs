@@ -6,7 +6,8 @@
 //! gcc splits the function on 5.10 and 7.2: internal callers then reach only `nf_ct_delete.part.0`,
 //! external ones reach both, with the same registers. Hence that name is tried first. A reset that passes
 //! ends the entry of the packet it answers. Such entries are in CLOSE and are not reported, like those in
-//! TIME_WAIT and LAST_ACK. An entry in SYN_SENT never carried a connection.
+//! TIME_WAIT and LAST_ACK. An entry in SYN_SENT never carried a connection. An entry that translates nothing
+//! matters only where a rule depends on it, so its end stays in the kernel (`plain_end.rs`) until it is asked for.
 
 use aya_ebpf::{macros::kprobe, programs::ProbeContext};
 use tracer_common::{record::ConntrackEnd, wire::KIND_CONNTRACK_END};
@@ -15,16 +16,17 @@ use crate::{
     conntrack,
     emit::emit,
     kread::{copy, facts},
-    task,
+    plain_end, task,
 };
 
 facts! { OFFSET_OF_nf_conn_DOT_timeout }
 
 /// include/uapi/linux/netfilter/nf_conntrack_common.h
-const IPS_CONFIRMED: u64 = 1 << 3;
 const IPS_DYING: u64 = 1 << 9;
 /// include/uapi/linux/netfilter/nf_conntrack_tcp.h
 const SYN_SENT: u8 = 1;
+/// See [`SYN_SENT`].
+const SYN_RECV: u8 = 2;
 const LAST_ACK: u8 = 6;
 
 #[kprobe(function = "nf_ct_delete.part.0")]
@@ -53,11 +55,11 @@ fn report(ctx: &ProbeContext, refused_status: u64) -> Option<()> {
         return None;
     }
     let status = conntrack::status(ct)?;
-    if status & IPS_CONFIRMED == 0 || status & refused_status != 0 {
+    if status & conntrack::IPS_CONFIRMED == 0 || status & refused_status != 0 {
         return None;
     }
-    emit::<ConntrackEnd>(KIND_CONNTRACK_END, conntrack::netns(ct), |out| {
-        // SAFETY: `out` is the record's payload.
+    let fill = |out: *mut ConntrackEnd| {
+        // SAFETY: both stores pass a writable payload.
         unsafe {
             conntrack::fill_tuples(&raw mut (*out).original, &raw mut (*out).reply, ct);
             (*out).status = status;
@@ -68,6 +70,12 @@ fn report(ctx: &ProbeContext, refused_status: u64) -> Option<()> {
             task::fill(&raw mut (*out).task);
             task::fill_stack(ctx, &raw mut (*out).stack);
         }
-    });
+    };
+    let netns = conntrack::netns(ct);
+    if conntrack::is_nat(status) {
+        emit::<ConntrackEnd>(KIND_CONNTRACK_END, netns, fill);
+    } else if state != SYN_RECV {
+        plain_end::keep(netns, fill);
+    }
     Some(())
 }

@@ -51,6 +51,7 @@ fn report(ctx: &ProbeContext, skb: u64) -> Option<()> {
         // SAFETY: `out` is the record's payload.
         unsafe {
             (*out).packet = rejected;
+            (*out).entry = conntrack::entry_of_packet(skb);
             task::fill_stack(ctx, &raw mut (*out).stack);
             if conntrack::translates(entry) {
                 conntrack::fill_tuples(&raw mut (*out).original, &raw mut (*out).reply, entry);

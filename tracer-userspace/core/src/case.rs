@@ -167,6 +167,8 @@ impl Record {
             | Body::InitialState(_)
             | Body::StateLookup(_)
             | Body::EndedSockets(_)
+            | Body::FilteredFlow(_)
+            | Body::FilterRules(_)
             | Body::PeerSocket(_)
             | Body::AcceptQueue(_)
             | Body::Lost(_)

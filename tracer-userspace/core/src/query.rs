@@ -14,7 +14,7 @@ use rsttrace_model::{
 
 use crate::{
     correlator::closing_task,
-    event::{Body, DropReason, Event, Socket},
+    event::{Body, DropReason, Event, Socket, Via},
 };
 
 /// After this time the state of a namespace in which a connection broke is read again.
@@ -48,6 +48,11 @@ pub enum Query {
     /// The socket of this host, if there is one, that is the peer of a socket that received a reset; `flow` has its own
     /// side first: [`Body::PeerSocket`].
     Peer { netns: u32, flow: Flow },
+    /// What the kernel keeps of a connection whose packet a rule answered, or which timed out:
+    /// [`Body::FilteredFlow`].
+    Filtered { flow: Flow },
+    /// What the filter rules of a namespace depend on: [`Body::FilterRules`].
+    FilterRules { netns: u32 },
     /// Settings, counters and listeners of a namespace, read at most `max_age` ago: [`Body::Netns`].
     Netns { netns: u32, max_age: Duration },
 }
@@ -69,6 +74,12 @@ pub fn wanted(event: &Event) -> Vec<Query> {
             owner_of = sent.socket.as_ref().filter(|_| held);
             if !answers_syn {
                 max_age = FRESH;
+            }
+            if let Some(packet) =
+                sent.trigger.filter(|_| sent.via == Via::Netfilter && !answers_syn)
+            {
+                queries.push(Query::Filtered { flow: packet.flow });
+                queries.push(Query::FilterRules { netns });
             }
             if let Some(packet) = sent.trigger.filter(|_| sent.has_no_matching_socket()) {
                 queries.push(Query::State { netns, packet: packet.flow });
@@ -95,6 +106,9 @@ pub fn wanted(event: &Event) -> Vec<Query> {
                 // Its conntrack entry may still translate it, in a namespace that has no NAT any more.
                 queries.push(Query::State { netns, packet: socket.flow });
             }
+            if gave_up {
+                queries.push(Query::Filtered { flow: socket.flow });
+            }
             if socket.err == ETIMEDOUT {
                 queries.push(Query::IpvsOrphan { flow: socket.flow });
                 if socket.rcv_nxt == 0 {
@@ -107,8 +121,14 @@ pub fn wanted(event: &Event) -> Vec<Query> {
         }
         Body::PacketDrop(drop) => {
             max_age = FRESH;
-            if drop.why == DropReason::NoDestination {
-                queries.push(Query::IpvsDropped { netns, flow: drop.packet.flow });
+            match drop.why {
+                DropReason::NoDestination => {
+                    queries.push(Query::IpvsDropped { netns, flow: drop.packet.flow });
+                }
+                DropReason::Rejected { .. } if !drop.packet.has(tcp_flag::SYN) => {
+                    queries.push(Query::FilterRules { netns });
+                }
+                _ => {}
             }
         }
         Body::IpvsEnd(_) | Body::IpvsServerRemoved(_) | Body::ConntrackEnd(_) => max_age = FRESH,
@@ -183,11 +203,12 @@ mod tests {
         let queries = wanted(&failed(NOW, CLIENT_NS, connecting, ETIMEDOUT, &["tcp_write_timer"]));
         let [flow, address] = [(); 2].map(|()| socket(1, CLIENT, VIP, 0).flow);
         let expected = [
+            Query::Filtered { flow },
             Query::IpvsOrphan { flow },
             Query::IpvsService { address: address.dst },
             Query::AcceptQueue { netns: CLIENT_NS, address: address.dst },
         ];
-        assert_eq!(queries[..3], expected);
+        assert_eq!(queries[..4], expected);
     }
 
     #[test]

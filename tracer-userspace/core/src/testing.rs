@@ -6,8 +6,8 @@ use crate::{
     correlator::Correlator,
     event::{
         Body, ConntrackEnd, ConntrackInvalid, DropReason, Event, IpvsEnd, IpvsServerRemoved,
-        Packet, PacketDrop, ResetReceived, ResetSent, Session, SignalCoverage, Socket, SocketError,
-        Stack, Task, Via,
+        Packet, PacketDrop, PacketEntry, ResetReceived, ResetSent, Session, SignalCoverage, Socket,
+        SocketError, Stack, Task, Via,
     },
     incident::Incident,
 };
@@ -122,6 +122,7 @@ pub fn no_socket(trigger: Packet) -> ResetSent {
         stack: Vec::new(),
         reason: Some("NO_SOCKET".into()),
         via: Via::Tracepoint,
+        entry: PacketEntry::Unknown,
     }
 }
 
@@ -142,6 +143,7 @@ pub fn active(socket: Socket, functions: &[&str], reason: &str) -> ResetSent {
         stack: stack(functions),
         reason: Some(reason.into()),
         via: Via::Tracepoint,
+        entry: PacketEntry::Unknown,
     }
 }
 
@@ -262,7 +264,7 @@ pub fn full_drop(ts: Nanos, packet: Packet) -> Event {
 /// A rule rejects `packet` with an ICMP error.
 pub fn rule_reject(ts: Nanos, packet: Packet) -> Event {
     let stack = stack(&["nf_send_unreach", "nft_reject_inet_eval", "nft_do_chain"]);
-    dropped(ts, packet, DropReason::Rejected { stack, nat: None })
+    dropped(ts, packet, DropReason::Rejected { stack, nat: None, entry: PacketEntry::Unknown })
 }
 
 /// netfilter drops `packet`, for a service that has lost a server.

@@ -21,6 +21,7 @@ use inside::inside;
 use netns::Namespaces;
 use pods::Pods;
 use rsttrace_model::{
+    firewall::FilterRules,
     flow::Flow,
     netns::NetnsState,
     owner::{OwnedSocket, Owner},
@@ -140,6 +141,13 @@ impl Host {
     #[must_use]
     pub fn socket(&self, netns: u32, flow: Flow) -> Option<Option<SocketState>> {
         self.enter(netns, || sock_diag::find(flow))?.ok()
+    }
+
+    /// What the filter rules of a network namespace depend on.
+    #[must_use]
+    pub fn filter_rules(&self, netns: u32) -> FilterRules {
+        let stateful = self.enter(netns, firewall::is_stateful).flatten();
+        FilterRules { stateful }
     }
 
     /// Runs `read` inside a network namespace, on a separate thread, so that a slow reading delays only the

@@ -21,6 +21,7 @@ use super::{
     choose::{AttachPlanner, Choice, Hooks, Refused},
     counters::{self, MapCounters},
     facts::Facts,
+    filtered::{self, PlainEnds, RuleDrops},
     manifest::{AttachKind, Manifest, Program},
     signal,
 };
@@ -36,6 +37,8 @@ pub struct Attached {
     /// The map of ended sockets.
     pub(super) ends: Map,
     pub(super) counters: MapCounters,
+    pub(super) plain_ends: PlainEnds,
+    pub(super) drops: RuleDrops,
     pub choices: Vec<Choice>,
     pub refused: Vec<Refused>,
     /// Log messages of the programs; `None` unless [`AttachOptions::verbose`].
@@ -138,16 +141,28 @@ pub fn attach(
     }
     if options.only.is_some() {
         // A later part sees few records and no connection ends of its own.
-        loader.map_max_entries("EVENTS", LATER_RING_BYTES).map_max_entries("SOCKET_ENDS", 1);
+        loader
+            .map_max_entries("EVENTS", LATER_RING_BYTES)
+            .map_max_entries("SOCKET_ENDS", 1)
+            .map_max_entries("RULE_DROPS", 1);
     }
     let rows = nr_cpus().map_err(|(_, error)| error).context("cannot count the CPUs")?;
     loader.map_max_entries("COUNTERS", counters::entries(rows));
+    let keeps_ends = options.only.as_ref().is_none_or(|only| only.contains(&"conntrack_end"));
+    let per_cpu = if keeps_ends { filtered::slots_per_cpu(rows) } else { 1 };
+    loader.override_global("PLAIN_ENDS_PER_CPU", &per_cpu, true);
+    let slots = u32::try_from(rows).unwrap_or(u32::MAX).saturating_mul(per_cpu);
+    loader.map_max_entries("PLAIN_ENDS", slots);
     let mut ebpf = loader.load(object).context("the kernel refused the tracer's maps or BTF")?;
     let events = ebpf.take_map("EVENTS").context("the eBPF object has no EVENTS map")?;
     let Some(Map::Array(counters)) = ebpf.take_map("COUNTERS") else {
         anyhow::bail!("the eBPF object has no COUNTERS map");
     };
     let ends = ebpf.take_map("SOCKET_ENDS").context("the eBPF object has no SOCKET_ENDS map")?;
+    let Some(Map::Array(plain_ends)) = ebpf.take_map("PLAIN_ENDS") else {
+        anyhow::bail!("the eBPF object has no PLAIN_ENDS map");
+    };
+    let drops = ebpf.take_map("RULE_DROPS").context("the eBPF object has no RULE_DROPS map")?;
     let log = match options.verbose {
         true => Some(EbpfLogger::init_with_logger(&mut ebpf, StderrLog)?),
         false => None,
@@ -171,6 +186,9 @@ pub fn attach(
         // Loading a program needs the map's file descriptor, so it is closed only after this.
         counters: MapCounters::map(counters.fd().as_fd(), rows)
             .context("cannot map the COUNTERS map into memory")?,
+        plain_ends: PlainEnds::map(plain_ends.fd().as_fd(), rows, per_cpu)
+            .context("cannot map the PLAIN_ENDS map into memory")?,
+        drops: RuleDrops::new(drops)?,
         choices,
         refused: planner.refused,
         log,

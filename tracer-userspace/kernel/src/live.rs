@@ -23,7 +23,7 @@ use rsttrace_core::{
     query::{Query, wanted},
 };
 use rsttrace_host::Host;
-use rsttrace_model::flow::Nanos;
+use rsttrace_model::flow::{Flow, Nanos};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc::UnboundedReceiver,
@@ -34,6 +34,7 @@ use super::{
     attach::{AttachOptions, Attached, StderrLog},
     choose::Refused,
     counters::MapCounters,
+    filtered::{PlainEnds, RuleDrops, filtered},
     idle_sampler::IdleSampler,
     prepare::StartError,
     queries::Queries,
@@ -70,18 +71,25 @@ struct Part {
     ebpf: Ebpf,
     /// Runs of each program that the kernel skipped while the others were being attached.
     before: BTreeMap<String, u64>,
+    drops: RuleDrops,
+    /// With the time since which they are traced.
+    plain_ends: Option<(Nanos, PlainEnds)>,
 }
 
 impl Part {
     fn new(attached: Attached) -> Result<(Self, Map, Vec<Refused>)> {
-        let Attached { ebpf, events, ends, counters, refused, log, .. } = attached;
+        let traces_ends =
+            attached.coverage().any(|signal| signal.id == "conntrack_end" && signal.way.is_some());
+        let Attached { ebpf, events, ends, counters, plain_ends, drops, refused, log, .. } =
+            attached;
         // SAFETY: the ring buffer owns its descriptor and keeps it open until it is dropped.
         let ring = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
             .map_err(std::io::Error::from)
             .context("cannot wait for the ring buffer")?;
         let before =
             skipped_by_program(&ebpf).map(|(name, runs)| (name.to_owned(), runs)).collect();
-        Ok((Self { ring, counters, log, ebpf, before }, ends, refused))
+        let plain_ends = traces_ends.then(|| (now(), plain_ends));
+        Ok((Self { ring, counters, log, ebpf, before, drops, plain_ends }, ends, refused))
     }
 
     /// How often the kernel skipped each hook.
@@ -285,15 +293,34 @@ impl Live {
     /// Queues a record's event and sends the queries that the correlator wants answered because of it.
     fn accept(&mut self, event: Event) {
         self.queries.note(&event);
+        let mut answers = Vec::new();
         for query in wanted(&event) {
             match query {
                 Query::IdlePeriods { netns, flow, idle } => {
                     self.idle_sampler.watch(netns, flow, idle);
                 }
+                Query::Filtered { flow } => answers.extend(self.filtered(event.ts, flow)),
                 query => self.queries.send(event.ts, query),
             }
         }
         self.pending.push(event);
+        self.pending.extend(answers);
+    }
+
+    /// What the kernel keeps of a flow that a rule may have stopped, if it keeps anything.
+    fn filtered(&mut self, ts: Nanos, flow: Flow) -> Option<Event> {
+        if !self.queries.may_search(ts, flow) {
+            return None;
+        }
+        let ends = self.parts.iter().filter_map(|part| part.plain_ends.as_ref());
+        let ends = ends.map(|(since, ends)| (*since, ends.of(flow, &self.kernel)));
+        let drops = self.parts.iter().flat_map(|part| part.drops.of(flow)).collect();
+        let found = filtered(flow, ends, drops);
+        for drop in &found.drops {
+            self.queries.send(ts, Query::FilterRules { netns: drop.netns });
+        }
+        let body = Body::FilteredFlow(Box::new(found));
+        Some(Event { ts, netns: self.session.initial_netns, body })
     }
 
     /// Whether no event waits for the merge window and no query is open.

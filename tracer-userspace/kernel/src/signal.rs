@@ -78,15 +78,13 @@ pub const NEVER_SEEN: &[&str] = &[
      host sends or receives",
     "packets that never reach the kernel's TCP stack: XDP, AF_XDP and DPDK, offloaded TCP, user-space \
      stacks such as gVisor's",
-    "packets that a firewall rule drops without an answer, where kprobes are used: the verdict of the \
-     timeout does not name the rule",
     "sockets and table entries that ended before tracing began: verdicts that need them are inferred or \
      unknown",
     "UDP, QUIC and SCTP: only TCP is traced",
 ];
 
 /// The cost of a program on `kfree_skb`.
-const EVERY_DROP: &str = "the program checks every packet that the kernel drops";
+const EVERY_DROP: &str = "the program checks the reason of every packet that the kernel drops";
 
 /// The backup program is needed where the kernel may skip a run of the first one.
 const CHANGES_OF_STATE: &[AttachOption] = &[
@@ -226,6 +224,19 @@ pub const ALL: &[Signal] = &[
                 ),
         ],
         blind: "packets dropped because the conntrack table is full are not traced",
+    },
+    Signal {
+        id: "rule_drop",
+        title: "netfilter drops a TCP packet without an answer",
+        module: None,
+        ways: &[
+            way(&["kfree_skb_rule"])
+                .needs("VALUE_OF_skb_drop_reason_DOT_SKB_DROP_REASON_NETFILTER_DROP")
+                .cost(EVERY_DROP),
+            way(&["kfree_skb_rule"]).needs("ADDRESS_OF_nf_hook_slow").cost(EVERY_DROP),
+        ],
+        blind: "packets that a firewall rule drops without an answer are not traced, so a timeout does not name \
+                the rule",
     },
     Signal {
         id: "conntrack_invalid",

@@ -27,8 +27,9 @@ pub struct Started {
 pub fn start(object: &[u8], options: &AttachOptions) -> Result<Started, StartError> {
     check_permission()?;
     let symbols = SymbolTable::start();
-    // Symbol addresses are only needed where kprobes are not used, and loading them takes time.
-    let symbols = if options.kprobes == Kprobes::Use { symbols } else { symbols.wait() };
+    // Symbol addresses are only needed where kprobes are not used or drops have no reason, and loading them takes time.
+    let needed = options.kprobes != Kprobes::Use || !drops_have_reasons();
+    let symbols = if needed { symbols.wait() } else { symbols };
     let Prepared { manifest, facts } = prepare(object, symbols.get())?;
     let reasons = facts.reason_names("sk_rst_reason").cloned().unwrap_or_default();
     let attached = attach(object, &manifest, &facts, options).map_err(refusal)?;
@@ -41,6 +42,14 @@ pub fn start(object: &[u8], options: &AttachOptions) -> Result<Started, StartErr
         )));
     }
     Ok(Started { attached, symbols, reasons })
+}
+
+/// Whether the kernel says why it drops a packet (5.17 and Debian's 6.1 on): the tracepoint's format names the reason.
+fn drops_have_reasons() -> bool {
+    ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"].iter().any(|root| {
+        let format = std::fs::read_to_string(format!("{root}/events/skb/kfree_skb/format"));
+        format.is_ok_and(|text| text.contains("reason"))
+    })
 }
 
 /// A namespace, a seccomp filter or a security module can forbid what the capabilities allow.

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, fmt};
 
+use serde::{Deserialize, Serialize};
+
 /// The rules of a namespace that decide about INVALID packets and masquerading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Firewall {
@@ -10,6 +12,14 @@ pub struct Firewall {
     /// In the order of their places.
     pub invalid: Vec<InvalidRule>,
     pub masquerades: Vec<Masquerade>,
+}
+
+/// What the filter rules of a namespace depend on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterRules {
+    /// A rule lets a packet of an established connection pass, or stops one, because of its conntrack state. `None`
+    /// where the rules could not be read.
+    pub stateful: Option<bool>,
 }
 
 /// Where a rule is. The names come from the ruleset.

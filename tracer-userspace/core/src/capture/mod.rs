@@ -162,6 +162,8 @@ fn socket_of(body: &mut Body) -> Option<&mut Socket> {
         | Body::AcceptQueue(_)
         | Body::Lost(_)
         | Body::EndedSockets(_)
+        | Body::FilteredFlow(_)
+        | Body::FilterRules(_)
         | Body::PeerSocket(_)
         | Body::SkippedRuns(_)
         | Body::Tick

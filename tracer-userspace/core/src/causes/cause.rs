@@ -1,10 +1,10 @@
 //! What a cause is.
 
-use super::{doc::Doc, fix_context::FixContext};
+use super::{doc::Doc, fix_context::FixContext, reject_rule, unanswered};
 use crate::{
     evidence::{Evidence, ResettingEnd},
     fix::Fix,
-    verdict::{Confidence, Family, NotFix, Verdict},
+    verdict::{Confidence, Family, Finding, NotFix, Verdict},
 };
 
 /// A root cause. Most fields have a usual value in [`Cause::BASE`].
@@ -95,6 +95,9 @@ impl Cause {
         if evidence.has_loss() && evidence.resetting_end() == ResettingEnd::ServerShut {
             verdict.prove.get_or_insert_with(|| SERVER_SHUT.into());
         }
+        if matches!(self.facts, Facts::Conntrack { .. }) {
+            verdict.findings.extend(why_the_entry_mattered(evidence));
+        }
         let confidence = verdict.confidence.map(|confidence| confidence.min(self.ceiling));
         Some(Verdict { confidence, ..verdict })
     }
@@ -110,6 +113,25 @@ impl Cause {
         }
         fixes
     }
+}
+
+/// Of a lost entry that translated nothing: the rule that depended on it.
+fn why_the_entry_mattered(evidence: &Evidence<'_>) -> Option<Finding> {
+    let (loss, _) = evidence.plain_loss()?;
+    let place = evidence.place(loss.netns).describe();
+    if let Some(at) = evidence.rejected() {
+        let rule = reject_rule::tool(&at.value.stack);
+        let flow = at.value.trigger?.flow;
+        return Some(Finding {
+            kind: "rule_without_entry",
+            ts: at.ts,
+            summary: format!(
+                "{rule} {place} reset {flow}, for which conntrack had no entry any more; the rules there test the \
+                 conntrack state"
+            ),
+        });
+    }
+    unanswered::dropped(evidence)
 }
 
 impl std::fmt::Debug for Cause {

@@ -19,8 +19,10 @@ pub const CAUSE: Cause = Cause {
     family: Family::StateLost,
     title: "user space deleted the conntrack entry",
     doc: Doc {
-        about: "A program deleted the conntrack entry of a connection behind NAT (conntrack -D or \
-                -F, kube-proxy, a CNI agent), and the translation was lost with the entry. If the \
+        about: "A program deleted the conntrack entry of a connection (conntrack -D or -F, \
+                kube-proxy, a CNI agent). Without NAT this matters only to a rule that tests the \
+                conntrack state: the next packet counts as new. Behind NAT the translation is \
+                lost with the entry. If the \
                 server sends first, its packet leaves untranslated and the client's host resets \
                 it. If the client sends first, conntrack picks the flow up again (tcp_loose=1) and \
                 translates it anew, perhaps to another server or from another port. The server \
@@ -50,7 +52,10 @@ pub const CAUSE: Cause = Cause {
                 "conntrack -L",
                 "it removes only entries whose deadline had already passed; those count as expired",
             ),
-            ("an entry without NAT", "nothing breaks; the next packet creates a new entry"),
+            (
+                "an entry without NAT that no rule needs",
+                "nothing breaks; the next packet creates a new entry",
+            ),
         ],
         fixes: &[STOP_DELETING],
         not_fixes: NOT_FIXES,
@@ -67,7 +72,7 @@ const STOP_DELETING: Remedy = Remedy {
     owner: FixOwner::Node,
     risk: Risk::Low,
     summary: "stop the tool from deleting entries of live TCP connections",
-    reason: "NAT loses the translation together with the entry; only UDP needs such deletions",
+    reason: "NAT and stateful rules depend on the entry; only UDP needs such deletions",
     how: "limit the deletion to UDP (conntrack -D -p udp …), or drain the connections first",
 };
 

@@ -22,7 +22,8 @@ pub const CAUSE: Cause = Cause {
     family: Family::Capacity,
     title: "its conntrack entry was evicted to make room for another",
     doc: Doc {
-        about: "A connection behind NAT lost its conntrack entry because the table was full. A new \
+        about: "A connection behind NAT, or one that a stateful rule lets pass, lost its conntrack \
+                entry because the table was full. A new \
                 connection that finds nf_conntrack_max entries evicts one entry that is not \
                 assured, from eight hash buckets (early_drop, NF_CT_EVICTION_RANGE). When that \
                 fails, the garbage collector evicts such entries and those of closing connections, \

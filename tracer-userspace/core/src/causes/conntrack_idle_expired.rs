@@ -23,16 +23,17 @@ use crate::{
 pub const CAUSE: Cause = Cause {
     id: "conntrack_idle_expired",
     family: Family::TimeoutMismatch,
-    title: "the conntrack (NAT) entry expired before the connection was used again",
+    title: "the conntrack entry that its NAT or a stateful rule needs expired before the connection was used again",
     doc: Doc {
         about: "conntrack keeps the entry of an established connection for 432000 s of idle time, \
                 86400 s under kube-proxy. Two limits of 300 s are hidden behind that value: for \
                 data that was never acknowledged (nf_conntrack_tcp_timeout_unacknowledged) and \
                 after three retransmissions (nf_conntrack_tcp_timeout_max_retrans). Half-closed \
                 connections have 60 s (CLOSE_WAIT, 3600 s under kube-proxy) or 120 s (FIN_WAIT) \
-                (net/netfilter/nf_conntrack_proto_tcp.c). Only a connection behind NAT breaks, \
-                because the translation is lost; conntrack_deleted explains which host then sends \
-                the reset. An expired entry stays in the table until a packet, a dump or the \
+                (net/netfilter/nf_conntrack_proto_tcp.c). A connection behind NAT breaks because \
+                the translation is lost; conntrack_deleted explains which host then sends the \
+                reset. A connection without NAT breaks only where a rule tests the conntrack \
+                state: the next packet counts as new, and is rejected or dropped. An expired entry stays in the table until a packet, a dump or the \
                 garbage collector finds it, so its deadline counts and not the time of its removal.",
         detections: &[
             Detection::observed(
@@ -40,8 +41,14 @@ pub const CAUSE: Cause = Cause {
                  reset the next packet",
                 &[RequiredSignal::Any("conntrack_end"), RequiredSignal::Full("reset_sent")],
             ),
+            Detection::observed(
+                "the entry was removed after its deadline, and a rule rejected a packet that had no entry, in a \
+                 namespace whose rules test the conntrack state",
+                &[RequiredSignal::Any("conntrack_end"), RequiredSignal::Any("firewall_reset")],
+            ),
             Detection::correlated(
-                "the removal was seen, the sender of the reset was not",
+                "the removal was seen, the sender of the reset was not; or such a rule dropped the packets without an \
+                 answer",
                 &[RequiredSignal::Any("conntrack_end"), RequiredSignal::Any("reset_received")],
             ),
             Detection::inferred(
@@ -61,7 +68,7 @@ pub const CAUSE: Cause = Cause {
                 "there is a netlink port, and the entry's deadline was in the future",
             ),
             (
-                "an entry without NAT",
+                "an entry without NAT that no rule needs",
                 "nothing breaks; the next packet creates a new entry (tcp_loose=1)",
             ),
         ],
@@ -81,11 +88,11 @@ const RAISE_TIMEOUT: Remedy = Remedy {
     id: "raise_conntrack_timeout",
     owner: FixOwner::Node,
     risk: Risk::Medium,
-    summary: "raise the conntrack timeout that ran out, in the namespace that does the NAT",
+    summary: "raise the conntrack timeout that ran out, in the namespace that held the entry",
     reason: "for clients that cannot send keepalives; it also keeps dead flows longer, and \
              kube-proxy overwrites it at its next start",
     how: "raise the net.netfilter.nf_conntrack_tcp_timeout_* sysctl that the verdict names, in the \
-          network namespace that does the NAT",
+          network namespace that held the entry",
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[
@@ -112,7 +119,7 @@ const NOT_FIXES: &[(&str, &str)] = &[
     ),
     (
         "the sysctl in the client's namespace",
-        "the timeouts are per network namespace, and only those of the namespace that does the NAT \
+        "the timeouts are per network namespace, and only those of the namespace that held the entry \
          count",
     ),
 ];

@@ -58,7 +58,7 @@ pub const CAUSE: Cause = Cause {
         ],
         mistaken_for: &[
             ("connection_refused", "a closed port answers a SYN in the same way, without a rule"),
-            ("retransmission_timeout", "a rule that only drops sends no answer; check its counter"),
+            ("retransmission_timeout", "a rule that only drops sends no answer"),
             ("peer_state_lost", "a reject rule on another host looks like this from this host"),
         ],
         fixes: &[CHANGE_RULE],
@@ -98,20 +98,25 @@ fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
         }
         let place = evidence.place(at.netns).describe();
         let tool = tool(&at.value.stack);
-        return Some(
-            Verdict::new(
-                Confidence::Observed,
-                format!("{tool} {place} answered its packet with a reset"),
-            )
-            .finding(Finding {
-                kind: "firewall_reset",
-                ts: at.ts,
-                summary: format!(
-                    "{tool} {place} reset {}",
-                    at.value.trigger.map_or("a packet".into(), |t| t.flow.to_string())
-                ),
-            }),
-        );
+        let mut verdict = Verdict::new(
+            Confidence::Observed,
+            format!("{tool} {place} answered its packet with a reset"),
+        )
+        .finding(Finding {
+            kind: "firewall_reset",
+            ts: at.ts,
+            summary: format!(
+                "{tool} {place} reset {}",
+                at.value.trigger.map_or("a packet".into(), |t| t.flow.to_string())
+            ),
+        });
+        if !syn && evidence.may_have_lost_plain_entry() {
+            verdict = verdict.prove(
+                "check whether a rule before it accepts `ct state established`: conntrack had no entry for the packet, \
+                 and when that entry ended is not on record",
+            );
+        }
+        return Some(verdict);
     }
     if let Some((loss, drop)) = unreachable(evidence)
         && let Some(stack) = drop.rejected_by()

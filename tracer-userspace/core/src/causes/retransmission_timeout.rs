@@ -27,10 +27,8 @@ pub const CAUSE: Cause = Cause {
                 application gets ETIMEDOUT, or the ICMP error that arrived meanwhile, and no reset \
                 is sent to the peer. The cause is on the path: a packet dropped without an answer, \
                 a lost route, an MTU black hole or a dead host. The evidence lists what was seen \
-                here, such as packets that a rule rejected or a full IPVS table \
-                (net.ipv4.vs.conn_max). Where kprobes are used, a rule of this host that only \
-                drops is not seen, because the kernel's only hook for it runs for every dropped \
-                packet. Check the rule's own counter.",
+                here, such as packets that a rule of this host rejected or dropped, or a full IPVS \
+                table (net.ipv4.vs.conn_max).",
         detections: &[
             Detection::observed(
                 "the socket failed with ETIMEDOUT",
@@ -58,7 +56,14 @@ pub const CAUSE: Cause = Cause {
                  precedence",
             ),
         ],
-        fixes: &[remedy::RESTORE_THE_PATH, CHANGE_RULE, RAISE_CONN_MAX, SOONER, LONGER],
+        fixes: &[
+            remedy::RESTORE_THE_PATH,
+            unanswered::CHANGE_DROP,
+            CHANGE_RULE,
+            RAISE_CONN_MAX,
+            SOONER,
+            LONGER,
+        ],
         not_fixes: NOT_FIXES,
     },
     judge,

@@ -10,16 +10,26 @@ use super::reject_rule;
 use crate::{
     event::{PacketDrop, Socket},
     evidence::{Evidence, seconds},
-    fix::Fix,
+    fix::{Fix, FixOwner, Remedy, Risk},
     history::losses::LossEntry,
     verdict::Finding,
 };
 
 /// The test for cases without a recorded drop on this host.
-pub const FIND_THE_DROP: &str = "while the socket retransmits, watch the counters of DROP rules \
-                                 and policies in every namespace on the path (nft list ruleset, \
-                                 iptables -L -v -n; rsttrace does not see a rule that only drops), \
-                                 then capture on both sides of each hop";
+pub const FIND_THE_DROP: &str = "while the socket retransmits, capture on both sides of each hop, and on \
+                                 other hosts of the path watch the counters of DROP rules and policies \
+                                 (nft list ruleset, iptables -L -v -n)";
+
+/// The fix where a rule of this host dropped the packets without an answer.
+pub const CHANGE_DROP: Remedy = Remedy {
+    id: "change_the_drop_rule",
+    owner: FixOwner::Firewall,
+    risk: Risk::Medium,
+    summary: "change the rule or policy that drops the packets",
+    reason: "the packets reached this host and were dropped here, not on the path",
+    how: "find the rule with nft list ruleset, iptables-save or ip6tables-save in that namespace (look for `drop`, \
+          `policy drop` or `-j DROP`; counters show which one runs), and change it",
+};
 
 /// The minimum time without an answer of a socket that gave up, seconds. Each wait is twice the one before,
 /// from 0.2 s (TCP_RTO_MIN) to 120 s (TCP_RTO_MAX, include/net/tcp.h).
@@ -65,7 +75,9 @@ pub fn rejected_from_the_start(evidence: &Evidence<'_>, loss: &LossEntry) -> boo
 /// The packet that was dropped on this host during the time without an answer.
 pub fn dropped(evidence: &Evidence<'_>) -> Option<Finding> {
     let first = evidence.drops().first().copied();
-    let (loss, drop) = rejected(evidence).or(first)?;
+    let Some((loss, drop)) = rejected(evidence).or(first) else {
+        return silently_dropped(evidence);
+    };
     let (who, answer) = match drop.rejected_by() {
         Some(stack) => (reject_rule::tool(stack), " and answered it with an ICMP error"),
         None => ("netfilter", ""),
@@ -83,12 +95,39 @@ pub fn dropped(evidence: &Evidence<'_>) -> Option<Finding> {
     })
 }
 
-/// A rule that answers for the peer is the first thing to change, for every timeout cause.
+/// The packets that netfilter dropped without an answer.
+pub fn silently_dropped(evidence: &Evidence<'_>) -> Option<Finding> {
+    let drop = *evidence.rule_drops().first()?;
+    let entry = match drop.entry.was_lost() {
+        true => ", for which conntrack had no entry,",
+        false => "",
+    };
+    let packets = match drop.count {
+        1 => "a packet".to_owned(),
+        count => format!("{count} packets"),
+    };
+    Some(Finding {
+        kind: "netfilter_drop",
+        ts: drop.last,
+        summary: format!(
+            "netfilter {} dropped {packets} {}{entry} without an answer, the newest {} earlier",
+            evidence.place(drop.netns).describe(),
+            drop.flow,
+            human_s(evidence.age_s(drop.last)),
+        ),
+    })
+}
+
+/// A rule that answers for the peer, or drops the packets, is the first thing to change, for every timeout cause.
 pub fn fixes(evidence: &Evidence<'_>, otherwise: Fix) -> Vec<Fix> {
-    match rejected(evidence) {
-        Some((loss, _)) => {
-            vec![reject_rule::change_the_rule(evidence.place(loss.netns)), otherwise]
+    let drops = evidence.rule_drops();
+    let first = match (rejected(evidence), drops.first()) {
+        (Some((loss, _)), _) => reject_rule::change_the_rule(evidence.place(loss.netns)),
+        (None, Some(drop)) => {
+            let place = evidence.place(drop.netns).describe();
+            Fix { summary: format!("{} {place}", CHANGE_DROP.summary), ..CHANGE_DROP.fix() }
         }
-        None => vec![otherwise],
-    }
+        (None, None) => return vec![otherwise],
+    };
+    vec![first, otherwise]
 }

@@ -16,7 +16,7 @@ use self::{stored_verdict::StoredVerdict, unmatched::UnmatchedSources};
 use crate::{
     case::{Case, Record, Stamped},
     causes::{self, cause::Cause},
-    event::{Body, Event, has},
+    event::{Body, Event, PlainEnd, has},
     evidence::{self, Evidence, Hosts, TraceCoverage},
     history::{
         baseline::Baseline,
@@ -165,6 +165,18 @@ impl Correlator {
             }
             Body::EndedSockets(ended) => {
                 self.baseline.add_ended(netns, *ended);
+                return;
+            }
+            Body::FilteredFlow(mut flow) => {
+                for PlainEnd { ts, netns, end } in std::mem::take(&mut flow.ends) {
+                    let entry = LossEntry::new(ts, netns, Loss::Conntrack(Box::new(end)));
+                    self.memory.remember_once(entry);
+                }
+                self.baseline.add_filtered(*flow);
+                return;
+            }
+            Body::FilterRules(rules) => {
+                self.baseline.add_filter_rules(netns, *rules);
                 return;
             }
             Body::PeerSocket(peer) => {

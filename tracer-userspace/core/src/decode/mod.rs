@@ -23,8 +23,8 @@ use tracer_common::{
 
 use crate::event::{
     Body, ConntrackEnd, ConntrackInvalid, DropReason, Event, IpvsEnd, IpvsServerRemoved,
-    NatChainRemoved, NatTuples, Packet, PacketDrop, ResetReceived, ResetSent, Socket, SocketEnd,
-    SocketError, Stack, Task, Via,
+    NatChainRemoved, NatTuples, Packet, PacketDrop, PacketEntry, PlainEnd, ResetReceived,
+    ResetSent, RuleDrop, Socket, SocketEnd, SocketError, Stack, Task, Via,
 };
 
 /// Why bytes are not a valid record.
@@ -201,6 +201,53 @@ fn socket_end(end: Bytes<'_>, clock: &Clock) -> Result<Option<SocketEnd>> {
             idle_s: Some(clock.seconds(end.u32(offset_of!(E, idle_j))?.into())),
         }),
     })
+}
+
+/// Decodes a slot of the `PLAIN_ENDS` map whose flow is this one, in either direction. `None` for another flow and for
+/// an empty slot.
+///
+/// # Errors
+/// [`DecodeError`] when the bytes are too short or have another wire version.
+pub fn plain_end(slot: &[u8], wanted: Flow, kernel: &dyn Kernel) -> Result<Option<PlainEnd>> {
+    use record::PlainEnd as S;
+    let bytes = Bytes { all: slot, base: 0 };
+    let original = bytes.within(offset_of!(S, end) + offset_of!(record::ConntrackEnd, original));
+    if bytes.u64(offset_of!(S, number))? == 0 || flow(original)?.key() != wanted.key() {
+        return Ok(None);
+    }
+    let record = slot.get(offset_of!(S, header)..).unwrap_or_default();
+    Ok(match decode(record, kernel)? {
+        Some(Event { ts, netns, body: Body::ConntrackEnd(end) }) => {
+            Some(PlainEnd { ts, netns, end: *end })
+        }
+        _ => None,
+    })
+}
+
+/// Decodes the value of a flow in the `RULE_DROPS` map.
+///
+/// # Errors
+/// [`DecodeError`] when the bytes are too short.
+pub fn rule_drop(flow: Flow, value: &[u8]) -> Result<RuleDrop> {
+    use record::RuleDrop as R;
+    let bytes = Bytes { all: value, base: 0 };
+    Ok(RuleDrop {
+        flow,
+        first: bytes.u64(offset_of!(R, first_ns))?,
+        last: bytes.u64(offset_of!(R, last_ns))?,
+        count: bytes.u32(offset_of!(R, count))?,
+        netns: bytes.u32(offset_of!(R, netns))?,
+        entry: packet_entry(bytes.u32(offset_of!(R, entry))?),
+    })
+}
+
+fn packet_entry(value: u32) -> PacketEntry {
+    match value {
+        record::ENTRY_NONE => PacketEntry::None,
+        record::ENTRY_NEW => PacketEntry::Made,
+        record::ENTRY_EXISTED => PacketEntry::Existed,
+        _ => PacketEntry::Unknown,
+    }
 }
 
 fn address(bytes: [u8; 16], port: u16) -> SocketAddr {
@@ -391,6 +438,7 @@ impl Decoder<'_> {
                 record::VIA_FUNCTION => Via::Function,
                 _ => Via::Tracepoint,
             },
+            entry: packet_entry(bytes.u32(offset_of!(R, entry))?),
         })
     }
 
@@ -469,6 +517,7 @@ impl Decoder<'_> {
     fn rule_reject(&self, bytes: Bytes<'_>) -> Result<Option<PacketDrop>> {
         use record::RuleReject as R;
         let stack = self.stack(bytes.within(offset_of!(R, stack)))?;
+        let entry = packet_entry(bytes.u32(offset_of!(R, entry))?);
         let tuples = NatTuples {
             original: flow(bytes.within(offset_of!(R, original)))?,
             reply: flow(bytes.within(offset_of!(R, reply)))?,
@@ -477,7 +526,7 @@ impl Decoder<'_> {
             let as_sent = tuples.as_sent(met.flow);
             PacketDrop {
                 packet: Packet { flow: as_sent.unwrap_or(met.flow), ..met },
-                why: DropReason::Rejected { stack, nat: as_sent.map(|_| tuples) },
+                why: DropReason::Rejected { stack, nat: as_sent.map(|_| tuples), entry },
             }
         }))
     }

@@ -195,3 +195,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_drops_of_a_flow_decode_to_the_written_values_and_too_few_bytes_are_an_error() {
+    let written = record::RuleDrop {
+        first_ns: 5,
+        last_ns: 9,
+        count: 3,
+        netns: 7,
+        entry: record::ENTRY_NEW,
+        pad: 0,
+    };
+    let bytes = bytes_of(&written);
+    let flow = rsttrace_model::testing::flow("10.0.0.1:1", "10.0.0.2:2");
+    let found = rule_drop(flow, &bytes).expect("complete");
+    assert_eq!((found.first, found.last, found.count, found.netns), (5, 9, 3, 7));
+    assert_eq!(found.entry, PacketEntry::Made);
+    assert!(rule_drop(flow, &bytes[..20]).is_err());
+}

@@ -1,6 +1,6 @@
 //! TCP packets that this host dropped, and why.
 
-use rsttrace_model::flow::Flow;
+use rsttrace_model::flow::{Flow, Nanos};
 use serde::{Deserialize, Serialize};
 
 use super::{packet::Packet, stack::Stack};
@@ -28,7 +28,7 @@ pub enum DropReason {
     Clash { tuple: Flow },
     /// A rule answered with an ICMP error, in these functions. Has the tuples of the connection where NAT
     /// translates it.
-    Rejected { stack: Stack, nat: Option<NatTuples> },
+    Rejected { stack: Stack, nat: Option<NatTuples>, entry: PacketEntry },
     /// netfilter dropped it for an unknown reason: a rule, or a full table. Recorded only where kprobes are
     /// unavailable.
     Netfilter {
@@ -60,6 +60,14 @@ impl PacketDrop {
         }
     }
 
+    /// The conntrack entry of a packet that a rule answered with an ICMP error.
+    pub fn rejected_entry(&self) -> Option<PacketEntry> {
+        match self.why {
+            DropReason::Rejected { entry, .. } => Some(entry),
+            _ => None,
+        }
+    }
+
     /// The functions that answered it with an ICMP error.
     pub fn rejected_by(&self) -> Option<&Stack> {
         match &self.why {
@@ -67,6 +75,46 @@ impl PacketDrop {
             _ => None,
         }
     }
+}
+
+/// The conntrack entry of a packet that a rule met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PacketEntry {
+    /// Not recorded.
+    #[default]
+    Unknown,
+    /// None: the packet is not tracked, or INVALID.
+    None,
+    /// The packet made it: its connection had none. A rule sees `ct state new`.
+    Made,
+    /// It existed before the packet.
+    Existed,
+}
+
+impl PacketEntry {
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::Unknown
+    }
+
+    /// Whether the packet's connection had no entry any more.
+    pub fn was_lost(self) -> bool {
+        matches!(self, Self::None | Self::Made)
+    }
+}
+
+/// Packets of one direction of a connection that netfilter dropped: a rule, a policy or IPVS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleDrop {
+    /// As the packets were when they were dropped.
+    pub flow: Flow,
+    /// When the first and the newest were dropped.
+    pub first: Nanos,
+    pub last: Nanos,
+    pub count: u32,
+    /// Of the newest packet, like the entry.
+    pub netns: u32,
+    pub entry: PacketEntry,
 }
 
 /// Both directions of a translated connection, each as its sender addresses it.
@@ -110,6 +158,8 @@ struct Stored {
     rejected: Option<Stack>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nat: Option<NatTuples>,
+    #[serde(default, skip_serializing_if = "PacketEntry::is_unknown")]
+    entry: PacketEntry,
 }
 
 impl From<Stored> for PacketDrop {
@@ -120,7 +170,9 @@ impl From<Stored> for PacketDrop {
             _ if no_server => DropReason::NoServer,
             _ if no_destination => DropReason::NoDestination,
             (Some(tuple), _) => DropReason::Clash { tuple },
-            (None, Some(stack)) => DropReason::Rejected { stack, nat: stored.nat },
+            (None, Some(stack)) => {
+                DropReason::Rejected { stack, nat: stored.nat, entry: stored.entry }
+            }
             (None, None) => DropReason::Netfilter { tracked },
         };
         Self { packet, why }
@@ -138,6 +190,7 @@ impl From<PacketDrop> for Stored {
             clash: None,
             rejected: None,
             nat: None,
+            entry: PacketEntry::Unknown,
         };
         match why {
             DropReason::TableFull => stored.table_full = true,
@@ -146,8 +199,8 @@ impl From<PacketDrop> for Stored {
             DropReason::Clash { tuple } => {
                 (stored.clash, stored.tracked) = (Some(tuple), true);
             }
-            DropReason::Rejected { stack, nat } => {
-                (stored.rejected, stored.nat) = (Some(stack), nat);
+            DropReason::Rejected { stack, nat, entry } => {
+                (stored.rejected, stored.nat, stored.entry) = (Some(stack), nat, entry);
             }
             DropReason::Netfilter { tracked } => stored.tracked = tracked,
         }
@@ -171,7 +224,11 @@ mod tests {
             DropReason::NoServer,
             DropReason::NoDestination,
             DropReason::Clash { tuple: flow("10.0.0.3:2", "10.0.0.1:1") },
-            DropReason::Rejected { stack: vec!["nf_send_unreach".into()], nat: Some(nat) },
+            DropReason::Rejected {
+                stack: vec!["nf_send_unreach".into()],
+                nat: Some(nat),
+                entry: PacketEntry::Made,
+            },
             DropReason::Netfilter { tracked: true },
             DropReason::Netfilter { tracked: false },
         ] {

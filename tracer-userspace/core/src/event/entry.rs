@@ -8,7 +8,7 @@ use rsttrace_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Packet, Stack, Task, has};
+use super::{Packet, RuleDrop, Stack, Task, has};
 
 /// An IPVS entry ended although its connection was not closed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -127,6 +127,26 @@ impl ConntrackEnd {
     pub fn is_nat(&self) -> bool {
         self.status & (1 << 4 | 1 << 5) != 0
     }
+}
+
+/// What the kernel keeps of a connection whose packet a rule answered, or which timed out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FilteredFlow {
+    pub flow: Flow,
+    /// Ends of its conntrack entries that translated nothing.
+    pub ends: Vec<PlainEnd>,
+    /// Every such end since this time is kept, of any connection; `None` where they are not traced.
+    pub ends_since: Option<Nanos>,
+    /// Its packets that netfilter dropped.
+    pub drops: Vec<RuleDrop>,
+}
+
+/// The end of a conntrack entry that translated nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlainEnd {
+    pub ts: Nanos,
+    pub netns: u32,
+    pub end: ConntrackEnd,
 }
 
 /// conntrack judged a packet of a translated connection INVALID, so the packet was forwarded untranslated.

@@ -7,6 +7,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use rsttrace_model::{
+    firewall::FilterRules,
     flow::Nanos,
     ipvs::IpvsEntry,
     lookup::{AcceptQueue, InitialState, StateLookup},
@@ -23,9 +24,10 @@ mod session;
 mod socket;
 mod stack;
 
-pub use drop::{DropReason, NatTuples, PacketDrop};
+pub use drop::{DropReason, NatTuples, PacketDrop, PacketEntry, RuleDrop};
 pub use entry::{
-    ConntrackEnd, ConntrackInvalid, IpvsEnd, IpvsRemoval, IpvsServerRemoved, NatChainRemoved,
+    ConntrackEnd, ConntrackInvalid, FilteredFlow, IpvsEnd, IpvsRemoval, IpvsServerRemoved,
+    NatChainRemoved, PlainEnd,
 };
 pub use packet::Packet;
 pub use reset::{ResetReceived, ResetSent, SocketError, Via};
@@ -89,6 +91,10 @@ pub enum Body {
     EndedSockets(Box<EndedSockets>),
     /// The socket of this host that was the peer of a socket when that received a reset.
     PeerSocket(Box<PeerSocket>),
+    /// What the kernel keeps of a connection whose packet a rule answered, or which timed out.
+    FilteredFlow(Box<FilteredFlow>),
+    /// The filter rules of a namespace in which a rule answered or dropped a packet.
+    FilterRules(Box<FilterRules>),
     /// The accept queue of a listener that did not answer.
     AcceptQueue(Box<AcceptQueue>),
     /// Records lost since the start, all kinds.

@@ -7,7 +7,7 @@ use rsttrace_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Packet, Socket, SocketEnd, Stack, Task};
+use super::{Packet, PacketEntry, Socket, SocketEnd, Stack, Task};
 
 /// The hook that recorded a sent reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,9 @@ pub struct ResetSent {
     /// The kernel's name for the reason, such as `NO_SOCKET` for `SK_RST_REASON_NO_SOCKET`.
     pub reason: Option<Box<str>>,
     pub via: Via,
+    /// Of a rule's reset: the conntrack entry of the packet that is answered.
+    #[serde(default, skip_serializing_if = "PacketEntry::is_unknown")]
+    pub entry: PacketEntry,
 }
 
 impl ResetSent {

@@ -55,11 +55,12 @@ impl Session {
         spots
     }
 
-    /// A possible cause of a timeout that this kernel's hooks do not show. Every dropped packet is checked
-    /// only where kprobes are unavailable.
+    /// A possible cause of a timeout that this kernel's hooks do not show.
     pub fn unseen_drops(&self) -> Option<&'static str> {
         let checks_all_drops = |signal: &SignalCoverage| {
-            signal.programs().any(|it| it == "kfree_skb_netfilter__rawtp")
+            signal
+                .programs()
+                .any(|it| it == "kfree_skb_netfilter__rawtp" || it == "kfree_skb_rule__rawtp")
         };
         (!self.coverage.iter().any(checks_all_drops)).then_some(
             "packets that a firewall rule of this host drops without an answer are not traced, so a timeout \

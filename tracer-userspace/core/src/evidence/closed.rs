@@ -53,15 +53,22 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    /// The confidence of a lost entry, whose end is on record: observed if the reset's sender is on record
-    /// too, and inferred if the server may have closed the connection before.
+    /// The confidence of a lost entry, whose end is on record: observed if the reset's sender, or the rule that answered
+    /// for want of the entry, is on record too, and inferred if the server may have closed the connection before.
     pub fn lost_entry_confidence(&self) -> Confidence {
         if self.resetting_end() == ResettingEnd::ServerShut {
             return Confidence::Inferred;
         }
-        match self.stateless() {
-            Some(_) if !self.zone_is_ambiguous => Confidence::Observed,
-            _ => Confidence::Correlated,
+        let seen = match self.plain_loss() {
+            Some(_) => {
+                self.rejected().is_some()
+                    || self.drops.iter().any(|it| it.1.rejected_by().is_some())
+            }
+            None => self.stateless().is_some(),
+        };
+        match seen && !self.zone_is_ambiguous {
+            true => Confidence::Observed,
+            false => Confidence::Correlated,
         }
     }
 

@@ -41,8 +41,10 @@ impl<'a> Evidence<'a> {
                 // with its own entry counts as the IPVS loss.
                 Loss::Conntrack(end)
                     if self.conntrack.is_none()
-                        && end.is_nat()
-                        && self.misdirected(loss)
+                        && match end.is_nat() {
+                            true => self.misdirected(loss),
+                            false => self.rests_on(loss),
+                        }
                         && !has(&end.stack, "ip_vs_conn_drop_conntrack") =>
                 {
                     self.conntrack = Some((loss, end));

@@ -6,6 +6,7 @@ mod balanced;
 mod closed;
 mod coverage;
 mod facts;
+mod filtered;
 mod look_back;
 mod reconstructed;
 mod reset;

@@ -71,11 +71,15 @@ impl<'a> Evidence<'a> {
     /// Whether a lost entry can explain this case: the sender of the reset had no state, or the peer did not
     /// answer. A lost entry never explains the abort of an open socket.
     pub fn looks_like_lost_state(&self) -> bool {
-        if self.is_handshake() || self.active_abort() || self.rejected().is_some() {
+        if self.is_handshake() || self.active_abort() {
             return false;
         }
         if matches!(self.resetting_end(), ResettingEnd::ClientShut | ResettingEnd::Closed(_)) {
             return false;
+        }
+        // A rule sent the reset, or drops the packets.
+        if self.rejected().is_some() || self.plain_loss().is_some() {
+            return self.plain_loss().is_some();
         }
         if self.sent().is_some() {
             return self.stateless().is_some() && !self.listen_overflowed();

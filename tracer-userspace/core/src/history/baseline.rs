@@ -7,6 +7,7 @@ use std::{
 };
 
 use rsttrace_model::{
+    firewall::FilterRules,
     flow::Flow,
     lookup::{AcceptQueue, InitialState, StateLookup},
     netns::NetnsState,
@@ -15,7 +16,7 @@ use rsttrace_model::{
 use super::push_bounded;
 use crate::{
     case::Stamped,
-    event::{EndedSocket, EndedSockets, IpvsEnd, NatChainRemoved, PeerSocket},
+    event::{EndedSocket, EndedSockets, FilteredFlow, IpvsEnd, NatChainRemoved, PeerSocket},
 };
 
 /// IPVS entries kept from the start of tracing, of all namespaces (a few hundred bytes each).
@@ -39,6 +40,8 @@ pub struct Baseline {
     living: VecDeque<(u32, PeerSocket)>,
     /// NAT chains that were removed, oldest first.
     nat_removed: VecDeque<Stamped<NatChainRemoved>>,
+    filtered: VecDeque<FilteredFlow>,
+    filter_rules: VecDeque<(u32, FilterRules)>,
     /// The highest nf_conntrack_max that was read while tracing; one value for the whole machine.
     highest_max: Option<u32>,
 }
@@ -80,6 +83,25 @@ impl Baseline {
     /// Removed NAT chains, newest first.
     pub fn nat_removals(&self) -> impl Iterator<Item = &Stamped<NatChainRemoved>> {
         self.nat_removed.iter().rev()
+    }
+
+    pub fn add_filtered(&mut self, flow: FilteredFlow) {
+        push_bounded(&mut self.filtered, MAX_LOOKUPS, flow);
+    }
+
+    /// What the kernel kept of connections that a rule may have stopped, newest first.
+    pub fn filtered(&self) -> impl Iterator<Item = &FilteredFlow> {
+        self.filtered.iter().rev()
+    }
+
+    pub fn add_filter_rules(&mut self, netns: u32, rules: FilterRules) {
+        push_bounded(&mut self.filter_rules, MAX_LOOKUPS, (netns, rules));
+    }
+
+    /// The newest reading of a namespace's filter rules.
+    pub fn filter_rules(&self, netns: u32) -> Option<FilterRules> {
+        let mut newest = self.filter_rules.iter().rev();
+        newest.find(|(inum, _)| *inum == netns).map(|(_, rules)| *rules)
     }
 
     /// Notes the limits of a reading.

@@ -23,7 +23,7 @@ pub enum LossKind {
     Nat,
     /// Ends of other conntrack entries that translated a connection.
     HalfOpenNat,
-    /// Ends of conntrack entries without translation.
+    /// Ends of conntrack entries without translation, as far as they were asked for.
     Plain,
     /// Packets that were dropped or judged INVALID.
     Packet,
@@ -79,6 +79,15 @@ impl Memory {
 
     pub fn remember(&mut self, entry: LossEntry) {
         self.stores[LossKind::of(&entry.loss) as usize].remember(entry);
+    }
+
+    /// The same for a loss that may be known already, because it was asked for before.
+    pub fn remember_once(&mut self, entry: LossEntry) {
+        let known =
+            self.of(&entry.loss.keys()).any(|it| (it.ts, it.netns) == (entry.ts, entry.netns));
+        if !known {
+            self.remember(entry);
+        }
     }
 
     /// Losses of any of these flows.

@@ -1,12 +1,15 @@
-//! Rules that answer with an ICMP error: behind NAT, in mid-stream, or from a module that was just loaded.
+//! Rules that answer or drop: behind NAT, in mid-stream, from a module that was just loaded, or for want of an entry.
 
 use rsttrace_core::{
-    event::{Body, DropReason, Event, NatTuples, Packet, Session, Socket},
+    event::{
+        Body, ConntrackEnd, DropReason, Event, FilteredFlow, NatTuples, Packet, PacketEntry,
+        PlainEnd, ResetSent, RuleDrop, Session, Socket, Via,
+    },
     incident::Incident,
     testing::*,
     verdict::Confidence,
 };
-use rsttrace_model::{tcp_flag, tcp_state};
+use rsttrace_model::{firewall::FilterRules, tcp_flag, tcp_state};
 
 const NOW: u64 = 1000 * SECOND;
 const MILLISECOND: u64 = 1_000_000;
@@ -131,4 +134,102 @@ fn a_connect_refused_while_a_firewall_module_is_loaded_is_not_benign() {
     );
     let later = refused(NOW + SECOND);
     assert_eq!(causes(&replay([attaching_event, hooked, later])), ["connection_refused"]);
+}
+
+/// A rule resets data of CLIENT to SERVER, for which conntrack had `entry`.
+fn reset_by_rule(ts: u64, entry: PacketEntry) -> [Event; 2] {
+    let stack = stack(&["nf_send_reset", "nft_reject_inet_eval", "nft_do_chain"]);
+    let answer = ResetSent { via: Via::Netfilter, entry, stack, ..no_socket(data(CLIENT, SERVER)) };
+    [
+        sent(ts, NODE_NS, answer),
+        received(ts, CLIENT_NS, socket(1, CLIENT, SERVER, ts - 400 * SECOND)),
+    ]
+}
+
+/// The kernel kept the end of CLIENT's entry to SERVER, which translated nothing.
+fn kept(ts: u64, ended: u64, since: u64) -> Event {
+    let (original, reply) = (flow(CLIENT, SERVER), flow(SERVER, CLIENT));
+    let end = ConntrackEnd { original, reply, status: 1 << 3, ..conntrack_end(ended, 0) };
+    let ends = match ended {
+        0 => Vec::new(),
+        ts => vec![PlainEnd { ts, netns: NODE_NS, end }],
+    };
+    let found = FilteredFlow { flow: original, ends, ends_since: Some(since), drops: Vec::new() };
+    at(ts, 1, Body::FilteredFlow(Box::new(found)))
+}
+
+fn rules(ts: u64, stateful: Option<bool>) -> Event {
+    at(ts, NODE_NS, Body::FilterRules(Box::new(FilterRules { stateful })))
+}
+
+fn rejected_after_loss(entry: PacketEntry, stateful: Option<bool>, ended: u64) -> Incident {
+    let [reset, victim] = reset_by_rule(NOW, entry);
+    let events = [session(SECOND), reset, kept(NOW, ended, 0), rules(NOW, stateful), victim];
+    replay(events).remove(0)
+}
+
+#[test]
+fn a_stateful_rule_yields_to_the_expiry_of_the_entry_that_it_needs() {
+    for entry in [PacketEntry::Made, PacketEntry::None] {
+        let found = rejected_after_loss(entry, Some(true), NOW - 10 * SECOND);
+        assert_eq!(found.cause.id, "conntrack_idle_expired");
+        assert_eq!(found.confidence, Some(Confidence::Observed));
+        assert!(found.evidence.iter().any(|it| it.kind == "rule_without_entry"));
+    }
+}
+
+#[test]
+fn an_expired_entry_that_no_rule_needs_explains_nothing() {
+    let lost = NOW - 10 * SECOND;
+    for (entry, stateful, ended) in [
+        // No rule tests the state, or whether one does is not known.
+        (PacketEntry::Made, Some(false), lost),
+        (PacketEntry::Made, None, lost),
+        // The rejected packet had its entry.
+        (PacketEntry::Existed, Some(true), lost),
+        (PacketEntry::Unknown, Some(true), lost),
+        // The client was answered after the end of the entry.
+        (PacketEntry::Made, Some(true), NOW - 500 * SECOND),
+    ] {
+        let found = rejected_after_loss(entry, stateful, ended);
+        assert_eq!(found.cause.id, "firewall_reject", "{entry:?} {stateful:?} {ended}");
+    }
+}
+
+#[test]
+fn a_reject_without_an_entry_says_so_where_its_end_may_be_forgotten() {
+    let judged = |since| {
+        let [reset, victim] = reset_by_rule(NOW, PacketEntry::Made);
+        let events = [reset, kept(NOW, 0, since), rules(NOW, Some(true)), victim];
+        replay(events).remove(0)
+    };
+    let (forgotten, complete) = (judged(NOW - SECOND), judged(NOW - 900 * SECOND));
+    assert_eq!((forgotten.cause.id, complete.cause.id), ("firewall_reject", "firewall_reject"));
+    assert!(forgotten.prove.is_some() && complete.prove.is_none());
+}
+
+#[test]
+fn packets_that_a_rule_drops_without_an_answer_name_the_rules_owner_in_the_first_fix() {
+    let timed_out = || failed(NOW, CLIENT_NS, client(0), 110, &["tcp_retransmit_timer"]);
+    let drop = |last| RuleDrop {
+        flow: flow(CLIENT, VIP),
+        first: last,
+        last,
+        count: 4,
+        netns: NODE_NS,
+        entry: PacketEntry::Existed,
+    };
+    let judged = |last| {
+        let drops = vec![drop(last)];
+        let found =
+            FilteredFlow { flow: flow(CLIENT, VIP), ends: Vec::new(), ends_since: None, drops };
+        replay([timed_out(), at(NOW, 1, Body::FilteredFlow(Box::new(found)))]).remove(0)
+    };
+    let found = judged(NOW - SECOND);
+    assert_eq!(found.cause.id, "retransmission_timeout");
+    assert_eq!(found.fixes[0].id, "change_the_drop_rule");
+    assert!(found.evidence.iter().any(|it| it.summary.contains("dropped 4 packets")));
+    // Before the client was last answered, it was another connection.
+    let earlier = judged(NOW - 500 * SECOND);
+    assert_ne!(earlier.fixes[0].id, "change_the_drop_rule");
 }

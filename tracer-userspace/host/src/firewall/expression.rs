@@ -13,9 +13,9 @@ use super::{
     xtables,
 };
 
-const NFTA_LIST_ELEM: u16 = 1;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
+pub(super) const NFTA_LIST_ELEM: u16 = 1;
+pub(super) const NFTA_EXPR_NAME: u16 = 1;
+pub(super) const NFTA_EXPR_DATA: u16 = 2;
 
 const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_DATA_VERDICT: u16 = 2;
@@ -25,7 +25,7 @@ const NF_DROP: i32 = 0;
 const NFT_JUMP: i32 = -3;
 const NFT_GOTO: i32 = -4;
 
-const NFT_CT_STATE: u32 = 0;
+pub(super) const NFT_CT_STATE: u32 = 0;
 const NFT_META_OIF: u32 = 5;
 const NFT_META_OIFNAME: u32 = 7;
 const NFT_META_L4PROTO: u32 = 16;
@@ -58,24 +58,24 @@ enum Value {
 }
 
 /// An expression's attributes: type and payload.
-struct Fields<'a>(Vec<(u16, &'a [u8])>);
+pub(super) struct Fields<'a>(Vec<(u16, &'a [u8])>);
 
 impl<'a> Fields<'a> {
-    fn of(data: &'a [u8]) -> io::Result<Self> {
+    pub(super) fn of(data: &'a [u8]) -> io::Result<Self> {
         attributes(data).collect::<io::Result<_>>().map(Self)
     }
 
-    fn bytes(&self, kind: u16) -> Option<&'a [u8]> {
+    pub(super) fn bytes(&self, kind: u16) -> Option<&'a [u8]> {
         self.0.iter().find(|(it, _)| *it == kind).map(|(_, payload)| *payload)
     }
 
     /// A number in network byte order, as all nftables numbers are. A missing attribute is 0, because the
     /// kernel omits some attributes.
-    fn number(&self, kind: u16) -> io::Result<u32> {
+    pub(super) fn number(&self, kind: u16) -> io::Result<u32> {
         self.bytes(kind).map_or(Ok(0), |payload| leading(payload).map(u32::from_be_bytes))
     }
 
-    fn text(&self, kind: u16) -> String {
+    pub(super) fn text(&self, kind: u16) -> String {
         self.bytes(kind).map(text).unwrap_or_default()
     }
 
@@ -86,7 +86,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The value of one 32-bit register, in host byte order.
-    fn word(&self, kind: u16) -> io::Result<u32> {
+    pub(super) fn word(&self, kind: u16) -> io::Result<u32> {
         leading(self.value(kind)?).map(u32::from_ne_bytes)
     }
 }

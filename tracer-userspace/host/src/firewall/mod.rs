@@ -13,6 +13,7 @@ use rule::Effect;
 mod expression;
 mod netlink;
 mod rule;
+mod stateful;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -25,6 +26,19 @@ pub(super) fn read() -> Option<Firewall> {
         return Some(Firewall::default());
     }
     netlink::read().ok()
+}
+
+/// Whether a filter rule of the calling thread's namespace tells packets with a conntrack entry from those without;
+/// `None` where the rules cannot be read.
+pub(super) fn is_stateful() -> Option<bool> {
+    if !Path::new("/sys/module/nf_tables").exists() {
+        return legacy_tables().is_empty().then_some(false);
+    }
+    match netlink::is_stateful() {
+        Ok(true) => Some(true),
+        Ok(false) => legacy_tables().is_empty().then_some(false),
+        Err(_) => None,
+    }
 }
 
 /// The rules in the output of `nft -a list ruleset`.

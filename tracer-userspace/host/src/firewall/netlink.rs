@@ -16,7 +16,7 @@ use super::{
     },
     Reader,
     expression::{self, Elements, Steps, text},
-    rule,
+    rule, stateful,
 };
 
 /// `NFNL_SUBSYS_NFTABLES << 8`
@@ -69,6 +69,33 @@ pub(super) fn read() -> io::Result<Firewall> {
         })?;
     }
     ruleset.finish()
+}
+
+/// Whether a rule tells packets of established connections from others by the conntrack state.
+pub(super) fn is_stateful() -> io::Result<bool> {
+    let mut link = Link::open(NETFILTER, Instant::now() + TIMEOUT)?;
+    let mut found = false;
+    link.dump(GET_RULE, &[&[NFPROTO_UNSPEC, 0, 0, 0]], &mut |body| {
+        // The rest of the dump has to be received, but not to be parsed.
+        if !found {
+            found = rule_is_stateful(body)?;
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+fn rule_is_stateful(body: &[u8]) -> io::Result<bool> {
+    let (family, bytes) = split(body)?;
+    if family_name(family).is_none() {
+        return Ok(false);
+    }
+    for attribute in attributes(bytes) {
+        if let (NFTA_RULE_EXPRESSIONS, expressions) = attribute? {
+            return stateful::tests_state(expressions);
+        }
+    }
+    Ok(false)
 }
 
 /// The same as [`read`], from the bodies of recorded messages.

@@ -9,6 +9,7 @@ use tracer_common::net::AF_INET6;
 use super::{
     super::nlmsg::{leading, malformed},
     rule::Step,
+    stateful::ESTABLISHED_OR_NEW,
 };
 
 /// `XT_CONNTRACK_STATE_INVALID`, `XT_STATE_INVALID`
@@ -33,7 +34,26 @@ pub(super) fn a_match(name: &str, revision: u32, info: &[u8]) -> io::Result<Vec<
     Ok(step)
 }
 
-fn conntrack(revision: u32, info: &[u8]) -> io::Result<Vec<Step>> {
+/// Whether a match tells packets of connections that conntrack knows from others.
+pub(super) fn tests_state(name: &str, revision: u32, info: &[u8]) -> io::Result<bool> {
+    Ok(match (name, revision) {
+        ("conntrack", 1..=3) => {
+            let State { matched, states, .. } = state(revision, info)?;
+            matched & BY_STATE != 0 && states & ESTABLISHED_OR_NEW != 0
+        }
+        ("state", _) => u32::from_ne_bytes(leading(info)?) & ESTABLISHED_OR_NEW != 0,
+        _ => false,
+    })
+}
+
+/// The first fields of a match on conntrack.
+struct State {
+    matched: u16,
+    inverted: u16,
+    states: u32,
+}
+
+fn state(revision: u32, info: &[u8]) -> io::Result<State> {
     let at = |offset: usize| info.get(offset..).ok_or_else(|| malformed("match too short"));
     let matched = u16::from_ne_bytes(leading(at(FLAGS)?)?);
     let inverted = u16::from_ne_bytes(leading(at(FLAGS + 2)?)?);
@@ -41,6 +61,11 @@ fn conntrack(revision: u32, info: &[u8]) -> io::Result<Vec<Step>> {
         1 => u32::from(leading::<1>(at(FLAGS + 4)?)?[0]),
         _ => u32::from(u16::from_ne_bytes(leading(at(FLAGS + 4)?)?)),
     };
+    Ok(State { matched, inverted, states })
+}
+
+fn conntrack(revision: u32, info: &[u8]) -> io::Result<Vec<Step>> {
+    let State { matched, inverted, states } = state(revision, info)?;
     let mut steps = Vec::new();
     if matched & BY_STATE != 0 {
         steps.push(Step::State((states & INVALID != 0) != (inverted & BY_STATE != 0)));

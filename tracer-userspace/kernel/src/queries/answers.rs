@@ -164,6 +164,9 @@ fn answer_one(host: &Host, ts: Nanos, task: Task) -> Option<Event> {
             let (netns, queue) = host.accept_queue(netns, address)?;
             (netns, Body::AcceptQueue(Box::new(queue)))
         }
+        Task::Query(Query::FilterRules { netns }) => {
+            (netns, Body::FilterRules(Box::new(host.filter_rules(netns))))
+        }
         Task::Query(Query::Peer { netns, flow }) => {
             let (netns, read, socket) = host.connection(netns, flow)?;
             (netns, Body::PeerSocket(Box::new(PeerSocket { read, socket })))
@@ -186,6 +189,7 @@ fn answer_one(host: &Host, ts: Nanos, task: Task) -> Option<Event> {
             Query::Owner(_)
             | Query::State { .. }
             | Query::IdlePeriods { .. }
+            | Query::Filtered { .. }
             | Query::IpvsOrphan { .. }
             | Query::IpvsService { .. }
             | Query::IpvsDropped { .. },

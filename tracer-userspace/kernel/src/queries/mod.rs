@@ -36,6 +36,12 @@ const MAX_OPEN: usize = 512;
 /// service costs a walk through all namespaces.
 const EXPENSIVE: usize = 10;
 
+/// Most searches of the kernel's stores per second, a millisecond each.
+const SEARCHES: usize = 50;
+
+/// How long the filter rules of a namespace are not read again.
+const RULES_VALID_FOR: Nanos = 5 * SECOND;
+
 /// Most namespaces with IPVS that are read before all others.
 const MAX_IPVS: usize = 64;
 
@@ -82,6 +88,9 @@ pub struct Queries {
     /// Times of the newest queries for the peer of a socket, which walk through all namespaces too. They have a budget of
     /// their own, because most resets of connections between two sockets of this host need no such answer.
     peers: VecDeque<Nanos>,
+    searched: Recent<(Flow, u64)>,
+    searches: VecDeque<Nanos>,
+    filtering: Recent<(u32, u64)>,
     dropping: HashMap<(u32, Flow), DropsOfClient>,
     /// Namespaces that were read before.
     read: Recent<u32>,
@@ -125,6 +134,9 @@ impl Queries {
             unpaired: Recent::default(),
             expensive: VecDeque::new(),
             peers: VecDeque::new(),
+            searched: Recent::default(),
+            searches: VecDeque::new(),
+            filtering: Recent::default(),
             dropping: HashMap::new(),
             read: Recent::default(),
             busy: BTreeMap::new(),
@@ -194,9 +206,25 @@ impl Queries {
                     self.busy.insert(netns, id);
                 }
             }
-            // The sampler answers these.
-            Query::IdlePeriods { .. } => {}
+            Query::FilterRules { netns } => {
+                if self.filtering.is_new((netns, ts / RULES_VALID_FOR)) {
+                    self.run(ts, Task::Query(query));
+                }
+            }
+            // The sampler and the live stream answer these.
+            Query::IdlePeriods { .. } | Query::Filtered { .. } => {}
         }
+    }
+
+    /// Whether the kernel's stores may be searched for a flow: not for the same flow twice in a second, and not for too
+    /// many, since a search reads megabytes.
+    pub fn may_search(&mut self, ts: Nanos, flow: Flow) -> bool {
+        retain_second(&mut self.searches, ts);
+        let may = self.searches.len() < SEARCHES && self.searched.is_new((flow.key(), ts / SECOND));
+        if may {
+            self.searches.push_back(ts);
+        }
+        may
     }
 
     /// Sends a query once for each client, when its packets have been dropped for a second.
@@ -237,9 +265,9 @@ impl Queries {
             }
             Task::Query(Query::Netns { .. }) => (&self.namespaces, PATIENCE),
             Task::Query(Query::Owner(_) | Query::Process { .. }) => (&self.owners, PATIENCE),
-            Task::Query(Query::AcceptQueue { .. } | Query::Peer { .. }) => {
-                (&self.timeouts, PATIENCE_TO_DECIDE)
-            }
+            Task::Query(
+                Query::AcceptQueue { .. } | Query::Peer { .. } | Query::FilterRules { .. },
+            ) => (&self.timeouts, PATIENCE_TO_DECIDE),
             Task::IpvsOrphan { .. } | Task::IpvsDropped { .. } | Task::IpvsService { .. } => {
                 (&self.tables, PATIENCE_TO_DECIDE)
             }
