@@ -40,10 +40,11 @@ pub fn of_packet(skb: u64) -> u64 {
     read_or_zero::<u64>(skb, OFFSET_OF_sk_buff_DOT__nfct.load()) & !7
 }
 
-/// `ENTRY_*` of a packet. The entry that a packet makes is confirmed only after the rules have let the packet pass.
+/// `ENTRY_*` of a packet with this entry. The entry that a packet makes is confirmed only after the rules have let the
+/// packet pass.
 #[inline(always)]
-pub fn entry_of_packet(skb: u64) -> u32 {
-    match of_packet(skb) {
+pub fn entry_state(entry: u64) -> u32 {
+    match entry {
         0 => ENTRY_NONE,
         entry => match status(entry) {
             Some(status) if status & IPS_CONFIRMED != 0 => ENTRY_EXISTED,

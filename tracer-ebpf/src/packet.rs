@@ -107,6 +107,25 @@ pub fn mapped(v4: [u8; 4]) -> [u8; 16] {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
 }
 
+/// Whether the packet may be TCP: its IP header says so, or is IPv6 with extension headers.
+#[inline(always)]
+pub fn may_be_tcp(skb: u64) -> Option<bool> {
+    /// Extension headers (IANA protocol numbers): hop-by-hop, routing, fragment, destination options.
+    const EXTENSIONS: [u8; 4] = [0, 43, 44, 60];
+    let head: u64 = read(skb, OFFSET_OF_sk_buff_DOT_head.load())?;
+    let network: u16 = read(skb, OFFSET_OF_sk_buff_DOT_network_header.load())?;
+    let ip = head + u64::from(network);
+    let version_ihl: u8 = read(ip, 0)?;
+    Some(match version_ihl >> 4 {
+        4 => read::<u8>(ip, 9)? == IPPROTO_TCP,
+        6 => {
+            let next: u8 = read(ip, 6)?;
+            next == IPPROTO_TCP || EXTENSIONS.contains(&next)
+        }
+        _ => false,
+    })
+}
+
 /// Whether a firewall rule's reset may answer the packet: neither a reset nor, in IPv4, a later fragment.
 #[inline(always)]
 pub fn may_be_reset(skb: u64) -> bool {

@@ -24,7 +24,7 @@ pub fn sent(ctx: &impl EbpfContext, sk: u64, skb: u64, netns: u32, reason: u32, 
             (*out).reason = reason;
             (*out).via = via;
             if via == VIA_NETFILTER {
-                (*out).entry = conntrack::entry_of_packet(skb);
+                (*out).entry = conntrack::entry_state(conntrack::of_packet(skb));
             }
             sock::fill(&raw mut (*out).sock, sk);
             if skb != 0 && packet::fill(&raw mut (*out).trigger, skb).is_some() {

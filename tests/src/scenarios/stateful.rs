@@ -124,10 +124,13 @@ fn stop(stage: &Stage<'_>, how: &str) -> Result<()> {
 /// NAT makes conntrack track the connection, and no filter rule tests its state.
 fn reject_by_a_new_rule(stage: &Stage<'_>) -> Result<Observed> {
     shorten_timeout(stage)?;
-    stage
-        .lab
-        .node()?
-        .nft("table ip nat { chain post { type nat hook postrouting priority 100; } }")?;
+    stage.lab.node()?.nft(
+        "table ip nat {
+ chain post {
+ type nat hook postrouting priority 100;
+ }
+}",
+    )?;
     let pair: Pair = stage.open_and_talk(stage.net)?;
     outwait(Instant::now());
     stop(stage, "reject with tcp reset")?;

@@ -124,7 +124,7 @@ fn count_drop(skb: u64) -> Option<()> {
         packet::fill(dropped.as_mut_ptr(), skb)?;
         dropped.assume_init()
     };
-    rule_drop::note(&dropped, netns(skb), conntrack::entry_of_packet(skb));
+    rule_drop::note(&dropped, netns(skb), conntrack::entry_state(conntrack::of_packet(skb)));
     Some(())
 }
 

@@ -11,13 +11,8 @@
 //!
 //! This hook cannot see whether the ICMP error was sent, because the kernel limits their rate.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::{macros::kprobe, programs::ProbeContext};
-use tracer_common::{
-    record::{Packet, RuleReject},
-    wire::KIND_RULE_REJECT,
-};
+use tracer_common::{record::RuleReject, wire::KIND_RULE_REJECT};
 
 use crate::{conntrack, emit::emit, packet, task};
 
@@ -39,19 +34,17 @@ pub fn nf_send_unreach6__kprobe(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn report(ctx: &ProbeContext, skb: u64) -> Option<()> {
-    let mut rejected = MaybeUninit::<Packet>::zeroed();
-    // Rules also reject other protocols.
-    // SAFETY: all fields are integers, for which zero is a valid value.
-    let rejected = unsafe {
-        packet::fill(rejected.as_mut_ptr(), skb)?;
-        rejected.assume_init()
-    };
+    // Rules also reject other protocols. The packet is filled in place: with all calls, a program of 5.10 and 6.1 has
+    // 512 bytes of stack.
+    if !packet::may_be_tcp(skb)? {
+        return None;
+    }
     let entry = conntrack::of_packet(skb);
     emit::<RuleReject>(KIND_RULE_REJECT, packet::netns(skb), |out| {
         // SAFETY: `out` is the record's payload.
         unsafe {
-            (*out).packet = rejected;
-            (*out).entry = conntrack::entry_of_packet(skb);
+            packet::fill(&raw mut (*out).packet, skb);
+            (*out).entry = conntrack::entry_state(entry);
             task::fill_stack(ctx, &raw mut (*out).stack);
             if conntrack::translates(entry) {
                 conntrack::fill_tuples(&raw mut (*out).original, &raw mut (*out).reply, entry);
