@@ -11,6 +11,7 @@ pub mod firewall;
 pub mod flow;
 pub mod host_state;
 pub mod ipvs;
+pub mod kube_proxy;
 pub mod lookup;
 pub mod netns;
 pub mod owner;

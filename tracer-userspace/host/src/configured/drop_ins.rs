@@ -88,7 +88,7 @@ pub fn text(path: &Path) -> std::io::Result<String> {
     bounded(file)
 }
 
-fn bounded(file: fs::File) -> std::io::Result<String> {
+pub fn bounded(file: fs::File) -> std::io::Result<String> {
     let mut bytes = Vec::new();
     file.take(MAX_BYTES).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())

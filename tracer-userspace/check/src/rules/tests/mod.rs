@@ -12,6 +12,7 @@ use rsttrace_model::{
     conntrack::{ConntrackEntry, ConntrackStat},
     host_state::Machine,
     ipvs::{IpvsDestination, IpvsEntry, IpvsService, IpvsTable},
+    kube_proxy::{FieldValue, NANOSECONDS},
     netns::{NetnsReach, Place, TcpCounters},
     owner::Owner,
     settings::{self, Scope, Setting, Values},
@@ -490,9 +491,10 @@ fn ipvs_timeouts_that_no_file_sets_are_reset_by_a_reboot() {
     let at = Line { file: "/etc/systemd/system/ipvs.service".into(), number: 4 };
     kept.configured.ipvs_timeouts.push(at);
     assert_eq!(ranks(&kept, "configured"), []);
-    let fields = [("ipvs.tcpTimeout", 7200)].into();
-    state.configured.kube_proxy = Some(KubeProxy { fields, ..KubeProxy::default() });
-    assert_eq!(ranks(&state, "configured"), []);
+    let fields = [("ipvs.tcpTimeout", FieldValue::Duration(7200 * NANOSECONDS))].into();
+    let mode = Some("ipvs".into());
+    state.configured.kube_proxy = Some(KubeProxy { mode, fields, ..KubeProxy::default() });
+    assert_eq!(ranks(&state, "configured"), [(Rank::Info, 1)], "only that the mode is deprecated");
 }
 
 #[test]
