@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use rsttrace_core::fix::{Fix, FixOwner, IPVSADM, Persist};
+use rsttrace_core::fix::{Change, Fix, FixOwner, IPVSADM, Persist, in_kube_proxy};
 use rsttrace_host::Host;
 use rsttrace_model::{
-    host_state::{HostState, proxy_name, writer},
+    host_state::{HostState, at_next_start},
     settings::Scope,
 };
 
@@ -23,6 +23,10 @@ pub struct Plan {
     pub problems: Vec<String>,
     /// What the fix does not do, as clauses.
     pub caveats: Vec<String>,
+    /// What undoes the values at kube-proxy's next start, as clauses; empty if they stay.
+    pub undone: Vec<String>,
+    /// The change of kube-proxy's configuration with which they stay.
+    pub in_kube_proxy: Option<Fix>,
 }
 
 impl Plan {
@@ -30,6 +34,8 @@ impl Plan {
     pub fn new(fix: Fix, header: &[String], view: &HostState, host: &Host) -> Self {
         let mut caveats: Vec<String> = fix.caveats().into_iter().map(Into::into).collect();
         caveats.extend(overruled(&fix, view));
+        let undone = undone(&fix, view);
+        let in_kube_proxy = in_kube_proxy(view, &fix.changes);
         let elsewhere = host.files_elsewhere();
         // A container does not show what the host has, so ipvsadm is assumed there.
         let has_ipvsadm = elsewhere.is_some()
@@ -61,7 +67,7 @@ impl Plan {
             FixOwner::Node => problems(&steps, host),
             _ => Vec::new(),
         };
-        Self { fix, files, unwritten, steps, problems, caveats }
+        Self { fix, files, unwritten, steps, problems, caveats, undone, in_kube_proxy }
     }
 
     /// Whether the fix belongs to the node and has a value to set.
@@ -79,21 +85,23 @@ fn not_written(why: &str) -> String {
     )
 }
 
-/// What overwrites our value: kube-proxy when it starts, or another file at boot.
+/// The values that kube-proxy's next start would not keep.
+fn undone(fix: &Fix, view: &HostState) -> Vec<String> {
+    let of_change = |change: &Change| {
+        let ((setting, to), place) = (change.setting()?, change.place()?);
+        let by = at_next_start(view, view.netns(place.netns)?, setting, to)?;
+        Some(format!("{}: {by}", setting.key))
+    };
+    fix.changes.iter().filter_map(of_change).collect()
+}
+
+/// Another file that overwrites our value at boot.
 fn overruled(fix: &Fix, view: &HostState) -> Vec<String> {
     let mut list = Vec::new();
     for change in &fix.changes {
-        let (Some((setting, _)), Some(place)) = (change.setting(), change.place()) else {
+        let Some((setting, _)) = change.setting() else {
             continue;
         };
-        let netns = view.netns(place.netns);
-        let written = netns.and_then(|netns| writer(view, netns, setting));
-        if let (Some(value), Some(name)) = (written, proxy_name(view)) {
-            list.push(format!(
-                "{name} sets {} to {value} when it starts: change its configuration as well",
-                setting.key
-            ));
-        }
         let ours = fix.files().into_iter().find(|file| file.text.contains(setting.key));
         let winner = view.configured.sysctl(setting.key);
         if let (Some(ours), Some(winner)) = (ours, winner)
@@ -123,7 +131,7 @@ fn with_header(file: Persist, header: &[String]) -> Persist {
 
 /// Values come before files, so that no file persists a value that the kernel refuses.
 fn steps(fix: &Fix, files: &[Persist]) -> Vec<Step> {
-    let value = |change: &rsttrace_core::fix::Change| {
+    let value = |change: &Change| {
         let ((setting, to), place) = (change.setting()?, change.place()?.clone());
         Some(Step::Value { slot: Slot::new(place, setting), to })
     };
@@ -186,9 +194,10 @@ fn problems(steps: &[Step], host: &Host) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rsttrace_core::fix::{Change, Risk};
+    use rsttrace_core::fix::Risk;
+    use rsttrace_host::testing::TempRoot;
     use rsttrace_model::{
-        configured::{Assignment, Line},
+        configured::{Assignment, KubeProxy, Line},
         netns::{NetnsReach, Place},
     };
 
@@ -223,5 +232,31 @@ mod tests {
             let list = overruled(&fix(), &view);
             assert_eq!(list.len(), usize::from(reported), "{file}: {list:?}");
         }
+    }
+
+    #[test]
+    fn what_kube_proxy_undoes_is_said_and_its_field_comes_first() {
+        let root = TempRoot::new();
+        root.directory("proc");
+        let mut view = rsttrace_host::view::read_root(root.path()).expect("a copy of a host");
+        let place = Place { netns: 1, reach: NetnsReach::Initial };
+        let key = "net.netfilter.nf_conntrack_max";
+        let set = |to| Fix {
+            changes: vec![Change::Sysctl { place: place.clone(), key, from: None, to }],
+            ..fix()
+        };
+        assert_eq!(undone(&set(262_144), &view), [""; 0], "no kube-proxy");
+        view.configured.kube_proxy = Some(KubeProxy::default());
+        let list = undone(&set(262_144), &view);
+        assert!(list[0].starts_with(&format!("{key}: kube-proxy writes 131072")), "{list:?}");
+        let first = in_kube_proxy(&view, &set(262_144).changes).expect("a field");
+        assert_eq!(first.wanted.as_deref(), Some("conntrack.min: 262144"));
+        assert_eq!(undone(&set(131_072), &view), [""; 0], "it writes the same");
+        let mut unknown = KubeProxy::default();
+        unknown.forget_all();
+        view.configured.kube_proxy = Some(unknown);
+        assert!(undone(&set(131_072), &view)[0].contains("may write it"));
+        let somaxconn = fix();
+        assert_eq!(undone(&somaxconn, &view), [""; 0], "kube-proxy does not write it");
     }
 }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use rsttrace_model::{
     flow::Flow,
-    host_state::{HostState, Netns},
+    host_state::{HostState, Netns, is_left_behind},
+    ipvs::IpvsService,
     socket::{HeldSocket, SocketState, TimerKind},
     tcp_state,
 };
@@ -152,6 +153,12 @@ pub fn latest_probe(time_s: u64) -> u64 {
     (time_s as f64 * LATEST).ceil() as u64
 }
 
+/// Whether the IPVS table of a namespace has an entry of this connection.
+pub fn has_entry(netns: &Netns, flow: Flow) -> bool {
+    let entries = netns.ipvs_table.iter().flat_map(|table| &table.entries);
+    entries.into_iter().any(|entry| entry.virtual_flow == flow)
+}
+
 /// All sockets of this machine, by their two addresses.
 pub struct Ends<'a>(HashMap<Flow, Vec<End<'a>>>);
 
@@ -217,12 +224,15 @@ impl<'a> Ends<'a> {
         list
     }
 
-    /// The ESTABLISHED connections that conntrack translates in a namespace, without those to its IPVS services.
-    pub fn translated(&self, netns: &Netns) -> Vec<TableConnection<'a>> {
+    /// The ESTABLISHED connections that conntrack translates in a namespace, without those that IPVS forwards.
+    pub fn translated(&self, state: &HostState, netns: &Netns) -> Vec<TableConnection<'a>> {
         const ESTABLISHED: u8 = 3;
         let services = netns.services.as_deref().unwrap_or_default();
         let balanced = |flow: Flow| {
-            services.iter().any(|it| it.ip == flow.dst.ip() && it.port == flow.dst.port())
+            // Services of kube-proxy's former mode have only the connections that have an entry.
+            let serves = |it: &&IpvsService| it.ip == flow.dst.ip() && it.port == flow.dst.port();
+            services.iter().filter(serves).any(|it| !is_left_behind(state, netns, it))
+                || has_entry(netns, flow)
         };
         let translated = netns.tracked.iter().filter(|entry| {
             entry.state == Some(ESTABLISHED)

@@ -9,6 +9,7 @@ use crate::{
     conntrack::{ConntrackEntry, ConntrackStat},
     firewall::Firewall,
     ipvs::{IpvsService, IpvsTable},
+    kube_proxy::{Mode, Written},
     netns::{NetnsReach, Place, TcpCounters},
     settings::{Scope, Setting, Values},
     socket::{HeldSocket, SocketList},
@@ -110,6 +111,35 @@ pub fn effective(state: &HostState, netns: &Netns, setting: &Setting) -> Option<
         Scope::Machine => state.machine.values.number(setting.key),
         Scope::Netns => netns.values.number(setting.key),
     }
+}
+
+/// What kube-proxy's next start does to a setting of a namespace that has this value then, as a clause; `None` if
+/// the value stays.
+pub fn at_next_start(
+    state: &HostState,
+    netns: &Netns,
+    setting: &Setting,
+    value: u64,
+) -> Option<String> {
+    let proxy = state.configured.kube_proxy.as_ref().filter(|_| is_initial(netns))?;
+    proxy.at_next_start(setting.key, value, state.machine.cpus)
+}
+
+/// Whether kube-proxy writes a setting when it starts, or may write it.
+pub fn may_be_written(state: &HostState, netns: &Netns, setting: &Setting) -> bool {
+    let proxy = state.configured.kube_proxy.as_ref().filter(|_| is_initial(netns));
+    proxy.is_some_and(|it| it.written(setting.key, state.machine.cpus) != Written::Nothing)
+}
+
+/// Whether kube-proxy made an IPVS service that it no longer serves: after a change from ipvs to iptables mode, its
+/// services and their addresses on kube-ipvs0 stay.
+pub fn is_left_behind(state: &HostState, netns: &Netns, service: &IpvsService) -> bool {
+    let mode = state.configured.kube_proxy.as_ref().and_then(KubeProxy::runs_as);
+    let is_its =
+        |it: &Address| it.interface.as_deref() == Some("kube-ipvs0") && it.ip == service.ip;
+    is_initial(netns)
+        && mode.is_some_and(|mode| mode != Mode::Ipvs)
+        && netns.addresses.iter().flatten().any(is_its)
 }
 
 /// The value that kube-proxy writes when it starts.

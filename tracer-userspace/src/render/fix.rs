@@ -142,10 +142,16 @@ fn one(page: &mut Page, number: usize, plan: &Plan, applies: bool) {
         _ => {}
     }
     page.labelled("  why", Style::Dim, &fix.reason);
+    if let Some(first) = &plan.in_kube_proxy {
+        page.labelled("  first", Style::Yellow, &format!("[kube-proxy] {}", first.summary));
+        for advice in first.advice() {
+            page.labelled("  how", Style::Dim, &advice);
+        }
+    }
     for advice in fix.advice() {
         page.labelled("  how", Style::Dim, &advice);
     }
-    lines(page, "  run", &fix.commands());
+    lines(page, if plan.in_kube_proxy.is_some() { "  then" } else { "  run" }, &fix.commands());
     for file in &plan.files {
         page.labelled("  keep", Style::Dim, &file.path);
         block(page, &file.text);
@@ -153,9 +159,9 @@ fn one(page: &mut Page, number: usize, plan: &Plan, applies: bool) {
             page.labelled("", Style::Dim, &format!("enabled by {link}"));
         }
     }
-    if let Some(text) = fix.kube_proxy() {
-        let sentence = "where kube-proxy runs, change its configuration instead, because kube-proxy writes \
-                        its own value at its next start";
+    if let Some(text) = fix.kube_proxy().filter(|_| plan.in_kube_proxy.is_none()) {
+        let sentence = "where kube-proxy runs and its configuration sets these fields, change them, because \
+                        it writes its own values at its next start";
         page.labelled("  or", Style::Dim, sentence);
         block(page, &text);
     }
@@ -166,6 +172,9 @@ fn one(page: &mut Page, number: usize, plan: &Plan, applies: bool) {
     page.labelled("  risk", Style::Dim, fix.risk.id());
     for caveat in &plan.caveats {
         page.labelled("  caveat", Style::Yellow, caveat);
+    }
+    for undone in &plan.undone {
+        page.labelled("  undone", Style::Yellow, undone);
     }
     for problem in &plan.problems {
         page.labelled("  cannot", Style::Red, problem);
@@ -222,6 +231,8 @@ fn plan_json(plan: &Plan) -> Value {
         ("files", (!files.is_empty()).then(|| files.into())),
         ("kube_proxy", plan.fix.kube_proxy().map(Value::from)),
         ("pod", plan.fix.pod().map(Value::from)),
+        ("in_kube_proxy", plan.in_kube_proxy.as_ref().map(fix_json)),
+        ("undone", strings(&plan.undone)),
         ("caveats", strings(&plan.caveats)),
         ("problems", strings(&plan.problems)),
     ]);
@@ -231,24 +242,49 @@ fn plan_json(plan: &Plan) -> Value {
     value
 }
 
-/// Renders an apply that found nothing to change.
-pub fn already_text(fix: &str) -> String {
-    format!("{fix}: already applied, nothing was changed\n")
+/// Renders an apply that found nothing to change. `undone` says what undoes the values later.
+pub fn already_text(fix: &str, undone: &[String]) -> String {
+    format!("{fix}: already applied, nothing was changed\n{}", until_a_start(undone))
 }
 
-pub fn already_json(fix: &str) -> Value {
-    json!({"fix": fix, "applied": false, "already_so": true})
+pub fn already_json(fix: &str, undone: &[String]) -> Value {
+    let mut value = json!({"fix": fix, "applied": false, "already_so": true});
+    add_undone(&mut value, undone);
+    value
 }
 
-/// Renders an apply.
-pub fn applied_text(journal: &Journal) -> String {
+/// Renders an apply. `undone` says what undoes the values later.
+pub fn applied_text(journal: &Journal, undone: &[String]) -> String {
     let about = &journal.about;
-    let mut text = format!("{} was applied and verified, as {}\n", about.fix, about.id);
+    let verified = match undone.is_empty() {
+        true => "was applied and verified",
+        false => "was applied and verified, but only until kube-proxy's next start",
+    };
+    let mut text = format!("{} {verified}, as {}\n", about.fix, about.id);
     for item in &journal.items {
         text.push_str(&format!("  {}\n", change(item)));
     }
+    text.push_str(&until_a_start(undone));
     text.push_str(&format!("undo: rsttrace fix --undo {}\n", about.id));
     text
+}
+
+/// Lines that say what kube-proxy's next start undoes.
+fn until_a_start(undone: &[String]) -> String {
+    if undone.is_empty() {
+        return String::new();
+    }
+    let lines = undone.iter().map(|line| format!("  {}\n", terminal(line)));
+    let then = "  to keep it: change kube-proxy's configuration first, as the plan shows\n";
+    lines.chain([then.to_owned()]).collect()
+}
+
+fn add_undone(value: &mut Value, undone: &[String]) {
+    if let Value::Object(fields) = value
+        && !undone.is_empty()
+    {
+        fields.insert("undone".into(), json!(undone));
+    }
 }
 
 fn change(item: &Item) -> String {
@@ -271,11 +307,12 @@ fn kind(state: &FileState) -> String {
     }
 }
 
-pub fn applied_json(journal: &Journal) -> Value {
+pub fn applied_json(journal: &Journal, undone: &[String]) -> Value {
     let mut value = journal_json(journal);
     if let Value::Object(fields) = &mut value {
         fields.insert("applied".into(), true.into());
     }
+    add_undone(&mut value, undone);
     value
 }
 
@@ -365,3 +402,6 @@ pub fn list_text(journals: &[Journal]) -> String {
 pub fn list_json(journals: &[Journal]) -> Value {
     journals.iter().map(journal_json).collect()
 }
+
+#[cfg(test)]
+mod tests;

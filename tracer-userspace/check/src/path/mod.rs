@@ -6,13 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use rsttrace_core::fix::FixOwner;
 use rsttrace_model::{
     flow::Flow,
-    host_state::{HostState, Netns, is_initial},
+    host_state::{HostState, Netns, is_initial, is_left_behind},
     ipvs::IpvsService,
     netns::{NetnsReach, Place},
 };
 
 use super::{
-    connections::{End, Ends, Fate, Probing, TableConnection, latest_probe},
+    connections::{End, Ends, Fate, Probing, TableConnection, has_entry, latest_probe},
     finding::{CheckFinding, Rank, counted, service_name, some_do},
     origin, remedies,
 };
@@ -119,12 +119,12 @@ pub fn follow(state: &HostState, spec: &Spec, assumed: &[Assumption]) -> Result<
     hops.extend(src.map(|src| keepalive(state, src)));
     let mut on_path: Vec<&Netns> = src.into_iter().collect();
     for netns in &state.namespaces {
-        let balanced = services(netns, &to).next().map(service_name);
+        let balanced = balanced(state, netns, &to, &clients);
         // Connections through IPVS are not tracked unless net.ipv4.vs.conntrack is 1.
-        let ipvs_tracks =
-            balanced.is_some() && netns.values.is_on("net.ipv4.vs.conntrack") == Some(true);
+        let ipvs_tracks = balanced.as_ref().is_some_and(|it| it.is_certain)
+            && netns.values.is_on("net.ipv4.vs.conntrack") == Some(true);
         let tracks = netns.translates == Some(true) || ipvs_tracks;
-        hops.extend(balanced.iter().filter_map(|service| ipvs(state, netns, service)));
+        hops.extend(balanced.as_ref().and_then(|service| ipvs(state, netns, service)));
         if tracks {
             let has_entry =
                 |end: &End<'_>| netns.tracked.iter().any(|entry| entry.original == end.socket.flow);
@@ -214,6 +214,28 @@ fn services<'a>(netns: &'a Netns, to: &'a [SocketAddr]) -> impl Iterator<Item = 
     netns.services.iter().flatten().filter(move |service| is(service.ip, service.port))
 }
 
+/// An IPVS service, and whether the connections of the path go through it.
+struct Balanced {
+    service: String,
+    is_certain: bool,
+}
+
+/// The IPVS service of the path. An entry of an open connection decides, because services stay after kube-proxy
+/// leaves its ipvs mode, and entries stay after their service is deleted.
+fn balanced(
+    state: &HostState,
+    netns: &Netns,
+    to: &[SocketAddr],
+    clients: &[End<'_>],
+) -> Option<Balanced> {
+    let entry = clients.iter().find(|end| has_entry(netns, end.socket.flow));
+    let service = services(netns, to).next();
+    let is_left = |it: &IpvsService| is_left_behind(state, netns, it);
+    let name = service.map(service_name).or_else(|| Some(entry?.socket.flow.dst.to_string()))?;
+    let is_certain = entry.is_some() || service.is_some_and(|it| !is_left(it));
+    Some(Balanced { service: name, is_certain })
+}
+
 fn sockets(clients: &[End<'_>]) -> Hop {
     let hop = |limit: String, source: String| Hop {
         what: "client sockets".into(),
@@ -248,12 +270,14 @@ fn keepalive(state: &HostState, src: &Netns) -> Hop {
     }
 }
 
-fn ipvs(state: &HostState, netns: &Netns, service: &str) -> Option<Hop> {
+fn ipvs(state: &HostState, netns: &Netns, to: &Balanced) -> Option<Hop> {
     let limit = netns.values.number("ipvs.tcp")?;
+    let Balanced { service, is_certain } = to;
+    let condition = if *is_certain { "" } else { " (left behind; no connection has an entry)" };
     Some(Hop {
-        what: format!("IPVS {service} {}", netns.place.describe()),
+        what: format!("IPVS {service} {}{condition}", netns.place.describe()),
         limit: format!("{limit} s"),
-        idle_s: Some(limit),
+        idle_s: is_certain.then_some(limit),
         owner: origin::owner(state, netns, "ipvs.tcp").id().into(),
         source: origin::of(state, netns, "ipvs.tcp"),
         cause: Some("ipvs_idle_expired"),

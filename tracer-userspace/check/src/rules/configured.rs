@@ -1,16 +1,17 @@
 //! Configured values that are not in force, and values that the next boot or start of kube-proxy undoes.
 
-use rsttrace_core::fix::{Change, Fix, FixOwner, Risk};
+use rsttrace_core::fix::{Change, Fix, FixOwner, Risk, in_kube_proxy, set_in_kube_proxy};
 use rsttrace_model::{
     configured::Assignment,
-    host_state::{HostState, effective, proxy_name, writer},
+    host_state::{HostState, effective, is_left_behind, proxy_name, writer},
+    kube_proxy::{KubeProxy, Mode, Write, Written},
     settings::{IpvsTimer, Setting, Stored},
 };
 
 use super::{Netns, Rule, RuleInput};
 use crate::{
-    finding::{CheckFinding, Rank, some_of},
-    origin,
+    finding::{CheckFinding, Rank, counted, some_of},
+    origin, remedies,
 };
 
 pub const RULE: Rule = Rule {
@@ -37,7 +38,31 @@ fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
     findings.extend(late_modules(state, host));
     findings.extend(hash_size(state, host));
     findings.extend(deprecated(state, host));
+    findings.extend(left_behind(state, host));
     findings
+}
+
+/// IPVS services of kube-proxy's former mode.
+fn left_behind(state: &HostState, host: &Netns) -> Option<CheckFinding> {
+    let proxy = state.configured.kube_proxy.as_ref()?;
+    let services = host.services.iter().flatten();
+    let count = services.filter(|it| is_left_behind(state, host, it)).count();
+    if count == 0 {
+        return None;
+    }
+    let mode = proxy.runs_as().map_or("another", Mode::id);
+    let reason = format!(
+        "{} and the addresses of kube-ipvs0 are left behind by kube-proxy's former ipvs mode (it runs in {mode} \
+         mode now): connections that have an IPVS entry still end by IPVS's timers, new ones are translated by \
+         kube-proxy's rules",
+        counted(count, "IPVS service")
+    );
+    Some(
+        CheckFinding::new(RULE.id, Rank::Info, &host.place, reason)
+            .formula(format!("mode: ipvs, or no IPVS service at an address of kube-ipvs0: {count}"))
+            .owner(FixOwner::KubeProxy)
+            .source(proxy.describe()),
+    )
 }
 
 /// The cause of an incident when a setting does not have the configured value.
@@ -63,11 +88,12 @@ fn overwritten(
 ) -> Option<CheckFinding> {
     let key = setting.key;
     let (now, configured) = (effective(state, host, setting)?, file.number()?);
-    // kube-proxy raises nf_conntrack_max and never lowers it.
-    let loses =
-        |writes: &u64| *writes > configured || (*writes < configured && !key.ends_with("_max"));
-    let proxy = writer(state, host, setting).filter(loses);
+    // What could not be read of kube-proxy's configuration is no finding.
+    let proxy = writer(state, host, setting).filter(|writes| *writes != configured);
     let who = proxy_name(state).unwrap_or_default();
+    let lowers = proxy.is_some_and(|writes| writes < configured);
+    let by_version = Write::of(key).and_then(|row| row.by_version).filter(|_| lowers);
+    let by_version = by_version.map_or(String::new(), |it| format!(" ({it})"));
     let reason = match (now == configured, proxy) {
         (true, None) if !file.by_hand_only => return None,
         (true, None) => format!(
@@ -76,11 +102,11 @@ fn overwritten(
             file.at
         ),
         (true, Some(writes)) => format!(
-            "{} sets {key} to {configured}, its value now, but {who} will write {writes} at its next start",
+            "{} sets {key} to {configured}, its value now, but {who} will write {writes} at its next start{by_version}",
             file.at
         ),
         (false, Some(writes)) => format!(
-            "{} sets {key} to {configured}, but the kernel has {now}: {who} writes {writes} when it starts",
+            "{} sets {key} to {configured}, but the kernel has {now}: {who} writes {writes} when it starts{by_version}",
             file.at
         ),
         (false, None) => format!(
@@ -94,26 +120,8 @@ fn overwritten(
         .owner(origin::owner(state, host, key))
         .source(origin::of(state, host, key));
     finding.cause = cause_of(key);
-    let field = setting.kube_proxy.filter(|_| proxy.is_some());
-    Some(finding.fix(field.map(|field| in_kube_proxy(field, setting, configured))))
-}
-
-fn in_kube_proxy(field: &str, setting: &Setting, value: u64) -> Fix {
-    let unit = if setting.unit == rsttrace_model::settings::Unit::Seconds { "s" } else { "" };
-    Fix {
-        id: "set_in_kube_proxy",
-        owner: FixOwner::KubeProxy,
-        risk: Risk::Low,
-        summary: format!(
-            "set {field} in KubeProxyConfiguration to {value}{unit} and restart kube-proxy"
-        ),
-        reason: "the last write wins, and kube-proxy writes the value each time it starts".into(),
-        current: None,
-        wanted: Some(format!("{value}{unit}")),
-        changes: vec![Change::Advice {
-            text: format!("KubeProxyConfiguration: {field}: {value}{unit}"),
-        }],
-    }
+    let change = remedies::set(host, key, configured).filter(|_| proxy.is_some());
+    Some(finding.fix(change.and_then(|change| in_kube_proxy(state, &[change]))))
 }
 
 /// A reboot resets the IPVS timeouts: there is no sysctl for them.
@@ -121,12 +129,16 @@ fn ipvs_timeouts(state: &HostState, host: &Netns) -> Option<CheckFinding> {
     if !state.configured.ipvs_timeouts.is_empty() {
         return None;
     }
+    let cpus = state.machine.cpus;
     let changed: Vec<(&Setting, u64)> = rsttrace_model::settings::ALL
         .iter()
         .filter(|setting| matches!(setting.stored, Stored::IpvsTimeout(_)))
         .filter_map(|setting| {
             let now = host.values.number(setting.key)?;
-            let kept = writer(state, host, setting) == Some(now);
+            let written =
+                state.configured.kube_proxy.as_ref().map(|it| it.written(setting.key, cpus));
+            let kept =
+                matches!(written, Some(Written::Unknown)) || written == Some(Written::Value(now));
             (!kept && setting.default != Some(now)).then_some((setting, now))
         })
         .collect();
@@ -144,18 +156,19 @@ fn ipvs_timeouts(state: &HostState, host: &Netns) -> Option<CheckFinding> {
         some_of(&names),
         setting.key,
     );
+    let proxy = state.configured.kube_proxy.as_ref().filter(|it| it.runs_as() == Some(Mode::Ipvs));
     let mut finding = CheckFinding::new(RULE.id, Rank::Warn, &host.place, reason)
         .formula(format!("{} after a boot = {default} s; now {now} s", setting.key))
-        .owner(match proxy_name(state) {
-            Some(_) => FixOwner::KubeProxy,
-            None => FixOwner::Node,
-        })
+        .owner(if proxy.is_some() { FixOwner::KubeProxy } else { FixOwner::Node })
         .source(origin::of(state, host, setting.key));
     finding.cause = Some("ipvs_idle_expired");
-    if let (Some(field), Some(_)) = (setting.kube_proxy, proxy_name(state)) {
-        finding = finding.fix([in_kube_proxy(field, setting, *now)]);
-    }
-    Some(finding.fix(keep_by_unit(&changed)))
+    Some(finding.fix(proxy.map(|it| kept_by(it, &changed, cpus))).fix(keep_by_unit(&changed)))
+}
+
+/// kube-proxy's fields for these timeouts.
+fn kept_by(proxy: &KubeProxy, changed: &[(&Setting, u64)], cpus: u32) -> Fix {
+    let fields = changed.iter().flat_map(|(it, now)| proxy.fields_for(it.key, *now, cpus));
+    set_in_kube_proxy(proxy, &fields.collect::<Vec<_>>())
 }
 
 /// A systemd unit that sets the IPVS timeouts at boot.
@@ -243,13 +256,13 @@ fn hash_size(state: &HostState, host: &Netns) -> Option<CheckFinding> {
 
 fn deprecated(state: &HostState, host: &Netns) -> Option<CheckFinding> {
     let proxy = state.configured.kube_proxy.as_ref()?;
-    (proxy.mode.as_deref() == Some("ipvs")).then(|| {
+    (proxy.runs_as() == Some(Mode::Ipvs)).then(|| {
         CheckFinding::new(
             RULE.id,
             Rank::Info,
             &host.place,
-            "kube-proxy's IPVS mode is deprecated since Kubernetes 1.35 (KEP-5495); nftables mode has no \
-             IPVS timers",
+            "kube-proxy's IPVS mode is deprecated since Kubernetes 1.35 (KEP-5495), off by default in 1.40 and \
+             removed in 1.43; iptables and nftables modes have no IPVS timers",
         )
         .formula("mode: nftables or iptables")
         .owner(FixOwner::KubeProxy)

@@ -1,7 +1,5 @@
 //! The conntrack timeout against the IPVS timeout.
 
-use rsttrace_core::fix::FixOwner;
-
 use super::{Rule, RuleInput, TCP};
 use crate::{
     finding::{CheckFinding, Rank},
@@ -43,7 +41,7 @@ fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
                 CheckFinding::new(RULE.id, Rank::Warn, &netns.place, reason)
                     .cause(CAUSE)
                     .formula(format!("established ≥ ipvs tcp × 1.15: {conntrack} < {wanted}"))
-                    .owner(FixOwner::Node)
+                    .owner(origin::owner(input.state, netns, CONNTRACK))
                     .source(format!(
                         "{}; {}",
                         origin::of(input.state, netns, CONNTRACK),

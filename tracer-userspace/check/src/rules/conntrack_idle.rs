@@ -32,7 +32,7 @@ fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
 
 fn of_netns(input: &RuleInput<'_>, netns: &Netns) -> Option<CheckFinding> {
     let limit_s = netns.number(KEY)?;
-    let connections = input.ends.translated(netns);
+    let connections = input.ends.translated(input.state, netns);
     let lost: Vec<_> = connections.iter().filter(|it| it.fate(limit_s) == Fate::Lost).collect();
     let place = netns.place.describe();
     // Connections are rarely idle for longer than this: a longer limit is only an Info finding.

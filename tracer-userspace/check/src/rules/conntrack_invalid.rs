@@ -1,6 +1,5 @@
 //! Segments outside the TCP window: passed on without translation, or dropped by a rule.
 
-use rsttrace_core::fix::FixOwner;
 use rsttrace_model::{
     firewall::{Answer, Hook, InvalidRule},
     host_state::Netns,
@@ -40,7 +39,7 @@ fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
         ];
         findings.extend(found.into_iter().flatten().map(|finding| {
             finding
-                .owner(FixOwner::Node)
+                .owner(origin::owner(input.state, netns, KEY))
                 .source(origin::of(input.state, netns, KEY))
                 .fix(remedies::by_setting(CAUSE, "conntrack_be_liberal", netns, KEY, 1))
         }));

@@ -57,7 +57,7 @@ fn fill(state: &HostState, netns: &Netns, max: u64) -> Vec<CheckFinding> {
         CheckFinding::new(RULE.id, rank, &netns.place, reason)
             .cause(cause)
             .formula(format!("count < 0.6 × max: {count} of {max} is {percent} %"))
-            .owner(FixOwner::Node)
+            .owner(state.initial().map_or(FixOwner::Node, |host| origin::owner(state, host, MAX)))
             .source(machine_source(state, MAX))
             .fix(more_room(state, count.max(max)))
             .fix(remedies::documented(cause, "find_who_fills_it"))

@@ -1,6 +1,7 @@
 //! The IPVS TCP timeout against the keepalives of the connections through IPVS.
 
 use rsttrace_core::fix::{Fix, FixOwner};
+use rsttrace_model::{host_state::is_left_behind, ipvs::IpvsService};
 
 use super::{Netns, Rule, RuleInput, TCP};
 use crate::{
@@ -30,20 +31,19 @@ fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
 fn of_netns(input: &RuleInput<'_>, netns: &Netns) -> Option<CheckFinding> {
     let limit_s = netns.number(KEY)?;
     let connections = input.ends.balanced(netns);
-    if connections.is_empty() && !netns.balances(TCP) {
+    // New connections do not go through services that kube-proxy's former mode left behind.
+    let is_in_use = |it: &&IpvsService| {
+        (it.fwmark != 0 || it.protocol == TCP) && !is_left_behind(input.state, netns, it)
+    };
+    let in_use: Vec<_> = netns.services.iter().flatten().filter(is_in_use).collect();
+    if connections.is_empty() && in_use.is_empty() {
         return None;
     }
     let fates: Vec<Fate> = connections.iter().map(|it| it.fate(limit_s)).collect();
     let count = |fate| fates.iter().filter(|it| **it == fate).count();
     let (lost, unknown) = (count(Fate::Lost), count(Fate::Unknown));
     let place = netns.place.describe();
-    let services: Vec<_> = netns
-        .services
-        .iter()
-        .flatten()
-        .filter(|it| it.fwmark != 0 || it.protocol == TCP)
-        .map(service_name)
-        .collect();
+    let services: Vec<_> = in_use.into_iter().map(service_name).collect();
     let to = match services.is_empty() {
         true => String::new(),
         false => format!(" to {}", some_of(&services)),

@@ -1,11 +1,11 @@
 //! IPVS services without a server that accepts new connections.
 
-use rsttrace_core::fix::FixOwner;
+use rsttrace_model::host_state::is_left_behind;
 
 use super::{Rule, RuleInput, UDP};
 use crate::{
     finding::{CheckFinding, Rank, counted, service_name, some_of},
-    remedies,
+    origin, remedies,
 };
 
 pub const RULE: Rule = Rule {
@@ -22,7 +22,11 @@ fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
     input
         .namespaces()
         .filter_map(|netns| {
-            let services = netns.services.iter().flatten().filter(|it| it.protocol != UDP);
+            let services = netns
+                .services
+                .iter()
+                .flatten()
+                .filter(|it| it.protocol != UDP && !is_left_behind(input.state, netns, it));
             let empty: Vec<_> = services
                 .filter(|it| it.destinations.iter().all(|server| server.weight == 0))
                 .map(service_name)
@@ -44,7 +48,7 @@ fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
                 CheckFinding::new(RULE.id, Rank::Warn, &netns.place, reason)
                     .cause(CAUSE)
                     .formula("servers with weight > 0: 0")
-                    .owner(FixOwner::KubeProxy)
+                    .owner(origin::balancer(input.state, netns))
                     .source("ipvsadm -Ln")
                     .fix(remedies::documented(CAUSE, "give_it_a_server")),
             )

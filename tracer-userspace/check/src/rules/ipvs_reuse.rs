@@ -1,7 +1,5 @@
 //! conn_reuse_mode=0: a reused client port follows its old entry to a server that was removed or is draining.
 
-use rsttrace_core::fix::FixOwner;
-
 use super::{Rule, RuleInput, TCP};
 use crate::{
     finding::{CheckFinding, Rank},
@@ -32,7 +30,7 @@ fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
             CheckFinding::new(RULE.id, Rank::Warn, &netns.place, reason)
                 .cause("ipvs_server_removed")
                 .formula("conn_reuse_mode = 1 from 5.9 on; now 0")
-                .owner(FixOwner::KubeProxy)
+                .owner(origin::owner(input.state, netns, KEY))
                 .source(origin::of(input.state, netns, KEY))
         })
         .collect()

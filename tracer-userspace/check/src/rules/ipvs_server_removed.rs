@@ -25,7 +25,16 @@ fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
     balancers
         .filter_map(|netns| {
             let place = netns.place.describe();
+            let owner = origin::balancer(input.state, netns);
             let (rank, reason) = match netns.values.is_on(KEY)? {
+                // Weight 0 first; removed once it has no connections (gracefuldeletion.go, pkg/proxy/ipvs).
+                true if owner == FixOwner::KubeProxy => (
+                    Rank::Info,
+                    format!(
+                        "kube-proxy drains a server before it removes the server from IPVS {place}, but the \
+                         connections of a Service that is deleted get no answer any more"
+                    ),
+                ),
                 false => (
                     Rank::Warn,
                     format!(
@@ -47,9 +56,13 @@ fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
                 CheckFinding::new(RULE.id, rank, &netns.place, reason)
                     .cause(CAUSE)
                     .formula("expire_nodest_conn: 0 = no answer, 1 = reset; weight 0 first = neither")
-                    .owner(FixOwner::KubeProxy)
+                    .owner(owner)
                     .source(origin::of(input.state, netns, KEY))
-                    .fix(remedies::documented(CAUSE, "drain_before_removal"))
+                    .fix(
+                        (owner != FixOwner::KubeProxy)
+                            .then(|| remedies::documented(CAUSE, "drain_before_removal"))
+                            .flatten(),
+                    )
                     .fix(reset),
             )
         })

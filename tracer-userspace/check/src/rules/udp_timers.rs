@@ -49,7 +49,7 @@ fn capacity(state: &HostState, netns: &Netns) -> Option<CheckFinding> {
         CheckFinding::new(RULE.id, Rank::Warn, &netns.place, reason)
             .cause(FULL)
             .formula(format!("max ÷ udp_timeout: {max} ÷ {timeout} = {now} flows/s"))
-            .owner(FixOwner::Node)
+            .owner(origin::owner(state, netns, TIMEOUT))
             .source(origin::of(state, netns, TIMEOUT))
             .fix(lower(&netns.place, netns)),
     )

@@ -3,11 +3,14 @@
 use std::fmt::Write as _;
 
 use rsttrace_model::{
+    escape::is_plain,
+    host_state::{HostState, at_next_start},
+    kube_proxy::{Field, KubeProxy, Packaging},
     netns::Place,
     settings::{InPods, Setting},
 };
 
-use super::change::{Change, Fix};
+use super::change::{Change, Fix, FixOwner, Risk};
 
 impl Change {
     /// The namespace in which it is made.
@@ -27,6 +30,89 @@ impl Change {
             }
             Self::SocketOption { .. } | Self::Advice { .. } => None,
         }
+    }
+}
+
+/// The change of kube-proxy's configuration without which its next start undoes these changes. `None` if it undoes
+/// none of them, or if no field changes what it writes.
+pub fn in_kube_proxy(state: &HostState, changes: &[Change]) -> Option<Fix> {
+    let proxy = state.configured.kube_proxy.as_ref()?;
+    let mut fields = Vec::new();
+    for change in changes {
+        let (Some((setting, to)), Some(place)) = (change.setting(), change.place()) else {
+            continue;
+        };
+        let undone = state.netns(place.netns).and_then(|it| at_next_start(state, it, setting, to));
+        if undone.is_some() {
+            fields.extend(proxy.fields_for(setting.key, to, state.machine.cpus));
+        }
+    }
+    (!fields.is_empty()).then(|| set_in_kube_proxy(proxy, &fields))
+}
+
+/// A change of these fields of kube-proxy's configuration.
+pub fn set_in_kube_proxy(proxy: &KubeProxy, fields: &[(&Field, String)]) -> Fix {
+    let named: Vec<_> = fields.iter().map(|(it, to)| format!("{} to {to}", it.path)).collect();
+    let wanted: Vec<_> = fields.iter().map(|(it, to)| format!("{}: {to}", it.path)).collect();
+    Fix {
+        id: "set_in_kube_proxy",
+        owner: FixOwner::KubeProxy,
+        risk: Risk::Low,
+        summary: format!("set {} in kube-proxy's configuration and restart it", named.join(", ")),
+        reason: "the last write wins, and kube-proxy writes the value each time it starts".into(),
+        current: None,
+        wanted: Some(wanted.join(", ")),
+        changes: steps(proxy, fields).map(|text| Change::Advice { text }).into(),
+    }
+}
+
+/// Where the fields are set, and how the new values come into force.
+fn steps(proxy: &KubeProxy, fields: &[(&Field, String)]) -> [String; 2] {
+    let flags = || {
+        let flags = fields.iter().map(|(it, to)| format!("{}={to}", it.flag));
+        flags.collect::<Vec<_>>()
+    };
+    let yaml = || {
+        let fields: Vec<_> = fields.iter().map(|(it, to)| format!("{}: {to}", it.path)).collect();
+        fields.join(", ")
+    };
+    let restart = "restart kube-proxy: it writes the values when it starts".to_owned();
+    match (proxy.packaging, proxy.file.as_deref()) {
+        (Packaging::K3s, _) => [
+            format!("/etc/rancher/k3s/config.yaml: add to kube-proxy-arg: {}", flags().join(", ")),
+            "systemctl restart k3s, or k3s-agent".into(),
+        ],
+        (Packaging::Rke2, None) => [
+            format!("/etc/rancher/rke2/config.yaml: add to kube-proxy-arg: {}", flags().join(", ")),
+            "systemctl restart rke2-server, or rke2-agent".into(),
+        ],
+        (Packaging::Microk8s, _) => [
+            format!(
+                "/var/snap/microk8s/current/args/kube-proxy: add {}",
+                flags().iter().map(|flag| format!("--{flag}")).collect::<Vec<_>>().join(" ")
+            ),
+            "snap restart microk8s.daemon-kubelite".into(),
+        ],
+        // The path of kubeadm's DaemonSet, whose ConfigMap is for all nodes.
+        (_, Some("/var/lib/kube-proxy/config.conf")) => [
+            format!(
+                "kubectl -n kube-system edit configmap kube-proxy: in config.conf, set {}",
+                yaml()
+            ),
+            "kubectl -n kube-system rollout restart daemonset kube-proxy: every node of the cluster gets the              values"
+                .into(),
+        ],
+        (_, Some(file)) => {
+            let file = if is_plain(file) { file } else { "its configuration file" };
+            [format!("{file}, or the ConfigMap that it comes from: set {}", yaml()), restart]
+        }
+        (_, None) => [
+            format!(
+                "the command line of kube-proxy: add {}",
+                flags().iter().map(|flag| format!("--{flag}")).collect::<Vec<_>>().join(" ")
+            ),
+            restart,
+        ],
     }
 }
 

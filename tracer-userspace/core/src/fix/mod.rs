@@ -8,5 +8,6 @@ mod persist;
 mod snippets;
 
 pub use change::{Change, Fix, FixOwner, Remedy, Risk};
+pub use kubernetes::{in_kube_proxy, set_in_kube_proxy};
 pub use persist::{IPVSADM, Persist};
 pub use snippets::{Client, Pace, Snippet};

@@ -140,6 +140,62 @@ impl KubeProxy {
         }
     }
 
+    /// What its next start does to a setting that has this value now, as a clause: "kube-proxy (pid 12) writes 600
+    /// when it starts (ipvs.tcpTimeout)". `None` if the value stays.
+    pub fn at_next_start(&self, setting: &str, value: u64, cpus: u32) -> Option<String> {
+        let row = Write::of(setting)?;
+        let who = self.describe();
+        match self.written(setting, cpus) {
+            Written::Nothing => None,
+            Written::Value(writes) if writes == value => None,
+            Written::Value(writes) => {
+                let by_version = row.by_version.filter(|_| value > writes);
+                let by_version = by_version.map_or(String::new(), |it| format!("; {it}"));
+                Some(format!("{who} writes {writes} when it starts ({}{by_version})", self.by(row)))
+            }
+            Written::Unknown => Some(format!(
+                "{who} may write it when it starts ({}), but its configuration could not be read",
+                self.by(row)
+            )),
+        }
+    }
+
+    /// The field that decides, or the mode in which the value is always written.
+    pub fn by(&self, row: &Write) -> String {
+        match row.fields() {
+            [] => {
+                let modes: Vec<_> = row.modes.iter().map(|mode| mode.id()).collect();
+                format!("always in {} mode", modes.join(" and "))
+            }
+            fields => fields.join(", "),
+        }
+    }
+
+    /// The fields and their values with which it would write `to` into a setting. Empty if no field does that.
+    pub fn fields_for(&self, setting: &str, to: u64, cpus: u32) -> Vec<(&'static Field, String)> {
+        let field = |path: &str, value: String| {
+            FIELDS.iter().find(|it| it.path == path).map(|field| (field, value))
+        };
+        let list = match Write::of(setting).map(|row| row.writes) {
+            Some(Writes::ConntrackMax) => {
+                // Zero for each CPU turns both fields off, and a larger product hides `min`.
+                let fits = self.conntrack_max(cpus).is_some_and(|now| now <= to);
+                let is_read = !self.unread.contains("conntrack.maxPerCore");
+                let per_core = (to / u64::from(cpus.max(1))).max(1).to_string();
+                let per_core = field("conntrack.maxPerCore", per_core);
+                [per_core.filter(|_| !(fits && is_read)), field("conntrack.min", to.to_string())]
+            }
+            Some(Writes::Seconds { field: path, .. } | Writes::IpvsSeconds { field: path }) => {
+                [field(path, format!("{to}s")), None]
+            }
+            Some(Writes::If { field: path, value, .. }) if to == value || to == 0 => {
+                [field(path, (to == value).to_string()), None]
+            }
+            Some(Writes::If { .. } | Writes::Always(_)) | None => [None, None],
+        };
+        list.into_iter().flatten().collect()
+    }
+
     fn switch(&self, field: &str, by_default: bool) -> bool {
         match self.fields.get(field) {
             Some(FieldValue::Switch(on)) => *on,
@@ -257,6 +313,50 @@ mod tests {
             assert_eq!(proxy.written(key, 2), Written::Unknown, "{key}");
         }
         assert_eq!(proxy.written("net.core.somaxconn", 2), Written::Nothing);
+    }
+
+    #[test]
+    fn what_the_next_start_does_is_said_with_the_field_and_where_versions_differ() {
+        let proxy = KubeProxy { pid: Some(12), ..proxy("ipvs", &[]) };
+        let says = |key, value| proxy.at_next_start(key, value, 2);
+        assert_eq!(
+            says(ESTABLISHED, 7200).as_deref(),
+            Some(
+                "kube-proxy (pid 12) writes 86400 when it starts (conntrack.tcpEstablishedTimeout)"
+            )
+        );
+        assert_eq!(says(ESTABLISHED, 86_400), None);
+        assert_eq!(says("ipvs.tcp", 7200), None);
+        let max = "net.netfilter.nf_conntrack_max";
+        let lowers = says(max, 262_144).expect("it may be lowered");
+        assert!(
+            lowers.contains("; versions from 1.37 on raise it but never lower it)"),
+            "{lowers}"
+        );
+        assert!(!says(max, 65_536).expect("it is raised").contains("versions"));
+        let always = says("net.ipv4.vs.conntrack", 0).expect("it is written");
+        assert!(always.ends_with("writes 1 when it starts (always in ipvs mode)"), "{always}");
+    }
+
+    #[test]
+    fn the_fields_for_a_value_are_those_with_which_it_is_written() {
+        let key = "net.netfilter.nf_conntrack_max";
+        for (per_core, to) in [(32_768, 262_144), (32_768, 65_536), (0, 262_144), (131_072, 3)] {
+            let mut proxy = proxy("", &[("conntrack.maxPerCore", FieldValue::Count(per_core))]);
+            for (field, value) in proxy.fields_for(key, to, 4) {
+                let value = FieldValue::Count(value.parse().expect("a count"));
+                proxy.fields.insert(field.path, value);
+            }
+            assert_eq!(proxy.writes(key, 4).filter(|_| to > 4).unwrap_or(to), to);
+        }
+        let of = |key, to| -> Vec<_> {
+            let fields = KubeProxy::default().fields_for(key, to, 4);
+            fields.into_iter().map(|(field, value)| format!("{}={value}", field.path)).collect()
+        };
+        assert_eq!(of("ipvs.tcp", 7200), ["ipvs.tcpTimeout=7200s"]);
+        let liberal = "net.netfilter.nf_conntrack_tcp_be_liberal";
+        assert_eq!(of(liberal, 1), ["conntrack.tcpBeLiberal=true"]);
+        assert_eq!(of("net.ipv4.vs.expire_nodest_conn", 0), [""; 0]);
     }
 
     #[test]

@@ -185,7 +185,9 @@ fn apply_one(
             journal.about.fix, journal.about.id
         ));
         let fix = &journal.about.fix;
-        return print(args, || out::already_text(fix), || out::already_json(fix));
+        let plan = plans.iter().find(|plan| plan.fix.id == fix);
+        let undone = plan.map(|plan| plan.undone.as_slice()).unwrap_or_default();
+        return print(args, || out::already_text(fix, undone), || out::already_json(fix, undone));
     }
     let mut ours = plans.iter().filter(|plan| plan.is_node_owned());
     let Some(plan) = ours.next() else {
@@ -229,10 +231,16 @@ fn apply_one(
     let mut live = Live::new(host, &store, "/".as_ref(), None);
     match apply(&mut live, &plan.steps, about) {
         Ok(Applied::AlreadySo) => {
-            print(args, || out::already_text(plan.fix.id), || out::already_json(plan.fix.id))
+            let (id, undone) = (plan.fix.id, plan.undone.as_slice());
+            print(args, || out::already_text(id, undone), || out::already_json(id, undone))
         }
         Ok(Applied::Done(journal)) => {
-            print(args, || out::applied_text(&journal), || out::applied_json(&journal))
+            let undone = plan.undone.as_slice();
+            print(
+                args,
+                || out::applied_text(&journal, undone),
+                || out::applied_json(&journal, undone),
+            )
         }
         Err(failure) if failure.left.is_empty() => {
             Err(anyhow!("{}; everything was restored", failure.reason).into())

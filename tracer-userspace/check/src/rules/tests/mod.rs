@@ -1,6 +1,7 @@
 //! What the rules find on hosts that these tests construct.
 
 mod firewall;
+mod kube_proxy;
 mod user_timeout;
 
 use rsttrace_core::{
