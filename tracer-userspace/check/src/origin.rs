@@ -2,6 +2,7 @@
 
 use rsttrace_core::fix::FixOwner;
 use rsttrace_model::{
+    firewall::{RuleOwner, RulePlace},
     host_state::{HostState, Netns, effective, is_initial, may_be_written},
     kube_proxy::{Mode, Write, Written},
     settings::{Setting, Stored},
@@ -80,5 +81,14 @@ pub fn owner(state: &HostState, netns: &Netns, key: &str) -> FixOwner {
     match Setting::find(key).is_some_and(|setting| may_be_written(state, netns, setting)) {
         true => FixOwner::KubeProxy,
         false => FixOwner::Node,
+    }
+}
+
+/// The owner of a rule, by the names of its table and chain.
+pub fn rule_owner(at: &RulePlace) -> FixOwner {
+    match at.chain.owner() {
+        Some(RuleOwner::KubeProxy) => FixOwner::KubeProxy,
+        Some(owner) if owner.is_cni() => FixOwner::Cni,
+        Some(_) | None => FixOwner::Firewall,
     }
 }

@@ -68,7 +68,7 @@ pub struct NetnsContents {
     pub ipvs: Option<IpvsTable>,
     /// `None` where the rules cannot be read.
     pub firewall: Option<Firewall>,
-    /// Tables of iptables-legacy, whose rules are not read.
+    /// Tables of iptables-legacy whose rules could not be read.
     pub legacy_tables: Vec<String>,
 }
 
@@ -179,6 +179,7 @@ impl Host {
 
 fn contents_here() -> NetnsContents {
     let state = read_here();
+    let (firewall, legacy_tables) = firewall::read();
     NetnsContents {
         values: values_here(Scope::Netns, state.ipvs.as_ref()),
         machine: values_here(Scope::Machine, None),
@@ -186,8 +187,8 @@ fn contents_here() -> NetnsContents {
         connections: sock_diag::list(SocketFilter::CONNECTIONS, MOST_SOCKETS).ok(),
         listeners: sock_diag::list(SocketFilter::LISTENERS, MOST_LISTENERS).ok(),
         ipvs: ipvs_conn::read(MOST_ENTRIES),
-        firewall: firewall::read(),
-        legacy_tables: firewall::legacy_tables(),
+        firewall,
+        legacy_tables,
         state,
     }
 }

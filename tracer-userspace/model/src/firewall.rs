@@ -1,8 +1,12 @@
-//! Firewall rules that decide about INVALID packets and masquerading.
+//! Firewall rules that decide about INVALID packets and masquerading, and who writes them.
 
 use std::{collections::BTreeSet, fmt};
 
 use serde::{Deserialize, Serialize};
+
+mod owner;
+
+pub use owner::RuleOwner;
 
 /// The rules of a namespace that decide about INVALID packets and masquerading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -12,6 +16,15 @@ pub struct Firewall {
     /// In the order of their places.
     pub invalid: Vec<InvalidRule>,
     pub masquerades: Vec<Masquerade>,
+    /// The base chains of type `filter` whose policy drops what no rule accepts.
+    pub drop_policies: Vec<Policy>,
+}
+
+/// The policy of a base chain.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Policy {
+    pub chain: Chain,
+    pub hook: Hook,
 }
 
 /// What the filter rules of a namespace depend on.
@@ -26,29 +39,63 @@ pub struct FilterRules {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RulePlace {
     pub chain: Chain,
-    /// The handle that `nft delete rule` takes; 0 if not known.
+    /// The handle that `nft delete rule` takes, or the number that `iptables -D` takes; 0 if not known.
     pub handle: u64,
+}
+
+impl RulePlace {
+    /// "ip filter KUBE-FORWARD handle 4 (kube-proxy)"
+    pub fn with_owner(&self) -> String {
+        match self.chain.owner() {
+            Some(owner) => format!("{self} ({})", owner.name()),
+            None => self.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for RulePlace {
     /// "ip filter KUBE-FORWARD handle 4"
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Chain { family, table, name } = &self.chain;
-        write!(f, "{family} {table} {name}")?;
+        write!(f, "{}", self.chain)?;
         match self.handle {
             0 => Ok(()),
+            number if self.chain.is_legacy() => write!(f, " rule {number}"),
             handle => write!(f, " handle {handle}"),
         }
     }
 }
 
-/// A chain of nftables.
+/// A chain of nftables or of iptables-legacy.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Chain {
-    /// `ip`, `ip6` or `inet`
+    /// `ip`, `ip6` or `inet` of nftables; `iptables` or `ip6tables` for a table of iptables-legacy
     pub family: &'static str,
     pub table: String,
     pub name: String,
+}
+
+impl Chain {
+    pub fn is_legacy(&self) -> bool {
+        matches!(self.family, "iptables" | "ip6tables")
+    }
+
+    /// Whether IPv4 packets reach it.
+    pub fn sees_ipv4(&self) -> bool {
+        !matches!(self.family, "ip6" | "ip6tables")
+    }
+
+    /// The program that writes its rules, where the names show that.
+    pub fn owner(&self) -> Option<RuleOwner> {
+        RuleOwner::of(&self.table, &self.name)
+    }
+}
+
+impl fmt::Display for Chain {
+    /// "ip filter KUBE-FORWARD"
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { family, table, name } = self;
+        write!(f, "{family} {table} {name}")
+    }
 }
 
 /// A rule that stops INVALID packets.

@@ -61,7 +61,7 @@ pub struct Netns {
     pub translates: Option<bool>,
     /// Rules about INVALID packets and masquerading; `None` if they could not be read.
     pub firewall: Option<Firewall>,
-    /// Tables of iptables-legacy, whose rules are not read.
+    /// Tables of iptables-legacy whose rules could not be read.
     pub legacy_tables: Vec<String>,
     pub listeners: Option<Vec<SocketAddr>>,
     /// The listening sockets themselves, for their accept queues.

@@ -1,7 +1,8 @@
 //! Segments outside the TCP window: passed on without translation, or dropped by a rule.
 
+use rsttrace_core::fix::FixOwner;
 use rsttrace_model::{
-    firewall::{Answer, Hook, InvalidRule},
+    firewall::{Answer, Chain, Hook, InvalidRule},
     host_state::Netns,
 };
 
@@ -19,7 +20,8 @@ pub const RULE: Rule = Rule {
           (net/netfilter/nf_conntrack_proto_tcp.c, tcp_in_window). Where a rule drops INVALID packets, there is \
           no reset: a connection whose window conntrack misjudged, or of which conntrack sees one direction \
           only, hangs until its retries run out. A rule that answers INVALID packets with a reset is one more \
-          source of resets. Drops by the policy of a chain are not counted.",
+          source of resets. Whether the drop policy of a chain stops a packet depends on rules that accept it, \
+          which are not read.",
     judge,
 };
 
@@ -31,17 +33,18 @@ fn judge(input: &RuleInput<'_>) -> Vec<CheckFinding> {
     let mut findings = Vec::new();
     let strict = input.namespaces().filter(|netns| netns.values.is_on(KEY) == Some(false));
     for netns in strict {
-        let found = [
-            passed_on(netns),
-            passed_to_this_host(netns),
-            answered(netns, false),
-            answered(netns, true),
-        ];
-        findings.extend(found.into_iter().flatten().map(|finding| {
-            finding
-                .owner(origin::owner(input.state, netns, KEY))
-                .source(origin::of(input.state, netns, KEY))
-                .fix(remedies::by_setting(CAUSE, "conntrack_be_liberal", netns, KEY, 1))
+        let of_setting = origin::owner(input.state, netns, KEY);
+        let passed = [passed_on(netns), passed_to_this_host(netns)];
+        let passed = passed.into_iter().flatten().map(|it| it.owner(of_setting));
+        let answered = [answered(netns, false), answered(netns, true)].into_iter().flatten();
+        findings.extend(passed.chain(answered).map(|finding| {
+            finding.source(origin::of(input.state, netns, KEY)).fix(remedies::by_setting(
+                CAUSE,
+                "conntrack_be_liberal",
+                netns,
+                KEY,
+                1,
+            ))
         }));
     }
     for finding in findings.iter_mut().filter(|it| it.cause == Some(CAUSE)) {
@@ -56,8 +59,11 @@ fn passed_on(netns: &Netns) -> Option<CheckFinding> {
         return None;
     }
     let rules = rules(netns);
+    let policy = drop_policy(netns);
     let but = if netns.firewall.is_none() || !netns.legacy_tables.is_empty() {
         ", unless a rule drops INVALID packets".to_owned()
+    } else if let Some(policy) = policy {
+        format!(", unless the drop policy of {policy} stops it because no rule accepts it before")
     } else if rules.is_empty() {
         String::new()
     } else {
@@ -124,7 +130,8 @@ fn answered(netns: &Netns, reset: bool) -> Option<CheckFinding> {
         true => "tcp_be_liberal = 0 and a rule `ct state invalid reject with tcp reset`",
         false => "tcp_be_liberal = 0 and a rule `ct state invalid drop`",
     };
-    Some(CheckFinding::new(RULE.id, rank, &netns.place, reason).cause(cause).formula(formula))
+    let finding = CheckFinding::new(RULE.id, rank, &netns.place, reason).cause(cause);
+    Some(finding.formula(formula).owner(owner(&rules)))
 }
 
 fn rules(netns: &Netns) -> Vec<&InvalidRule> {
@@ -135,12 +142,29 @@ fn rules(netns: &Netns) -> Vec<&InvalidRule> {
 fn stops(netns: &Netns, hook: Hook) -> bool {
     rules(netns).iter().any(|rule| {
         let there = rule.hooks.contains(&Hook::Prerouting) || rule.hooks.contains(&hook);
-        there && !rule.narrowed && rule.at.chain.family != "ip6"
+        there && !rule.narrowed && rule.at.chain.sees_ipv4()
     })
 }
 
+/// A chain whose policy drops forwarded packets that no rule accepts.
+fn drop_policy(netns: &Netns) -> Option<&Chain> {
+    let policies = netns.firewall.iter().flat_map(|firewall| &firewall.drop_policies);
+    let mut forwarded = policies
+        .filter(|it| matches!(it.hook, Hook::Forward | Hook::Prerouting) && it.chain.sees_ipv4());
+    forwarded.next().map(|policy| &policy.chain)
+}
+
+/// The owner of rules: their program where all are of one, else whoever keeps the firewall.
+fn owner(rules: &[&InvalidRule]) -> FixOwner {
+    let mut owners = rules.iter().map(|rule| origin::rule_owner(&rule.at));
+    match owners.next() {
+        Some(first) if owners.all(|other| other == first) => first,
+        _ => FixOwner::Firewall,
+    }
+}
+
 fn names(rules: &[&InvalidRule]) -> String {
-    let names: Vec<_> = rules.iter().map(|rule| rule.at.to_string()).collect();
+    let names: Vec<_> = rules.iter().map(|rule| rule.at.with_owner()).collect();
     some_of(&names)
 }
 

@@ -39,7 +39,7 @@ fn may_be_flushed(netns: &Netns) -> Option<CheckFinding> {
     let of: Vec<_> = rules
         .iter()
         .filter(|rule| addresses.iter().any(|address| applies(rule, address)))
-        .map(|rule| rule.at.to_string())
+        .map(|rule| rule.at.with_owner())
         .collect();
     let names: Vec<_> = addresses.iter().map(|address| describe(address)).collect();
     let reason = format!(
@@ -64,14 +64,16 @@ fn may_be_flushed(netns: &Netns) -> Option<CheckFinding> {
                 "masquerade with an address that has a lifetime or is on a point-to-point link",
             )
             .owner(FixOwner::Firewall)
-            .source("the nftables rules, and the flags of the addresses (ip -4 addr)")
+            .source(
+                "the rules of nftables and iptables, and the flags of the addresses (ip -4 addr)",
+            )
             .fix(remedies::documented(CAUSE, "keep_the_address"))
             .fix(fix),
     )
 }
 
 fn applies(rule: &Masquerade, address: &Address) -> bool {
-    rule.at.chain.family != "ip6" && address.leaves(&rule.out)
+    rule.at.chain.sees_ipv4() && address.leaves(&rule.out)
 }
 
 /// "192.0.2.7 of eth0 (has a lifetime)"

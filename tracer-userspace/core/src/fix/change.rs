@@ -10,6 +10,8 @@ pub enum FixOwner {
     Pod,
     Node,
     KubeProxy,
+    /// The plugin that makes the cluster's network.
+    Cni,
     Cloud,
     Firewall,
 }
@@ -22,6 +24,7 @@ impl FixOwner {
             Self::Pod => "pod",
             Self::Node => "node",
             Self::KubeProxy => "kube-proxy",
+            Self::Cni => "cni",
             Self::Cloud => "cloud",
             Self::Firewall => "firewall",
         }

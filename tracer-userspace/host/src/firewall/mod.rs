@@ -1,5 +1,5 @@
-//! What a network namespace's nftables rules, including those of iptables-nft, do with packets in conntrack
-//! state INVALID, and which rules masquerade.
+//! What a network namespace's rules of nftables (those of iptables-nft included) and of iptables-legacy do with
+//! packets in conntrack state INVALID, and which rules masquerade.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,10 +7,11 @@ use std::{
     path::Path,
 };
 
-use rsttrace_model::firewall::{Chain, Firewall, Hook, InvalidRule, Masquerade, RulePlace};
+use rsttrace_model::firewall::{Chain, Firewall, Hook, InvalidRule, Masquerade, Policy, RulePlace};
 use rule::Effect;
 
 mod expression;
+mod legacy;
 mod netlink;
 mod rule;
 mod stateful;
@@ -19,13 +20,20 @@ mod tests;
 mod text;
 mod xtables;
 
-/// The rules of the calling thread's namespace; `None` where they cannot be read.
-pub(super) fn read() -> Option<Firewall> {
+/// The rules of the calling thread's namespace, `None` where they cannot be read, and the tables of iptables-legacy
+/// whose rules could not be read.
+pub(super) fn read() -> (Option<Firewall>, Vec<String>) {
+    let mut reader = Reader::default();
+    // A request for a table that is not listed would load its module.
+    let unread: Vec<String> = legacy_in(Path::new("/proc/thread-self/net"))
+        .into_iter()
+        .filter(|name| legacy::read(name, &mut reader).is_err())
+        .collect();
     // A netlink request would load the module.
     if !Path::new("/sys/module/nf_tables").exists() {
-        return Some(Firewall::default());
+        return (Some(reader.finish()), unread);
     }
-    netlink::read().ok()
+    (netlink::read(reader).ok(), unread)
 }
 
 /// Whether a filter rule of the calling thread's namespace tells packets with a conntrack entry from those without;
@@ -44,11 +52,6 @@ pub(super) fn is_stateful() -> Option<bool> {
 /// The rules in the output of `nft -a list ruleset`.
 pub fn parse(text: &str) -> Firewall {
     text::parse(text)
-}
-
-/// The iptables-legacy tables of the calling thread's namespace.
-pub(super) fn legacy_tables() -> Vec<String> {
-    legacy_in(Path::new("/proc/thread-self/net"))
 }
 
 /// The iptables-legacy tables that a copy of `/proc/net` names.
@@ -72,11 +75,15 @@ struct Reader {
 }
 
 impl Reader {
-    fn base(&mut self, chain: Chain, hook: Hook, kind: &str) {
-        match kind {
-            "nat" => self.found.translates = true,
-            _ => drop(self.bases.insert(chain, hook)),
+    fn base(&mut self, chain: Chain, hook: Hook, kind: &str, drops: bool) {
+        if kind == "nat" {
+            self.found.translates = true;
+            return;
         }
+        if drops {
+            self.found.drop_policies.push(Policy { chain: chain.clone(), hook });
+        }
+        self.bases.insert(chain, hook);
     }
 
     fn rule(&mut self, at: RulePlace, effect: Effect) {
@@ -97,6 +104,7 @@ impl Reader {
         let Self { bases, jumps, mut found } = self;
         found.invalid.sort_by(|a, b| a.at.cmp(&b.at));
         found.masquerades.sort_by(|a, b| a.at.cmp(&b.at));
+        found.drop_policies.sort();
         for rule in &mut found.invalid {
             let mut seen = BTreeSet::from([&rule.at.chain]);
             let mut next = vec![&rule.at.chain];

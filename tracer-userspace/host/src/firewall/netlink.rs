@@ -28,7 +28,9 @@ const GET_SET_ELEMENTS: u16 = NFTABLES | 13;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_CHAIN_POLICY: u16 = 5;
 const NFTA_CHAIN_TYPE: u16 = 7;
+const NF_DROP: u32 = 0;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
 
 const NFTA_RULE_TABLE: u16 = 1;
@@ -53,9 +55,10 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Limit of rules that are evaluated again once their set is read.
 const MAX_WAITING: usize = 256;
 
-pub(super) fn read() -> io::Result<Firewall> {
+/// Adds the rules of the calling thread's namespace to what `reader` has.
+pub(super) fn read(reader: Reader) -> io::Result<Firewall> {
     let mut link = Link::open(NETFILTER, Instant::now() + TIMEOUT)?;
-    let mut ruleset = Ruleset::default();
+    let mut ruleset = Ruleset { reader, ..Ruleset::default() };
     link.dump(GET_CHAIN, &[&[NFPROTO_UNSPEC, 0, 0, 0]], &mut |body| ruleset.chain(body))?;
     link.dump(GET_RULE, &[&[NFPROTO_UNSPEC, 0, 0, 0]], &mut |body| ruleset.rule(body))?;
     for (table, set) in ruleset.needed_sets() {
@@ -128,18 +131,21 @@ struct Ruleset {
 impl Ruleset {
     fn chain(&mut self, body: &[u8]) -> io::Result<()> {
         let (family, bytes) = split(body)?;
-        let (mut table, mut name, mut kind, mut hook) = Default::default();
+        let (mut table, mut name, mut kind, mut hook, mut drops) = Default::default();
         for attribute in attributes(bytes) {
             match attribute? {
                 (NFTA_CHAIN_TABLE, payload) => table = text(payload),
                 (NFTA_CHAIN_NAME, payload) => name = text(payload),
                 (NFTA_CHAIN_TYPE, payload) => kind = text(payload),
                 (NFTA_CHAIN_HOOK, payload) => hook = hook_of(payload)?,
+                (NFTA_CHAIN_POLICY, payload) => {
+                    drops = u32::from_be_bytes(leading(payload)?) == NF_DROP;
+                }
                 _ => {}
             }
         }
         if let (Some(family), Some(hook)) = (family_name(family), hook) {
-            self.reader.base(Chain { family, table, name }, hook, &kind);
+            self.reader.base(Chain { family, table, name }, hook, &kind, drops);
         }
         Ok(())
     }

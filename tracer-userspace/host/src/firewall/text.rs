@@ -30,9 +30,10 @@ pub(super) fn parse(text: &str) -> Firewall {
                 chain = named.next();
             }
             (["}"], _) => chain = None,
-            (["type", kind, "hook", hook, ..], Some(chain)) => {
+            (["type", kind, "hook", hook, rest @ ..], Some(chain)) => {
+                let drops = rest.windows(2).any(|it| it[0] == "policy" && it[1] == "drop;");
                 if let Some(hook) = Hook::ALL.into_iter().find(|it| it.id() == *hook) {
-                    reader.base(chain.clone(), hook, kind);
+                    reader.base(chain.clone(), hook, kind, drops);
                 }
             }
             (words, Some(chain)) => {

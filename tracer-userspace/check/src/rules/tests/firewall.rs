@@ -1,5 +1,6 @@
 //! Firewall rules: INVALID packets, masquerading.
 
+use rsttrace_core::fix::FixOwner;
 use rsttrace_host::firewall;
 use rsttrace_model::{address::Address, firewall::Hook};
 
@@ -26,8 +27,7 @@ fn a_rule_that_drops_invalid_packets_is_named_with_its_effect() {
     let expected = [(Rank::Warn, "retransmission_timeout"), (Rank::Info, "conntrack_invalid")];
     assert_eq!(predicted(&drops), expected);
     let reason = &of_rule(&drops, "conntrack_invalid")[0].reason;
-    let begin =
-        "ip filter KUBE-FORWARD handle 4 drops INVALID packets on the host: a connection whose";
+    let begin = "ip filter KUBE-FORWARD handle 4 (kube-proxy) drops INVALID packets on the host: a connection whose";
     assert!(reason.starts_with(begin), "{reason}");
     let some = with_rules("iifname \"eth0\" ct state invalid drop # handle 4");
     let expected = [(Rank::Warn, "conntrack_invalid"), (Rank::Warn, "retransmission_timeout")];
@@ -109,4 +109,30 @@ fn only_the_interfaces_of_the_rule_count() {
     for out in ["oifname \"ppp0\"", "oifname != \"eth0\"", "oif { \"a\" }"] {
         assert!(!is_reported(out), "{out}");
     }
+}
+
+#[test]
+fn the_owner_of_a_rule_is_the_program_that_writes_its_chain() {
+    let owner = |state: &HostState| of_rule(state, "conntrack_invalid")[0].owner;
+    let mut state = with_rules("ct state invalid drop # handle 4");
+    assert_eq!(owner(&state), FixOwner::KubeProxy);
+    let rename = |state: &mut HostState, name: &str| {
+        let rules = &mut state.namespaces[0].firewall.as_mut().expect("rules").invalid;
+        rules[0].at.chain.name = name.into();
+    };
+    rename(&mut state, "cali-FORWARD");
+    assert_eq!(owner(&state), FixOwner::Cni);
+    rename(&mut state, "mine");
+    assert_eq!(owner(&state), FixOwner::Firewall);
+}
+
+#[test]
+fn a_drop_policy_is_named_and_may_stop_the_segment() {
+    let text = "table ip filter {\nchain FORWARD {\ntype filter hook forward priority filter; policy drop;\n}\n}\n";
+    let firewall = Some(firewall::parse(text));
+    let state = host(vec![Netns { translates: Some(true), firewall, ..netns(1) }]);
+    let reason = &of_rule(&state, "conntrack_invalid")[0].reason;
+    let expected =
+        ", unless the drop policy of ip filter FORWARD stops it because no rule accepts it before";
+    assert!(reason.ends_with(expected), "{reason}");
 }
