@@ -3,7 +3,6 @@
 
 use std::{
     fs, io,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -11,6 +10,7 @@ use rsttrace_model::netns::NatFamilies;
 use rustix::net::netlink::NETFILTER;
 
 use super::{
+    firewall,
     netlink::Link,
     nlmsg::{attributes, malformed},
 };
@@ -40,7 +40,7 @@ pub(super) fn read() -> Option<NatFamilies> {
     };
     let mut found = NatFamilies { v4: legacy("ip_tables_names"), v6: legacy("ip6_tables_names") };
     // A netlink request would load the module.
-    if Path::new("/sys/module/nf_tables").exists() {
+    if firewall::has_nf_tables() {
         add_chains(&mut found).ok()?;
     }
     Some(found)

@@ -109,6 +109,17 @@ pub struct InvalidRule {
     pub hooks: BTreeSet<Hook>,
 }
 
+/// A rule that can answer a packet with a reset or an ICMP error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejecting {
+    pub at: RulePlace,
+    pub answer: Answer,
+    /// The rule's comment, or that of the map element that leads to it: "default/api:http has no endpoints".
+    pub comment: Option<String>,
+    /// Neither the rule nor a jump to it has a condition that is not known to hold.
+    pub is_certain: bool,
+}
+
 /// A rule of NAT to the address of the interface that a packet leaves through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Masquerade {

@@ -80,7 +80,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The value inside a `struct nft_data`.
-    fn value(&self, kind: u16) -> io::Result<&'a [u8]> {
+    pub(super) fn value(&self, kind: u16) -> io::Result<&'a [u8]> {
         let data = Fields::of(self.bytes(kind).unwrap_or_default())?;
         Ok(data.bytes(NFTA_DATA_VALUE).unwrap_or_default())
     }

@@ -15,9 +15,12 @@ use tracer_common::net::{AF_INET, AF_INET6, IPPROTO_TCP};
 use super::{
     super::nlmsg::{leading, malformed},
     Reader,
+    rejecting::{Packet, Rules},
     rule::{self, Step},
     xtables,
 };
+
+pub(super) mod for_packet;
 
 /// `IPT_SO_GET_INFO`, and `IP6T_SO_GET_INFO`.
 const GET_INFO: libc::c_int = 64;
@@ -38,9 +41,13 @@ const NAME_LEN: usize = 29;
 const DROPS: i32 = -1;
 
 /// Where `struct ipt_entry` or `struct ip6t_entry` has its parts.
-struct Layout {
+pub(super) struct Layout {
     family: &'static str,
     number: u8,
+    /// Bytes of an address. Source, destination and their masks come first.
+    address: usize,
+    /// `IPT_F_GOTO`, `IP6T_F_GOTO`; the flags are the byte before `inverted`.
+    goto: u8,
     out_interface: usize,
     out_mask: usize,
     protocol: usize,
@@ -54,6 +61,8 @@ struct Layout {
 const V4: Layout = Layout {
     family: "iptables",
     number: AF_INET,
+    address: 4,
+    goto: 0x02,
     out_interface: 32,
     out_mask: 64,
     protocol: 80,
@@ -67,6 +76,8 @@ const V4: Layout = Layout {
 const V6: Layout = Layout {
     family: "ip6tables",
     number: AF_INET6,
+    address: 16,
+    goto: 0x04,
     out_interface: 80,
     out_mask: 112,
     protocol: 128,
@@ -85,6 +96,21 @@ const INVERTED_PROTOCOL: u8 = 0x40;
 /// # Errors
 /// Without CAP_NET_ADMIN, or when the block is malformed. `reader` is unchanged then.
 pub(super) fn read(named: &str, reader: &mut Reader) -> io::Result<()> {
+    let (layout, table, info, block) = table(named)?;
+    decode(&layout, table, &info, &block, reader)
+}
+
+/// Adds the chains and rules of such a table, evaluated for a packet.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn parts(named: &str, packet: Packet, rules: &mut Rules) -> io::Result<()> {
+    let (layout, table, info, block) = table(named)?;
+    for_packet::add(&layout, table, &info, &block, packet, rules)
+}
+
+/// A table's layout, name, `struct ipt_getinfo` and entries.
+fn table(named: &str) -> io::Result<(Layout, &str, Vec<u8>, Vec<u8>)> {
     let (tool, table) = named.split_once(' ').ok_or_else(|| malformed("table"))?;
     let is_v6 = tool == "ip6tables";
     let (family, level, layout) = match is_v6 {
@@ -104,7 +130,8 @@ pub(super) fn read(named: &str, reader: &mut Reader) -> io::Result<()> {
     entries[32..36].copy_from_slice(&word(&info, 80)?.to_ne_bytes());
     // EAGAIN: the table has changed in between, and so it is not read this time.
     get(&socket, level, GET_ENTRIES, &mut entries)?;
-    decode(&layout, table, &info, &entries[ENTRIES_HEAD..], reader)
+    entries.drain(..ENTRIES_HEAD);
+    Ok((layout, table, info, entries))
 }
 
 fn name_into(buffer: &mut [u8], name: &str) -> io::Result<()> {
@@ -198,17 +225,23 @@ fn entries<'a>(layout: &Layout, block: &'a [u8]) -> io::Result<Vec<Entry<'a>>> {
     Ok(list)
 }
 
-/// Adds the chains and rules of a block of entries.
-fn decode(
+/// The chains of a block of entries.
+struct Block<'a> {
+    /// Where each chain begins.
+    starts: BTreeMap<usize, Chain>,
+    /// Base chains, each with its hook and whether its policy drops.
+    bases: Vec<(Chain, Hook, bool)>,
+    rules: Vec<(RulePlace, Entry<'a>)>,
+}
+
+fn located<'a>(
     layout: &Layout,
     table: &str,
     info: &[u8],
-    block: &[u8],
-    reader: &mut Reader,
-) -> io::Result<()> {
+    block: &'a [u8],
+) -> io::Result<Block<'a>> {
     let entries = entries(layout, block)?;
     let chain = |name: String| Chain { family: layout.family, table: table.to_owned(), name };
-    // Where each chain begins.
     let mut starts: BTreeMap<usize, Chain> = BTreeMap::new();
     let mut policies: BTreeMap<usize, Hook> = BTreeMap::new();
     let valid = word(info, 32)?;
@@ -224,10 +257,9 @@ fn decode(
         let name = super::expression::text(&entry.target[PART_LEN..]);
         starts.insert(entry.at + entry.bytes.len(), chain(name));
     }
-    let mut rules = Vec::new();
+    let (mut bases, mut rules) = (Vec::new(), Vec::new());
     let mut current: Option<(Chain, u64)> = None;
-    let mut bases = Vec::new();
-    for entry in &entries {
+    for entry in entries {
         if let Some(start) = starts.get(&entry.at) {
             current = Some((start.clone(), 0));
         }
@@ -235,19 +267,33 @@ fn decode(
             continue;
         };
         *number += 1;
-        if let Some(hook) = policies.get(&entry.at) {
-            bases.push((chain.clone(), *hook, entry.verdict()? == DROPS));
-            continue;
+        match policies.get(&entry.at) {
+            Some(hook) => bases.push((chain.clone(), *hook, entry.verdict()? == DROPS)),
+            None => rules.push((RulePlace { chain: chain.clone(), handle: *number }, entry)),
         }
-        if let Some(effect) = rule::effect(steps(layout, entry, &starts)?) {
-            rules.push((RulePlace { chain: chain.clone(), handle: *number }, effect));
-        }
+    }
+    Ok(Block { starts, bases, rules })
+}
+
+/// Adds the chains and rules of a block of entries.
+fn decode(
+    layout: &Layout,
+    table: &str,
+    info: &[u8],
+    block: &[u8],
+    reader: &mut Reader,
+) -> io::Result<()> {
+    let Block { starts, bases, rules } = located(layout, table, info, block)?;
+    let mut effects = Vec::new();
+    for (at, entry) in rules {
+        let effect = rule::effect(steps(layout, &entry, &starts)?);
+        effects.extend(effect.map(|effect| (at, effect)));
     }
     for (chain, hook, drops) in bases {
         let kind = if table == "nat" { "nat" } else { "filter" };
         reader.base(chain, hook, kind, drops && table == "filter");
     }
-    rules.into_iter().for_each(|(at, effect)| reader.rule(at, effect));
+    effects.into_iter().for_each(|(at, effect)| reader.rule(at, effect));
     Ok(())
 }
 
@@ -302,4 +348,4 @@ fn steps(
 
 #[cfg(test)]
 #[path = "legacy_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -14,7 +14,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 }
 
 /// Layout, name, info and entries of each table.
-fn tables() -> Vec<(Layout, String, Vec<u8>, Vec<u8>)> {
+pub fn tables() -> Vec<(Layout, String, Vec<u8>, Vec<u8>)> {
     let of_line = |line: &str| {
         let mut words = line.split(' ');
         let layout = if words.next()? == "iptables" { V4 } else { V6 };

@@ -4,15 +4,23 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
     path::Path,
+    sync::OnceLock,
 };
 
-use rsttrace_model::firewall::{Chain, Firewall, Hook, InvalidRule, Masquerade, Policy, RulePlace};
+use rsttrace_model::firewall::{
+    Chain, Firewall, Hook, InvalidRule, Masquerade, Policy, Rejecting, RulePlace,
+};
 use rule::Effect;
+
+use super::Host;
 
 mod expression;
 mod legacy;
 mod netlink;
+mod rejecting;
 mod rule;
 mod stateful;
 #[cfg(test)]
@@ -30,7 +38,7 @@ pub(super) fn read() -> (Option<Firewall>, Vec<String>) {
         .filter(|name| legacy::read(name, &mut reader).is_err())
         .collect();
     // A netlink request would load the module.
-    if !Path::new("/sys/module/nf_tables").exists() {
+    if !has_nf_tables() {
         return (Some(reader.finish()), unread);
     }
     (netlink::read(reader).ok(), unread)
@@ -39,7 +47,7 @@ pub(super) fn read() -> (Option<Firewall>, Vec<String>) {
 /// Whether a filter rule of the calling thread's namespace tells packets with a conntrack entry from those without;
 /// `None` where the rules cannot be read.
 pub(super) fn is_stateful() -> Option<bool> {
-    if !Path::new("/sys/module/nf_tables").exists() {
+    if !has_nf_tables() {
         return legacy_tables().is_empty().then_some(false);
     }
     match netlink::is_stateful() {
@@ -47,6 +55,28 @@ pub(super) fn is_stateful() -> Option<bool> {
         Ok(false) => legacy_tables().is_empty().then_some(false),
         Err(_) => None,
     }
+}
+
+/// Whether nf_tables is loaded or built in. A kernel that has it built in shows no directory of the module.
+pub(super) fn has_nf_tables() -> bool {
+    static IS_BUILT_IN: OnceLock<bool> = OnceLock::new();
+    let is_built_in = || {
+        let symbols = fs::File::open("/proc/kallsyms").map(BufReader::new);
+        let mut lines = symbols.into_iter().flat_map(BufRead::lines).map_while(Result::ok);
+        // Behind a symbol of a module comes the module's name.
+        lines.any(|line| line.ends_with(" nft_do_chain"))
+    };
+    Path::new("/sys/module/nf_tables").exists() || *IS_BUILT_IN.get_or_init(is_built_in)
+}
+
+/// The rules of a network namespace that can answer a TCP packet to this address and port with a reset or an ICMP
+/// error, in the order of their hooks. Conditions that do not depend on the destination may or may not hold
+/// ([`Rejecting::is_certain`]). `None` where the namespace cannot be entered, or its rules cannot be read.
+///
+/// Reads all rules of the namespace, which takes a second on a node of a large cluster.
+#[must_use]
+pub fn rejecting(host: &Host, netns: u32, dst: SocketAddr) -> Option<Vec<Rejecting>> {
+    host.enter(netns, || rejecting::read(dst).ok()).flatten()
 }
 
 /// The rules in the output of `nft -a list ruleset`.

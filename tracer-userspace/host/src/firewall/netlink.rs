@@ -20,38 +20,38 @@ use super::{
 };
 
 /// `NFNL_SUBSYS_NFTABLES << 8`
-const NFTABLES: u16 = 10 << 8;
-const GET_CHAIN: u16 = NFTABLES | 4;
-const GET_RULE: u16 = NFTABLES | 7;
-const GET_SET_ELEMENTS: u16 = NFTABLES | 13;
+pub(super) const NFTABLES: u16 = 10 << 8;
+pub(super) const GET_CHAIN: u16 = NFTABLES | 4;
+pub(super) const GET_RULE: u16 = NFTABLES | 7;
+pub(super) const GET_SET_ELEMENTS: u16 = NFTABLES | 13;
 
-const NFTA_CHAIN_TABLE: u16 = 1;
-const NFTA_CHAIN_NAME: u16 = 3;
-const NFTA_CHAIN_HOOK: u16 = 4;
+pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
+pub(super) const NFTA_CHAIN_NAME: u16 = 3;
+pub(super) const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_CHAIN_POLICY: u16 = 5;
-const NFTA_CHAIN_TYPE: u16 = 7;
+pub(super) const NFTA_CHAIN_TYPE: u16 = 7;
 const NF_DROP: u32 = 0;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
 
-const NFTA_RULE_TABLE: u16 = 1;
-const NFTA_RULE_CHAIN: u16 = 2;
-const NFTA_RULE_HANDLE: u16 = 3;
-const NFTA_RULE_EXPRESSIONS: u16 = 4;
+pub(super) const NFTA_RULE_TABLE: u16 = 1;
+pub(super) const NFTA_RULE_CHAIN: u16 = 2;
+pub(super) const NFTA_RULE_HANDLE: u16 = 3;
+pub(super) const NFTA_RULE_EXPRESSIONS: u16 = 4;
 
-const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
-const NFTA_SET_ELEM_LIST_SET: u16 = 2;
-const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+pub(super) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+pub(super) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+pub(super) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 
-const NFPROTO_UNSPEC: u8 = 0;
-const NFPROTO_INET: u8 = 1;
-const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_IPV6: u8 = 10;
+pub(super) const NFPROTO_UNSPEC: u8 = 0;
+pub(super) const NFPROTO_INET: u8 = 1;
+pub(super) const NFPROTO_IPV4: u8 = 2;
+pub(super) const NFPROTO_IPV6: u8 = 10;
 
 /// Size of `struct nfgenmsg`, bytes.
 const NFGENMSG_LEN: usize = 4;
 
 /// Time for all requests: a node of a large cluster has tens of thousands of rules.
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// Limit of rules that are evaluated again once their set is read.
 const MAX_WAITING: usize = 256;
 
@@ -209,14 +209,14 @@ impl Ruleset {
 }
 
 /// The family of `struct nfgenmsg`, and what follows it.
-fn split(body: &[u8]) -> io::Result<(u8, &[u8])> {
+pub(super) fn split(body: &[u8]) -> io::Result<(u8, &[u8])> {
     let (fixed, rest) =
         body.split_at_checked(NFGENMSG_LEN).ok_or_else(|| malformed("missing nfgenmsg"))?;
     Ok((fixed[0], rest))
 }
 
 /// The name of a family whose rules can match TCP connections; `None` for the others.
-fn family_name(family: u8) -> Option<&'static str> {
+pub(super) fn family_name(family: u8) -> Option<&'static str> {
     match family {
         NFPROTO_INET => Some("inet"),
         NFPROTO_IPV4 => Some("ip"),
@@ -225,7 +225,7 @@ fn family_name(family: u8) -> Option<&'static str> {
     }
 }
 
-fn hook_of(attribute: &[u8]) -> io::Result<Option<Hook>> {
+pub(super) fn hook_of(attribute: &[u8]) -> io::Result<Option<Hook>> {
     for inner in attributes(attribute) {
         if let (NFTA_HOOK_HOOKNUM, payload) = inner? {
             let number = u32::from_be_bytes(leading(payload)?) as usize;
