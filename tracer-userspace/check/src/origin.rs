@@ -67,7 +67,7 @@ fn by_kube_proxy(state: &HostState, netns: &Netns, setting: &Setting, now: u64) 
     }
 }
 
-/// The owner of a namespace's IPVS services: kube-proxy in ipvs mode, else whoever runs the node's balancer.
+/// The owner of a namespace's IPVS services: kube-proxy in ipvs mode, else the node.
 pub fn balancer(state: &HostState, netns: &Netns) -> FixOwner {
     let proxy = state.configured.kube_proxy.as_ref().filter(|_| is_initial(netns));
     match proxy.is_some_and(|it| it.runs_as().is_none_or(|mode| mode == Mode::Ipvs)) {

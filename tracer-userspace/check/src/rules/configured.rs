@@ -88,7 +88,7 @@ fn overwritten(
 ) -> Option<CheckFinding> {
     let key = setting.key;
     let (now, configured) = (effective(state, host, setting)?, file.number()?);
-    // What could not be read of kube-proxy's configuration is no finding.
+    // Where its configuration could not be read, there is nothing to compare.
     let proxy = writer(state, host, setting).filter(|writes| *writes != configured);
     let who = proxy_name(state).unwrap_or_default();
     let lowers = proxy.is_some_and(|writes| writes < configured);

@@ -154,7 +154,7 @@ fn drop_policy(netns: &Netns) -> Option<&Chain> {
     forwarded.next().map(|policy| &policy.chain)
 }
 
-/// The owner of rules: their program where all are of one, else whoever keeps the firewall.
+/// The owner of rules: their program where all are of one, else the administrator of the firewall.
 fn owner(rules: &[&InvalidRule]) -> FixOwner {
     let mut owners = rules.iter().map(|rule| origin::rule_owner(&rule.at));
     match owners.next() {

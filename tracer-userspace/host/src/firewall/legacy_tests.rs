@@ -67,7 +67,7 @@ fn policies_and_masquerading_of_iptables_legacy_are_found() {
 }
 
 #[test]
-fn a_table_that_is_cut_anywhere_is_no_panic() {
+fn a_table_that_is_cut_anywhere_causes_no_panic() {
     for (layout, table, info, block) in tables() {
         for cut in 0..block.len() {
             let _ = decode(&layout, &table, &info, &block[..cut], &mut Reader::default());
@@ -82,7 +82,7 @@ fn a_table_that_is_cut_anywhere_is_no_panic() {
 
 proptest! {
     #[test]
-    fn a_table_with_any_bytes_changed_is_no_panic(
+    fn a_table_with_any_bytes_changed_causes_no_panic(
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
     ) {
         for (layout, table, info, mut block) in tables() {

@@ -57,7 +57,7 @@ const PREFIXES: [(&str, RuleOwner); 17] = [
 ];
 
 impl RuleOwner {
-    /// The owner of a chain in a table; `None` for names that anybody may use.
+    /// The owner of a chain in a table; `None` for names that any program may use.
     pub fn of(table: &str, chain: &str) -> Option<Self> {
         if let Some((_, owner)) = TABLES.iter().find(|(name, _)| *name == table) {
             return Some(*owner);

@@ -2,7 +2,7 @@
 //! `cmd/kube-proxy/app/options.go`, the defaults in `pkg/proxy/apis/config/v1alpha1/defaults.go`.
 //!
 //! The version of a running kube-proxy is not known without running it, so [`Write::by_version`] says where
-//! versions differ, and whoever words a value says so too.
+//! versions differ, and every text about a value says so too.
 
 use super::Mode;
 

@@ -23,7 +23,7 @@ fn in_ipvs_mode() -> HostState {
 }
 
 #[test]
-fn what_kube_proxy_writes_is_not_blamed_on_somebody() {
+fn what_kube_proxy_writes_is_not_said_to_be_set_by_hand() {
     let source = |state: &HostState| of_rule(state, "ipvs_server_removed")[0].source.clone();
     let mut state = in_ipvs_mode();
     assert_eq!(

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_go_or_kube_proxy_refuses_is_no_duration() {
+    fn what_go_or_kube_proxy_refuses_is_not_a_duration() {
         for text in [
             "",
             "+",

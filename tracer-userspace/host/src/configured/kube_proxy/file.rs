@@ -86,7 +86,7 @@ fn present<'a, 'b>(mapping: &'a MarkedYaml<'b>, key: &str) -> Option<&'a MarkedY
 
 fn value(kind: FieldKind, node: &MarkedYaml<'_>) -> Option<FieldValue> {
     match kind {
-        // A number is no duration (`metav1.Duration.UnmarshalJSON`).
+        // A number is not a duration (`metav1.Duration.UnmarshalJSON`).
         FieldKind::Duration => duration::parse(node.data.as_str()?).map(FieldValue::Duration),
         FieldKind::Count => {
             let count = u64::try_from(node.data.as_integer()?).ok()?;
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_no_yaml_is_reported_with_its_place_and_no_default_is_claimed() {
+    fn a_text_that_is_invalid_yaml_is_reported_with_its_place_and_no_default_is_claimed() {
         for (text, begin) in [
             ("kind: KubeProxyConfiguration\nmode: [", "/c.conf:3:1: "),
             ("kind: Pod\n", "/c.conf: no KubeProxyConfiguration"),

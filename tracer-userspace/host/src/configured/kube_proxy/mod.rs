@@ -60,7 +60,7 @@ fn of_file(root: &Path, unread: &mut Vec<String>) -> Option<KubeProxy> {
     })
 }
 
-/// `None` where the process is told not to run kube-proxy.
+/// `None` where the process runs without kube-proxy.
 fn running(root: &Path, process: Process, unread: &mut Vec<String>) -> Option<KubeProxy> {
     let Process { pid, packaging, arguments } = process;
     let mut proxy = KubeProxy { pid: Some(pid), packaging, ..KubeProxy::default() };

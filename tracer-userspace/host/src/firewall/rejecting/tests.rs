@@ -98,7 +98,7 @@ fn a_rule_of_iptables_nft_has_its_comment() {
 }
 
 #[test]
-fn a_message_that_is_cut_anywhere_is_no_panic() {
+fn a_message_that_is_cut_anywhere_causes_no_panic() {
     let chains: Vec<_> = messages("chain").collect();
     let sets: Vec<_> = messages("set").collect();
     for body in messages("rule") {
