@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! proc/sys/…  proc/meminfo  proc/net/{netstat,ip_vs,ip_vs_conn,ip_tables_names,stat/nf_conntrack}
-//! proc/PID/{comm,cmdline}   sys/…   etc/…   run/…   usr/lib/…   lib/…
+//! proc/PID/{comm,cmdline,root/…}   sys/…   etc/…   run/…   usr/lib/…   lib/…
 //! ipvs-timeouts             output of `ipvsadm -Ln --timeout`, because no kernel file shows the timeouts
 //! nft-ruleset               output of `nft -a list ruleset`
 //! run/netns/NAME/…          the same files for each further network namespace

@@ -170,7 +170,9 @@ fn unread(netns: &Netns) -> Vec<NotRead> {
     if !netns.legacy_tables.is_empty() {
         list.push(NotRead {
             what: format!("the rules of {} {place}", netns.legacy_tables.join(", ")),
-            why: "iptables-legacy rules are not read (`iptables-legacy-save` lists them)".into(),
+            why: "requires CAP_NET_ADMIN, and a copy of a host does not contain them \
+                  (`iptables-legacy-save` lists them)"
+                .into(),
         });
     }
     if netns.connections.is_none() {
