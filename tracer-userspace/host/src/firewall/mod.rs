@@ -47,12 +47,15 @@ pub(super) fn read() -> (Option<Firewall>, Vec<String>) {
 /// Whether a filter rule of the calling thread's namespace tells packets with a conntrack entry from those without;
 /// `None` where the rules cannot be read.
 pub(super) fn is_stateful() -> Option<bool> {
+    // Whether the rules of iptables-legacy test the state is not read.
+    let without_legacy =
+        || legacy_in(Path::new("/proc/thread-self/net")).is_empty().then_some(false);
     if !has_nf_tables() {
-        return legacy_tables().is_empty().then_some(false);
+        return without_legacy();
     }
     match netlink::is_stateful() {
         Ok(true) => Some(true),
-        Ok(false) => legacy_tables().is_empty().then_some(false),
+        Ok(false) => without_legacy(),
         Err(_) => None,
     }
 }
