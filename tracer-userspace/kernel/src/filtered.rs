@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_that_was_overwritten_begins_with_its_oldest_end_and_an_unfinished_slot_is_no_end() {
+    fn a_ring_that_was_overwritten_begins_with_its_oldest_end_and_an_unfinished_slot_is_skipped() {
         let one = flow("10.0.0.1:40000", "10.0.0.2:80");
         // CPU 0 has overwritten its first end; CPU 1 has room left, and is writing its slot.
         let words = ring([slot(2, 20, one), slot(3, 30, one), slot(0, 5, one), empty()]);

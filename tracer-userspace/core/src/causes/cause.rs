@@ -131,7 +131,7 @@ fn why_the_entry_mattered(evidence: &Evidence<'_>) -> Option<Finding> {
             ),
         });
     }
-    unanswered::silently_dropped(evidence).or_else(|| unanswered::dropped(evidence))
+    unanswered::dropped_without_answer(evidence).or_else(|| unanswered::dropped(evidence))
 }
 
 impl std::fmt::Debug for Cause {

@@ -76,7 +76,7 @@ pub fn rejected_from_the_start(evidence: &Evidence<'_>, loss: &LossEntry) -> boo
 pub fn dropped(evidence: &Evidence<'_>) -> Option<Finding> {
     let first = evidence.drops().first().copied();
     let Some((loss, drop)) = rejected(evidence).or(first) else {
-        return silently_dropped(evidence);
+        return dropped_without_answer(evidence);
     };
     let (who, answer) = match drop.rejected_by() {
         Some(stack) => (reject_rule::tool(stack), " and answered it with an ICMP error"),
@@ -96,7 +96,7 @@ pub fn dropped(evidence: &Evidence<'_>) -> Option<Finding> {
 }
 
 /// The packets that netfilter dropped without an answer.
-pub fn silently_dropped(evidence: &Evidence<'_>) -> Option<Finding> {
+pub fn dropped_without_answer(evidence: &Evidence<'_>) -> Option<Finding> {
     let drop = *evidence.rule_drops().first()?;
     let entry = match drop.entry.was_lost() {
         true => ", for which conntrack had no entry,",

@@ -54,7 +54,7 @@ impl<'a> Evidence<'a> {
     }
 
     /// The confidence of a lost entry, whose end is on record: observed if the reset's sender, or the rule that answered
-    /// for want of the entry, is on record too, and inferred if the server may have closed the connection before.
+    /// because the entry was missing, is on record too, and inferred if the server may have closed the connection before.
     pub fn lost_entry_confidence(&self) -> Confidence {
         if self.resetting_end() == ResettingEnd::ServerShut {
             return Confidence::Inferred;

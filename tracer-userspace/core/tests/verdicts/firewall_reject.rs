@@ -1,4 +1,4 @@
-//! Rules that answer or drop: behind NAT, in mid-stream, from a module that was just loaded, or for want of an entry.
+//! Rules that answer or drop: behind NAT, in mid-stream, from a module that was just loaded, or because an entry was missing.
 
 use rsttrace_core::{
     event::{

@@ -44,7 +44,7 @@ pub(super) fn read() -> (Option<Firewall>, Vec<String>) {
     (netlink::read(reader).ok(), unread)
 }
 
-/// Whether a filter rule of the calling thread's namespace tells packets with a conntrack entry from those without;
+/// Whether a filter rule of the calling thread's namespace distinguishes packets with a conntrack entry from those without;
 /// `None` where the rules cannot be read.
 pub(super) fn is_stateful() -> Option<bool> {
     // Whether the rules of iptables-legacy test the state is not read.

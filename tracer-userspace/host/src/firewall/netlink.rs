@@ -74,7 +74,7 @@ pub(super) fn read(reader: Reader) -> io::Result<Firewall> {
     ruleset.finish()
 }
 
-/// Whether a rule tells packets of established connections from others by the conntrack state.
+/// Whether a rule distinguishes packets of established connections from others by the conntrack state.
 pub(super) fn is_stateful() -> io::Result<bool> {
     let mut link = Link::open(NETFILTER, Instant::now() + TIMEOUT)?;
     let mut found = false;

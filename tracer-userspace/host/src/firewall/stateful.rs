@@ -1,4 +1,4 @@
-//! Whether a rule tells packets of connections that conntrack knows from others.
+//! Whether a rule distinguishes packets of connections that conntrack knows from others.
 
 use std::io;
 

@@ -35,7 +35,7 @@ pub(super) fn a_match(name: &str, revision: u32, info: &[u8]) -> io::Result<Vec<
     Ok(step)
 }
 
-/// Whether a match tells packets of connections that conntrack knows from others.
+/// Whether a match distinguishes packets of connections that conntrack knows from others.
 pub(super) fn tests_state(name: &str, revision: u32, info: &[u8]) -> io::Result<bool> {
     Ok(match (name, revision) {
         ("conntrack", 1..=3) => {
