@@ -119,6 +119,7 @@ fn comes_by(signal: &str, body: &Body) -> bool {
         Body::FilteredFlow(_) => signal == "conntrack_end",
         Body::Session(_)
         | Body::FilterRules(_)
+        | Body::RejectingRules(_)
         | Body::IpvsOrphan(_)
         | Body::Netns(_)
         | Body::Owner { .. }

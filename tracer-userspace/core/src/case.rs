@@ -169,6 +169,7 @@ impl Record {
             | Body::EndedSockets(_)
             | Body::FilteredFlow(_)
             | Body::FilterRules(_)
+            | Body::RejectingRules(_)
             | Body::PeerSocket(_)
             | Body::AcceptQueue(_)
             | Body::Lost(_)

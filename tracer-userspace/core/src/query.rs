@@ -53,6 +53,8 @@ pub enum Query {
     Filtered { flow: Flow },
     /// What the filter rules of a namespace depend on: [`Body::FilterRules`].
     FilterRules { netns: u32 },
+    /// The rules of a namespace that can reject a packet to this address: [`Body::RejectingRules`].
+    RejectingRules { netns: u32, dst: SocketAddr },
     /// Settings, counters and listeners of a namespace, read at most `max_age` ago: [`Body::Netns`].
     Netns { netns: u32, max_age: Duration },
 }
@@ -124,6 +126,9 @@ pub fn wanted(event: &Event) -> Vec<Query> {
             match drop.why {
                 DropReason::NoDestination => {
                     queries.push(Query::IpvsDropped { netns, flow: drop.packet.flow });
+                }
+                DropReason::Rejected { .. } if drop.packet.is_syn() => {
+                    queries.push(Query::RejectingRules { netns, dst: drop.packet.flow.dst });
                 }
                 DropReason::Rejected { .. } if !drop.packet.has(tcp_flag::SYN) => {
                     queries.push(Query::FilterRules { netns });

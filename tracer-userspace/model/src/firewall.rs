@@ -1,6 +1,6 @@
 //! Firewall rules that decide about INVALID packets and masquerading, and who writes them.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +118,30 @@ pub struct Rejecting {
     pub comment: Option<String>,
     /// Neither the rule nor a jump to it has a condition that is not known to hold.
     pub is_certain: bool,
+}
+
+/// The rules of a namespace that can reject a packet to an address, read when a rule had rejected one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectingRules {
+    pub dst: SocketAddr,
+    /// In the order of their hooks.
+    pub rules: Vec<RejectingRule>,
+}
+
+/// See [`Rejecting`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectingRule {
+    /// "ip kube-proxy reject-chain handle 4". The names come from the ruleset.
+    pub at: String,
+    pub owner: Option<RuleOwner>,
+    pub comment: Option<String>,
+}
+
+impl From<Rejecting> for RejectingRule {
+    fn from(rule: Rejecting) -> Self {
+        let owner = rule.at.chain.owner();
+        Self { at: rule.at.to_string(), owner, comment: rule.comment }
+    }
 }
 
 /// A rule of NAT to the address of the interface that a packet leaves through.

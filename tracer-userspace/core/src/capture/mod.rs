@@ -164,6 +164,7 @@ fn socket_of(body: &mut Body) -> Option<&mut Socket> {
         | Body::EndedSockets(_)
         | Body::FilteredFlow(_)
         | Body::FilterRules(_)
+        | Body::RejectingRules(_)
         | Body::PeerSocket(_)
         | Body::SkippedRuns(_)
         | Body::Tick

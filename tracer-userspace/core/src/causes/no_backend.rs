@@ -22,17 +22,25 @@ use crate::{
 pub const CAUSE: Cause = Cause {
     id: "no_backend",
     family: Family::StateLost,
-    title: "the IPVS service had no usable real server when the connection was made",
+    title: "the service had no usable server when the connection was made",
     doc: Doc {
         about: "A SYN arrived at an IPVS service without a usable real server: the service has \
                 none, all have weight 0, or all are over their upper threshold. IPVS drops the SYN \
                 and answers with an ICMP port unreachable, so the connect fails with ECONNREFUSED. \
                 Those answers are limited to about one a second for each client \
-                (net.ipv4.icmp_ratelimit), and the other connects time out.",
+                (net.ipv4.icmp_ratelimit), and the other connects time out. In nftables and \
+                iptables mode kube-proxy has a reject rule instead, for a Service without \
+                endpoints and, in nftables mode, for a port that a cluster IP does not serve; in \
+                ipvs mode a rule (KUBE-IPVS-FILTER) rejects such a port.",
         detections: &[
             Detection::observed(
                 "IPVS rejected the SYN in ip_vs_leave",
                 &[RequiredSignal::Full("ipvs_no_server")],
+            ),
+            Detection::observed(
+                "a rule rejected the SYN with an ICMP error, and all rules of that namespace that can reject a packet to \
+                 its destination are kube-proxy's",
+                &[RequiredSignal::Full("firewall_reset"), RequiredSignal::Any("namespaces")],
             ),
             Detection::correlated(
                 "netfilter dropped the SYN to a service that lists no usable server",
@@ -47,7 +55,7 @@ pub const CAUSE: Cause = Cause {
                  for the same reason",
             ),
         ],
-        fixes: &[SERVER],
+        fixes: &[SERVER, ENDPOINTS],
         not_fixes: NOT_FIXES,
     },
     judge,
@@ -68,7 +76,18 @@ const SERVER: Remedy = Remedy {
           -A); otherwise check ipvsadm -Ln and add a server (-a), or give one a weight above 0 (-e)",
 };
 
+const ENDPOINTS: Remedy = Remedy {
+    id: "give_the_service_endpoints",
+    owner: FixOwner::KubeProxy,
+    risk: Risk::Low,
+    summary: "give the Service a ready endpoint, or connect to a port that it serves",
+    reason: "kube-proxy rejects what it has no endpoint for, and rewrites its rules when it starts",
+    how: "kubectl get services,endpointslices -A shows the ports of the Service and which pods are ready; the rule itself \
+          goes as soon as an endpoint is ready",
+};
+
 const NOT_FIXES: &[(&str, &str)] = &[
+    ("changing the reject rule", "kube-proxy writes the rule, and writes it again"),
     (
         "a listener on this node",
         "IPVS takes the packet before the local TCP stack looks for a listener",
@@ -77,6 +96,32 @@ const NOT_FIXES: &[(&str, &str)] = &[
 ];
 
 fn judge(evidence: &Evidence<'_>) -> Option<Verdict> {
+    by_ipvs(evidence).or_else(|| by_kube_proxy(evidence))
+}
+
+/// A reject rule of kube-proxy stands for the missing endpoint.
+fn by_kube_proxy(evidence: &Evidence<'_>) -> Option<Verdict> {
+    let (at, rule) = evidence.rejected_by_kube_proxy()?;
+    let dst = at.value.packet.flow.dst;
+    let place = evidence.place(at.netns).describe();
+    let reason = match &rule.comment {
+        Some(comment) => comment.clone(),
+        None => "the Service has no endpoint, or does not serve this port".into(),
+    };
+    let why = format!("kube-proxy rejects connections to {dst} {place} ({reason})");
+    Some(Verdict::new(Confidence::Observed, why).finding(Finding {
+        kind: "kube_proxy_reject",
+        ts: at.ts,
+        summary: format!(
+            "kube-proxy's rule {} {place} rejected SYN {} with an ICMP error, {} earlier",
+            rule.at,
+            at.value.packet.flow,
+            human_s(evidence.age_s(at.ts).abs()),
+        ),
+    }))
+}
+
+fn by_ipvs(evidence: &Evidence<'_>) -> Option<Verdict> {
     if evidence.sent().is_some() || evidence.received().is_some() {
         return None;
     }
@@ -148,7 +193,8 @@ fn rule_out(evidence: &Evidence<'_>) -> Option<String> {
 
 fn fixes(evidence: &Evidence<'_>) -> Vec<Fix> {
     let Some(at) = refused(evidence) else {
-        return Vec::new();
+        let rejected = evidence.rejected_by_kube_proxy().is_some();
+        return rejected.then(|| ENDPOINTS.fix()).into_iter().collect();
     };
     let service = at.value.packet.flow.dst;
     let current = evidence.ipvs_service(at.netns, service).map(|found| {

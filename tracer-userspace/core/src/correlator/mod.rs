@@ -179,6 +179,10 @@ impl Correlator {
                 self.baseline.add_filter_rules(netns, *rules);
                 return;
             }
+            Body::RejectingRules(rules) => {
+                self.baseline.add_rejecting_rules(netns, *rules);
+                return;
+            }
             Body::PeerSocket(peer) => {
                 self.baseline.add_peer(netns, *peer);
                 return;

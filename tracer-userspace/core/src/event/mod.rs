@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use rsttrace_model::{
-    firewall::FilterRules,
+    firewall::{FilterRules, RejectingRules},
     flow::Nanos,
     ipvs::IpvsEntry,
     lookup::{AcceptQueue, InitialState, StateLookup},
@@ -95,6 +95,8 @@ pub enum Body {
     FilteredFlow(Box<FilteredFlow>),
     /// The filter rules of a namespace in which a rule answered or dropped a packet.
     FilterRules(Box<FilterRules>),
+    /// The rules of a namespace that can reject a packet to the address of a rejected SYN.
+    RejectingRules(Box<RejectingRules>),
     /// The accept queue of a listener that did not answer.
     AcceptQueue(Box<AcceptQueue>),
     /// Records lost since the start, all kinds.

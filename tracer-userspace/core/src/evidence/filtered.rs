@@ -1,11 +1,16 @@
 //! What netfilter's rules did to a connection, and whether a conntrack entry without NAT was the reason: conntrack picks
 //! such a connection up again, so its loss matters only to a rule that tests the conntrack state.
 
-use rsttrace_model::{flow::Nanos, tcp_flag};
+use rsttrace_model::{
+    firewall::{RejectingRule, RuleOwner},
+    flow::Nanos,
+    tcp_flag,
+};
 
 use super::facts::{Evidence, TOLERANCE};
 use crate::{
-    event::{ConntrackEnd, FilteredFlow, PacketEntry, RuleDrop, Via},
+    case::Stamped,
+    event::{ConntrackEnd, FilteredFlow, PacketDrop, PacketEntry, RuleDrop, Via},
     history::losses::LossEntry,
 };
 
@@ -59,6 +64,19 @@ impl<'a> Evidence<'a> {
             stopped.entry.was_lost() && rules.is_some_and(|rules| rules.stateful != Some(false))
         });
         lost && self.conntrack.is_none() && since.is_none_or(|since| since > needed)
+    }
+
+    /// The SYN of a connect of this host that failed, which rules of kube-proxy alone can have rejected, and the first of
+    /// these rules.
+    pub fn rejected_by_kube_proxy(&self) -> Option<(&'a Stamped<PacketDrop>, &'a RejectingRule)> {
+        self.error()?;
+        self.case.drops.iter().find_map(|at| {
+            let packet = &at.value.packet;
+            at.value.rejected_by().filter(|_| packet.is_syn())?;
+            let rules = &self.baseline.rejecting_rules(at.netns, packet.flow.dst)?.rules;
+            let is_its = |rule: &RejectingRule| rule.owner == Some(RuleOwner::KubeProxy);
+            Some((at, rules.first().filter(|_| rules.iter().all(is_its))?))
+        })
     }
 
     fn stopped(&self) -> impl Iterator<Item = Stopped> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use rsttrace_model::{
-    firewall::FilterRules,
+    firewall::{FilterRules, RejectingRules},
     flow::Flow,
     lookup::{AcceptQueue, InitialState, StateLookup},
     netns::NetnsState,
@@ -42,6 +42,7 @@ pub struct Baseline {
     nat_removed: VecDeque<Stamped<NatChainRemoved>>,
     filtered: VecDeque<FilteredFlow>,
     filter_rules: VecDeque<(u32, FilterRules)>,
+    rejecting_rules: VecDeque<(u32, RejectingRules)>,
     /// The highest nf_conntrack_max that was read while tracing; one value for the whole machine.
     highest_max: Option<u32>,
 }
@@ -102,6 +103,16 @@ impl Baseline {
     pub fn filter_rules(&self, netns: u32) -> Option<FilterRules> {
         let mut newest = self.filter_rules.iter().rev();
         newest.find(|(inum, _)| *inum == netns).map(|(_, rules)| *rules)
+    }
+
+    pub fn add_rejecting_rules(&mut self, netns: u32, rules: RejectingRules) {
+        push_bounded(&mut self.rejecting_rules, MAX_LOOKUPS, (netns, rules));
+    }
+
+    /// The newest reading of the rules of a namespace that can reject a packet to an address.
+    pub fn rejecting_rules(&self, netns: u32, dst: SocketAddr) -> Option<&RejectingRules> {
+        let mut newest = self.rejecting_rules.iter().rev();
+        newest.find(|(inum, it)| *inum == netns && it.dst == dst).map(|(_, rules)| rules)
     }
 
     /// Notes the limits of a reading.

@@ -5,11 +5,15 @@ use rsttrace_core::{
         Body, ConntrackEnd, DropReason, Event, FilteredFlow, NatTuples, Packet, PacketEntry,
         PlainEnd, ResetSent, RuleDrop, Session, Socket, Via,
     },
+    fix::FixOwner,
     incident::Incident,
     testing::*,
     verdict::Confidence,
 };
-use rsttrace_model::{firewall::FilterRules, tcp_flag, tcp_state};
+use rsttrace_model::{
+    firewall::{FilterRules, RejectingRule, RejectingRules, RuleOwner},
+    tcp_flag, tcp_state,
+};
 
 const NOW: u64 = 1000 * SECOND;
 const MILLISECOND: u64 = 1_000_000;
@@ -232,4 +236,27 @@ fn packets_that_a_rule_drops_without_an_answer_name_the_rules_owner_in_the_first
     // Before the client was last answered, it was another connection.
     let earlier = judged(NOW - 500 * SECOND);
     assert_ne!(earlier.fixes[0].id, "change_the_drop_rule");
+}
+
+#[test]
+fn a_connect_that_rules_of_kube_proxy_alone_can_reject_had_no_backend() {
+    let judged = |owners: &[Option<RuleOwner>]| {
+        let rule = |owner: &Option<RuleOwner>| RejectingRule {
+            at: "ip kube-proxy reject-chain handle 4".into(),
+            owner: *owner,
+            comment: Some("shop/db has no endpoints".into()),
+        };
+        let rules = RejectingRules { dst: address(VIP), rules: owners.iter().map(rule).collect() };
+        let rejected = rule_reject(NOW - MILLISECOND, syn(CLIENT, VIP));
+        let read = at(NOW - MILLISECOND, NODE_NS, Body::RejectingRules(Box::new(rules)));
+        replay([rejected, read, refused(NOW)]).remove(0)
+    };
+    let kube_proxy = Some(RuleOwner::KubeProxy);
+    let found = judged(&[kube_proxy, kube_proxy]);
+    assert_eq!((found.cause.id, found.confidence), ("no_backend", Some(Confidence::Observed)));
+    assert!(found.why.contains("shop/db has no endpoints"), "{}", found.why);
+    assert_eq!(found.fixes[0].owner, FixOwner::KubeProxy);
+    for others in [&[kube_proxy, None][..], &[Some(RuleOwner::Calico)], &[]] {
+        assert_eq!(judged(others).cause.id, "firewall_reject", "{others:?}");
+    }
 }

@@ -16,8 +16,10 @@ use rsttrace_core::{
 use rsttrace_host::{
     Host,
     clock::{self, nanos},
+    firewall,
 };
 use rsttrace_model::{
+    firewall::{RejectingRule, RejectingRules},
     flow::{Flow, Nanos},
     socket::SocketState,
 };
@@ -166,6 +168,11 @@ fn answer_one(host: &Host, ts: Nanos, task: Task) -> Option<Event> {
         }
         Task::Query(Query::FilterRules { netns }) => {
             (netns, Body::FilterRules(Box::new(host.filter_rules(netns))))
+        }
+        Task::Query(Query::RejectingRules { netns, dst }) => {
+            let rules = firewall::rejecting(host, netns, dst)?;
+            let rules = rules.into_iter().map(RejectingRule::from).collect();
+            (netns, Body::RejectingRules(Box::new(RejectingRules { dst, rules })))
         }
         Task::Query(Query::Peer { netns, flow }) => {
             let (netns, read, socket) = host.connection(netns, flow)?;

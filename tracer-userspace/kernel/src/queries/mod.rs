@@ -42,6 +42,9 @@ const SEARCHES: usize = 50;
 /// How long the filter rules of a namespace are not read again.
 const RULES_VALID_FOR: Nanos = 5 * SECOND;
 
+/// How long the rules that can reject a packet to an address are not read again: that takes a second on a large node.
+const REJECTING_VALID_FOR: Nanos = 10 * SECOND;
+
 /// Most namespaces with IPVS that are read before all others.
 const MAX_IPVS: usize = 64;
 
@@ -91,6 +94,7 @@ pub struct Queries {
     searched: Recent<(Flow, u64)>,
     searches: VecDeque<Nanos>,
     filtering: Recent<(u32, u64)>,
+    rejecting: Recent<(u32, SocketAddr, u64)>,
     dropping: HashMap<(u32, Flow), DropsOfClient>,
     /// Namespaces that were read before.
     read: Recent<u32>,
@@ -137,6 +141,7 @@ impl Queries {
             searched: Recent::default(),
             searches: VecDeque::new(),
             filtering: Recent::default(),
+            rejecting: Recent::default(),
             dropping: HashMap::new(),
             read: Recent::default(),
             busy: BTreeMap::new(),
@@ -211,6 +216,12 @@ impl Queries {
                     self.run(ts, Task::Query(query));
                 }
             }
+            Query::RejectingRules { netns, dst } => {
+                let is_new = self.rejecting.is_new((netns, dst, ts / REJECTING_VALID_FOR));
+                if is_new && self.has_budget(ts) {
+                    self.spend(ts, Task::Query(query));
+                }
+            }
             // The sampler and the live stream answer these.
             Query::IdlePeriods { .. } | Query::Filtered { .. } => {}
         }
@@ -266,7 +277,10 @@ impl Queries {
             Task::Query(Query::Netns { .. }) => (&self.namespaces, PATIENCE),
             Task::Query(Query::Owner(_) | Query::Process { .. }) => (&self.owners, PATIENCE),
             Task::Query(
-                Query::AcceptQueue { .. } | Query::Peer { .. } | Query::FilterRules { .. },
+                Query::AcceptQueue { .. }
+                | Query::Peer { .. }
+                | Query::FilterRules { .. }
+                | Query::RejectingRules { .. },
             ) => (&self.timeouts, PATIENCE_TO_DECIDE),
             Task::IpvsOrphan { .. } | Task::IpvsDropped { .. } | Task::IpvsService { .. } => {
                 (&self.tables, PATIENCE_TO_DECIDE)

@@ -1,7 +1,10 @@
 //! Who writes the rules of a chain, by the names that well-known programs give their chains and tables.
 
+use serde::{Deserialize, Serialize};
+
 /// A program that writes firewall rules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RuleOwner {
     KubeProxy,
     Kubelet,
