@@ -200,7 +200,11 @@ pub fn wait_proc_within(
 }
 
 /// Waits by polling a condition.
-pub fn wait_until(limit: Duration, what: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
+pub fn wait_until(
+    limit: Duration,
+    what: &str,
+    mut is_so: impl FnMut() -> Result<bool>,
+) -> Result<()> {
     let deadline = Instant::now() + limit;
     while !is_so()? {
         ensure!(Instant::now() < deadline, "{what}: not within {} s", limit.as_secs());

@@ -8,6 +8,7 @@ mod demo;
 mod expect;
 mod fix_e2e;
 mod guest;
+mod kube;
 mod lab;
 mod latency;
 mod netns;
@@ -63,6 +64,17 @@ enum Command {
     List,
     /// Run the demo: an idle connection through IPVS breaks
     Demo,
+    /// Provoke what the real kube-proxy does to connections; print ROW, name and outcome
+    Kube {
+        /// Rows of the table [default: all]
+        rows: Vec<String>,
+        /// How kube-proxy programs the node
+        #[arg(long)]
+        mode: kube::Mode,
+        /// Print the captures of rows that passed too
+        #[arg(long)]
+        record: bool,
+    },
     /// Measure the cost of tracing; print lines with BENCH, name and number
     Bench,
     /// The process that `process_killed` kills
@@ -97,6 +109,7 @@ fn main() -> ExitCode {
             Ok(true)
         }
         Command::Demo => demo::demo(&cli.tracer).map(|()| true),
+        Command::Kube { rows, mode, record } => kube::run(&cli.tracer, mode, &rows, record),
         Command::Bench => bench::bench(&cli.tracer).map(|()| true),
         Command::Actor => scenarios::own_socket(),
         Command::Program(role) => program::play(&role).map(|()| true),

@@ -17,6 +17,7 @@ mod dist;
 mod fix_tests;
 mod initramfs;
 mod kernels;
+mod kube;
 mod live;
 mod modules;
 mod qemu;
@@ -84,6 +85,13 @@ enum Verb {
     /// you commit it: from then on, `cargo test` expects exactly these verdicts.
     Record(record::Record),
 
+    /// Provoke in virtual machines what the real kube-proxy does to connections, and judge what rsttrace reports
+    ///
+    /// Builds kube-proxy once, which needs Go. Prints one line for each row of the table in
+    /// tests/src/kube/table.rs, and the line `N passed, N failed`. What a failed row printed, and its
+    /// capture, go to target/kube.
+    Kube(kube::Kube),
+
     /// Measure the cost of tracing in virtual machines
     ///
     /// Measures start-up, memory, and a connection over the loopback device that ends with a RST or with
@@ -119,6 +127,7 @@ fn main() -> ExitCode {
         Verb::Vm(vm) => vm.run(),
         Verb::Demo(demo) => demo.run(),
         Verb::Record(record) => record.run(),
+        Verb::Kube(kube) => kube.run(),
         Verb::Bench(bench) => bench.run(),
         Verb::Dist(dist) => dist.run(),
         Verb::Check(check) => check.run(),

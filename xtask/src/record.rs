@@ -68,7 +68,8 @@ fn take(line: &str) -> Option<(&str, &str)> {
     line.strip_prefix("CAPTURE ")?.split_once(' ')
 }
 
-fn write(folder: &Path, scenario: &str, capture: &str, rsttrace: &Path) -> Result<()> {
+/// Writes a capture and its replay beside it.
+pub fn write(folder: &Path, scenario: &str, capture: &str, rsttrace: &Path) -> Result<()> {
     let file = folder.join(format!("{scenario}.cap"));
     fs::write(&file, capture).with_context(|| format!("cannot write {}", file.display()))?;
     let mut replay = Command::new(rsttrace);
