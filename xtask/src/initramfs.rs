@@ -111,6 +111,8 @@ impl<W: Write> Root<W> {
         self.0.symlink("var/lock", "../run")?;
         self.text("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\n")?;
         self.text("etc/group", 0o644, "root:x:0:\n")?;
+        // ipset takes protocols by the names of this file.
+        self.text("etc/protocols", 0o644, "icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nsctp 132 SCTP\n")?;
         self.text("etc/hosts", 0o644, "127.0.0.1 localhost guest\n::1 localhost\n")?;
         Ok(())
     }

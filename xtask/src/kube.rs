@@ -71,13 +71,12 @@ impl Kube {
         for kernel in &kernels {
             for &mode in modes {
                 let (rows, complaint) = self.run_in(&lab, kernel, mode)?;
-                for (row, result) in &rows {
-                    match result.outcome.split_once(' ').map_or("", |(word, _)| word) {
+                for row in rows.values() {
+                    match row.outcome.split_once(' ').map_or("", |(word, _)| word) {
                         "pass" => passed += 1,
                         "unseen" => unseen += 1,
                         _ => failed += 1,
                     }
-                    self.keep(kernel, mode, row, result)?;
                 }
                 if let Some(complaint) = complaint {
                     failed += 1;
@@ -102,13 +101,20 @@ impl Kube {
             command = format!("{command} {}", cmd::quote(row));
         }
         let mut rows = Rows::new();
+        // At once, so that a guest that is stopped has left what it printed.
+        let mut kept = Ok(());
         let guest = lab.run(kernel, &command, &mut |line| {
             if !take(&mut rows, line) {
                 eprintln!("{line}");
             } else if let Some(row) = line.strip_prefix("ROW ") {
                 vm::print_line(&format!("{} {:9} {row}", kernel.wanted, mode.name()));
+                let name = row.split(' ').next().unwrap_or_default();
+                if let (Ok(()), Some(row)) = (&kept, rows.get(name)) {
+                    kept = self.keep(kernel, mode, name, row);
+                }
             }
         });
+        kept?;
         let complaint = match guest {
             Err(error) => Some(format!("{error:#}")),
             Ok(guest) if guest.exit_code != 0 && !rows.values().any(Row::failed) => {

@@ -65,14 +65,14 @@ impl Api {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let shared = Arc::clone(&served);
-                // kube-proxy closes connections when it ends: an error here is no news.
+                // kube-proxy closes connections when it ends: an error here is expected.
                 thread::spawn(move || serve(&shared, &stream).ok());
             }
         });
         Ok(Self { shared, address })
     }
 
-    /// Creates or replaces an object, which names its `kind` and `metadata.name`, and tells the watchers.
+    /// Creates or replaces an object, which names its `kind` and `metadata.name`, and informs the watchers.
     pub fn put(&self, mut object: Value) -> Result<()> {
         let kind = kind_of(&object)?;
         let name = object["metadata"]["name"].as_str().context("an object has no name")?.to_owned();
@@ -87,7 +87,7 @@ impl Api {
         Ok(())
     }
 
-    /// Deletes an object, if it is there, and tells the watchers.
+    /// Deletes an object, if it is there, and informs the watchers.
     pub fn delete(&self, kind: &str, name: &str) {
         let mut store = self.shared.lock();
         let key = store.objects.keys().find(|(of, named)| *of == kind && named == name).cloned();
@@ -255,7 +255,7 @@ fn watch(
 fn chunk(mut stream: &TcpStream, event: &str, object: &Value) -> Result<()> {
     let line = format!("{}\n", json!({"type": event, "object": object}));
     let chunk = format!("{:x}\r\n{line}\r\n", line.len());
-    stream.write_all(chunk.as_bytes()).context("tell a watcher")
+    stream.write_all(chunk.as_bytes()).context("inform a watcher")
 }
 
 #[cfg(test)]

@@ -120,8 +120,10 @@ pub fn local_policy(stage: &Stage<'_>) -> Result<Vec<Wire>> {
     stage.api.put(stage.service.slice(&[(0, true)], "another"))?;
     stage.api.put(stage.service.local_node_port())?;
     let port = stage.service.node_port();
-    stage
-        .until("kube-proxy programmed the node's port", |dump| dump.contains(&port.to_string()))?;
+    // Until it knows the endpoint, it rejects.
+    stage.until("kube-proxy programmed the node's port", |dump| {
+        dump.contains(&port.to_string()) && stage.sends_to(dump, 0)
+    })?;
     Ok(vec![stage.try_connect(From::Outside, From::Node.address(port))?])
 }
 

@@ -33,9 +33,9 @@ const CAPTURE: &str = "/tmp/kube.cap";
 /// The services' numbers begin here.
 const FIRST: usize = 10;
 
-/// Plays these rows (all without any) in one mode. Prints `ROW name pass|fail|unseen text` for each, the incidents of a
-/// failed row as `EVENT name JSON`, and the lines of its capture as `CAPTURE name line`, those of passed rows too with
-/// `record`. Returns whether no row failed.
+/// Plays these rows (all without any) in one mode. Prints `ROW name pass|fail|unseen text` for each; before that, the
+/// incidents of a failed row as `EVENT name JSON`, and the lines of its capture as `CAPTURE name line`, with `record`
+/// those of every row. Returns whether no row failed.
 pub fn run(tracer: &Path, mode: Mode, names: &[String], record: bool) -> Result<bool> {
     if let Some(unknown) = names.iter().find(|name| ROWS.iter().all(|row| row.name != **name)) {
         let known: Vec<_> = ROWS.iter().map(|row| row.name).collect();
@@ -70,7 +70,6 @@ pub fn run(tracer: &Path, mode: Mode, names: &[String], record: bool) -> Result<
                 break;
             }
         }
-        println!("ROW {} {outcome}", row.name);
         if let Outcome::Fail { events, .. } = &outcome {
             all_passed = false;
             events.iter().for_each(|event| println!("EVENT {} {event}", row.name));
@@ -79,6 +78,7 @@ pub fn run(tracer: &Path, mode: Mode, names: &[String], record: bool) -> Result<
             let capture = fs::read_to_string(CAPTURE).unwrap_or_default();
             capture.lines().for_each(|line| println!("CAPTURE {} {line}", row.name));
         }
+        println!("ROW {} {outcome}", row.name);
     }
     proxy.borrow_mut().stop()?;
     Ok(all_passed)

@@ -4,13 +4,13 @@ use std::{
     fmt,
     fs::{self, File},
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -45,11 +45,30 @@ impl Mode {
     /// What the kernel holds of the services, their addresses included.
     pub fn dump(self) -> Result<String> {
         let lines: &[&str] = match self {
-            Self::Ipvs => &["ipvsadm -Ln", "ip -4 addr show dev kube-ipvs0"],
+            Self::Ipvs => &[
+                "ipvsadm -Ln",
+                "ip -4 addr show dev kube-ipvs0",
+                "ipset list KUBE-IPVS-IPS",
+                "ipset list KUBE-CLUSTER-IP",
+            ],
             Self::Nftables => &["nft list table ip kube-proxy"],
             Self::Iptables => &["iptables-save"],
         };
         lines.iter().map(|line| tools::run(None, line, "")).collect()
+    }
+
+    /// Whether a dump has all of a service at this address.
+    pub fn serves(self, dump: &str, address: IpAddr) -> bool {
+        let address = address.to_string();
+        match self {
+            // The filter's sets come last, in any order: `10.96.0.10` and `10.96.0.10,tcp:3306`.
+            Self::Ipvs => {
+                let served = format!("{address},");
+                dump.lines().any(|line| line == address)
+                    && dump.lines().any(|line| line.starts_with(&served))
+            }
+            Self::Nftables | Self::Iptables => dump.contains(&address),
+        }
     }
 
     /// Whether a dump sends new connections to this address of a pod.
@@ -74,8 +93,8 @@ impl Mode {
     }
 }
 
-/// Settings of kube-proxy that events change. In seconds; 0: the kernel's value stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Settings of kube-proxy that events change. In seconds; 0 would leave what ran before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     pub ipvs_tcp: u64,
     pub conntrack_established: u64,
@@ -126,17 +145,11 @@ impl Drop for KubeProxy {
 }
 
 /// Runs `kube-proxy --cleanup`, which removes what every mode wrote.
+///
+/// In IPVS mode the first run ends with an error: it deletes chains that others still use, and these only then.
 pub fn clean_up() -> Result<()> {
-    tools::apart(|| {
-        let out = Command::new("kube-proxy")
-            .args(["--cleanup", "--config", &format!("{DIR}/config.json")])
-            .stdin(Stdio::null())
-            .output()
-            .context("start kube-proxy --cleanup")?;
-        let stderr = String::from_utf8_lossy(&out.stderr);
-        ensure!(out.status.success(), "kube-proxy --cleanup: {} {stderr}", out.status);
-        Ok(())
-    })
+    let arguments = format!("kube-proxy --cleanup --config {DIR}/config.json");
+    tools::run(None, &arguments, "").or_else(|_| tools::run(None, &arguments, "")).map(drop)
 }
 
 fn write_config(api: SocketAddr, mode: Mode, timeouts: Timeouts) -> Result<()> {
@@ -198,6 +211,15 @@ pub fn log_tail() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ipvs_serves_an_address_only_once_both_sets_have_it() {
+        let address = IpAddr::from([10, 96, 0, 10]);
+        let table = "TCP  10.96.0.10:3306 rr\n";
+        let rejects = format!("{table}Members:\n10.96.0.10\nMembers:\n");
+        assert!(!Mode::Ipvs.serves(table, address) && !Mode::Ipvs.serves(&rejects, address));
+        assert!(Mode::Ipvs.serves(&format!("{rejects}10.96.0.10,tcp:3306\n"), address));
+    }
 
     #[test]
     fn only_a_pod_that_gets_new_connections_is_sent_to() {

@@ -117,9 +117,9 @@ impl<'a> Stage<'a> {
     pub fn publish(&self, pods: &[(usize, bool)]) -> Result<()> {
         self.api.put(self.service.slice(pods, NODE_NAME))?;
         self.api.put(self.service.object())?;
-        let address = self.service.address().ip().to_string();
+        let address = self.service.address().ip();
         self.until("kube-proxy programmed the service", |dump| {
-            dump.contains(&address)
+            self.mode.serves(dump, address)
                 && pods.iter().all(|&(pod, ready)| self.sends_to(dump, pod) == ready)
         })
     }

@@ -80,8 +80,9 @@ const IDLE: &[(Mode, Expected)] = &[
     (Iptables, may_fail("conntrack_idle_expired", &["ECONNRESET"])),
 ];
 
-const DEFAULT: Timeouts = Timeouts { ipvs_tcp: 0, conntrack_established: 0 };
-/// In IPVS mode conntrack is no part of it.
+/// The defaults of IPVS and of kube-proxy.
+const DEFAULT: Timeouts = Timeouts { ipvs_tcp: 900, conntrack_established: 86_400 };
+/// In IPVS mode conntrack does not matter.
 const SHORT: Timeouts = Timeouts { ipvs_tcp: 4, conntrack_established: 4 };
 
 const fn row(
