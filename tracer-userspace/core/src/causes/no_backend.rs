@@ -87,7 +87,6 @@ const ENDPOINTS: Remedy = Remedy {
 };
 
 const NOT_FIXES: &[(&str, &str)] = &[
-    ("changing the reject rule", "kube-proxy writes the rule, and writes it again"),
     (
         "a listener on this node",
         "IPVS takes the packet before the local TCP stack looks for a listener",
