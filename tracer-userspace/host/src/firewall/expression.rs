@@ -17,23 +17,25 @@ pub(super) const NFTA_LIST_ELEM: u16 = 1;
 pub(super) const NFTA_EXPR_NAME: u16 = 1;
 pub(super) const NFTA_EXPR_DATA: u16 = 2;
 
-const NFTA_DATA_VALUE: u16 = 1;
-const NFTA_DATA_VERDICT: u16 = 2;
-const NFTA_VERDICT_CODE: u16 = 1;
-const NFTA_VERDICT_CHAIN: u16 = 2;
+pub(super) const NFTA_SET_ELEM_KEY: u16 = 1;
+pub(super) const NFTA_SET_ELEM_DATA: u16 = 2;
+pub(super) const NFTA_DATA_VALUE: u16 = 1;
+pub(super) const NFTA_DATA_VERDICT: u16 = 2;
+pub(super) const NFTA_VERDICT_CODE: u16 = 1;
+pub(super) const NFTA_VERDICT_CHAIN: u16 = 2;
 const NF_DROP: i32 = 0;
-const NFT_JUMP: i32 = -3;
-const NFT_GOTO: i32 = -4;
+pub(super) const NFT_JUMP: i32 = -3;
+pub(super) const NFT_GOTO: i32 = -4;
 
 pub(super) const NFT_CT_STATE: u32 = 0;
 const NFT_META_OIF: u32 = 5;
 const NFT_META_OIFNAME: u32 = 7;
-const NFT_META_L4PROTO: u32 = 16;
+pub(super) const NFT_META_L4PROTO: u32 = 16;
 const NFT_CMP_EQ: u32 = 0;
 const NFT_CMP_NEQ: u32 = 1;
 const NFT_BITWISE_MASK_XOR: u32 = 0;
-const NFT_LOOKUP_F_INV: u32 = 1;
-const NFT_REJECT_TCP_RST: u32 = 1;
+pub(super) const NFT_LOOKUP_F_INV: u32 = 1;
+pub(super) const NFT_REJECT_TCP_RST: u32 = 1;
 
 /// `NF_CT_STATE_INVALID_BIT`, the value of `ct state` for an INVALID packet.
 const INVALID: u32 = 1;
@@ -97,6 +99,17 @@ pub(super) fn text(payload: &[u8]) -> String {
     String::from_utf8_lossy(&payload[..end]).into_owned()
 }
 
+/// The expressions in `NFTA_RULE_EXPRESSIONS`, each with its name and attributes.
+pub(super) fn each(expressions: &[u8]) -> impl Iterator<Item = io::Result<(String, Fields<'_>)>> {
+    let elements = attributes(expressions)
+        .filter(|attribute| !matches!(attribute, Ok((kind, _)) if *kind != NFTA_LIST_ELEM));
+    elements.map(|attribute| {
+        let expression = Fields::of(attribute?.1)?;
+        let data = Fields::of(expression.bytes(NFTA_EXPR_DATA).unwrap_or_default())?;
+        Ok((expression.text(NFTA_EXPR_NAME), data))
+    })
+}
+
 /// Evaluates `NFTA_RULE_EXPRESSIONS` of a rule in a table of `family`.
 pub(super) fn steps(
     family: u8,
@@ -105,11 +118,9 @@ pub(super) fn steps(
 ) -> io::Result<Steps> {
     let mut registers: BTreeMap<u32, Value> = BTreeMap::new();
     let mut steps = Vec::new();
-    for attribute in attributes(expressions) {
-        let (NFTA_LIST_ELEM, expression) = attribute? else { continue };
-        let expression = Fields::of(expression)?;
-        let it = Fields::of(expression.bytes(NFTA_EXPR_DATA).unwrap_or_default())?;
-        match expression.text(NFTA_EXPR_NAME).as_str() {
+    for expression in each(expressions) {
+        let (name, it) = expression?;
+        match name.as_str() {
             "ct" if it.number(2)? == NFT_CT_STATE && it.bytes(1).is_some() => {
                 registers.insert(it.number(1)?, Value::State(INVALID));
             }
@@ -220,8 +231,6 @@ fn verdict(data: &[u8]) -> io::Result<Option<Step>> {
 
 /// Parses `NFTA_SET_ELEM_LIST_ELEMENTS` of a message.
 pub(super) fn elements(list: &[u8]) -> io::Result<Elements> {
-    const NFTA_SET_ELEM_KEY: u16 = 1;
-    const NFTA_SET_ELEM_DATA: u16 = 2;
     let mut elements = Vec::new();
     for attribute in attributes(list) {
         let (NFTA_LIST_ELEM, element) = attribute? else { continue };

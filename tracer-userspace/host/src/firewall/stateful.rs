@@ -3,8 +3,7 @@
 use std::io;
 
 use super::{
-    super::nlmsg::attributes,
-    expression::{Fields, NFT_CT_STATE, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LIST_ELEM},
+    expression::{NFT_CT_STATE, each},
     xtables,
 };
 
@@ -16,11 +15,9 @@ pub(super) const ESTABLISHED_OR_NEW: u32 = 1 << 1 | 1 << 3;
 pub(super) fn tests_state(expressions: &[u8]) -> io::Result<bool> {
     // The register that holds the state, until a mask shows which states are meant.
     let mut state = None;
-    for attribute in attributes(expressions) {
-        let (NFTA_LIST_ELEM, expression) = attribute? else { continue };
-        let expression = Fields::of(expression)?;
-        let it = Fields::of(expression.bytes(NFTA_EXPR_DATA).unwrap_or_default())?;
-        match expression.text(NFTA_EXPR_NAME).as_str() {
+    for expression in each(expressions) {
+        let (name, it) = expression?;
+        match name.as_str() {
             "ct" if it.number(2)? == NFT_CT_STATE && it.bytes(1).is_some() => {
                 state = Some(it.number(1)?);
             }

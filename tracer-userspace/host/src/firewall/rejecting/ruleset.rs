@@ -13,7 +13,11 @@ use super::{
             netlink::Link,
             nlmsg::{Attributes, attributes, leading, malformed},
         },
-        expression::{Fields, text},
+        expression::{
+            Fields, NFT_GOTO, NFT_JUMP, NFT_LOOKUP_F_INV, NFT_META_L4PROTO, NFT_REJECT_TCP_RST,
+            NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_LIST_ELEM, NFTA_SET_ELEM_DATA,
+            NFTA_SET_ELEM_KEY, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE, each, text,
+        },
         netlink as nft, xtables,
     },
     Packet, Part, Verdict,
@@ -30,26 +34,14 @@ const NFTA_SET_TABLE: u16 = 1;
 const NFTA_SET_NAME: u16 = 2;
 const NFTA_SET_KEY_LEN: u16 = 5;
 
-const NFTA_LIST_ELEM: u16 = 1;
-const NFTA_SET_ELEM_KEY: u16 = 1;
-const NFTA_SET_ELEM_DATA: u16 = 2;
 const NFTA_SET_ELEM_USERDATA: u16 = 6;
 
-const NFTA_DATA_VALUE: u16 = 1;
-const NFTA_DATA_VERDICT: u16 = 2;
-const NFTA_VERDICT_CODE: u16 = 1;
-const NFTA_VERDICT_CHAIN: u16 = 2;
 const NFT_CONTINUE: i32 = -1;
-const NFT_JUMP: i32 = -3;
-const NFT_GOTO: i32 = -4;
 const NFT_RETURN: i32 = -5;
 
 const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
 const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 const NFT_META_NFPROTO: u32 = 15;
-const NFT_META_L4PROTO: u32 = 16;
-const NFT_LOOKUP_F_INV: u32 = 1;
-const NFT_REJECT_TCP_RST: u32 = 1;
 /// Of an IPv4 and an IPv6 header: the byte with the protocol, and the destination.
 const V4_PROTOCOL: usize = 9;
 const V4_DESTINATION: usize = 16;
@@ -114,11 +106,9 @@ impl Ruleset {
             let is_served = find(number, table, "service-ips", &packet.key())?.is_some();
             parts.push(Part::Test(Some(!is_served)));
         }
-        for attribute in attributes(expressions) {
-            let (NFTA_LIST_ELEM, expression) = attribute? else { continue };
-            let expression = Fields::of(expression)?;
-            let it = Fields::of(expression.bytes(2).unwrap_or_default())?;
-            match expression.text(1).as_str() {
+        for expression in each(expressions) {
+            let (name, it) = expression?;
+            match name.as_str() {
                 "payload" if it.bytes(1).is_some() => {
                     let (base, offset) = (it.number(2)?, it.number(3)? as usize);
                     let bytes = header(packet, base, offset, it.number(4)? as usize);
